@@ -71,7 +71,7 @@ class FlattenedLoading(HostLoading):
 
 
 class PartitionedLoading(HostLoading):
-    """A load for stage 3: partitions of weights, one tensor for the trained ones, and float32 masters."""
+    """A load for stage 3: partitions of weights, one tensor for the trained ones, and float32 master weights."""
 
     __slots__ = ()
 

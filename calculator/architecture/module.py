@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 #: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
-#: embedding: torch.nn.Embedding; norm: any normalisation; experts: the weights of several experts, fused into 3-D
+#: embedding: torch.nn.Embedding; norm: any normalization; experts: the weights of several experts, fused into 3-D
 #: parameters; other: a custom module with bare parameters (a router, a learned activation).
 Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
@@ -151,7 +151,7 @@ def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
 
 
 def norm(name: str, *shape: int, bias: bool = False) -> Module:
-    """Build a normalisation with a weight of this shape and, with `bias`, a bias of the same shape."""
+    """Build a normalization with a weight of this shape and, with `bias`, a bias of the same shape."""
     weight = Parameter(name="weight", shape=shape)
     biases = (Parameter(name="bias", shape=shape),) if bias else ()
     return Module(name=name, kind="norm", parameters=(weight, *biases))

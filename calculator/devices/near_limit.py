@@ -1,4 +1,4 @@
-"""The decision whether the rule for reserved memory suffices to tell if a run fits, or a replay is needed."""
+"""The decision whether the rule for reserved memory is enough to answer if a run fits, or a replay is needed."""
 
 from __future__ import annotations
 

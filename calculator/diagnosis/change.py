@@ -24,7 +24,7 @@ class Change:
         saved_bytes: The saved required memory. For expandable segments, the saved minimum memory.
         verdict: The verdict on the changed run, by replay on the device of the error.
         ends: Whether it ends the error. None if the replay has no error without it either.
-        statement, source: What it gives up, and the source of that.
+        statement, source: The drawback of the change, and its source.
         cost: The cost of a step relative to the present one.
     """
 

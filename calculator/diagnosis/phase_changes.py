@@ -27,7 +27,7 @@ _TRAINER = "transformers/training_args.py"
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """Settings of a run, what they give up, and the source of that."""
+    """Settings of a run, their drawback, and its source."""
 
     settings: dict[str, Any]
     statement: str

@@ -35,7 +35,7 @@ _STAGES: dict[ShardingName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A change, the request with it, what it gives up, and the source of that."""
+    """A change, the request with it, its drawback, and the source of that."""
 
     changes: dict[str, Any]
     request: Request

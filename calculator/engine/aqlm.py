@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module) -> Tensor:
-    """Dequantise without scales, multiply, scale in place and copy.
+    """Dequantize without scales, multiply, scale in place and copy.
 
     The input is saved. No dense weight is saved.
     """

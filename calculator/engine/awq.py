@@ -23,7 +23,7 @@ FUSED_ROWS, PARTS = 1024, 8
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType) -> Tensor:
-    """Dequantise and multiply, or sum the partial results of the fused kernel. The backward pass dequantises.
+    """Dequantize and multiply, or sum the partial results of the fused kernel. The backward pass dequantizes.
 
     Only the stored weight is saved.
     """

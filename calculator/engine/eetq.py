@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
     """Multiply, then add the bias.
 
-    The input is saved. The backward pass dequantises the weight.
+    The input is saved. The backward pass dequantizes the weight.
     """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.dtype)) if x.edge else None
     shape = (*x.shape[:-1], module.out_features)
@@ -35,7 +35,7 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Return the gradient of the input.
 
-    An identity matrix times the weight dequantises it. The gradient is multiplied with the result. The weight's
+    An identity matrix times the weight dequantizes it. The gradient is multiplied with the result. The weight's
     gradient has one dimension more unless the batch is one sequence. Autograd sums over that dimension.
     """
     module, dtype = node.context

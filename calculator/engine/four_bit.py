@@ -33,9 +33,9 @@ def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> T
 def matmul_4bit(
     x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None, *, keeps_input: bool = False
 ) -> Tensor:
-    """Dequantise, multiply, and free the dense copy (bitsandbytes.matmul_4bit).
+    """Dequantize, multiply, and free the dense copy (bitsandbytes.matmul_4bit).
 
-    The backward pass dequantises again. `keeps_input`: whether the node refers to its input as an attribute, which
+    The backward pass dequantizes again. `keeps_input`: whether the node refers to its input as an attribute, which
     checkpointing does not see.
     """
     node = None

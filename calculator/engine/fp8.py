@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def matmul(x: Tensor, module: Module, weight: FP8Weight) -> Tensor:
     """Multiply in 8 bits, and add the bias in place.
 
-    The backward pass dequantises the weight. No input is saved.
+    The backward pass dequantizes the weight. No input is saved.
     """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, weight, x.shape)) if x.edge else None
     quantized = _quantized_rows(x) if weight.block is None else []
@@ -36,7 +36,7 @@ def matmul(x: Tensor, module: Module, weight: FP8Weight) -> Tensor:
 def _quantized_rows(x: Tensor) -> list[Tensor]:
     """Return the input in 8 bits and a scale for each row.
 
-    If the scales are per block, the kernel quantises in registers and allocates neither.
+    If the scales are per block, the kernel quantizes in registers and allocates neither.
     """
     return [
         x.tape.scratch(x.shape, "float8_e4m3fn", "input in 8 bits"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Dequantise and multiply.
+    """Dequantize and multiply.
 
     If the input needs a gradient, autograd saves the dense weight.
     """

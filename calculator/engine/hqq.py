@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def matmul(x: Tensor, module: Module, weight: HQQWeight, bias: Tensor | None) -> Tensor:
-    """Dequantise, multiply, and add the bias in place.
+    """Dequantize, multiply, and add the bias in place.
 
-    The input is saved. The backward pass dequantises again.
+    The input is saved. The backward pass dequantizes again.
     """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, weight, x.shape)) if x.edge else None
     dense = dequantized(x.tape, module, weight)

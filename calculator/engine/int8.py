@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def matmul_8bit(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
-    """Quantise the input, multiply in int8, and scale the result (bitsandbytes.matmul).
+    """Quantize the input, multiply in int8, and scale the result (bitsandbytes.matmul).
 
     The node refers to its input as an attribute, which checkpointing does not see.
     """

@@ -37,7 +37,7 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
 
 
 def matmul_float8(x: Tensor, module: Module, bias: Tensor | None, weight_dtype: DType) -> Tensor:
-    """Dequantise the weight in float32, cast it, and multiply.
+    """Dequantize the weight in float32, cast it, and multiply.
 
     Autograd saves the cast weight.
     """

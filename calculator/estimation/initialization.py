@@ -194,7 +194,7 @@ def _cast_in_first_run(module: Module, spec: ModuleSpec) -> int:
 
 
 def _dtype(spec: ModuleSpec) -> DType:
-    """Return the dtype of a weight, or the dtype that a 4-bit weight is dequantised to."""
+    """Return the dtype of a weight, or the dtype that a 4-bit weight is dequantized to."""
     return spec.quantization.compute_dtype if isinstance(spec.quantization, Quantization) else spec.dtype
 
 

@@ -35,7 +35,7 @@ def stated(model: ModelReference) -> Any:
 def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
     """Return LoRA over the base in the model's `config.json`. Any other method is returned unchanged.
 
-    If LoRA names a base, it has the settings of the checkpoint in it, if transformers could dequantise that checkpoint.
+    If LoRA names a base, it has the settings of the checkpoint in it, if transformers could dequantize that checkpoint.
     """
     if not isinstance(method, LoRA) or method.load_in_8bit:
         return method

@@ -57,7 +57,7 @@ def _silu(gate: Tensor, dtype: DType) -> Tensor:
 
 
 def _normalised(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Normalise each group: (batch, sequence, width) to (batch, sequence, groups, width of each), and the variance."""
+    """Normalize each group: (batch, sequence, width) to (batch, sequence, groups, width of each), and the variance."""
     batch, length, width = x.shape
     group = ops.view(x, (batch, length, groups, width // groups))
     variance = ops.mean(ops.unary(group, "squared", saves="input", temporaries=2), "variance")

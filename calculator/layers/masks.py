@@ -123,7 +123,7 @@ def every_type_has_one(context: Context) -> bool:
 
 
 def cached_tokens(context: Context, attention: MixerType) -> int:
-    """Return how many tokens of earlier passes the keys of a layer of an attention type cover.
+    """Return the number of tokens of earlier passes that the keys of a layer cover, by its attention type.
 
     If no layer is of that type, it is the number of any layer.
     """

@@ -1,4 +1,4 @@
-"""Normalisations, with the local variables of the real modules."""
+"""Normalizations, with the local variables of the real modules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[Bou
 
 @as_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
+    """Run LlamaRMSNorm: weight · (x normalized in float32, cast back)."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -46,7 +46,7 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
+    """Run T5LayerNorm: weight · (x normalized, cast to the weight's dtype if that is half precision)."""
     x.tape.scope = f"{norm.name}: "
     weight = norm.own["weight"]
     squared = ops.unary(ops.cast(x, "float32", "input in float32"), "squared", saves="input", temporaries=2)
@@ -62,7 +62,7 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
+    """Run Olmo2RMSNorm: weight · x normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -77,7 +77,7 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run NemotronHRMSNorm: the weight in float32 · x normalised, all in float32, cast back."""
+    """Run NemotronHRMSNorm: the weight in float32 · x normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     hidden_states = ops.cast(x, "float32", "input in float32")
     variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
@@ -90,7 +90,7 @@ def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
+    """Run GemmaRMSNorm: (1 + weight) · x normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     output = _normalised(ops.cast(x, "float32", "input in float32"))
     output = ops.mul(
@@ -101,13 +101,13 @@ def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 @as_module
 def scaled_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run Llama4TextRMSNorm: x normalised in float32, cast back, then · weight."""
+    """Run Llama4TextRMSNorm: x normalized in float32, cast back, then · weight."""
     x.tape.scope = f"{norm.name}: "
     return ops.mul(l2_norm(x), norm.own["weight"], "output")
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """Run Llama4TextL2Norm: x normalised in float32, cast back. It has no parameters."""
+    """Run Llama4TextL2Norm: x normalized in float32, cast back. It has no parameters."""
     return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "normalised, cast back")
 
 
@@ -120,7 +120,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 @as_module
 def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
-    """Run CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
+    """Run CohereLayerNorm: weight · (x - mean) normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")

@@ -170,7 +170,7 @@ class Evaluator:
     def _autocast(self) -> Literal["bfloat16"] | None:
         """The dtype of autocast.
 
-        DeepSpeed trains float32 weights, or bfloat16 weights with float32 masters (Trainer's bf16=True).
+        DeepSpeed trains float32 weights, or bfloat16 weights with float32 master weights (Trainer's bf16=True).
         """
         return "bfloat16" if self._is_zero and self.has_bfloat16 else None
 

@@ -1,4 +1,4 @@
-"""Single changes to a configuration that save memory: how much they save, what they give up, and their cost."""
+"""Single changes to a configuration that save memory: their savings, their drawbacks, and their cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHORTEST = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idea:
-    """Settings to change, by their paths in the request, and the rule that states what the change gives up."""
+    """Settings to change, by their paths in the request, and the rule that states the drawback of the change."""
 
     rule: str
     changes: Mapping[str, Any]

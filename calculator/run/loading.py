@@ -82,7 +82,7 @@ class ModelLoading:
 
     @property
     def quantizes(self) -> bool:
-        """Whether linear layers are quantised as they are read."""
+        """Whether linear layers are quantized as they are read."""
         return any(tensor.packed and not tensor.in_checkpoint for tensor in self.resident.tensors)
 
     @property

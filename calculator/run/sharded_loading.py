@@ -74,7 +74,7 @@ def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
 
 
 def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Alive, str]]:
-    """Yield the moments at which DeepSpeed flattens a group's weights, casts masters, and creates zeros.
+    """Yield the moments at which DeepSpeed flattens a group's weights, casts master weights, and creates zeros.
 
     The zeros are for gradients.
     """
@@ -131,7 +131,7 @@ def _partitions(state: PartitionedState) -> Alive:
 
 
 def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
-    """Yield the moments while stage 3 creates masters, zeros for gradients, its bucket and partitions of gradients.
+    """Yield the moments while stage 3 creates master weights, zero gradients, its bucket and gradient partitions.
 
     Then it gathers each trained parameter to add hooks to it.
     """

@@ -158,7 +158,7 @@ class PartitionedSaving(Saving):
 
     @property
     def optimizer_files(self) -> tuple[SavedFile, ...]:
-        """The partitions of all processes: masters, which are the weights, and states."""
+        """The partitions of all processes: float32 master weights, which are the weights, and states."""
         kind = "" if self._state.dtype == "float32" else "bf16_"
         size = zero_files.sub_groups_bytes(self._state) * self.prepared.device.count
         name = f"global_step*/{kind}zero_pp_rank_*_mp_rank_00_optim_states.pt"

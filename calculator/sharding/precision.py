@@ -1,8 +1,8 @@
 """The precision of a run under DeepSpeed: what `bf16=True` in the Trainer does to its weights.
 
-DeepSpeed casts every floating-point parameter of the model to bfloat16 and keeps float32 masters of the trained ones.
-The step runs without autocast. A model under deepspeed.zero.Init is created in bfloat16, and what PEFT adds to it is
-not cast.
+DeepSpeed casts every floating-point parameter of the model to bfloat16 and keeps float32 master weights of the trained
+ones. The step runs without autocast. A model under deepspeed.zero.Init is created in bfloat16, and what PEFT adds to it
+is not cast.
 
 Source: deepspeed/runtime/engine.py, _configure_distributed_model and _cast_module_mixed_precision.
 """

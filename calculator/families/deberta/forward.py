@@ -187,5 +187,5 @@ DEBERTA = DecoderForward(
     dropout_modules=("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"),
 )
 
-#: The models of tokens, whose loss is of logits in the model's dtype.
+#: The models for token tasks, whose loss takes logits in the model's data type.
 TOKENS = replace(DEBERTA, scores=None, casts_token_logits=False)

@@ -62,7 +62,7 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     up = ("wi_0", "wi_1") if config["is_gated_act"] else ("wi",)
     return (
         *(linear(f"{name}.{each}", hidden, inner) for each in up),
-        # T5PreTrainedModel._keep_in_fp32_modules names wo, so it is not quantised
+        # T5PreTrainedModel._keep_in_fp32_modules names wo, so it is not quantized
         linear(f"{name}.wo", inner, hidden, quantizable=False),
     )
 

@@ -22,7 +22,7 @@ MULTIPROCESSORS = Dim(108, "SMs")
 
 
 def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
-    """Return weight · (x normalised), in the dtype of x.
+    """Return weight · (x normalized), in the dtype of x.
 
     `in_place`: the input's gradient overwrites the output's.
     """

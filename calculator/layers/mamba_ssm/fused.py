@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
 
 
 def split_conv1d_scan_combined(inputs: Inputs, sizes: Sizes) -> Tensor:
-    """Convolve, scan, gate, normalise and project: (batch, sequence, projection) to (batch, sequence, hidden size)."""
+    """Convolve, scan, gate, normalize and project: (batch, sequence, projection) to (batch, sequence, hidden size)."""
     projected = inputs.projected
     tape, dtype = projected.tape, projected.dtype
     call = sized(projected.shape[:2], sizes)

@@ -128,7 +128,7 @@ class LNTuning(TargetedMethod):
         return "ln_tuning_layers" if is_named(path, names) else None
 
     def refuses_4_bits(self, model: Model) -> str | None:
-        """Return why copies of quantised modules are refused: their packed weights can't be trained."""
+        """Return why copies of quantized modules are refused: their packed weights can't be trained."""
         for path, module in model.paths:
             if converted(path, module, model) and (self.is_saved(path) or self.is_target(path, module, model)):
                 return f"LN Tuning with {path} over a base in 4 bits is not modelled: its copy can't be trained there"

@@ -36,7 +36,7 @@ class Weight(NamedTuple):
     columns: int
     rank: int
     dtype: DType
-    #: Whether it is in 4 bits, and dequantised to its dtype first.
+    #: Whether it is in 4 bits, and dequantized to its dtype first.
     is_stored: bool
 
     @property

@@ -1,6 +1,6 @@
 """Merging a low-rank update into one module's weight (peft's merge_and_unload).
 
-A dense weight is updated in place. A 4-bit weight is dequantised, added to, moved to the CPU and back, and quantised
+A dense weight is updated in place. A 4-bit weight is dequantized, added to, moved to the CPU and back, and quantized
 again. Every intermediate tensor is still alive then.
 """
 

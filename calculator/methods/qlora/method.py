@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QLoRA(LowRank):
-    """QLoRA: LoRA over linear layers that bitsandbytes stores in 4 bits and dequantises for each product."""
+    """QLoRA: LoRA over linear layers that bitsandbytes stores in 4 bits and dequantizes for each product."""
 
     name = "qlora"
     facts = FACTS

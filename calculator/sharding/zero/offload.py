@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OffloadedState(FlatState):
-    """Flat weights on the GPU. The masters, their gradients and the optimizer's states are in host memory."""
+    """Flat weights on the GPU. The master weights, their gradients and the optimizer's states are in host memory."""
 
     @property
     def divided(self) -> tuple[ResidentTensors, ...]:
@@ -50,7 +50,8 @@ class OffloadedState(FlatState):
     def host_bytes(self) -> int:
         """The bytes of host memory that a rank uses.
 
-        They are masters, their gradients and states, weights to copy back, and gradients of earlier micro-batches.
+        They are master weights, their gradients and states, weights to copy back, and gradients of earlier
+        micro-batches.
         """
         item, partition = ITEMSIZE[self.dtype], sum(group.partition for group in self.partitions.groups)
         states = sum(

@@ -1,4 +1,4 @@
-"""The tensors that stages 1 and 2 keep on one GPU between steps: whole weights, and a partition of masters and states.
+"""The tensors that stages 1 and 2 keep on one GPU between steps: whole weights, partitioned master weights and states.
 
 Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__.
 """

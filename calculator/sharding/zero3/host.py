@@ -55,7 +55,7 @@ def host_bytes(
     dtype: DType,
     optimizer: Optimizer,
 ) -> int:
-    """Return the bytes of a rank's offloaded partitions, with their gradients, masters and states.
+    """Return the bytes of a rank's offloaded partitions, with their gradients, master weights and states.
 
     `dtype` is that of the gradients.
     """

@@ -1,4 +1,4 @@
-"""The tensors that stage 3 keeps on one GPU between steps: partitions of weights, masters, states and gradients.
+"""The tensors that stage 3 keeps on one GPU between steps: partitions of weights, master weights, states and gradients.
 
 Source: deepspeed/runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__.
 """

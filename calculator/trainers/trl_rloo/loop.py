@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TrlRloo(GeneratingTrainer):
     """The loop of trl.RLOOTrainer.
 
-    Its loss is of whole sequences, and the KL divergence is part of the rewards.
+    The loss is computed for whole sequences, and the KL divergence is part of the rewards.
     """
 
     __slots__ = ()

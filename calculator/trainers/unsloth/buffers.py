@@ -1,4 +1,4 @@
-"""The buffers that Unsloth keeps on the GPU: tables of rotary embeddings, inputs of layers, and dequantised weights.
+"""The buffers that Unsloth keeps on the GPU: tables of rotary embeddings, inputs of layers, and dequantized weights.
 
 Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding;
 unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.

@@ -24,7 +24,7 @@ def is_fused(bound: BoundModule) -> bool:
 
 
 def product(x: Tensor, bound: BoundModule) -> Tensor:
-    """Return x · W + x · A · B without a graph. A 4-bit weight is dequantised into a buffer of the process."""
+    """Return x · W + x · A · B without a graph. A 4-bit weight is dequantized into a buffer of the process."""
     out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
     add_update(x, bound)
     return out
@@ -65,7 +65,7 @@ def fill_gradients(bound: BoundModule, x: Tensor) -> None:
 
 
 def add_input_gradient(bound: BoundModule, grad: Tensor) -> None:
-    """Add a module's part of the input's gradient in place. A 4-bit weight is dequantised into a new tensor."""
+    """Add a module's part of the input's gradient in place. A 4-bit weight is dequantized into a new tensor."""
     quantization = bound.module_spec.quantization
     dense = None
     if isinstance(quantization, Quantization):

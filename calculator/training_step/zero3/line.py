@@ -33,7 +33,7 @@ class _Line:
         inside = [] if window is None else [at for at, (low, high) in enumerate(spans) if self._repeats(low, high)]
         #: The first span of the repeated layers, and the span after their last one.
         self._first, self._last = (inside[0], inside[-1] + 1) if inside else (len(spans), len(spans))
-        #: The maximum number of bytes by copy and span. Spans outside the copies are of copy 0.
+        #: The maximum number of bytes by copy and span. Spans outside the copies count as copy 0.
         self._most: defaultdict[tuple[int, int], int] = defaultdict(int)
         for repeats, position, size in batch.moments:
             self._add(repeats, position, size)
