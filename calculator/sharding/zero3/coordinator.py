@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from itertools import islice
+from itertools import accumulate, islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Coordinator:
         self.sent = 0
         self._recorded: list[Module] = []
         #: For each index of the recorded order, the elements that the modules before it use.
-        self._before: list[Used] = [NOTHING]
+        self._before: list[tuple[int, int]] = [NOTHING]
         self._trace: list[tuple[Partitioned, int]] = []
         self._queue: deque[tuple[Partitioned, int]] = deque()
         self._fetched_for: dict[Partitioned, int] = {}
@@ -131,7 +131,7 @@ class Coordinator:
         if self._mode == INVALID:
             return NOTHING
         now, then = self._before[self._step], self._before[place]
-        return Used(now.with_inside - then.with_inside, now.outside_leaves - then.outside_leaves)
+        return Used(now[0] - then[0], now[1] - then[1])
 
     def looks_ahead_to(self, place: int) -> bool:
         """Return whether the module at an index, or a later one, is prefetched."""
@@ -191,24 +191,21 @@ class Coordinator:
         return parameters, gathers, in_backward, (*ahead,)
 
     def _complete(self) -> None:
-        self._before, self._trace = [NOTHING], []
+        self._trace = []
         for each in self.parameters:
             each.in_order.clear()
             each.in_containers.clear()
-        trace, before, now = self._trace, self._before, NOTHING
-        sizes: dict[Module, Used] = {}
+        trace = self._trace
         for place, module in enumerate(self._recorded):
-            if module.parameters or module.inside:
-                for each in module.parameters:
-                    trace.append((each, place))
-                    each.in_order.append(place)
-                for each in module.inside:
-                    each.in_containers.append(place)
-                if module not in sizes:
-                    sizes[module] = NOTHING.with_module(module)
-                size = sizes[module]
-                now = Used(now[0] + size[0], now[1] + size[1])
-            before.append(now)
+            for each in module.parameters:
+                trace.append((each, place))
+                each.in_order.append(place)
+            for each in module.inside:
+                each.in_containers.append(place)
+        sizes = {module: NOTHING.with_module(module) for module in dict.fromkeys(self._recorded)}
+        own = [sizes[module] for module in self._recorded]
+        inside, outside = (accumulate([each[number] for each in own], initial=0) for number in range(2))
+        self._before = [*zip(inside, outside, strict=True)]
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
         """Gather a module's parameters, then prefetch those of later modules."""

@@ -1,5 +1,6 @@
 """DDP: how gradients are assigned to buckets, what the buckets add to a step, and what is refused."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from calculator.allocator.flat_replay import FlatReplay, FlatRun
 from calculator.allocator.history import Padded
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.replay import Replay, full_peak_reserved
+from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
 from calculator.inputs.sharding import DDPConfig
 from calculator.resident.tensors import ResidentTensor
@@ -91,6 +93,47 @@ def test_each_dtype_has_buckets_of_its_own_and_frozen_parameters_have_none():
     assert sorted(found.steady) == [Bucket(60, "bfloat16"), Bucket(107, "float32")]
     assert found.payload_bytes == 4 * 107 + 2 * 60
     assert [tensor.bytes for tensor in found.resident] == [512, 512]
+
+
+def filled_in_turn(parameters, caps):
+    """The buckets of parameters, one of which is added after the other."""
+    complete, filled, numbers = [], {}, {}
+    for size, dtype in parameters:
+        filled[dtype] = filled.get(dtype, 0) + size
+        number = numbers.get(dtype, 0)
+        if filled[dtype] * ITEMSIZE[dtype] >= caps[min(number, len(caps) - 1)]:
+            complete.append(Bucket(filled.pop(dtype), dtype))
+            numbers[dtype] = number + 1
+    return [*complete, *(Bucket(size, dtype) for dtype, size in filled.items())]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_buckets_that_are_filled_at_once_are_those_that_are_filled_in_turn(seed):
+    chance = random.Random(seed)
+    dtypes = ["float32", "bfloat16", "float16"][: chance.randint(1, 3)]
+    parameters = [Bucket(chance.randint(1, MIB), chance.choice(dtypes)) for _ in range(chance.randint(1, 60))]
+    for cap in (1, chance.randint(2, 40), 25):
+        found = ddp.buckets(parameters, DDPConfig(bucket_cap_mb=cap), lambda: parameters[::-1])
+        caps = (MIB, cap * MIB) if cap == 25 else (cap * MIB,)
+        one_of_each = all(each.elements * ITEMSIZE[each.dtype] < caps[0] for each in found.first)
+        assert list(found.steady) == filled_in_turn(parameters if one_of_each else parameters[::-1], caps)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "training"),
+    [
+        ("openai-community/gpt2", {"name": "full"}, {}),
+        ("openai-community/gpt2", {"name": "lora", "bias": "all"}, {"gradient_checkpointing": True}),
+        ("google/gemma-3-270m", {"name": "lora", "target_modules": "all-linear"}, {}),
+        ("google/gemma-3-270m", {"name": "qlora", "target_modules": "all-linear"}, {"autocast": "bfloat16"}),
+        ("meta-llama/Llama-3.2-1B", {"name": "full"}, {"autocast": "bfloat16", "gradient_checkpointing": True}),
+    ],
+)
+def test_the_order_of_gradients_is_that_of_the_step_and_of_a_micro_batch_by_itself(model, method, training):
+    body = {"model": model, "method": method, "training": training, "device": {"count": 2, "sharding": "ddp"}}
+    of_step, alone = training_step(parse_request(body)).resident, resident_state(parse_request(body))
+    assert alone.run is None
+    assert alone.buckets == of_step.buckets
 
 
 @pytest.mark.parametrize("accumulated", [1, 4])

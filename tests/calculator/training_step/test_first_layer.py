@@ -10,7 +10,7 @@ from calculator.estimation.estimate import training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.timeline import timeline
 from calculator.families import FAMILIES
-from calculator.training_step import first_layer_bound
+from calculator.training_step import causal_lm, first_layer_bound
 from tests.calculator.random_plans import plans
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -165,3 +165,22 @@ def test_reserved_memory_counts_every_layer_if_the_first_could_need_more():
     skipping = step(method, {**training, "adapter_dtype": "model"}, {"config": PHI3})
     assert first_layer_bound.counts(skipping.run.copies, skipping.run.storages.equal_sizes)
     assert by_rule(skipping, (512, 512)) == by_rule(skipping.whole, (512, 512))
+
+
+@pytest.mark.parametrize(
+    "method", [{"name": "full"}, lora(), {**lora(), "name": "qlora"}], ids=lambda each: each["name"]
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_under_autocast_one_checkpointed_layer_gives_the_figures_of_two(method, dtype, monkeypatch):
+    training = {"autocast": "bfloat16", "gradient_checkpointing": True, "dtype": dtype}
+    one = step(method, training)
+    monkeypatch.setattr(causal_lm, "_repeats", lambda *_: False)
+    two = step(method, training)
+    assert (one.run.repetition.start, two.run.repetition.start) == (0, 1)
+    assert figures(one) == figures(two)
+    assert timeline(one, one.peaks())() == timeline(two, two.peaks())()
+
+
+def test_a_first_layer_whose_input_has_another_dtype_is_interpreted_by_itself():
+    training = {"autocast": "bfloat16", "gradient_checkpointing": True, "trainer": "trl-orpo"}
+    assert step({**lora(), "name": "qlora"}, training, "Qwen/Qwen2-72B").run.repetition.start == 1
