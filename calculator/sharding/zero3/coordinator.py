@@ -336,17 +336,16 @@ class Coordinator:
         """
         step, before, most = self._step, self._before, self._sizes.max_reuse_distance
         places = (each.in_order, each.in_containers) if of_leaf else (each.in_order,)
-        following = min(
-            [found[bisect_left(found, step)] for found in places if found and found[-1] >= step], default=-1
-        )
-        if following < 0:
+        uses = [found[bisect_left(found, step)] for found in places if found and found[-1] >= step]
+        if not uses:
             return True
+        following = min(uses)
         number = 0 if of_leaf else 1
         distance = before[following][number] - before[step][number]
         if distance >= most:
             return True
-        between = [skipped[number] for place, skipped in self._skipped[self._passed :] if place <= following]
-        return distance + sum(between) >= most
+        between = self._skipped[self._passed :]
+        return distance + sum([skipped[number] for place, skipped in between if place <= following]) >= most
 
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:

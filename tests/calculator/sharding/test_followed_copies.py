@@ -8,7 +8,7 @@ from calculator.engine.repetition import every_layer, repetition
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
-from calculator.sharding.zero3 import followed, gathering
+from calculator.sharding.zero3 import followed, gathering, steps
 from calculator.sharding.zero3.hooks import PartitionedHooks
 
 LLAMA = {
@@ -97,21 +97,21 @@ def follow_all(repetition, _reach):
 @pytest.mark.parametrize("draw", [drawn_with_experts, drawn_with_reference])
 def test_figures_with_experts_or_a_reference_are_those_of_every_copy(draw, seed, monkeypatch):
     few = figures(draw(seed))
-    monkeypatch.setattr(gathering, "choices", follow_all)
+    monkeypatch.setattr(steps, "choices", follow_all)
     assert few == figures(draw(seed))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
     few = figures(drawn(seed))
-    monkeypatch.setattr(gathering, "choices", follow_all)
+    monkeypatch.setattr(steps, "choices", follow_all)
     assert few == figures(drawn(seed))
 
 
 @pytest.mark.parametrize(("draw", "least"), [(drawn, 6), (drawn_with_experts, 5), (drawn_with_reference, 4)])
 def test_many_drawn_requests_skip_copies(draw, least):
-    steps = [training_step(parse_request(draw(seed))) for seed in range(8)]
-    skipped = [step.partitioned.gathering.followed.skipped for step in steps]
+    drawn_steps = [training_step(parse_request(draw(seed))) for seed in range(8)]
+    skipped = [step.partitioned.gathering.followed.skipped for step in drawn_steps]
     assert sum(count > 0 for count in skipped) >= least
 
 
