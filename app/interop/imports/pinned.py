@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 _PACKAGES = {each.name.replace("_", "[-_]"): each.name for each in declared(StackVersions)}
 
-#: The known release of each way in which SFTTrainer computes its loss, by the first release of it; before 0.24, the
-#: logits are all there too.
-_ERAS = ((FUSED, DEFAULT_STACK.trl), (CHUNKED, "1.9"), ((1, 0), "1.0"), ((0, 14), "0.24"))
+#: The known release for each way in which SFTTrainer computes its loss and prepares 4-bit models, by its first release.
+#: From 0.26 on nothing is prepared; 0.15 to 0.21 compute the accuracy from all logits, and no entropy.
+#: Source: trl/trainer/sft_trainer.py, __init__ and compute_loss, of TRL 0.14.0 to 0.29.1.
+_ERAS = (
+    (FUSED, DEFAULT_STACK.trl, ""),
+    (CHUNKED, "1.9", ""),
+    ((0, 26), "1.0", ""),
+    ((0, 22), "0.24", ""),
+    ((0, 15), "0.24", ", which also computes the entropy, in the forward pass"),
+    ((0, 14), "0.24", ", which also computes the accuracy and the entropy, in the forward pass"),
+)
 
 #: A pinned requirement, of pip or of a script's own metadata.
 _PIN = re.compile(rf"(?<![\w-])({'|'.join(_PACKAGES)})==(\d{{1,4}}(?:\.\d{{1,4}}){{1,2}})")
@@ -49,16 +57,18 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
             stack[name] = version
             continue
         instead = getattr(DEFAULT_STACK, name)
-        like = _like(version) if name == "trl" and not patches_trl else instead
+        like, differs = _like(version) if name == "trl" and not patches_trl else (instead, "")
         if like != instead and not _refusals({**request, "stack": {**stack, name: like}}) - refused:
             stack[name] = instead = like
-        keys.miss(name.replace("_", "-"), version, f"{min(wrong)}: {instead} is used")
+        how = differs if instead == like else ""
+        keys.miss(name.replace("_", "-"), version, f"{min(wrong)}: {instead} is used{how}")
     return stack
 
 
-def _like(version: str) -> str:
-    """Return the known release of TRL whose SFTTrainer computes the loss most like a given one."""
-    return next((known for first, known in _ERAS if release(version)[:2] >= first), DEFAULT_STACK.trl)
+def _like(version: str) -> tuple[str, str]:
+    """Return the known release of TRL whose SFTTrainer computes the loss most like a given one, and the difference."""
+    found = ((known, differs) for first, known, differs in _ERAS if release(version)[:2] >= first)
+    return next(found, (DEFAULT_STACK.trl, ""))
 
 
 def _refusals(request: dict[str, Any]) -> set[str]:
