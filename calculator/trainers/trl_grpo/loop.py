@@ -67,21 +67,30 @@ class TrlGrpo(GeneratingTrainer):
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
         """Count the tokens. Run the trained model if vLLM generated them, and the reference if there is one."""
         scores = [context.tape.new((), "int64", "num_items_in_batch")]
+        local: list[Tensor] = []
         if context.training.use_vllm:
-            scores += self._corrected(context, forward)
+            corrected, local = self._corrected(context, forward)
+            scores += corrected
         if self.uses_reference(context.training):
             scores.append(self.logps(context, forward, "reference: ", reference=True))
+        del local
         return scores
 
-    def _corrected(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Return vLLM's log-probabilities, the model's own, and the ratio of a sequence's probabilities by both."""
+    def _corrected(self, context: Context, forward: Passes) -> tuple[list[Tensor], list[Tensor]]:
+        """Return vLLM's log-probabilities, the model's own, and the ratio of a sequence's probabilities by both.
+
+        The second list is what the function that scores has in local variables until the reference has run.
+        """
         tape, (rows, length) = context.tape, (generated.rows(context.training), generated.completion(context.training))
         sampled = tape.new((rows, length), "float32", "sampling_per_token_logps")
         old = self.logps(context, forward, "old: ", reference=False)
-        difference = tape.new(old.shape, old.dtype, "difference of log-probabilities, masked")
+        local = [
+            tape.new(old.shape, "float32", "per_token_logps_diff"),
+            tape.new((rows, 1), "float32", "per_sequence_logps_diff"),
+            tape.new((rows, 1), "bool", "invalid_mis_mask"),
+        ]
         ratio = tape.new((rows, 1), "float32", "importance_sampling_ratio")
-        del difference
-        return [old, ratio, sampled]
+        return [old, ratio, sampled], local
 
     def policy_loss(self, context: Context, logps: Tensor, aux_loss: Tensor | None) -> Tensor:
         """Return the loss `dapo`, which represents every loss."""
