@@ -6,7 +6,7 @@ Source: liger_kernel/transformers/monkey_patch.py of Liger 0.8.5, MODEL_TYPE_TO_
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -61,6 +61,8 @@ class Patch:
         return replace(forward, layer=self._layer(forward.layer), final_norm=final_norm, logits=logits)
 
     def _layer(self, layer: Sublayer) -> Sublayer:
+        if isinstance(layer, partial):  # what runs around the family's layer
+            return partial(layer.func, self._layer(layer.args[0]))
         if isinstance(layer, Gemma4Layer):
             assert self.norm is not None
             return replace(layer, norm=self.norm, mlp=self.mlp)

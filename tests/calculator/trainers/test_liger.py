@@ -43,6 +43,11 @@ def test_the_gradients_of_a_trained_head_are_made_in_the_forward_pass():
     assert (128_256, 2048) not in in_forward(LORA)
 
 
+def test_a_layer_that_runs_inside_a_function_is_patched():
+    rows = training_step(request(model="google/gemma-2-2b")).run.rows
+    assert max(row[4] for row in rows if 256_000 in row[1]) < 2 * 512 * 256_000
+
+
 def test_a_family_is_patched_or_refused_but_not_both():
     assert set(PATCHES) <= set(FAMILIES_WITH_FORWARD)
     assert not set(PATCHES) & NOT_MODELLED
