@@ -290,12 +290,9 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
 
 def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a model whose layers share tensors that need a gradient is refused."""
-    training, device, name = request.training, request.device, model.model_type
+    training, name = request.training, model.model_type
     if not forward_of(model).couples_layers(model.config):
         return
-    if device.sharding == "zero3":
-        message = f"layers of {name} share tensors, which is not modelled under zero3: use ddp or zero2"
-        yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if training.gradient_checkpointing and training.use_reentrant:
         message = f"layers of {name} share tensors, whose gradients re-entrant checkpointing drops: use false"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.families.gemma4.norms import rms_norm, unscaled_rms_norm
+from calculator.families.gemma4.norms import called_unscaled, rms_norm
 from calculator.layers import attention, rotary
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def _keys_and_values(
     key_states = _heads(context, modules, hidden_states, "k")
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
     key_states = _rotated(context, modules, norm(modules["self_attn.k_norm"], key_states), "key")
-    context.set_scope(f"{modules.prefix}self_attn.v_norm: ")
-    value_states = unscaled_rms_norm(value_states)
+    value_states = called_unscaled(context, f"{modules.prefix}self_attn.v_norm", value_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     return context.update_cache(key_states, value_states)
 

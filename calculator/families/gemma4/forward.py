@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave, leave_with
 from calculator.families.gemma.forward import capped
 from calculator.families.gemma4.attention import attend
-from calculator.families.gemma4.norms import rms_norm, unscaled_rms_norm
+from calculator.families.gemma4.norms import called_unscaled, rms_norm
 from calculator.layers import mlp
 from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import run_sublayer
@@ -30,26 +31,39 @@ _FLASH_HEAD = 256
 
 
 class Passed:
-    """The tensors that the decoder passes to its layers: per-layer inputs, and keys and values by attention type."""
+    """The tensors that the decoder passes to its layers: inputs of each layer, and keys and values by attention type.
 
-    __slots__ = ("keys_and_values", "per_layer_inputs")
+    `ids` are those whose rows are the layers' inputs, until they are looked up.
+    """
 
-    def __init__(self, per_layer_inputs: Tensor | None) -> None:
-        self.per_layer_inputs = per_layer_inputs
+    __slots__ = ("ids", "keys_and_values", "per_layer_inputs")
+
+    def __init__(self, per_layer_inputs: Tensor | None, ids: Tensor | None = None) -> None:
+        self.per_layer_inputs, self.ids = per_layer_inputs, ids
         self.keys_and_values: dict[MixerType, tuple[Tensor, Tensor]] = {}
 
 
 def rows_of_layers(context: Context, ids: Tensor, path: str = "model") -> Tensor | None:
     """Look up the embeddings of the per-layer inputs, if the model has any (get_per_layer_inputs)."""
-    own = context.config["hidden_size_per_layer_input"]
-    return embed(context, ids, f"{path}.embed_tokens_per_layer", scaled=True) if own else None
+    if not context.config["hidden_size_per_layer_input"]:
+        return None
+    name = f"{path}.embed_tokens_per_layer"
+    begin(context.tape, name)
+    return leave(name, embed(context, ids, name, scaled=True))
 
 
 def _embeddings(context: Context, ids: Tensor) -> Tensor:
     """Look up word embeddings, and the embeddings of the per-layer inputs."""
     inputs_embeds = embed(context, ids, scaled=True)
-    context.passed = Passed(rows_of_layers(context, ids))
+    context.passed = Passed(None, ids)
     return inputs_embeds
+
+
+def _project_inputs(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Look up the rows of the layers' own inputs, then project word embeddings."""
+    passed = context.passed
+    passed.per_layer_inputs, passed.ids = rows_of_layers(context, passed.ids), None
+    return project_inputs(context, inputs_embeds)
 
 
 def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model") -> Tensor:
@@ -148,7 +162,10 @@ def _with_experts(
     """
     of_mlp = rms_norm(modules["post_feedforward_layernorm_1"], mlp_output)
     flat = ops.view(residual, (residual.shape[0] * residual.shape[1], residual.shape[2]))
-    context.attn_weights, weights, indices = _router(context, modules, flat)
+    router = f"{modules.prefix}router"
+    chosen = _router(context, modules, enter(router, flat))
+    context.attn_weights, weights, indices = leave_with(router, *chosen)
+    del chosen
     routed = rms_norm(modules["pre_feedforward_layernorm_2"], flat)
     routed = experts(context, modules["experts"], routed, indices, weights)
     routed = ops.view(routed, residual.shape)
@@ -159,8 +176,7 @@ def _with_experts(
 def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run Gemma4TextRouter. Return the probabilities, and the weights and indices of the chosen experts."""
     own = modules["router"].own
-    context.set_scope(f"{modules.prefix}router.norm: ")
-    hidden_states = unscaled_rms_norm(flat)
+    hidden_states = called_unscaled(context, f"{modules.prefix}router.norm", flat)
     context.set_scope(f"{modules.prefix}router: ")
     hidden_states = ops.scale(ops.mul(hidden_states, own["scale"], "input · scale"), "input, scaled")
     scores = modules["router.proj"](hidden_states)
@@ -179,7 +195,7 @@ def _refused(config: Config) -> str | None:
 
 GEMMA4_TEXT = DecoderForward(
     embeddings=_embeddings,
-    before_layers=project_inputs,
+    before_layers=_project_inputs,
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
     layer=Gemma4Layer(),

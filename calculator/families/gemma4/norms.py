@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers.norms import as_module
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context
 
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
@@ -33,3 +35,9 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 def unscaled_rms_norm(x: Tensor) -> Tensor:
     """Run Gemma4RMSNorm without a weight."""
     return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "output")
+
+
+def called_unscaled(context: Context, path: str, x: Tensor) -> Tensor:
+    """Run it as a module of the decoder, at a path."""
+    context.set_scope(f"{path}: ")
+    return leave(path, unscaled_rms_norm(enter(path, x)))

@@ -283,9 +283,17 @@ class Gathering:
         tracks += self._run_model(last)
         self._live.in_copies = False
         self._live.reset()
+        self._unpin()
         self._coordinator.end_backward()
         self.is_steady = self.is_steady and not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
+
+    def _unpin(self) -> None:
+        """Drop views that layers have passed on to others: the micro-batch's own objects are freed with its graph."""
+        for pinned in self._pins.values():
+            pinned.drop()
+        self._pins.clear()
+        self._recomputed.clear()
 
     def _without_graph(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
         """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""

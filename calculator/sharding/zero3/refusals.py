@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.families import forward_of
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.trainers import trainer_of
 
@@ -33,6 +34,8 @@ FAMILIES = frozenset(
         "gemma",
         "gemma2",
         "gemma3_text",
+        "gemma4_text",
+        "gemma4_unified_text",
         "glm",
         "glm4",
         "glm4_moe",
@@ -106,6 +109,12 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     if sets_true and given is not None and not given.use_reentrant:
         message = "TRL sets it to true with adapters under zero3: set it true, or leave the options out"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=False)
+    if sets_true and forward_of(prepared.model).couples_layers(prepared.model.config):
+        message = (
+            "with adapters under zero3, TRL sets use_reentrant, which drops gradients of tensors that layers of "
+            f"{prepared.model.model_type} share: use false, the method full, or {_INSTEAD}"
+        )
+        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if training.trainer == "trl-orpo" and training.gradient_checkpointing and given is not None:
         message = "checkpointing options of ORPOTrainer are not modelled under zero3: leave them out"
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
