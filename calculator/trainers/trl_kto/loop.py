@@ -49,6 +49,12 @@ class TrlKto(ComparingTrainer):
         """Yield settings that KTOTrainer refuses, or that are not modelled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
+        if training.has_images and _estimates_kl(training) and prepared.device.sharding == "fsdp":
+            message = (
+                "the pass over images that estimates the KL divergence is not modelled under fsdp: "
+                "use apo_zero_unpaired, or the sharding ddp"
+            )
+            yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
         if training.micro_batch_size < self.least("micro_batch_size", training):
             message = (
                 "the loss kto pairs each prompt with another row's completion: "

@@ -161,6 +161,14 @@ def test_a_larger_image_needs_more():
             "35 tokens of a sequence are left",
         ),
         (
+            {
+                "training": {"trainer": "trl-kto", "micro_batch_size": 2, "autocast": "bfloat16"},
+                "device": {"count": 2, "sharding": "fsdp", "memory_bytes": 10**9},
+            },
+            "training.loss_type",
+            "not modelled under fsdp",
+        ),
+        (
             {"training": {"trainer": "trl-dpo", "sequence_length": 93}},
             "training.sequence_length",
             "93 tokens: set more",
