@@ -184,9 +184,12 @@ def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterato
     reason = request.method.refuses_4_bits(model) if plan.quantization is not None else None
     if reason:
         yield Problem(loc="serving.storage", msg=f"{reason}: use dtype", input=serving.storage)
-    unmerged = request.method.for_model(model).refuses_unmerged
+    unmerged, merging = request.method.for_model(model).refuses_unmerged, request.method.refuses_merging
+    if serving.merged and merging:
+        yield Problem(loc="serving.merged", msg=f"{merging}: leave them out", input=True)
     if unmerged and not serving.merged:
-        way_out = "use true" if request.method.facts.mergeable else "it cannot be merged, so use another method"
+        mergeable = request.method.facts.mergeable and not merging
+        way_out = "use true" if mergeable else "it cannot be merged, so use another method"
         yield Problem(loc="serving.merged", msg=f"{unmerged}: {way_out}", input=False)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"

@@ -136,6 +136,11 @@ class Method:
         """Why serving the method without merging is refused. None if it is not."""
         return self.facts.refuses_unmerged
 
+    @property
+    def refuses_merging(self) -> str | None:
+        """Return why it cannot be merged with these settings, although the method can."""
+        return None
+
     def refuses_4_bits(self, model: Model) -> str | None:  # noqa: ARG002
         """Return why the method is refused over a 4-bit base, or None."""
         return self.facts.refuses_4_bits

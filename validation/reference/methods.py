@@ -190,9 +190,10 @@ def freeze(model: nn.Module, request: Request) -> None:
 
 
 def train_biases(model: nn.Module, heads: tuple[str, ...]) -> None:
-    """Freeze everything but the biases and a classifier's head."""
+    """Freeze everything but a classifier's head and the biases that the model does not freeze itself."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.endswith("bias") or any(f"{head}." in name for head in heads))
+        is_trained = name.endswith("bias") and parameter.requires_grad
+        parameter.requires_grad_(is_trained or any(f"{head}." in name for head in heads))
 
 
 def separate_indices(model: nn.Module) -> None:

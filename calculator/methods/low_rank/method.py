@@ -266,6 +266,8 @@ class LowRank(TargetedMethod):
         """Why serving it without merging is refused: each pass copies the table, or updates whole parameters."""
         if self.target_parameters:
             return "the weights of experts to which each pass adds an update are not counted"
+        if self.layer_replication:
+            return "passes of replicated layers are not modelled"
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
@@ -281,6 +283,11 @@ class LowRank(TargetedMethod):
         return dora_norms(added, batch)
 
     @property
+    def refuses_merging(self) -> str | None:
+        """Return why replicated layers are not merged."""
+        return "PEFT would add the updates of replicated layers to the same weights" if self.layer_replication else None
+
+    @property
     def rank_multiple(self) -> int:
         """The number of blocks of BD-LoRA."""
         return self.use_bdlora.nblocks if self.use_bdlora else 1
@@ -291,5 +298,12 @@ class LowRank(TargetedMethod):
         Merging with DoRA, a bias, tokens, or a format other than bitsandbytes' 4 bits is not modelled.
         """
         other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
-        unknown = self.use_dora or self.use_bdlora or self.lora_bias or other or self.trainable_token_indices
+        unknown = (
+            self.use_dora
+            or self.use_bdlora
+            or self.lora_bias
+            or other
+            or self.trainable_token_indices
+            or self.layer_replication
+        )
         return None if unknown else merge.merge_step(module, module_spec)
