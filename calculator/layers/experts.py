@@ -69,19 +69,23 @@ def _run(
     indices, weights = chosen
     context.set_scope(f"{bound.name}: ")
     own, first = context.method.expert_weights(context, bound), _first(bound)
+    tape, count = hidden_states.tape, indices.shape[0] * indices.shape[1]
+    # A method computes a weight when it is first read, so the width is that of the module's own parameter.
+    half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
     if context.length == 1:
-        return _each_with_its_own(context, (own, first), hidden_states, weights, gate)
-    tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]
+        return _each_with_its_own(context, (own, first, half), hidden_states, weights, gate)
     expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
+    weight = own[first]
     biases = _biases(own, first, expert_ids_g)
     view = _as_it_is if is_transposed else transposed
-    proj_out = _product(view(own[first]), first, proj_in, counts[-1], biases)
-    proj_out = gate(context, proj_out, (count, _other_side(own["down_proj"], hidden)))
+    proj_out = _product(view(weight), first, proj_in, counts[-1], biases)
+    proj_out = gate(context, proj_out, half)
+    weight = own["down_proj"]
     biases = _biases(own, "down_proj", expert_ids_g)
-    proj_out = _product(view(own["down_proj"]), "down_proj", proj_out, counts[-1], biases)
+    proj_out = _product(view(weight), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
@@ -91,19 +95,19 @@ def _run(
 
 
 def _each_with_its_own(
-    context: Context, named_weights: tuple[Weights, str], hidden_states: Tensor, weights: Tensor, gate: Gate
+    context: Context, named_weights: tuple[Weights, str, Shape], hidden_states: Tensor, weights: Tensor, gate: Gate
 ) -> Tensor:
     """Run the experts with a copy of the matrices of its expert for every row.
 
     The first copy is freed after the second is made.
     """
-    own, first = named_weights
+    own, first, half = named_weights
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
     selected = _selected(own, first, count)
     biases = _selected(own, f"{first}_bias", count)
     proj_out = _own_product(x, own, first, biases)
-    proj_out = gate(context, proj_out, (count, _other_side(own["down_proj"], hidden_states.shape[1])))
+    proj_out = gate(context, proj_out, half)
     selected = _selected(own, "down_proj", count)
     biases = _selected(own, "down_proj_bias", count)
     proj_out = _own_product(proj_out, own, "down_proj", biases)
