@@ -63,10 +63,6 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
     if has_no_length(model):
         message = "no layer attends, and generate finds no length of the cache: use false"
         raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
-    parameters = getattr(prepared.method.for_model(model), "target_parameters", None)
-    if parameters:
-        message = f"what generate adds to {', '.join(parameters)} for each token is not counted: use false"
-        raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
     kernels = prepared.given.kernels
     if kernels and is_recurrent(model):
         message = f"what {' and '.join(kernels)} allocate for one token is not modelled: leave it out, or use false"

@@ -265,7 +265,7 @@ class LowRank(TargetedMethod):
     def refuses_unmerged(self) -> str | None:
         """Why serving it without merging is refused: each pass copies the table, or updates whole parameters."""
         if self.target_parameters:
-            return "the weights of experts to which each pass adds an update are not counted"
+            return "what each pass reads and computes to add updates to all experts' weights is not counted"
         if self.layer_replication:
             return "passes of replicated layers are not modelled"
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged

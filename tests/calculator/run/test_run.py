@@ -378,20 +378,3 @@ def test_a_merge_that_is_not_modelled_is_refused_with_the_settings_as_the_reason
     body = {"model": "meta-llama/Llama-3.2-1B", "method": method}
     with pytest.raises(PlanError, match="that merging LoRA with these settings takes is not modelled: use false"):
         whole_run(parse_run({**body, "run": {"merge_and_unload": True}}))
-
-
-def test_generation_with_adapters_of_fused_experts_is_refused():
-    body = {
-        "model": "Qwen/Qwen3-30B-A3B",
-        "method": {"name": "lora", "target_modules": "all-linear"},
-        "training": {"trainer": "transformers", "sequence_length": 64},
-        "run": {
-            "eval_strategy": "steps",
-            "predict_with_generate": True,
-            "generation_max_length": 96,
-            "compute_metrics": True,
-            "prediction_loss_only": False,
-        },
-    }
-    with pytest.raises(PlanError, match="gate_up_proj, down_proj for each token"):
-        whole_run(parse_run(body))
