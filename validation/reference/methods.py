@@ -144,7 +144,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     if is_prepared(method):
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": training.use_reentrant})
         if not method.facts.trains_base:
             model.enable_input_require_grads()
     if isinstance(method, Adapter):

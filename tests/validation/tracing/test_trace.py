@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from calculator.common.dtype import rounded
+from calculator.estimation.estimate import training_step
 from calculator.estimation.request import parse_request
 from tests.paths import CASE_FILES
 from validation.comparison import compare
@@ -148,6 +149,13 @@ def test_storages_have_module_operation_moment_and_component():
 def test_recomputed_storages_are_marked():
     traced = trace(request({"name": "lora"}, gradient_checkpointing=True))
     assert {s.moment for s in traced.ledger.storages} == {"static", "forward", "backward", "recompute", "optimizer"}
+
+
+def test_re_entrant_checkpoints_are_traced():
+    training = {"gradient_checkpointing_kwargs": {"use_reentrant": True}, "gradient_accumulation_steps": 2}
+    accumulated = request({"name": "lora"}, gradient_checkpointing=True, **training)
+    peaks = [peak.bytes for peak in training_step(accumulated).peaks()]
+    assert [*trace(accumulated).phases.values()] == peaks
 
 
 def test_checkpointing_a_frozen_base_keeps_the_last_embeddings_and_their_gradient_alive():
