@@ -202,6 +202,10 @@ def offloads_optimizer(zero: ZeroOptimization) -> bool:
     return zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
 
 
+#: The settings of a config without the object zero_optimization.
+_DEFAULT_ZERO = ZeroOptimization()
+
+
 def pins(zero: ZeroOptimization) -> bool:
     """Return whether any offload uses page-locked host memory."""
     offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
@@ -231,11 +235,15 @@ class DeepSpeedConfig:
     @property
     def zero(self) -> ZeroOptimization:
         """The settings of ZeRO, with DeepSpeed's defaults."""
-        return self.zero_optimization or ZeroOptimization()
+        return self.zero_optimization or _DEFAULT_ZERO
 
     def builds_partitioned(self, trainer: str | None) -> bool:
         """Return whether the model is built in deepspeed.zero.Init. Without a setting, only a trainer does so."""
         return trainer is not None if self.zero3_init_flag is None else self.zero3_init_flag
+
+
+#: The settings of a run without a DeepSpeed config of its own.
+DEFAULT_DEEPSPEED = DeepSpeedConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Literal
 
 from calculator.common.dtype import DType
-from calculator.inputs.sharding import DeepSpeedConfig, ZeroOptimization
+from calculator.inputs.sharding import DEFAULT_DEEPSPEED, ZeroOptimization
 from calculator.inputs.training_settings import TrainingSettings
 
 
@@ -98,12 +98,12 @@ class Training(TrainingSettings):
     @property
     def zero(self) -> ZeroOptimization:
         """The settings of ZeRO, with DeepSpeed's defaults."""
-        return (self.deepspeed or DeepSpeedConfig()).zero
+        return (self.deepspeed or DEFAULT_DEEPSPEED).zero
 
     @property
     def zero3_init_flag(self) -> bool:
         """Whether transformers activates ZeRO-3 before it builds the model."""
-        return (self.deepspeed or DeepSpeedConfig()).builds_partitioned(self.trainer)
+        return (self.deepspeed or DEFAULT_DEEPSPEED).builds_partitioned(self.trainer)
 
     @property
     def first_micro_batch(self) -> "Training":

@@ -10,8 +10,12 @@ Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from itertools import accumulate
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,13 +52,6 @@ class Place(NamedTuple):
     ranks: range
 
 
-class Span(NamedTuple):
-    """Consecutive parameters of a flat tensor: the first one, and the elements of all."""
-
-    first: Key
-    elements: int
-
-
 class Owned(NamedTuple):
     """The parameters of a rank's partition.
 
@@ -68,11 +65,31 @@ class Owned(NamedTuple):
     whole: int
     slices: tuple[tuple[int, int], ...]
 
+    @property
+    def largest(self) -> tuple[int, int] | None:
+        """The index and the elements of the gradient whose float64 copy leads to the most bytes. None without any."""
+        return _largest(self.slices)
+
+
+@lru_cache(maxsize=256)
+def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
+    """Return the slice whose float64 copy leads to the most bytes. Many ranks own as much."""
+    return max(slices, key=_in_float64, default=None)
+
+
+def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
+    """Return the bytes alive with a gradient's float64 copy and the norms before it.
+
+    The first of equal ones is the largest.
+    """
+    at, size = numbered
+    return allocated(size, 8) + ALLOCATION_ROUNDING * at, -at
+
 
 class FlatGroup:
     """The flat tensor of a parameter group, and the size of each rank's partition of it."""
 
-    __slots__ = ("_counts", "_of_name", "_starts", "elements", "number", "padded", "partition", "parts")
+    __slots__ = ("_counts", "_kinds", "_of_name", "_starts", "elements", "number", "padded", "partition", "parts")
 
     def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
         self.number = number
@@ -85,6 +102,8 @@ class FlatGroup:
         self.padded = -(-self.elements // (ALIGNMENT * count)) * ALIGNMENT * count
         #: The elements of one rank's partition.
         self.partition = self.padded // count
+        #: The pattern of each part, by its id.
+        self._kinds = [id(pattern) for _, pattern in self.parts]
         starts: dict[int, tuple[Pattern, dict[int | None, int]]] = {}
         for (layer, pattern), start in zip(self.parts, self._starts, strict=False):
             starts.setdefault(id(pattern), (pattern, {}))[1][layer] = start
@@ -150,10 +169,8 @@ class FlatGroup:
 
     def _different(self, first: int, last: int) -> list[int]:
         """Return the first and the last of consecutive parts, and the last of each pattern between them, in order."""
-        seen: dict[int, int] = {}
-        for at in range(last - 1, first, -1):
-            seen.setdefault(id(self.parts[at][1]), at)
-        return [*dict.fromkeys((first, *sorted(seen.values()), last))]
+        last_of_each = dict(zip(self._kinds[first + 1 : last], range(first + 1, last), strict=False))
+        return [*dict.fromkeys((first, *sorted(last_of_each.values()), last))]
 
 
 def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
@@ -183,23 +200,23 @@ class Partitions:
         """Return the place of a parameter."""
         return self._group_of[key.name].place(key)
 
-    def joined(self, keys: Iterable[Key]) -> list[Span]:
-        """Return parameters as few spans."""
-        found: list[Span] = []
+    def start(self, key: Key) -> tuple[FlatGroup, int]:
+        """Return the group of a parameter, and the elements before it."""
+        group = self._group_of[key.name]
+        return group, group.offset(key)[0]
+
+    def joined(self, places: Iterable[Place]) -> list[Place]:
+        """Return as few places with the same elements."""
+        found: list[Place] = []
         end: tuple[int, int] | None = None
-        for place, key in sorted(((self.place(key), key) for key in keys), key=_start):
+        for place in sorted(places, key=attrgetter("group", "offset")):
             if end == (place.group, place.offset):
-                first, elements = found.pop()
-                found.append(Span(first, elements + place.elements))
+                before = found.pop()
+                found.append(self.groups[place.group].at(before.offset, before.elements + place.elements))
             else:
-                found.append(Span(key, place.elements))
+                found.append(place)
             end = place.group, place.offset + place.elements
         return found
-
-    def joined_from(self, first: Key, elements: int) -> Place:
-        """Return the place of some elements from a parameter on."""
-        group = self._group_of[first.name]
-        return group.at(group.offset(first)[0], elements)
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
         """Return the rank and the elements of each part of a place."""
@@ -207,7 +224,3 @@ class Partitions:
         end = place.offset + place.elements
         for rank in place.ranks:
             yield rank, min(end, (rank + 1) * partition) - max(place.offset, rank * partition)
-
-
-def _start(placed: tuple[Place, Key]) -> tuple[int, int]:
-    return placed[0].group, placed[0].offset

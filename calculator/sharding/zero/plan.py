@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.common.dtype import ITEMSIZE, allocated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.sharding.zero.backward import At, Stretch
-    from calculator.sharding.zero.partitions import Partitions, Place, Span
+    from calculator.sharding.zero.partitions import Partitions, Place
 
 
 class Point(NamedTuple):
@@ -105,27 +105,46 @@ class Plan:
 class Stream:
     """The gradients of a stretch that are reduced while it runs.
 
-    `is_regular`: whether the gradients of each copy are consecutive in the flat tensor like those of the first copy.
+    Attributes:
+        is_regular: Whether the gradients of each copy are consecutive in the flat tensor like those of the first copy.
+        places: The places of the first copy's gradients.
+        elements: The elements before each gradient, and the total.
     """
 
-    __slots__ = ("_between", "_partitions", "elements", "is_regular", "stretch")
+    __slots__ = ("_between", "_first_of", "_partitions", "elements", "is_regular", "places", "stretch")
 
     def __init__(self, stretch: Stretch, partitions: Partitions) -> None:
         self.stretch, self._partitions = stretch, partitions
         keys = [each.key for each in stretch.hooks]
         self.is_regular = partitions.is_regular and len({key.layer for key in keys}) <= 1
-        #: The elements before each gradient, and the total.
-        self.elements = [0, *accumulate(partitions.place(key).elements for key in keys)]
-        self._between: dict[tuple[int, int], tuple[At, list[Span]]] = {}
+        self.places = [*map(partitions.place, keys)]
+        self.elements = [0, *accumulate(place.elements for place in self.places)]
+        #: By group, the first gradient of it, and its offset.
+        self._first_of = {
+            place.group: (key, place.offset) for place, key in zip(reversed(self.places), reversed(keys), strict=True)
+        }
+        self._between: dict[tuple[int, int], tuple[At, list[Place]]] = {}
 
     def fitting(self, first: int, room: int) -> int:
         """Return the index of the first gradient that has no room, from a given one on."""
         return bisect_right(self.elements, self.elements[first] + room) - 1
 
-    def between(self, first: int, end: int) -> tuple[At, list[Span]]:
+    def between(self, first: int, end: int) -> tuple[At, list[Place]]:
         """Return the fullest moment during some gradients of the first copy, and the places of these gradients."""
         if (first, end) not in self._between:
-            hooks = self.stretch.hooks[first:end]
-            most = max((each.most for each in hooks), key=attrgetter("bytes"))
-            self._between[first, end] = most, self._partitions.joined(each.key for each in hooks)
+            most = max((each.most for each in self.stretch.hooks[first:end]), key=attrgetter("bytes"))
+            self._between[first, end] = most, self._partitions.joined(self.places[first:end])
         return self._between[first, end]
+
+    def moved_by(self, copy: int) -> Callable[[Place], Place]:
+        """Return a function that returns the place in another copy for a place in the first copy."""
+        starts = (
+            (self._partitions.start(self.stretch.key_in(key, copy)), offset) for key, offset in self._first_of.values()
+        )
+        moves = {group.number: (group.at, start - offset) for (group, start), offset in starts}
+
+        def moved(place: Place) -> Place:
+            at, by = moves[place.group]
+            return at(place.offset + by, place.elements)
+
+        return moved

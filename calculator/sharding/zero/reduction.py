@@ -9,7 +9,8 @@ copy_grads_in_partition.
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -17,11 +18,15 @@ from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.plan import Point, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.sharding.zero.backward import At, BackwardPass, Stretch
     from calculator.sharding.zero.partitions import Place
     from calculator.sharding.zero.plan import Gradients, Plan
+
+
+_SIZE = attrgetter("bytes")
+_RANKS = attrgetter("ranks")
 
 
 class Large(NamedTuple):
@@ -109,19 +114,19 @@ class Reduction:
     def _stream(self, stream: Stream, copy: int) -> None:
         """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room."""
         plan, stretch, done = self._plan, stream.stretch, 0
-        place, joined = plan.partitions.place, plan.partitions.joined_from
+        moved = stream.moved_by(copy)
         while done < len(stretch.hooks):
             end = stream.fitting(done, plan.bucket_size - self._filled)
             if end <= done:
-                most, key, gradient, ready = stretch.hooks[done]
+                most, _, gradient, ready = stretch.hooks[done]
                 self._note(stretch.moved(most, copy))
-                self._add(place(stretch.key_in(key, copy)), gradient, stretch.moved(ready, copy))
+                self._add(moved(stream.places[done]), gradient, stretch.moved(ready, copy))
                 done += 1
                 continue
-            most, spans = stream.between(done, end)
+            most, places = stream.between(done, end)
             self._note(stretch.moved(most, copy))
             self._filled += stream.elements[end] - stream.elements[done]
-            self._bucket += [joined(stretch.key_in(each.first, copy), each.elements) for each in spans]
+            self._bucket += map(moved, places)
             done = end
         if stretch.after is not None:
             self._note(stretch.moved(stretch.after, copy))
@@ -142,23 +147,21 @@ class Reduction:
         if stretch.after is not None:
             self._note(stretch.moved(stretch.after, copy))
 
-    @cached_property
-    def most_before(self) -> list[Point]:
-        """By interval, the fullest point up to it, the first one if several are equal."""
-        found, most = [], self.intervals[0]
-        for each in self.intervals:
-            most = each if each.bytes > most.bytes else most
-            found.append(most)
-        return found
+    def most_before(self, interval: int) -> Point:
+        """Return the fullest point up to an interval, the first one if several are equal."""
+        sizes, up_to, _ = self._sizes
+        return self.intervals[sizes.index(up_to[interval])]
+
+    def most_from(self, interval: int) -> Point:
+        """Return the fullest point from an interval on, the first one if several are equal."""
+        sizes, _, after = self._sizes
+        return self.intervals[sizes.index(after[-1 - interval], interval)]
 
     @cached_property
-    def most_from(self) -> list[Point]:
-        """By interval, the fullest point from it on, the first one if several are equal."""
-        found, most = [], self.intervals[-1]
-        for each in reversed(self.intervals):
-            most = each if each.bytes >= most.bytes else most
-            found.append(most)
-        return found[::-1]
+    def _sizes(self) -> tuple[list[int], list[int], list[int]]:
+        """By interval, the bytes of its point, the most up to it, and, from the last one back, the most from it on."""
+        sizes = [*map(_SIZE, self.intervals)]
+        return sizes, [*accumulate(sizes, max)], [*accumulate(reversed(sizes), max)]
 
     @property
     def kept(self) -> list[Large]:
@@ -196,12 +199,11 @@ class Reduction:
     def _add_all(self, layer: int | None, gradients: Gradients, at: At) -> None:
         """Add gradients that stayed alive to the bucket, as many as fit at once."""
         plan, done, count = self._plan, 0, len(gradients.names)
+        place = self._place_of(layer, gradients)
         while done < count:
             end = gradients.fitting(done, plan.bucket_size - self._filled)
-            keys = [Key(name, layer) for name in gradients.names[done : max(end, done + 1)]]
             if plan.offloads or end <= done:
-                place = plan.partitions.place(keys[0])
-                self._add(place, plan.bytes_of(place), at)
+                self._add(place(done, done + 1), gradients.bytes[done + 1] - gradients.bytes[done], at)
                 done += 1
                 continue
             first, sizes = gradients.bytes[done], gradients.bytes
@@ -209,25 +211,32 @@ class Reduction:
             self._held -= sizes[done + 1] - first
             self._note(at)
             self._held -= sizes[end] - sizes[done + 1]
-            elements = gradients.elements[end] - gradients.elements[done]
-            self._filled += elements
+            self._filled += gradients.elements[end] - gradients.elements[done]
             if gradients.are_joined:
-                self._bucket.append(plan.partitions.joined_from(keys[0], elements))
+                self._bucket.append(place(done, end))
             else:
-                self._bucket += map(plan.partitions.place, keys)
+                self._bucket += [place(number, number + 1) for number in range(done, end)]
             done = end
+
+    def _place_of(self, layer: int | None, gradients: Gradients) -> Callable[[int, int], Place]:
+        """Return a function that returns the place of consecutive gradients of a layer."""
+        partitions, names, before = self._plan.partitions, gradients.names, gradients.elements
+        if not gradients.are_joined or not names:
+            return lambda first, _: partitions.place(Key(names[first], layer))
+        group, offset = partitions.start(Key(names[0], layer))
+        return lambda first, end: group.at(offset + before[first], before[end] - before[first])
 
     def _reduce(self, at: At) -> None:
         """Reduce the bucket, and copy each part to the partition of its rank."""
-        self._note(at, copied=self._copied())
-        self._close()
+        self.intervals.append(self._note(at, copied=self._copied()))
         for place in self._bucket:
             for rank in place.ranks:
                 self.reduced.setdefault(rank, len(self.intervals) - 1)
             for rank, elements in self._plan.partitions.slices(place) if self._plan.offloads else ():
                 self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
-        self._note(at)
-        self._close()
+        self._open = None
+        self.intervals.append(self._note(at))
+        self._open = None
         if self._waiting:
             self.large.append(Large(len(self.intervals) - 1, self._waiting, self._bucket[0].ranks))
         if not self._plan.keeps_large:
@@ -242,7 +251,7 @@ class Reduction:
         if not self._plan.copies or not self._bucket:
             return 0
         most, elements = 0, self._filled
-        parts = 2 if len({each.ranks for each in self._bucket}) > 1 else len(self._bucket[0].ranks)
+        parts = 2 if len({*map(_RANKS, self._bucket)}) > 1 else len(self._bucket[0].ranks)
         if elements > self._plan.bucket_size:
             parts = elements = 0
             for size in self._parts():
@@ -258,12 +267,13 @@ class Reduction:
         for _, run in groupby(slices, lambda part: part[0]):
             yield sum(size for _, size in run)
 
-    def _note(self, at: At, *, copied: int = 0) -> None:
-        bucket = self._bucket_bytes if self._has_bucket else 0
-        size = at.bytes + bucket + self._large + self._held + copied
+    def _note(self, at: At, *, copied: int = 0) -> Point:
+        """Record a moment, and return the fullest point of the interval so far."""
+        size = at.bytes + self._bucket_bytes * self._has_bucket + self._large + self._held + copied
         self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
             self._open = Point(size, at, self._has_bucket, self._large, self._held, copied)
+        return self._open
 
     def _close(self) -> None:
         if self._open is not None:

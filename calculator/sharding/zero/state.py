@@ -83,11 +83,8 @@ class FlatState:
             prepared.device.count,
             round_robin=self.zero.round_robin_gradients,
         )
-        #: The cached fullest moments of the optimizer's step, by rank, or by what a rank owns and which gradients it
-        #: has.
+        #: The cached fullest moments of the optimizer's step, by what a rank owns.
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
-        self._gradients: dict[int, tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]] = {}
-        self._reduced: dict[int, tuple[ResidentTensor, ...]] = {}
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -193,6 +190,19 @@ class FlatState:
             changes[place.group][place.ranks.stop] -= 1
         return [[number > 0 for number in accumulate(own[:-1])] for own in changes]
 
+    @cached_property
+    def alike(self) -> list[Hashable]:
+        """By rank, what determines its tensors but for the order in which gradients are ready. Many ranks are alike.
+
+        That is by group: how many parameters the rank owns, with how many elements, which one is the largest, how many
+        zeros stand for parameters without a gradient and pad the partition, and whether any gradient is reduced.
+        """
+        ranks, columns = range(self.partitions.count), []
+        for number, group in enumerate(self.partitions.groups):
+            owned = [(own.parameters, own.whole, own.largest) for own in [each[number] for each in self.owned]]
+            columns += [owned, self._zeros[number], [*map(group.padding, ranks)], self._reduces[number]]
+        return [*zip(*columns, strict=True)]
+
     def last_reduced(self, rank: int) -> int:
         """Return the last group whose gradients are in a rank's buffer, or -1.
 
@@ -200,21 +210,13 @@ class FlatState:
         """
         return max((number for number, reduces in enumerate(self._reduces) if reduces[rank]), default=-1)
 
-    def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
-        """Return the gradients of a rank's partition, and zeros for gradients that the step does not produce."""
-        known = self._gradients.get(rank)
-        if known is None:
-            known = self._gradients[rank] = self._gradients_of(rank)
-        return known
-
     def reduced_on(self, rank: int) -> tuple[ResidentTensor, ...]:
         """Return a rank's gradients after the last reduction."""
-        if rank not in self._reduced:
-            own, zeros = self.gradients_of(rank)
-            self._reduced[rank] = (*own, *zeros, *(each for each in self.padding_of(rank) if each is not None))
-        return self._reduced[rank]
+        own, zeros = self.gradients_of(rank)
+        return (*own, *zeros, *(each for each in self.padding_of(rank) if each is not None))
 
-    def _gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
+    def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
+        """Return the gradients of a rank's partition, and zeros for gradients that the step does not produce."""
         whole = self._elements[rank]
         own = row("gradients of the partition", whole, _IN_PARTITION, self.dtype, "gradients")
         idle = tuple(each for each in self.zeros_of(rank) if each is not None)

@@ -15,13 +15,13 @@ from calculator.sharding.zero.state import row
 from calculator.training_step.zero.peaks import FlatPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.plan import Point
     from calculator.sharding.zero.reduction import Large
-    from calculator.training_step.zero.peaks import Fullest
+    from calculator.training_step.zero.peaks import Fullest, _Share
 
 #: The number of scalars that are alive while a gradient is checked for infinities, in addition to the norms.
 OVERFLOW_SCALARS = 6
@@ -41,10 +41,17 @@ class OffloadedPeaks(FlatPeaks):
         """Return the tensors of the step on the GPU: the norms. The update runs on the host."""
         return (*_norms(len(self._reduction.copies.get(number, ()))), _numbers(STEP_SCALARS))
 
-    def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:  # noqa: ARG002
-        """Yield the points at which a rank may have the most bytes, with the norms and copies that are alive there."""
+    def _alike(self, number: int) -> Hashable:
+        """Return the number of norms, which is all that ranks differ by outside the backward pass."""
+        return len(self._reduction.copies.get(number, ()))
+
+    def _candidates(self, number: int, share: _Share) -> list[Fullest]:  # noqa: ARG002
+        """Return the points at which a rank may have the most bytes, with the norms and copies that are alive there."""
+        return [(point.bytes + _bytes(alive), point, alive) for point, alive in self._points(number)]
+
+    def _points(self, number: int) -> Iterator[tuple[Point, tuple[ResidentTensor, ...]]]:
         intervals, copies = self._reduction.intervals, self._reduction.copies.get(number, [])
-        large = [each for each in self._reduction.kept if number in each.ranks]
+        large = self._own_large(number)
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
         for start, end, kept in self._of_earlier(number):
@@ -58,7 +65,7 @@ class OffloadedPeaks(FlatPeaks):
             point = _with(intervals[copy.interval], -_before(large, copy.interval))
             for tensor in self._copied(copy.elements):
                 yield point, (*_norms(done), tensor)
-        yield self._done(number), _norms(len(copies))
+        yield self._done(large), _norms(len(copies))
 
     def _copied(self, elements: int) -> Iterator[ResidentTensor]:
         """Yield the tensors that a rank allocates, one after the other, for a gradient of its partition."""
@@ -84,7 +91,7 @@ class OffloadedPeaks(FlatPeaks):
         """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
         copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
-        large = [each for each in self._reduction.kept if number in each.ranks]
+        large = self._own_large(number)
         shared = sum(tensor.bytes for tensor in self._kept)
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]
         line = []
@@ -98,7 +105,7 @@ class OffloadedPeaks(FlatPeaks):
             line[copy.layer] = max(line[copy.layer], most)
         if self._earlier is not None:
             line = [max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier.line, strict=True)]
-        line[-1] = max(line[-1], self._done(number).bytes + norms[-1])
+        line[-1] = max(line[-1], self._done(large).bytes + norms[-1])
         return [shared + most for most in line]
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
 from calculator.sharding.zero.state import row
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
@@ -43,18 +42,14 @@ class OptimizerStep:
         self._state, self._gradients, self._last = state, gradients, state.last_reduced(rank)
         #: By group: the number of gradients in the partition, and the index and elements of the gradient whose float64
         #: copy is alive at the fullest moment.
-        self._owned = [(owned.parameters, _largest(owned.slices)) for owned in state.owned[rank]]
+        self._owned = [(owned.parameters, owned.largest) for owned in state.owned[rank]]
         #: By group: the zeros that replace gradients, and the zeros that pad the partition.
         self._zeros, self._padding = state.zeros_of(rank), state.padding_of(rank)
 
     @property
     def fullest(self) -> Alive:
-        """The tensors alive at the moment with the most bytes. Ranks that own as much share the result."""
-        key = self._last, tuple(self._owned), _sizes(self._gradients), _sizes(self._zeros), _sizes(self._padding)
-        steps = self._state.steps
-        if key not in steps:
-            steps[key] = max(self._moments(), key=_bytes)
-        return steps[key]
+        """The tensors alive at the moment with the most bytes."""
+        return max(self._moments(), key=_bytes)
 
     def _moments(self) -> Iterator[Alive]:
         before = (*self._gradients, *self._zeros_from(0))
@@ -95,24 +90,6 @@ class OptimizerStep:
         yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)
 
 
-@lru_cache(maxsize=256)
-def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
-    """Return the gradient whose float64 copy leads to the most bytes, or None if there is none.
-
-    The result is cached because many ranks own as much.
-    """
-    return max(slices, key=_in_float64, default=None)
-
-
-def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
-    """Return the bytes alive with a gradient's float64 copy and the norms before it.
-
-    The first of equal ones is the largest.
-    """
-    at, size = numbered
-    return allocated(size, 8) + ALLOCATION_ROUNDING * at, -at
-
-
 @lru_cache(maxsize=64)
 def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
     """Return the tensors that the update of a partition allocates."""
@@ -122,10 +99,6 @@ def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, 
 
 def _scalars(count: int) -> ResidentTensor:
     return row("norms and flags", 1, "", "float32", count=count)
-
-
-def _sizes(tensors: Iterable[ResidentTensor | None]) -> tuple[tuple[str, int] | None, ...]:
-    return tuple([None if each is None else (each.name, each.bytes) for each in tensors])
 
 
 def _bytes(alive: Alive) -> int:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.sharding.zero.backward import BackwardPass
 from calculator.sharding.zero.plan import Point
-from calculator.sharding.zero.reduction import Reduction
+from calculator.sharding.zero.reduction import Large, Reduction
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.zero.optimizer import OptimizerStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from calculator.common.names import PhaseName
     from calculator.engine.live_tensors import StorageCounts
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from calculator.training_step.run import Run
 
 
+#: The phases of a step.
+PHASES: tuple[PhaseName, ...] = ("forward", "backward", "optimizer_step")
+
+
 class Rank(NamedTuple):
     """One rank's tensors in the passes and in the optimizer's step, in addition to what stays on every rank.
 
     `accumulated` are the tensors that earlier micro-batches of the step left. `point` is the fullest point of the
-    backward pass, and `backward` are the tensors there.
+    backward pass, and `backward` are the tensors there. `peaks` are the bytes of the peak in each of PHASES.
     """
 
     number: int
@@ -40,6 +44,39 @@ class Rank(NamedTuple):
     backward: tuple[ResidentTensors, ...]
     point: Point
     step: tuple[ResidentTensors, ...]
+    peaks: tuple[int, int, int]
+
+
+class _Alive(NamedTuple):
+    """Tensors and their bytes."""
+
+    tensors: tuple[ResidentTensors, ...]
+    bytes: int
+
+    @classmethod
+    def of(cls, tensors: tuple[ResidentTensors, ...]) -> _Alive:
+        """Add up the bytes of tensors."""
+        return cls(tensors, _bytes(tensors))
+
+
+class _Share(NamedTuple):
+    """What a rank has that follows from what it owns.
+
+    Attributes:
+        accumulated: The tensors that earlier micro-batches of the step left for the forward pass.
+        forward: The bytes of the fullest moment of the forward pass.
+        earlier: The tensors that earlier micro-batches left for the backward pass.
+        own: The gradients of its partition.
+        reduced: The gradients after the last reduction.
+        step: The tensors at the fullest moment of the optimizer's step.
+    """
+
+    accumulated: tuple[ResidentTensors, ...]
+    forward: int
+    earlier: _Alive
+    own: _Alive
+    reduced: _Alive
+    step: _Alive
 
 
 class _ForwardPass(NamedTuple):
@@ -65,8 +102,8 @@ class _ForwardPass(NamedTuple):
         return self.moment.bytes + _bytes(self.accumulated)
 
 
-#: A rank's fullest point in the backward pass, with the gradients of its partition there.
-Fullest = tuple[Point, tuple["ResidentTensors", ...]]
+#: The bytes at a rank's fullest point in the backward pass, the point, and the gradients of its partition there.
+Fullest = tuple[int, Point, tuple["ResidentTensors", ...]]
 
 
 def _bytes(tensors: Sequence[ResidentTensors]) -> int:
@@ -74,6 +111,7 @@ def _bytes(tensors: Sequence[ResidentTensors]) -> int:
 
 
 _SIZE = attrgetter("bytes")
+_NOTHING = _Alive((), 0)
 
 
 class FlatPeaks:
@@ -97,54 +135,82 @@ class FlatPeaks:
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried, self._own = left, carried, own
         self._kept = (*state.kept, *own)
+        self._shares: dict[Hashable, _Share] = {}
         self._passed = BackwardPass(run.tape, run.repetition, recording)
         self._reduction = Reduction(state.plan).run(self._passed)
+        self._large = self._reduction.kept
         earlier = state.earlier_plan
         self._earlier = Reduction(earlier).earlier(self._passed) if earlier is not None else None
         self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
         self._first = _ForwardPass.of(first) if first is not None else None
 
-    def rank(self, number: int) -> Rank:
+    def _rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
-        state = self._state
-        own, _ = state.gradients_of(number)
-        step = self._step_of(number, own)
-        point, added = max(self._candidates(number, own), key=_total)
-        return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
+        share = self._share(number)
+        most, point, added = max(self._candidates(number, share), key=itemgetter(0))
+        peaks = share.forward, self._always[1] + share.earlier.bytes + most, self._always[2] + share.step.bytes
+        return Rank(number, share.accumulated, (*share.earlier.tensors, *added), point, share.step.tensors, peaks)
+
+    def _share(self, number: int) -> _Share:
+        """Return what a rank has in common with the ranks that are alike."""
+        alike = self._alike(number)
+        if alike not in self._shares:
+            state = self._state
+            (own, _), accumulated = state.gradients_of(number), state.accumulated_by(number)
+            self._shares[alike] = _Share(
+                accumulated,
+                self._always[0] + self._fullest_forward(accumulated).bytes,
+                _Alive.of(state.partition_of_earlier(number)),
+                _Alive.of(own),
+                _Alive.of(state.reduced_on(number)),
+                _Alive.of(self._step_of(number, own)),
+            )
+        return self._shares[alike]
+
+    def _alike(self, number: int) -> Hashable:
+        """Return what determines a rank's share."""
+        return self._state.alike[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
         """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
-        steps = self._state.steps
-        if number not in steps:
-            steps[number] = OptimizerStep(self._state, number, gradients).fullest
-        return steps[number]
+        steps, alike = self._state.steps, self._alike(number)
+        if alike not in steps:
+            steps[alike] = OptimizerStep(self._state, number, gradients).fullest
+        return steps[alike]
 
-    def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:
-        """Yield the points at which a rank may have the most bytes.
+    def _candidates(self, number: int, share: _Share) -> list[Fullest]:
+        """Return the points at which a rank may have the most bytes.
 
-        Each comes with the gradients of the rank's partition that are alive.
+        Each comes with all bytes, and the gradients of the rank's partition that are alive.
         """
+        reduction, own = self._reduction, share.own
+        first = reduction.reduced.get(number, len(reduction.intervals) - 1)
+        large = self._own_large(number)
+        found = [(self._earlier.intervals[0], _NOTHING)] if self._earlier is not None else []
+        if large:
+            found += self._between_large(large, first, own)
+        else:
+            found.append((reduction.most_before(first), _NOTHING))
+            if first + 1 < len(reduction.intervals):
+                found.append((reduction.most_from(first + 1), own))
+        found.append((self._done(large), share.reduced))
+        return [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in found]
+
+    def _between_large(self, large: list[Large], first: int, own: _Alive) -> Iterator[tuple[Point, _Alive]]:
+        """Yield the fullest point of each time between two of which the rank frees a large gradient."""
         intervals = self._reduction.intervals
-        first = self._reduction.reduced.get(number, len(intervals) - 1)
-        if self._earlier is not None:
-            yield self._earlier.intervals[0], ()
-        large = [each for each in self._reduction.kept if number in each.ranks]
-        if not large:
-            yield self._reduction.most_before[first], ()
-            if first + 1 < len(intervals):
-                yield self._reduction.most_from[first + 1], own
-            yield self._done(number), self._state.reduced_on(number)
-            return
         cuts = sorted({0, first + 1, len(intervals), *(each.interval + 1 for each in large)})
         for start, end in pairwise(cuts):
             freed = sum(each.bytes for each in large if each.interval < start)
-            yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else ()
-        yield self._done(number), self._state.reduced_on(number)
+            yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else _NOTHING
 
-    def _done(self, number: int) -> Point:
-        """Return the moment after the last reduction, before the bucket is freed."""
-        kept = sum([each.bytes for each in self._reduction.kept if number in each.ranks])
-        return self._done_by_others.without(kept) if kept else self._done_by_others
+    def _done(self, large: list[Large]) -> Point:
+        """Return the moment after the last reduction, before the bucket is freed, without large gradients."""
+        return self._done_by_others.without(sum([each.bytes for each in large])) if large else self._done_by_others
+
+    def _own_large(self, number: int) -> list[Large]:
+        """Return the large gradients that other ranks keep to the end, and that this rank frees."""
+        return [each for each in self._large if number in each.ranks]
 
     @cached_property
     def _done_by_others(self) -> Point:
@@ -155,7 +221,7 @@ class FlatPeaks:
     @cached_property
     def ranks(self) -> list[Rank]:
         """The memory of each rank."""
-        return [*map(self.rank, range(self._state.partitions.count))]
+        return [*map(self._rank, range(self._state.partitions.count))]
 
     @cached_property
     def _always(self) -> tuple[int, int, int]:
@@ -165,21 +231,16 @@ class FlatPeaks:
 
     def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
         """Return a rank's peak in each phase."""
-        forward, backward, step = self._always
-        return {
-            "forward": forward + self._fullest_forward(rank).bytes,
-            "backward": backward + rank.point.bytes + _bytes(rank.backward),
-            "optimizer_step": step + _bytes(rank.step),
-        }
+        return dict(zip(PHASES, rank.peaks, strict=True))
 
     def peak_of(self, rank: Rank) -> int:
         """Return a rank's highest peak."""
-        return max(self.phases_of(rank).values())
+        return max(rank.peaks)
 
     @cached_property
     def _highest(self) -> list[int]:
         """Each rank's highest peak."""
-        return [*map(self.peak_of, self.ranks)]
+        return [max(rank.peaks) for rank in self.ranks]
 
     @cached_property
     def fullest(self) -> Rank:
@@ -220,9 +281,7 @@ class FlatPeaks:
     def in_backward(self) -> tuple[ResidentTensors, ...]:
         """The tensors of the fullest rank in the backward pass, in addition to what it keeps and the pass itself."""
         point, intervals = self.fullest.point, self._reduction.intervals
-        copied = max([each.copied for each in intervals])
-        large = max([each.large for each in intervals])
-        separate = max([each.separate for each in intervals])
+        copied, large, separate = (max(map(attrgetter(name), intervals)) for name in ("copied", "large", "separate"))
         most = point._replace(has_bucket=True, copied=copied, large=large, separate=separate)
         own, zeros = self._state.gradients_of(self.fullest.number)
         earlier = self._state.partition_of_earlier(self.fullest.number)
@@ -233,7 +292,7 @@ class FlatPeaks:
         number = self.fullest.number
         own = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
-        freed = {each.interval: each.bytes for each in self._reduction.kept if number in each.ranks}
+        freed = {each.interval: each.bytes for each in self._own_large(number)}
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
             max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
@@ -243,20 +302,20 @@ class FlatPeaks:
             line = [
                 max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier.line, strict=True)
             ]
-        line[-1] = max(line[-1], self._done(number).bytes + _bytes(self._state.reduced_on(number)))
+        line[-1] = max(line[-1], self._done(self._own_large(number)).bytes + _bytes(self._state.reduced_on(number)))
         return [shared + most for most in line]
 
     def _operation(self, position: int) -> str:
         """Return the name of the row of the last event before a position of the tape."""
         return self._recording.operation(position)
 
-    def _fullest_forward(self, rank: Rank) -> _ForwardPass:
+    def _fullest_forward(self, accumulated: tuple[ResidentTensors, ...]) -> _ForwardPass:
         """Return the fullest forward pass of a step: the last, with what earlier micro-batches left, or the first."""
-        last = self._forward.with_accumulated(rank.accumulated)
+        last = self._forward.with_accumulated(accumulated)
         return last if self._first is None else max(last, self._first, key=_SIZE)
 
     def _forward_peak(self, rank: Rank) -> Peak:
-        found, carried = self._fullest_forward(rank), self._carried
+        found, carried = self._fullest_forward(rank.accumulated), self._carried
         state = (*self._kept, *found.accumulated)
         throughout = _bytes(state) + carried.bytes
         return Peak(
@@ -291,7 +350,3 @@ class FlatPeaks:
             left=self._left,
             deferred=Deferred(partial(LiveTensors, state, left=self._left)),
         )
-
-
-def _total(point: Fullest) -> int:
-    return point[0].bytes + _bytes(point[1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.inputs.sharding import STAGES
 from calculator.sharding.zero.backward import EPILOGUE
@@ -179,8 +178,8 @@ class FlatStep:
         groups = state.partitions.groups
         largest = state.largest
         for owned in state.owned[self._rank]:
-            if owned.slices:
-                _, size = max(owned.slices, key=lambda each: allocated(each[1], 8) + ALLOCATION_ROUNDING * each[0])
+            if owned.largest is not None:
+                _, size = owned.largest
                 events.free([events.allocate_elements(IN_FLOAT64, size, "float64")])
         for number in (*(at for at in range(len(groups)) if at != largest), largest):
             self._copy(number, is_last=number == largest == len(groups) - 1, stays=number == largest)
