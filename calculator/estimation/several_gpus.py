@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, get_args
 from calculator.common.errors import PlanError, Problem
 from calculator.estimation.model_cache import returns_cache
 from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
+from calculator.methods import Full
+from calculator.methods.low_rank.method import LowRank
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp import problems as fsdp
@@ -97,10 +99,19 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
 
 
 def _layers_apart(request: Request) -> Iterator[Problem]:
-    """Yield why several GPUs are refused with a method that treats layers of a kind differently."""
-    if request.device.count > 1 and request.method.differs_between_layers:
+    """Yield why several GPUs are refused with a method that treats layers of a kind differently.
+
+    Such layers of LoRA and of full fine-tuning are modelled but under ZeRO-3, which gathers each layer's parameters.
+    """
+    method, sharding = request.method, request.device.sharding
+    if request.device.count == 1 or not method.differs_between_layers:
+        return
+    if not isinstance(method, Full | LowRank):
         message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
+    elif sharding == "zero3":
+        message = "settings of single layers are not modelled under zero3: use zero2, fsdp or ddp"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:
