@@ -73,7 +73,7 @@ def parts(
         yield None, before
         own, left = _own(left, prefix)
         if own:
-            yield from _layers(stack, own)
+            yield from _layers(stack, own if len(stack.distinct) == 1 else _of_stack(tensors, prefix), {*map(id, own)})
     yield None, left
 
 
@@ -89,11 +89,23 @@ def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTenso
     return tensors[:end], tensors[end:]
 
 
-def _layers(stack: Stack, tensors: list[ResidentTensor]) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
-    """Return the parameters of each layer. The tensors of one kind of layer follow those of another."""
-    of = _by_layer(stack, tensors)
+def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
+    """Return every parameter of a stack, trained or not."""
+    return [each for each in tensors if (each.parameters or each.trained) and each.name.startswith(prefix)]
+
+
+def _layers(
+    stack: Stack, every: list[ResidentTensor], own: Container[int]
+) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
+    """Yield the parameters of each layer whose identities are among `own`.
+
+    The tensors of one kind of layer follow those of another. Kinds are distinguished by all their tensors: of two kinds
+    with modules of the same names, one may have no trained parameter.
+    """
+    of = _by_layer(stack, every)
+    chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
     for number, layer in enumerate(stack.layers):
-        yield number, of.get(id(layer), ())
+        yield number, chosen[id(layer)]
 
 
 def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
