@@ -73,7 +73,8 @@ def parts(
         yield None, before
         own, left = _own(left, prefix)
         if own:
-            yield from _layers(stack, own if len(stack.distinct) == 1 else _of_stack(tensors, prefix), {*map(id, own)})
+            alike = own[0].count == len(stack.layers)
+            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)})
     yield None, left
 
 
