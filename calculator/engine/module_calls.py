@@ -165,8 +165,7 @@ class _Ends:
 
 def leave(path: str, x: Tensor) -> Tensor:
     """End the call of a module. Return its output."""
-    (x,) = leave_with(path, x)
-    return x
+    return leave_with(path, x)[0] if _marks(x.tape) else x
 
 
 def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:

@@ -28,6 +28,17 @@ class Added:
     #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
 
+    def cast(self, dtype: DType) -> Added:
+        """Return the same parameter in a dtype. dataclasses.replace takes several times as long."""
+        return Added(
+            name=self.name,
+            shape=self.shape,
+            dtype=dtype,
+            trained=self.trained,
+            buffer=self.buffer,
+            gradient_base=self.gradient_base,
+        )
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ModuleSpec:

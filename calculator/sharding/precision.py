@@ -48,5 +48,5 @@ def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec
         return spec
     added = spec.added
     if of_step.adapter_dtype == "model":
-        added = tuple(replace(each, dtype=dtype) for each in added)
+        added = tuple([each.cast(dtype) for each in added])
     return replace(spec, dtype=dtype, added=added, cast_to=dtype)

@@ -5,7 +5,6 @@ Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model; torch/distributed/f
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim, elements, named
@@ -57,7 +56,7 @@ def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:
     if tensor.dtype == dtype:
         return tensor
     size = allocated(elements(tensor.shape), ITEMSIZE[dtype]) * tensor.count
-    return replace(tensor, dtype=dtype, bytes=size)
+    return tensor.stored_as(tensor.shape, dtype, size)
 
 
 def is_sharded(tensor: ResidentTensor) -> bool:
@@ -83,4 +82,4 @@ def shard(tensor: ResidentTensor, count: int) -> ResidentTensor:
         return tensor
     shape = shard_shape(tensor.shape, count)
     size = allocated(elements(shape), ITEMSIZE[tensor.dtype]) * tensor.count
-    return replace(tensor, shape=shape, bytes=size)
+    return tensor.stored_as(shape, tensor.dtype, size)

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections import deque
 from itertools import accumulate, islice
 from math import inf
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE
 from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
 from calculator.sharding.zero3.used_elements import NOTHING, Used, used
@@ -195,16 +195,19 @@ class Coordinator:
         for each in self.parameters:
             each.in_order.clear()
             each.in_containers.clear()
-        trace = self._trace
+        trace, modules = self._trace, dict.fromkeys(self._recorded)
+        has_leaves = any(map(attrgetter("is_leaf"), modules))
         for place, module in enumerate(self._recorded):
             for each in module.parameters:
                 trace.append((each, place))
                 each.in_order.append(place)
-            for each in module.inside:
+            for each in module.inside if has_leaves else ():  # only leaf modules ask for these
                 each.in_containers.append(place)
-        sizes = {module: NOTHING.with_module(module) for module in dict.fromkeys(self._recorded)}
-        own = [sizes[module] for module in self._recorded]
-        inside, outside = (accumulate([each[number] for each in own], initial=0) for number in range(2))
+        sizes = {
+            module: NOTHING.with_module(module) if module.parameters or module.inside else NOTHING for module in modules
+        }
+        own = [*map(sizes.__getitem__, self._recorded)]
+        inside, outside = (accumulate(map(itemgetter(number), own), initial=0) for number in range(2))
         self._before = [*zip(inside, outside, strict=True)]
 
     def fetch(self, module: Module, *, recomputes: bool = False, backward: bool = False) -> None:
@@ -251,13 +254,12 @@ class Coordinator:
         for each in parameters:
             if each.represents > 1 and not in_copies:
                 self.is_apart = True
-            self.sent += self._payload(each)
+            self.sent += each.payload if in_copies else each.payload * each.represents
             each.state = IN_FLIGHT
             self._in_flight[each] = gather
 
     def _payload(self, each: Partitioned) -> int:
-        represents = 1 if self._live.in_copies else each.represents
-        return each.partition * self._sizes.ranks * ITEMSIZE[each.dtype] * represents
+        return each.payload if self._live.in_copies else each.payload * each.represents
 
     def _pass_in_order(self, module: Module) -> None:
         """Remove a module's parameters from the queue, if no prefetch has removed them."""

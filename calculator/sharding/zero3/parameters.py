@@ -6,6 +6,7 @@ Source: deepspeed/runtime/zero/partition_parameters.py.
 from __future__ import annotations
 
 from copy import copy
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -67,6 +68,17 @@ class Live:
         self.most = self.bytes
 
 
+@lru_cache(maxsize=256)
+def _sizes(elements: int, dtype: DType, count: int) -> tuple[int, int, int, int]:
+    """Return the elements of a partition, and the bytes of a parameter: whole, with padding, and of all partitions.
+
+    They are cached because layers are alike.
+    """
+    partition, item = -(-elements // count), ITEMSIZE[dtype]
+    padded = partition * count
+    return partition, allocated(elements, item), allocated(padded, item), padded * item
+
+
 class Partitioned:
     """A parameter: its sizes, and its state while a step runs."""
 
@@ -79,6 +91,7 @@ class Partitioned:
         "key",
         "order",
         "partition",
+        "payload",
         "persists",
         "represents",
         "state",
@@ -96,12 +109,9 @@ class Partitioned:
         self.trained, self.persists = trained, persists
         #: The number of copies of its layer that it represents.
         self.represents = 1
-        #: The number of elements of a rank's partition.
-        self.partition = -(-elements // count)
-        item = ITEMSIZE[dtype]
-        #: The bytes of the whole parameter, without and with padding.
-        self.whole = allocated(elements, item)
-        self.with_padding = allocated(self.partition * count, item)
+        #: The number of elements of a rank's partition, the bytes of the whole parameter, without and with padding, and
+        #: those that all ranks have together, which an all-gather results in.
+        self.partition, self.whole, self.with_padding, self.payload = _sizes(elements, dtype, count)
         self.state = PARTITIONED
         self.storage: Storage | None = None
         #: The modules that are using it.
