@@ -65,6 +65,21 @@ class ModuleSpec:
     #: The dtype that every parameter is cast to after the method is applied. None if each keeps its own.
     cast_to: DType | None = None
 
+    def cast(self, dtype: DType, added: tuple[Added, ...]) -> ModuleSpec:
+        """Return the spec whose parameters are cast to a dtype, with other added parameters."""
+        return ModuleSpec(
+            dtype=dtype,
+            trained=self.trained,
+            quantization=self.quantization,
+            added=added,
+            keeps_after_a=self.keeps_after_a,
+            copied=self.copied,
+            copy_dtype=self.copy_dtype,
+            original_in_file=self.original_in_file,
+            runs=self.runs,
+            cast_to=dtype,
+        )
+
     def dtype_of(self, parameter: Parameter) -> DType:
         """Return a parameter's dtype: its own if it has one, else the model's.
 

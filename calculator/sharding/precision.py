@@ -49,4 +49,4 @@ def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec
     added = spec.added
     if of_step.adapter_dtype == "model":
         added = tuple([each.cast(dtype) for each in added])
-    return replace(spec, dtype=dtype, added=added, cast_to=dtype)
+    return spec.cast(dtype, added)

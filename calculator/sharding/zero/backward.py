@@ -89,10 +89,27 @@ class Stretch:
 class BackwardPass:
     """The moments of one backward pass, with every copy of the repeated layers."""
 
-    __slots__ = ("_base", "_last", "_marks", "_positions", "_recording", "_repetition", "end", "runs")
+    __slots__ = (
+        "_base",
+        "_copies",
+        "_growth",
+        "_last",
+        "_marks",
+        "_positions",
+        "_recording",
+        "_repetition",
+        "_window",
+        "end",
+        "runs",
+    )
 
     def __init__(self, tape: Tape, repetition: Repetition, recording: Recording) -> None:
         self._repetition, self._recording = repetition, recording
+        windows = recording.windows
+        #: The window of the repeated layers, their copies, and the bytes by which each exceeds the copy before it.
+        self._window: Window | None = windows[1] if len(windows) > 1 else None
+        self._copies = self._window.copies if self._window is not None else 0
+        self._growth = recording.curve.growth[1] if self._window is not None else 0
         marks = {label: at for at, label in tape.marks}
         self._base, self._last = _curves(recording)
         start, end = marks["backward"], marks[EPILOGUE]
@@ -106,37 +123,26 @@ class BackwardPass:
         #: Lists of stretches that run one after the other, once for each of their copies.
         self.runs = [*self._runs(start, end)]
         #: The moment at which DeepSpeed reduces the remaining gradients.
-        self.end = At(self._bytes(end, self._copies()), end, self._copies())
+        self.end = At(self._bytes(end, self._copies), end, self._copies)
 
     def alive(self, at: At, resident_tensors: Sequence[ResidentTensors]) -> LiveTensors:
         """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
         repeats = tuple(at.copy if number == 1 else each.copies for number, each in enumerate(recording.windows))
         of_row, freed = recording.storages.kinds.of_row, {}
-        if at.copy == self._copies():
+        if at.copy == self._copies:
             # The recording includes tables that only the copies before the last one still keep.
             freed = {of_row[row]: -1 for row in recording.retained_at(at.event)}
         moment = Moment(event=at.event, bytes=at.bytes, repeats=repeats)
         return recording.alive(moment, resident_tensors, StorageCounts(recording.storages, freed))
 
-    def _window(self) -> Window | None:
-        windows = self._recording.windows
-        return windows[1] if len(windows) > 1 else None
-
-    def _copies(self) -> int:
-        window = self._window()
-        return window.copies if window is not None else 0
-
-    def _growth(self) -> int:
-        return self._recording.curve.growth[1] if self._window() is not None else 0
-
     def _bytes(self, position: int, copy: int) -> int:
         """Return the bytes alive before the event at a position."""
-        base = self._last if copy == self._copies() else self._base
-        return base[position] + copy * self._growth()
+        base = self._last if copy == self._copies else self._base
+        return base[position] + copy * self._growth
 
     def _runs(self, start: int, end: int) -> Iterator[list[Stretch]]:
-        window = self._window()
+        window = self._window
         if window is None:
             yield self._stretches(start, end, range(1))
             return
@@ -152,7 +158,7 @@ class BackwardPass:
         """Return the stretches between two positions."""
         if not copies:
             return []
-        growth, back, copy = self._growth(), self._repetition.end - self._repetition.start, copies[0]
+        growth, back, copy = self._growth, self._repetition.end - self._repetition.start, copies[0]
         found: list[Stretch] = []
         hooks: list[Hook] = []
         at, most, enters = start, None, False
@@ -172,16 +178,16 @@ class BackwardPass:
 
     def _at(self, position: int, copy: int) -> At:
         """Return the moment before the event at a position, in one copy of the layers."""
-        base = self._last if copy == self._copies() else self._base
-        return At(base[position] + copy * self._growth(), position, copy)
+        base = self._last if copy == self._copies else self._base
+        return At(base[position] + copy * self._growth, position, copy)
 
     def _fullest(self, most: At | None, start: int, end: int, copy: int) -> At | None:
         """Return the fullest of a moment and of those after the events between two positions."""
         if end <= start:
             return most
-        base = self._last if copy == self._copies() else self._base
+        base = self._last if copy == self._copies else self._base
         size = max(base[start + 1 : end + 1])
-        total = size + copy * self._growth()
+        total = size + copy * self._growth
         return most if most is not None and most.bytes >= total else At(total, base.index(size, start + 1), copy)
 
     def _layer(self, position: int, copy: int) -> int:

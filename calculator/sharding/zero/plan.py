@@ -138,10 +138,10 @@ class Stream:
 
     def moved_by(self, copy: int) -> Callable[[Place], Place]:
         """Return a function that returns the place in another copy for a place in the first copy."""
-        starts = (
-            (self._partitions.start(self.stretch.key_in(key, copy)), offset) for key, offset in self._first_of.values()
-        )
-        moves = {group.number: (group.at, start - offset) for (group, start), offset in starts}
+        moves = {}
+        for number, (key, offset) in self._first_of.items():
+            group, start = self._partitions.start(self.stretch.key_in(key, copy))
+            moves[number] = group.at, start - offset
 
         def moved(place: Place) -> Place:
             at, by = moves[place.group]

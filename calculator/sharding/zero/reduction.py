@@ -152,9 +152,11 @@ class Reduction:
         sizes, up_to, _ = self._sizes
         return self.intervals[sizes.index(up_to[interval])]
 
-    def most_from(self, interval: int) -> Point:
-        """Return the fullest point from an interval on, the first one if several are equal."""
+    def most_from(self, interval: int) -> Point | None:
+        """Return the fullest point from an interval on, the first one if several are equal. None after the last one."""
         sizes, _, after = self._sizes
+        if interval == len(sizes):
+            return None
         return self.intervals[sizes.index(after[-1 - interval], interval)]
 
     @cached_property

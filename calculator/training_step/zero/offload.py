@@ -7,7 +7,7 @@ async_inplace_copy_grad_to_fp32_buffer_from_gpu.
 from __future__ import annotations
 
 from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import STAGES
@@ -45,13 +45,15 @@ class OffloadedPeaks(FlatPeaks):
         """Return the number of norms, which is all that ranks differ by outside the backward pass."""
         return len(self._reduction.copies.get(number, ()))
 
-    def _candidates(self, number: int, share: _Share) -> list[Fullest]:  # noqa: ARG002
-        """Return the points at which a rank may have the most bytes, with the norms and copies that are alive there."""
-        return [(point.bytes + _bytes(alive), point, alive) for point, alive in self._points(number)]
+    def _fullest_point(self, number: int, share: _Share) -> Fullest:  # noqa: ARG002
+        """Return the fullest point of a rank in the backward pass, with the norms and copies that are alive there."""
+        points = self._points(number)
+        return max(((point.bytes + _bytes(alive), point, alive) for point, alive in points), key=itemgetter(0))
 
     def _points(self, number: int) -> Iterator[tuple[Point, tuple[ResidentTensor, ...]]]:
+        """Yield the points at which a rank may have the most bytes."""
         intervals, copies = self._reduction.intervals, self._reduction.copies.get(number, [])
-        large = self._own_large(number)
+        large = self._large.get(number, [])
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
         for start, end, kept in self._of_earlier(number):
@@ -91,7 +93,7 @@ class OffloadedPeaks(FlatPeaks):
         """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
         copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
-        large = self._own_large(number)
+        large = self._large.get(number, [])
         shared = sum(tensor.bytes for tensor in self._kept)
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]
         line = []

@@ -138,7 +138,12 @@ class FlatPeaks:
         self._shares: dict[Hashable, _Share] = {}
         self._passed = BackwardPass(run.tape, run.repetition, recording)
         self._reduction = Reduction(state.plan).run(self._passed)
-        self._large = self._reduction.kept
+        #: By rank, the large gradients that other ranks keep to the end, and that it frees.
+        self._large: dict[int, list[Large]] = {}
+        for each in self._reduction.kept:
+            for number in each.ranks:
+                self._large.setdefault(number, []).append(each)
+        self._fullest_points: dict[tuple[Hashable, ...], Fullest] = {}
         earlier = state.earlier_plan
         self._earlier = Reduction(earlier).earlier(self._passed) if earlier is not None else None
         self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
@@ -147,7 +152,7 @@ class FlatPeaks:
     def _rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
         share = self._share(number)
-        most, point, added = max(self._candidates(number, share), key=itemgetter(0))
+        most, point, added = self._fullest_point(number, share)
         peaks = share.forward, self._always[1] + share.earlier.bytes + most, self._always[2] + share.step.bytes
         return Rank(number, share.accumulated, (*share.earlier.tensors, *added), point, share.step.tensors, peaks)
 
@@ -178,23 +183,29 @@ class FlatPeaks:
             steps[alike] = OptimizerStep(self._state, number, gradients).fullest
         return steps[alike]
 
-    def _candidates(self, number: int, share: _Share) -> list[Fullest]:
-        """Return the points at which a rank may have the most bytes.
+    def _fullest_point(self, number: int, share: _Share) -> Fullest:
+        """Return the fullest point of a rank in the backward pass, the first one if several are equal.
 
-        Each comes with all bytes, and the gradients of the rank's partition that are alive.
+        Ranks that are alike have the same one if the fullest points before and after they get their buffers are.
         """
-        reduction, own = self._reduction, share.own
+        reduction = self._reduction
         first = reduction.reduced.get(number, len(reduction.intervals) - 1)
-        large = self._own_large(number)
-        found = [(self._earlier.intervals[0], _NOTHING)] if self._earlier is not None else []
-        if large:
-            found += self._between_large(large, first, own)
-        else:
-            found.append((reduction.most_before(first), _NOTHING))
-            if first + 1 < len(reduction.intervals):
-                found.append((reduction.most_from(first + 1), own))
-        found.append((self._done(large), share.reduced))
-        return [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in found]
+        large = self._large.get(number)
+        if large is not None:
+            return self._fullest_of([*self._between_large(large, first, share.own)], large, share)
+        before, after = reduction.most_before(first), reduction.most_from(first + 1)
+        key = id(share), id(before), id(after)
+        if key not in self._fullest_points:
+            points = [(before, _NOTHING)] if after is None else [(before, _NOTHING), (after, share.own)]
+            self._fullest_points[key] = self._fullest_of(points, [], share)
+        return self._fullest_points[key]
+
+    def _fullest_of(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> Fullest:
+        """Return the fullest of some points, of an earlier micro-batch, and of the end of the backward pass."""
+        earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
+        every = (*earlier, *points, (self._done(large), share.reduced))
+        found = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
+        return max(found, key=itemgetter(0))
 
     def _between_large(self, large: list[Large], first: int, own: _Alive) -> Iterator[tuple[Point, _Alive]]:
         """Yield the fullest point of each time between two of which the rank frees a large gradient."""
@@ -207,10 +218,6 @@ class FlatPeaks:
     def _done(self, large: list[Large]) -> Point:
         """Return the moment after the last reduction, before the bucket is freed, without large gradients."""
         return self._done_by_others.without(sum([each.bytes for each in large])) if large else self._done_by_others
-
-    def _own_large(self, number: int) -> list[Large]:
-        """Return the large gradients that other ranks keep to the end, and that this rank frees."""
-        return [each for each in self._large if number in each.ranks]
 
     @cached_property
     def _done_by_others(self) -> Point:
@@ -292,7 +299,7 @@ class FlatPeaks:
         number = self.fullest.number
         own = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
-        freed = {each.interval: each.bytes for each in self._own_large(number)}
+        freed = {each.interval: each.bytes for each in self._large.get(number, [])}
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
             max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
@@ -302,7 +309,7 @@ class FlatPeaks:
             line = [
                 max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier.line, strict=True)
             ]
-        line[-1] = max(line[-1], self._done(self._own_large(number)).bytes + _bytes(self._state.reduced_on(number)))
+        line[-1] = max(line[-1], self._done(self._large.get(number, [])).bytes + _bytes(self._state.reduced_on(number)))
         return [shared + most for most in line]
 
     def _operation(self, position: int) -> str:
