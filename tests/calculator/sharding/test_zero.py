@@ -14,8 +14,10 @@ from calculator.estimation.series import SeriesCache
 from calculator.inputs.sharding import ZeroOptimization
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.zero.backward import At, Hook, Stretch
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.partitions import Partitions, Pattern
+from calculator.sharding.zero.plan import Stream
 from calculator.sharding.zero.state import FlatState
 from tests.paths import CASE_FILES
 
@@ -99,6 +101,31 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
         assert {(at, part) for at, (part, _) in enumerate(mine)} >= {*own.slices}
         largest = max(((part, at) for at, (part, _) in enumerate(mine)), default=None)
         assert max(((part, at) for at, part in own.slices), default=None) == largest
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("bucket", [10_000, 70_000, 10**8])
+def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accumulation, bucket, monkeypatch):
+    body = request(sharding, 24, zero={"reduce_bucket_size": bucket}, gradient_accumulation_steps=accumulation)
+    shared = training_step(body).flat
+    assert len({*shared._state.alike}) < 24  # some ranks share
+    monkeypatch.setattr(FlatState, "alike", range(24))
+    assert training_step(body).flat.ranks == shared.ranks
+
+
+def test_gradients_of_a_copy_have_the_places_of_its_parameters():
+    sizes = {"a.*.w": 6, "a.*.v": 5, "a.*.norm": 2}
+    groups = [["a.*.w", "a.*.v"], ["a.*.norm"]]
+    patterns = [Pattern(names, [sizes[name] for name in names]) for names in groups]
+    partitions = Partitions([[(layer, pattern) for layer in range(4)] for pattern in patterns], 3)
+    at = At(0, 0, 0)
+    hooks = [Hook(at, Key(name, 3), 0, at) for name in ("a.*.norm", "a.*.v", "a.*.w")]
+    stretch = Stretch(hooks, None, range(4), 0, 1, enters=False)
+    stream = Stream(stretch, partitions)
+    for copy in range(4):
+        moved = [*map(stream.moved_by(copy), stream.places)]
+        assert moved == [partitions.place(Key(hook.key.name, 3 - copy)) for hook in hooks]
 
 
 def test_masters_and_states_are_of_one_partition_and_weights_are_whole():
