@@ -13,20 +13,22 @@ TRAINING = {"autocast": "bfloat16", "gradient_checkpointing": True}
 
 
 @pytest.mark.parametrize(
-    ("sharding", "method", "most"),
+    ("sharding", "count", "method", "most"),
     [
-        ("ddp", {"name": "full"}, 44_000),
-        ("ddp", QLORA, 69_000),
-        ("fsdp", {"name": "full"}, 71_000),
-        ("fsdp", {**QLORA, "quant_storage": "bfloat16"}, 123_000),
-        ("zero1", {"name": "full"}, 72_000),
-        ("zero2", LORA, 58_000),
-        ("zero3", {"name": "full"}, 97_000),
-        ("zero3", QLORA, 285_000),
+        ("ddp", 8, {"name": "full"}, 44_000),
+        ("ddp", 8, QLORA, 69_000),
+        ("fsdp", 8, {"name": "full"}, 63_000),
+        ("fsdp", 8, {**QLORA, "quant_storage": "bfloat16"}, 113_000),
+        ("zero1", 8, {"name": "full"}, 56_500),
+        ("zero1", 64, {"name": "full"}, 65_500),
+        ("zero2", 8, LORA, 51_500),
+        ("zero2", 64, QLORA, 63_000),
+        ("zero3", 8, {"name": "full"}, 89_000),
+        ("zero3", 8, QLORA, 261_000),
     ],
 )
-def test_a_first_estimate_executes_few_lines(sharding, method, most):
-    device = {"count": 8, "sharding": sharding}
+def test_a_first_estimate_executes_few_lines(sharding, count, method, most):
+    device = {"count": count, "sharding": sharding}
     body = {"model": "meta-llama/Llama-3.1-70B", "method": method, "training": TRAINING, "device": device}
     request = parse_request({**body, "reserved": "rule"})
     estimate(request, SeriesCache())

@@ -1,6 +1,7 @@
 """ZeRO's stages 1 and 2: partitions, reductions in buckets, the step of each rank, and what is refused."""
 
 import json
+import random
 from itertools import accumulate
 
 import pytest
@@ -105,13 +106,30 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("bucket", [10_000, 70_000, 10**8])
-def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accumulation, bucket, monkeypatch):
-    body = request(sharding, 24, zero={"reduce_bucket_size": bucket}, gradient_accumulation_steps=accumulation)
-    shared = training_step(body).flat
-    assert len({*shared._state.alike}) < 24  # some ranks share
-    monkeypatch.setattr(FlatState, "alike", range(24))
-    assert training_step(body).flat.ranks == shared.ranks
+@pytest.mark.parametrize(("bucket", "length"), [(10_000, 1024), (70_000, 64), (70_000, 1024), (10**8, 1024)])
+def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accumulation, bucket, length):
+    sizes = {"gradient_accumulation_steps": accumulation, "sequence_length": length}
+    flat = training_step(request(sharding, 24, zero={"reduce_bucket_size": bucket}, **sizes)).flat
+    ranks, known = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
+    assert len(flat._shares) < 24  # some ranks share
+    for rank in ranks:
+        for each in known:
+            each.clear()
+        assert flat._rank(rank.number) == rank
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rank_has_the_fullest_point_of_all_intervals(seed):
+    chance = random.Random(seed)
+    flat = training_step(request("zero2", 24, zero={"reduce_bucket_size": 10_000})).flat
+    reduction, always = flat._reduction, flat._always[1]
+    more = 40 * max(point.bytes for point in reduction.intervals)
+    reduction.intervals = [point._replace(bytes=more + chance.randrange(600_000)) for point in reduction.intervals]
+    sizes = [point.bytes for point in reduction.intervals]
+    for rank in flat.ranks:
+        first, (own, _) = reduction.reduced[rank.number], flat._state.gradients_of(rank.number)
+        gradients = sum(each.bytes for each in own)
+        assert rank.peaks[1] == always + max(*sizes[: first + 1], *[size + gradients for size in sizes[first + 1 :]])
 
 
 def test_gradients_of_a_copy_have_the_places_of_its_parameters():
