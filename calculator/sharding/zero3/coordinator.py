@@ -319,14 +319,13 @@ class Coordinator:
         """
         if self._mode != COMPLETE:
             return module.parameters
-        step, skipped = self._step, self._fetched_for
+        step, skipped, of_leaf = self._step, self._fetched_for, module.is_leaf
         found = self._released.get((module.number, step))
         if found is None:
-            found = self._released[module.number, step] = [
-                each
-                for each in module.parameters
-                if not (each.persists or skipped.get(each, -1) > step) and self._is_far(each, of_leaf=module.is_leaf)
-            ]
+            found = self._released[module.number, step] = []
+            for each in module.parameters:
+                if not (each.persists or skipped.get(each, -1) > step) and self._is_far(each, of_leaf=of_leaf):
+                    found.append(each)
         return found
 
     def _is_far(self, each: Partitioned, *, of_leaf: bool) -> bool:
@@ -337,16 +336,17 @@ class Coordinator:
         zero (__params_to_release).
         """
         step, before, most = self._step, self._before, self._sizes.max_reuse_distance
-        places = (each.in_order, each.in_containers) if of_leaf else (each.in_order,)
-        uses = [found[bisect_left(found, step)] for found in places if found and found[-1] >= step]
-        if not uses:
+        following = _next(each.in_order, step)
+        if of_leaf and each.in_containers:
+            inside = _next(each.in_containers, step)
+            following = inside if following is None or (inside is not None and inside < following) else following
+        if following is None:
             return True
-        following = min(uses)
         number = 0 if of_leaf else 1
         distance = before[following][number] - before[step][number]
-        if distance >= most:
-            return True
         between = self._skipped[self._passed :]
+        if distance >= most or not between:
+            return distance >= most
         return distance + sum([skipped[number] for place, skipped in between if place <= following]) >= most
 
     def _release(self, each: Partitioned) -> None:
@@ -425,6 +425,12 @@ class Coordinator:
     def _partition(self) -> None:
         for each in self.parameters:
             each.release()
+
+
+def _next(places: Sequence[int], step: int) -> int | None:
+    """Return the first of some sorted indices from a step on, or None."""
+    at = bisect_left(places, step)
+    return places[at] if at < len(places) else None
 
 
 def _stays(parameter: Partitioned) -> bool:

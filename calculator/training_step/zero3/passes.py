@@ -236,9 +236,11 @@ class Passes:
         found = self._fullest.get(key)
         if found is None:
             middle = self._program.backward + 1
-            ranges = [(start, middle), (middle, end)] if start < middle < end else [(start, end)]
-            most = [(first, max(base[first:last])) for first, last in ranges]
-            found = self._fullest[key] = [(first, base.index(size, first), size) for first, size in most]
+            if start < middle < end:
+                found = [_fullest(base, start, middle), _fullest(base, middle, end)]
+            else:
+                found = [_fullest(base, start, end)]
+            self._fullest[key] = found
         return found
 
     def _read(self, reading: Reading) -> None:
@@ -304,3 +306,9 @@ class Passes:
             else:
                 self.backward = found
         reducing.reset()
+
+
+def _fullest(base: Sequence[int], start: int, end: int) -> tuple[int, int, int]:
+    """Return the start of a range of events, the first of its fullest moments, and the bytes there."""
+    size = max(base[start:end])
+    return start, base.index(size, start), size
