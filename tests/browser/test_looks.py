@@ -215,6 +215,12 @@ def test_the_reasons_of_an_interval_fit_a_phone(open_page):
     assert_as_wide_as_the_screen(page, 320)
 
 
+def test_a_refusal_with_a_long_name_fits_a_phone(open_page):
+    page = open_page("/?model=gpt2&method=full&unfrozen_parameters=h.3", viewport={"width": 320, "height": 800})
+    assert "model.layers.0.mlp.down_proj.weight" in page.locator("#verdict").inner_text()
+    assert_as_wide_as_the_screen(page, 320)
+
+
 def test_the_first_page_does_not_shift_while_it_loads(open_page):
     page = open_page()
     wait_for_charts(page)
