@@ -135,10 +135,11 @@ def _of_loaded_whole(resident: ResidentState) -> int:
 def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
     """Return the rule's estimate while a trainer generates, in bytes.
 
-    It counts what the run keeps and the blocks of the passes. If it is at most `least`, what is returned may be less.
+    It counts what the run keeps, and the blocks of the passes or of the gather before them. If it is at most `least`,
+    what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = 0
+    passes = in_segments(Counter(sizes(step.before_generation)))
     for each in step.generation:
         if each.bound is None or in_segments(each.bound()) > max(passes, least - kept):
             passes = max(passes, in_segments(peak_counts(each.recording)))

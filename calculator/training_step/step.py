@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
@@ -147,13 +148,18 @@ class TrainingStep:
 
     def _before_generation(self, always: TensorGroup) -> Iterator[Peak]:
         """Yield the peak while weights are gathered from the host, before `generate` runs. Nothing without offload."""
+        if self.before_generation:
+            state = TensorGroup((*always, *self.before_generation))
+            yield _last("deepspeed: gather for generate", state, self.carried)._replace(phase="generation")
+
+    @property
+    def before_generation(self) -> tuple[ResidentTensors, ...]:
+        """The copies of offloaded weights that are gathered for `generate`, and its prompts. None without offload."""
         training = self.resident.prepared.training
-        batch, copied = (
-            trainer_of(training).generation(training),
-            self.partitioned and self.partitioned.copied_to_generate,
-        )
+        batch = trainer_of(training).generation(training)
+        copied = self.partitioned.copied_to_generate if self.partitioned is not None else ()
         if batch is None or not copied:
-            return
+            return ()
         prompts = ResidentTensor(
             name="prompt_ids, prompt_mask",
             shape=(batch.rows, batch.prompt),
@@ -162,8 +168,7 @@ class TrainingStep:
             count=2,
             base=False,
         )
-        state = TensorGroup((*always, *copied, prompts))
-        yield _last("deepspeed: gather for generate", state, self.carried)._replace(phase="generation")
+        return (*copied, prompts)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step."""

@@ -72,3 +72,32 @@ def test_tensors_that_a_step_leaves_are_alive_in_the_next_forward_pass():
     replayed = estimate(parse_request(body | {"reserved": "replay"})).memory
     assert ruled.peak_phase == "forward"
     assert ruled.peak_reserved_bytes >= replayed.peak_reserved_bytes >= replayed.peak_allocated_bytes
+
+
+@pytest.mark.parametrize("trainer", ["trl-grpo", "trl-rloo"])
+def test_the_rule_counts_offloaded_weights_that_are_gathered_to_generate(trainer):
+    """All copies of partitions are on the GPU while all weights are gathered, before any pass of generate."""
+    memory = estimate(
+        parse_request(
+            {
+                "model": "mistralai/Mistral-7B-v0.3",
+                "method": {"name": "full"},
+                "training": {
+                    "trainer": trainer,
+                    "autocast": "bfloat16",
+                    "sequence_length": 512,
+                    "micro_batch_size": 8,
+                    "num_generations": 8,
+                    "max_completion_length": 256,
+                    "deepspeed": {
+                        "zero_optimization": {
+                            "offload_param": {"device": "cpu"},
+                            "offload_optimizer": {"device": "cpu"},
+                        }
+                    },
+                },
+                "device": {"count": 4, "sharding": "zero3"},
+            }
+        )
+    ).memory
+    assert memory.peak_reserved_bytes > memory.peak_allocated_bytes

@@ -22,6 +22,7 @@ OF_TRAINING = {
     "saved_bytes",
     "statistics",
     "trains_biases",
+    "trains_part",
     "warnings",
 }
 
@@ -38,6 +39,7 @@ OF_PLANS = {
     "quantizes_base",
     "rank_multiple",
     "refuses_4_bits",
+    "refuses_merging",
     "refuses_unmerged",
     "title",
 }

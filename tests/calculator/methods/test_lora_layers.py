@@ -146,9 +146,9 @@ def test_settings_that_peft_refuses_are_refused(settings, loc, message):
     assert message in found[0][1]
 
 
-def test_single_layers_are_refused_on_several_gpus():
-    device = {"count": 2, "sharding": "ddp"}
-    assert ("device.count", "settings of single layers") in [
+def test_single_layers_are_refused_under_zero_3():
+    device = {"count": 2, "sharding": "zero3"}
+    assert ("device.sharding", "settings of single layers") in [
         (loc, message[:25]) for loc, message in refusal(device=device, layers_to_transform=[0])
     ]
 

@@ -69,10 +69,9 @@ def test_a_wrong_setting_of_the_trainer_is_refused_at_its_place(training, loc, s
     assert says in problem.msg
 
 
-def test_accumulated_steps_that_zero3_refuses_are_placed_at_the_batch_that_decides_them():
-    body = {**BODY, "device": {"gpu": "H100", "count": 8, "sharding": "zero3"}, "training": {"trainer": "trl-grpo"}}
-    body["training"] |= {"use_vllm": True, "beta": 0.04}
+def test_a_batch_that_the_trainer_refuses_is_placed_at_the_need_that_decides_it():
+    body = {**BODY, "needs": {"effective_batch_size": 1}, "training": {"trainer": "trl-kto"}}
     with pytest.raises(PlanError) as refused:
         plan(parse_plan(body))
     placed = {problem.loc: problem.msg for problem in refused.value.problems}
-    assert placed["needs.effective_batch_size"].startswith("gradient_accumulation_steps is 2: ")
+    assert placed["needs.effective_batch_size"].startswith("micro_batch_size is 1: ")

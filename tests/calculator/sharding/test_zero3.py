@@ -216,7 +216,6 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
     ("loc", "changes"),
     [
         ("model", {"model": "facebook/opt-125m"}),
-        ("model", {"model": "allenai/OLMoE-1B-7B-0924"}),
         ("method.name", {"method": {"name": "prompt"}}),
         (
             "method.lora_dropout",
