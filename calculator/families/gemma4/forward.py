@@ -91,7 +91,8 @@ def _last_position(context: Context, hidden_states: Tensor) -> Tensor:
     if hidden_states.shape[1] == 1 or context.attention == "flash_attention_2":
         return hidden_states
     own = context.passed.per_layer_inputs
-    context.passed.per_layer_inputs = ops.narrow(own, (own.shape[0], 1, *own.shape[2:]))
+    if own is not None:
+        context.passed.per_layer_inputs = ops.narrow(own, (own.shape[0], 1, *own.shape[2:]))
     *tables, position_ids = context.position_tables
     context.position_tables = (*(ops.narrow(x, (x.shape[0], 1, x.shape[2])) for x in tables), position_ids)
     context.masks = {
