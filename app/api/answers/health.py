@@ -7,4 +7,4 @@ class Health(Answer):
     """The state of the service."""
 
     status: str = described("Always ok: the service answers.", "ok")
-    version: str = described("The version of Headroom.", "0.3.0")
+    version: str = described("The version of Headroom.", "0.4.0")
