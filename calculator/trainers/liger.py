@@ -187,13 +187,20 @@ def forward_of_second(model: Model, training: Training) -> DecoderForward:
     forward = forward_of(model)
     if not is_patched(model, training) or PATCHES[model.model_type].rotate is None:
         return forward
-    layer, patched = forward.layer, forward_for(model, training).layer
+    return replace(forward, layer=_with_rotation(forward.layer, forward_for(model, training).layer))
+
+
+def _with_rotation(layer: Sublayer, patched: Sublayer) -> Sublayer:
+    """Return a layer with the rotation of a patched one."""
+    if isinstance(layer, partial):  # what runs around the family's layer
+        assert isinstance(patched, partial)
+        return partial(layer.func, _with_rotation(layer.args[0], patched.args[0]))
     assert isinstance(layer, SequentialLayer)
     assert isinstance(patched, SequentialLayer)
     attention, other = layer.attention, patched.attention
     assert isinstance(attention, SelfAttention)
     assert isinstance(other, SelfAttention)
-    return replace(forward, layer=replace(layer, attention=replace(attention, rotate=other.rotate)))
+    return replace(layer, attention=replace(attention, rotate=other.rotate))
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:

@@ -124,3 +124,9 @@ def test_a_cast_that_autocast_cached_in_one_chunk_is_there_in_the_next():
     training |= {"gradient_checkpointing": True, "gradient_accumulation_steps": 2, "padding": True}
     memory = estimate(request({"name": "full"}, {"config": config}, **training)).memory
     assert [phase.peak_bytes for phase in memory.phases] == [22_087_680, 21_722_112, 23_164_928]
+
+
+def test_a_reference_has_the_rotation_of_a_layer_that_runs_inside_a_function():
+    body = {"model": "google/gemma-2-2b", "method": {"name": "full"}, "reserved": "rule"}
+    training = {"trainer": "trl-grpo", "use_vllm": True, "beta": 0.04, "use_liger_kernel": True, "micro_batch_size": 8}
+    assert estimate(parse_request({**body, "training": {**training, "sequence_length": 256}})).memory.phases
