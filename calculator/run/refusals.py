@@ -182,11 +182,11 @@ def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
     if request.run.evaluates and liger.computes_logits(model, request.estimate.training):
         message = f"evaluation of {model.model_type} with Liger's loss is not modelled: use false, or eval_strategy no"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
-    estimate = request.estimate
+    estimate, gathers = request.estimate, request.run.compute_metrics and not request.run.prediction_loss_only
     trained = trainer_of(estimate.training).model(model, estimate.stack)
-    if request.run.evaluates and (trained.adds_router_loss or model.config.get("output_router_logits")):
-        message = "evaluation with the routers' loss is not modelled: switch it off, or use run.eval_strategy no"
-        yield Problem(loc="model.config", msg=message, input=True)
+    if request.run.evaluates and gathers and (trained.adds_router_loss or model.config.get("output_router_logits")):
+        message = "it gathers the routers' logits too, which is not modelled: use false, or prediction_loss_only"
+        yield Problem(loc="run.compute_metrics", msg=message, input=True)
 
 
 def whole_model_files(model: Model) -> str | None:

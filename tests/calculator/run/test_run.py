@@ -329,6 +329,14 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ({"method": {"name": "qlora"}, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
         ({"method": {"name": "prefix"}, "run": {"merge_and_unload": True}}, "run.merge_and_unload"),
         ({"run": {"evaluate": "steps"}}, "run.evaluate"),
+        (
+            {
+                "model": "Qwen/Qwen3-30B-A3B",
+                "training": {"trainer": "trl-sft"},
+                "run": {"eval_strategy": "steps", "compute_metrics": True},
+            },
+            "run.compute_metrics",
+        ),
     ],
     ids=str,
 )
