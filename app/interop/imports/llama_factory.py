@@ -110,7 +110,7 @@ def _freeze(keys: Keys, model: Model | None) -> dict[str, Any]:
         raise refusal("content.finetuning_type", message, "freeze")
     count = len(model.decoder.layers)
     if not layers or (spread and (layers < 0 or count % layers)):
-        message = f"cannot choose these of {count} layers: use a number from 1 on that divides it with use_llama_pro"
+        message = f"chooses none of {count} layers: use 1 to {count}" + (", a divisor of that" if spread else "")
         raise refusal("content.freeze_trainable_layers", message, layers)
     choice = FrozenLayers(layers=layers, modules=modules, extra=extra, spread=spread)
     return {"name": "full", "unfrozen_parameters": [*choice.patterns(model)]}
