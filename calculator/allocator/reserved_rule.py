@@ -256,8 +256,8 @@ def _left_by_layers(step: TrainingStep) -> int:
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer could need more segments, the step is interpreted with that layer. If one that has more
-    tensors alive than it should could need fewer, it is interpreted as it is.
+    If a skipped first layer could need more segments, the step is interpreted with that layer. If one with too many
+    live tensors could need fewer, the layer's own events are used.
     """
     counts, copies = _peak_counts(step), step.run.copies
     if copies.bounds_first:

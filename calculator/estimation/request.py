@@ -70,7 +70,7 @@ class ReservedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices(ReservedMemory):
-    """The request's own options, beside its objects."""
+    """The options of a request that are not part of its model, method, training or device."""
 
     accounting: Literal["exact", "textbook"] = _setting(
         "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."

@@ -69,7 +69,7 @@ class ServedMethod(Method):
         return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
     def copy_name(self, path: str) -> CopyName | None:
-        """Return the name of a module's copy beside its original, which merging replaces."""
+        """Return the name of the trained copy that merging puts in place of its original."""
         return None if self.merged else self.method.copy_name(path)
 
     def hidden_dtype(self, training: Training) -> DType:

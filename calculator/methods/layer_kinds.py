@@ -22,7 +22,7 @@ def full_name(path: str, module: Module) -> str:
 def split(model: Model, treatment: Callable[[str, Module], Hashable]) -> Model:
     """Return the model with a kind of layer for each treatment of the modules in it.
 
-    `treatment` gets a module's full name and the module. A model that is split already is returned as it is.
+    `treatment` gets a module's full name and the module. A model that is split already is returned unchanged.
     """
     if any(module.layer is not None for module in model.modules):
         return model

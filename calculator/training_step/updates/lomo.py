@@ -43,7 +43,7 @@ def adalomo(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) 
 
 
 def in_float32(tape: Tape, p: ResidentTensor) -> Tensor | None:
-    """Return the gradient's float32 copy, or None if the gradient is in float32 and used as it is."""
+    """Return the gradient's float32 copy, or None if the gradient is in float32 already."""
     return _in_float32(tape, p, "gradient in float32")
 
 

@@ -24,7 +24,7 @@ class OtherRows(NamedTuple):
     outputs: list[int]
 
     def missing(self, rows_left: int) -> list[int]:
-        """Return the rows that do not exist yet if the rows of so many micro-batches are still to come."""
+        """Return the rows that do not exist yet while the given number of micro-batches has none."""
         if rows_left == len(self.logps):
             return [*self.logps, *self.outputs]
         return self.logps[len(self.logps) - rows_left :] if rows_left < len(self.logps) else []
