@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calculator.methods import Full
+from calculator.methods.full.unfrozen import trained_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Model
+    from calculator.methods import Full
 
 #: The number of layers without `freeze_trainable_layers`: the last two.
 TRAINABLE_LAYERS = 2
@@ -61,7 +62,7 @@ class FrozenLayers:
 
 def chosen_layers(method: Full, model: Model) -> FrozenLayers | None:
     """Return the choice that trains the same parameters as a method; None if there is none."""
-    names, prefix = _trained(method, model), f"{model.decoder.name}."
+    names, prefix = trained_names(method.unfrozen_parameters or (), model), f"{model.decoder.name}."
     inside = [name.removeprefix(prefix).split(".") for name in names if name.startswith(prefix)]
     indices, count = {int(parts[0]) for parts in inside}, len(model.decoder.layers)
     extra = tuple(dict.fromkeys(name.split(".")[-2] for name in names if not name.startswith(prefix)))
@@ -69,14 +70,9 @@ def chosen_layers(method: Full, model: Model) -> FrozenLayers | None:
     for layers in (len(indices), -len(indices)):
         for chosen in (("all",), modules):
             choice = FrozenLayers(layers=layers, modules=chosen, extra=extra)
-            if 0 < len(indices) <= count and _trained(Full(unfrozen_parameters=choice.patterns(model)), model) == names:
+            if 0 < len(indices) <= count and trained_names(choice.patterns(model), model) == names:
                 return choice
     return None
-
-
-def _trained(method: Full, model: Model) -> tuple[str, ...]:
-    patterns = re.compile("|".join(f"(?:{pattern})" for pattern in method.name_patterns))
-    return tuple(weight.name for weight in model.weights() if patterns.match(weight.name))
 
 
 def _outside(model: Model) -> Iterator[str]:

@@ -9,6 +9,8 @@ from calculator.architecture.dimension import elements
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import LayerKind
     from calculator.architecture.model import Layer, Model
@@ -39,6 +41,23 @@ def products(model: Model) -> Products:
         head=int(elements(model.embedding.weight.shape)) if "embedding" in model.kinds else 0,
         attention=2 * sum(_width(config, layer.kind) * times for layer, times in model.decoder.distinct),
     )
+
+
+def trained_products(model: Model, trains: Callable[[str, Module], bool]) -> int:
+    """Count the weights of one token's products that are trained. `trains` gets a module's path and the module."""
+    config, stack = model.config, model.decoder
+    share = config["num_experts_per_tok"] / config["num_experts"] if config.get("num_experts") else 1.0
+    inside = sum(
+        _multiplied(module, share) * times
+        for layer, times in stack.distinct
+        for module in layer.modules
+        if trains(module.under(f"{stack.name}.*"), module)
+    )
+    outer = model.outer.values() if model.head is not None else ()
+    head = next((each for each in outer if each.name == model.head), None)
+    if f"{model.head}.weight" in model.tied:
+        head = model.embedding
+    return round(inside) + (int(elements(head.weight.shape)) if head is not None and trains(head.name, head) else 0)
 
 
 def _width(config: Config, kind: LayerKind) -> int:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 from calculator.devices import gpu
 from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import resident_state
-from calculator.inference.matmul_counts import products
+from calculator.inference.matmul_counts import products, trained_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
     from calculator.devices import GPU
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
@@ -152,12 +153,13 @@ class _Step:
                 f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
                 KAPLAN,
             )
-        if self.facts.trains_base and not self.request.method.trains_part:
+        trained = self._trained_weights() if self.facts.trains_base else 0
+        if trained:
             yield self._operations(
                 "gradients of the weights",
-                self.tokens * 2 * weights,
-                "tokens × 2 × weights",
-                f"{tokens} × 2 × {weights:,}",
+                self.tokens * 2 * trained,
+                "tokens × 2 × trained weights" if self.request.method.trains_part else "tokens × 2 × weights",
+                f"{tokens} × 2 × {trained:,}",
                 KAPLAN,
             )
         if self.added:
@@ -172,6 +174,19 @@ class _Step:
         if self.request.training.gradient_checkpointing:
             yield self._recomputed(tokens, attended)
         yield from self._moved()
+
+    def _trained_weights(self) -> int:
+        """Return the number of weights in products that are trained."""
+        method, training = self.request.method, self.request.training
+        if not method.trains_part:
+            return self.products.weights
+        model = method.with_layers(self.model)
+
+        def trains(path: str, module: Module) -> bool:
+            own = method.module_spec(path, module, model, training).trained
+            return bool(own) if module.kind == "experts" else "weight" in own
+
+        return trained_products(model, trains)
 
     def _base_in_two_dtypes(self, tokens: str, attended: int) -> Iterator[CostTerm]:
         """Yield the terms of a base in 4 bits: its products in half precision, attention and head in float32."""

@@ -76,6 +76,12 @@ def trained(patterns: tuple[str, ...], path: str, module: Module) -> tuple[str, 
     return tuple(parameter.name for parameter, name in named if not parameter.frozen and found.match(name))
 
 
+def trained_names(patterns: tuple[str, ...], model: Model) -> tuple[str, ...]:
+    """Return the names of the model's parameters that one of the patterns matches, in order."""
+    found = _compiled(patterns)
+    return tuple(weight.name for weight in model.weights() if found.match(weight.name))
+
+
 def names_rows(patterns: tuple[str, ...]) -> bool:
     """Return whether a pattern trains some rows of a parameter only."""
     return any(_ROWS.fullmatch(pattern) for pattern in patterns)

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimation.estimate import estimate
+from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
+from calculator.speed.step_cost import step_cost
 
 #: Sixteen layers, with one table for embeddings and head.
 TIED = "meta-llama/Llama-3.2-1B"
@@ -78,3 +79,16 @@ def test_runs_that_are_not_modelled_with_it_are_refused(changed, loc):
     with pytest.raises(PlanError) as raised:
         answer(["model.layers.3."], **changed)
     assert loc in [problem.loc for problem in raised.value.problems]
+
+
+def test_the_cost_of_a_step_counts_the_gradients_of_trained_weights():
+    def gradients(patterns):
+        method = {"name": "full", "unfrozen_parameters": patterns}
+        request = parse_request({"model": TIED, "method": method, "training": {"sequence_length": 64}})
+        terms = step_cost(model_of(request.model), request, estimate(request)).terms
+        return sum(term.amount for term in terms if term.name == "gradients of the weights") // (64 * 2)
+
+    assert gradients(["model.layers.3.mlp.down_proj"]) == 8192 * 2048
+    assert gradients(["model.embed_tokens"]) == 128_256 * 2048
+    assert gradients(["model.norm"]) == 0
+    assert gradients(["model."]) == gradients(None)
