@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.sharding.zero3.followed import Followed
-from calculator.sharding.zero3.gathering import Gathering, Moment
+from calculator.sharding.zero3.gathering import Gathering
 from calculator.sharding.zero3.program import WRAPPED, Program
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
     from calculator.sharding.zero3.parameters import Module
-    from calculator.sharding.zero3.program import Event
+    from calculator.sharding.zero3.segment import Event
     from calculator.sharding.zero3.state import PartitionedState
+    from calculator.sharding.zero3.track import Moment
 
 
 class Batch(NamedTuple):

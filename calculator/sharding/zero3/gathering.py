@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
@@ -20,6 +20,7 @@ from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.parameters import Live, Partitioned
 from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH
 from calculator.sharding.zero3.steady import Steady
+from calculator.sharding.zero3.track import Moment, Track
 from calculator.sharding.zero3.used_elements import used
 
 if TYPE_CHECKING:
@@ -28,30 +29,12 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.parameters import Module, Parameters, Storage
-    from calculator.sharding.zero3.program import Event, Program, Segment
+    from calculator.sharding.zero3.program import Program
+    from calculator.sharding.zero3.segment import Event, Segment
     from calculator.sharding.zero3.sizes import Sizes
 
 #: The number of micro-batches of a step that differ, and that of a step whose first one does more than the others.
 MICRO_BATCHES, WITH_LONGER_FIRST = 3, 4
-
-
-class Moment(NamedTuple):
-    """An event: its position on the tape, the most bytes gathered while it runs, and the bytes gathered after it.
-
-    `gradient` is the parameter whose gradient is ready, or None. `is_event` is false if a graph is freed before an
-    event. `number` is the index of the event in its segment.
-    """
-
-    position: int
-    most: int
-    after: int
-    gradient: Partitioned | None = None
-    is_event: bool = True
-    number: int = 0
-
-    def more(self, size: int) -> Moment:
-        """Return the moment with some more bytes."""
-        return Moment(self.position, self.most + size, self.after + size, self.gradient, self.is_event, self.number)
 
 
 #: How the weights that vLLM reads are gathered: TRL merges adapters into all of them at once.
@@ -59,33 +42,6 @@ Syncs = Literal["one by one", "all at once"]
 
 #: The number of a view, and the parameter that it is a view of.
 Pin = tuple[str, Partitioned]
-
-
-class Track(NamedTuple):
-    """The gathered bytes in a segment: at its start, at its end, and at its moments.
-
-    `moments` are the events that gather or release something, and those at which a gradient is ready. In a run without
-    a graph, `run` is its number, and `rows_left` the micro-batches whose rows are still to come in it.
-    """
-
-    segment: Segment
-    before: int
-    after: int
-    moments: list[Moment]
-    run: int = 0
-    rows_left: int = 0
-
-    def every(self) -> Iterator[Moment]:
-        """Yield the moments of all events."""
-        after, at = self.before, 0
-        for number, (position, *_) in enumerate(self.segment.events):
-            is_left_out = True
-            while at < len(self.moments) and self.moments[at].number == number:
-                yield self.moments[at]
-                after, is_left_out = self.moments[at].after, not self.moments[at].is_event
-                at += 1
-            if is_left_out:
-                yield Moment(position, after, after, number=number)
 
 
 class Gathering:

@@ -9,7 +9,8 @@ from calculator.sharding.zero3.program import BACKWARD
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from calculator.sharding.zero3.gathering import Gathering, Track
+    from calculator.sharding.zero3.gathering import Gathering
+    from calculator.sharding.zero3.track import Track
 
 
 class Steady:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.memory_curve import Moment
 from calculator.sharding.zero3.evaluation import evaluation_gathering
-from calculator.sharding.zero3.gathering import Moment as GatherMoment
+from calculator.sharding.zero3.track import Moment as GatherMoment
 from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
 

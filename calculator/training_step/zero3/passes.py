@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import StorageCounts
-    from calculator.sharding.zero3.gathering import Gathering, Track
+    from calculator.sharding.zero3.gathering import Gathering
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.sizes import Sizes
+    from calculator.sharding.zero3.track import Track
     from calculator.training_step.peak import MicroBatchRun
     from calculator.training_step.zero3.curve import Curve
     from calculator.training_step.zero3.other_rows import OtherRows

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
-    from calculator.sharding.zero3.gathering import Moment, Track
     from calculator.sharding.zero3.parameters import Partitioned, Storage
-    from calculator.sharding.zero3.program import Event
+    from calculator.sharding.zero3.segment import Event
     from calculator.sharding.zero3.state import PartitionedState
+    from calculator.sharding.zero3.track import Moment, Track
 
 
 class Change(NamedTuple):

@@ -1,0 +1,57 @@
+"""The bytes that stage 3 has gathered in a segment of a pass, event by event."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.segment import Segment
+
+
+class Moment(NamedTuple):
+    """An event: its position on the tape, the most bytes gathered while it runs, and the bytes gathered after it.
+
+    `gradient` is the parameter whose gradient is ready, or None. `is_event` is false if a graph is freed before an
+    event. `number` is the index of the event in its segment.
+    """
+
+    position: int
+    most: int
+    after: int
+    gradient: Partitioned | None = None
+    is_event: bool = True
+    number: int = 0
+
+    def more(self, size: int) -> Moment:
+        """Return the moment with some more bytes."""
+        return Moment(self.position, self.most + size, self.after + size, self.gradient, self.is_event, self.number)
+
+
+class Track(NamedTuple):
+    """The gathered bytes in a segment: at its start, at its end, and at its moments.
+
+    `moments` are the events that gather or release something, and those at which a gradient is ready. In a run without
+    a graph, `run` is its number, and `rows_left` the micro-batches whose rows are still to come in it.
+    """
+
+    segment: Segment
+    before: int
+    after: int
+    moments: list[Moment]
+    run: int = 0
+    rows_left: int = 0
+
+    def every(self) -> Iterator[Moment]:
+        """Yield the moments of all events."""
+        after, at = self.before, 0
+        for number, (position, *_) in enumerate(self.segment.events):
+            is_left_out = True
+            while at < len(self.moments) and self.moments[at].number == number:
+                yield self.moments[at]
+                after, is_left_out = self.moments[at].after, not self.moments[at].is_event
+                at += 1
+            if is_left_out:
+                yield Moment(position, after, after, number=number)
