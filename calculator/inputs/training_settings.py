@@ -265,7 +265,8 @@ class TrainingSettings:
         help="The optimizer, as named by TrainingArguments.optim.",
         instead=BY_TURNS,
     )
-    optim_target_modules: tuple[str, ...] | Literal["all-linear"] | None = setting(
+    # The order is that of TargetModules, since typing caches one of two unions that are equal.
+    optim_target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
         None,
         label="Projected modules",
         help="The linear layers whose gradients the optimizer projects, by parts of their names, or all-linear"
