@@ -175,7 +175,7 @@ class Gathering:
                 modules += own
                 if segment.skipped and own:
                     skipped.append((len(modules), used(own).times(segment.skipped)))
-            coordinator.record(modules, skipped)
+            coordinator.order.record(modules, skipped)
 
     def _micro_batches(self, count: int, micro_batches: int) -> None:
         self.passes = []
@@ -269,7 +269,7 @@ class Gathering:
         for segment in segments:
             self._live.in_copies = segment.copy is not None
             running = self._running
-            before, at, sent, available = self._live.bytes, running.place, running.sent, running.available
+            before, at, sent, available = self._live.bytes, running.order.place, running.sent, running.available
             limited, running.slack = running.limited, inf
             moments = self._moments(segment.events, segment.active)
             tracks.append(Track(segment, before, self._live.bytes, moments))
@@ -284,7 +284,7 @@ class Gathering:
                 self._live.bytes += count * (self._live.bytes - before)
                 running.sent += count * (running.sent - sent)
                 kept = count * (running.available - available)
-                running.skip(running.used_since(at).times(count), kept)
+                running.skip(running.order.used_since(at).times(count), kept)
         return tracks
 
     def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
@@ -354,7 +354,7 @@ class Gathering:
 
     def looks_ahead(self, window: int) -> bool:
         """Return whether the modules after the copies of this window are prefetched."""
-        return self._running.looks_ahead_to(self._ends[window])
+        return self._running.order.looks_ahead_to(self._ends[window])
 
     @cached_property
     def _ends(self) -> dict[int, int]:
