@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 #: The longest pattern of layers to look for (Gemma 3 repeats 6).
 LONGEST_PERIOD = 12
 
+#: Marks the name of a tensor that stands for layers that are not interpreted.
+NOT_RUN = "of layers not run"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:

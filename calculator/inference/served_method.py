@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from calculator.inference.settings import Serving
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
+    from calculator.layers.layer_modules import LayerModules
     from calculator.methods.costs import OtherOperations
     from calculator.resident.module_spec import CopyName
     from calculator.resident.tensors import ResidentTensor

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers import masks
+from calculator.layers.batch_state import BatchState
 from calculator.layers.bound_module import BoundModule, Parameters
-from calculator.layers.cache import Cache
+from calculator.layers.layer_classes import layer_classes
+from calculator.layers.layer_modules import LayerModules
 from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
-    from calculator.architecture.layer_kind import LayerKind, MixerType
+    from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.layer_loop import LayerLoop
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
+    from calculator.layers.cache import Cache
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.method_hooks import Prepared
     from calculator.layers.tower import Processed
@@ -31,11 +33,8 @@ if TYPE_CHECKING:
 #: The names in a config of the dropout probability in attention.
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
 
-#: Marks the name of a tensor that stands for layers that are not interpreted.
-NOT_RUN = "of layers not run"
 
-
-class Context:
+class Context(BatchState):
     """The state of one step, or of one pass of `generate`. It is passed to every layer."""
 
     __slots__ = (
@@ -48,29 +47,17 @@ class Context:
         "buffer_dtype",
         "cache",
         "caches",
-        "caller_tensors",
         "classes",
         "compared",
         "config",
-        "decoder_cache",
-        "decoder_ids",
         "decoder_locals",
-        "decoder_past",
         "dtype",
-        "encoder_mask",
-        "encoder_states",
         "forward",
         "forward_locals",
-        "generates",
         "gives_positions",
         "hooks",
-        "image_features",
-        "image_outputs",
-        "images",
-        "is_causal",
         "keeps_last",
         "kernels",
-        "labels",
         "layer_loop",
         "length",
         "marks",
@@ -80,29 +67,21 @@ class Context:
         "may_skip_first_layer",
         "method",
         "model",
-        "num_items",
         "older",
-        "padding_mask",
         "parameters",
-        "passed",
-        "passed_labels",
         "passes",
         "past",
-        "position_biases",
         "position_tables",
         "prepared",
         "recurrent_mask",
         "repeats_layers",
         "repetition",
         "returned_attn_weights",
-        "returned_cache",
         "router_logits",
-        "sample_bounds",
         "skipped_layer",
         "skipped_layer_tensors",
         "skipped_router_gradients",
         "tape",
-        "texts",
         "training",
         "unrolls",
     )
@@ -125,6 +104,7 @@ class Context:
         A pass on a given `tape` has no graph. With the `parameters` of an earlier pass too, it has a graph, and trains
         the same parameters.
         """
+        super().__init__(is_causal=forward.is_causal)
         #: The hooks of the sharding in a micro-batch.
         self.hooks = hooks
         #: The dtype of the model's buffers that have none of their own.
@@ -197,7 +177,7 @@ class Context:
         gives_logits = model.adds_router_loss or model.config.get("output_router_logits")
         self.router_logits: list[Tensor] | None = [] if gives_logits else None
         #: A number for each layer. Layers that allocate the same have equal numbers.
-        self.classes = layer_classes(self)
+        self.classes = self._layer_classes()
         #: The layers that are interpreted, and how many layers each represents.
         self.repetition = self.hooks.repetition(self.classes)
         #: The loop that folds the layers of a pass in which every layer's tensors have rows of their own.
@@ -213,47 +193,33 @@ class Context:
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
-        self._before_the_batch()
 
-    def _before_the_batch(self) -> None:
-        """Initialize the attributes that a batch or an encoder sets."""
-        #: Whether attention is causal. In an encoder-decoder, that of the stack that runs.
-        self.is_causal = self.forward.is_causal
-        #: The input of a decoder, and the encoder's output and mask that it attends to once it runs.
-        self.decoder_ids: Tensor | None = None
-        #: Whether `generate` runs the model, which then has no labels.
-        self.generates = False
-        #: The cache of a prefix that only the decoder has, and the number of its tokens.
-        self.decoder_cache: Cache | None = None
-        self.decoder_past = 0
-        self.encoder_states: Tensor | None = None
-        self.encoder_mask: Tensor | None = None
-        #: The position biases that the layers of a stack share, by whether they belong to cross-attention.
-        self.position_biases: dict[bool, Tensor] = {}
-        #: The object that the family's decoder passes to its layers in addition to the hidden states.
-        self.passed: Any = None
-        #: The padding mask that the model is given, if it is not that of the batch.
-        self.padding_mask: Tensor | None = None
-        #: The labels of a batch, if they are not the tokens themselves.
-        self.labels: list[Tensor] = []
-        #: The texts of each example, which are embedded one after the other: their ids and masks.
-        self.texts: list[tuple[Tensor, Tensor]] = []
-        #: The labels that a method lengthens and the model passes to its layers.
-        self.passed_labels: Tensor | None = None
-        #: The number of labels in a step, which a trainer passes to the model.
-        self.num_items: Tensor | None = None
-        #: Where each sample of a flattened batch begins, if the batch includes that.
-        self.sample_bounds: Tensor | None = None
-        #: The tensors that images add to a batch, the pixels first. The tensors that the loop keeps alive: the batch
-        #: and the loss.
-        self.images, self.caller_tensors = list[Tensor](), list[Tensor]()
-        #: The outputs of the model in addition to the loss and the logits: the cache, and tensors that images add. Each
-        #: tensor has the number of images that it is split into.
-        self.returned_cache: Cache | None = None
-        self.image_outputs: list[tuple[Tensor, int]] = []
-        #: The features that the first layers of the decoder add to the hidden states of images, each with the mask of
-        #: these states.
-        self.image_features: list[tuple[Tensor, Tensor]] = []
+    def _layer_classes(self) -> list[int]:
+        """Return a number for each layer. Layers that allocate the same have equal numbers.
+
+        Attention types differ if their masks do, or if the sharding makes every layer create its own tensors of a
+        cache. The first layer differs if its attention weights are returned, since they may not be saved, or if its
+        input has another dtype than its output: two different half-precision dtypes under autocast. The last layer
+        differs if it alone keeps its input on the device. The layers of an encoder-decoder are all different, because
+        each adds to the gradient of the encoder's output, which the last one creates. So are layers that share other
+        tensors, and those of a model that runs several times in a step.
+        """
+        forward, training = self.forward, self.training
+        couples_layers = forward.couples_layers(self.config) or self.method.couples_layers
+        if self.model.encoder_layers or couples_layers or self.model.task.embeds:
+            return [*range(len(self.layers))]
+        types_differ = masks.sliding_masks_differ(self) or self.hooks.couples_layers
+        tower = forward.tower if training.has_images else None
+        raises_dtype = forward.raises_dtype(self.config) and self.dtype != "float32"
+        other_dtype = ops.result_type(self.dtype, training.autocast or self.dtype) != self.dtype
+        return layer_classes(
+            self.layers,
+            types_differ=types_differ,
+            first_of_types_differs=not types_differ and (forward.has_tables_of_types or masks.every_type_has_one(self)),
+            with_images=0 if tower is None else min(tower.featured_layers(self.config), len(self.layers)),
+            last_differs=self.prepared.offloads_inputs,
+            first_differs=raises_dtype or forward.returns_weights or other_dtype,
+        )
 
     @property
     def image(self) -> Processed:
@@ -312,10 +278,6 @@ class Context:
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
         self.image_features = []
 
-    def drop_outputs(self) -> None:
-        """Drop what the model returned in addition to the loss and the logits."""
-        self.returned_cache, self.image_outputs = None, []
-
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one. Return all keys and values of the layer."""
         if self.cache is None:
@@ -324,35 +286,6 @@ class Context:
             return self.cache.refer(key, value)
         one_dtype = "values_cached_as_keys" in self.older
         return self.cache.update(key, value, windowed=self.attends_to_window, one_dtype=one_dtype)
-
-    def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
-        """Copy a prefix's keys and values into the cache, for every layer.
-
-        `layers` are the keys and values of the interpreted layers. Those of the other layers are dropped when the layer
-        begins that represents them, because the last layer keeps no other layer's.
-        """
-        self.past = length
-        component = self.cache.component if self.cache is not None else "activations"
-        cut = self.method.cut_to_windows(self.model)
-        pairs = [[ops.cat((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
-        windows = masks.window_tensors(self) if cut else None
-        self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
-        if cut:
-            self._cut(self.cache)
-        skipped, like, name = len(self.layers) - len(layers), layers[0][0], f"prefix, cached, {NOT_RUN}"
-        self.skipped_layer_tensors = [self.tape.new(like.shape, like.dtype, name) for _ in range(2 * skipped)]
-
-    def _cut(self, cache: Cache) -> None:
-        """Cut a prefix to the window in sliding layers.
-
-        The cut is a slice from the end, even if it is the whole prefix.
-
-        Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
-        """
-        length = masks.cached_tokens(self, "sliding_attention")
-        for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
-            if self.layers[number].kind.attention == "sliding_attention":
-                pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record_router_logits(self, router_logits: Tensor) -> None:
         """Keep a router's logits until the forward pass ends, if output_router_logits is set."""
@@ -376,92 +309,7 @@ class Context:
         self.tape.scope = scope
 
 
-class LayerModules:
-    """The bound modules of one layer."""
-
-    __slots__ = ("kind", "modules", "prefix")
-
-    def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
-        self.modules = modules
-        #: The path of the layer, with `*` for its number.
-        self.prefix = prefix
-        self.kind = kind
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the layer's parameters in order.
-
-        The parameters of each submodule follow the submodule's name.
-        """
-        return [
-            name
-            for each in self.modules.values()
-            for name in (*(f"{each.name}.{own.name}" for own in each.module.parameters), each.name)
-        ]
-
-    def __getitem__(self, name: str) -> BoundModule:
-        return self.modules[name]
-
-    def __contains__(self, name: Any) -> bool:
-        return name in self.modules
-
-
 def sequences(prepared: Prepared) -> Dim:
     """Return the number of sequences in a forward pass: those of each row (such as a pair) times the rows."""
     rows = named(prepared.training.micro_batch_size, "B")
     return rows if prepared.sequences_per_row == 1 else prepared.sequences_per_row * rows
-
-
-def layer_classes(context: Context) -> list[int]:
-    """Return a number for each layer. Layers that allocate the same have equal numbers.
-
-    Layers differ by their modules. They also differ by their attention type if the masks differ, or if the sharding
-    makes every layer create its own tensors of a cache. The first layer of an attention type differs from the others,
-    because its backward pass frees the mask and the position tables of the type. The first layer of all differs if its
-    attention weights are returned, since they may not be saved. It also differs if its input has another dtype than its
-    output: two different half-precision dtypes under autocast. The last layer differs if it alone keeps its input on
-    the device. The layers of an encoder-decoder are all different, because each adds to the gradient of the encoder's
-    output, which the last one creates. So are layers that share other tensors, and those of a model that runs several
-    times in a step.
-    """
-    coupled = context.forward.couples_layers(context.config) or context.method.couples_layers
-    if context.model.encoder_layers or coupled or context.model.task.embeds:
-        return [*range(len(context.layers))]
-    types_differ = masks.sliding_masks_differ(context) or context.hooks.couples_layers
-    numbers: dict[Layer, int] = {}
-    known: list[tuple[LayerKind, tuple[Module, ...]]] = []
-    for layer in dict.fromkeys(context.layers):
-        kind = layer.kind if types_differ else _without_window(layer.kind)
-        if (kind, layer.modules) not in known:
-            known.append((kind, layer.modules))
-        numbers[layer] = known.index((kind, layer.modules))
-    classes = [*map(numbers.__getitem__, context.layers)]
-    if not types_differ:
-        for position in _first_of_types(context):
-            classes[position] = len(context.layers) + position
-    if context.training.has_images and context.forward.tower is not None:
-        featured = min(context.forward.tower.featured_layers(context.config), len(classes))
-        classes = [*range(-1 - featured, -1), *classes[featured:]]
-    if context.prepared.offloads_inputs:
-        classes[-1] = -2
-    lowered = context.training.autocast or context.dtype
-    raised = context.forward.raises_dtype(context.config) and context.dtype != "float32"
-    first_differs = (
-        raised or context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
-    )
-    return [-1, *classes[1:]] if first_differs else classes
-
-
-def _first_of_types(context: Context) -> list[int]:
-    """Return the first layers with and without a window, if each type has a mask or tables of its own.
-
-    The first two layers are left out. They are interpreted by themselves, or the second after the first.
-    """
-    if not context.forward.has_tables_of_types and not masks.every_type_has_one(context):
-        return []
-    has_window = [layer.kind != _without_window(layer.kind) for layer in context.layers]
-    return [has_window.index(each) for each in set(has_window) if has_window.index(each) > 1]
-
-
-def _without_window(kind: LayerKind) -> LayerKind:
-    return kind if kind.attention == "full_attention" else replace(kind, attention="full_attention")

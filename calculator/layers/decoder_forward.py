@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from calculator.inputs.images import Images
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import BatchTensor, Processed
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.mlp import Sublayer
 
     #: A layer's norm, selected by its name.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config
     from calculator.inputs.training import Training
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import BatchTensor
 
 

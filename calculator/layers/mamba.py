@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     #: Takes a norm, the scan's output and the gate, and returns the normed and gated output.
     GatedNorm = Callable[[Context, BoundModule, Tensor, Tensor], Tensor]

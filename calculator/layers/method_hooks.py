@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
+    from calculator.layers.layer_modules import LayerModules
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.changes import ChangeName
 

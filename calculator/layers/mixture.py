@@ -13,8 +13,9 @@ from calculator.layers.experts import experts, gated
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
     from calculator.layers.experts import Gate
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.mlp import Sublayer
     from calculator.layers.routers import Router
 

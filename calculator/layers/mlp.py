@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     Sublayer = Callable[[Context, LayerModules, Tensor], Tensor]
 

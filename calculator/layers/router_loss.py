@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.repetition import NOT_RUN
 from calculator.engine.tape import Tensor
-from calculator.layers.context import NOT_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

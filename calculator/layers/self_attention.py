@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.attention import EagerAttention
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     #: Takes hidden states, and returns queries, keys and values by heads, then tensors that stay alive with them.
     Project = Callable[[Context, LayerModules, Tensor], tuple[Tensor, ...]]

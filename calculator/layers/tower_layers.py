@@ -16,8 +16,8 @@ from calculator.engine.checkpoint import checkpoint
 from calculator.engine.loops import INTERPRETED, Loop
 from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.layers import attention, rotary
-from calculator.layers.context import LayerModules
 from calculator.layers.kernels import Samples
+from calculator.layers.layer_modules import LayerModules
 from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
+    from calculator.layers.layer_modules import LayerModules
     from calculator.methods.costs import MergeStep
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.stored_weight import StoredWeight

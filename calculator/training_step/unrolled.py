@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.loops import expanded
-from calculator.engine.repetition import Repetition
-from calculator.layers.context import NOT_RUN
+from calculator.engine.repetition import NOT_RUN, Repetition
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.compared import fills_cache

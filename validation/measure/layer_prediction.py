@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import LayerModules
+    from calculator.layers.layer_modules import LayerModules
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from validation.measure.layer_cases import LayerCase

@@ -14,7 +14,8 @@ from calculator.layers.self_attention import SelfAttention, norm_after_projectio
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _attend, _mamba = SelfAttention(rotate=rotate_part), Mamba2()
 

@@ -13,7 +13,8 @@ from calculator.layers.encoder import no_tables
 from calculator.layers.seq2seq import encoder_pair, shift_labels
 
 if TYPE_CHECKING:
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     Half = Literal["encoder", "decoder"]
 

@@ -15,7 +15,8 @@ from calculator.layers.decoder_forward import DecoderForward, embed, final
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from calculator.engine.in_place import add_
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 @dataclass(frozen=True, slots=True)

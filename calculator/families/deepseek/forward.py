@@ -18,7 +18,8 @@ from calculator.layers.mixture import Mixture, in_sparse_layers
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.self_attention import Rotate
 
 

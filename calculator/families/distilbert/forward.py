@@ -14,7 +14,8 @@ from calculator.layers.encoder import first_token, no_tables
 from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:

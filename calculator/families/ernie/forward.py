@@ -18,7 +18,8 @@ from calculator.layers.self_attention import SelfAttention
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _SHARED = "mlp.shared_experts"
 

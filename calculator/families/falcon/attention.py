@@ -17,7 +17,8 @@ from calculator.layers.math_attention import math_attention
 if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     #: The output, and the scores, which stay alive until the output projection has run.
     Attended = tuple[Tensor, tuple[Tensor, ...]]

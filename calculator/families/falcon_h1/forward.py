@@ -13,7 +13,8 @@ from calculator.layers.self_attention import SelfAttention, split_heads
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:

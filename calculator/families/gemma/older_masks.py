@@ -14,8 +14,9 @@ from calculator.layers.masks import of_text
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
     from calculator.layers.decoder_layer import SequentialLayer
+    from calculator.layers.layer_modules import LayerModules
 
 
 def of_batch(context: Context) -> dict[MixerType, Tensor | None]:

@@ -11,7 +11,8 @@ from calculator.layers import attention, rotary
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.families.gemma4.norms import Norm
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm: Norm = rms_norm) -> Tensor:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
     from calculator.families.blocks import Owned
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _LIMITS = ("input_min", "input_max", "output_min", "output_max")
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.engine.tape import Tensor
     from calculator.families.gemma4.norms import Norm
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.mlp import Sublayer
 
 #: The largest head size of FlashAttention 2.

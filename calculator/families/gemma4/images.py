@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import BatchTensor, Processed
 
 _TOWER, _EMBEDDER = "model.vision_tower", "model.embed_vision"

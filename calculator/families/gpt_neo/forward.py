@@ -17,7 +17,8 @@ from calculator.layers.dropout import dropout
 from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

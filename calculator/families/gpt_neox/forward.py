@@ -13,7 +13,8 @@ from calculator.layers.dropout import dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 

@@ -13,7 +13,8 @@ from calculator.layers.decoder_layer import ParallelLayer, config_dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _attend, _mamba = SelfAttention(), Mamba2()
 

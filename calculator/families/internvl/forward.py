@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import BatchTensor, Processed
 
 TOWER, PROJECTOR, TEXT_MODEL = "model.vision_tower", "model.multi_modal_projector", "model.language_model"

@@ -16,7 +16,8 @@ from calculator.layers.short_conv import causal_conv1d, without_padding
 
 if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _short_conv(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks

@@ -14,7 +14,8 @@ from calculator.layers.mamba import Mamba2
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _mamba = Mamba2(name="mixer")
 

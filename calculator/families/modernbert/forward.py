@@ -20,7 +20,8 @@ from calculator.layers.encoder import first_token, mean_of_tokens
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:

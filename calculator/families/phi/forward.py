@@ -20,7 +20,8 @@ from calculator.layers.self_attention import (
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,8 @@ from calculator.layers.self_attention import SelfAttention, norm_each_projection
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

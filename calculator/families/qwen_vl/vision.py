@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import Processed
 
 _PATH = "model.visual"

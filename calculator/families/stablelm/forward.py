@@ -13,7 +13,8 @@ from calculator.layers.self_attention import SelfAttention, project_qkv, rotate_
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:

@@ -12,7 +12,8 @@ from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _PLAIN = mlp.plain("mlp.c_fc", "mlp.c_proj")
 

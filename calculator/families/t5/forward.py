@@ -16,7 +16,8 @@ from calculator.layers.seq2seq import encoder_pair
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from calculator.layers.seq2seq import encoder_pair, shift_labels
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 _GELU = activation("gelu")
 

@@ -13,7 +13,8 @@ from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

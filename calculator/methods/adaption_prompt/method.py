@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
     Forward = Callable[[Context, LayerModules, Tensor, Tensor, Tensor, Tensor], Tensor]
 

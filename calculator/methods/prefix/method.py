@@ -12,6 +12,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.inputs.settings import setting
 from calculator.layers.masks import is_recurrent
+from calculator.layers.prefix_cache import fill_cache
 from calculator.methods.prefix import decoder_cache
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
@@ -117,7 +118,7 @@ class Prefix(VirtualTokens):
             decoder_cache.fill(context, encoded, count, layer, p)
             return
         chunks = ops.split(ops.view(encoded, (count, *layer)), [layer] * len(context.repetition.numbers))
-        context.fill_cache([ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
+        fill_cache(context, [ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
 
     def encoded(self, context: Context, p: Dim) -> Tensor:
         """Return the encoder's output: (batch, num_virtual_tokens, num_hidden_layers · 2 · width) in float32."""

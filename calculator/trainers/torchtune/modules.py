@@ -16,7 +16,8 @@ from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:

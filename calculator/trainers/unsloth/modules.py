@@ -23,7 +23,8 @@ from calculator.trainers.unsloth.products import is_fused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.context import Context
+    from calculator.layers.layer_modules import LayerModules
 
 #: The projections of attention, and those of the MLP, that run as one function if all of them have an update.
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

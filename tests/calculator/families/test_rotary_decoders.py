@@ -7,7 +7,7 @@ import pytest
 from calculator.estimation.estimate import resident_state, training_step
 from calculator.estimation.request import parse_request
 from calculator.families import forward_of
-from calculator.layers.context import Context, layer_classes
+from calculator.layers.context import Context
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "rotary.jsonl").read_text().splitlines()]
@@ -42,7 +42,7 @@ def phases(config, **training):
 def kinds(config, **training):
     """The classes of the layers, as letters in the order in which they come."""
     prepared = resident_state(parsed(config, training)).prepared
-    classes = layer_classes(Context(prepared, forward_of(prepared.model)))
+    classes = Context(prepared, forward_of(prepared.model)).classes
     return "".join("abc"[[*dict.fromkeys(classes)].index(each)] for each in classes)
 
 
