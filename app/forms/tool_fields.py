@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms.fields import FIELDS
 from app.tools import TOOLS, tool_of
-from calculator.estimation.compatibility import OF_TRAINERS
+from calculator.estimation.trainer_settings import OF_TRAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,10 +20,10 @@ from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
 from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row, Timeline
 from calculator.estimation.checked import checked_by_sizes
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimation.interval import with_interval
+from calculator.estimation.positions import within_positions
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.remarks import of_ranks, of_verdict, without_gradient
 from calculator.estimation.request import reserved_by

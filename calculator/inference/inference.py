@@ -10,7 +10,7 @@ from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimation import compatibility, several_gpus
+from calculator.estimation import compatibility, positions, several_gpus
 from calculator.estimation.estimate import model_of, model_summary, overhead_row
 from calculator.estimation.ledger import components
 from calculator.estimation.request import Request
@@ -211,7 +211,7 @@ def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
 
 def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:
     """Return the request. If it names no context length, the default is cut to the model's positions."""
-    most = compatibility.most_positions(model)
+    most = positions.most_positions(model)
     if request.length_given or most is None:
         return request
     room = max(2, most - request.method.virtual_tokens - request.serving.max_new_tokens + 1)
@@ -230,7 +230,7 @@ def _window(request: InferenceRequest, model: Model) -> int | None:
 
 def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
     """Yield generated tokens beyond the table of learned positions."""
-    most, serving = compatibility.most_positions(model), request.serving
+    most, serving = positions.most_positions(model), request.serving
     virtual = request.method.virtual_tokens
     needed = serving.context_length + virtual + serving.max_new_tokens - 1
     if most is not None and serving.context_length + virtual <= most < needed:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from calculator.common.errors import refusal
 from calculator.estimation import image_requests
-from calculator.estimation.compatibility import most_positions, positions_reason
 from calculator.estimation.image_requests import MOST_CHUNKS
+from calculator.estimation.positions import most_positions, positions_reason
 from calculator.inputs.settings import Declared, declared
 from calculator.inputs.size_settings import SizeName
 from calculator.inputs.training import Training

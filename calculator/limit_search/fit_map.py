@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, refusal
 from calculator.devices.near_limit import is_near_limit
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import reserved_by
 from calculator.estimation.series import SeriesCache
 from calculator.limit_search.bounds import bound, solvable

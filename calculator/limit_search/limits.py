@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training

@@ -9,8 +9,8 @@ from calculator.common.errors import PlanError
 from calculator.devices import Verdict, cuda_context
 from calculator.devices.near_limit import is_near_limit
 from calculator.devices.verdict import card_of
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, parameter_counts
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, reserved_by
 from calculator.estimation.stated_base import with_stated_base
 from calculator.inference.multi_adapter import MultiAdapterFootprint, request_bytes, task_bytes

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.sample_lengths import of_one_length
 from calculator.inputs.settings import declared
 from calculator.methods import METHODS, Full, LoRA, QLoRA

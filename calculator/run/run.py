@@ -12,8 +12,8 @@ from calculator.allocator.reserved_rule import whole_segments
 from calculator.devices import Verdict, cuda_context, fit, library_workspace
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.verdict import card_of
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of, resident_state
+from calculator.estimation.positions import within_positions
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.traced.check import config_of
 from calculator.methods import Full

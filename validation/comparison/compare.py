@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimation.compatibility import check, within_positions
+from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, parameter_counts, training_step
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from validation.comparison.matching import differences
 from validation.comparison.show import fullest_rank, traced_body

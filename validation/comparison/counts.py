@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.common.errors import PlanError
-from calculator.estimation.compatibility import check, within_positions
+from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, resident_state
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
 from calculator.families.tasks import families_of

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import model_of, resident_state
+from calculator.estimation.positions import within_positions
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 from calculator.run.zero_init_loading import LoadingUnderZeroInit

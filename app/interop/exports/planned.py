@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.families import forward_of
 from calculator.inputs.images import Images

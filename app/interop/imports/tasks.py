@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimation.compatibility import OF_TRAINERS
+from calculator.estimation.trainer_settings import OF_TRAINERS
 from calculator.families.family import TASK_MODELS
 
 if TYPE_CHECKING:

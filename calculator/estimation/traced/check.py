@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from calculator import catalogue
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation.compatibility import OF_TRAINERS
 from calculator.estimation.several_gpus import one_card
+from calculator.estimation.trainer_settings import OF_TRAINERS
 from calculator.families import FAMILIES
 from calculator.inputs.stack import DEFAULT_STACK
 

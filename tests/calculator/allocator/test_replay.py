@@ -10,8 +10,9 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.replay import Batch, Replay, full_peak_reserved
 from calculator.common.errors import PlanError
-from calculator.estimation.compatibility import check, within_positions
+from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import estimate, model_of, resident_state, training_step
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD

@@ -9,8 +9,8 @@ import torch
 from transformers import default_data_collator
 
 from calculator.common.errors import refusal
-from calculator.estimation.compatibility import within_positions
 from calculator.estimation.estimate import model_of
+from calculator.estimation.positions import within_positions
 from calculator.trainers import task_labels
 from validation.reference import images
 

@@ -1,0 +1,132 @@
+"""Checks of the settings of a trainer: those that it refuses, and those that need a trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.families import forward_of
+from calculator.layers.decoder_forward import identity
+from calculator.methods.prepared_model import PreparedModel
+from calculator.trainers import cut_cross_entropy, liger, towers, trainer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+    from calculator.inputs.training import Training
+    from calculator.trainers.facts import TrainerFacts
+
+#: Settings that only a trainer's step has, with the values that have no effect.
+OF_TRAINERS: dict[str, object] = {
+    "loss_type": None,
+    "packing": False,
+    "packing_strategy": "bfd",
+    "padding_free": False,
+    "completion_tokens": None,
+    "precompute_ref_log_probs": False,
+    "beta": None,
+    "num_generations": None,
+    "max_completion_length": None,
+    "use_vllm": False,
+    "vllm_mode": "colocate",
+    "vllm_gpu_memory_utilization": None,
+    "vllm_enable_sleep_mode": False,
+    "use_liger_kernel": False,
+    "cut_cross_entropy": False,
+    "activation_offloading": None,
+}
+
+#: The sentence on the option of TRL's configs that offloads activations.
+#: Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
+_OFFLOADS = (
+    "moves every saved tensor of 1 kB or more to pinned host memory on a CUDA stream of its own, and keeps five of them"
+    " until they are copied (OffloadActivations), which is not modelled: use false, or the trainer unsloth"
+)
+
+#: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
+_UNCOPIED_OUTPUTS = ("trl-kto", "trl-reward", "trl-orpo")
+
+
+def problems(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield settings that a trainer refuses, and settings that need a trainer if there is none."""
+    training = request.training
+    if training.trainer is None:
+        yield from _without_trainer(training)
+        return
+    prepared = PreparedModel(model, request.method, training, request.device, request.stack)
+    if towers.reads_images(model):
+        yield from towers.problems(prepared)
+    if message := _refused_model(training, model):
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        return
+    yield from _completion_tokens(request)
+    yield from liger.problems(prepared)
+    yield from cut_cross_entropy.problems(prepared, request.device.sharding)
+    yield from trainer_of(training).problems(prepared)
+    facts, sharding = trainer_of(training).facts, request.device.sharding
+    yield from _of_ddp(training, facts)
+    yield from _offloading(training, facts)
+    if facts.on_one_gpu and sharding != "none":
+        message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
+
+
+def _without_trainer(training: Training) -> Iterator[Problem]:
+    given = {name: getattr(training, name) for name, value in OF_TRAINERS.items() if getattr(training, name) != value}
+    if training.use_reentrant:
+        given["gradient_checkpointing_kwargs.use_reentrant"] = True
+    for name, value in given.items():
+        message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
+        yield Problem(loc=f"training.{name}", msg=message, input=value)
+
+
+def _refused_model(training: Training, model: Model) -> str | None:
+    """Return why a model is refused with a trainer, or None if it is not."""
+    if model.idle and not model.towers:
+        return f"{model.model_type} has weights that no batch uses, which is not modelled with a trainer: leave it out"
+    if training.trainer != "transformers" and forward_of(model).head_input is not identity:
+        return f"{model.model_type} is modelled in the reference step and with transformers: use that, or leave it out"
+    return None
+
+
+def _completion_tokens(request: Request) -> Iterator[Problem]:
+    """Yield more labelled tokens than a micro-batch can have."""
+    training, given = request.training, request.training.completion_tokens
+    if given is None:
+        return
+    in_a_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)
+    most = training.micro_batch_size * trainer_of(training).facts.sequences * in_a_row
+    if training.flattened:
+        most = training.micro_batch_size * training.sequence_length - training.samples
+    if given > most:
+        message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=given)
+    if training.sequence_lengths is not None:
+        message = "a number of labelled tokens is for micro-batches of one length: leave sequence_lengths out"
+        yield Problem(loc="training.completion_tokens", msg=message, input=given)
+
+
+def _of_ddp(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
+    """Yield options of DDP that a trainer does not have, or with which its step is not modelled."""
+    if training.has_bucket_views:
+        message = "TrainingArguments has no such option: leave it out"
+        yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
+    config = training.ddp
+    if training.trainer in _UNCOPIED_OUTPUTS and config is not None and config.copies_outputs:
+        message = f"what DDP copies of the outputs of {facts.label} is not modelled: use false, or static_graph true"
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
+
+
+def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
+    """Yield why activations that a trainer moves to host memory are refused.
+
+    The default of TRL's configs is false.
+    """
+    given = training.activation_offloading
+    if given is None or facts.offloads or (facts.offloads_saved_tensors and not given):
+        return
+    kept = "is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
+    message = f"{facts.label} {_OFFLOADS if facts.offloads_saved_tensors else kept}"
+    yield Problem(loc="training.activation_offloading", msg=message, input=given)
