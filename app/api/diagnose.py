@@ -145,9 +145,9 @@ def _plan(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any]]:
     return imported, imported.request | {key: _over(imported.request.get(key), value) for key, value in given.items()}
 
 
-def _over(own: Any, given: Any) -> Any:
+def _over(in_file: Any, given: Any) -> Any:
     """Return the file's settings, overridden by those of the request."""
-    return {**own, **given} if isinstance(own, dict) and isinstance(given, dict) else given
+    return {**in_file, **given} if isinstance(in_file, dict) and isinstance(given, dict) else given
 
 
 def _parsed(plan: dict[str, Any]) -> tuple[Request, RunSettings | None]:

@@ -88,7 +88,7 @@ def types() -> tuple[ModelTypeAnswer, ...]:
 
 
 def _row(row: dict[str, Any]) -> ModelTypeAnswer:
-    known = [entry.id for entry in catalogue.models() if entry.model_type == row["model_type"]]
+    model_ids = [entry.id for entry in catalogue.models() if entry.model_type == row["model_type"]]
     found_only_in_traces: dict[str, Any] = {"kernel_packages": {}, "unchecked_operations": ()}
     tasks = [name for task, name in TASKS.items() if row["model_type"] in _modelled(task)]
     if row["model_type"] in FAMILIES and FAMILIES[row["model_type"]].auto_class == "speech-seq2seq":
@@ -98,8 +98,8 @@ def _row(row: dict[str, Any]) -> ModelTypeAnswer:
     # Any type has a model without a head, so transformers lists no types of this task.
     embeds = [TASKS["feature_extraction"]] if row["model_type"] in _modelled("feature_extraction") else []
     row = {**row, "tasks": (*row["tasks"], *embeds)}
-    own = {"catalogue": known, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
-    return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **own})
+    facts = {"catalogue": model_ids, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
+    return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **facts})
 
 
 @cache

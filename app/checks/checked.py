@@ -63,9 +63,9 @@ def check(path: str, text: str, changed: Callable[[Body], Body]) -> Checked:
 
 def _body(text: str) -> tuple[Body, tuple[str, ...]]:
     """The request of a file, and the warnings of its import."""
-    own = _own_request(text)
-    if own is not None:
-        return own, ()
+    request_in_text = _own_request(text)
+    if request_in_text is not None:
+        return request_in_text, ()
     imported = read(text)
     inexact = [f"{each.key}: {json.dumps(each.value)}: {each.why}" for each in imported.not_understood]
     return imported.request, (*imported.warnings, *inexact)

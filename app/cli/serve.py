@@ -125,10 +125,10 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
         raise refusal(name, message) from error
     if not os.environ.get("MOST_PLAIN_SECONDS", "").strip():
         settings = replace(settings, most_plain_seconds=_PLAIN_SECONDS)
-    own = {name: getattr(args, name) for name in ("cache_bytes", "most_at_once") if getattr(args, name) is not None}
+    limits = {name: getattr(args, name) for name in ("cache_bytes", "most_at_once") if getattr(args, name) is not None}
     if args.no_access_log:
-        own["access_log"] = False
-    return replace(settings, **own)
+        limits["access_log"] = False
+    return replace(settings, **limits)
 
 
 @contextmanager
@@ -156,10 +156,10 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _number(least: int, most: int, things: str) -> Callable[[str], int]:
+def _number(least: int, most: int, noun: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not text.isdecimal() or len(text) > 15 or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {things}: give {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {noun}: give {least} to {most}")
         return int(text)
 
     return read

@@ -78,11 +78,11 @@ class SweepProgress:
             self.fits = self.fits or (fit is not None and fit["verdict"] == Verdict.FITS)
         for path, value in point.items():
             key = (path, cell(value))
-            own = next((problem for problem in problems if f"{problem['loc']}.".startswith(f"{path}.")), None)
-            if own is None:
+            refusal = next((problem for problem in problems if f"{problem['loc']}.".startswith(f"{path}.")), None)
+            if refusal is None:
                 self._accepted.add(key)
             else:
-                self._refused.setdefault(key, own["msg"])
+                self._refused.setdefault(key, refusal["msg"])
 
     def _wrong(self) -> list[tuple[str, str]]:
         return [key for key in self._refused if key not in self._accepted]

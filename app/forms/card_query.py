@@ -69,6 +69,6 @@ def read_strictly(pairs: Iterable[tuple[str, str]]) -> CardForm:
     """
     form = read(pairs)
     if form.unknown:
-        known = ", ".join(CARD_QUERY)
-        raise refusal(form.unknown[0], f"unknown parameter; known parameters are {known}", None)
+        parameters = ", ".join(CARD_QUERY)
+        raise refusal(form.unknown[0], f"unknown parameter; known parameters are {parameters}", None)
     return form

@@ -53,8 +53,8 @@ class Field:
     @property
     def name(self) -> str:
         """The field's name in the form and in the address."""
-        own = self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
-        return f"{self.method}_{own}" if self.method else own
+        name = self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
+        return f"{self.method}_{name}" if self.method else name
 
     @property
     def sized(self) -> bool:
@@ -187,8 +187,8 @@ def fields_of(part: str, cls: type) -> tuple[Field, ...]:
         if not declaration.setting.form:
             continue
         nested = declaration.nested
-        own = (Field(part=part, declared=declaration),)
-        fields += own if nested is None else fields_of(f"{part}.{declaration.name}", nested)
+        own_fields = (Field(part=part, declared=declaration),)
+        fields += own_fields if nested is None else fields_of(f"{part}.{declaration.name}", nested)
     return tuple(fields)
 
 
@@ -241,12 +241,12 @@ def _fields_of_methods() -> dict[str, tuple[Field, ...]]:
     shared: dict[str, Field] = {}
     fields: dict[str, tuple[Field, ...]] = {}
     for method, cls in METHODS.items():
-        own = fields_of("method", cls)
+        method_fields = fields_of("method", cls)
         fields[method] = tuple(
             replace(each, method=method)
-            if each.declared.setting.own or not is_alike(each, shared.setdefault(each.name, each))
+            if each.declared.setting.has_field_of_its_own or not is_alike(each, shared.setdefault(each.name, each))
             else each
-            for each in own
+            for each in method_fields
         )
     return fields
 

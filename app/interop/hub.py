@@ -72,22 +72,22 @@ def _packages() -> tuple[ModuleType, ModuleType]:
 
 def _refused(hub: ModuleType, http: ModuleType, error: Exception, repository: str, revision: str | None) -> PlanError:
     """Return the meaning of a hub error and the way out; re-raise other errors."""
-    known = hub.errors
-    if isinstance(error, known.GatedRepoError):
+    codes = hub.errors
+    if isinstance(error, codes.GatedRepoError):
         return refusal(
             "id", f"{repository} is gated: ask for access on {_page(repository)}, then hf auth login", repository
         )
-    if isinstance(error, known.RepositoryNotFoundError):
+    if isinstance(error, codes.RepositoryNotFoundError):
         return refusal("id", f"there is no {repository} on the hub, or it is private: hf auth login", repository)
-    if isinstance(error, known.RevisionNotFoundError):
+    if isinstance(error, codes.RevisionNotFoundError):
         return refusal("revision", f"{repository} has no such branch, tag or commit", revision)
-    if isinstance(error, known.LocalEntryNotFoundError | known.OfflineModeIsEnabled):
+    if isinstance(error, codes.LocalEntryNotFoundError | codes.OfflineModeIsEnabled):
         return refusal(
             "id", f"the hub can't be reached, and {repository}'s {FILE} is not in the cache: {_BY_HAND}", repository
         )
-    if isinstance(error, known.EntryNotFoundError):
+    if isinstance(error, codes.EntryNotFoundError):
         return refusal("id", f"{repository} has no {FILE}: it does not contain a transformers model", repository)
-    if isinstance(error, known.HFValidationError):
+    if isinstance(error, codes.HFValidationError):
         return refusal("id", "must be a hub id, such as meta-llama/Llama-3.1-8B", repository)
     if isinstance(error, http.HTTPError | http.InvalidURL | OSError):
         return refusal("id", f"the download failed ({error}): {_BY_HAND}", repository)

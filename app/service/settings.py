@@ -65,12 +65,12 @@ class ServiceSettings:
             ValueError: if a number is not a whole number of zero or more.
         """
         given = {each.name: environment.get(each.name.upper(), "").strip() for each in fields(cls)}
-        known = {
+        declared_fields = {
             name: text if name == "long_socket" else _number(name.upper(), text) for name, text in given.items() if text
         }
-        if "access_log" in known:
-            known["access_log"] = bool(known["access_log"])
-        return cls(**known)  # type: ignore[arg-type]  # each text was read as its field's type
+        if "access_log" in declared_fields:
+            declared_fields["access_log"] = bool(declared_fields["access_log"])
+        return cls(**declared_fields)  # type: ignore[arg-type]  # each text was read as its field's type
 
     @property
     def environment(self) -> dict[str, str]:

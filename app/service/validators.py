@@ -57,10 +57,10 @@ def _with(send: Send, headers: dict[str, str]) -> Send:
 
     async def added(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = headers if message["status"] == 200 else {"Cache-Control": "no-store"}
+            added_headers = headers if message["status"] == 200 else {"Cache-Control": "no-store"}
             target = MutableHeaders(scope=message)
             if "Cache-Control" not in target:
-                target.update(own)
+                target.update(added_headers)
         await send(message)
 
     return added

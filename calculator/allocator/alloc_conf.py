@@ -99,8 +99,8 @@ def parse_alloc_conf(text: str) -> AllocConf:
         if key in _PARSERS:
             conf = _PARSERS[key](conf, value)
         elif key not in HARMLESS:
-            known = ", ".join(sorted((*_PARSERS, *HARMLESS)))
-            raise _refused(f"{key!r} is not a key of PYTORCH_CUDA_ALLOC_CONF; these are: {known}", text)
+            accepted = ", ".join(sorted((*_PARSERS, *HARMLESS)))
+            raise _refused(f"{key!r} is not a key of PYTORCH_CUDA_ALLOC_CONF; these are: {accepted}", text)
     return conf
 
 

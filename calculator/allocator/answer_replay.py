@@ -186,10 +186,10 @@ class AnswerReplay:
         small = [None if pool else place for pool, place in zip(pools, given, strict=True)]
         requested = [kind if kind <= SMALL * BLOCK else None for kind in kinds]
         found = program, requested, small, self.allocator.small_blocks()
-        known = next((course for course in self._courses if course.found == found), None)
-        if known is not None and self._plays(large, rows):
-            self.allocator.restore_small(known.after)
-            self._leave(rows, known.left)
+        equal_course = next((course for course in self._courses if course.found == found), None)
+        if equal_course is not None and self._plays(large, rows):
+            self.allocator.restore_small(equal_course.after)
+            self._leave(rows, equal_course.left)
         else:
             retries = self.allocator.retries
             self._play(every, rows)

@@ -55,10 +55,10 @@ class LoadedByBroadcast(HostLoading):
         whole: int | None = None
         shards: dict[int, tuple[str, ResidentTensor]] = {}
         for name, tensor in state_dict(prepared):
-            own = self._add(tensor.name, _bytes(tensor.shape, tensor))
+            added = self._add(tensor.name, _bytes(tensor.shape, tensor))
             self._free(() if whole is None else (whole,))
             shards[self._shard(tensor)] = name, tensor
-            whole = own
+            whole = added
         if not self._offloads:
             shards = self._loaded(shards)
         self._free(() if whole is None else (whole,))

@@ -121,15 +121,15 @@ class CappedReplays:
         self._peak = peak_reserved_bytes
         #: The first stages of the run, which all replays share, and the results of other stages that replays share.
         self._shared: SharedStages | None = None
-        self._known: KnownStages | None = None
+        self._stages: KnownStages | None = None
 
     def share(self) -> None:
         """Let the replays share their first stages, and the results of later stages."""
         if self._flat is not None:
             # A reservation that only the load makes is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
-            self._known = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
-            self._shared = SharedStages(self._flat, peak, self._known)
+            self._stages = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
+            self._shared = SharedStages(self._flat, peak, self._stages)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """Return the bytes that the run needs on an unlimited device, in whole pages."""
@@ -169,7 +169,7 @@ class CappedReplays:
         run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
-        run.known = self._known
+        run.known_stages = self._stages
         return run
 
     def _spare(self, device: DeviceMemory) -> int:

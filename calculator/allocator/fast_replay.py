@@ -121,7 +121,7 @@ class FastReplay:
         #: For each pool, the state at the start of each step after the first.
         self.beginnings: list[list[Beginning]] = [[] for _ in pools]
         #: The cached states of each pass of a pool, by the identity of the pass's items.
-        self.known: dict[int, KnownPass] = {}
+        self.known_passes: dict[int, KnownPass] = {}
         #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
 
@@ -137,9 +137,9 @@ class FastReplay:
         large = [size > SMALL for size in sizes]
         small = [not each for each in large]
         events = self.loading.events
-        for n, (pool, own) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
+        for n, (pool, chosen) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
             # The two events of a row, `n` and `~n`, are indices of the same element.
-            pool.play(compress(events, map([*own, *reversed(own)].__getitem__, events)), sizes, places)
+            pool.play(compress(events, map([*chosen, *reversed(chosen)].__getitem__, events)), sizes, places)
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
@@ -205,19 +205,19 @@ class FastReplay:
     def _pass(self, n: int, pool: FlatPool, batch: MicroBatch, number: int, *, stops: bool = False) -> bool:
         """Play a pass of a micro-batch. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
-        known = self.known.setdefault(id(items), KnownPass(items))
-        is_known = partial(known.is_known, pool=pool, places=places)
+        known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
+        is_known = partial(known_pass.is_known, pool=pool, places=places)
         # Small tensors fill parts of segments. The same parts are left only after many layers.
         is_alike = n % 2 and not number and not self.steps
         start = self._layers(n, pool, batch, is_known) if is_alike else 0
         stopped = play(
-            pool, items[start:], batch.sizes, places, stops=stops, known=lambda number: is_known(start + number)
+            pool, items[start:], batch.sizes, places, stops=stops, is_known=lambda number: is_known(start + number)
         )
-        known.end(pool, places)
+        known_pass.end(pool, places)
         return stopped
 
     @staticmethod
-    def _layers(n: int, pool: FlatPool, batch: MicroBatch, known: Callable[[int], bool]) -> int:
+    def _layers(n: int, pool: FlatPool, batch: MicroBatch, is_known: Callable[[int], bool]) -> int:
         """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.
 
         Return the index of the first item after them. Only the first step calls this, since it adds the most segments.
@@ -225,7 +225,7 @@ class FastReplay:
 
         def played(start: int, end: int) -> None:
             items = batch.passes[n][0][start:end]
-            play(pool, items, batch.sizes, batch.places, known=lambda number: known(start + number))
+            play(pool, items, batch.sizes, batch.places, is_known=lambda number: is_known(start + number))
 
         at = 0
         for start, length, repetitions in batch.repetitions(n):

@@ -89,7 +89,7 @@ class FlatDevice:
             self._pools = [pool.copied() for pool in self._pools]
             self._owns_pools = True
 
-    def plays_apart(self, play: Callable[[int, FlatPool], None], known: KnownStage | None = None) -> bool:
+    def plays_apart(self, play: Callable[[int, FlatPool], None], stage: KnownStage | None = None) -> bool:
         """Play the events of each pool by itself, with `play(number, pool)`.
 
         Pools are independent of each other as long as no segment is refused. If one would be refused, return False.
@@ -101,11 +101,11 @@ class FlatDevice:
         try:
             for number, before in enumerate(self._pools):
                 limit = None if spare is None else before.reserved + spare
-                pools.append(_played(number, before, limit, play, known))
+                pools.append(_played(number, before, limit, play, stage))
                 spare = None if spare is None else spare - (pools[-1].reserved - before.reserved)
         except RefusedError:
             return False
-        self._pools, self._owns_pools = pools, known is None
+        self._pools, self._owns_pools = pools, stage is None
         self.max_reserved = max(self.max_reserved, self.reserved)
         return True
 
@@ -167,9 +167,9 @@ class FlatDevice:
         """Free blocks, in any order."""
         self._own_pools()
         for number, pool in enumerate(self._pools):
-            own = self._of(number, blocks)
-            if own:
-                pool.free(own)
+            in_pool = self._of(number, blocks)
+            if in_pool:
+                pool.free(in_pool)
 
     def counts(self) -> object:
         """Return the number and the size of segments. Devices with the same layout have equal counts."""
@@ -271,21 +271,21 @@ def _played(
     before: FlatPool,
     limit: int | None,
     play: Callable[[int, FlatPool], None],
-    known: KnownStage | None,
+    stage: KnownStage | None,
 ) -> FlatPool:
     """Return a copy of a pool, after its events.
 
     Raises:
         RefusedError: if it would reserve more than the limit.
     """
-    pool = None if known is None else known.left(number, before)
+    pool = None if stage is None else stage.left(number, before)
     if pool is None:
         pool = before.copied()
         pool.limit = limit
         play(number, pool)
         pool.limit = None
-        if known is not None:
-            known.add(number, before, pool)
+        if stage is not None:
+            stage.add(number, before, pool)
     elif limit is not None and pool.reserved > limit:
         raise RefusedError
     return pool

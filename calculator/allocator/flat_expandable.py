@@ -99,30 +99,30 @@ class FlatExpandable:
         addresses, behinds = places
         for event in events:
             if event >= 0:
-                own = ranges[keys[event]]
-                free, size = own.free, sizes[event]
+                pool_range = ranges[keys[event]]
+                free, size = pool_range.free, sizes[event]
                 place = bisect_left(free, size << shift)
                 if place < len(free):
                     address = free[place] & mask
-                    if own.starts[address] in own.unmapped_starts:
-                        place = own.best_fit(place)
+                    if pool_range.starts[address] in pool_range.unmapped_starts:
+                        place = pool_range.best_fit(place)
                         address = free[place] & mask
                     del free[place]
-                    behind = own.starts.pop(address)
-                    del own.ends[behind]
+                    behind = pool_range.starts.pop(address)
+                    del pool_range.ends[behind]
                 else:
-                    address, behind = self._grow(own, size, event)
+                    address, behind = self._grow(pool_range, size, event)
                 cut = address + size
                 if behind > cut:
-                    own.starts[cut] = behind
-                    own.ends[behind] = cut
+                    pool_range.starts[cut] = behind
+                    pool_range.ends[behind] = cut
                     insort(free, behind - cut << shift | cut)
                 addresses[event] = address
                 behinds[event] = cut
             else:
                 row = ~event
-                own = ranges[keys[row]]
-                free, starts, ends = own.free, own.starts, own.ends
+                pool_range = ranges[keys[row]]
+                free, starts, ends = pool_range.free, pool_range.starts, pool_range.ends
                 address, behind = addresses[row], behinds[row]
                 if behind in starts:
                     end = starts.pop(behind)
@@ -149,13 +149,19 @@ class FlatExpandable:
             return False
         return True
 
-    def _play_one(self, own: Range, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
+    def _play_one(self, pool_range: Range, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Play the events of a range.
 
         Raises:
             RefusedError: if the device has no room.
         """
-        free, starts, ends, unmapped, shift = own.free, own.starts, own.ends, own.unmapped_starts, own.shift
+        free, starts, ends, unmapped, shift = (
+            pool_range.free,
+            pool_range.starts,
+            pool_range.ends,
+            pool_range.unmapped_starts,
+            pool_range.shift,
+        )
         mask = (1 << shift) - 1
         addresses, behinds = places
         for event in events:
@@ -165,17 +171,17 @@ class FlatExpandable:
                 if place < len(free):
                     address = free[place] & mask
                     if starts[address] in unmapped:
-                        place = own.best_fit(place)
+                        place = pool_range.best_fit(place)
                         address = free[place] & mask
                     del free[place]
                     behind = starts.pop(address)
                     del ends[behind]
                 else:
-                    block = self._map(own, size)
+                    block = self._map(pool_range, size)
                     if block is None:
                         raise RefusedError
                     address = block[0]
-                    behind = own.take(address)
+                    behind = pool_range.take(address)
                 cut = address + size
                 if behind > cut:
                     starts[cut] = behind
@@ -231,35 +237,35 @@ class FlatExpandable:
         small.starts = {key & mask: (key & mask) + (key >> self._shift) for key in small.free}
         small.ends = {behind: address for address, behind in small.starts.items()}
 
-    def _grow(self, own: Range, size: int, row: int) -> Placed:
-        block = self._map(own, size)
+    def _grow(self, pool_range: Range, size: int, row: int) -> Placed:
+        block = self._map(pool_range, size)
         if block is None:
             self._empty_cache()
             self.retries += 1
-            block = self._map(own, size)
+            block = self._map(pool_range, size)
         if block is None:
             raise self._out_of_memory(size, row)
-        own.take(block[0])
+        pool_range.take(block[0])
         return block
 
-    def _map(self, own: Range, size: int) -> Placed | None:
+    def _map(self, pool_range: Range, size: int) -> Placed | None:
         """Map pages for a request. Return them with the adjacent free blocks, or None if there is no room."""
-        address, behind = own.room(size)
-        if address in own.unmapped_starts:
-            mapped = self._mapped(own, address, min(behind - address, size))
+        address, behind = pool_range.room(size)
+        if address in pool_range.unmapped_starts:
+            mapped = self._mapped(pool_range, address, min(behind - address, size))
             if mapped is None:
                 return None
             address, behind = mapped
         while behind - address < size:
-            end = own.unmapped_starts[behind]
-            mapped = self._mapped(own, behind, min(end - behind, size - (behind - address)))
+            end = pool_range.unmapped_starts[behind]
+            mapped = self._mapped(pool_range, behind, min(end - behind, size - (behind - address)))
             if mapped is None:
                 return None
             address, behind = mapped
         return address, behind
 
-    def _mapped(self, own: Range, address: int, size: int) -> Placed | None:
-        pages = _whole(size, own.page)
+    def _mapped(self, pool_range: Range, address: int, size: int) -> Placed | None:
+        pages = _whole(size, pool_range.page)
         reserved = self.reserved + pages
         if self.capacity is not None and reserved * BLOCK > self.capacity:
             self.last_refused = reserved
@@ -267,16 +273,16 @@ class FlatExpandable:
             return None
         self.reserved = reserved
         self.max_reserved = max(self.max_reserved, reserved)
-        return own.map(address, pages)
+        return pool_range.map(address, pages)
 
     def _empty_cache(self) -> None:
         mask = (1 << self._shift) - 1
-        for own in reversed(self._ranges):
-            for key in own.free.copy():
-                self.reserved -= own.unmap(key & mask)
+        for pool_range in reversed(self._ranges):
+            for key in pool_range.free.copy():
+                self.reserved -= pool_range.unmap(key & mask)
 
     def _out_of_memory(self, size: int, row: int) -> OutOfMemoryError:
-        cached = sum(key >> self._shift for own in self._ranges for key in own.free)
+        cached = sum(key >> self._shift for pool_range in self._ranges for key in pool_range.free)
         error = OutOfMemoryError(
             requested=size * BLOCK,
             segment=segment_bytes(size * BLOCK),
@@ -294,9 +300,9 @@ class _Apart:
 
     __slots__ = ("_device", "_range")
 
-    def __init__(self, device: FlatExpandable, own: Range) -> None:
+    def __init__(self, device: FlatExpandable, pool_range: Range) -> None:
         self._device = device
-        self._range = own
+        self._range = pool_range
 
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate and free rows."""

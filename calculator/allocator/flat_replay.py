@@ -171,7 +171,7 @@ class FlatBatch:
         rows = batch.given.rows
         self.rows.add([row[4] // BLOCK for row in rows], lambda n: rows[n][0])
         self.rows.streams = batch.given.streams
-        own = self.rows.add([size // BLOCK for size in workspaces or ()], lambda _: WORKSPACE)
+        workspace_rows = self.rows.add([size // BLOCK for size in workspaces or ()], lambda _: WORKSPACE)
         self.parts: list[list[Part]]
         self.parts_of_first: list[list[Part]]
         if isinstance(batch.given, Unrolled):
@@ -179,12 +179,12 @@ class FlatBatch:
             self.gradients, self.left = ([row for rows in of for row in rows] for of in (cut.gradients, cut.left))
             cut_parts = [parts_of(cut, n) for n in range(len(PASSES))]
             self.parts_of_first = [[*parts] for parts in cut_parts]
-            self.parts = [[part.without(own) for part in parts] for parts in cut_parts]
+            self.parts = [[part.without(workspace_rows) for part in parts] for parts in cut_parts]
             return
         self.gradients, self.left = [*batch.given.gradients], [*batch.given.left]
         passes: list[Sequence[int]] = [batch.forward, batch.backward]
         self.parts = [self._listed(events) for events in passes]
-        for n, row in enumerate(own):
+        for n, row in enumerate(workspace_rows):
             start = batch.given.first_product(passes[n])
             passes[n] = [*passes[n][:start], row, *passes[n][start:]]
         self.parts_of_first = [self._listed(events) for events in passes]
@@ -203,8 +203,8 @@ class FlatReplay:
         "allocator",
         "begun",
         "gradients",
-        "known",
         "known_pools",
+        "known_stages",
         "left",
         "phase",
         "places",
@@ -219,7 +219,7 @@ class FlatReplay:
         self.run = run
         self.allocator = run.device.saved()
         #: The results of parts in other replays of the run. None if replays do not share results.
-        self.known: KnownStages | None = None
+        self.known_stages: KnownStages | None = None
         #: For each pool, the shared result after the last stage. None if something was allocated or freed since.
         self.known_pools: list[Left | None] = [None] * run.pools
         #: The places of a micro-batch's rows, and of other rows.
@@ -329,10 +329,10 @@ class FlatReplay:
         def play(number: int, pool: Pool) -> None:
             part.play(number, pool, rows.sizes, places)
 
-        if self.known is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
+        if self.known_stages is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
             done = allocator.plays_apart(play)
         else:
-            done = allocator.plays_apart(play, self.known.of(part, rows, places, self.known_pools))
+            done = allocator.plays_apart(play, self.known_stages.of(part, rows, places, self.known_pools))
         return done or _restore(places, before)
 
     def _free(self, blocks: Sequence[Placed]) -> None:
@@ -395,6 +395,6 @@ def _restore(places: Places, before: Places) -> bool:
 
     A part may overwrite the place of a row that it has freed and allocated again.
     """
-    for own, earlier in zip(places, before, strict=True):
-        own[:] = earlier
+    for places_of_pool, earlier in zip(places, before, strict=True):
+        places_of_pool[:] = earlier
     return False

@@ -213,8 +213,8 @@ class History:
 
     def _take(self, program: Program) -> None:
         """Give the last micro-batch of a step the gradients that the first one allocated."""
-        own = [(row, program.names[row]) for row in program.taken]
-        for row, place in same_gradients(own, enumerate(self._made)):
+        named_rows = [(row, program.names[row]) for row in program.taken]
+        for row, place in same_gradients(named_rows, enumerate(self._made)):
             self.machine.take([row], [self._gradients[place]])
 
     def _optimizer_step(self) -> None:

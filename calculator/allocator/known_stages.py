@@ -64,7 +64,7 @@ class _PartRows(NamedTuple):
 class KnownStages:
     """A cache of the states that the parts of a run leave, shared by all of its replays."""
 
-    __slots__ = ("_count", "_known", "_rows")
+    __slots__ = ("_count", "_results", "_rows")
 
     def __init__(self, count: int) -> None:
         """Set up an empty cache.
@@ -72,7 +72,7 @@ class KnownStages:
         `count`: the number of pools.
         """
         self._count = count
-        self._known: dict[Hashable, Left] = {}
+        self._results: dict[Hashable, Left] = {}
         #: The rows of each part, by its identity. The part is stored with them, so that its identity stays unique.
         self._rows: dict[int, tuple[Part, _PartRows]] = {}
 
@@ -84,23 +84,23 @@ class KnownStages:
         if id(part) not in self._rows:
             allocated, freed = (_by_pool(each, rows, self._count) for each in part.net())
             self._rows[id(part)] = part, _PartRows([*map(_reader, freed)], allocated)
-        return KnownStage(self._known, id(part), self._rows[id(part)][1], places, before)
+        return KnownStage(self._results, id(part), self._rows[id(part)][1], places, before)
 
 
 class KnownStage:
     """The cached results of a part, for one replay."""
 
-    __slots__ = ("_before", "_found", "_known", "_part", "_places", "_rows")
+    __slots__ = ("_before", "_found", "_part", "_places", "_results", "_rows")
 
     def __init__(
         self,
-        known: dict[Hashable, Left],
+        results: dict[Hashable, Left],
         part: int,
         rows: _PartRows,
         places: Places,
         before: list[Left | None],
     ) -> None:
-        self._known = known
+        self._results = results
         self._part = part
         self._rows = rows
         self._places = places
@@ -114,34 +114,34 @@ class KnownStage:
         """
         addresses, behinds = self._places
         before, read = self._before[number], self._rows.freed[number]
-        own = self._part, number, read(addresses), read(behinds)
-        known = before.following.get(own) if before is not None else None
-        after = known.pool(pool) if known is not None else None
+        key = self._part, number, read(addresses), read(behinds)
+        result = before.following.get(key) if before is not None else None
+        after = result.pool(pool) if result is not None else None
         if after is None:
-            self._found = own, tuple(pool.free_keys)
-            known = self._known.get(self._found)
-            after = known.pool(pool) if known is not None else None
-        if known is None or after is None:
+            self._found = key, tuple(pool.free_keys)
+            result = self._results.get(self._found)
+            after = result.pool(pool) if result is not None else None
+        if result is None or after is None:
             return None
-        self._follow(number, own, known)
-        for row, (address, behind) in zip(self._rows.left[number], known.placed, strict=True):
+        self._follow(number, key, result)
+        for row, (address, behind) in zip(self._rows.left[number], result.placed, strict=True):
             addresses[row], behinds[row] = address, behind
         return after
 
     def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
         """Cache the pool after the part, for which `left` returned None. The pool must not change from now on."""
-        if len(self._known) < MAX_KNOWN:
+        if len(self._results) < MAX_KNOWN:
             addresses, behinds = self._places
             placed = [(addresses[row], behinds[row]) for row in self._rows.left[number]]
-            known = self._known[self._found] = Left(before, pool, placed)
-            self._follow(number, self._found[0], known)
+            result = self._results[self._found] = Left(before, pool, placed)
+            self._follow(number, self._found[0], result)
         else:
             self._before[number] = None
 
-    def _follow(self, number: int, own: Hashable, known: Left) -> None:
-        before, self._before[number] = self._before[number], known
+    def _follow(self, number: int, key: Hashable, result: Left) -> None:
+        before, self._before[number] = self._before[number], result
         if before is not None:
-            before.following[own] = known
+            before.following[key] = result
 
 
 def _by_pool(of: Iterable[int], rows: Rows, count: int) -> list[list[int]]:

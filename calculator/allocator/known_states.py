@@ -41,12 +41,12 @@ class Recurring:
 class KnownPass:
     """The states of a pool during a pass, at the items after which the pass added no segment."""
 
-    __slots__ = ("_frees", "_items", "_known", "_met", "_placed", "_skipped")
+    __slots__ = ("_frees", "_items", "_met", "_placed", "_skipped", "_states")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
         #: By item, the free blocks before it and the places of the live transients.
-        self._known: dict[int, State] = {}
+        self._states: dict[int, State] = {}
         #: The same for the items of the current pass, with the number of segments.
         self._met: list[tuple[int, State, int]] = []
         #: The first item that was not played, because its state was known.
@@ -60,7 +60,7 @@ class KnownPass:
         item, (addresses, behinds) = self._items[number], places
         carried = [(addresses[row], behinds[row]) for row in item.events(item.chunk.carried)]
         state = pool.free_blocks(), carried
-        if self._known.get(number) == state and self._frees_the_same(number, places):
+        if self._states.get(number) == state and self._frees_the_same(number, places):
             self._skipped = number
             return True
         self._met.append((number, state, len(pool.segments)))
@@ -72,14 +72,14 @@ class KnownPass:
 
     def end(self, pool: FlatPool, places: Places) -> None:
         """Store the states of the pass that ends."""
-        known = {number: state for number, state, segments in self._met if segments == len(pool.segments)}
+        states = {number: state for number, state, segments in self._met if segments == len(pool.segments)}
         if self._skipped < len(self._items):
-            known.update({number: state for number, state in self._known.items() if number >= self._skipped})
-        self._known, self._met, self._skipped = known, [], len(self._items)
-        if known and not self._frees:
+            states.update({number: state for number, state in self._states.items() if number >= self._skipped})
+        self._states, self._met, self._skipped = states, [], len(self._items)
+        if states and not self._frees:
             self._frees = [[~event for event in item.events(item.chunk.frees)] for item in self._items]
             for n in reversed(range(len(self._frees) - 1)):
                 self._frees[n] += self._frees[n + 1]
-        if known:
+        if states:
             addresses, behinds = places
-            self._placed = {row: (addresses[row], behinds[row]) for row in self._frees[min(known)]}
+            self._placed = {row: (addresses[row], behinds[row]) for row in self._frees[min(states)]}

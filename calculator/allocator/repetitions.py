@@ -29,14 +29,14 @@ class Repetitions(NamedTuple):
     Attributes:
         times: The number of repetitions.
         step: By how much the rows of the next repetition are higher.
-        own: The rows of the first repetition that are shifted by `step` in each later one.
+        shifted: The rows of the first repetition that are shifted by `step` in each later one.
         freed: The rows that the first repetition frees and the one before it allocated.
         least: The size of the smallest request.
     """
 
     times: int
     step: int
-    own: Sequence[int]
+    shifted: Sequence[int]
     freed: Sequence[int]
     least: int
 
@@ -57,8 +57,8 @@ def repetitions_of(
             freed.append(~event)
     if times < MIN_REPETITIONS or not allocated or any(row < lowest or row + step not in allocated for row in freed):
         return None
-    own = [row for row in allocated if row >= lowest]
-    return Repetitions(times, step, own, freed, min(sizes[row] for row in allocated))
+    shifted = [row for row in allocated if row >= lowest]
+    return Repetitions(times, step, shifted, freed, min(sizes[row] for row in allocated))
 
 
 class _Start(NamedTuple):
@@ -203,7 +203,7 @@ class _History:
         times = (self._of.times - last) // period.repetitions
         apart = period.repetitions * step
         for number in range(last - period.repetitions, last):
-            for row in self._of.own:
+            for row in self._of.shifted:
                 first = row + number * step
                 following = slice(first + apart, first + times * apart + 1, apart)
                 for places in self._places:

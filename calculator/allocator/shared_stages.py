@@ -21,11 +21,11 @@ class SharedStages:
 
     __slots__ = ("_before", "_has_ended", "_peak", "_run", "_states", "_steps")
 
-    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None, known: KnownStages | None) -> None:
+    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None, stages: KnownStages | None) -> None:
         self._peak = peak_reserved_bytes
         self._run = FlatReplay(run)
         self._run.load()
-        self._run.known = known
+        self._run.known_stages = stages
         #: The states of the run after the load, and before each stage that adds a segment.
         self._states = [self._run.saved()]
         #: The layouts of earlier steps, and what was reserved at the end of the last step.

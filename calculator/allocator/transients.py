@@ -107,13 +107,13 @@ class Item:
         events = [*gap, *self._placed] if gap else self._placed
         if not self.shift:
             return events
-        known, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
-        if key not in known:
-            known[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
-        own = [*events]
-        for at in known[key]:
-            own[at] += by if own[at] >= 0 else -by
-        return own
+        moved, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
+        if key not in moved:
+            moved[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
+        shifted = [*events]
+        for at in moved[key]:
+            shifted[at] += by if shifted[at] >= 0 else -by
+        return shifted
 
 
 class Need:
@@ -230,9 +230,9 @@ class MicroBatch:
 
         `pairs` has an own row and a row of `other` each.
         """
-        for own, of_other in zip(self.places, other.places, strict=True):
+        for places, of_other in zip(self.places, other.places, strict=True):
             for row, of_first in pairs:
-                own[row] = of_other[of_first]
+                places[row] = of_other[of_first]
 
     def forget_workspaces(self) -> None:
         """Remove the allocation of workspaces from the passes. Only the first step allocates them."""
@@ -252,7 +252,7 @@ def play(
     *,
     stops: bool = False,
     until: int | None = None,
-    known: Callable[[int], bool] | None = None,
+    is_known: Callable[[int], bool] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
@@ -273,7 +273,7 @@ def play(
             chunk.allocates
             and not skips
             and n < until
-            and (pool.serves(item.quick, item.needs) or (known is not None and known(n)))
+            and (pool.serves(item.quick, item.needs) or (is_known is not None and is_known(n)))
         ):
             if stops and n > last:
                 return True
@@ -315,12 +315,12 @@ def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Ch
     for chunk in chunks:
         allocated = chunk.allocations(count)
         totals = [*accumulate(map(added.__getitem__, chunk.transients), initial=total)]
-        own = [*map(sizes.__getitem__, allocated.rows)]
+        allocated_sizes = [*map(sizes.__getitem__, allocated.rows)]
         before = [*map(totals.__getitem__, allocated.positions)]
-        margins = map(mul, allocated.counts, own)
+        margins = map(mul, allocated.counts, allocated_sizes)
         most, lost = [*map(add, before, margins)], dict[int, int]()
-        quick = max(map(add, most, own), default=0)
-        for size, wasted in zip(own, map(sub, most, allocated.counts), strict=True):
+        quick = max(map(add, most, allocated_sizes), default=0)
+        for size, wasted in zip(allocated_sizes, map(sub, most, allocated.counts), strict=True):
             if wasted > lost.get(size, -1):
                 lost[size] = wasted
         total, count = totals[-1], allocated.left

@@ -300,8 +300,8 @@ class Model:
     def with_head(self, head: Module) -> Model:
         """Return the model with another head in place of the output projection."""
         parts = (*(part for part in self.parts if part.name != self.head), head)
-        own = {f"{self.head}.weight", f"{self.head}.bias"}
-        tied = {name: other for name, other in self.tied.items() if name not in own}
+        head_names = {f"{self.head}.weight", f"{self.head}.bias"}
+        tied = {name: other for name, other in self.tied.items() if name not in head_names}
         return replace(self, parts=parts, head=head.name, tied=tied, has_router_loss=False, adds_router_loss=False)
 
     @cached_property

@@ -89,8 +89,8 @@ class AQLM(Base):
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
         """Yield codes, data types, token counts, biases and sizes for which aqlm has no training kernel."""
         if (self.config.num_codebooks, self.config.nbits_per_codebook) not in KERNELS:
-            known = ", ".join(f"{books} of {bits} bits" for books, bits in KERNELS)
-            message = f"aqlm has CUDA kernels that train for these code books: {known}"
+            kernels = ", ".join(f"{books} of {bits} bits" for books, bits in KERNELS)
+            message = f"aqlm has CUDA kernels that train for these code books: {kernels}"
             yield Problem(loc=f"{self.loc}.num_codebooks", msg=message, input=self.config.num_codebooks)
         if training.dtype == "float32":
             message = "aqlm's CUDA kernels take float16 and bfloat16: use one of them"

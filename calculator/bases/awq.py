@@ -84,8 +84,8 @@ class AWQ(GPTQModelBase):
             message = "AWQ's trainable kernel is for 4 bits: use 4"
             yield Problem(loc=f"{self.loc}.bits", msg=message, input=self.config.bits)
         if self.group_size not in GROUP_SIZES:
-            known = ", ".join(map(str, GROUP_SIZES))
-            message = f"gptqmodel has no kernel of AWQ for groups of {self.group_size}: use one of {known}"
+            group_sizes = ", ".join(map(str, GROUP_SIZES))
+            message = f"gptqmodel has no kernel of AWQ for groups of {self.group_size}: use one of {group_sizes}"
             yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.group_size)
         yield from self._sizes(model)
 

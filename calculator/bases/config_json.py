@@ -131,19 +131,19 @@ def _torchao_type(stated: Mapping[str, Any]) -> Any:
 
 
 def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
-    known = {each.name for each in declared(QuantizationConfig)}
-    own = {key: stated[key] for key in stated if key in known}
-    if "quant_type" in own:
-        own["quant_type"] = TORCHAO.get(_torchao_type(stated), "Int8WeightOnlyConfig")
-    return parse(QuantizationConfig, own, LOC)
+    names = {each.name for each in declared(QuantizationConfig)}
+    settings = {key: stated[key] for key in stated if key in names}
+    if "quant_type" in settings:
+        settings["quant_type"] = TORCHAO.get(_torchao_type(stated), "Int8WeightOnlyConfig")
+    return parse(QuantizationConfig, settings, LOC)
 
 
 def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the settings that change what is stored in a way that is not modelled."""
     kind = _torchao_type(stated)
     if stated.get("quant_method") == "torchao" and kind not in TORCHAO:
-        known = " and ".join(get_args(TorchAOType))
-        message = f"of torchao, {known} are modelled; transformers does not train over 4 bits: {_WAY_OUT}"
+        types = " and ".join(get_args(TorchAOType))
+        message = f"of torchao, {types} are modelled; transformers does not train over 4 bits: {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_type", msg=message, input=kind)
     for key, values in FIXED.items():
         if stated.get(key) not in values:

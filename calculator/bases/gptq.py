@@ -85,8 +85,8 @@ class GPTQ(GPTQModelBase):
             message = "a GPTQ base is modelled in 2, 4 and 8 bits: use one of them"
             yield Problem(loc=f"{self.loc}.bits", msg=message, input=self.config.bits)
         if self.group_size not in GROUP_SIZES:
-            known = ", ".join(map(str, GROUP_SIZES))
-            message = f"gptqmodel has no kernel for groups of {self.group_size}: use one of {known}"
+            group_sizes = ", ".join(map(str, GROUP_SIZES))
+            message = f"gptqmodel has no kernel for groups of {self.group_size}: use one of {group_sizes}"
             yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.group_size)
         for path, module in model.paths:
             if self.converts(path, module, model) and (module.in_features % WORD or module.out_features % WORD):

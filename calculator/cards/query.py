@@ -67,9 +67,9 @@ class CardQuery:
 def matching(rows: Iterable[CardRow], query: CardQuery) -> tuple[CardRow, ...]:
     """Return the rows that match a query, in its order. Equal rows keep the order of the table."""
     wanted = [row for row in rows if _matches(row, query)]
-    known = [row for row in wanted if _KEYS[query.sort](row) is not None]
-    known.sort(key=_KEYS[query.sort], reverse=query.order == "descending")
-    return (*known, *(row for row in wanted if _KEYS[query.sort](row) is None))
+    with_value = [row for row in wanted if _KEYS[query.sort](row) is not None]
+    with_value.sort(key=_KEYS[query.sort], reverse=query.order == "descending")
+    return (*with_value, *(row for row in wanted if _KEYS[query.sort](row) is None))
 
 
 def _matches(row: CardRow, query: CardQuery) -> bool:

@@ -76,8 +76,8 @@ def missing() -> tuple[str, ...]:
 
     They were added after the table was computed, or can only be traced.
     """
-    known = {runs.entry.id for runs in table()}
-    return tuple(entry.id for entry in catalogue.models() if entry.id not in known)
+    in_table = {runs.entry.id for runs in table()}
+    return tuple(entry.id for entry in catalogue.models() if entry.id not in in_table)
 
 
 def _runs(row: dict[str, Any], groups: list[str]) -> Runs:

@@ -74,9 +74,9 @@ def read(file: str) -> Any:
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
-def closest(name: str, known: list[str]) -> list[str]:
+def closest(name: str, names: list[str]) -> list[str]:
     """Return at most five known names that are similar to a name, the closest first."""
-    exact = {spelling.lower(): spelling for spelling in known}
+    exact = {spelling.lower(): spelling for spelling in names}
     key = name.lower()
     containing = sorted((s for s in exact if key and key in s), key=len)
     similar = containing + get_close_matches(key, exact, n=5, cutoff=0.5)

@@ -105,9 +105,9 @@ def state_dict(
         saved.append({**_options(optimizer), "params": [*range(count, count + len(group))]})
         for number, parameter in enumerate(group, count):
             of = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
-            own = dict(_states(parameter, of, shared, device))
-            if own:
-                state[number] = own
+            states = dict(_states(parameter, of, shared, device))
+            if states:
+                state[number] = states
         count += len(group)
     return {"state": state, "param_groups": saved}
 
@@ -154,9 +154,9 @@ def _of_bitsandbytes(
 ) -> Iterator[tuple[str, TorchTensor]]:
     """Yield the states of one parameter: in 8 bits with code books, or in 32 bits. Paged states are on the CPU."""
     blocks = optimizer.storage == "8bit" and elements(shape) >= SMALLEST_8BIT
-    own = "cpu" if optimizer.paged and elements(shape) >= SMALLEST_PAGED else device
+    state_device = "cpu" if optimizer.paged and elements(shape) >= SMALLEST_PAGED else device
     for name, qmap in zip(optimizer.names, _QMAPS, strict=False):
-        yield name, TorchTensor(shape, "uint8" if blocks else "float32", own)
+        yield name, TorchTensor(shape, "uint8" if blocks else "float32", state_device)
         if blocks:
             yield qmap, shared[qmap]
     for absmax, _ in zip(_ABSMAXES, optimizer.names, strict=False) if blocks else ():

@@ -32,7 +32,7 @@ def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
                     name = kind.name.replace(".*.", f".{index}.", 1)
                     yield Named(name, replace(kind, count=1, bytes=kind.bytes // kind.count))
         else:
-            own = [each for each in outer if each.name.startswith(f"{part.name}.")]
-            outer = [each for each in outer if each not in own]
-            yield from (Named(each.name, each) for each in own)
+            parameters = [each for each in outer if each.name.startswith(f"{part.name}.")]
+            outer = [each for each in outer if each not in parameters]
+            yield from (Named(each.name, each) for each in parameters)
     yield from (Named(each.name, each) for each in outer)

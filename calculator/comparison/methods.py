@@ -53,13 +53,13 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    known = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
+    fields = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
     problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(fields)}", input=body[key])
         for key in body
-        if key not in known
+        if key not in fields
     ]
-    common = {key: value for key, value in body.items() if key in known and key != "methods"}
+    common = {key: value for key, value in body.items() if key in fields and key != "methods"}
     request: Request | None = None
     try:
         request = parse_request({**common, "method": {"name": USUAL_METHODS[0]}})

@@ -85,9 +85,9 @@ class Lengths:
         tokens, room, longest = 0, 0, 0
         for length, count in reversed(self.pairs):
             left = count
-            taken = min(room, left)
-            tokens += longest * taken
-            left, room = left - taken, room - taken
+            fitting = min(room, left)
+            tokens += longest * fitting
+            left, room = left - fitting, room - fitting
             if left:
                 tokens += length * left
                 room, longest = -left % batch, length

@@ -62,11 +62,11 @@ def advice(request: Request, lengths: Lengths) -> LengthAdvice:
     """
     request = with_lengths(request, lengths)
     cut = lengths.cut(request.training.sequence_length) if request.length_given else lengths
-    own = estimate(request)
+    current = estimate(request)
     batch = request.training.micro_batch_size
-    changes = [*_truncations(request, cut, own), *_packing(request, cut, own), *_bucketing(cut, own, batch)]
+    changes = [*_truncations(request, cut, current), *_packing(request, cut, current), *_bucketing(cut, current, batch)]
     return LengthAdvice(
-        estimate=own,
+        estimate=current,
         tokens=cut.padded_tokens(batch),
         changes=tuple(sorted(changes, key=lambda each: -(each.saved_bytes or 0))),
     )
@@ -77,14 +77,14 @@ def with_lengths(request: Request, lengths: Lengths) -> Request:
     return replace(request, training=replace(request.training, sequence_lengths=lengths.pairs))
 
 
-def _truncations(request: Request, lengths: Lengths, own: Estimate) -> Iterator[LengthChange]:
+def _truncations(request: Request, lengths: Lengths, current: Estimate) -> Iterator[LengthChange]:
     for longest in sorted({lengths.percentile(share) for share in SHARES} - {lengths.longest}, reverse=True):
         shorter = sum(count for length, count in lengths.pairs if length > longest)
         sentence = f"cuts {shorter:,} of {lengths.samples:,} samples to {longest:,} tokens"
         training = replace(request.training, sequence_length=longest)
         yield _changed(
             replace(request, training=training, length_given=True),
-            own,
+            current,
             kind="truncation",
             changes={"training.sequence_length": longest},
             sentence=sentence,
@@ -92,7 +92,7 @@ def _truncations(request: Request, lengths: Lengths, own: Estimate) -> Iterator[
         )
 
 
-def _packing(request: Request, lengths: Lengths, own: Estimate) -> Iterator[LengthChange]:
+def _packing(request: Request, lengths: Lengths, current: Estimate) -> Iterator[LengthChange]:
     if request.training.packing or request.training.trainer != "trl-sft":
         return
     rows = lengths.packed_rows(lengths.longest)
@@ -101,7 +101,7 @@ def _packing(request: Request, lengths: Lengths, own: Estimate) -> Iterator[Leng
     )
     yield _changed(
         replace(request, training=training, length_given=True),
-        own,
+        current,
         kind="packing",
         changes={"training.packing": True, "training.padding": False},
         sentence=f"puts the samples into {rows:,} rows of {lengths.longest:,} tokens, all full",
@@ -109,14 +109,14 @@ def _packing(request: Request, lengths: Lengths, own: Estimate) -> Iterator[Leng
     )
 
 
-def _bucketing(lengths: Lengths, own: Estimate, batch: int) -> Iterator[LengthChange]:
+def _bucketing(lengths: Lengths, current: Estimate, batch: int) -> Iterator[LengthChange]:
     """Yield the change to bucketing.
 
     One batch still has the longest samples: bucketing saves computed tokens, but no memory.
     """
     if batch == 1 or len(lengths.pairs) == 1:
         return
-    required = own.memory.required_bytes
+    required = current.memory.required_bytes
     yield LengthChange(
         kind="bucketing",
         changes={},
@@ -127,9 +127,9 @@ def _bucketing(lengths: Lengths, own: Estimate, batch: int) -> Iterator[LengthCh
     )
 
 
-def _changed(request: Request, own: Estimate, **fields: Any) -> LengthChange:
+def _changed(request: Request, current: Estimate, **fields: Any) -> LengthChange:
     try:
         after = estimate(request).memory.required_bytes
     except PlanError as error:
         return LengthChange(required_bytes=None, saved_bytes=None, refusal=str(error), **fields)
-    return LengthChange(required_bytes=after, saved_bytes=own.memory.required_bytes - after, **fields)
+    return LengthChange(required_bytes=after, saved_bytes=current.memory.required_bytes - after, **fields)

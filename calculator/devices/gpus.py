@@ -178,6 +178,6 @@ def _key(name: str) -> str:
 def _suggestion(name: str) -> str:
     names = {_key(card.name): card.name for card in gpus()}
     key = _key(name)
-    near = [names[known] for known in names if key and key in known] or [names[k] for k in closest(key, list(names))]
+    near = [names[alias] for alias in names if key and key in alias] or [names[k] for k in closest(key, list(names))]
     instead = "give its size as device.memory_bytes"
     return f"did you mean {', '.join(near[:6])}? Or {instead}" if near else instead

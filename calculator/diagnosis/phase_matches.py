@@ -59,8 +59,8 @@ def phase_matches(
     phases = _Phases(request, resident, workspace_bytes, message)
     found: dict[tuple[str, str], PhaseMatch] = {}
     for each in phases.matches():
-        own = found.setdefault((each.phase, each.tensor), each)
-        if abs(each.difference_bytes) < abs(own.difference_bytes):
+        first_match = found.setdefault((each.phase, each.tensor), each)
+        if abs(each.difference_bytes) < abs(first_match.difference_bytes):
             found[each.phase, each.tensor] = each
     return tuple(sorted(found.values(), key=lambda each: abs(each.difference_bytes)))
 
@@ -165,8 +165,8 @@ class _Phases:
         of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
         later = [WITH_BATCH.format(each.name) for each in of_kind[number - len(outputs) * (of_kind is labels) :]]
         rows = self.evaluation.in_concatenation(moment)
-        own = next(each for each in rows if each.name == later[0])
-        return own, tuple(each for each in rows if each.name not in later)
+        later_row = next(each for each in rows if each.name == later[0])
+        return later_row, tuple(each for each in rows if each.name not in later)
 
     def _in_merge(self) -> Iterator[PhaseMatch]:
         """Yield the tensors that merging each module allocates, in order."""

@@ -108,8 +108,12 @@ def _more_gpus(request: Request) -> _Option:
 
 def _buckets(request: Request, hidden_size: int | None) -> Iterator[_Option]:
     zero = request.training.zero
-    own = zero.reduce_bucket_size
-    if own != "auto" and hidden_size is not None and zero.resolved("reduce_bucket_size", hidden_size) > hidden_size**2:
+    bucket = zero.reduce_bucket_size
+    if (
+        bucket != "auto"
+        and hidden_size is not None
+        and zero.resolved("reduce_bucket_size", hidden_size) > hidden_size**2
+    ):
         yield _Option(
             {f"{_OBJECT}.reduce_bucket_size": "auto"},
             _with_zero(request, reduce_bucket_size="auto"),
@@ -145,6 +149,6 @@ def _offloads(request: Request) -> Iterator[_Option]:
 
 def _with_zero(request: Request, **settings: Any) -> Request:
     """Return the request with settings of zero_optimization."""
-    own = request.training.deepspeed or DeepSpeedConfig()
-    deepspeed = replace(own, zero_optimization=replace(own.zero, **settings))
+    config = request.training.deepspeed or DeepSpeedConfig()
+    deepspeed = replace(config, zero_optimization=replace(config.zero, **settings))
     return replace(request, training=replace(request.training, deepspeed=deepspeed))

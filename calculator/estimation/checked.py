@@ -61,7 +61,7 @@ def checked(request: Request, model: Model) -> Remarks:
     return Remarks(assumptions(request, model), warnings(request, model))
 
 
-def checked_by_sizes(request: Request, model: Model, known: BySizes[Remarks]) -> Remarks:
+def checked_by_sizes(request: Request, model: Model, cache: BySizes[Remarks]) -> Remarks:
     """Check a request, and return the remarks on it. `known` caches those of requests that differ in sizes alone.
 
     Raises:
@@ -71,7 +71,7 @@ def checked_by_sizes(request: Request, model: Model, known: BySizes[Remarks]) ->
         return checked(request, model)
     plain, traced = partial(checked, request, model), partial(CheckedTrace, request, model)
     try:
-        found = known.of_settings(request.training, request.method, plain, traced)
+        found = cache.of_settings(request.training, request.method, plain, traced)
     except PlanError:
         # The request is checked again below, because the sizes in this refusal may be symbolic.
         found = None

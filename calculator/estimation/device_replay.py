@@ -47,14 +47,14 @@ class DeviceReplay:
         live_bytes: int,
         context_bytes: int,
         conf: AllocConf = DEFAULT,
-        known: dict[Hashable, Any] | None = None,
+        cached: dict[Hashable, Any] | None = None,
     ) -> None:
         self.resident = resident
         self.workspaces = workspaces
         self.live_bytes = live_bytes
         self.context_bytes = context_bytes
         self.conf = conf
-        self.known: dict[Hashable, Any] = {} if known is None else known
+        self.cached: dict[Hashable, Any] = {} if cached is None else cached
 
     def with_workspaces(self, workspaces: tuple[int, int]) -> DeviceReplay:
         """Return the same run on a card whose matrix library has other workspaces."""
@@ -66,7 +66,7 @@ class DeviceReplay:
             live_bytes=self.live_bytes - sum(self.workspaces) + sum(workspaces),
             context_bytes=self.context_bytes,
             conf=self.conf,
-            known=self._once(("workspaces", workspaces), dict),
+            cached=self._once(("workspaces", workspaces), dict),
         )
 
     def _like(self, *args: Any, **options: Any) -> DeviceReplay:
@@ -83,9 +83,9 @@ class DeviceReplay:
         return full_peak_reserved(self.resident, self.workspaces, self.conf)
 
     def _once(self, key: Hashable, replayed: Callable[[], T]) -> T:
-        if key not in self.known:
-            self.known[key] = replayed()
-        found: T = self.known[key]
+        if key not in self.cached:
+            self.cached[key] = replayed()
+        found: T = self.cached[key]
         return found
 
     def outcome(self, usable_bytes: int) -> Outcome:

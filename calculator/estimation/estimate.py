@@ -81,8 +81,8 @@ def estimate(
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     if series is None:
-        with RECENT_SERIES.lent(request, once=once) as (own, lent):
-            return _exact(own, lent, whole=whole)
+        with RECENT_SERIES.lent(request, once=once) as (shared_request, lent):
+            return _exact(shared_request, lent, whole=whole)
     return _exact(request, series, whole=whole)
 
 
@@ -180,7 +180,7 @@ def device_replay(
         live_bytes=live + forward + backward,
         context_bytes=cuda_context(card_of(request.device)).bytes,
         conf=parse_alloc_conf(request.device.alloc_conf or ""),
-        known=series.replays(_run_of(request, forward, backward)),
+        cached=series.replays(_run_of(request, forward, backward)),
     )
     if not step.generation:
         return replay

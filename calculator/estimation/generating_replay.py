@@ -37,7 +37,7 @@ class GeneratingReplay(DeviceReplay):
             live_bytes=replay.live_bytes,
             context_bytes=replay.context_bytes,
             conf=replay.conf,
-            known=replay.known,
+            cached=replay.cached,
         )
 
     def _like(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:

@@ -91,13 +91,13 @@ def _unread(request: Request, model: Model) -> Problem:
     """Yield why images are refused for a model or a task that does not read them."""
     images = request.training.images
     value = asdict(images) if images is not None else None
-    known = ", ".join(image_families())
+    families = ", ".join(image_families())
     if request.task != "causal_lm":
         return Problem(loc=_LOC, msg=f"{request.task} with images is not modelled: leave images out", input=value)
     if model.towers:
-        message = f"the images of {model.model_type} are not modelled yet: leave images out, or use {known}"
+        message = f"the images of {model.model_type} are not modelled yet: leave images out, or use {families}"
         return Problem(loc=_LOC, msg=message, input=value)
-    message = f"{model.model_type} has no vision tower: leave images out, or use a model of the types {known}"
+    message = f"{model.model_type} has no vision tower: leave images out, or use a model of the types {families}"
     return Problem(loc=_LOC, msg=message, input=value)
 
 

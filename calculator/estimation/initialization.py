@@ -93,12 +93,12 @@ def _of_passes(resident: ResidentState) -> InitialPeak | None:
     found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
     if found is None:
         return None
-    own = (row for of_component in rows(found.alive).values() for row in of_component)
+    alive_rows = (row for of_component in rows(found.alive).values() for row in of_component)
     resident_rows = (
         _row("weights and adapters", sum(tensor.bytes for tensor in resident.whole)),
         _row("singular vectors and values of inputs", found.kept),
     )
-    return InitialPeak(_present((*resident_rows, *map(_of_tensor, found.batch), *own)), found.operation)
+    return InitialPeak(_present((*resident_rows, *map(_of_tensor, found.batch), *alive_rows)), found.operation)
 
 
 def _base(resident: ResidentState) -> int:
@@ -124,8 +124,8 @@ def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak
         for weight in weights:
             on = Temporaries()
             corda_eigens(on, weight)
-            own = (_row("singular values of the modules before", values), *map(_of_tensor, on.peak))
-            yield InitialPeak((*before, *own), "preprocess_corda")
+            alive_rows = (_row("singular values of the modules before", values), *map(_of_tensor, on.peak))
+            yield InitialPeak((*before, *alive_rows), "preprocess_corda")
             values += singular_bytes(weight)
         yield InitialPeak((*before, _row(_KEPT[kind], sum(map(cropped_bytes, weights)))), "preprocess_corda")
 

@@ -67,10 +67,10 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     given, name = request.training.kernels, model.model_type
     if given is None:
         return
-    known = _PACKAGES.get(name, ())
-    wrong = next((each for each in given if each not in known), None)
-    if wrong is not None or known[0] not in given:
-        yield Problem(loc="training.kernels", msg=_way_out(name, known, wrong), input=list(given))
+    packages = _PACKAGES.get(name, ())
+    wrong = next((each for each in given if each not in packages), None)
+    if wrong is not None or packages[0] not in given:
+        yield Problem(loc="training.kernels", msg=_way_out(name, packages, wrong), input=list(given))
         return
     if request.device.sharding != "none":
         message = "kernel packages are modelled on one GPU without sharding: use none, or leave kernels out"
@@ -91,16 +91,18 @@ def notes(request: Request, model: Model) -> tuple[str, ...]:
     given = request.training.kernels
     if given is None:
         return model.notes
-    own = tuple(note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS, mamba.WITHOUT_KERNELS))
+    other_notes = tuple(
+        note for note in model.notes if note not in (WITHOUT_KERNELS, CONVOLUTIONS, mamba.WITHOUT_KERNELS)
+    )
     stated = FROM_SOURCE.format(packages=" and ".join(given), sources="; ".join(map(_SOURCES.__getitem__, given)))
-    return (*own, stated + _MULTIPROCESSORS if "mamba_ssm" in given else stated)
+    return (*other_notes, stated + _MULTIPROCESSORS if "mamba_ssm" in given else stated)
 
 
-def _way_out(name: str, known: tuple[str, ...], wrong: str | None) -> str:
-    if not known:
+def _way_out(name: str, packages: tuple[str, ...], wrong: str | None) -> str:
+    if not packages:
         return f"kernel packages are not modelled for {name}: leave it out"
-    choices = " or ".join(str([*known[:count]]) for count in range(1, len(known) + 1))
-    reason = f"{wrong} is not modelled" if wrong else f"{known[1]} is not modelled without {known[0]}"
+    choices = " or ".join(str([*packages[:count]]) for count in range(1, len(packages) + 1))
+    reason = f"{wrong} is not modelled" if wrong else f"{packages[1]} is not modelled without {packages[0]}"
     return f"{reason} for {name}: use {choices}, or leave it out"
 
 

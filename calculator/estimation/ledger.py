@@ -73,13 +73,13 @@ def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
             for (name, shape, dtype, component, size), count in alive.kinds().items()
             if size
         ]
-    known: list[_Listed] | None = alive.live_kinds.known.get("rows")
-    if known is None:
-        known = alive.live_kinds.known["rows"] = _listed(storages, alive.live_kinds.counts)
+    cached: list[_Listed] | None = alive.live_kinds.known.get("rows")
+    if cached is None:
+        cached = alive.live_kinds.known["rows"] = _listed(storages, alive.live_kinds.counts)
     sizes, digits = storages.sizes, storages.digits
     return [
         (component, Row(form or _form(storages.allocation(kind), count), sizes[size] * count, digits if form else None))
-        for component, form, kind, size, count in known
+        for component, form, kind, size, count in cached
         if sizes[size]
     ]
 
@@ -159,11 +159,11 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     The rows of a component are created when one is read.
     """
     ledger = Deferred(partial(rows, alive))
-    own = _components_of_step(alive)
+    names = _components_of_step(alive)
     return tuple(
         [
             Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
-            if name in own
+            if name in names
             else _of_residents(alive.group, name)
             for name, size in alive.by_component().items()
             if size
@@ -179,11 +179,11 @@ def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
     """Return the components that tensors of the step may belong to, in addition to resident tensors."""
     if alive.left is not None:
         return COMPONENTS
-    known: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
-    if known is None:
+    cached: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
+    if cached is None:
         of_kind = alive.storages.kinds.components if alive.storages is not None else ()
-        known = alive.live_kinds.known["components"] = frozenset([of_kind[kind] for kind in alive.live_kinds.counts])
-    return known
+        cached = alive.live_kinds.known["components"] = frozenset([of_kind[kind] for kind in alive.live_kinds.counts])
+    return cached
 
 
 def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
@@ -191,13 +191,13 @@ def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
 
     It is cached with the tensors, because every run with the tensors has it.
     """
-    known: Component | None = group.components.get(name)
-    if known is None:
+    cached: Component | None = group.components.get(name)
+    if cached is None:
         # A plain tuple, because a group with a reference cycle would wait for the garbage collector.
         listed = Deferred(partial(_rows_of_residents, tuple(group), name))
         size = group.by_component[name]
-        known = group.components[name] = Component(name=name, bytes=size, source=SOURCES[name], listed=listed)
-    return known
+        cached = group.components[name] = Component(name=name, bytes=size, source=SOURCES[name], listed=listed)
+    return cached
 
 
 def _rows_of_residents(group: tuple[ResidentTensors, ...], name: ComponentName) -> tuple[Row, ...]:

@@ -57,8 +57,8 @@ class RecentSeries:
             series = self._kept.pop(kind, None) or SeriesCache(traces_first=is_quick and not once)
         if request.model.config is not None:
             # The caller may change its config later, so the cache has a copy.
-            own = series.reference or replace(request.model, config=json.loads(kind[0]))
-            request = replace(request, model=own)
+            model = series.reference or replace(request.model, config=json.loads(kind[0]))
+            request = replace(request, model=model)
         yield request, series
         with self._lock:
             self._kept[kind] = series

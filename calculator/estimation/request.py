@@ -162,11 +162,11 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    known = known_fields()
+    fields = known_fields()
     problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(fields)}", input=body[key])
         for key in body
-        if key not in known
+        if key not in fields
     ]
 
     def part(build: Any, *arguments: Any, **options: Any) -> Any:
@@ -181,7 +181,7 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     training = part(parse_training, body.get("training", {}))
     device = part(parse_device, body.get("device", {}), catalogued=catalogued)
     stack = part(parse_stack, body.get("stack", {}))
-    switches = part(_options, Choices, body, known[len(OBJECTS) :])
+    switches = part(_options, Choices, body, fields[len(OBJECTS) :])
     if switches is not None:
         problems += _of_classifiers(switches, body)
     if problems:

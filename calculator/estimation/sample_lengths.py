@@ -160,10 +160,10 @@ def with_longest_batch(request: Request) -> Request:
         return request
     longest = lengths.longest_batch(training)
     if lengths.in_a_row is not None:
-        own = training.of_row(longest.length, lengths.in_a_row)
+        cut = training.of_row(longest.length, lengths.in_a_row)
     else:
-        own = replace(training, sequence_length=longest.length, padding=longest.padding)
-    return replace(request, training=own, drawn=training)
+        cut = replace(training, sequence_length=longest.length, padding=longest.padding)
+    return replace(request, training=cut, drawn=training)
 
 
 def of_one_length(request: Request) -> Request:

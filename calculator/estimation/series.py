@@ -91,10 +91,10 @@ class SeriesCache:
 
         Only the last `MAX_REPLAYED` runs are kept.
         """
-        self._replays[run] = known = self._replays.pop(run, {})
+        self._replays[run] = replays = self._replays.pop(run, {})
         if len(self._replays) > MAX_REPLAYED:
             self._replays.popitem(last=False)
-        return known
+        return replays
 
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions

@@ -74,8 +74,8 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
 def not_modelled() -> str:
     """Return why a sharding, or several cards without one, are refused."""
     *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
-    known = f"{', '.join(names)} or {last}"
-    return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
+    kinds = f"{', '.join(names)} or {last}"
+    return f"not modelled here: set device.sharding {kinds}, or device.count 1 and device.sharding none"
 
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:

@@ -39,22 +39,24 @@ def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
     """
     if not isinstance(method, LoRA) or method.load_in_8bit:
         return method
-    own = method.quantization_config
-    base = config_json.kept(stated(model), own) if method.quantizes_base else config_json.read(stated(model))
+    config = method.quantization_config
+    base = config_json.kept(stated(model), config) if method.quantizes_base else config_json.read(stated(model))
     return method if base is None else replace(method, quantization_config=base)
 
 
 def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
     """Yield why a method can't train over the base in the `config.json`, and settings that belong to no base."""
-    own = method.quantization_config if isinstance(method, LoRA) else None
-    if own is not None and own.quant_method is None and own != type(own)():
+    config = method.quantization_config if isinstance(method, LoRA) else None
+    if config is not None and config.quant_method is None and config != type(config)():
         message = "is required with the other settings of a quantization_config"
         yield Problem(loc="method.quantization_config.quant_method", msg=message, input=None)
-    if isinstance(method, LoRA) and method.load_in_8bit and own is not None and own.quant_method is not None:
-        message = f"the base is stored by {own.quant_method}: use false"
+    if isinstance(method, LoRA) and method.load_in_8bit and config is not None and config.quant_method is not None:
+        message = f"the base is stored by {config.quant_method}: use false"
         yield Problem(loc="method.load_in_8bit", msg=message, input=True)
     low_rank = isinstance(method, LoRA) and not method.load_in_8bit
-    yield from config_json.problems(stated(model), own if own and own.quant_method else None, low_rank=low_rank)
+    yield from config_json.problems(
+        stated(model), config if config and config.quant_method else None, low_rank=low_rank
+    )
 
 
 def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
@@ -63,12 +65,12 @@ def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
     card = card_of(device)
     if base is None or card is None or card.compute_capability is None:
         return
-    own, least, most = (
+    capability, least, most = (
         tuple(map(int, card.compute_capability.split("."))),
         base.compute_capability,
         base.unsupported_from,
     )
-    if own < least or (most is not None and own >= most):
+    if capability < least or (most is not None and capability >= most):
         needed = ".".join(map(str, least)) + (f", and less than {'.'.join(map(str, most))}" if most else "")
         has = f"{card.name} has {card.compute_capability}"
         message = f"{base.label} needs compute capability {needed}; {has}: leave quantization_config out"

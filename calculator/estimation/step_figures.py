@@ -28,22 +28,22 @@ class StepFigures(NamedTuple):
 
 def figures_of(step: TrainingStep) -> StepFigures:
     """Return the figures of a step."""
-    known: StepFigures | None = step.known.get(StepFigures)
-    if known is None:
+    cached: StepFigures | None = step.known.get(StepFigures)
+    if cached is None:
         peaks = step.every_peak()
         highest = max(peaks, key=lambda peak: peak.bytes)
-        known = step.known[StepFigures] = StepFigures(
+        cached = step.known[StepFigures] = StepFigures(
             peaks=peaks,
             operation=highest.operation,
             parts=components(highest.alive),
             phases=tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         )
-    return known
+    return cached
 
 
 def reserved_by_rule(step: TrainingStep, workspaces: tuple[int, ...]) -> int:
     """Return the rule's estimate of reserved memory, with the workspaces of a card."""
-    known: int | None = step.known.get(workspaces)
-    if known is None:
-        known = step.known[workspaces] = by_rule(step, workspaces)
-    return known
+    cached: int | None = step.known.get(workspaces)
+    if cached is None:
+        cached = step.known[workspaces] = by_rule(step, workspaces)
+    return cached

@@ -30,18 +30,18 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
 
     The passes of `generate` come first, the optimizer's step comes last.
     """
-    return Deferred(partial(_known, step, peaks))
+    return Deferred(partial(_cached_timeline, step, peaks))
 
 
-def _known(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
+def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     """Return the timeline, which is cached with the step.
 
     It does not refer to the step, so that the garbage collector need not break a cycle.
     """
-    known: Timeline | None = step.known.get(Timeline)
-    if known is None:
-        known = step.known[Timeline] = _of_layers(step, peaks)
-    return known
+    cached: Timeline | None = step.known.get(Timeline)
+    if cached is None:
+        cached = step.known[Timeline] = _of_layers(step, peaks)
+    return cached
 
 
 def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
@@ -69,10 +69,10 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
 
 def _spans(of: MicroBatchRun, phase: str, end: str) -> list[Span]:
     """Return the spans between consecutive marks. They are cached for runs with other sizes."""
-    known = of.run.copies.spans
-    if phase not in known:
-        known[phase] = _between(of.marks, phase, end)
-    return known[phase]
+    spans = of.run.copies.spans
+    if phase not in spans:
+        spans[phase] = _between(of.marks, phase, end)
+    return spans[phase]
 
 
 def _between(marks: dict[str, int], phase: str, end: str) -> list[Span]:

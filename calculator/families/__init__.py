@@ -99,8 +99,8 @@ def forward_of(model: Model) -> DecoderForward:
         PlanError: if the step is only modelled for other tasks.
     """
     family = FAMILIES[model.model_type]
-    own = family.tasks.get(model.task.name)
-    forward = family.forward if own is None else own.forward
+    task_forward = family.tasks.get(model.task.name)
+    forward = family.forward if task_forward is None else task_forward.forward
     if forward is None:
         tasks = " or ".join(family.tasks)
         msg = f"the training step of {model.model_type} is modelled for some tasks: set task {tasks}"
@@ -132,12 +132,12 @@ def model_from_config(
     if not isinstance(config, dict):
         raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)
     model_type = config.get("model_type")
-    known = ", ".join(sorted(FAMILIES))
+    model_types = ", ".join(sorted(FAMILIES))
     if model_type is None:
-        raise refusal("model.config.model_type", f"is required, to know the family; known families are {known}")
+        raise refusal("model.config.model_type", f"is required, to know the family; known families are {model_types}")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        message = f"{shown(model_type)} is not a known family; known families are {known}"
+        message = f"{shown(model_type)} is not a known family; known families are {model_types}"
         raise refusal("model.config.model_type", message, model_type)
     if config.get("per_layer_config") is not None and not family.sizes_per_layer:
         message = "sets sizes for each layer, which is not modelled: leave it out"

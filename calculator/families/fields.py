@@ -218,14 +218,14 @@ def _too_few_experts(config: Config) -> str | None:
     return f"{shown(chosen)} experts a token are more than the {shown(among)} experts" if chosen > among else None
 
 
-def listed_layer_types(known: tuple[str, ...]) -> Check:
+def listed_layer_types(layer_types: tuple[str, ...]) -> Check:
     """Return the check that `layer_types` lists every layer with a known type."""
 
     def problem(config: Config) -> str | None:
         types, expected = config["layer_types"], config["num_hidden_layers"]
         if len(types) != expected:
             return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-        unknown = next((each for each in types if each not in known), None)
-        return None if unknown is None else f"{shown(unknown)} is none of {', '.join(known)}"
+        unknown = next((each for each in types if each not in layer_types), None)
+        return None if unknown is None else f"{shown(unknown)} is none of {', '.join(layer_types)}"
 
     return Check(name="layer_types", problem=problem)

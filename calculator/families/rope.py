@@ -78,8 +78,8 @@ def rope_per_type(
     def standard(config: Config) -> Mapping[str, Any]:
         nested, scaling = config["rope_parameters"] or {}, config["rope_scaling"] or {}
         bases = {"full_attention": config["rope_theta"], "sliding_attention": config["local_rope_theta"]}
-        own = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
-        return MappingProxyType({kind: standardised(own[kind], {"rope_theta": bases[kind]}) for kind in bases})
+        by_type = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
+        return MappingProxyType({kind: standardised(by_type[kind], {"rope_theta": bases[kind]}) for kind in bases})
 
     return (
         number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
@@ -111,9 +111,11 @@ def standardised(
     Source: transformers/modeling_rope_utils.py, RotaryEmbeddingConfigMixin.standardize_rope_params.
     """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    known = types or ROPE_TYPES
-    if not isinstance(kind, str) or kind not in known:
-        raise ContradictionError("rope_parameters", f"rope_type must be one of {', '.join(known)}, not {shown(kind)}")
+    accepted = types or ROPE_TYPES
+    if not isinstance(kind, str) or kind not in accepted:
+        raise ContradictionError(
+            "rope_parameters", f"rope_type must be one of {', '.join(accepted)}, not {shown(kind)}"
+        )
     kind = types[kind] if types else kind
     missing = [key for key in ROPE_TYPES[kind] if key not in parameters]
     if missing:

@@ -70,11 +70,11 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
         return replace(base_model(model, task), task=task)
     if model.model_type in _without_own(task.name):
         return replace(token_heads.with_task_head(model, task, raw), task=task)
-    own = families[model.model_type].tasks.get(task.name)
-    if own is None:
+    modelled = families[model.model_type].tasks.get(task.name)
+    if modelled is None:
         message = (
             f"{task.name} of {model.model_type} is not modelled: leave task out, or use another model, of the types"
             f" {', '.join(families_of(families, task.name))}"
         )
         raise refusal("task", message, task.name)
-    return replace(own.model(model, task), task=task)
+    return replace(modelled.model(model, task), task=task)

@@ -152,7 +152,11 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         PlanError: with every reason.
     """
     serving = request.serving
-    problems = [*_own(request, model, plan), *_routed(request, model), *several_gpus.one_card(request.device)]
+    problems = [
+        *_serving_problems(request, model, plan),
+        *_routed(request, model),
+        *several_gpus.one_card(request.device),
+    ]
     device = request.device.alone
     trained = Request(
         model=request.model, method=plan.method, training=serving.training, device=device, stack=request.stack
@@ -169,7 +173,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         raise PlanError(*problems)
 
 
-def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
+def _serving_problems(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
     """Yield combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
     if has_no_length(model):

@@ -65,8 +65,8 @@ def _width(config: Config, kind: LayerKind) -> int:
     if kind.attention in RECURRENT_TYPES or kind.attention == "mlp":
         return 0
     heads = int(config["num_attention_heads"])
-    own = config.get("global_head_dim") if kind.attention == "full_attention" else None
-    return heads * int(own or config.get("head_dim") or config["hidden_size"] // heads)
+    global_width = config.get("global_head_dim") if kind.attention == "full_attention" else None
+    return heads * int(global_width or config.get("head_dim") or config["hidden_size"] // heads)
 
 
 def _per_token(layer: Layer, share: float) -> float:

@@ -64,10 +64,10 @@ class ServedMethod(Method):
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """Return the module as frozen, in 4 bits if bitsandbytes converts it."""
         quantization = self.quantization if converted(path, module, model) else None
-        own = self.method.module_spec(path, module, model, training)
+        spec = self.method.module_spec(path, module, model, training)
         if self.merged:
             return ModuleSpec(dtype=training.dtype, quantization=quantization)
-        return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
+        return ModuleSpec(dtype=training.dtype, quantization=quantization, added=spec.added, copied=spec.copied)
 
     def copy_name(self, path: str) -> CopyName | None:
         """Return the name of the trained copy that merging puts in place of its original."""
@@ -79,8 +79,8 @@ class ServedMethod(Method):
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the method's parameters that belong to no module, and the code book of nested constants."""
-        own = () if self.merged or self.method.facts.quantizes_base else self.method.added(model, training)
-        return own + (code_book(model, self.quantization) if self.quantization else ())
+        added = () if self.merged or self.method.facts.quantizes_base else self.method.added(model, training)
+        return added + (code_book(model, self.quantization) if self.quantization else ())
 
     def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
         """Return the 4-bit format that the base is served in, or None."""

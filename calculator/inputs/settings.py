@@ -38,7 +38,7 @@ class Setting:
     form: bool = True
     #: Whether the method has a form field of its own for this input, as the value means something else in other
     #: methods.
-    own: bool = False
+    has_field_of_its_own: bool = False
     #: What to use instead of values that users try but that are not among the choices.
     instead: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ def setting(
     example: Any = None,
     empty: str = "none",
     form: bool = True,
-    own: bool = False,
+    has_field_of_its_own: bool = False,
     instead: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a dataclass field as an input."""
@@ -67,7 +67,7 @@ def setting(
         example=example,
         empty=empty,
         form=form,
-        own=own,
+        has_field_of_its_own=has_field_of_its_own,
         instead=instead or {},
     )
     return dataclasses.field(default=default, metadata={"setting": metadata})
@@ -142,16 +142,18 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     if not value:
         default: T = _default(cls)  # type: ignore[arg-type]  # a class is hashable
         return default
-    known = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
+    declarations = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     problems = [
         Problem(
-            loc=f"{loc}.{key}", msg=f"unknown field; known fields are {', '.join(known) or 'none'}", input=value[key]
+            loc=f"{loc}.{key}",
+            msg=f"unknown field; known fields are {', '.join(declarations) or 'none'}",
+            input=value[key],
         )
         for key in value
-        if key not in known and key not in ignore
+        if key not in declarations and key not in ignore
     ]
     values: dict[str, Any] = {}
-    for declaration in sorted([known[key] for key in value if key in known], key=_POSITION):
+    for declaration in sorted([declarations[key] for key in value if key in declarations], key=_POSITION):
         key, given = declaration.name, value[declaration.name]
         wrong = None if type(given) in declaration.plain else mismatch(declaration.type, given)
         message = wrong or out_of_range(declaration.setting, given)

@@ -49,9 +49,9 @@ class ClassificationLoss:
         return self._loss(context, scores), [scores]
 
     def _loss(self, context: Context, scores: Tensor) -> Tensor:
-        task, own = context.model.task, context.forward.default_loss
-        if own is not None and task.problem_type is None and task.loss == "single_label_classification":
-            return own(context, scores, self.labels)
+        task, default_loss = context.model.task, context.forward.default_loss
+        if default_loss is not None and task.problem_type is None and task.loss == "single_label_classification":
+            return default_loss(context, scores, self.labels)
         match task.loss:
             case "single_label_classification":
                 loss = cross_entropy(scores, self.labels)

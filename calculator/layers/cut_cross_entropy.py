@@ -42,8 +42,8 @@ class CutCrossEntropy:
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss. There are no logits."""
-        own = context.bind(context.model.output).own
-        weight, bias = own["weight"], own.get("bias")
+        parameters = context.bind(context.model.output).own
+        weight, bias = parameters["weight"], parameters.get("bias")
         context.set_scope("loss: ")
         tokens = named(hidden_states.shape[0] * hidden_states.shape[1], "B × S")
         capped = context.config.get("final_logit_softcapping") is not None

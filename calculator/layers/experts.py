@@ -68,23 +68,23 @@ def _run(
 ) -> Tensor:
     indices, weights = chosen
     context.set_scope(f"{bound.name}: ")
-    own, first = context.method.expert_weights(context, bound), _first(bound)
+    named, first = context.method.expert_weights(context, bound), _first(bound)
     tape, count = hidden_states.tape, indices.shape[0] * indices.shape[1]
     # A method computes a weight when it is first read, so the width is that of the module's own parameter.
     half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
     if context.length == 1:
-        return _each_with_its_own(context, (own, first, half), hidden_states, weights, gate)
+        return _each_with_its_own(context, (named, first, half), hidden_states, weights, gate)
     expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    weight = own[first]
-    biases = _biases(own, first, expert_ids_g)
+    weight = named[first]
+    biases = _biases(named, first, expert_ids_g)
     view = _as_it_is if is_transposed else transposed
     proj_out = _product(view(weight), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, half)
-    weight = own["down_proj"]
-    biases = _biases(own, "down_proj", expert_ids_g)
+    weight = named["down_proj"]
+    biases = _biases(named, "down_proj", expert_ids_g)
     proj_out = _product(view(weight), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     inv_perm = tape.new((count,), "int64", "order, inverted")
@@ -101,16 +101,16 @@ def _each_with_its_own(
 
     The first copy is freed after the second is made.
     """
-    own, first, half = named_weights
+    named, first, half = named_weights
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
-    selected = _selected(own, first, count)
-    biases = _selected(own, f"{first}_bias", count)
-    proj_out = _own_product(x, own, first, biases)
+    selected = _selected(named, first, count)
+    biases = _selected(named, f"{first}_bias", count)
+    proj_out = _own_product(x, named, first, biases)
     proj_out = gate(context, proj_out, half)
-    selected = _selected(own, "down_proj", count)
-    biases = _selected(own, "down_proj_bias", count)
-    proj_out = _own_product(proj_out, own, "down_proj", biases)
+    selected = _selected(named, "down_proj", count)
+    biases = _selected(named, "down_proj_bias", count)
+    proj_out = _own_product(proj_out, named, "down_proj", biases)
     weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
     final_hidden_states = indexing.sum_groups(
         weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts"
@@ -124,16 +124,16 @@ def _first(bound: BoundModule) -> str:
     return "gate_up_proj" if "gate_up_proj" in bound.own else "up_proj"
 
 
-def _selected(own: Weights, name: str, count: int) -> Tensor | None:
+def _selected(weights: Weights, name: str, count: int) -> Tensor | None:
     """Select every row's matrix or biases. Return None if the experts have none."""
-    every = own.get(name)
+    every = weights.get(name)
     if every is None:
         return None
     return every.tape.scratch((count, *every.shape[1:]), every.dtype, f"{name}, selected")
 
 
-def _own_product(x: Tensor, own: Weights, name: str, biases: Tensor | None) -> Tensor:
-    out = x.tape.new((x.shape[0], _other_side(own[name], x.shape[1])), x.dtype, name)
+def _own_product(x: Tensor, weights: Weights, name: str, biases: Tensor | None) -> Tensor:
+    out = x.tape.new((x.shape[0], _other_side(weights[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.add_(out, biases)
 
 
@@ -146,9 +146,9 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
-def _biases(own: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
+def _biases(weights: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     """Select each row's bias. Return None if the experts have none."""
-    biases = own.get(f"{name}_bias")
+    biases = weights.get(f"{name}_bias")
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 

@@ -97,8 +97,8 @@ class Mamba2:
         (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
         inner, shared = heads * head, groups * state
         projected, hidden_states = self._projected(context, modules, hidden_states)
-        own = modules[name].own
-        rate = ops.unary(ops.cast(own["A_log"], "float32", "A_log in float32"), "A", saves="result")
+        parameters = modules[name].own
+        rate = ops.unary(ops.cast(parameters["A_log"], "float32", "A_log in float32"), "A", saves="result")
         rate = ops.scale(rate, "-A")
         packaged = "mamba_ssm" in (context.training.kernels or ())
         if packaged and context.cache is None:
@@ -114,13 +114,13 @@ class Mamba2:
             z = ops.view(gate, (batch, heads, head)) if gated else None
             x, dt = ops.view(hidden_states, (batch, heads, head)), ops.view(dt, (batch, heads, 1))
             b, c = (ops.view(each, (batch, groups, state)) for each in (b, c))
-            out = mamba2_state_update(x, dt, rate, b, c, before, own, z)
+            out = mamba2_state_update(x, dt, rate, b, c, before, parameters, z)
             context.cache.update_state()
         else:
             gated = False
             x = ops.view(hidden_states, (batch, length, heads, head))
             b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
-            inputs, chunk = (x, dt, rate, b, c, own["D"], own["dt_bias"]), config["mamba_chunk_size"]
+            inputs, chunk = (x, dt, rate, b, c, parameters["D"], parameters["dt_bias"]), config["mamba_chunk_size"]
             scan = chunk_scan_combined if packaged else mamba2_chunk_scan
             out, last = scan(*inputs, chunk)
             if context.cache is not None:
@@ -139,14 +139,14 @@ class Mamba2:
         """
         config = context.config
         conv, norm, out = (self._read(context, modules, name) for name in ("conv1d", "norm", "out_proj"))
-        own, weight = modules[self.name].own, conv["weight"]
+        parameters, weight = modules[self.name].own, conv["weight"]
         inputs = fused.Inputs(
             projected=projected,
             conv=ops.view(weight, (weight.shape[0], weight.shape[2])),
             conv_bias=conv.get("bias"),
-            dt_bias=own["dt_bias"],
+            dt_bias=parameters["dt_bias"],
             rate=rate,
-            d=own["D"],
+            d=parameters["D"],
             norm=norm.get("weight"),
             out=out["weight"],
             out_bias=out.get("bias"),

@@ -62,8 +62,8 @@ def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
     """Return a mask of 0 and minus infinity: the causal mask, or the given mask for each sequence of a batch."""
     tape, length = query.tape, query.shape[2]
     if mask is not None:
-        own = (query.shape[0], mask.shape[-2], width)
-        return tape.new(own, query.dtype, "mask, additive") if mask.dtype == "bool" else mask
+        mask_shape = (query.shape[0], mask.shape[-2], width)
+        return tape.new(mask_shape, query.dtype, "mask, additive") if mask.dtype == "bool" else mask
     ones = tape.new((length, width), "bool", "causal mask, ones")
     lower = tape.new((length, width), "bool", "causal mask")
     del ones

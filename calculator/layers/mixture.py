@@ -64,11 +64,11 @@ class Mixture:
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """Run the router. Return weights, indices, logits, and tensors that stay alive with them."""
         gate = modules[self.gate]
-        own, weights = gate.own, context.method.expert_weights(context, gate)
-        if weights is not own:
-            gate.own = {**own, "weight": weights["weight"]}
+        parameters, weights = gate.own, context.method.expert_weights(context, gate)
+        if weights is not parameters:
+            gate.own = {**parameters, "weight": weights["weight"]}
         chosen = self.router(context, gate, enter(gate.name, hidden_states))
-        gate.own = own
+        gate.own = parameters
         del weights
         context.record_router_logits(chosen[2])
         best, indices, logits, *alive = chosen

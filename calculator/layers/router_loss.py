@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def add_router_loss(context: Context, loss: Tensor) -> Tensor:
     """Add the routers' loss in place, if the model has one and its head has not added it."""
-    own = router_loss(context)
-    return loss if own is None else in_place.add_(loss, ops.scale(own, "times the coefficient"))
+    aux_loss = router_loss(context)
+    return loss if aux_loss is None else in_place.add_(loss, ops.scale(aux_loss, "times the coefficient"))
 
 
 def router_loss(context: Context) -> Tensor | None:

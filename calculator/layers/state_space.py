@@ -199,7 +199,7 @@ def mamba2_state_update(
     b: Tensor,
     c: Tensor,
     state: Tensor,
-    own: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
     z: Tensor | None,
 ) -> Tensor:
     """Return the output of one position after a cached state, (batch, heads, head size), in the input's dtype.
@@ -210,7 +210,7 @@ def mamba2_state_update(
     """
     batch, heads, width = x.shape
     size, dtype = state.shape[3], x.dtype
-    bias = ops.expand(ops.view(own["dt_bias"], (heads, 1)), (heads, width))
+    bias = ops.expand(ops.view(parameters["dt_bias"], (heads, 1)), (heads, width))
     dt = ops.add(ops.expand(dt, x.shape), ops.cast(bias, dt.dtype, "dt_bias, cast"), "time step + bias")
     dt = ops.unary(dt, "time step", saves="input", fp32_in_autocast=True)
     dt = ops.view(dt, (*x.shape, 1))
@@ -229,7 +229,7 @@ def mamba2_state_update(
     rows, column = (batch * heads, width, size), (batch * heads, size, 1)
     out = products.bmm(ops.view(states, rows), ops.view(c, column), (*rows[:2], 1), "C · state")
     out = ops.view(out, x.shape)
-    skipped = ops.mul(x, ops.expand(ops.view(own["D"], (heads, 1)), (heads, width)), "D · input")
+    skipped = ops.mul(x, ops.expand(ops.view(parameters["D"], (heads, 1)), (heads, width)), "D · input")
     whole = ops.add(out, skipped, "output with D · input")
     del skipped
     out = ops.cast(whole, out.dtype, "output in C's dtype")

@@ -170,7 +170,7 @@ def answer_of(run: PaperRun) -> Answered:
 def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:
     counts = plan.parameters
     head = counts.trainable - _of_method(plan)
-    own = Line(
+    paper_line = Line(
         name="parameters of the method",
         formula=run.formula,
         substituted=run.substituted,
@@ -186,7 +186,7 @@ def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:
         unit="%",
     )
     of_head = Line(name="the head", formula="trained in full", substituted="", value=head, unit="parameters")
-    return (own, share, of_head) if head else (own, share)
+    return (paper_line, share, of_head) if head else (paper_line, share)
 
 
 def _of_method(plan: Estimate) -> int:

@@ -45,11 +45,11 @@ def solved(request: Request, name: SizeName) -> Declared:
     Raises:
         PlanError: if the method has no such setting.
     """
-    known = solvable(request.method, request.task)
-    if name not in known:
+    names = solvable(request.method, request.task)
+    if name not in names:
         owner = request.task if name in solvable(request.method) else request.method.name
-        raise refusal("solve_for", f"{owner} has no {name}: solve for {', '.join(known)}", name)
-    return known[name]
+        raise refusal("solve_for", f"{owner} has no {name}: solve for {', '.join(names)}", name)
+    return names[name]
 
 
 def without_length(request: Request, model: Model, name: SizeName) -> None:
@@ -59,8 +59,8 @@ def without_length(request: Request, model: Model, name: SizeName) -> None:
         PlanError: if it is solved for.
     """
     if name == "sequence_length" and model.hears:
-        known = (each for each in solvable(request.method, request.task) if each != name)
-        raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(known)}", name)
+        others = (each for each in solvable(request.method, request.task) if each != name)
+        raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(others)}", name)
 
 
 def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Declared]:
@@ -69,9 +69,9 @@ def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Dec
     Images have no length to choose.
     """
     kinds: tuple[type, ...] = (type(method), Training)
-    known = {field.name: field for kind in kinds for field in declared(kind)}
+    fields = {field.name: field for kind in kinds for field in declared(kind)}
     fixed = ("sequence_length",) if task == "image_cls" else ()
-    return {name: known[name] for name in get_args(SizeName) if name in known and name not in fixed}
+    return {name: fields[name] for name in get_args(SizeName) if name in fields and name not in fixed}
 
 
 def bound(request: Request, model: Model, name: SizeName) -> Bound:

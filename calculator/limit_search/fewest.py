@@ -79,8 +79,8 @@ def fewest(request: Request) -> Limit:
     """
     sharding = request.device.sharding
     if sharding == "none":
-        known = ", ".join(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
-        message = f"a run without sharding has one GPU: to solve for count, set device.sharding to one of {known}"
+        shardings = ", ".join(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+        message = f"a run without sharding has one GPU: to solve for count, set device.sharding to one of {shardings}"
         raise refusal("device.sharding", message, sharding)
     if request.device.nodes > 1:
         message = "the fewest GPUs are searched on one node, because memory does not depend on it: leave nodes out"

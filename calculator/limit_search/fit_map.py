@@ -80,16 +80,16 @@ def fit_map(request: Request) -> FitMap:
     )
     ruled = replace(request, reserved="rule") if replays else request
     cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
-    own = (training.micro_batch_size, training.sequence_length)
+    current = (training.micro_batch_size, training.sequence_length)
     sharding = request.device.sharding
     near = [pair for pair, cell in cells.items() if is_near_limit(_fit(cell), sharding)]
     near.sort(key=lambda pair: _distance(cells[pair]))
     most = MAX_REPLAYED_OF.get(sharding, MAX_REPLAYED)
-    for batch, length in dict.fromkeys((own, *near[:most])) if replays else ():
+    for batch, length in dict.fromkeys((current, *near[:most])) if replays else ():
         cells[batch, length] = _cell(request, batch, length, series)
     rows = tuple(tuple(cells[batch, length] for batch in batches) for length in lengths)
     left = len(near[most:]) if replays else 0
-    return FitMap(own=own, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
+    return FitMap(own=current, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
 
 
 def _fit(cell: Cell) -> Fit | None:

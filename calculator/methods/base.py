@@ -212,8 +212,10 @@ class Method:
 
         A copy has the name of its original.
         """
-        own = name.replace(".modules_to_save.", ".").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-        return f"base_model.model.{own}"
+        original = name.replace(".modules_to_save.", ".").replace(
+            "lora_magnitude_vector.weight", "lora_magnitude_vector"
+        )
+        return f"base_model.model.{original}"
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
         """Return the tensors that `save_pretrained` writes, from every parameter by its name.
@@ -232,8 +234,8 @@ class Method:
         def written(name: str) -> str:
             aliases = (name, *(alias for alias, of in model.tied.items() if of == name))
             owners = [alias.rpartition(".") for alias in aliases]
-            own = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
-            return self.saved_name(own)
+            written_name = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
+            return self.saved_name(written_name)
 
         saved = [
             SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)

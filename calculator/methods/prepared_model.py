@@ -123,13 +123,13 @@ class PreparedModel:
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""
-        known = self.module_specs.get((path, id(module)))
-        if known is None:
-            known = self.method.module_spec(path, module, self.model, self.given)
-            known = trainer_of(self.training).module_spec(self, path, known)
-            known = precision.cast(known, self.cast_to, self.training)
-            self.module_specs[path, id(module)] = known
-        return known
+        spec = self.module_specs.get((path, id(module)))
+        if spec is None:
+            spec = self.method.module_spec(path, module, self.model, self.given)
+            spec = trainer_of(self.training).module_spec(self, path, spec)
+            spec = precision.cast(spec, self.cast_to, self.training)
+            self.module_specs[path, id(module)] = spec
+        return spec
 
     @property
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:

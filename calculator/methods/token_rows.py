@@ -42,10 +42,10 @@ def tied(model: Model, inside: str = "") -> Model:
     `inside` is the prefix of their names in a module.
     """
     table, head = model.embedding.name, model.head
-    own = f"{head}.{inside}{DELTA}"
-    if head is None or model.tied.get(f"{head}.weight") != f"{table}.weight" or own in model.tied:
+    name = f"{head}.{inside}{DELTA}"
+    if head is None or model.tied.get(f"{head}.weight") != f"{table}.weight" or name in model.tied:
         return model
-    return replace(model, tied={**model.tied, own: f"{table}.{inside}{DELTA}"})
+    return replace(model, tied={**model.tied, name: f"{table}.{inside}{DELTA}"})
 
 
 def added(path: str, tokens: tuple[int, ...], model: Model, dtype: DType, inside: str = "") -> tuple[Added, ...]:

@@ -23,8 +23,8 @@ def trainer_ideas(request: Request) -> Iterator[tuple[str, dict[str, Any]]]:
     if training.dtype == "float32" and training.autocast is not None:
         rule = "rounded_updates" if request.method.facts.trains_base else "loaded_in_half_precision"
         yield rule, {"training.dtype": training.autocast}
-    own = training.trainer == "torchtune" and request.method.facts.trains_base
-    if own and not training.optimizer_in_bwd and training.gradient_accumulation_steps == 1:
+    in_torchtune = training.trainer == "torchtune" and request.method.facts.trains_base
+    if in_torchtune and not training.optimizer_in_bwd and training.gradient_accumulation_steps == 1:
         yield "step_in_backward", {"training.optimizer_in_bwd": True, "training.max_grad_norm": None}
     if training.loss_type != "chunked_nll":
         yield "loss_in_chunks", {"training.loss_type": "chunked_nll"}

@@ -45,9 +45,9 @@ def parse_training(body: Any) -> Training:
 
 
 def _decided(body: dict[str, Any]) -> Iterator[Problem]:
-    known = {each.name for each in declared(Training)} - {*SETTINGS}
+    fields = {each.name for each in declared(Training)} - {*SETTINGS}
     for name, value in body.items():
-        if name in known:
+        if name in fields:
             where = f"set {_IN_NEEDS[name]}" if name in _IN_NEEDS else "leave it out"
             message = f"a plan decides it, and reads {', '.join(SETTINGS)} only: {where}"
             yield Problem(loc=f"training.{name}", msg=message, input=value)

@@ -41,8 +41,8 @@ class FP8Weight(StoredWeight):
     def constants(self, shape: Shape) -> tuple[Constant, ...]:
         """Return the scales of blocks, and the scale of the input."""
         scales = () if self.block is None else tuple(map(_blocks, shape, self.block))
-        own: tuple[Constant, ...] = (("weight_scale_inv", scales, "float32"),)
-        return (*own, ("activation_scale", (), "float32")) if self.static else own
+        constants: tuple[Constant, ...] = (("weight_scale_inv", scales, "float32"),)
+        return (*constants, ("activation_scale", (), "float32")) if self.static else constants
 
 
 def _blocks(side: int, block: int) -> int:

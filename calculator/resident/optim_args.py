@@ -67,11 +67,11 @@ def problems(training: Training) -> Iterator[Problem]:
     if text is not None and len(text) > LONGEST:
         yield Problem(loc="training.optim_args", msg=f"must have at most {LONGEST} characters", input=text)
         return
-    known = _APOLLO if optimizer.projects == "random" else _PROJECTED
+    names = _APOLLO if optimizer.projects == "random" else _PROJECTED
     for name, value in options(text).items():
-        if name not in known:
+        if name not in names:
             yield Problem(
-                loc="training.optim_args", msg=f"{name} is none of {', '.join(known)}: leave it out", input=text
+                loc="training.optim_args", msg=f"{name} is none of {', '.join(names)}: leave it out", input=text
             )
-        elif not known[name][0](value):
-            yield Problem(loc="training.optim_args", msg=f"{name} must be {known[name][1]}", input=text)
+        elif not names[name][0](value):
+            yield Problem(loc="training.optim_args", msg=f"{name} must be {names[name][1]}", input=text)

@@ -87,8 +87,8 @@ def optimizer_states(
         return
     for tensor in trained:
         early = tensor.dtype_at_optimizer_init if optimizer.early else None
-        own = optimizer.of(tensor.name)
-        of = own.in_32_bits if tensor.name in in_32_bits else own
+        states = optimizer.of(tensor.name)
+        of = states.in_32_bits if tensor.name in in_32_bits else states
         for name, shape, dtype in of.states(tensor.shape, early or tensor.dtype):
             yield ResidentTensor(
                 name=f"{tensor.name}: {name}",

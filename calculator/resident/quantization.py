@@ -106,8 +106,10 @@ def check_blocksize(loc: str, blocksize: int) -> None:
         PlanError: with the block sizes that exist.
     """
     if blocksize not in BLOCKSIZES:
-        known = ", ".join(map(str, BLOCKSIZES))
-        raise refusal(loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: use one of {known}", blocksize)
+        blocksizes = ", ".join(map(str, BLOCKSIZES))
+        raise refusal(
+            loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: use one of {blocksizes}", blocksize
+        )
 
 
 def converted(path: str, module: Module, model: Model) -> bool:

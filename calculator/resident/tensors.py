@@ -225,8 +225,8 @@ def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
     """Return cosines and sines of every layer, in the model's dtype."""
     shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
     for name in ("cos_cached", "sin_cached"):
-        own = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
-        yield Buffer(name=own, shape=shape, dtype="model"), own, len(model.decoder.layers)
+        name_in_layers = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
+        yield Buffer(name=name_in_layers, shape=shape, dtype="model"), name_in_layers, len(model.decoder.layers)
 
 
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:
@@ -239,12 +239,12 @@ def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:
     """Yield a buffer, and its copy if its module is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
-    own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
-    yield own
+    original = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    yield original
     owner, _, last = name.rpartition(".")
     copy = method.copy_name(owner)
     if copy:
-        yield replace(own, name=f"{owner}.{copy}.{last}")
+        yield replace(original, name=f"{owner}.{copy}.{last}")
 
 
 def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: Prepared) -> None:
@@ -252,12 +252,12 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
     for parameter in module.parameters if not module.shares_weights else ():
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            own = _own(parameter, full_name, count, module_spec)
+            stored = _of_model(parameter, full_name, count, module_spec)
             if parameter.gradient_base is not None and parameter.is_single(
                 prepared.training.by_sequences(prepared.sequences_per_row)
             ):
-                own = [replace(each, gradient_base=parameter.gradient_base) for each in own]
-            tensors += own
+                stored = [replace(each, gradient_base=parameter.gradient_base) for each in stored]
+            tensors += stored
         if module_spec.copied:
             copy = Added(
                 name=f"{module_spec.copied}.{parameter.name}",
@@ -285,7 +285,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
     )
 
 
-def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
+def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
     """Yield a parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)

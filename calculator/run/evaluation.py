@@ -193,7 +193,7 @@ class Evaluation:
         """Return the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
-            yield from (generation.of_batch(of_row, count) for of_row, own in pairs if of_row.shape != own.shape)
+            yield from (generation.of_batch(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
 
     def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
         """Return the passes in which a trainer of TRL generates the completions of a batch."""

@@ -79,8 +79,8 @@ def name_in_files(name: str, model_type: str) -> list[str]:
 
     For fused weights, they are those of the first weight.
     """
-    for own, in_files in NAMES_IN_FILES.items() if model_type in OTHER_NAMES_IN_FILES else ():
-        name = name.replace(own, in_files)
+    for in_model, in_files in NAMES_IN_FILES.items() if model_type in OTHER_NAMES_IN_FILES else ():
+        name = name.replace(in_model, in_files)
     return name.split(".")
 
 
@@ -117,8 +117,8 @@ class FusesExperts(Loading):
         read = super()._read_of(tensor)
         if not from_parts(tensor, self._model_type):
             return read
-        own = fused(tensor, self._model_type, self.training.dtype)
-        return read._replace(names=[STACKED, tensor.name], sizes=[own.read, own.result], row=1, freed=(0,))
+        weights = fused(tensor, self._model_type, self.training.dtype)
+        return read._replace(names=[STACKED, tensor.name], sizes=[weights.read, weights.result], row=1, freed=(0,))
 
 
 def read_ahead(
@@ -136,11 +136,11 @@ def read_ahead(
     most, total, read, operation = dict(alive), 0, 0, ""
     for each in one_by_one(weights):
         if each in of_each:
-            own = of_each[each]
-            alive[each] += own.result - own.parts
-            now = sum(alive.values()) + own.read
+            experts = of_each[each]
+            alive[each] += experts.result - experts.parts
+            now = sum(alive.values()) + experts.read
             if now > total:
-                most, total, read, operation = dict(alive), now, own.read, each.name
+                most, total, read, operation = dict(alive), now, experts.read, each.name
     return [*((each.name, size) for each, size in most.items()), (STACKED, read)], operation
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
     """Yield settings that are refused before the model is built."""
-    run, own = request.run, request.estimate
+    run, estimate = request.run, request.estimate
     if not run.predict_with_generate:
         return
     if not run.evaluates:
@@ -36,19 +36,19 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
             " use false"
         )
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
-    if own.device.sharding == "fsdp" and (own.training.fsdp_config or FSDPConfig()).cpu_offload:
+    if estimate.device.sharding == "fsdp" and (estimate.training.fsdp_config or FSDPConfig()).cpu_offload:
         message = f"{GENERATION_FAILS}: set false, or run.predict_with_generate false"
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
-    if own.task not in ("causal_lm", "seq_2_seq_lm"):
-        message = f"a model of {own.task} generates nothing: use false"
+    if estimate.task not in ("causal_lm", "seq_2_seq_lm"):
+        message = f"a model of {estimate.task} generates nothing: use false"
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
-    if own.training.flattened:
-        name = "packing" if own.training.packing else "padding_free"
+    if estimate.training.flattened:
+        name = "packing" if estimate.training.packing else "padding_free"
         message = "generate takes a batch whose rows are joined for one prompt"
         yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or {name} false", input=True)
-    if own.method.virtual_tokens:
+    if estimate.method.virtual_tokens:
         message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
-        yield Problem(loc="method.name", msg=message, input=own.method.name)
+        yield Problem(loc="method.name", msg=message, input=estimate.method.name)
 
 
 def check_generation(run: RunSettings, prepared: PreparedModel) -> None:

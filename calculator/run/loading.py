@@ -272,8 +272,8 @@ def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
 def _dtype_of(config: dict[str, Any]) -> DType | None:
     """Return the dtype of a checkpoint, according to its config."""
     text = config.get("text_config")
-    own = text if isinstance(text, dict) else {}
-    for value in (config.get("dtype"), config.get("torch_dtype"), own.get("dtype"), own.get("torch_dtype")):
+    stated = text if isinstance(text, dict) else {}
+    for value in (config.get("dtype"), config.get("torch_dtype"), stated.get("dtype"), stated.get("torch_dtype")):
         name = str(value).removeprefix("torch.")
         if name in _DTYPES:
             return _DTYPES[name]

@@ -51,29 +51,29 @@ def check_model(request: RunRequest, model: Model) -> None:
 
 
 def _of_estimate(request: RunRequest) -> Iterator[Problem]:
-    own = request.estimate
-    if own.accounting == "textbook":
+    estimate = request.estimate
+    if estimate.accounting == "textbook":
         yield Problem(loc="accounting", msg="the phases of a run have no textbook formula: use exact", input="textbook")
-    if own.model.task.embeds:
-        message = f"a run is a Trainer's, which has no loss for {own.task}: use the estimate for its step"
-        yield Problem(loc="task", msg=message, input=own.task)
-    if own.training.has_images:
+    if estimate.model.task.embeds:
+        message = f"a run is a Trainer's, which has no loss for {estimate.task}: use the estimate for its step"
+        yield Problem(loc="task", msg=message, input=estimate.task)
+    if estimate.training.has_images:
         message = "the phases of a run are modelled for text alone: leave images out"
-        yield Problem(loc="training.images", msg=message, input=asdict(own.training.images or Images()))
-    if OPTIMIZERS[own.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
+        yield Problem(loc="training.images", msg=message, input=asdict(estimate.training.images or Images()))
+    if OPTIMIZERS[estimate.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
         message = "the file of its states is not modelled: set run.save_only_model true, or run.save_strategy no"
-        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
-    if own.training.optimizer_in_bwd or OPTIMIZERS[own.training.optimizer].layerwise:
+        yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)
+    if estimate.training.optimizer_in_bwd or OPTIMIZERS[estimate.training.optimizer].layerwise:
         message = "the first step makes states in its backward pass, which is not modelled: use the estimate for a step"
-        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
-    facts = TRAINERS[own.training.trainer].facts
+        yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)
+    facts = TRAINERS[estimate.training.trainer].facts
     if facts.has_own_files:
         message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"
-        yield Problem(loc="training.trainer", msg=message, input=own.training.trainer)
-    if own.engine == "traced":
+        yield Problem(loc="training.trainer", msg=message, input=estimate.training.trainer)
+    if estimate.engine == "traced":
         yield Problem(loc="engine", msg="a trace covers one training step only: use auto or calculator", input="traced")
     for name in _LIBRARIES:
-        release, modelled = getattr(own.stack, name), getattr(DEFAULT_STACK, name)
+        release, modelled = getattr(estimate.stack, name), getattr(DEFAULT_STACK, name)
         if release != modelled:
             message = f"how {name} loads and saves is modelled for {modelled}: leave it out"
             yield Problem(loc=f"stack.{name}", msg=message, input=release)

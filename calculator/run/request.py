@@ -50,8 +50,8 @@ def parse_run(body: Any) -> RunRequest:
 
 def _with_trainer(body: dict[str, Any]) -> dict[str, Any]:
     """Return the request of the estimate, with transformers' Trainer if none is named."""
-    own = {key: value for key, value in body.items() if key != "run"}
-    training = own.get("training", {})
+    body_of_estimate = {key: value for key, value in body.items() if key != "run"}
+    training = body_of_estimate.get("training", {})
     if isinstance(training, dict) and training.get("trainer") is None:
-        own["training"] = {**training, "trainer": TRAINER}
-    return own
+        body_of_estimate["training"] = {**training, "trainer": TRAINER}
+    return body_of_estimate

@@ -64,8 +64,8 @@ def whole_run(request: RunRequest) -> WholeRun:
     check_request(request)
     model = model_of(request.estimate.model)
     check_model(request, model)
-    own = estimate(request.estimate)
-    return _Run(request, own).answer()
+    step = estimate(request.estimate)
+    return _Run(request, step).answer()
 
 
 def between_steps(resident: ResidentState) -> int:
@@ -79,8 +79,8 @@ def between_steps(resident: ResidentState) -> int:
 class _Run:
     """A run whose training step is estimated."""
 
-    def __init__(self, request: RunRequest, own: Estimate) -> None:
-        self.request, self.run, self.estimate = request, request.run, own
+    def __init__(self, request: RunRequest, step: Estimate) -> None:
+        self.request, self.run, self.estimate = request, request.run, step
         model = model_of(request.estimate.model)
         self.resident = resident_state(within_positions(with_longest_batch(request.estimate), model))
         self.prepared = self.resident.prepared

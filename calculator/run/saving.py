@@ -66,8 +66,8 @@ class Saving:
     def groups(self) -> list[list[Named]]:
         """The optimizer's groups of parameters."""
         facts, trained = self.resident.trainer, [each for each in self.resident.whole if each.trained]
-        own = [each for each in self.parameters if each.kind.trained]
-        of_groups = grouped(own, groups(facts, self.prepared.model, trained))
+        trained_parameters = [each for each in self.parameters if each.kind.trained]
+        of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained))
         if facts.decay_groups and len(of_groups) == 1:
             of_groups.append([])  # the Trainer has both groups even if one is empty
         return of_groups

@@ -60,13 +60,13 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
     kept: Alive = []
     for unit in in_order(prepared):
-        own = [_one(each) for each in unit.parameters]
-        shards = _shards(own, prepared)
+        unit_shards = [_one(each) for each in unit.parameters]
+        shards = _shards(unit_shards, prepared)
         uploaded = [max(shards, key=itemgetter(1))] if offloads and shards else shards
         moved = buffers if unit.name == ROOT else []
-        yield [*kept, *_named([*own, *moved]), *uploaded], f"fully_shard: {unit.name}"
+        yield [*kept, *_named([*unit_shards, *moved]), *uploaded], f"fully_shard: {unit.name}"
         kept += [] if offloads else shards
-        kept += _named(each for each in own if each.name in referred)
+        kept += _named(each for each in unit_shards if each.name in referred)
 
 
 def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:

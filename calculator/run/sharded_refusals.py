@@ -17,8 +17,8 @@ _SAVED_BY_DEEPSPEED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rm
 
 def sharded_problems(request: RunRequest) -> Iterator[Problem]:
     """Yield settings that are refused under a sharding that splits the state of the run."""
-    own, run = request.estimate, request.run
-    sharding = own.device.sharding
+    estimate, run = request.estimate, request.run
+    sharding = estimate.device.sharding
     if sharding != "fsdp" and run.state_dict_type != "FULL_STATE_DICT":
         message = "configures fsdp: set device.sharding to that, or use FULL_STATE_DICT"
         yield Problem(loc="run.state_dict_type", msg=message, input=run.state_dict_type)
@@ -32,12 +32,12 @@ def sharded_problems(request: RunRequest) -> Iterator[Problem]:
 
 
 def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
-    own, run = request.estimate, request.run
-    sharding, method = own.device.sharding, own.method
+    estimate, run = request.estimate, request.run
+    sharding, method = estimate.device.sharding, estimate.method
     if run.state_dict_type == "SHARDED_STATE_DICT" and run.save_only_model:
         message = "transformers refuses it with SHARDED_STATE_DICT: use false, or FULL_STATE_DICT"
         yield Problem(loc="run.save_only_model", msg=message, input=True)
-    gathers = own.training.zero.stage3_gather_16bit_weights_on_model_save
+    gathers = estimate.training.zero.stage3_gather_16bit_weights_on_model_save
     if sharding == "zero3" and run.save_only_model and method.facts.trains_base and not gathers:
         message = "stage 3 saves no model by itself: use false, or stage3_gather_16bit_weights_on_model_save"
         yield Problem(loc="run.save_only_model", msg=message, input=True)
@@ -48,6 +48,6 @@ def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
         name = method.facts.label if method.name != "lora" else "LoRA with trained biases"
         message = f"the optimizer's files of {name} under {sharding} are not modelled: {way_out}"
         yield Problem(loc="method.name", msg=message, input=method.name)
-    if own.training.optimizer not in _SAVED_BY_DEEPSPEED:
+    if estimate.training.optimizer not in _SAVED_BY_DEEPSPEED:
         message = f"its states in checkpoints of {sharding} are not modelled: {way_out}"
-        yield Problem(loc="training.optimizer", msg=message, input=own.training.optimizer)
+        yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)

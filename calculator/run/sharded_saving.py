@@ -130,10 +130,10 @@ class FSDPSaving(Saving):
             return largest * count // self.prepared.device.nodes
         model = sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
         states = replace(self.resident.optimizer, step_on_device=False)
-        own = [each.kind for each in self.parameters if each.kind.gets_gradient]
+        trained = [each.kind for each in self.parameters if each.kind.gets_gradient]
         whole = sum(
             elements(shape) * ITEMSIZE[dtype]
-            for kind in own
+            for kind in trained
             for _, shape, dtype in states.states(kind.shape, kind.dtype)
         )
         return max(model, whole if optimizer else 0)

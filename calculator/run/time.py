@@ -40,10 +40,10 @@ class RunTime:
     list_costs: tuple[ListCost, ...]
 
 
-def time_of(request: RunRequest, own: Estimate) -> tuple[RunTime | None, str]:
+def time_of(request: RunRequest, step: Estimate) -> tuple[RunTime | None, str]:
     """Return the time of a run, or why it is not known."""
     device = request.estimate.device
-    cost = step_cost(model_of(request.estimate.model), request.estimate, own)
+    cost = step_cost(model_of(request.estimate.model), request.estimate, step)
     try:
         speed = speed_of(request.estimate, cost)
     except PlanError as error:

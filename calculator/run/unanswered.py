@@ -18,7 +18,7 @@ LOAD_OF_SECOND = "What sharding the reference model takes, which TRL prepares by
 
 def unanswered(request: RunRequest, prepared: PreparedModel) -> Iterator[UnansweredPhase]:
     """Yield the phases of the request that have no figures."""
-    own = request.estimate
-    sharding = own.device.sharding
-    if sharding not in ("none", "ddp") and trainer_of(own.training).compared(prepared) == "model":
+    estimate = request.estimate
+    sharding = estimate.device.sharding
+    if sharding not in ("none", "ddp") and trainer_of(estimate.training).compared(prepared) == "model":
         yield UnansweredPhase(name="load", reason=LOAD_OF_SECOND)

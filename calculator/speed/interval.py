@@ -165,17 +165,17 @@ def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
 
 
 def _coverage(name: str, found: list[tuple[PublishedRun, Interval | None]]) -> Coverage:
-    known = [(run, interval) for run, interval in found if interval is not None]
-    inside = [interval.low <= run.efficiency <= interval.high for run, interval in known]
+    with_interval = [(run, interval) for run, interval in found if interval is not None]
+    inside = [interval.low <= run.efficiency <= interval.high for run, interval in with_interval]
     shares: dict[str, list[bool]] = {}
-    for (run, _), is_inside in zip(known, inside, strict=True):
+    for (run, _), is_inside in zip(with_interval, inside, strict=True):
         shares.setdefault(run.source.name, []).append(is_inside)
     return Coverage(
         source=name,
-        runs=len(known),
+        runs=len(with_interval),
         covered=sum(inside),
-        refused=len(found) - len(known),
-        width=median(interval.high / interval.low for _, interval in known) if known else None,
+        refused=len(found) - len(with_interval),
+        width=median(interval.high / interval.low for _, interval in with_interval) if with_interval else None,
         sources=len(shares),
         share=mean(map(mean, shares.values())) if shares else None,
     )

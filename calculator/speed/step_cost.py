@@ -183,8 +183,8 @@ class _Step:
         model = method.with_layers(self.model)
 
         def trains(path: str, module: Module) -> bool:
-            own = method.module_spec(path, module, model, training).trained
-            return bool(own) if module.kind == "experts" else "weight" in own
+            trained = method.module_spec(path, module, model, training).trained
+            return bool(trained) if module.kind == "experts" else "weight" in trained
 
         return trained_products(model, trains)
 

@@ -60,10 +60,10 @@ class Change:
 
     def applies(self, versions: StackVersions, model_type: str | None) -> bool:
         """Return whether the change affects a model with these library versions."""
-        own = release(getattr(versions, self.package))
-        if own < self.shared_since.get(model_type or "", own):
+        version = release(getattr(versions, self.package))
+        if version < self.shared_since.get(model_type or "", version):
             return False
-        return self.since <= own < self.before and (not self.model_types or model_type in self.model_types)
+        return self.since <= version < self.before and (not self.model_types or model_type in self.model_types)
 
 
 #: The release from which on a model type runs the shared code of attention and of its masks.

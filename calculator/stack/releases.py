@@ -59,12 +59,12 @@ def _problems(versions: StackVersions, loc: str) -> tuple[Problem, ...]:
 
 def _unknown(versions: StackVersions, loc: str) -> Iterator[Problem]:
     for each in declared(StackVersions):
-        given, known = getattr(versions, each.name), KNOWN[each.name]
+        given, accepted = getattr(versions, each.name), KNOWN[each.name]
         if not _RELEASE.fullmatch(given):
-            message = f"must be a release such as {each.default!r}; known are {_listed(known)}"
+            message = f"must be a release such as {each.default!r}; known are {_listed(accepted)}"
             yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
-        elif not any(first <= release(given)[:2] <= last for first, last in known):
-            message = f"{each.name} {given[:40]} is not known: use {_listed(known)}"
+        elif not any(first <= release(given)[:2] <= last for first, last in accepted):
+            message = f"{each.name} {given[:40]} is not known: use {_listed(accepted)}"
             yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
 
 

@@ -109,9 +109,9 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
     """Yield a sentence if no step of the release was traced for the model and the method."""
     if not _is_older(versions):
         return
-    own = release(versions.transformers)[:2]
-    virtual = method in VIRTUAL_TOKENS and own == FIRST_VIRTUAL_TOKENS
-    if own not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
+    version = release(versions.transformers)[:2]
+    virtual = method in VIRTUAL_TOKENS and version == FIRST_VIRTUAL_TOKENS
+    if version not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
         yield _untraced("step", versions, model_type, method)
 
 
@@ -124,17 +124,17 @@ def passes_problems(
     """
     if not _is_older(versions):
         return
-    own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if method in VIRTUAL_TOKENS and release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS:
-        message = f"how {own} generates with the virtual tokens of {method} is not known: use {newest}"
+        message = f"how {named} generates with the virtual tokens of {method} is not known: use {newest}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     first = SHARED_PASSES.get(model_type or "", FIRST_PASSES)
     if release(versions.transformers)[:2] < first:
-        known = f"from {dotted(first)} on they are known: use {newest}"
-        message = f"the passes of generate in {own} are not known for {model_type}; {known}"
+        reason = f"from {dotted(first)} on they are known: use {newest}"
+        message = f"the passes of generate in {named} are not known for {model_type}; {reason}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     if release(versions.transformers)[:2] < WINDOWED_CACHES and window is not None and tokens >= window:
-        message = f"the caches of {own} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+        message = f"the caches of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
         yield Problem(loc="stack.transformers", msg=f"{message}: use {newest}", input=versions.transformers)
 
 
@@ -162,14 +162,14 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     """Yield why a trainer, or kernels that replace a model's code, are refused with an older transformers."""
     if not _is_older(versions):
         return
-    own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if not _knows_trainer(versions, training.trainer):
         message = (
-            f"what {training.trainer} does with {own} is not known: use transformers, or stack.transformers {newest}"
+            f"what {training.trainer} does with {named} is not known: use transformers, or stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.use_liger_kernel:
-        message = f"what Liger's kernels patch in {own} is not known: use false, or stack.transformers {newest}"
+        message = f"what Liger's kernels patch in {named} is not known: use false, or stack.transformers {newest}"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
 
 
@@ -181,11 +181,11 @@ def bigcode_problems(
     Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn, whose softmax
     is a torch.jit.script function) and 4.57.6 (GPTBigCodeBlock, no GradientCheckpointingLayer).
     """
-    own = release(versions.transformers)[:2]
-    if model_type != "gpt_bigcode" or own >= CHECKPOINTED_BIGCODE:
+    version = release(versions.transformers)[:2]
+    if model_type != "gpt_bigcode" or version >= CHECKPOINTED_BIGCODE:
         return
     name, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if own >= SHARED_BIGCODE:
+    if version >= SHARED_BIGCODE:
         if training.gradient_checkpointing:
             message = f"{name} checkpoints no layer of gpt_bigcode: use false, or stack.transformers {newest}"
             yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
@@ -213,21 +213,21 @@ def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:
 def _messages(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], method: str, tokens: int
 ) -> Iterator[str]:
-    own = f"transformers {versions.transformers}"
+    named = f"transformers {versions.transformers}"
     first = FIRST.get(model_type or "")
     if first is None or release(versions.transformers)[:2] < first:
         since = f"; from {dotted(first)} on they are known" if first else ""
         why = EXPERTS.get(model_type or "", "") if release(versions.transformers) < (5,) else ""
-        yield f"what {own} does for {model_type} is not known{why}{since}"
-    known = release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS and model_type != "gpt_bigcode"
-    if method in VIRTUAL_TOKENS and not known:
-        yield f"how {own} runs the virtual tokens of {method} is not known"
+        yield f"what {named} does for {model_type} is not known{why}{since}"
+    has_cache = release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS and model_type != "gpt_bigcode"
+    if method in VIRTUAL_TOKENS and not has_cache:
+        yield f"how {named} runs the virtual tokens of {method} is not known"
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if rotary not in CONSTANT:
-        yield f"the rotary buffers of rope_type {rotary} in {own} are not known"
+        yield f"the rotary buffers of rope_type {rotary} in {named} are not known"
     window = config.get("sliding_window")
     if "float_masks" in older_behaviour(versions, model_type) and window is not None and tokens >= window:
-        yield f"the masks of {own} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+        yield f"the masks of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
 
 
 def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:

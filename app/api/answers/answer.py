@@ -17,7 +17,7 @@ class Answer(BaseModel):
 
     #: The members that a value has of its own, where it shares all others with further values: `form` keeps their JSON,
     #: and the value its own in `json`.
-    own: ClassVar[tuple[str, ...]] = ()
+    varying: ClassVar[tuple[str, ...]] = ()
 
     #: The whole number of each value in a list whose form keeps the JSON of all other members. The list has these
     #: numbers under the same name.

@@ -36,7 +36,7 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
     before = [getattr(kind, name) for name in kind.__pydantic_decorators__.model_validators]
     writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
     if getattr(kind, "own", ()):
-        return _of_form(writers, kind.own)  # type: ignore[attr-defined]  # an Answer has it
+        return _of_form(writers, kind.varying)  # type: ignore[attr-defined]  # an Answer has it
     of_object = _template(writers, "value.{}")
     if not before:
         return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
@@ -70,10 +70,10 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
     return eval(source, dict(writers))  # type: ignore[no-any-return]  # noqa: S307  the names of declared fields
 
 
-def _of_form(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writer:
+def _of_form(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
     """Return a function that fills the JSON of a value's form with what is the value's own. Both are written once."""
-    of_form = _room_for(writers, own)
-    texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in own)
+    of_form = _room_for(writers, varying)
+    texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in varying)
     texts_of = eval(f"lambda value: ({texts})", dict(writers))  # noqa: S307  the names of declared fields
 
     def write(value: Any) -> Any:
@@ -87,12 +87,12 @@ def _of_form(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writ
     return write
 
 
-def _room_for(writers: Mapping[str, Writer | None], own: tuple[str, ...]) -> Writer:
+def _room_for(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
     """Return a function from a value to its JSON with `%s` in place of some members."""
 
     def escaped(name: str) -> Writer:
         write = writers[name] or str
-        return lambda value: "%s" if name in own else write(value).replace("%", "%%")
+        return lambda value: "%s" if name in varying else write(value).replace("%", "%%")
 
     return _template({name: escaped(name) for name in writers}, "value.{}")
 

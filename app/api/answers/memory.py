@@ -10,7 +10,7 @@ from calculator.common.names import ComponentName, PhaseName
 class Row(Answer):
     """Tensors of one kind that are alive at the peak."""
 
-    own: ClassVar[tuple[str, ...]] = ("bytes", "substituted")
+    varying: ClassVar[tuple[str, ...]] = ("bytes", "substituted")
 
     name: str = described("What the tensors are.", "logits")
     count: int = described("How many tensors of this kind there are.", 1)

@@ -141,10 +141,10 @@ def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[No
     name = method.quantization_config.quant_method
     if name == "fp8":
         return _in_fp8(method, keys, not_expressed)
-    own = {"gptq": True} if name == "gptq" else {}
+    entry = {"gptq": True} if name == "gptq" else {}
     why = "axolotl loads the checkpoint with its own settings: set backend auto_trainable in its config.json"
-    differing = (differs("method.quantization_config.quant_method", name, why),) if own else ()
-    return Part(heading="Method", keys={**own, "adapter": "lora", **keys}, not_expressed=(*not_expressed, *differing))
+    differing = (differs("method.quantization_config.quant_method", name, why),) if entry else ()
+    return Part(heading="Method", keys={**entry, "adapter": "lora", **keys}, not_expressed=(*not_expressed, *differing))
 
 
 def _in_fp8(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
@@ -152,11 +152,11 @@ def _in_fp8(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpresse
     assert method.quantization_config is not None
     size, scheme = method.quantization_config.weight_block_size, method.quantization_config.activation_scheme
     arguments = {"weight_block_size": None if size is None else list(size), "activation_scheme": scheme}
-    own = {"model_quantization_config": "FineGrainedFP8Config", "model_quantization_config_kwargs": arguments}
+    entries = {"model_quantization_config": "FineGrainedFP8Config", "model_quantization_config_kwargs": arguments}
     if method.prepare_model_for_kbit_training:
         why = "axolotl prepares models in 4 and 8 bits of bitsandbytes only"
         not_expressed = (*not_expressed, differs("method.prepare_model_for_kbit_training", True, why))
-    return Part(heading="Method", keys={**own, "adapter": "lora", **keys}, not_expressed=not_expressed)
+    return Part(heading="Method", keys={**entries, "adapter": "lora", **keys}, not_expressed=not_expressed)
 
 
 def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:

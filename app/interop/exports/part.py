@@ -186,8 +186,8 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
 _DIFFERS = {"trl-sft": "computes the loss from all logits", "unsloth": "runs the model without Unsloth's patches"}
 
 
-def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
-    """Return the features that a tool which runs transformers' Trainer lacks; `own` is the subject of the sentence."""
+def of_trainer(planned: Planned, subject: str) -> tuple[NotExpressed, ...]:
+    """Return the features that a tool which runs transformers' Trainer lacks; `subject` is that of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
@@ -195,7 +195,7 @@ def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
         found.append(differs("training.padding_free", True, "needs DataCollatorWithFlattening, or a trainer of TRL"))
     if training.trainer not in (None, "transformers"):
         what = _DIFFERS.get(training.trainer, "trains on texts: the figures are of another run")
-        found.append(differs("training.trainer", training.trainer, f"{own}, which {what}"))
+        found.append(differs("training.trainer", training.trainer, f"{subject}, which {what}"))
     if training.completion_tokens is not None:
         why = "the labelled tokens are those of the dataset that the file names"
         found.append(differs("training.completion_tokens", training.completion_tokens, why))

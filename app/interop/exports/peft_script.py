@@ -218,8 +218,8 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
         why = "the trainer adds adapters in float32"
         found.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))
     if training.trainer is not None:
-        known = tuple(several_gpus.DDP_KEYS)
-        found += several_gpus.unnamed_ddp(request, "transformers' Trainer", known)
+        written_keys = tuple(several_gpus.DDP_KEYS)
+        found += several_gpus.unnamed_ddp(request, "transformers' Trainer", written_keys)
     kind = getattr(request.method, "init_lora_weights", None)
     if isinstance(kind, str) and kind in ON_SAMPLES:
         found.append(NotExpressed(loc="method.init_lora_weights", value=kind, why=ON_SAMPLES[kind]))

@@ -147,10 +147,10 @@ def changed_ddp(request: Request) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
 
 
-def unnamed_ddp(request: Request, owner: str, known: tuple[str, ...] = tuple(DDP_KEYS)) -> Iterator[NotExpressed]:
+def unnamed_ddp(request: Request, owner: str, named: tuple[str, ...] = tuple(DDP_KEYS)) -> Iterator[NotExpressed]:
     """Yield the settings of DDP for which `owner` has no key."""
     if request.device.sharding != "ddp":
         return
     for name, value in changed_ddp(request).items():
-        if name not in known:
+        if name not in named:
             yield NotExpressed(loc=f"training.ddp.{name}", value=value, why=f"{owner} has no key for it")

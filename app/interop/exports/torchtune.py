@@ -147,7 +147,7 @@ def _low_rank(planned: Planned) -> Part:
     prefix = "qlora" if in_4_bits and has_builder else "lora"
     keys = {
         "_component_": f"torchtune.models.{builder.module}.{prefix}_{builder.name}",
-        "lora_attn_modules": [own for name, own in PROJECTIONS.items() if name in names],
+        "lora_attn_modules": [module for name, module in PROJECTIONS.items() if name in names],
         "apply_lora_to_mlp": set(MLP) <= {*names},
         "apply_lora_to_output": False,
         "lora_rank": method.r,
@@ -222,7 +222,7 @@ def _training(planned: Planned) -> Part:
             "clip_grad_norm": training.max_grad_norm,
             "compile": False,
             "device": "cuda",
-            "dtype": next(own for own, name in DTYPES.items() if name == training.dtype),
+            "dtype": next(torchtune_name for torchtune_name, name in DTYPES.items() if name == training.dtype),
             "enable_activation_checkpointing": training.gradient_checkpointing,
             "enable_activation_offloading": False,
             "metric_logger": {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": _OUTPUT},

@@ -97,5 +97,5 @@ def _format(keys: Keys) -> str:
     for key, name in MARKS.items():
         if key in keys.left:
             return name
-    named, known = ", ".join(NAMED_MARKS), ", ".join(FORMATS)
-    raise refusal("format", f"none of {named} is in the file: state which of {known} it is", None)
+    named, formats = ", ".join(NAMED_MARKS), ", ".join(FORMATS)
+    raise refusal("format", f"none of {named} is in the file: state which of {formats} it is", None)

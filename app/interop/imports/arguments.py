@@ -49,9 +49,9 @@ _PACKS = "trl-sft"
 
 def trainer_or_warn(keys: Keys, name: str) -> TrainerName:
     """Return a trainer that is modelled: the named one, or SFTTrainer with a warning."""
-    for known in TRAINERS:
-        if known == name and known is not None:
-            return known
+    for trainer in TRAINERS:
+        if trainer == name and trainer is not None:
+            return trainer
     effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
     keys.warn(f"the trainer {name}", effect, "one of TRL's SFTTrainer")
     return "trl-sft"
@@ -102,8 +102,8 @@ def _autocast(keys: Keys, defaults: ArgumentDefaults) -> str | None:
 def _checkpointing(keys: Keys, defaults: ArgumentDefaults) -> dict[str, Any]:
     checkpointing = keys.flag("gradient_checkpointing", default=defaults.checkpointing)
     options = keys.take("gradient_checkpointing_kwargs", {})
-    known = isinstance(options, dict) and set(options) <= {"use_reentrant"}
-    if not known:
+    is_read = isinstance(options, dict) and set(options) <= {"use_reentrant"}
+    if not is_read:
         keys.miss("gradient_checkpointing_kwargs", options, "only use_reentrant is read")
     reentrant = options.get("use_reentrant") if isinstance(options, dict) else None
     given = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if isinstance(reentrant, bool) else {}

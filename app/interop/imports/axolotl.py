@@ -9,7 +9,7 @@ from app.interop.imports import base_storage, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
-from app.interop.imports.reference import known, reference
+from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -56,14 +56,14 @@ def imported(keys: Keys, given: Any) -> Imported:
     dtype, autocast = _dtypes(keys)
     rl = keys.take("rl")
     training = {"trainer": preferences.of_axolotl(keys, rl), "dtype": dtype, "autocast": autocast, **_training(keys)}
-    training |= _lengths(keys, training) | _liger(keys, known(model))
+    training |= _lengths(keys, training) | _liger(keys, model_or_none(model))
     training |= preferences.axolotl_settings(keys, rl, training)
     training = unpadded(keys, "pad_to_sequence_len", training)
     spread = distributed(keys, "axolotl", training)
-    training = spread.training | _cut_cross_entropy(keys, known(model), spread)
+    training = spread.training | _cut_cross_entropy(keys, model_or_none(model), spread)
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
-        adapter, training["adapter_dtype"] = _low_rank(keys, known(model))
+        adapter, training["adapter_dtype"] = _low_rank(keys, model_or_none(model))
         method |= adapter
     unfrozen = keys.names("unfrozen_parameters")
     if unfrozen and name == "full":
@@ -76,15 +76,15 @@ def imported(keys: Keys, given: Any) -> Imported:
         keys.miss("lisa_n_layers", layers, BY_TURNS["lisa"])
         keys.forget(("lisa_step_interval", "lisa_layers_attribute", "lisa_layers_attr"))
     if name == "qlora":
-        method |= _quantization(keys, known(model))
+        method |= _quantization(keys, model_or_none(model))
     elif kept:
         method |= kept
     elif _in_gptq(keys, name):
         method |= base_storage.but_for_stated({"quantization_config": {"quant_method": "gptq"}}, model)
     elif _in_8_bits(keys, name):
-        method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepared(keys, known(model), name)}
+        method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepared(keys, model_or_none(model), name)}
     else:
-        _in_float32(keys, known(model), method, training)
+        _in_float32(keys, model_or_none(model), method, training)
     request = {"model": model, "method": method, "training": training, **spread.request}
     return keys.close("axolotl", request, tool="axolotl" if training["trainer"] == "transformers" else "")
 

@@ -42,10 +42,10 @@ _CHOICE = "; for 4 bits choose qlora"
 def but_for_stated(method: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return the method without the quantization_config that its config.json states, as transformers reads it."""
     try:
-        known = config_json.read(stated_of(parse_model(model)))
+        config = config_json.read(stated_of(parse_model(model)))
     except PlanError:
-        known = None
-    return method if known is None else {key: method[key] for key in method if key != "quantization_config"}
+        config = None
+    return method if config is None else {key: method[key] for key in method if key != "quantization_config"}
 
 
 def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any]:

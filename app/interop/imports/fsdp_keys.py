@@ -99,12 +99,12 @@ def _reshards(keys: Keys, left: dict[str, Any]) -> bool:
     value = strategy if flag is None else flag
     if value is None or isinstance(value, bool):
         return value is not False
-    known = {**STRATEGIES, "TRUE": True, "FALSE": False}
-    if str(value).upper() not in known:
+    values = {**STRATEGIES, "TRUE": True, "FALSE": False}
+    if str(value).upper() not in values:
         keys.warn(
             f"fsdp_sharding_strategy: {text_of(value)}", "It divides the model among some of the GPUs.", _MODELLED
         )
-    return known.get(str(value).upper(), True)
+    return values.get(str(value).upper(), True)
 
 
 def _list_others(keys: Keys, left: dict[str, Any]) -> None:

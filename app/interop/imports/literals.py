@@ -82,8 +82,8 @@ def value_of(node: ast.expr, names: Values) -> Any:
             return UNREAD if UNREAD in sides else (sides[0] == sides[1]) is isinstance(test, ast.Eq)
         case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() | ast.Lt() | ast.LtE() as test], comparators=[right]):
             sides = value_of(left, names), value_of(right, names)
-            known = all(isinstance(side, int) for side in sides)
-            return _COMPARISONS[type(test)](*sides) if known else UNREAD
+            are_integers = all(isinstance(side, int) for side in sides)
+            return _COMPARISONS[type(test)](*sides) if are_integers else UNREAD
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             values = [value_of(part, names) for part in parts]
             return UNREAD if any(value is UNREAD for value in values) else values

@@ -9,7 +9,7 @@ from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
 from app.interop.imports import preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets
-from app.interop.imports.reference import known, reference
+from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -36,7 +36,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
-    method = _method(keys, known(model))
+    method = _method(keys, model_or_none(model))
     freezes = "unfrozen_parameters" in method
     dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes)
     if freezes and autocast is not None:
@@ -47,12 +47,12 @@ def imported(keys: Keys, given: Any) -> Imported:
         "trainer": trainer,
         "dtype": dtype,
         "autocast": autocast,
-        **_training(keys, known(model)),
+        **_training(keys, model_or_none(model)),
         **_lengths(keys, stage),
     }
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= preferences.rows_of_kto(keys, training)
-    training |= _liger(keys, known(model))
+    training |= _liger(keys, model_or_none(model))
     training = unpadded(keys, "flash_attn", training)
     spread = distributed(keys, "llama-factory", training)
     if method["name"] == "qlora" and spread.request:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from app.interop.imports import lora_layers
 from app.interop.imports.base_storage import on_its_base
-from app.interop.imports.reference import known, reference
+from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.target_patterns import targets
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -51,7 +51,9 @@ def imported(keys: Keys, given: Any) -> Imported:
     if not isinstance(kind, str) or kind not in NAMES:
         reason = f": {NOT_MODELLED[kind]}" if isinstance(kind, str) and kind in NOT_MODELLED else ""
         raise refusal("content.peft_type", f"is not modelled{reason}. {', '.join(NAMES)} are", kind)
-    return keys.close("peft", {"model": model, **on_its_base(keys, method_of(keys, NAMES[kind], known(model)), model)})
+    return keys.close(
+        "peft", {"model": model, **on_its_base(keys, method_of(keys, NAMES[kind], model_or_none(model)), model)}
+    )
 
 
 def method_of(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:

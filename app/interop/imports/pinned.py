@@ -67,7 +67,7 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
 
 def _like(version: str) -> tuple[str, str]:
     """Return the known release of TRL whose SFTTrainer computes the loss most like a given one, and the difference."""
-    found = ((known, differs) for first, known, differs in _ERAS if release(version)[:2] >= first)
+    found = ((versions, differs) for first, versions, differs in _ERAS if release(version)[:2] >= first)
     return next(found, (DEFAULT_STACK.trl, ""))
 
 

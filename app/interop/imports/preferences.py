@@ -79,25 +79,25 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     else:
         other_runs.warn_of(keys, other_runs.VLLM)
     keys.rename("rl_beta", "beta")
-    own: dict[str, Any] = {"padding": training["micro_batch_size"] * TRAINERS[trainer].facts.sequences > 1}
+    settings: dict[str, Any] = {"padding": training["micro_batch_size"] * TRAINERS[trainer].facts.sequences > 1}
     losses = keys.take("loss_type", keys.take("dpo_loss_type"))
     loss = losses[0] if isinstance(losses, list) and len(losses) == 1 else losses
     if loss is None and rl == "ipo":
         loss = "ipo"
     if loss in get_args(LossType):
-        own["loss_type"] = loss
+        settings["loss_type"] = loss
     elif loss is not None:
         keys.miss("loss_type", loss, "is no loss that is modelled: the trainer's default is used")
     if TRAINERS[trainer].facts.generates:
         completion = generation(keys, trainer)
-        own |= completion
+        settings |= completion
         if keys.left.get("beta") is not None:
-            own["beta"] = keys.number("beta", 0.0)
-        return own
+            settings["beta"] = keys.number("beta", 0.0)
+        return settings
     keys.forget(["beta", "dpo_label_smoothing", "kto_desirable_weight", "kto_undesirable_weight", "orpo_alpha"])
     if TRAINERS[trainer].facts.compares and keys.flag("precompute_ref_log_probs"):
-        own["precompute_ref_log_probs"] = True
-    return own
+        settings["precompute_ref_log_probs"] = True
+    return settings
 
 
 def _colocated(keys: Keys, engine: Any) -> None:

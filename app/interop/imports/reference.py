@@ -72,7 +72,7 @@ def _separated(named: str, original: str) -> dict[str, Any] | None:
     return {"config": {**config, "model_type": "mistral" if is_windowed else "llama"}}
 
 
-def known(model: Any) -> Model | None:
+def model_or_none(model: Any) -> Model | None:
     """Return the model of a request, or None if it is unknown."""
     try:
         if isinstance(model, str):

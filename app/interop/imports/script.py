@@ -16,7 +16,7 @@ from app.interop.imports.frozen_parameters import settings_of
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
-from app.interop.imports.reference import known, reference
+from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_classes import CLASSES, trainer_of
@@ -48,7 +48,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     by_name = keys.left.get("model_name") is None
     keys.rename("model", "model_name")
     model = reference(keys, "model_name", given)
-    method = base_storage.but_for_stated(_method(keys, calls, known(model), is_unsloth=is_unsloth), model)
+    method = base_storage.but_for_stated(_method(keys, calls, model_or_none(model), is_unsloth=is_unsloth), model)
     if trainer == "trl-orpo" and method["name"] == "qlora":
         method["prepare_model_for_kbit_training"] = True  # by ORPOTrainer itself
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
@@ -70,7 +70,7 @@ def imported(keys: Keys, given: Any) -> Imported:
             f"one of {TRAINERS[trainer].facts.label} with the same settings",
         )
     if is_unsloth:
-        unsloth.warn_of_experts(keys, method, known(model))
+        unsloth.warn_of_experts(keys, method, model_or_none(model))
     if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
         effect = "The vision tower runs for each, and their tokens count in a sequence."
         keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")

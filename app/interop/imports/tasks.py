@@ -54,13 +54,13 @@ def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | Non
     A script of TRL, or one that loads a language model too, scores answers with a classifier. `auto_model` is the class
     that Unsloth's FastModel loads.
     """
-    known = tuple(calls)
+    names = tuple(calls)
     if auto_model is not None and is_read(auto_model):
         return f"{auto_model}.from_pretrained"
     others = ("AutoModelForCausalLM", "Fast", "SFT", "DPO", "KTO", "Reward", "ORPO", "GRPO", "RLOO")
-    if any(name.startswith(others) for name in known):
+    if any(name.startswith(others) for name in names):
         return None
-    return next((name for name in known if name in LOADS), None)
+    return next((name for name in names if name in LOADS), None)
 
 
 def loads(call: str) -> str:

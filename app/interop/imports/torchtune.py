@@ -29,7 +29,7 @@ OTHER_BUILDERS = {
 }
 
 _MODELS = {each.name: each.id for each in torchtune.BUILDERS} | OTHER_BUILDERS
-_PROJECTIONS = {own: name for name, own in torchtune.PROJECTIONS.items()}
+_PROJECTIONS = {module: name for name, module in torchtune.PROJECTIONS.items()}
 
 #: Names of the same classes. Source: bitsandbytes/optim, adamw.py and lion.py.
 _SAME = {
@@ -143,8 +143,8 @@ def _optimizer(keys: Keys) -> str:
     found = next(
         (
             name
-            for name, (own, options) in torchtune.OPTIMIZERS.items()
-            if own == _SAME.get(component or "", component) and options.get("fused", False) == fused
+            for name, (module, options) in torchtune.OPTIMIZERS.items()
+            if module == _SAME.get(component or "", component) and options.get("fused", False) == fused
         ),
         None,
     )

@@ -43,5 +43,5 @@ def trainer_of(calls: Sequence[str]) -> str | None:
 
 def other_trainers(calls: Sequence[str]) -> list[str]:
     """Return the classes of TRL that set up another run than the one that is read."""
-    own = trainer_of(calls)
-    return [name for name in dict.fromkeys(calls) if TRL_CLASSES.get(name, own) != own]
+    trainer = trainer_of(calls)
+    return [name for name in dict.fromkeys(calls) if TRL_CLASSES.get(name, trainer) != trainer]

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports.reference import known
+from app.interop.imports.reference import model_or_none
 from app.interop.imports.target_patterns import linear_modules, matched_by, settings, targets
 from calculator.trainers.unsloth.check import FAMILIES
 
@@ -44,7 +44,7 @@ MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
 def is_modelled(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> bool:
     """Whether Headroom models the run: supervised LoRA of a model that FastLanguageModel patches."""
     is_language_model = any(name.startswith("FastLanguageModel") for name in calls)
-    found = known(model)
+    found = model_or_none(model)
     is_patched = found is not None and found.model_type in FAMILIES
     low_rank = method["name"] in ("lora", "qlora") and not method.get("load_in_8bit")
     return is_language_model and trainer == "trl-sft" and low_rank and is_patched
@@ -120,7 +120,7 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
         named["target_modules"] = _in_layers(keys, named["target_modules"])
     if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}
-    pattern = _pattern(flags, _known(named["target_modules"], model) or _repeated(model))
+    pattern = _pattern(flags, _names_in_model(named["target_modules"], model) or _repeated(model))
     found = settings(matched_by(re.compile(pattern), model), model) if pattern else None
     if found is None:
         keys.miss("target_modules", None, "Unsloth adapts modules that names cannot say: its usual seven are used")
@@ -139,10 +139,10 @@ def _in_layers(keys: Keys, names: list[str]) -> list[str]:
     return [name for name in names if name not in ("embed_tokens", "lm_head")]
 
 
-def _known(names: list[str] | None, model: Model) -> list[str]:
+def _names_in_model(names: list[str] | None, model: Model) -> list[str]:
     """Return those names that are ends of names in the model, each once."""
-    own = {name.rpartition(".")[2] for name, _ in linear_modules(model)}
-    return [name for name in dict.fromkeys(names or ()) if name in own]
+    in_model = {name.rpartition(".")[2] for name, _ in linear_modules(model)}
+    return [name for name in dict.fromkeys(names or ()) if name in in_model]
 
 
 def _repeated(model: Model) -> list[str]:

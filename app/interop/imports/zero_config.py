@@ -101,8 +101,8 @@ def _sizes(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
         if value in (None, "auto"):
             continue
         value = value or None if name == "max_grad_norm" else value
-        known = _TRAINING[name]
-        problem = mismatch(known.type, value) or out_of_range(known.setting, value)
+        setting = _TRAINING[name]
+        problem = mismatch(setting.type, value) or out_of_range(setting.setting, value)
         if problem is None:
             found[name] = value
         else:
@@ -151,13 +151,13 @@ def _offloaded(keys: Keys, name: str, value: Any) -> dict[str, Any]:
     return {name: found} if found.get("device") == "cpu" else {}
 
 
-def _setting(keys: Keys, path: str, name: str, known: Declared | None, value: Any) -> dict[str, Any]:
+def _setting(keys: Keys, path: str, name: str, setting: Declared | None, value: Any) -> dict[str, Any]:
     """Return a setting by its name, or list it."""
-    if known is None:
+    if setting is None:
         keys.miss(f"deepspeed.{path}", value, "is not modelled: DeepSpeed's default is used")
         return {}
     value = _whole(value)
-    problem = mismatch(known.type, value) or out_of_range(known.setting, value)
+    problem = mismatch(setting.type, value) or out_of_range(setting.setting, value)
     if problem is not None:
         keys.miss(f"deepspeed.{path}", value, f"{problem}: DeepSpeed's default is used")
         return {}

@@ -89,8 +89,8 @@ def links(row: CardRowAnswer, card: str) -> Links:
     if row.request is None:
         return Links(plan=plan, longest="", largest="", limits="")
     form = filled(row.request)
-    own = {"gpu": card, "task": row.request["task"]}
-    longest = form.address(**own)
+    query = {"gpu": card, "task": row.request["task"]}
+    longest = form.address(**query)
     sizes = {"micro_batch_size": str(row.micro_batch_size), "sequence_length": str(row.batch_sequence_length)}
-    largest = f"/{form.address(**own, **sizes)}" if row.micro_batch_size else ""
+    largest = f"/{form.address(**query, **sizes)}" if row.micro_batch_size else ""
     return Links(plan=plan, longest=f"/{longest}", largest=largest, limits=f"/limits{longest}")

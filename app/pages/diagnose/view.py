@@ -89,9 +89,9 @@ class Case:
         of_plan = []
         for each in problems:
             name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(each.loc)
-            own = each.loc.removeprefix("request.").removeprefix("run.")
-            if own in DEFAULTS and each.loc.removesuffix(own).endswith("run."):
-                name = own
+            setting = each.loc.removeprefix("request.").removeprefix("run.")
+            if setting in DEFAULTS and each.loc.removesuffix(setting).endswith("run."):
+                name = setting
             text = each.msg
             if name is None and self.content.strip():
                 name, text = FILE, f"{each.loc} {each.msg}".strip()

@@ -130,9 +130,9 @@ def _tool(form: Form) -> dict[str, Any]:
     if tool is None:
         return {"tool_settings": (), "tool_changes": {}}
     rows = tool_fields.settings(tool, form.typed)
-    own = tool_fields.texts(tool, form.method, DEFAULTS) if any(row.instead for row in rows) else {}
-    own |= tool_fields.raised(tool, form.typed)
-    changes = {name: text for name, text in own.items() if form.typed[name] != text}
+    tool_texts = tool_fields.texts(tool, form.method, DEFAULTS) if any(row.instead for row in rows) else {}
+    tool_texts |= tool_fields.raised(tool, form.typed)
+    changes = {name: text for name, text in tool_texts.items() if form.typed[name] != text}
     return {"tool_settings": rows, "tool_changes": changes}
 
 

@@ -96,12 +96,12 @@ def comparisons(form: Form, requests: Sequence[Request], client: Client | None =
         row = ComparisonRow(method=chosen.method, estimate=answered(chosen, client))
         yield Comparison(form=form, rows=(row,))
         return
-    own = side_by_side((chosen,))
-    if own[0].estimate is not None:
-        yield Comparison(form=form, rows=own)
-    rows = tuple(own[0] if request is chosen else side_by_side((request,))[0] for request in requests)
+    chosen_rows = side_by_side((chosen,))
+    if chosen_rows[0].estimate is not None:
+        yield Comparison(form=form, rows=chosen_rows)
+    rows = tuple(chosen_rows[0] if request is chosen else side_by_side((request,))[0] for request in requests)
     if not any(row.estimate for row in rows):
-        raise with_way_out(PlanError(*own[0].problems), chosen)
+        raise with_way_out(PlanError(*chosen_rows[0].problems), chosen)
     yield Comparison(form=form, rows=rows)
 
 

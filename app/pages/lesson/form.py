@@ -47,8 +47,8 @@ class ChapterForm:
 
     def query(self) -> dict[str, str]:
         """Return the fields that differ from the lesson's own numbers."""
-        own = defaults(self.chapter)
-        return {name: value for name, value in self.typed.items() if value != own[name]}
+        initial = defaults(self.chapter)
+        return {name: value for name, value in self.typed.items() if value != initial[name]}
 
     def address(self) -> str:
         """Return the query string of this form."""
@@ -57,8 +57,8 @@ class ChapterForm:
 
     def elsewhere(self, worked: Worked) -> dict[str, str]:
         """Return the fields of the chapter's other examples, which the form of an example submits as hidden fields."""
-        own = {field.name for field in fields_of(worked)}
-        return {name: value for name, value in self.query().items() if name not in own}
+        names = {field.name for field in fields_of(worked)}
+        return {name: value for name, value in self.query().items() if name not in names}
 
     def tried(self) -> tuple[Tried, ...]:
         """Return every worked example with its inputs and result."""
@@ -82,9 +82,9 @@ def defaults(chapter: Chapter) -> dict[str, str]:
 
 def read(chapter: Chapter, pairs: Iterable[tuple[str, str]]) -> ChapterForm:
     """Return the form of an address. The last of several values counts; missing fields get the lesson's numbers."""
-    submitted, own = dict(pairs), defaults(chapter)
-    typed = {name: submitted.get(name, value) for name, value in own.items()}
-    return ChapterForm(chapter=chapter, typed=typed, unknown=tuple(sorted(submitted.keys() - own.keys())))
+    submitted, initial = dict(pairs), defaults(chapter)
+    typed = {name: submitted.get(name, value) for name, value in initial.items()}
+    return ChapterForm(chapter=chapter, typed=typed, unknown=tuple(sorted(submitted.keys() - initial.keys())))
 
 
 def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
@@ -101,9 +101,9 @@ def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
 
 def _messages(worked: Worked, problems: Iterable[Problem]) -> dict[str, str]:
     """Return the messages by field; problems of no single field have the empty name."""
-    known = {field.name for field in fields_of(worked)}
+    declared_names = {field.name for field in fields_of(worked)}
     messages: dict[str, str] = {}
     for problem in problems:
         names = [f"{worked.name}-{part}" for part in reversed(problem.loc.split("."))]
-        messages.setdefault(next((name for name in names if name in known), ""), problem.msg)
+        messages.setdefault(next((name for name in names if name in declared_names), ""), problem.msg)
     return messages

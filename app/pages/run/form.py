@@ -71,6 +71,6 @@ class RunForm:
 def read(pairs: Iterable[tuple[str, str]]) -> RunForm:
     """Return the form of an address or a submitted body."""
     given = list(pairs)
-    own = {name: text for name, text in given if name in DEFAULTS}
+    run_fields = {name: text for name, text in given if name in DEFAULTS}
     plan = plan_form.read([pair for pair in given if pair[0] not in DEFAULTS])
-    return RunForm(plan=plan, typed={**DEFAULTS, **own})
+    return RunForm(plan=plan, typed={**DEFAULTS, **run_fields})

@@ -117,9 +117,9 @@ def _passes(document: TraceDocument) -> list[Events]:
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
     found: list[Events] = []
     for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
-        own = {*(number for number in document.events[forward:end] if number >= 0), *batch}
+        pass_rows = {*(number for number in document.events[forward:end] if number >= 0), *batch}
         first, second = (
-            [event for event in document.events[low:high] if max(event, ~event) in own]
+            [event for event in document.events[low:high] if max(event, ~event) in pass_rows]
             for low, high in ((forward, backward), (backward, end))
         )
         alive = _alive([*batch, *first, *second])

@@ -28,9 +28,9 @@ def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 @norms.as_module
 def _xielu(activation: BoundModule, x: Tensor) -> Tensor:
-    own = activation.own
-    alpha_p = _softplus(own["alpha_p"], "alpha_p")
-    alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
+    parameters = activation.own
+    alpha_p = _softplus(parameters["alpha_p"], "alpha_p")
+    alpha_n = ops.shift(_softplus(parameters["alpha_n"], "alpha_n"), "beta + alpha_n")
     positive = x.tape.new(x.shape, "bool", "above 0")
     return selection.where(positive, _convex(x, alpha_p), _concave(x, alpha_n), "output")
 

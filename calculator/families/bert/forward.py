@@ -154,8 +154,8 @@ def _roberta_scores(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _dropped(context: Context, x: Tensor, name: str) -> Tensor:
-    own = context.config["classifier_dropout"]
-    return ops.dropout(x, context.config["hidden_dropout_prob"] if own is None else own, name)
+    dropout = context.config["classifier_dropout"]
+    return ops.dropout(x, context.config["hidden_dropout_prob"] if dropout is None else dropout, name)
 
 
 def _unsupported(config: Config) -> Iterator[tuple[str, str]]:

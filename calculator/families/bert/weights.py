@@ -155,8 +155,8 @@ def _roberta_classifier(model: Model, task: Task) -> Model:
 
 def _token_model(model: Model, task: Task, base: str) -> Model:
     """Return BertForTokenClassification or BertForQuestionAnswering, or RoBERTa's classes."""
-    own, of_hidden = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
-    return with_token_head(model, base, task, of_hidden if own is None else own)
+    classifier_dropout, of_hidden = model.config["classifier_dropout"], model.config["hidden_dropout_prob"]
+    return with_token_head(model, base, task, of_hidden if classifier_dropout is None else classifier_dropout)
 
 
 def _with_pooler(model: Model, task: Task, base: str) -> Model:

@@ -132,14 +132,16 @@ def _table(context: Context) -> Tensor | None:
 
 
 def _scores(context: Context, hidden_states: Tensor) -> Tensor:
-    config, own = context.config, context.config["cls_dropout"]
+    config, cls_dropout = context.config, context.config["cls_dropout"]
     context.set_scope("pooler: ")
     pooled = ops.dropout(first_token(hidden_states), config["pooler_dropout"], "first tokens, dropped")
     pooled = context.outer("pooler.dense")(pooled)
     context.set_scope("pooler: ")
     pooled = activation(config["pooler_hidden_act"])(pooled)
     context.set_scope("")
-    pooled = ops.dropout(pooled, config["hidden_dropout_prob"] if own is None else own, "pooled, dropped")
+    pooled = ops.dropout(
+        pooled, config["hidden_dropout_prob"] if cls_dropout is None else cls_dropout, "pooled, dropped"
+    )
     return context.outer("classifier")(pooled)
 
 

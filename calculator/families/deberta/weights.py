@@ -59,11 +59,11 @@ def _relative_positions(config: Config) -> int:
 def _layer(config: Config) -> Owned:
     base = encoder_layer(config, ("query_proj", "key_proj", "value_proj"))
     queries = config["num_attention_heads"] * config["head_dim"]
-    own = config["relative_attention"] and not config["share_att_key"]
+    has_position_weights = config["relative_attention"] and not config["share_att_key"]
     relative = (
         linear(f"attention.self.{name}", config["hidden_size"], queries, bias=True)
         for term, name in zip(_TERMS, ("pos_key_proj", "pos_query_proj"), strict=True)
-        if own and term in config["pos_att_type"]
+        if has_position_weights and term in config["pos_att_type"]
     )
     return (*base[:3], *relative, *base[3:])
 

@@ -74,8 +74,8 @@ def project_inputs(context: Context, inputs_embeds: Tensor, path: str = "model")
         return inputs_embeds
     projected = context.outer(f"{path}.per_layer_model_projection")(inputs_embeds)
     context.set_scope(f"{path}: ")
-    count, own = context.config["num_hidden_layers"], context.config["hidden_size_per_layer_input"]
-    shape = (*inputs_embeds.shape[:2], count, own)
+    count, width = context.config["num_hidden_layers"], context.config["hidden_size_per_layer_input"]
+    shape = (*inputs_embeds.shape[:2], count, width)
     projected = ops.view(ops.scale(projected, "inputs of the layers, scaled"), shape)
     projected = rms_norm(context.outer(f"{path}.per_layer_projection_norm"), projected)
     context.set_scope(f"{path}: ")
@@ -91,9 +91,9 @@ def _last_position(context: Context, hidden_states: Tensor) -> Tensor:
     """
     if hidden_states.shape[1] == 1 or context.attention == "flash_attention_2":
         return hidden_states
-    own = context.passed.per_layer_inputs
-    if own is not None:
-        context.passed.per_layer_inputs = ops.narrow(own, (own.shape[0], 1, *own.shape[2:]))
+    inputs = context.passed.per_layer_inputs
+    if inputs is not None:
+        context.passed.per_layer_inputs = ops.narrow(inputs, (inputs.shape[0], 1, *inputs.shape[2:]))
     *tables, position_ids = context.position_tables
     context.position_tables = (*(ops.narrow(x, (x.shape[0], 1, x.shape[2])) for x in tables), position_ids)
     context.masks = {
@@ -177,16 +177,16 @@ def _with_experts(
 
 def _router(context: Context, modules: LayerModules, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run Gemma4TextRouter. Return the probabilities, and the weights and indices of the chosen experts."""
-    own = modules["router"].own
+    parameters = modules["router"].own
     hidden_states = called_unscaled(context, f"{modules.prefix}router.norm", flat)
     context.set_scope(f"{modules.prefix}router: ")
-    hidden_states = ops.scale(ops.mul(hidden_states, own["scale"], "input · scale"), "input, scaled")
+    hidden_states = ops.scale(ops.mul(hidden_states, parameters["scale"], "input · scale"), "input, scaled")
     scores = modules["router.proj"](hidden_states)
     context.set_scope(f"{modules.prefix}router: ")
     probabilities = ops.softmax(scores, "float32")
     weights, indices = indexing.top_k(probabilities, context.config["num_experts_per_tok"], "weights")
     weights = in_place.normalize_(weights, "weights")
-    of_experts = indexing.index(own["per_expert_scale"], indices, "scales of the chosen experts")
+    of_experts = indexing.index(parameters["per_expert_scale"], indices, "scales of the chosen experts")
     return probabilities, ops.mul(weights, of_experts, "weights, scaled"), indices
 
 

@@ -102,7 +102,7 @@ def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
 def _patches(context: Context, pixel_values: Tensor, padding: Tensor) -> Tensor:
     """Project scaled pixels, and add the embeddings of each patch's row and column. Those of padding are zero."""
     path = f"{_TOWER}.patch_embedder"
-    project, own = context.outer(f"{path}.input_proj"), context.outer(path).own["position_embedding_table"]
+    project, position_table = context.outer(f"{path}.input_proj"), context.outer(path).own["position_embedding_table"]
     context.set_scope(f"{path}: ")
     pixel_values = ops.scale(ops.shift(pixel_values, "pixels - 0.5"), "pixels, scaled")
     if project.module_spec.quantization is None:
@@ -110,9 +110,11 @@ def _patches(context: Context, pixel_values: Tensor, padding: Tensor) -> Tensor:
     hidden_states = project(pixel_values)
     context.set_scope(f"{path}: ")
     places = context.tape.new((*padding.shape, 2), "int64", "positions, at least 0")
-    table = (own.shape[1], own.shape[2])
+    table = (position_table.shape[1], position_table.shape[2])
     rows = [
-        products.embedding(ops.narrow(places, padding.shape), ops.narrow(own, table), table[1], f"embeddings of {name}")
+        products.embedding(
+            ops.narrow(places, padding.shape), ops.narrow(position_table, table), table[1], f"embeddings of {name}"
+        )
         for name in ("columns", "rows")
     ]
     positions = ops.add(rows[0], rows[1], "embeddings of positions")

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def sharing_modes(config: Config) -> tuple[str | None, ...]:
     """Return for each layer whether it stores its keys and values, or reuses those of an earlier layer."""
     types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
-    own = types[: len(types) - shared]
-    last = {len(own) - 1 - own[::-1].index(kind) for kind in set(own)}
-    modes = ["store" if index in last else None for index in range(len(own))]
+    storing = types[: len(types) - shared]
+    last = {len(storing) - 1 - storing[::-1].index(kind) for kind in set(storing)}
+    modes = ["store" if index in last else None for index in range(len(storing))]
     return (*modes, *["reuse"] * shared)
 
 
 def wrong_number(config: Config) -> str | None:
     """Return an error in the number of layers that reuse keys and values, or None."""
     types, shared = config["layer_types"], int(config["num_kv_shared_layers"])
-    own = types[: max(0, len(types) - shared)]
-    missing = sorted(set(types) - set(own))
+    storing = types[: max(0, len(types) - shared)]
+    missing = sorted(set(types) - set(storing))
     if missing:
         return f"{shown(shared)} leaves no layer of {', '.join(missing)} with keys and values of its own"
     return None

@@ -49,8 +49,11 @@ def sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _global_heads(config: Config) -> int:
-    own = config["num_global_key_value_heads"]
-    return Dim(int(own if config["attention_k_eq_v"] and own else config["num_key_value_heads"]), "key_value_heads")
+    global_heads = config["num_global_key_value_heads"]
+    return Dim(
+        int(global_heads if config["attention_k_eq_v"] and global_heads else config["num_key_value_heads"]),
+        "key_value_heads",
+    )
 
 
 def _ungroupable(config: Config) -> str | None:
@@ -75,10 +78,10 @@ def _types(config: Config) -> dict[str, Any]:
     for kind in ATTENTION_TYPES:
         if kind not in config["layer_types"]:
             continue
-        own = _parameters(config).get(kind)
-        if not isinstance(own, dict) and own is not _ROPE[kind]:
+        rope = _parameters(config).get(kind)
+        if not isinstance(rope, dict) and rope is not _ROPE[kind]:
             raise ContradictionError("rope_parameters", f"needs the parameters of {kind}, an object")
-        found[kind] = own.get("rope_type")
+        found[kind] = rope.get("rope_type")
         if found[kind] not in _WHOLE:
             message = f"rope_type of {kind} must be {' or '.join(_WHOLE)}, not {shown(found[kind])}"
             raise ContradictionError("rope_parameters", message)

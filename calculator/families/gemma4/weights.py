@@ -68,15 +68,15 @@ def _attention(config: Config, kind: LayerKind) -> Owned:
     head = config["global_head_dim"] if full else config["head_dim"]
     queries = config["num_attention_heads"] * head
     keys = (config["global_key_value_heads"] if full else config["num_key_value_heads"]) * head
-    own: Owned = ()
+    projections: Owned = ()
     if kind.shares != "reuse":
-        own = (norm("self_attn.k_norm", head), linear("self_attn.k_proj", hidden, keys, bias=bias))
-    if own and not (full and config["attention_k_eq_v"]):
-        own = (*own, linear("self_attn.v_proj", hidden, keys, bias=bias))
+        projections = (norm("self_attn.k_norm", head), linear("self_attn.k_proj", hidden, keys, bias=bias))
+    if projections and not (full and config["attention_k_eq_v"]):
+        projections = (*projections, linear("self_attn.v_proj", hidden, keys, bias=bias))
     return (
         linear("self_attn.q_proj", hidden, queries, bias=bias),
         norm("self_attn.q_norm", head),
-        *own,
+        *projections,
         linear("self_attn.o_proj", queries, hidden, bias=bias),
     )
 
@@ -93,12 +93,12 @@ def _mlp(config: Config, kind: LayerKind) -> Owned:
 
 
 def _own_input(config: Config) -> Owned:
-    hidden, own = config["hidden_size"], config["hidden_size_per_layer_input"]
-    if not own:
+    hidden, width = config["hidden_size"], config["hidden_size_per_layer_input"]
+    if not width:
         return ()
     return (
-        linear("per_layer_input_gate", hidden, own),
-        linear("per_layer_projection", own, hidden),
+        linear("per_layer_input_gate", hidden, width),
+        linear("per_layer_projection", width, hidden),
         norm("post_per_layer_input_norm", hidden),
     )
 
@@ -127,15 +127,15 @@ def _layer(config: Config, kind: LayerKind) -> Owned:
 
 
 def _inputs_of_layers(config: Config, path: str) -> Parts:
-    own, hidden = config["hidden_size_per_layer_input"], config["hidden_size"]
-    if not own:
+    width, hidden = config["hidden_size_per_layer_input"], config["hidden_size"]
+    if not width:
         return ()
-    width = config["num_hidden_layers"] * own
+    width_of_all = config["num_hidden_layers"] * width
     return (
-        embedding(f"{path}.embed_tokens_per_layer", config["vocab_size_per_layer_input"], width),
+        embedding(f"{path}.embed_tokens_per_layer", config["vocab_size_per_layer_input"], width_of_all),
         Buffer(name=f"{path}.embed_tokens_per_layer.embed_scale", shape=(), dtype="model"),
-        linear(f"{path}.per_layer_model_projection", hidden, width),
-        norm(f"{path}.per_layer_projection_norm", own),
+        linear(f"{path}.per_layer_model_projection", hidden, width_of_all),
+        norm(f"{path}.per_layer_projection_norm", width),
     )
 
 

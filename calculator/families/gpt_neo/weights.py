@@ -42,9 +42,9 @@ def _attention_layers(config: Config) -> tuple[str, ...]:
 
 def _group(group: Any) -> tuple[list[str], int]:
     kinds, times = group if isinstance(group, list | tuple) and len(group) == 2 else ((), 0)
-    known = isinstance(kinds, list | tuple) and all(kind in ("global", "local") for kind in kinds)
+    are_kinds = isinstance(kinds, list | tuple) and all(kind in ("global", "local") for kind in kinds)
     counted = isinstance(times, int) and not isinstance(times, bool)
-    if not known or not counted or not 0 < times * len(kinds) <= MOST_LAYERS:
+    if not are_kinds or not counted or not 0 < times * len(kinds) <= MOST_LAYERS:
         message = f'must list pairs such as [["global", "local"], 12], not {shown(group)}'
         raise ContradictionError("attention_types", message)
     return list(kinds), times

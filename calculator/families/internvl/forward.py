@@ -60,9 +60,9 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
     """Return the outputs of the last layer, of the tower and of the projector. The code keeps the cast pixels alive."""
-    own = context.outer(f"{TOWER}.embeddings").own
+    embeddings = context.outer(f"{TOWER}.embeddings").own
     context.set_scope("model: ")
-    pixel_values = ops.cast(context.images[0], own["cls_token"].dtype, "pixel values, cast")
+    pixel_values = ops.cast(context.images[0], embeddings["cls_token"].dtype, "pixel values, cast")
     encoded = _encoded(context, [_embeddings(context, pixel_values)])
     last_hidden_state = encoded
     if not context.config["vision_config"]["use_mean_pooling"]:
@@ -75,17 +75,17 @@ def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
 def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
     """Embed patches by a convolution, prepend the class token, add positions, and apply dropout."""
     vision, path = context.config["vision_config"], f"{TOWER}.embeddings"
-    name, own = f"{path}.patch_embeddings.projection", context.outer(path).own
+    name, parameters = f"{path}.patch_embeddings.projection", context.outer(path).own
     context.set_scope(f"{path}: ")
     pixel_values = ops.cast(pixel_values, context.outer(name).own["weight"].dtype, "pixel values, cast")
-    images, width = pixel_values.shape[0], own["cls_token"].shape[2]
+    images, width = pixel_values.shape[0], parameters["cls_token"].shape[2]
     patches = named((int(vision["image_size"]) // int(vision["patch_size"])) ** 2, "patches")
     embeddings = convolve(context, name, pixel_values, (images, patches, width), is_input=True, transposed=True)
     context.set_scope(f"{path}: ")
-    cls_tokens = ops.expand(own["cls_token"], (images, 1, width))
+    cls_tokens = ops.expand(parameters["cls_token"], (images, 1, width))
     embeddings = ops.cat((cls_tokens, embeddings), (images, patches + 1, width), "class token and patches")
     if vision["use_absolute_position_embeddings"]:
-        positions = own["position_embeddings"]
+        positions = parameters["position_embeddings"]
         if positions.edge is not None and images == 1 and isinstance(positions.edge[0], AccumulateGrad):
             positions.edge[0].copies = True  # the gradient is that of the patches too, and not summed over images
         embeddings = ops.add(embeddings, positions, "with positions")
@@ -108,18 +108,18 @@ def _norm(context: Context) -> Callable[[BoundModule, Tensor], Tensor]:
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """Run one layer, which scales the outputs of its sublayers. The code keeps the output of attention alive."""
-    norm, own = _norm(context), modules[""].own
+    norm, parameters = _norm(context), modules[""].own
     normed = norm(modules["layernorm_before"], hidden_states)
     attention_output = _attention(context, modules, normed)
     del normed
     context.set_scope(modules.prefix)
-    attention_output = ops.mul(own["lambda_1"], attention_output, "attention, scaled")
+    attention_output = ops.mul(parameters["lambda_1"], attention_output, "attention, scaled")
     hidden_states = ops.add(attention_output, hidden_states, "residual after attention")
     layer_output = norm(modules["layernorm_after"], hidden_states)
     layer_output = _mlp(context, modules, layer_output)
     context.set_scope(modules.prefix)
     layer_output = ops.dropout(layer_output, context.config["vision_config"]["hidden_dropout_prob"], "MLP, dropped")
-    layer_output = ops.mul(own["lambda_2"], layer_output, "MLP, scaled")
+    layer_output = ops.mul(parameters["lambda_2"], layer_output, "MLP, scaled")
     return ops.add(layer_output, hidden_states, "residual after MLP")
 
 

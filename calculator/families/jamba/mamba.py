@@ -31,8 +31,8 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     hidden_states = without_padding(context, hidden_states)
     projected = modules["mamba.in_proj"](hidden_states)
     context.set_scope(scope)
-    own, dt_proj = modules["mamba"].own, modules["mamba.dt_proj"]
-    rate = ops.unary(ops.cast(own["A_log"], "float32", "A_log in float32"), "A", saves="result")
+    mamba_parameters, dt_proj = modules["mamba"].own, modules["mamba.dt_proj"]
+    rate = ops.unary(ops.cast(mamba_parameters["A_log"], "float32", "A_log in float32"), "A", saves="result")
     rate = ops.scale(rate, "-A")
     channels = projected.shape[2] // 2
     part = (batch, channels, length)
@@ -54,10 +54,10 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     if context.cache is not None and before is not None:
         x, dt, z = (ops.narrow(each, part[:2]) for each in (x, time_step, gate))
         b, c = (ops.view(each, (batch, states)) for each in (b, c))
-        out = selective_state_update(x, dt, rate, b, c, own["D"], z, dt_bias, before)
+        out = selective_state_update(x, dt, rate, b, c, mamba_parameters["D"], z, dt_bias, before)
         context.cache.update_state()
     else:
-        d = ops.cast(own["D"], "float32", "D in float32")
+        d = ops.cast(mamba_parameters["D"], "float32", "D in float32")
         out, last = selective_scan(x, time_step, rate, b, c, d, gate, dt_bias)
         if context.cache is not None:
             context.cache.update_recurrent_state(last)

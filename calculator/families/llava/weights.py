@@ -53,10 +53,10 @@ _DEFAULT_VISION = {
 }
 
 
-def _kind_of(config: Config, field: str, usual: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
+def _kind_of(config: Config, field: str, usual: str, kinds: Mapping[str, object] | tuple[str, ...]) -> str:
     kind = (config[field] or {}).get("model_type", usual)
-    if not isinstance(kind, str) or kind not in known:
-        raise ContradictionError(field, f"its model_type must be one of {', '.join(known)}, not {shown(kind)}")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ContradictionError(field, f"its model_type must be one of {', '.join(kinds)}, not {shown(kind)}")
     return kind
 
 

@@ -114,9 +114,9 @@ def _keys_and_values(context: Context, modules: LayerModules, name: str, hidden_
 def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tensor, key: Tensor) -> Tensor:
     """Return the bias that the first layer makes for all layers of a stack. For cross-attention it is zero."""
     crosses = name.endswith("EncDecAttention")
-    known = context.position_biases.get(crosses)
-    if known is not None:
-        return known
+    shared = context.position_biases.get(crosses)
+    if shared is not None:
+        return shared
     if crosses:
         bias = context.tape.new((1, *query.shape[1:3], key.shape[2]), query.dtype, "position bias of zeros")
         if context.training.gradient_checkpointing and context.tape.trains:

@@ -42,12 +42,12 @@ def _patches(context: Context, pixel_values: Tensor) -> Tensor:
 
 def _before_layers(context: Context, embeddings: Tensor) -> Tensor:
     """Prepend the class token to the patches, add positions, and apply dropout."""
-    own = context.outer(_EMBEDDINGS).own
+    parameters = context.outer(_EMBEDDINGS).own
     context.set_scope(f"{_EMBEDDINGS}: ")
     batch, _, width = embeddings.shape
-    cls_tokens = ops.expand(own["cls_token"], (batch, 1, width))
+    cls_tokens = ops.expand(parameters["cls_token"], (batch, 1, width))
     embeddings = ops.cat((cls_tokens, embeddings), (batch, context.length, width), "class token and patches")
-    positions = own["position_embeddings"]
+    positions = parameters["position_embeddings"]
     if positions.edge is not None and batch == 1 and isinstance(positions.edge[0], AccumulateGrad):
         positions.edge[0].copies = True  # the gradient is that of the patches too, and not summed over images
     embeddings = ops.add(embeddings, positions, "with positions")

@@ -202,6 +202,6 @@ def _buffer(tape: Tape, tiles: _Tiles) -> Tensor:
     return tape.new((tiles.tokens[0], VOCAB_CHUNK_SIZE), tiles.dtype, "tile of logits")
 
 
-def _copy(tape: Tape, own: DType, dtype: DType, shape: tuple[int, ...], name: str) -> Tensor | None:
+def _copy(tape: Tape, tensor_dtype: DType, dtype: DType, shape: tuple[int, ...], name: str) -> Tensor | None:
     """Return a chunk's copy in the dtype of the tiles, or None for a view of a tensor that already has that dtype."""
-    return None if own == dtype else tape.scratch(shape, dtype, f"{name} of a tile in {dtype}")
+    return None if tensor_dtype == dtype else tape.scratch(shape, dtype, f"{name} of a tile in {dtype}")

@@ -20,17 +20,17 @@ A, B, PROJECTION = "adamss_A", "adamss_B", "adamss_newB"
 
 def forward(bound: BoundModule, x: Tensor, subspaces: int) -> Tensor:
     """Return the output of the frozen module plus the subspaces' products, each added at its outputs."""
-    dtype, own = x.dtype, bound.module_spec.dtype
-    x = ops.cast(x, own, "input in the weight's dtype")
-    extended = _with_ones(x, own) if bound.module.bias is not None else x
+    dtype, adapter_dtype = x.dtype, bound.module_spec.dtype
+    x = ops.cast(x, adapter_dtype, "input in the weight's dtype")
+    extended = _with_ones(x, adapter_dtype) if bound.module.bias is not None else x
     result = bound.base(x)
-    projection = ops.cast(bound.added[PROJECTION], own, "projection in the weight's dtype")
+    projection = ops.cast(bound.added[PROJECTION], adapter_dtype, "projection in the weight's dtype")
     projected = products.matmul(extended, projection, None, projection.shape[0], "projected input")
     del projection
     chunks = []
     for number in range(subspaces):
-        a = ops.cast(bound.added[f"{A}.{number}"], own, "A in the weight's dtype")
-        b = ops.cast(bound.added[f"{B}.{number}"], own, "B in the weight's dtype")
+        a = ops.cast(bound.added[f"{A}.{number}"], adapter_dtype, "A in the weight's dtype")
+        b = ops.cast(bound.added[f"{B}.{number}"], adapter_dtype, "B in the weight's dtype")
         inner = products.matmul(projected, a, None, a.shape[0], "A·x")
         inner = products.matmul(inner, b, None, b.shape[0], "B·A·x")
         chunks.append(inner)

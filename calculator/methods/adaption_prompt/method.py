@@ -101,7 +101,10 @@ class AdaptionPrompt(Method):
             return model
         first = len(stack.layers) - self.adapter_layers
         kinds: dict[Layer, Layer] = {}
-        layers = (*stack.layers[:first], *(kinds.setdefault(each, _own(each, first)) for each in stack.layers[first:]))
+        layers = (
+            *stack.layers[:first],
+            *(kinds.setdefault(each, _adapted_layer(each, first)) for each in stack.layers[first:]),
+        )
         changed = Stack(name=stack.name, layers=layers)
         return replace(model, parts=tuple(changed if part is stack else part for part in model.parts))
 
@@ -137,14 +140,14 @@ class AdaptionPrompt(Method):
         name, forward = FAMILIES[context.model.model_type]
         path = f"{modules.prefix}{name}"
         prompt, gate = (
-            context.parameters.new(f"{path}.{own}", shape, context.training.dtype, trained=True)
-            for own, shape in self._shapes(context.model).items()
+            context.parameters.new(f"{path}.{parameter}", shape, context.training.dtype, trained=True)
+            for parameter, shape in self._shapes(context.model).items()
         )
         context.set_scope(f"{path}: ")
         return forward(context, modules, x, output, prompt, gate)
 
 
-def _own(kind: Layer, index: int) -> Layer:
+def _adapted_layer(kind: Layer, index: int) -> Layer:
     """Return a kind of layer whose modules have the number of the first layer with a prompt."""
     return replace(kind, modules=tuple(replace(module, layer=index) for module in kind.modules))
 

@@ -48,8 +48,8 @@ def _weight(bound: BoundModule, a: Tensor, b: Tensor) -> Tensor:
     return ops.add(_sum_with(weight, ops.mul(weight, a, "weight · A")), b, "weight + weight · A + B")
 
 
-def _sum_with(own: Tensor, product: Tensor) -> Tensor:
-    return ops.add(own, product, "frozen one + scaled one")
+def _sum_with(parameter: Tensor, product: Tensor) -> Tensor:
+    return ops.add(parameter, product, "frozen one + scaled one")
 
 
 def _bias(bound: BoundModule, c: Tensor, paths: tuple[Tensor, Tensor]) -> Tensor:

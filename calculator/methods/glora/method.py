@@ -85,9 +85,9 @@ class GLoRA(AdaptedLinear):
         return tuple(each for name, (kind, shape) in kinds.items() for each in self._path(name, kind, shape, dtypes))
 
     def _path(self, name: str, kind: str, shape: Shape, dtypes: tuple[DType, DType]) -> Iterator[Added]:
-        prefix, (dtype, own) = f"glora_{name}", dtypes
+        prefix, (dtype, parameter_dtype) = f"glora_{name}", dtypes
         if kind == "none":
-            yield Added(name=f"{prefix}.zeros", shape=shape, dtype=own, trained=False, buffer=True)
+            yield Added(name=f"{prefix}.zeros", shape=shape, dtype=parameter_dtype, trained=False, buffer=True)
         elif kind == "lora":
             r = named(self.r, "r")
             yield Added(name=f"{prefix}.Xd", shape=(shape[0], r), dtype=dtype)

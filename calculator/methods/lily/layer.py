@@ -34,7 +34,7 @@ def _scaled(delta: Tensor, result: Tensor) -> Tensor:
 
 
 def _matrix(bound: BoundModule, name: str) -> Tensor:
-    return next(tensor for own, tensor in bound.added.items() if own.startswith(f"{name}."))
+    return next(tensor for parameter, tensor in bound.added.items() if parameter.startswith(f"{name}."))
 
 
 def _mean_of_tokens(probabilities: Tensor) -> Tensor:

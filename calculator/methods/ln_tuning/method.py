@@ -45,7 +45,7 @@ class LNTuning(TargetedMethod):
         help="Names of the modules to copy and train, all-linear, or null for PEFT's default for the family.",
         example=("input_layernorm", "post_attention_layernorm", "norm"),
         # all-linear, the usual choice for low-rank methods, would copy and train nearly the whole model here.
-        own=True,
+        has_field_of_its_own=True,
     )
     modules_to_save: tuple[str, ...] | None = setting(
         None,

@@ -97,8 +97,8 @@ class LoRA(LowRank):
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return names that PEFT ignores, and the risks of a quantized base."""
-        own = LowRank.warnings(self, model, training)
-        return own if self.base is None else (*own, *self.base.warnings(model, training))
+        warnings = LowRank.warnings(self, model, training)
+        return warnings if self.base is None else (*warnings, *self.base.warnings(model, training))
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train quantized weights, and what the base refuses."""
@@ -115,8 +115,8 @@ class LoRA(LowRank):
         if base is None:
             return ModuleSpec(dtype=dtype, **layer.adapted(self, path, module, model, training, dtype))
         packed = base.converts(path, module, model)
-        own = base.adapter_dtype(dtype) if packed else dtype
-        adapted = layer.adapted(self, path, module, model, training, own)
+        adapter_dtype = base.adapter_dtype(dtype) if packed else dtype
+        adapted = layer.adapted(self, path, module, model, training, adapter_dtype)
         if packed and base.keeps_biases_as_buffers:
             adapted["trained"] = ()
         weight = base.stored_at(path, module, model, dtype, training) if packed else None

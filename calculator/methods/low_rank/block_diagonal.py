@@ -84,12 +84,12 @@ def added(
 def update(config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
     """Return B(A(x)) before it is scaled: (..., in_features) to (..., out_features)."""
     side = config.side(bound.name)
-    for own, factor in (("A", bound.added["lora_A.weight"]), ("B", bound.added["lora_B.weight"])):
-        product = f"{own} of the update"
-        if own == side:
+    for letter, factor in (("A", bound.added["lora_A.weight"]), ("B", bound.added["lora_B.weight"])):
+        product = f"{letter} of the update"
+        if letter == side:
             x = _by_blocks(x, factor, config.nblocks, product)
         else:
-            bias = bound.added.get("lora_B.bias") if own == "B" else None
+            bias = bound.added.get("lora_B.bias") if letter == "B" else None
             x = products.matmul(x, factor, bias, factor.shape[0], product)
     return x
 

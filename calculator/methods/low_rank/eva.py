@@ -137,10 +137,10 @@ def _mean_and_variance(tape: Tape, tokens: int, features: int) -> list[Tensor]:
     return [mean, variance, seen]
 
 
-def _svd_lowrank(tape: Tape, rows: int, columns: int, asked: int) -> tuple[Tensor, Tensor, Tensor]:
+def _svd_lowrank(tape: Tape, rows: int, columns: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Run torch.svd_lowrank, and return the left singular vectors, the values and the right ones."""
     tall, wide = max(rows, columns), min(rows, columns)
-    basis = _basis(tape, tall, wide, asked)
+    basis = _basis(tape, tall, wide, rank)
     found = basis.shape[1]
     inside = tape.new((found, wide), "float64", "basis · matrix")
     left = tape.new((found, found), "float64", "left singular vectors")
@@ -154,13 +154,13 @@ def _svd_lowrank(tape: Tape, rows: int, columns: int, asked: int) -> tuple[Tenso
     return (left, values, right) if rows >= columns else (right, values, left)
 
 
-def _basis(tape: Tape, tall: int, wide: int, asked: int) -> Tensor:
+def _basis(tape: Tape, tall: int, wide: int, rank: int) -> Tensor:
     """Run torch._lowrank.get_approximate_basis.
 
     A matrix has no more columns than the previous one has rows.
     """
-    random = tape.new((wide, asked), "float64", "random vectors")
-    product = tape.new((tall, asked), "float64", "matrix · vectors")
+    random = tape.new((wide, rank), "float64", "random vectors")
+    product = tape.new((tall, rank), "float64", "matrix · vectors")
     basis = _qr(tape, product)
     for _ in range(_NITER):
         product = tape.new((wide, basis.shape[1]), "float64", "matrix · vectors")

@@ -36,40 +36,40 @@ def adapted(
     """
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
-    own: DType = "float32" if training.adapter_dtype == "float32" else base
+    dtype: DType = "float32" if training.adapter_dtype == "float32" else base
     name = full_name(path, module)
     if parameters.targeted(method.target_parameters, name, module) or (
         method.target_parameters and module.kind == "experts"
     ):
         transposed = parameters.is_transposed(model.model_type)
-        return {"added": parameters.updates(method, name, module, own, transposed=transposed)}
+        return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
-        return {"trained": trained, "added": tokens.rows(method, path, model, own)}
-    return {"trained": trained, "added": _updates(method, path, module, own, trains_a=training.optimizer != "lorafa")}
+        return {"trained": trained, "added": tokens.rows(method, path, model, dtype)}
+    return {"trained": trained, "added": _updates(method, path, module, dtype, trains_a=training.optimizer != "lorafa")}
 
 
-def _updates(method: LowRank, path: str, module: Module, own: DType, *, trains_a: bool) -> tuple[Added, ...]:
+def _updates(method: LowRank, path: str, module: Module, dtype: DType, *, trains_a: bool) -> tuple[Added, ...]:
     r = named(layers.rank(method, full_name(path, module)), "r")
     trains_b = method.init_lora_weights != "mica"
     if module.kind == "embedding":
         return (
-            Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
-            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own, trained=trains_b),
+            Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=dtype),
+            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=dtype, trained=trains_b),
         )
     if method.use_bdlora is not None:
         return block_diagonal.added(
-            method.use_bdlora, path, module, r, own, trains_a=trains_a, has_bias=method.lora_bias
+            method.use_bdlora, path, module, r, dtype, trains_a=trains_a, has_bias=method.lora_bias
         )
-    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own, trained=trains_a)
-    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own, trained=trains_b)
+    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=dtype, trained=trains_a)
+    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=dtype, trained=trains_b)
     if method.lora_bias:
-        return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=own)
+        return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=dtype)
     if not method.use_dora:
         return a, b
-    return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=own)
+    return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=dtype)
 
 
 def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:

@@ -253,9 +253,9 @@ class LowRank(TargetedMethod):
                 owner.partition(".") if owner.split(".")[0] in model.task.head_names else (owner, "", "")
             )
             copy, last_of_copy = ("modules_to_save.default", f"{rest}.{last}") if nested else ("modules_to_save", last)
-            own = dtypes.get(f"{owner}.{last}", each.dtype)
+            original_dtype = dtypes.get(f"{owner}.{last}", each.dtype)
             yield SavedTensor(f"base_model.model.{head}.{copy}.{last_of_copy}", each.shape, each.dtype)
-            yield SavedTensor(f"base_model.model.{head}.original_module.{last_of_copy}", each.shape, own)
+            yield SavedTensor(f"base_model.model.{head}.original_module.{last_of_copy}", each.shape, original_dtype)
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Return whether it is a B that MiCA freezes."""

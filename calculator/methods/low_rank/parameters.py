@@ -58,7 +58,7 @@ def is_transposed(model_type: str) -> bool:
     return model_type == "gpt_oss"
 
 
-def updates(method: Adapting, name: str, module: Module, own: DType, *, transposed: bool) -> tuple[Added, ...]:
+def updates(method: Adapting, name: str, module: Module, dtype: DType, *, transposed: bool) -> tuple[Added, ...]:
     """Return A and B of every adapted parameter of a module, for all experts.
 
     `name` is the module's name in its first layer.
@@ -69,8 +69,8 @@ def updates(method: Adapting, name: str, module: Module, own: DType, *, transpos
         into, out = (rows, columns) if transposed and among else (columns, rows)
         r = named(method.rank_of(f"{name}.{parameter.name}"), "r")
         r = among[0] * r if among else r
-        found.append(Added(name=f"{parameter.name}{_A}", shape=(r, into), dtype=own))
-        found.append(Added(name=f"{parameter.name}{_B}", shape=(out, r), dtype=own))
+        found.append(Added(name=f"{parameter.name}{_A}", shape=(r, into), dtype=dtype))
+        found.append(Added(name=f"{parameter.name}{_B}", shape=(out, r), dtype=dtype))
     return tuple(found)
 
 

@@ -124,10 +124,10 @@ def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[
     Source: LoraLayer.mica_init; IncrementalPCA.
     """
     for path, module in found.items() if method.init_lora_weights == "eva" else ():
-        asked = components(_rank(method, path, module), rho_of(method.eva_config))
-        if module.kind != "embedding" and asked > module.in_features:
+        count = components(_rank(method, path, module), rho_of(method.eva_config))
+        if module.kind != "embedding" and count > module.in_features:
             message = (
-                f"EVA looks for {asked:,} singular vectors of {module.in_features:,} features of {path}'s input: use"
+                f"EVA looks for {count:,} singular vectors of {module.in_features:,} features of {path}'s input: use"
             )
             yield Problem(loc="method.r", msg=f"{message} a smaller rank, or rho", input=method.r)
             return

@@ -33,10 +33,10 @@ class TrainsTokens(Protocol):
         """Return whether the module at a path is trained in full."""
 
 
-def rows(method: TrainsTokens, path: str, model: Model, own: DType) -> tuple[Added, ...]:
+def rows(method: TrainsTokens, path: str, model: Model, dtype: DType) -> tuple[Added, ...]:
     """Return the trained rows of a module that is not a target."""
     indices = method.trainable_token_indices
-    return token_rows.added(path, indices, model, own, INSIDE) if indices else ()
+    return token_rows.added(path, indices, model, dtype, INSIDE) if indices else ()
 
 
 def titled(method: TrainsTokens, title: str) -> str:

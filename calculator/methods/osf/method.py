@@ -64,14 +64,14 @@ class OSF(AdaptedLinear):
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return the warning that a cast drops the hooks."""
-        own = AdaptedLinear.warnings(self, model, training)
+        warnings = AdaptedLinear.warnings(self, model, training)
         if training.added_dtype == training.dtype:
-            return own
+            return warnings
         lost = (
             "PEFT casts OSF's parameters to float32 after it has attached the hooks that project their gradients, which"
             " are lost: gradients are not projected. adapter_dtype model keeps the hooks."
         )
-        return (*own, lost)
+        return (*warnings, lost)
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse float32 weights, whose decomposition stays in memory."""

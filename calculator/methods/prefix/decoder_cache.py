@@ -34,12 +34,11 @@ def check(model: Model) -> None:
         )
         raise refusal("method.name", message, "prefix")
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    own = config.get("decoder_attention_heads", heads)
-    width = config["head_dim"]
-    if own != heads or width * heads != hidden:
+    decoder_heads, width = config.get("decoder_attention_heads", heads), config["head_dim"]
+    if decoder_heads != heads or width * heads != hidden:
         message = (
-            f"PEFT's prefix has {heads} heads, {hidden} wide together; the decoder has {own} heads of {width}, and the"
-            " attention fails: use lora or prompt"
+            f"PEFT's prefix has {heads} heads, {hidden} wide together; the decoder has {decoder_heads} heads of"
+            f" {width}, and the attention fails: use lora or prompt"
         )
         raise refusal("method.name", message, "prefix")
 
@@ -51,11 +50,11 @@ def fill(context: Context, doubled: Tensor, count: int, layer: Shape, p: Dim) ->
     """
     both = (4, *layer[1:])
     chunks = ops.split(ops.view(doubled, (count, *both)), [both] * count)
-    own = [_copied(chunk, layer) for chunk in chunks]
+    pairs = [_copied(chunk, layer) for chunk in chunks]
     crossing = [_copied(chunk, layer) for chunk in chunks]
     del crossing
     # Each layer of the decoder reads the cache for its self-attention, then for its cross-attention.
-    before = [pair for each in own for pair in (each, [])]
+    before = [pair for keys_and_values in pairs for pair in (keys_and_values, [])]
     context.decoder_cache = Cache(before, windowed=False)
     context.decoder_past = p
 

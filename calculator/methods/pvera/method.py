@@ -67,10 +67,10 @@ class PVeRA(SharedMatrices):
         return ops.cast(result, dtype, "output")
 
     def _inner(self, bound: BoundModule, x: Tensor) -> Tensor:
-        own = bound.added[_D]
-        shared = Tensor(x.tape, None, (own.shape[0], bound.module.in_features), own.dtype, None)
-        after = products.matmul(dropped(x, self.pvera_dropout), shared, None, own.shape[0], "A·x")
-        return ops.mul(own, after, "λ_d · A·x")
+        vector = bound.added[_D]
+        shared = Tensor(x.tape, None, (vector.shape[0], bound.module.in_features), vector.dtype, None)
+        after = products.matmul(dropped(x, self.pvera_dropout), shared, None, vector.shape[0], "A·x")
+        return ops.mul(vector, after, "λ_d · A·x")
 
     def _update(self, bound: BoundModule, mean: Tensor, variance: Tensor) -> Tensor:
         return ops.mul(bound.added[_B], self._product(bound, mean, variance), "λ_b · B·drawn")

@@ -49,10 +49,10 @@ def check(method: TargetedMethod, model: Model) -> None:
     problems += [*_copied(method, model, requested), *_head(method, model, requested)]
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
     adaptable = {path: module for path, module in found.items() if module.kind in method.adaptable}
-    own = [*method.own_problems(model, adaptable)]
-    if not found and not problems and not own and method.needs_modules:
+    method_problems = [*method.own_problems(model, adaptable)]
+    if not found and not problems and not method_problems and method.needs_modules:
         problems.append(_unmatched(method, model, names))
-    problems += [*own, *_of_mamba(method, model, found), *_uncalled(method, model, found)]
+    problems += [*method_problems, *_of_mamba(method, model, found), *_uncalled(method, model, found)]
     problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
     if problems:
         raise PlanError(*problems)
@@ -63,8 +63,8 @@ def check(method: TargetedMethod, model: Model) -> None:
 
 def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> Problem:
     """Yield names that no module has."""
-    known = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
-    adaptable = ", ".join(sorted(known.difference(method.refused_names(model))))
+    last_names = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
+    adaptable = ", ".join(sorted(last_names.difference(method.refused_names(model))))
     message = f"no module is named {' or '.join(names)}; those that can be adapted are {adaptable}"
     if method.exclude_modules:
         message = f"exclude_modules leaves no module to adapt; those that can be adapted are {adaptable}"

@@ -48,9 +48,9 @@ class SharedMatrices(AdaptedLinear, ABC):
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
         """Return the trained vectors, and the matrices if they are saved."""
-        own = AdaptedLinear.saved_tensors(self, parameters, model)
+        saved = AdaptedLinear.saved_tensors(self, parameters, model)
         shared = self._shapes(model).items() if self.save_projection else ()
-        return [*own, *(SavedTensor(f"base_model.{name}", shape, own[0].dtype) for name, shape in shared)]
+        return [*saved, *(SavedTensor(f"base_model.{name}", shape, saved[0].dtype) for name, shape in shared)]
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of the trained vectors, and of the matrices if they are saved."""

@@ -70,10 +70,10 @@ class VeRA(SharedMatrices):
         """Run peft.tuners.vera.layer.Linear.forward."""
         dtype = x.dtype
         result = bound.base(x)
-        own = result.dtype
+        result_dtype = result.dtype
         x = ops.cast(x, bound.added[_D].dtype, "input in the vectors' dtype")
         result = ops.add(result, self._update(bound, x), "result + update")
-        return ops.cast(ops.cast(result, own, "output"), dtype, "output")
+        return ops.cast(ops.cast(result, result_dtype, "output"), dtype, "output")
 
     def _update(self, bound: BoundModule, x: Tensor) -> Tensor:
         return ops.mul(bound.added[_B], self._product(bound, x), "λ_b · B·(λ_d · A·x)")

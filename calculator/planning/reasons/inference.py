@@ -92,8 +92,8 @@ def _added(evaluation: Evaluation) -> list[ResidentTensor]:
 
 def _merged(evaluation: Evaluation, storage: str) -> Inference:
     """Return the answer for serving the merged model in a storage. Its memory does not depend on the method."""
-    serving, known = _serving(evaluation, merged=True, storage=storage), evaluation.evaluator.merged
-    if serving not in known:
+    serving, merged = _serving(evaluation, merged=True, storage=storage), evaluation.evaluator.merged
+    if serving not in merged:
         request = InferenceRequest(
             model=evaluation.evaluator.reference,
             method=evaluation.method,
@@ -101,8 +101,8 @@ def _merged(evaluation: Evaluation, storage: str) -> Inference:
             device=evaluation.evaluator.device,
             length_given=False,
         )
-        known[serving] = inference(request)
-    return known[serving]
+        merged[serving] = inference(request)
+    return merged[serving]
 
 
 def _serving(evaluation: Evaluation, **settings: Any) -> Serving:
