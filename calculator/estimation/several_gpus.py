@@ -101,17 +101,12 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
 def _layers_apart(request: Request) -> Iterator[Problem]:
     """Yield why several GPUs are refused with a method that treats layers of a kind differently.
 
-    Such layers of LoRA and of full fine-tuning are modelled but under ZeRO-3, which gathers each layer's parameters.
+    Such layers of LoRA and of full fine-tuning are modelled.
     """
-    method, sharding = request.method, request.device.sharding
-    if request.device.count == 1 or not method.differs_between_layers:
-        return
-    if not isinstance(method, Full | LowRank):
+    method = request.method
+    if request.device.count > 1 and method.differs_between_layers and not isinstance(method, Full | LowRank):
         message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
-    elif sharding == "zero3":
-        message = "settings of single layers are not modelled under zero3: use zero2, fsdp or ddp"
-        yield Problem(loc="device.sharding", msg=message, input=sharding)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:

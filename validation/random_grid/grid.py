@@ -122,7 +122,7 @@ def drawn(
         elif trainers:
             request = random_trainer_request(seed, number, trainers, families, method)
         elif sharding is not None:
-            request = random_sharded_request(seed, number, families, sharding, with_images=with_images)
+            request = random_sharded_request(seed, number, families, sharding, with_images=with_images, method=method)
         elif base is not None:
             request = random_base_request(seed, number, families or FAMILIES_WITH_FORWARD, base)
         elif with_images:

@@ -198,25 +198,32 @@ def random_request(
     config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
     (drawn,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
     name = method_name or _method(f"{seed} {number}", drawn)
+    method = random_method(rng, f"{seed} {number}", model, name, is_alone=method_name is not None)
+    return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
+
+
+def random_method(
+    rng: random.Random, seed: str, model: Model, name: MethodName, *, is_alone: bool = True
+) -> dict[str, Any]:
+    """Return a method with its options. Where all requests have the method, more of them set rare options."""
     method = {"name": name, **_set(rng, OPTIONS.get(name, {}))}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
     if name == "full":
-        share = 0.1 if method_name is None else 0.6
-        method |= unfrozen_options(random.Random(f"{seed} {number} unfrozen"), model, share)
+        method |= unfrozen_options(random.Random(f"{seed} unfrozen"), model, 0.6 if is_alone else 0.1)
     if name in ("lora", "qlora"):
-        share = 0.1 if method_name is None else 0.6
-        method |= layer_options(random.Random(f"{seed} {number} layers"), model, method, share)
-        method |= _tokens(random.Random(f"{seed} {number} tokens"), share / 2)
+        share = 0.6 if is_alone else 0.1
+        method |= layer_options(random.Random(f"{seed} layers"), model, method, share)
+        method |= _tokens(random.Random(f"{seed} tokens"), share / 2)
     if name == "lora":
-        share = 0.05 if method_name is None else 0.5
-        method |= _base_in_8_bits(random.Random(f"{seed} {number} 8 bits"), share)
-        method |= _parameters(random.Random(f"{seed} {number} parameters"), model, method, share)
-        method |= block_diagonal(random.Random(f"{seed} {number} blocks"), model, method, share / 2)
-        method |= replication(random.Random(f"{seed} {number} replication"), model, method, share / 2)
+        share = 0.5 if is_alone else 0.05
+        method |= _base_in_8_bits(random.Random(f"{seed} 8 bits"), share)
+        method |= _parameters(random.Random(f"{seed} parameters"), model, method, share)
+        method |= block_diagonal(random.Random(f"{seed} blocks"), model, method, share / 2)
+        method |= replication(random.Random(f"{seed} replication"), model, method, share / 2)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
-    return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
+    return method
 
 
 def _method(seed: str, drawn: MethodName) -> MethodName:

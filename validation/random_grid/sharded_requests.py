@@ -9,14 +9,14 @@ from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD, model_from_config
 from calculator.sharding.zero.refusals import ON_HOST
 from calculator.sharding.zero3.refusals import FAMILIES as ORDERED
-from calculator.sharding.zero3.refusals import METHODS
 from validation.random_grid.image_requests import random_image_request
 from validation.random_grid.random_configs import MIDDLING, random_config
-from validation.random_grid.random_requests import random_request
+from validation.random_grid.random_requests import random_method, random_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.common.names import MethodName
     from calculator.inputs.sharding import ShardingName
     from validation.random_grid.random_requests import Options
 
@@ -71,8 +71,8 @@ QLORA: Options = {
     "prepare_model_for_kbit_training": (0.3, (False,)),
 }
 
-#: The options of each method.
-OPTIONS: dict[str, Options] = {"full": {}, "lora": LORA, "qlora": QLORA, "ia3": {}}
+#: The methods of requests under ZeRO-3 that name none, and their options.
+OPTIONS: dict[MethodName, Options] = {"full": {}, "lora": LORA, "qlora": QLORA, "ia3": {}}
 
 COUNTS = (2, 2, 3, 4, 4, 6, 8, 8, 16, 64)
 
@@ -95,11 +95,17 @@ FIELDS: dict[ShardingName, tuple[str, Options]] = {
 
 
 def random_sharded_request(
-    seed: int, number: int, families: Sequence[str] = (), sharding: ShardingName = "zero3", *, with_images: bool = False
+    seed: int,
+    number: int,
+    families: Sequence[str] = (),
+    sharding: ShardingName = "zero3",
+    *,
+    with_images: bool = False,
+    method: MethodName | None = None,
 ) -> dict[str, Any]:
-    """Return the body of one request."""
+    """Return the body of one request. Under ZeRO-3, `method` is the method of each."""
     if sharding == "zero3" and not with_images:
-        return _partitioned(seed, number, families)
+        return _partitioned(seed, number, families, method)
     rng = random.Random(f"{sharding} {seed} {number}")
     if with_images:
         body = random_image_request(seed, number, families)
@@ -119,15 +125,23 @@ def random_sharded_request(
     }
 
 
-def _partitioned(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
-    """A request under ZeRO-3, whose families and methods are those that are modelled."""
+def _partitioned(
+    seed: int, number: int, families: Sequence[str], method_name: MethodName | None = None
+) -> dict[str, Any]:
+    """A request under ZeRO-3, whose families are those that are modelled.
+
+    With `method_name`, each has this method, and sets more of its options.
+    """
     rng = random.Random(f"zero3 {seed} {number}")
     family = rng.choice(sorted(families or ORDERED))
-    name = rng.choice(METHODS)
-    method = {"name": name, **_set(rng, OPTIONS[name])}
+    name = rng.choice(list(OPTIONS)) if method_name is None else method_name
+    method = {"name": name, **_set(rng, OPTIONS.get(name, {}))}
     in_float32 = rng.random() < 0.2 and name != "qlora"
     training = _set(rng, TRAINING) | ({"dtype": "float32"} if in_float32 else {"autocast": "bfloat16"})
     config, zero = _config(rng, family), _set(rng, ZERO)
+    if method_name is not None:
+        of_method = random.Random(f"zero3 {seed} {number} method")
+        method = random_method(of_method, f"zero3 {seed} {number}", model_from_config(config), method_name)
     if "offload_optimizer" in zero:
         training["optimizer"] = rng.choice(ON_HOST)
     count = rng.choice(COUNTS)

@@ -129,11 +129,14 @@ class PartitionedState:
 
     @property
     def modules(self) -> list[list[Partitioned]]:
-        """The parameters of each module, once for all of its copies."""
-        found: dict[str, dict[str, Partitioned]] = {}
-        for each in self.every:
-            found.setdefault(each.key.name.rpartition(".")[0], {})[each.key.name] = each
-        return [[*own.values()] for own in found.values()]
+        """The parameters of each module, once for all layers of a kind."""
+        found: list[list[Partitioned]] = []
+        for part in {id(part): part for part in self._parts}.values():
+            own: dict[str, list[Partitioned]] = {}
+            for each in part:
+                own.setdefault(each.key.name.rpartition(".")[0], []).append(each)
+            found += own.values()
+        return found
 
     def reach(self, repetition: Repetition, leaves: Collection[str]) -> Reach:
         """Return how many copies of the repeated layers are prefetched, and over how many a parameter stays gathered.

@@ -146,13 +146,6 @@ def test_settings_that_peft_refuses_are_refused(settings, loc, message):
     assert message in found[0][1]
 
 
-def test_single_layers_are_refused_under_zero_3():
-    device = {"count": 2, "sharding": "zero3"}
-    assert ("device.sharding", "settings of single layers") in [
-        (loc, message[:25]) for loc, message in refusal(device=device, layers_to_transform=[0])
-    ]
-
-
 def test_keys_that_peft_adds_to_a_configuration_are_not_in_the_settings():
     config_arguments(LoRA())["rank_pattern"]["gate_up_proj"] = 16
     assert LoRA().rank_pattern == {}
