@@ -12,7 +12,7 @@ from calculator.resident.module_spec import is_of_copy
 from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.module import Module
     from calculator.resident.module_spec import ModuleSpec
@@ -35,7 +35,10 @@ def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel
     """
     match compared:
         case "model":
-            return PreparedModel(prepared.model, Full(), prepared.training, prepared.device, prepared.stack)
+            second = PreparedModel(prepared.model, Full(), prepared.training, prepared.device, prepared.stack)
+            if _is_like_second(prepared):
+                second.module_specs = prepared.module_specs
+            return second
         case "without adapters":
             return _WithoutAdapters(prepared)
         case "adapter copies":
@@ -79,16 +82,22 @@ class _WithCopies(PreparedModel):
         return replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
 
 
-def compared_tensors(prepared: PreparedModel, compared: Compared | None) -> Iterator[ResidentTensor]:
-    """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model."""
+def compared_tensors(
+    prepared: PreparedModel, compared: Compared | None, own: Iterable[ResidentTensor]
+) -> Iterator[ResidentTensor]:
+    """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model.
+
+    `own` are the tensors of the trained model.
+    """
     if compared == "model":
-        for tensor in resident_tensors(compared_model(prepared, compared)):
-            yield _untrained(tensor, f"{REFERENCE}{tensor.name}", base=True)
+        for tensor in own if _is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):
+            yield tensor.in_reference(f"{REFERENCE}{tensor.name}", base=True)
     elif compared == "adapter copies":
         for tensor in resident_tensors(compared_model(prepared, compared)):
             if not tensor.base or is_of_copy(tensor.name):
-                yield _untrained(tensor, f"{tensor.name} of the adapter ref", base=False)
+                yield tensor.in_reference(f"{tensor.name} of the adapter ref", base=False)
 
 
-def _untrained(tensor: ResidentTensor, name: str, *, base: bool) -> ResidentTensor:
-    return replace(tensor, name=name, trained=False, parameters=0, base=base, dtype_at_optimizer_init=None)
+def _is_like_second(prepared: PreparedModel) -> bool:
+    """Return whether the trained model stores every module as a second model does."""
+    return prepared.method == Full() and prepared.training is prepared.given and prepared.cast_to is None

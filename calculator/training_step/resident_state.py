@@ -63,12 +63,9 @@ class ResidentState:
         self.shards = shards_of(prepared)
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
         #: a reference model.
-        self.whole = self.shards.whole(
-            (
-                *resident_tensors(prepared),
-                *compared_tensors(prepared, trainer_of(prepared.training).compared(prepared)),
-            )
-        )
+        own = resident_tensors(prepared)
+        compared = trainer_of(prepared.training).compared(prepared)
+        self.whole = self.shards.whole((*own, *compared_tensors(prepared, compared, own)))
         #: The part of the tensors that is on this rank.
         self.tensors = self.shards.kept(self.whole)
         self.optimizer = with_targets(
