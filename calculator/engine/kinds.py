@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from calculator.engine.symbolic_sizes import Digits
     from calculator.engine.tape import Allocation, Tape
 
+    #: Rows of outputs of layers that are not interpreted, each with the row of the next layer's output.
+    Outputs = Sequence[tuple[int, int]]
+
 #: The key of a kind.
 Kind = TypeVar("Kind", bound="Hashable")
 
@@ -123,21 +126,30 @@ class Storages:
         return [sizes[size_of[kind]] for kind in self.kinds.of_row]
 
 
-def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
+def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs = ()) -> Storages:
     """Return the storages of a tape."""
-    allocations, of_row = kinds_of(tape.rows, first)
+    allocations, of_row = kinds_of(tape.rows, first, outputs)
     names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
     bytes_of, size_of = numbered(sizes)
     kinds = Kinds(names, [*zip(shapes, dtypes, strict=True)], components, size_of, of_row, tape.events)
     return Storages(kinds, bytes_of, allocations.__getitem__)
 
 
-def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], Sequence[int]]:
+def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:
     """Return the kinds of rows, and the kind of each row.
 
     The output of a skipped first layer has the kind of the next layer's output. It does not count as the first row of
-    its kind.
+    its kind. The same holds for `outputs`.
     """
+    if outputs:
+        rows = [*rows]
+        for output, _ in outputs:
+            rows[output] = rows[output - 1]
+        kinds, of_row = kinds_of(rows, first)
+        numbered_again = [*of_row]
+        for output, like in outputs:
+            numbered_again[output] = of_row[like]
+        return kinds, numbered_again
     if first is None:
         return numbered(rows)
     at = first.output_row
@@ -167,7 +179,7 @@ def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
 
 
 def firsts(numbers: Iterable[int]) -> list[int]:
-    """Return the index of the first occurrence of each number."""
+    """Return the index of the first occurrence of each number. The numbers are consecutive from 0 on."""
     listed = [*numbers]
     found = dict(zip(reversed(listed), range(len(listed) - 1, -1, -1), strict=True))
-    return [found[number] for number in dict.fromkeys(listed)]
+    return [*map(found.__getitem__, range(len(found)))]

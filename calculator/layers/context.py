@@ -52,6 +52,7 @@ class Context(BatchState):
         "config",
         "decoder_locals",
         "dtype",
+        "first_period_differs",
         "forward",
         "forward_locals",
         "gives_positions",
@@ -59,6 +60,7 @@ class Context(BatchState):
         "keeps_last",
         "kernels",
         "layer_loop",
+        "leaves_out_first_period",
         "length",
         "marks",
         "mask",
@@ -118,8 +120,9 @@ class Context(BatchState):
         #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
         #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
-        #: layers of a pass without a graph inside the step.
-        self.unrolls = self.repeats_layers = False
+        #: layers of a pass without a graph inside the step. Whether the first period of such a pass is not interpreted,
+        #: because the second one is like it. And whether that has turned out to be wrong.
+        self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
         self.prepared = prepared
         self.kernels = prepared.kernels
         #: The differences of the requested library releases from the default ones.

@@ -22,6 +22,7 @@ from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses
 from calculator.training_step.first_layer import enter_layers
+from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = enter_layers(context, hidden_states)
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
     run = _layer if known is None else known.run
+    if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
+        del hidden_states
+        hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
     entered = (hidden_states.dtype, leaf_of(hidden_states)) if may_repeat else None
     position = 0
@@ -140,6 +144,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
         position += 1
+        if first is not None and position == context.repetition.end:
+            first.compare(context, hidden_states)
     context.parameters.layer = None
     if layers is not None:
         hidden_states = layers.begin(len(context.repetition.numbers), hidden_states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from calculator.engine import autocast
 from calculator.engine.known_passes import named
@@ -16,11 +16,13 @@ from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
+from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.names import ComponentName
     from calculator.engine.known_passes import Outputs
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
@@ -67,7 +69,7 @@ class ModelPasses:
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
-            key = reference, tape.trains, tape.scope, autocast.state(tape)
+            key = reference, tape.trains, tape.scope, autocast.state(tape), outer.unrolls
             outputs, layers = prepared.known_passes.run(tape, name, (prepared.training, key), run)
         outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
@@ -75,9 +77,41 @@ class ModelPasses:
     def _run(self, prepared: PreparedModel, name: str, *, reference: bool) -> tuple[Outputs, Repetition]:
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         context = _context(self.context, prepared, compared, name)
+        before = _Recorded.on(context.tape)
+        if not self.context.unrolls:
+            leave_out(context)
         with _no_grad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
+            if context.first_period_differs:
+                del outputs, context
+                before.restore(self.context.tape)
+                context = _context(self.context, prepared, compared, name)
+                outputs = self.forward(context)
         return outputs, context.repetition
+
+
+class _Recorded(NamedTuple):
+    """What is on a tape before a pass."""
+
+    rows: int
+    events: int
+    marks: int
+    loops: int
+    copies: int
+    component: ComponentName
+
+    @classmethod
+    def on(cls, tape: Tape) -> _Recorded:
+        """Return the counts of what is on a tape, and its component."""
+        copies = 0 if tape.autocast is None else len(tape.autocast.copies)
+        return cls(len(tape.rows), len(tape.events), len(tape.marks), len(tape.loops), copies, tape.component)
+
+    def restore(self, tape: Tape) -> None:
+        """Remove a pass from a tape, of which no tensor is alive except autocast's copies."""
+        while tape.autocast is not None and len(tape.autocast.copies) > self.copies:
+            tape.autocast.copies.popitem()
+        del tape.rows[self.rows :], tape.events[self.events :], tape.marks[self.marks :], tape.loops[self.loops :]
+        tape.component = self.component
 
 
 def _context(outer: Context, prepared: PreparedModel, compared: Compared | None, name: str) -> Context:

@@ -7,6 +7,7 @@ refers to its input.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,29 +72,27 @@ class _State(NamedTuple):
 class KnownLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
-    __slots__ = ("_known", "_layer")
+    __slots__ = ("_known", "_layer", "has_others")
 
     def __init__(self, layer: Callable[[Context, int, Tensor], Tensor]) -> None:
         self._layer = layer
+        #: Whether a layer has run that cannot be recorded again.
+        self.has_others = False
         self._known: dict[Hashable, _Layer | None] = {}
 
     @classmethod
     def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
-        That is so if the pass has a graph, if a sharding takes part in it, or if the method couples layers. `layer`
-        runs a layer.
+        That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
+        `layer` runs a layer.
         """
-        tape = context.tape
-        if tape.grad_enabled or tape.calls_modules or context.hooks is not NO_HOOKS or context.layer_loop is not None:
-            return None
-        if context.method.couples_layers:
-            return None
-        return cls(layer)
+        return None if context.tape.grad_enabled or not can_be_recorded(context) else cls(layer)
 
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
         if x.__class__ is not Tensor or x.storage is None:
+            self.has_others = True
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         if key in self._known:
@@ -102,7 +101,15 @@ class KnownLayers:
         state = _state(context)
         out = self._layer(context, position, x)
         self._known[key] = _recorded(context, state, out)
+        self.has_others = self.has_others or self._known[key] is None
         return out
+
+
+def can_be_recorded(context: Context) -> bool:
+    """Return whether no sharding takes part in a pass, and its method does not couple layers."""
+    if context.tape.calls_modules or context.hooks is not NO_HOOKS or context.layer_loop is not None:
+        return False
+    return not context.method.couples_layers
 
 
 def _state(context: Context) -> _State:
@@ -129,12 +136,16 @@ def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
     pairs = 0 if cache is None else len(state.before) - len(cache.before)
     before = [row for pair in state.before[:pairs] for row in pair]
     events = tape.events[state.events :]
-    freed = {~event for event in events if event < 0}
     left = [out, *windows, *copies, *(tensor for each in kept for tensor in each)]
     rows = {each.storage.row if each.storage is not None else -1 for each in left}
     if any(each.__class__ is not Tensor or each.edge is not None or each.viewed for each in left):
         return None
-    if {row for row in freed if row < first} != {*before} or {*range(first, len(tape.rows))} - freed != rows:
+    # In order, these are the frees of the layer's own rows, those of earlier rows, and the allocations.
+    ordered = sorted(events)
+    own, earlier = bisect_left(ordered, -first), bisect_left(ordered, 0)
+    if ordered[own:earlier] != sorted({*map(invert, before)}) or len(ordered) - earlier - own != len(rows):
+        return None
+    if min(rows) < first:
         return None
     return _Layer(
         first=first,

@@ -13,6 +13,7 @@ Source: trl/trainer/grpo_trainer.py and rloo_trainer.py of TRL 1.16, _generate_s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
@@ -32,12 +33,13 @@ from calculator.sharding.registry import generation_hooks
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import in_float32
+from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
 from calculator.training_step.next_token import Sampling, of_positions
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.dimension import Dim
     from calculator.architecture.layer_kind import MixerType
@@ -89,7 +91,16 @@ class Rollout:
     `prepared` has the number of rows and the length of the prompts.
     """
 
-    __slots__ = ("batch", "is_first", "loop", "prepared", "shape_env", "trains", "wrapped_dtype")
+    __slots__ = (
+        "batch",
+        "is_first",
+        "leaves_out_first_period",
+        "loop",
+        "prepared",
+        "shape_env",
+        "trains",
+        "wrapped_dtype",
+    )
 
     def __init__(
         self,
@@ -119,15 +130,17 @@ class Rollout:
         self.loop = loop
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
+        #: Whether the first period of layers is not interpreted (see `first_period`).
+        self.leaves_out_first_period = True
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
         prefill = self.prefill()
         passes, tokens = [prefill], self.batch.completion
         if tokens > 1:
-            passes.append(self.decode(self.batch.prompt, prefill.cache, first=True))
+            passes.append(self.decode(self.batch.prompt, prefill, first=True))
         if tokens > 2:
-            passes.append(self.decode(self.last_past, prefill.cache, first=False))
+            passes.append(self.decode(self.last_past, prefill, first=False))
         return tuple(passes)
 
     @property
@@ -148,23 +161,39 @@ class Rollout:
     @without_frame_snapshots
     def prefill(self) -> RolledOut:
         """Return the pass of the prompts."""
+        return self._unless_periods_differ(self._prefill)
+
+    def _prefill(self) -> RolledOut | None:
         context = self._context("prompts", self.shape_env)
         context.cache = Cache(windowed=True, component="kv_cache")
         return self._run(context, self.loop(context))
 
     @without_frame_snapshots
-    def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> RolledOut:
+    def decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut:
         """Return the pass of a token after `past` tokens. With `first`, the pass of the prompts filled the cache."""
+        return self._unless_periods_differ(partial(self._decode, past, prefilled, first=first))
+
+    def _unless_periods_differ(self, run: Callable[[], RolledOut | None]) -> RolledOut:
+        """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
+        found = run()
+        if found is None:
+            self.leaves_out_first_period = False
+            found = run()
+        assert found is not None
+        return found
+
+    def _decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut | None:
         shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
         context = self._context("second token" if first else "later token", shape_env)
-        windowed = _windowed(context.layers) if prefilled.windows else 0
+        windowed = _windowed(context.layers) if prefilled.cache.windows else 0
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
         context.cache = Cache(windowed=True, given=windows, component="kv_cache")
         del windows
         loop = self.loop(context)
         context.past, context.length = past, ONE
-        interpreted = [context.layers[number] for number in context.repetition.numbers]
-        like = _represented(context.repetition, entries_by_layer(interpreted, prefilled.kept))
+        ran = prefilled.interpretation.repetition
+        interpreted = [context.layers[number] for number in ran.numbers]
+        like = _represented(ran, entries_by_layer(interpreted, prefilled.cache.kept))
         context.cache.before = _before(context, like, first=first)
         loop.after_first_token(context)
         return self._run(context, loop)
@@ -186,10 +215,15 @@ class Rollout:
         classes = zip(context.classes, types, strict=True)
         context.classes = [numbers.setdefault(each, len(numbers)) for each in classes]
         context.repetition = hooks.repetition(context.classes)
+        if self.leaves_out_first_period:
+            leave_out(context)
         return context
 
-    def _run(self, context: Context, loop: Loop) -> RolledOut:
-        """Run the model on copies of the ids and positions, and choose the next token."""
+    def _run(self, context: Context, loop: Loop) -> RolledOut | None:
+        """Run the model on copies of the ids and positions, and choose the next token.
+
+        Return None if the first period of layers is left out and differs from the second.
+        """
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
         context.set_scope("generate: ")
@@ -208,6 +242,8 @@ class Rollout:
             inputs.clear()
         loop.choose(context)
         del inputs, logits
+        if context.first_period_differs:
+            return None
         return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache)
 
 
@@ -228,6 +264,7 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         hidden_states_row=None,
         first=None,
         without_graph=(window,) if window.copies else (),
+        outputs=outputs_of(tape, [("", layers)]),
     )
 
 

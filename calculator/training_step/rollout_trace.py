@@ -81,7 +81,7 @@ class RolloutTrace:
         prefill = rollout.prefill()
         past = env.alias(rollout.last_past)
         self._of_second = past.index, env.index(rollout.batch.prompt)
-        last = _SymbolicPass(rollout.decode(past, prefill.cache, first=False), env)
+        last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
         return [_SymbolicPass(prefill, env) if rollout.shape_env else _Pass(prefill), last]
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:

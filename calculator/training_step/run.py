@@ -15,11 +15,12 @@ from calculator.layers import masks
 from calculator.trainers import trainer_of
 from calculator.training_step import first_layer_bound
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.first_period import output_of, outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from calculator.engine.kinds import Kinds, Storages
+    from calculator.engine.kinds import Kinds, Outputs, Storages
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Allocation, Tape
@@ -38,6 +39,8 @@ class Interpretation(NamedTuple):
     first: SkippedLayer | None
     without_graph: tuple[Window, ...] = ()
     bounds_first: bool = False
+    #: The outputs of first periods that are not interpreted, in passes without a graph.
+    outputs: Outputs = ()
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -55,7 +58,7 @@ class Interpretation(NamedTuple):
 
     def run(self) -> Run:
         """Return the run with the rows on the tape."""
-        storages = storages_of(self.tape, self.first)
+        storages = storages_of(self.tape, self.first, self.outputs)
         copies = self.with_kinds(storages.kinds)
         return Run(tape=self.tape, repetition=self.repetition, copies=copies, storages=storages)
 
@@ -132,6 +135,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
         first=context.skipped_layer,
         without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         bounds_first=context.bounds_first_layer,
+        outputs=outputs_of(tape, context.passes),
     )
 
 
@@ -154,6 +158,7 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
     """Return the window of the repeated layers of a pass without a graph."""
     before, start, end = (marks[f"{prefix}layer {place} forward"] for place in repetition.boundaries)
+    before = marks.get(output_of(prefix), before)
     return Window(before=before, start=start, end=end, copies=repetition.copies)
 
 

@@ -60,7 +60,7 @@ class SymbolicTrace:
         self._rows, interpretation.tape.rows = interpretation.tape.rows, []
         #: The first row of each kind. None until it is read.
         self._first_rows: Sequence[int] | None = None
-        kinds, self.kind_of = kinds_of(symbols.kinds(self._rows), interpretation.first)
+        kinds, self.kind_of = kinds_of(symbols.kinds(self._rows), interpretation.first, interpretation.outputs)
         self.names, self.shape_of, self.dtypes, self.components = zip(*kinds, strict=True)
         #: The distinct shapes, as indices of values. `shape_of` has the number of each kind's shape.
         self.shapes = symbols.shapes

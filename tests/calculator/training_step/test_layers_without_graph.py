@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,12 +10,13 @@ import pytest
 from calculator.engine import layer_loop
 from calculator.engine.repetition import Repetition
 from calculator.estimation.estimate import estimate, resident_state
-from calculator.estimation.request import parse_request
+from calculator.estimation.request import parse_method, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
 from calculator.trainers import trainer_of
-from calculator.training_step import rollout
+from calculator.training_step import compared, rollout
 from calculator.training_step import unrolled as unrolled_module
+from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
 from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
@@ -23,16 +25,22 @@ from calculator.training_step.unrolled import Events, unrolled
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from calculator.engine.tape import Tape
+    from calculator.engine.tape import Tape, Tensor
     from calculator.estimation.request import Request
+    from calculator.layers.context import Context
 
 #: Layers that are alike, and layers of which every other one has a window that its cached tokens fill.
 MODELS = ("meta-llama/Llama-3.2-1B", "google/gemma-2-2b")
 
+#: Models with other residuals, with tables of positions, with experts, and whose layers keep more than their output.
+MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
+FAMILIES = (*MODELS, "gpt2", "EleutherAI/pythia-70m", MIXTRAL, "bigscience/bloom-560m")
+
 
 def _request(model: str, trainer: str, **training: Any) -> Request:
     settings = {"trainer": trainer, "micro_batch_size": 2, "autocast": "bfloat16", **training}
-    return parse_request({"model": model, "method": {"name": "lora"}, "training": settings, "reserved": "rule"})
+    method = {"name": "lora", "target_modules": ["q_proj", "v_proj"]} if model == MIXTRAL else {"name": "lora"}
+    return parse_request({"model": model, "method": method, "training": settings, "reserved": "rule"})
 
 
 def _tapes(request: Request) -> list[Tape]:
@@ -67,11 +75,48 @@ def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
 def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
     model: str, autocast: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _interpret_first_periods(monkeypatch)
     request = _request(model, "trl-rloo", sequence_length=5000, max_completion_length=400, autocast=autocast)
     recorded = _tapes(request)
     monkeypatch.setattr(KnownLayers, "of", lambda *_: None)
     for own, run in zip(recorded, _tapes(request), strict=True):
         assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo", "trl-rloo"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_passes_without_their_first_period_have_the_figures_of_passes_with_it(
+    model: str, trainer: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: dict[str, Any] = {} if trainer == "trl-kto" else {"max_completion_length": 300, "beta": 0.1}
+    settings = {"autocast": None, "gradient_checkpointing": method == "lora", "sequence_length": 640, **lengths}
+    request = _request(model, trainer, **settings)
+    request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
+    own = estimate(request, SeriesCache()).memory
+    _interpret_first_periods(monkeypatch)
+    whole = estimate(request, SeriesCache()).memory
+    assert (own.phases, own.peak_operation) == (whole.phases, whole.peak_operation)
+    assert (own.peak_reserved_bytes, [*own.timeline]) == (whole.peak_reserved_bytes, [*whole.timeline])
+    assert [[*each.rows] for each in own.components] == [[*each.rows] for each in whole.components]
+
+
+def test_a_pass_whose_periods_differ_is_interpreted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = _request(MODELS[0], "trl-rloo", sequence_length=640, max_completion_length=300, autocast="bfloat16")
+    monkeypatch.setattr(FirstPeriod, "compare", _differs)
+    again = _tapes(request)
+    _interpret_first_periods(monkeypatch)
+    for own, run in zip(again, _tapes(request), strict=True):
+        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+
+
+def _differs(_: FirstPeriod, context: Context, __: Tensor) -> None:
+    context.first_period_differs = True
+
+
+def _interpret_first_periods(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (compared, rollout):
+        monkeypatch.setattr(module, "leave_out", lambda _: None)
 
 
 def test_generation_of_a_further_length_is_that_of_the_length_by_itself() -> None:
