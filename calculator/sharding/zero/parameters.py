@@ -9,7 +9,7 @@ from calculator.architecture.model import Stack
 from calculator.engine.autograd import parameter_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.resident.tensors import ResidentTensor
@@ -44,27 +44,30 @@ def in_order(
     tensors: Sequence[ResidentTensor],
     *,
     frozen: bool = False,
-    layers: Container[int] | None = None,
+    layers: Collection[int] | None = None,
 ) -> Iterator[Trained]:
     """Yield every trained parameter, layer by layer. `tensors` are the resident tensors of the model.
 
     `frozen`: include the frozen parameters. `layers`: only yield the layers with these numbers.
     """
     sizes: dict[int, int] = {}
-    for layer, own in parts(model, tensors, frozen=frozen):
-        if layer is None or layers is None or layer in layers:
-            for tensor in own:
-                if id(tensor) not in sizes:
-                    sizes[id(tensor)] = int(elements(tensor.shape))
-                yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
+    for layer, own in parts(model, tensors, frozen=frozen, layers=layers):
+        for tensor in own:
+            if id(tensor) not in sizes:
+                sizes[id(tensor)] = int(elements(tensor.shape))
+            yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
 
 
 def parts(
-    model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
+    model: Model,
+    tensors: Sequence[ResidentTensor],
+    *,
+    frozen: bool = False,
+    layers: Collection[int] | None = None,
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer with its number, and those before and after the layers.
 
-    Layers of one kind share a sequence.
+    Layers of one kind share a sequence. `layers`: only yield the layers with these numbers.
     """
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
@@ -74,7 +77,7 @@ def parts(
         own, left = _own(left, prefix)
         if own:
             alike = own[0].count == len(stack.layers)
-            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)})
+            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)}, layers)
     yield None, left
 
 
@@ -96,7 +99,7 @@ def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTe
 
 
 def _layers(
-    stack: Stack, every: list[ResidentTensor], own: Container[int]
+    stack: Stack, every: list[ResidentTensor], own: Container[int], layers: Collection[int] | None
 ) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer whose identities are among `own`.
 
@@ -105,8 +108,9 @@ def _layers(
     """
     of = _by_layer(stack, every)
     chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
-    for number, layer in enumerate(stack.layers):
-        yield number, chosen[id(layer)]
+    every_number = range(len(stack.layers))
+    for number in every_number if layers is None else sorted({*layers}.intersection(every_number)):
+        yield number, chosen[id(stack.layers[number])]
 
 
 def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:

@@ -8,20 +8,24 @@ Source: deepspeed/runtime/zero/partitioned_param_coordinator.py.
 from __future__ import annotations
 
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.sharding.zero3.coordinator_state import backward_state, gather_state, parameter_state
 from calculator.sharding.zero3.gather import Gather, upload
 from calculator.sharding.zero3.module_order import COMPLETE, INVALID, ModuleOrder
-from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED, Storage
+from calculator.sharding.zero3.parameters import ELEMENTS, GATHERED, IN_FLIGHT, PARTITIONED, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.parameters import Live, Module, Partitioned
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.used_elements import Used
+
+
+_PAYLOAD = attrgetter("payload")
 
 
 class Coordinator:
@@ -34,6 +38,7 @@ class Coordinator:
         self._sizes, self._live, self.parameters = sizes, live, parameters
         self._bucket, self._max_live = sizes.prefetch_bucket, sizes.max_live
         self._in_flight: dict[Partitioned, Gather] = {}
+        self._persistent = [each for each in parameters if each.persists]
         self.order = ModuleOrder(parameters, sizes.max_reuse_distance)
         #: The number of elements that count as gathered.
         self.available = 0
@@ -47,12 +52,20 @@ class Coordinator:
         #: Whether a parameter that represents other copies was gathered outside of the copies, where it stands for one
         #: alone.
         self.is_apart = False
+        #: Whether all persistent parameters are gathered. While the recorded order is followed, they stay so.
+        self.is_settled = False
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The numbers of gathered elements from which on nothing is prefetched, and above which less is."""
+        return (self._max_live, self._max_live - self._bucket) if self._bucket else (-inf, inf)
 
     def begin(self) -> None:
         """Begin a forward pass."""
         self._clean()
         self.order.begin()
         self.available = 0
+        self.is_settled = {*map(attrgetter("state"), self._persistent)} <= {GATHERED}
 
     def _clean(self) -> None:
         """Release what was gathered for modules that were not called. Every buffer lives until the last is released."""
@@ -78,7 +91,7 @@ class Coordinator:
 
     def found(self) -> Hashable:
         """Return the state that determines everything a pass gathers and releases."""
-        persistent = (each.key for each in self.parameters if each.persists and each.state == GATHERED)
+        persistent = (each.key for each in self._persistent if each.state == GATHERED)
         return self.order.mode, self._live.bytes, self.state(lambda key: key), frozenset(persistent)
 
     def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
@@ -102,6 +115,25 @@ class Coordinator:
             self._prefetch()
         order.place += 1
 
+    def fetch_known(self, module: Module, known: Sequence[int]) -> None:
+        """Do the same for a module of which only the parameters at the indices `known` may not be gathered.
+
+        Which modules use its parameters is known.
+        """
+        if known:
+            unused = [module.parameters[at] for at in known]
+            self._gather_missing(unused)
+            self._wait(unused)
+        order = self.order
+        if order.queue and order.queue[0][1] <= order.place:
+            order.use(module)
+        if self._bucket:
+            self._prefetch()
+
+    def linger(self, module: Module) -> None:
+        """Note that a module's backward pass has begun, and does not end."""
+        self._in_backward[module.number] = module
+
     def _prefetch(self) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
         left = self._max_live - self.available
@@ -114,29 +146,38 @@ class Coordinator:
                 self._gather(chosen)
 
     def _use(self, module: Module, *, recomputes: bool) -> None:
-        parameters, in_flight = module.parameters, self._in_flight
-        for each in parameters:
-            if each.state == PARTITIONED:
-                self._gather([each for each in parameters if each.state == PARTITIONED])
+        parameters = module.parameters
+        self._gather_missing(parameters)
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
         for each in parameters:
             each.active.add(module)
             if owner is not None and not each.trained:
                 owner.recomputed.add(each)
                 each.active.add(owner)
+        self._wait(parameters)
+
+    def _gather_missing(self, parameters: Sequence[Partitioned]) -> None:
+        for each in parameters:
+            if each.state == PARTITIONED:
+                self._gather([each for each in parameters if each.state == PARTITIONED])
+                return
+
+    def _wait(self, parameters: Sequence[Partitioned]) -> None:
+        in_flight = self._in_flight
+        for each in parameters:
             gather = in_flight.pop(each, None)
             if gather is not None:
-                gather.wait()
-                gather.drop()
+                gather.take()
 
     def _gather(self, parameters: list[Partitioned]) -> None:
-        self.available += sum(each.elements for each in parameters)
+        self.available += sum(map(ELEMENTS, parameters))
         gather = Gather(self._live, parameters, self._sizes)
-        in_copies = self._live.in_copies
+        if self._live.in_copies:
+            self.sent += sum(map(_PAYLOAD, parameters))
+        else:
+            self.sent += sum([each.payload * each.represents for each in parameters])
+            self.is_apart = self.is_apart or any(each.represents > 1 for each in parameters)
         for each in parameters:
-            if each.represents > 1 and not in_copies:
-                self.is_apart = True
-            self.sent += each.payload if in_copies else each.payload * each.represents
             each.state = IN_FLIGHT
             self._in_flight[each] = gather
 
@@ -169,6 +210,19 @@ class Coordinator:
                 each.release()
                 self.available -= each.elements
 
+    def release_known(self, module: Module, known: Sequence[int], recomputed: Iterable[Partitioned]) -> None:
+        """Do the same for a module of which no other one uses the parameters at the indices `known`."""
+        if known:
+            parameters, far = module.parameters, self.order.to_release(module)
+            for at in known:
+                if parameters[at].state == GATHERED and parameters[at] in far:
+                    parameters[at].release()
+                    self.available -= parameters[at].elements
+        for each in recomputed:
+            if each.state == GATHERED:
+                each.release()
+                self.available -= each.elements
+
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:
             each.release()
@@ -189,14 +243,13 @@ class Coordinator:
         for each in self.parameters:
             gather = self._in_flight.pop(each, None)
             if gather is not None:
-                gather.wait()
-                gather.drop()
+                gather.take()
             each.active.clear()
             self._release(each)
 
     def gather_persistent(self) -> None:
         """Gather the persistent parameters after the optimizer's step."""
-        self._gather_apart([each for each in self.parameters if each.persists])
+        self._gather_apart(self._persistent)
 
     def gather_all(self) -> None:
         """Gather every parameter that is not gathered (deepspeed.zero.GatheredParameters)."""

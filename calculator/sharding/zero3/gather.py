@@ -9,11 +9,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.sharding.zero3.parameters import GATHERED, Storage
+from calculator.sharding.zero3.parameters import GATHERED, PARTITION, Storage
 
 if TYPE_CHECKING:
     from calculator.sharding.zero3.parameters import Live, Partitioned
     from calculator.sharding.zero3.sizes import Sizes
+
+
+_DTYPE, _DTYPE_AND_ORDER = attrgetter("dtype"), attrgetter("dtype", "order")
 
 
 class Gather:
@@ -23,7 +26,7 @@ class Gather:
 
     def __init__(self, live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
         if len(parameters) > 1:
-            parameters = sorted(parameters, key=attrgetter("dtype", "order"))
+            parameters = sorted(parameters, key=_DTYPE_AND_ORDER)
         self.live, self.parameters = live, parameters
         self.left, self.is_done = len(parameters), False
         self.buffers: list[Storage] = []
@@ -32,11 +35,9 @@ class Gather:
             only.storage = Storage(live, only.with_padding, only.represents)
             upload(live, parameters, sizes)
             return
-        for dtype in dict.fromkeys(each.dtype for each in parameters):
+        for dtype in dict.fromkeys(map(_DTYPE, parameters)):
             own = [each for each in parameters if each.dtype == dtype]
-            self.buffers.append(
-                Storage(live, allocated(sum(each.partition for each in own) * sizes.ranks, ITEMSIZE[dtype]))
-            )
+            self.buffers.append(Storage(live, allocated(sum(map(PARTITION, own)) * sizes.ranks, ITEMSIZE[dtype])))
             upload(live, own, sizes)
 
     def wait(self) -> None:
@@ -49,12 +50,23 @@ class Gather:
                 each.storage = Storage(self.live, each.whole, each.represents)
             each.state = GATHERED
 
+    def take(self) -> None:
+        """Make the gathered parameters available, and drop the reference of one of them."""
+        if not self.is_done:
+            self.wait()
+        self.left -= 1
+        if not self.left and self.buffers:
+            self._free()
+
     def drop(self) -> None:
         """Drop the reference of one parameter. The buffers live as long as any parameter refers to them."""
         self.left -= 1
         if not self.left:
-            for buffer in self.buffers:
-                buffer.drop()
+            self._free()
+
+    def _free(self) -> None:
+        for buffer in self.buffers:
+            buffer.drop()
 
 
 def upload(live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:

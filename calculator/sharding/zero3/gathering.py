@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
+from calculator.sharding.zero3.known_copies import KnownCopies, KnownRun
 from calculator.sharding.zero3.parameters import Live, Partitioned
 from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH
 from calculator.sharding.zero3.steady import Steady
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
+    from calculator.sharding.zero3.known_calls import KnownCopy
     from calculator.sharding.zero3.parameters import Module, Parameters, Storage
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
@@ -84,6 +86,7 @@ class Gathering:
         #: to.
         self._kept: list[Storage] = []
         self._kept_before: list[Storage] = []
+        self._known_copies = KnownCopies(program.backward)
         self._keeps_loss, self._generates, self._syncs = keeps_loss, generates, syncs
         #: The bytes of gathered weights while the trainer generates, and the most while vLLM reads them.
         self.in_generation = self.in_sync = 0
@@ -144,6 +147,11 @@ class Gathering:
         A graph may keep more in it.
         """
         return not self._pins and self.program.second_root is None
+
+    @property
+    def _knows_calls(self) -> bool:
+        """Whether all passes of the only model call its modules alike."""
+        return self.program.runs == 1 and self.first is None and self.program.second_root is None
 
     def _with_kept(self, tracks: list[Track], kept: int) -> Iterator[Track]:
         """Yield the tracks with some more bytes, up to the point at which the new loss replaces the previous one."""
@@ -237,7 +245,7 @@ class Gathering:
         for number, segments in enumerate(without_graph):
             tracks += self._without_graph(number, segments, micro_batches if program is self.first else 1)
         tracks += self._run_model(last)
-        self._live.in_copies = False
+        self._live.in_copies, self._live.position = False, program.end
         self._live.reset()
         self._unpin()
         self._coordinator.end_backward()
@@ -271,7 +279,7 @@ class Gathering:
             running = self._running
             before, at, sent, available = self._live.bytes, running.order.place, running.sent, running.available
             limited, running.slack = running.limited, inf
-            moments = self._moments(segment.events, segment.active)
+            moments = self._follow(segment)
             tracks.append(Track(segment, before, self._live.bytes, moments))
             if segment.copy is not None:
                 slack = -inf if running.limited > limited and running.available < available else running.slack
@@ -292,6 +300,7 @@ class Gathering:
         found: list[Moment] = []
         for number in range(len(events)) if active is None else active:
             position, kind, module, parameter, serial = events[number]
+            live.position = position
             if self._kept_before and position > backward:
                 # The loss of the forward pass that has ended replaces the previous loss.
                 before = live.bytes
@@ -320,6 +329,21 @@ class Gathering:
             if live.most != before or live.bytes != before:
                 found.append(Moment(position, live.most, live.bytes, number=number))
         return found
+
+    def _known(self, segment: Segment) -> KnownCopy | None:
+        """Return the calls of a copy, or None if all of its events are followed."""
+        frees = self._kept_before and segment.end > self._running_program.backward
+        return None if frees or not self._knows_calls else self._known_copies.of(segment, self._running)
+
+    def _follow(self, segment: Segment) -> list[Moment]:
+        """Run a segment, and return the moments at which the gathered bytes change."""
+        known, running = self._known(segment), self._running
+        if known is None:
+            return self._moments(segment.events, segment.active)
+        end = running.order.place + len(segment.fetched)
+        moments = KnownRun(running, self._live, segment.events, self._of_parameter).follow(known)
+        running.order.place = end
+        return moments
 
     def _of_parameter(self, position: int, kind: str, parameter: Partitioned, serial: str) -> None:
         if kind == module_calls.UNPINNED:

@@ -76,6 +76,10 @@ class ModuleOrder:
             return self.place < len(self._recorded) and self._recorded[self.place] is module
         return True
 
+    def follows(self, modules: list[Module]) -> bool:
+        """Return whether the next modules are those that were recorded."""
+        return self.mode == COMPLETE and self._recorded[self.place : self.place + len(modules)] == modules
+
     def skip(self, elements: Used) -> None:
         """Skip modules, which use `elements`, because they behave like those before them."""
         if self.mode == RECORD:
@@ -96,18 +100,19 @@ class ModuleOrder:
         return self.mode == COMPLETE and (not self.queue or self.queue[0][1] >= place)
 
     def _complete(self) -> None:
-        self._trace = []
         for parameter in self._parameters:
             parameter.in_order.clear()
             parameter.in_containers.clear()
-        trace, modules = self._trace, dict.fromkeys(self._recorded)
-        has_leaves = any(map(attrgetter("is_leaf"), modules))
-        for place, module in enumerate(self._recorded):
-            for parameter in module.parameters:
-                trace.append((parameter, place))
-                parameter.in_order.append(place)
-            for parameter in module.inside if has_leaves else ():  # only leaf modules ask for these
-                parameter.in_containers.append(place)
+        modules = dict.fromkeys(self._recorded)
+        self._trace = [
+            (parameter, place) for place, module in enumerate(self._recorded) for parameter in module.parameters
+        ]
+        for parameter, place in self._trace:
+            parameter.in_order.append(place)
+        if any(map(attrgetter("is_leaf"), modules)):  # only leaf modules ask for these
+            for place, module in enumerate(self._recorded):
+                for parameter in module.inside:
+                    parameter.in_containers.append(place)
         sizes = {
             module: NOTHING.with_module(module) if module.parameters or module.inside else NOTHING for module in modules
         }
@@ -169,7 +174,9 @@ class ModuleOrder:
         zero (__params_to_release).
         """
         step, before, most = self.place, self._before, self._max_reuse_distance
-        following = _next(parameter.in_order, step)
+        places = parameter.in_order
+        at = bisect_left(places, step)
+        following = places[at] if at < len(places) else None
         if of_leaf and parameter.in_containers:
             inside = _next(parameter.in_containers, step)
             following = inside if following is None or (inside is not None and inside < following) else following

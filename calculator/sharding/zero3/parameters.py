@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -45,10 +46,12 @@ class Live:
     of the copies, it counts as often as the copies that it represents.
     """
 
-    __slots__ = ("bytes", "in_copies", "most")
+    __slots__ = ("bytes", "in_copies", "most", "position")
 
     def __init__(self) -> None:
         self.bytes = self.most = 0
+        #: The position on the tape of the event that runs, for a log.
+        self.position = 0
         self.in_copies = False
 
     def add(self, size: int, represents: int = 1, of: Storage | None = None) -> None:  # noqa: ARG002  LoggedLive has it
@@ -131,9 +134,13 @@ class Partitioned:
     def release(self) -> None:
         """Free the gathered weights."""
         self.state = PARTITIONED
-        if self.storage is not None:
-            self.storage.drop()
-            self.storage = None
+        storage, self.storage = self.storage, None
+        if storage is not None:
+            storage.drop()
+
+
+#: Return the elements of a parameter, and those of its partition.
+ELEMENTS, PARTITION = attrgetter("elements"), attrgetter("partition")
 
 
 class Parameters(NamedTuple):
@@ -168,7 +175,7 @@ class Module:
     @property
     def elements(self) -> int:
         """The number of elements of its own parameters."""
-        return sum([each.elements for each in self.parameters])
+        return sum(map(ELEMENTS, self.parameters))
 
     @property
     def elements_inside(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
@@ -71,6 +71,8 @@ MAGNITUDES = "lora_magnitude_vector"
 OF_WRAPPER = frozenset(("ia3_l",))
 
 
+_KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
+
 #: A name or a path with `*` for the number of its layer, and that number.
 Name = tuple[str, int | None]
 
@@ -100,7 +102,7 @@ class Program:
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
-        self.keeps = any(each.kind == module_calls.KEPT for _, marks in parts for each in marks)
+        self.keeps = any(module_calls.KEPT in map(_KIND, marks) for _, marks in parts)
         #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[root, None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
@@ -124,13 +126,14 @@ class Program:
                 path = next((path for path in (f"{owner}.{WRAPPED}", owner) if (path, None) in modules), None)
                 if path is not None:
                     modules[path, None].parameters.append(self.by_name[model + of, None])
-        for each in (each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL):
+        for each in [each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
             own, model = modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
             if (parameter := self.by_name[model + name, None]) not in own:
                 own.append(parameter)
         for module in modules.values():
-            module.parameters.sort(key=attrgetter("order"))  # DeepSpeed sorts them by their ids (ds_id)
+            if len(module.parameters) > 1:
+                module.parameters.sort(key=_ORDER)  # DeepSpeed sorts them by their ids (ds_id)
         return modules
 
     def module(self, path: str, layer: int | None) -> Module:
@@ -166,7 +169,7 @@ class Program:
         repeats = [0] * len(windows)
         for window, given in parts:
             own = [each for each in given if each.kind != module_calls.EXTERNAL]
-            marks = [each for mark in own for each in self._wrapped(mark)] if any(each.wraps for each in own) else own
+            marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
                 *before_runs, rest = self._by_run(marks)
@@ -319,24 +322,41 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
     modules = {
         key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
     }
-    for key, module in modules.items():
+    for key, module in modules.items() if leaves else ():
         module.is_leaf = key[0].removeprefix(SECOND) in leaves
+    readers: dict[str, _Readers] = {}
     for each in parameters:
         name, layer = each.key
-        owner, _, last = name.rpartition(".")
-        model = SECOND if name.startswith(SECOND) else ""
-        leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
-        for path in (owner,) if last in OF_WRAPPER else (f"{owner}.{WRAPPED}", owner, *leaf):
+        if name not in readers:
+            readers[name] = _readers(name, leaves)
+        owners, dora, wrapper = readers[name]
+        for path in owners:
             if (path, layer) in modules:
                 modules[path, layer].parameters.append(each)
                 break
-        dora = f"{owner}.{MAGNITUDES}", layer
-        if dora in modules and not each.persists:  # reading a gathered parameter registers nothing
-            modules[dora].parameters.append(each)
-        around, _, own = owner.rpartition(".")
-        if own == READ and (around, layer) in modules:
-            modules[around, layer].parameters.append(each)
+        if (dora, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
+            modules[dora, layer].parameters.append(each)
+        if wrapper is not None and (wrapper, layer) in modules:
+            modules[wrapper, layer].parameters.append(each)
     return modules
+
+
+class _Readers(NamedTuple):
+    """The paths of modules that read a parameter: the first one that is called owns it, the others also read it."""
+
+    owners: tuple[str, ...]
+    dora: str
+    wrapper: str | None
+
+
+def _readers(name: str, leaves: set[str]) -> _Readers:
+    """Return the modules that read a parameter."""
+    owner, _, last = name.rpartition(".")
+    model = SECOND if name.startswith(SECOND) else ""
+    leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
+    around, _, own = owner.rpartition(".")
+    owners = (owner,) if last in OF_WRAPPER else (f"{owner}.{WRAPPED}", owner, *leaf)
+    return _Readers(owners, f"{owner}.{MAGNITUDES}", around if own == READ else None)
 
 
 def _look_inside(segments: Iterable[Segment]) -> None:

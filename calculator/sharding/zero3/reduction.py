@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
+from calculator.sharding.zero3.parameters import PARTITION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: The number of elements of a partition that DeepSpeed casts to float64 at a time, for its norm.
 NORM_ELEMENTS = 250_000_000
+
+
+_SIZES, _NAME = attrgetter("elements", "partition"), attrgetter("key.name")
 
 
 class Bucket:
@@ -56,7 +60,7 @@ class Bucket:
     @property
     def state(self) -> tuple[int, int, tuple[str, ...]]:
         """The state that determines when the bucket is reduced, and with which sizes."""
-        return self._elements, self._large, (*[each.key.name for each in self._parameters],)
+        return self._elements, self._large, (*map(_NAME, self._parameters),)
 
     @property
     def orders(self) -> bool:
@@ -112,8 +116,8 @@ class Bucket:
         if len(self._parameters) == 1 and self._elements % count == 0:
             own, self._cast = self._cast, 0
             return own, 0
-        padded = sum([each.partition for each in self._parameters]) * count
-        sizes = Counter([(each.elements, each.partition) for each in self._parameters])
+        padded = sum(map(PARTITION, self._parameters)) * count
+        sizes = Counter(map(_SIZES, self._parameters))
         padding = sum([sum(self._paddings(*size)) * number for size, number in sizes.items()])
         return allocated(padded, self._item), padding
 

@@ -23,7 +23,7 @@ from calculator.sharding.zero.parameters import Key, in_order, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
-from calculator.sharding.zero3.parameters import Parameters, Partitioned
+from calculator.sharding.zero3.parameters import PARTITION, Parameters, Partitioned
 from calculator.sharding.zero3.sizes import sizes_of, sizes_of_second
 from calculator.trainers import trainer_of
 
@@ -172,7 +172,7 @@ class PartitionedState:
     @cached_property
     def partitions(self) -> list[int]:
         """The number of elements of a rank's part of each sub-group."""
-        return [sum([each.partition for each in group]) for group in self.sub_groups]
+        return [sum(map(PARTITION, group)) for group in self.sub_groups]
 
     @cached_property
     def largest(self) -> int:
@@ -191,7 +191,7 @@ class PartitionedState:
 
     def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
         """Yield the sub-groups of a group. One is complete when its partitions reach the size of a sub-group."""
-        sizes = [*accumulate([each.partition for each in own])]
+        sizes = [*accumulate(map(PARTITION, own))]
         begun = before = 0
         while sizes and before + self.sizes.sub_group < sizes[-1]:
             end = bisect_left(sizes, before + self.sizes.sub_group, begun) + 1

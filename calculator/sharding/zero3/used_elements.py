@@ -20,7 +20,8 @@ class Used(NamedTuple):
     def with_module(self, module: Module) -> Used:
         """Return the sum with one more module."""
         own = module.elements
-        return Used(self.with_inside + own + module.elements_inside, self.outside_leaves + own * (not module.is_leaf))
+        inside = module.elements_inside if module.inside else 0
+        return Used(self.with_inside + own + inside, self.outside_leaves + own * (not module.is_leaf))
 
     def times(self, count: int) -> Used:
         """Return the sum for `count` copies."""

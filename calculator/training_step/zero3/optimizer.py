@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.sharding.zero.state import row
+from calculator.sharding.zero3.parameters import PARTITION
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def _gathered(state: PartitionedState, size: int) -> Alive:
 
 def _moments(state: PartitionedState) -> Iterator[Alive]:
     for number, group in enumerate(state.sub_groups):
-        sizes = [each.partition for each in group]
+        sizes = [*map(PARTITION, group)]
         # Among partitions of one size, the last one is copied while the most norms are alive.
-        last = {size: at for at, size in enumerate(sizes)}
+        last = dict(zip(sizes, range(len(sizes)), strict=True))
         at = max(last.values(), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
         yield row("gradient in float64", sizes[at], "gradient", "float64"), _scalars(number + at + 1)
         yield row("norms, stacked", len(sizes), "gradients", "float64", count=2), _scalars(number + len(sizes))

@@ -173,10 +173,11 @@ class Passes:
         curve, repeats = self._curve, track.segment.repeats
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
-        most, fullest = -1, (0, 0, 0)
+        most, fullest, known, of = -1, (0, 0, 0), self._fullest, id(base)
         for position, own, after, gradient, is_event, _ in track.moments:
             if position > at:
-                ((_, event, size),) = self._fullest_in(base, at + 1, position + 1)
+                key = of, at + 1, position + 1
+                ((_, event, size),) = known[key] if key in known else self._fullest_in(base, at + 1, position + 1)
                 if size + gathered > most:
                     most, fullest = size + gathered, (position, event, gathered)
                 at = position
@@ -254,8 +255,11 @@ class Passes:
         if bucket.is_full(gradient):
             bucket.reduce()
         self._note(position, event, size, gathered)
+        before = reducing.bytes
         bucket.add(gradient)
         reducing.reset()
+        if reducing.bytes == before and not self._keeps_moments:
+            return  # fewer bytes than before the gradient was added
         self._note(position, event, size - allocated(gradient.elements, ITEMSIZE[gradient.dtype]), gathered)
 
     def _skip(
@@ -306,7 +310,7 @@ class Passes:
                 self.forward = found
             else:
                 self.backward = found
-        reducing.reset()
+        reducing.most = reducing.bytes
 
 
 def _fullest(base: Sequence[int], start: int, end: int) -> tuple[int, int, int]:

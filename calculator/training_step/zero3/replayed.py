@@ -26,14 +26,13 @@ from calculator.sharding.zero3.program import Program
 from calculator.sharding.zero3.reduction import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
     from calculator.sharding.zero3.parameters import Partitioned, Storage
-    from calculator.sharding.zero3.segment import Event
     from calculator.sharding.zero3.state import PartitionedState
-    from calculator.sharding.zero3.track import Moment, Track
+    from calculator.sharding.zero3.track import Track
 
 
 class Change(NamedTuple):
@@ -47,11 +46,10 @@ class Change(NamedTuple):
 class LoggedLive(Live):
     """The bytes alive, with a log of every change in order."""
 
-    __slots__ = ("changes", "position")
+    __slots__ = ("changes",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.position = 0
         self.changes: list[Change] = []
 
     def add(self, size: int, represents: int = 1, of: Storage | None = None) -> None:
@@ -91,14 +89,6 @@ class LoggedGathering(Gathering):
         tracks = super()._pass(program, micro_batches)
         self.of_passes.append(self._log.changes)
         return tracks
-
-    def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
-        found = []
-        for number in range(len(events)) if active is None else active:
-            self._log.position = events[number][0]
-            found += super()._moments(events, (number,))
-        self._log.position = self.program.end
-        return found
 
     def _end_step(self) -> None:
         self._log.changes = self.at_end = []

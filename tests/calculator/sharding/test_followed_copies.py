@@ -108,6 +108,27 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
     assert few == figures(drawn(seed))
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("draw", [drawn, drawn_with_experts])
+def test_a_copy_gathers_at_its_known_calls_as_at_all_events(draw, seed, monkeypatch):
+    request = parse_request(draw(seed + 200))
+    known = training_step(request).partitioned.gathering
+    monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
+    every = training_step(request).partitioned.gathering
+    assert bytes_of(known) == bytes_of(every)
+    assert any(known._known_copies._of_windows.values())
+    assert not every._known_copies._of_windows
+
+
+def bytes_of(gathered):
+    """The bytes of gathered weights at every moment, and those that gathers send."""
+    tracks = [
+        [(track.before, track.after, [moment[:3] for moment in track.moments]) for track in tracks]
+        for tracks in gathered.passes
+    ]
+    return tracks, gathered.sent, gathered.at_step, gathered.kept, gathered.persistent
+
+
 @pytest.mark.parametrize(("draw", "least"), [(drawn, 6), (drawn_with_experts, 5), (drawn_with_reference, 4)])
 def test_many_drawn_requests_skip_copies(draw, least):
     drawn_steps = [training_step(parse_request(draw(seed))) for seed in range(8)]

@@ -1,0 +1,184 @@
+"""The calls of a copy of the repeated layers at which stage 3 gathers or releases something, once it follows an order.
+
+Which modules use a parameter at a call only depends on the calls before it in the same copy. So it is the same in all
+copies. Persistent parameters stay gathered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine import module_calls
+from calculator.engine.autograd import GRADIENT_OF
+from calculator.sharding.zero3.program import FETCHES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.sharding.zero3.parameters import Module, Partitioned
+    from calculator.sharding.zero3.segment import Event
+
+#: The kinds of known calls: modules are called whose parameters are gathered, a module is called, a module's call ends,
+#: a gradient is ready, and a view of a parameter is created or freed.
+AHEAD, FETCH, RELEASE, GRADIENT, VIEW = range(5)
+
+#: The index of an event, and the index of a parameter among those of its module.
+Found = tuple[int, int]
+
+
+class KnownCall(NamedTuple):
+    """An event of a copy, or several calls of modules in a row.
+
+    Attributes:
+        kind: What happens.
+        place: The number of modules that are called before it in the copy.
+        number: The index of the event.
+        own: The indices of those of the module's parameters that no other module uses and that do not persist. For
+            modules whose parameters are gathered, the indices of the events.
+        recomputed: The parameters that a recomputation gathered and no module uses any more.
+    """
+
+    kind: int
+    place: int
+    number: int
+    own: tuple[int, ...] = ()
+    recomputed: tuple[Found, ...] = ()
+
+
+class KnownCopy(NamedTuple):
+    """The calls of a copy in order, and the indices of the events at which backward passes begin that do not end in it.
+
+    The latter are those of modules without parameters.
+    """
+
+    calls: list[KnownCall]
+    lingering: tuple[int, ...]
+
+
+def known_copy(events: Sequence[Event], active: Sequence[int], backward: int) -> KnownCopy | None:
+    """Return the calls of a copy, whose events can do something at the indices `active`.
+
+    None if they depend on what is called outside of the copy. `backward` is the position at which the backward pass
+    begins.
+    """
+    uses = _Uses(events, active, backward)
+    calls = [*_in_rows(uses.calls())]
+    return KnownCopy(calls, uses.lingering) if uses.is_closed else None
+
+
+def _in_rows(calls: Iterator[KnownCall]) -> Iterator[KnownCall]:
+    """Yield the calls, with one for all calls in a row of modules whose parameters are gathered."""
+    row: list[int] = []
+    place = 0
+    for call in calls:
+        if call.kind == AHEAD:
+            place = place if row else call.place
+            row.append(call.number)
+            continue
+        if row:
+            yield KnownCall(AHEAD, place, row[0], tuple(row))
+            row = []
+        yield call
+    if row:
+        yield KnownCall(AHEAD, place, row[0], tuple(row))
+
+
+class _Uses:
+    """The modules that use each parameter while the events of a copy run."""
+
+    def __init__(self, events: Sequence[Event], active: Sequence[int], backward: int) -> None:
+        self._events, self._active, self._backward = events, active, backward
+        self._users: defaultdict[Partitioned, set[Module]] = defaultdict(set)
+        #: The modules in their backward pass, with the index of the event at which it began.
+        self._in_backward: dict[Module, int] = {}
+        self._recomputed: defaultdict[Module, dict[Partitioned, None]] = defaultdict(dict)
+        #: Where each parameter is found.
+        self._found: dict[Partitioned, Found] = {}
+        self._place = 0
+        self._is_open = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether parameters are only used in the copy, by modules of it."""
+        return not (self._is_open or any(self._users.values()) or any(self._recomputed.values()))
+
+    @property
+    def lingering(self) -> tuple[int, ...]:
+        """The indices of the events at which modules begin a backward pass that does not end."""
+        return (*self._in_backward.values(),)
+
+    def calls(self) -> Iterator[KnownCall]:
+        """Yield the calls in order."""
+        inert = self._inert_views()
+        for number in self._active:
+            position, kind, module, parameter, _ = self._events[number]
+            if module is None:
+                if kind == GRADIENT_OF:
+                    yield KnownCall(GRADIENT, self._place, number)
+                elif parameter is not None and number not in inert:
+                    yield KnownCall(VIEW, self._place, number)
+            elif kind in FETCHES:
+                own = self._fetch(number, module, position, backward=kind == module_calls.BEFORE_BACKWARD)
+                yield KnownCall(FETCH if own else AHEAD, self._place, number, own)
+                self._place += 1
+            else:
+                own, recomputed = self._release(module, backward=kind == module_calls.AFTER_BACKWARD)
+                if own or recomputed:
+                    yield KnownCall(RELEASE, self._place, number, own, recomputed)
+
+    def _inert_views(self) -> set[int]:
+        """Return the indices of events that change nothing.
+
+        A graph keeps no weights that a recomputation reads. A view of a persistent parameter keeps nothing that is
+        released while it exists.
+        """
+        found: set[int] = set()
+        pinned: dict[tuple[str, Partitioned], int] = {}
+        for number in self._active:
+            position, kind, module, parameter, serial = self._events[number]
+            if module is not None or parameter is None:
+                continue
+            if kind == module_calls.KEPT and position > self._backward:
+                found.add(number)
+            elif kind == module_calls.PINNED and parameter.persists:
+                pinned[serial, parameter] = number
+            elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
+                found.update((number, pinned.pop((serial, parameter))))
+        return found
+
+    def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
+        """Return the indices of the parameters that no module has used before."""
+        layer, parameters, users = module.key.layer, module.parameters, self._users
+        self._is_open = self._is_open or layer is None
+        if backward:
+            self._in_backward.setdefault(module, number)
+        if not parameters:
+            return ()
+        unused = tuple([at for at, each in enumerate(parameters) if not (each.persists or users[each])])
+        recomputes = not backward and position > self._backward
+        if recomputes and not self._in_backward:
+            self._is_open = True
+        owner = next(reversed(self._in_backward)) if recomputes and self._in_backward else None
+        for at, each in enumerate(parameters):
+            self._is_open = self._is_open or each.key.layer != layer
+            self._found[each] = number, at
+            users[each].add(module)
+            if owner is not None and not each.trained:
+                self._recomputed[owner][each] = None
+                users[each].add(owner)
+        return unused
+
+    def _release(self, module: Module, *, backward: bool) -> tuple[tuple[int, ...], tuple[Found, ...]]:
+        """Return the indices of its parameters that no module uses any more, and where to find recomputed ones."""
+        parameters, users = module.parameters, self._users
+        for each in parameters:
+            users[each].discard(module)
+        own = [at for at, each in enumerate(parameters) if not (each.persists or users[each])]
+        recomputed: dict[Partitioned, None] = {}
+        if backward:
+            self._in_backward.pop(module, None)
+            recomputed = self._recomputed.pop(module, recomputed)
+            for each in recomputed:
+                users[each].discard(module)
+        return tuple(own), tuple([self._found[each] for each in recomputed if not (each.persists or users[each])])
