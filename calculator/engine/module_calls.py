@@ -185,7 +185,13 @@ def external(path: str, parameter: Tensor) -> None:
     Source: deepspeed/runtime/zero/parameter_offload.py, ZeROOrderedDict.__getitem__.
     """
     if isinstance(parameter, NamedParameter):
-        parameter.tape.mark(f"{EXTERNAL}{path}: {parameter.name}")
+        reads(parameter.tape, path, parameter.name)
+
+
+def reads(tape: Tape, path: str, name: str) -> None:
+    """Mark that a module's code reads a parameter of another module, which has this name, as `external` does."""
+    if tape.calls_modules:
+        tape.mark(f"{EXTERNAL}{path}: {name}")
 
 
 def passed(tape: Tape, path: str) -> None:

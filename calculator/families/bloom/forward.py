@@ -9,8 +9,10 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
+from calculator.engine.module_calls import enter, enter_with, leave
 from calculator.layers import norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.dropout import dropout
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -24,11 +26,13 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     normed_first = context.config["apply_residual_connection_post_layernorm"]
     layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
     residual = layernorm_output if normed_first else hidden_states
-    attention_output = _attention(context, modules, layernorm_output, residual)
+    path = f"{modules.prefix}self_attention"
+    attention_output = leave(path, _attention(context, modules, *enter_with(path, layernorm_output, residual)))
     attention_output = context.method.after_sublayer(context, modules, "attention", attention_output)
     layernorm_output = norms.layer_norm(modules["post_attention_layernorm"], attention_output)
     residual = layernorm_output if normed_first else attention_output
-    output = _mlp(context, modules, layernorm_output, residual)
+    path = f"{modules.prefix}mlp"
+    output = leave(path, _mlp(context, modules, *enter_with(path, layernorm_output, residual)))
     return context.method.after_sublayer(context, modules, "mlp", output)
 
 
@@ -42,7 +46,8 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
     attention_scores = products.bmm(query_layer, key_layer, shape, "ALiBi + scores")
     attn_weights = ops.add(attention_scores, context.mask, "scores + mask") if context.mask else attention_scores
     attention_probs = ops.cast(ops.softmax(attn_weights, "float32"), query_layer.dtype, "probabilities")
-    attention_probs = ops.dropout(attention_probs, context.config["attention_dropout"], "probabilities, dropped")
+    context.set_scope(f"{modules.prefix}self_attention: ")
+    attention_probs = dropout(attention_probs, context.config["attention_dropout"], "probabilities, dropped")
     context.attn_weights = attention_probs
     context_layer = products.bmm(attention_probs, value_layer, query_layer.shape, "attention output")
     context_layer = by_positions(context_layer, "heads, merged")
@@ -71,7 +76,8 @@ def _dropped_and_added(context: Context, x: Tensor, residual: Tensor, name: str)
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
     hidden_states = modules["mlp.dense_h_to_4h"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
-    hidden_states = _gelu(hidden_states)
+    gelu = f"{modules.prefix}mlp.gelu_impl"
+    hidden_states = leave(gelu, _gelu(enter(gelu, hidden_states)))
     intermediate_output = modules["mlp.dense_4h_to_h"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
     return _dropped_and_added(context, intermediate_output, residual, "residual after MLP")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import autocast, indexing, reductions
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers import mlp, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward, rotary_tables, spread_table
 from calculator.layers.decoder_layer import SequentialLayer
@@ -47,7 +48,8 @@ def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple
     with autocast.region(context.tape, None):
         router_logits = routers.logits_in_float32(context, gate, hidden_states)
         scores = ops.softmax(router_logits, "float32")
-        corrected = ops.shift(scores, "scores, corrected")
+        statics = f"{gate.name}.moe_statics"
+        corrected = leave(statics, ops.shift(enter(statics, scores), "scores, corrected"))
         _best, selected_experts = indexing.top_k(corrected, context.config["num_experts_per_tok"], "best")
         del corrected
         weights = indexing.gather(scores, selected_experts, "weights")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.module_calls import enter, leave, leave_with, passed, reads
 from calculator.layers import attention, mlp, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, final
+from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.decoder_layer import run_sublayer
 from calculator.layers.routers import compute_logits
 
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
     from calculator.layers.layer_modules import LayerModules
+
+
+def _words(context: Context, ids: Tensor) -> Tensor:
+    """Look up word embeddings. The decoder's code moves the ids to the device of their weight, which it reads."""
+    reads(context.tape, "decoder", "model.embed_tokens.weight")
+    return embed(context, ids)
 
 
 def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
@@ -26,6 +34,7 @@ def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None)
     context.set_scope("model.")
     length = hidden_states.shape[1]
     position_ids = context.position_ids(length)
+    passed(context.tape, "model.rotary_emb")
     rows, pairs = position_ids.shape[0], context.config["head_dim"] // 2
     freqs = context.tape.new((rows, length, pairs), "float32", "rotary: freqs")
     ones = context.tape.new((rows, length, pairs), "float32", "rotary: ones")
@@ -49,8 +58,9 @@ def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> T
     if modules.kind.rotated:
         query, key = _rotated(query, key, context.position_tables[0])
         if config["use_qk_norm"]:
-            context.set_scope(f"{modules.prefix}self_attn.qk_norm: ")
-            query, key = norms.l2_norm(query), norms.l2_norm(key)
+            path = f"{modules.prefix}self_attn.qk_norm"
+            context.set_scope(f"{path}: ")
+            query, key = (leave(path, norms.l2_norm(enter(path, x))) for x in (query, key))
             context.set_scope(f"{modules.prefix}self_attn: ")
     elif config["attn_temperature_tuning"]:
         query, *kept = _scaled_by_position(query)
@@ -108,7 +118,8 @@ def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     if "feed_forward.router" not in modules:
         return mlp.gated(context, modules, x, "feed_forward")
     hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
-    scores, logits = _scores(context, modules, hidden_states)
+    router = modules["feed_forward.router"]
+    scores, logits = leave_with(router.name, *_scores(context, router, enter(router.name, hidden_states)))
     context.set_scope(f"{modules.prefix}feed_forward: ")
     among, (tokens, hidden) = context.config["num_experts"], hidden_states.shape
     routed_in = ops.repeat(hidden_states, among, "tokens for every expert", (among * tokens, hidden))
@@ -116,17 +127,18 @@ def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     routed_in = ops.mul(routed_in, ops.view(by_expert, (among * tokens, 1)), "tokens · scores")
     del by_expert
     routed_out = _experts(context, modules, routed_in)
-    out = mlp.gated(context, modules, hidden_states, "feed_forward.shared_expert")
+    out = mlp.called(context, modules, hidden_states, "feed_forward.shared_expert")
     context.set_scope(f"{modules.prefix}feed_forward: ")
-    total = ops.sum_over(ops.view(routed_out, (among, tokens, hidden)), (tokens, hidden), "sum of the experts")
+    # The sum's gradient is expanded, so it is copied to be the gradient of all experts' rows.
+    reshape = ops.permute if among > 1 and tokens > 1 else ops.view
+    total = ops.sum_over(reshape(routed_out, (among, tokens, hidden)), (tokens, hidden), "sum of the experts")
     out = in_place.add_(out, total)
     context.record_router_logits(logits)
     return ops.view(out, x.shape)
 
 
-def _scores(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+def _scores(context: Context, router: BoundModule, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
     """Run Llama4Router. Return the sigmoid of the chosen experts' logits, 0 for other experts, and the logits."""
-    router = modules["feed_forward.router"]
     logits = compute_logits(context, router, hidden_states)
     values, indices = indexing.top_k(logits, context.config["num_experts_per_tok"], "chosen logits")
     scores = indexing.scatter_(hidden_states.tape.new(logits.shape, logits.dtype, "scores"), indices, values)
@@ -137,6 +149,7 @@ def _scores(context: Context, modules: LayerModules, hidden_states: Tensor) -> t
 def _experts(context: Context, modules: LayerModules, routed_in: Tensor) -> Tensor:
     """Run Llama4TextExperts: every expert on every token."""
     bound = modules["feed_forward.experts"]
+    routed_in = enter(bound.name, routed_in)
     context.set_scope(f"{bound.name}: ")
     gate_up_proj, down_proj = bound.own["gate_up_proj"], bound.own["down_proj"]
     among, width, both = gate_up_proj.shape
@@ -147,7 +160,7 @@ def _experts(context: Context, modules: LayerModules, routed_in: Tensor) -> Tens
     gate, up = ops.split(gate_up, [half, half])
     product = ops.mul(up, activation(context.config["hidden_act"])(gate), "up · activated gate")
     out = products.bmm(product, down_proj, x.shape, "down_proj")
-    return ops.view(out, routed_in.shape)
+    return leave(bound.name, ops.view(out, routed_in.shape))
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -169,6 +182,7 @@ def _no_flash(_config: Config) -> str:
 
 
 LLAMA4 = DecoderForward(
+    embeddings=_words,
     layer=_layer,
     tables=_tables,
     final_norm=final(norms.scaled_rms_norm),

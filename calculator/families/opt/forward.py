@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, embed
@@ -33,14 +34,10 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     hidden_states = modules["fc1"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
-    hidden_states = run_sublayer(context, modules, "mlp", _fc2, hidden_states)
+    hidden_states = context.method.after_sublayer(context, modules, "mlp", modules["fc2"](hidden_states))
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
     hidden_states = ops.view(ops.add(residual, hidden_states, "residual after MLP"), (batch, length, hidden))
     return _normed(modules, "final_layer_norm", hidden_states, here=not before)
-
-
-def _fc2(_: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    return modules["fc2"](x)
 
 
 def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tensor:
@@ -49,8 +46,13 @@ def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tenso
         return x
     if name in modules:
         return norms.layer_norm(modules[name], x)
-    x.tape.scope = f"{modules.prefix}{name}: "
-    return norms.functional_layer_norm(x, None, None)
+    return _without_parameters(f"{modules.prefix}{name}", x)
+
+
+def _without_parameters(path: str, x: Tensor) -> Tensor:
+    """Run LayerNorm that has no parameters."""
+    x.tape.scope = f"{path}: "
+    return leave(path, norms.functional_layer_norm(enter(path, x), None, None))
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -78,7 +80,9 @@ def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     given = context.gives_positions
     position_ids = context.position_ids(shape[1]) if given else tape.new(counted_shape, "int64", "position_ids")
     context.position_tables = (position_ids,)
-    pos_embeds = embed(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
+    table = "model.decoder.embed_positions"
+    begin(tape, table)
+    pos_embeds = leave(table, embed(context, tape.new(shape, "int64", "position_ids + 2"), table))
     if context.has("model.decoder.project_in"):
         inputs_embeds = context.outer("model.decoder.project_in")(inputs_embeds)
     context.decoder_locals += [*counted, pos_embeds, inputs_embeds]
@@ -93,8 +97,7 @@ def _final_norm(context: Context, hidden_states: Tensor) -> Tensor:
     if context.has("model.decoder.final_layer_norm"):
         hidden_states = norms.layer_norm(context.outer("model.decoder.final_layer_norm"), hidden_states)
     elif context.config["do_layer_norm_before"] and not context.config["_remove_final_layer_norm"]:
-        context.set_scope("model.decoder.final_layer_norm: ")
-        hidden_states = norms.functional_layer_norm(hidden_states, None, None)
+        hidden_states = _without_parameters("model.decoder.final_layer_norm", hidden_states)
     if context.has("model.decoder.project_out"):
         hidden_states = context.outer("model.decoder.project_out")(hidden_states)
     return hidden_states

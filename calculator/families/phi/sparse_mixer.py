@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Sample two experts one after the other. The weight of each is a softmax over the scores near the best score."""
     scores = routers.compute_logits(context, gate, hidden_states)
-    first, selected, *_alive = _drawn(scores)
+    replaced: list[Tensor] = []
+    first, selected, *_alive = _drawn(scores, replaced)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
-    second, selected_top2, *_alive = _drawn(scores)
+    second, selected_top2, *_alive = _drawn(scores, replaced)
     both = (*first.shape[:-1], 2)
     multiplier = ops.cat((first, second), both, "weights")
     indices = scores.tape.new(both, "int64", "experts")
@@ -27,10 +28,13 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
     return multiplier, indices, scores
 
 
-def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
-    """Sample one expert per token. Return its weight and index, then tensors that stay alive until the next sample."""
+def _drawn(scores: Tensor, replaced: list[Tensor]) -> tuple[Tensor, ...]:
+    """Sample one expert per token. Return its weight and index, then tensors that stay alive until the next sample.
+
+    `replaced` has the local variables of the sample before that this one assigns again, and then its own.
+    """
     tape, one = scores.tape, (scores.shape[0], 1)
-    best_number, factor, mask = _far_from_best(scores)
+    mask = _far_from_best(scores, replaced)
     near = tape.new(scores.shape, scores.dtype, "scores near the best")
     selected = _sampled(near)
     masked_gates = ops.softmax(near)
@@ -38,28 +42,34 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
     dtype = masked_gates.dtype
     weight = tape.new(one, dtype, "probability of the drawn")
     best = tape.new(one, dtype, "best probability")
-    best_number = tape.new(one, "int64", "best expert")
+    # Max's node saves the index, which stays with the probability.
+    best_number = replaced[0] = tape.new(one, "int64", "best expert")
     midpoint = tape.new(one, dtype, "midpoint")
     node = Node(tape, _drawn_back, (scores.edge,)) if scores.edge else None
     if node is not None:
         for saved in (weight, selected, masked_gates, mask):
             node.save(saved)
-    return tape.new(one, dtype, "weight", node), selected, factor, best, best_number, midpoint
+    return tape.new(one, dtype, "weight", node), selected, best, best_number, midpoint
 
 
-def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best expert, the maximum of each score's size and the best score, and which scores are far below."""
+def _far_from_best(scores: Tensor, replaced: list[Tensor]) -> Tensor:
+    """Return which scores are far below the best.
+
+    Two local variables stay alive in `replaced`: the best expert, and the maximum of each score's size and the best
+    score.
+    """
     tape, one = scores.tape, (scores.shape[0], 1)
-    best, best_number = tape.new(one, scores.dtype, "best score"), tape.new(one, "int64", "best expert")
+    best = tape.new(one, scores.dtype, "best score")
+    replaced[:1] = [tape.new(one, "int64", "best expert")]
     size = tape.new(scores.shape, scores.dtype, "size of scores")
-    factor = tape.new(scores.shape, scores.dtype, "size of scores, at least the best")
+    replaced[1:] = [tape.new(scores.shape, scores.dtype, "size of scores, at least the best")]
     del size
     difference = tape.new(scores.shape, scores.dtype, "best - scores")
     ratio = tape.new(scores.shape, scores.dtype, "best - scores, over their size")
     del difference
     mask = tape.new(scores.shape, "bool", "far from the best")
     del ratio, best
-    return best_number, factor, mask
+    return mask
 
 
 def _sampled(scores: Tensor) -> Tensor:
