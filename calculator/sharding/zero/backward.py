@@ -75,6 +75,10 @@ class Stretch:
         self.fullest = max(moments, key=lambda moment: moment[0].bytes)[0]
         self.kept = max(moments, key=lambda moment: moment[0].bytes + moment[1])
 
+    def more(self, copy: int) -> int:
+        """Return the bytes by which a copy exceeds the first one."""
+        return (copy - self.copies[0]) * self._growth
+
     def moved(self, at: At, copy: int) -> At:
         """Return a moment of the first copy in another copy."""
         more = copy - self.copies[0]

@@ -144,7 +144,8 @@ class Stream:
             moves[number] = group.at, start - offset
 
         def moved(place: Place) -> Place:
-            at, by = moves[place.group]
-            return at(place.offset + by, place.elements)
+            group, offset, elements, _ = place
+            at, by = moves[group]
+            return at(offset + by, elements)
 
         return moved

@@ -9,18 +9,19 @@ copy_grads_in_partition.
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero.backward import At
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.plan import Point, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calculator.sharding.zero.backward import At, BackwardPass, Stretch
+    from calculator.sharding.zero.backward import BackwardPass, Stretch
     from calculator.sharding.zero.partitions import Place
     from calculator.sharding.zero.plan import Gradients, Plan
 
@@ -51,11 +52,11 @@ class Reduction:
     `intervals` has two points for each reduction: the fullest point up to its end, and the point right after it, at
     which a rank copies the gradients of its partition. `reduced` has, by rank, the last interval before the rank has
     its buffer for these gradients. `large` are the gradients that are larger than the bucket. `copies` has what each
-    rank copies to the host.
+    rank copies to the host. `keeps_line`: whether to store every point, for the peak of each layer.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._bucket_bytes = plan, plan.bucket_bytes
+    def __init__(self, plan: Plan, *, keeps_line: bool = False) -> None:
+        self._plan, self._bucket_bytes, self._keeps_line = plan, plan.bucket_bytes, keeps_line
         self.intervals: list[Point] = []
         self.reduced: dict[int, int] = {}
         self.large: list[Large] = []
@@ -70,7 +71,7 @@ class Reduction:
         #: The bytes of a large gradient that is reduced instead of a bucket, while it waits.
         self._waiting = 0
         self._has_bucket = bool(plan.accumulated)
-        #: By layer of the backward pass, the interval and the bytes of every point.
+        #: By layer of the backward pass, the interval and the bytes of every point, if they are stored.
         self.line: list[list[tuple[int, int]]] = [[]]
 
     def run(self, passed: BackwardPass) -> Reduction:
@@ -95,46 +96,49 @@ class Reduction:
 
     def _run(self, stream: Stream, copy: int) -> None:
         """Run a copy of a stretch. Gradients that have no effect of their own are added at once."""
-        stretch, plan = stream.stretch, self._plan
+        stretch, plan, more = stream.stretch, self._plan, stream.stretch.more(copy)
         if stretch.enters:
             self.line.append([])
         if not stretch.hooks or (self._has_bucket and not plan.streams and plan.accumulated):
-            self._note(stretch.moved(stretch.fullest, copy))
+            self._note_in(copy, more, stretch.fullest)
         elif not self._has_bucket or (plan.streams and (plan.offloads or plan.accumulated or not stream.is_regular)):
             self._one_by_one(stretch, copy)
         elif plan.streams:
-            self._stream(stream, copy)
+            self._stream(stream, copy, more)
         else:
             at, before = stretch.kept
             held = self._held
             self._held += before
-            self._note(stretch.moved(at, copy))
+            self._note_in(copy, more, at)
             self._held = held + stretch.gradients
 
-    def _stream(self, stream: Stream, copy: int) -> None:
-        """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room."""
+    def _stream(self, stream: Stream, copy: int, more: int) -> None:
+        """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room.
+
+        The copy has `more` bytes than the first one.
+        """
         plan, stretch, done = self._plan, stream.stretch, 0
         moved = stream.moved_by(copy)
         while done < len(stretch.hooks):
             end = stream.fitting(done, plan.bucket_size - self._filled)
             if end <= done:
                 most, _, gradient, ready = stretch.hooks[done]
-                self._note(stretch.moved(most, copy))
+                self._note_in(copy, more, most)
                 self._add(moved(stream.places[done]), gradient, stretch.moved(ready, copy))
                 done += 1
                 continue
             most, places = stream.between(done, end)
-            self._note(stretch.moved(most, copy))
+            self._note_in(copy, more, most)
             self._filled += stream.elements[end] - stream.elements[done]
             self._bucket += map(moved, places)
             done = end
         if stretch.after is not None:
-            self._note(stretch.moved(stretch.after, copy))
+            self._note_in(copy, more, stretch.after)
 
     def _one_by_one(self, stretch: Stretch, copy: int) -> None:
-        plan = self._plan
+        plan, more = self._plan, stretch.more(copy)
         for most, key, gradient, ready in stretch.hooks:
-            self._note(stretch.moved(most, copy))
+            self._note_in(copy, more, most)
             at = stretch.moved(ready, copy)
             if not self._has_bucket:
                 self._has_bucket = True
@@ -145,7 +149,7 @@ class Reduction:
             elif not plan.accumulated:
                 self._held += gradient
         if stretch.after is not None:
-            self._note(stretch.moved(stretch.after, copy))
+            self._note_in(copy, more, stretch.after)
 
     def most_before(self, interval: int) -> Point:
         """Return the fullest point up to an interval, the first one if several are equal."""
@@ -231,10 +235,10 @@ class Reduction:
     def _reduce(self, at: At) -> None:
         """Reduce the bucket, and copy each part to the partition of its rank."""
         self.intervals.append(self._note(at, copied=self._copied()))
-        for place in self._bucket:
-            for rank in place.ranks:
-                self.reduced.setdefault(rank, len(self.intervals) - 1)
-            for rank, elements in self._plan.partitions.slices(place) if self._plan.offloads else ():
+        for rank in chain.from_iterable({*map(_RANKS, self._bucket)}):
+            self.reduced.setdefault(rank, len(self.intervals) - 1)
+        for place in self._bucket if self._plan.offloads else ():
+            for rank, elements in self._plan.partitions.slices(place):
                 self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
         self._open = None
         self.intervals.append(self._note(at))
@@ -269,10 +273,20 @@ class Reduction:
         for _, run in groupby(slices, lambda part: part[0]):
             yield sum(size for _, size in run)
 
+    def _note_in(self, copy: int, more: int, at: At) -> None:
+        """Record a moment of the first copy in another copy, which has some more bytes."""
+        own = at.bytes + more
+        size = own + self._bucket_bytes * self._has_bucket + self._large + self._held
+        if self._keeps_line:
+            self.line[-1].append((len(self.intervals), size))
+        if self._open is None or size > self._open.bytes:
+            self._open = Point(size, At(own, at.event, copy), self._has_bucket, self._large, self._held, 0)
+
     def _note(self, at: At, *, copied: int = 0) -> Point:
         """Record a moment, and return the fullest point of the interval so far."""
         size = at.bytes + self._bucket_bytes * self._has_bucket + self._large + self._held + copied
-        self.line[-1].append((len(self.intervals), size))
+        if self._keeps_line:
+            self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
             self._open = Point(size, at, self._has_bucket, self._large, self._held, copied)
         return self._open

@@ -144,8 +144,7 @@ class FlatPeaks:
             for number in each.ranks:
                 self._large.setdefault(number, []).append(each)
         self._fullest_points: dict[tuple[Hashable, ...], Fullest] = {}
-        earlier = state.earlier_plan
-        self._earlier = Reduction(earlier).earlier(self._passed) if earlier is not None else None
+        self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
         self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
         self._first = _ForwardPass.of(first) if first is not None else None
 
@@ -303,14 +302,25 @@ class FlatPeaks:
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
             max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
-            for points in self._reduction.line
+            for points in self._points
         ]
         if self._earlier is not None:
             line = [
-                max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier.line, strict=True)
+                max(most, *(size for _, size in points)) for most, points in zip(line, self._points_before, strict=True)
             ]
         line[-1] = max(line[-1], self._done(self._large.get(number, [])).bytes + _bytes(self._state.reduced_on(number)))
         return [shared + most for most in line]
+
+    @cached_property
+    def _points(self) -> list[list[tuple[int, int]]]:
+        """The interval and the bytes of every point of the last micro-batch, in each part of the backward pass."""
+        return Reduction(self._state.plan, keeps_line=True).run(self._passed).line
+
+    @cached_property
+    def _points_before(self) -> list[list[tuple[int, int]]]:
+        """The same of an earlier micro-batch."""
+        earlier = self._state.earlier_plan
+        return [] if earlier is None else Reduction(earlier, keeps_line=True).earlier(self._passed).line
 
     def _operation(self, position: int) -> str:
         """Return the name of the row of the last event before a position of the tape."""
