@@ -43,6 +43,8 @@ def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator
 
     Source: bitsandbytes/nn/modules.py, Linear4bit.forward (bias.data).
     """
+    if training.autocast == training.dtype:
+        return
     tensors = tuple(whole)
     layers = {each.name.rpartition(".")[0] for each in tensors if each.packed and each.in_graph}
     for each in tensors:

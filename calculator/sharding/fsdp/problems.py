@@ -164,9 +164,9 @@ def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
 
     Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce.
     """
-    if not prepared.method.facts.quantizes_base:
-        return
     training = prepared.training
+    if not prepared.method.facts.quantizes_base or training.autocast == training.dtype:
+        return
     whole = stored(resident_tensors(prepared), prepared.method, training)
     bias = next((each for each in cast_biases(whole, training) if each.gets_gradient), None)
     if bias is not None:

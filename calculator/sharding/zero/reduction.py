@@ -115,7 +115,7 @@ class Reduction:
     def _stream(self, stream: Stream, copy: int, more: int) -> None:
         """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room.
 
-        The copy has `more` bytes than the first one.
+        `more` is by how many bytes the copy exceeds the first one.
         """
         plan, stretch, done = self._plan, stream.stretch, 0
         moved = stream.moved_by(copy)

@@ -97,7 +97,7 @@ class OffloadedPeaks(FlatPeaks):
         shared = sum(tensor.bytes for tensor in self._kept)
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]
         line = []
-        for points in self._points:
+        for points in self._line:
             sizes = [size + norms[sum(c.interval < at for c in copies)] - _before(large, at) for at, size in points]
             sizes += [size + more for at, size in points for start, end, more in kept if start <= at < end]
             line.append(max(sizes))
@@ -107,7 +107,7 @@ class OffloadedPeaks(FlatPeaks):
             line[copy.layer] = max(line[copy.layer], most)
         if self._earlier is not None:
             line = [
-                max(most, *(size for _, size in each)) for most, each in zip(line, self._points_before, strict=True)
+                max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier_line, strict=True)
             ]
         line[-1] = max(line[-1], self._done(large).bytes + norms[-1])
         return [shared + most for most in line]

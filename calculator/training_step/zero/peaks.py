@@ -302,22 +302,22 @@ class FlatPeaks:
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
             max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
-            for points in self._points
+            for points in self._line
         ]
         if self._earlier is not None:
             line = [
-                max(most, *(size for _, size in points)) for most, points in zip(line, self._points_before, strict=True)
+                max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier_line, strict=True)
             ]
         line[-1] = max(line[-1], self._done(self._large.get(number, [])).bytes + _bytes(self._state.reduced_on(number)))
         return [shared + most for most in line]
 
     @cached_property
-    def _points(self) -> list[list[tuple[int, int]]]:
+    def _line(self) -> list[list[tuple[int, int]]]:
         """The interval and the bytes of every point of the last micro-batch, in each part of the backward pass."""
         return Reduction(self._state.plan, keeps_line=True).run(self._passed).line
 
     @cached_property
-    def _points_before(self) -> list[list[tuple[int, int]]]:
+    def _earlier_line(self) -> list[list[tuple[int, int]]]:
         """The same of an earlier micro-batch."""
         earlier = self._state.earlier_plan
         return [] if earlier is None else Reduction(earlier, keeps_line=True).earlier(self._passed).line
