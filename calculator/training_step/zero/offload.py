@@ -106,9 +106,7 @@ class OffloadedPeaks(FlatPeaks):
             most = size + norms[done] + max(tensor.bytes for tensor in self._copied(copy.elements))
             line[copy.layer] = max(line[copy.layer], most)
         if self._earlier is not None:
-            line = [
-                max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier_line, strict=True)
-            ]
+            line = [max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier_line, strict=True)]
         line[-1] = max(line[-1], self._done(large).bytes + norms[-1])
         return [shared + most for most in line]
 
