@@ -100,11 +100,12 @@ class Context(BatchState):
         trains: bool = True,
         tape: Tape | None = None,
         parameters: Parameters | None = None,
+        classes: list[int] | None = None,
     ) -> None:
         """Start a step on a tape of its own, or a pass inside a step on that step's `tape`.
 
         A pass on a given `tape` has no graph. With the `parameters` of an earlier pass too, it has a graph, and trains
-        the same parameters.
+        the same parameters. `classes` are those of the layers, if they are known.
         """
         super().__init__(is_causal=forward.is_causal)
         #: The hooks of the sharding in a micro-batch.
@@ -180,7 +181,7 @@ class Context(BatchState):
         gives_logits = model.adds_router_loss or model.config.get("output_router_logits")
         self.router_logits: list[Tensor] | None = [] if gives_logits else None
         #: A number for each layer. Layers that allocate the same have equal numbers.
-        self.classes = self._layer_classes()
+        self.classes = classes or self._layer_classes()
         #: The layers that are interpreted, and how many layers each represents.
         self.repetition = self.hooks.repetition(self.classes)
         #: The loop that folds the layers of a pass in which every layer's tensors have rows of their own.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: PEFT's name of a trained copy, inside the module that replaces the original.
 CopyName = Literal["modules_to_save", "ln_tuning_layers"]
 
+_COPIES = frozenset(get_args(CopyName))
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Added:
@@ -104,4 +106,5 @@ def owner_of(name: str) -> str:
 
 def is_of_copy(name: str) -> bool:
     """Return whether a parameter belongs to a trained copy, by its name."""
-    return name.split(".")[-2:-1] in [[copy] for copy in get_args(CopyName)]
+    parts = name.rsplit(".", 2)
+    return len(parts) > 1 and parts[-2] in _COPIES

@@ -17,7 +17,9 @@ def tensors(model: Model, training: Training, sequences: int = 1) -> list[BatchT
 
     `sequences` is the number of sequences in each row, each of which contains the row's images.
     """
+    if not training.has_images:
+        return []
     tower, images = forward_of(model).tower, training.images
-    if tower is None or images is None or not training.has_images:
+    if tower is None or images is None:
         return []
     return tower.batch(model.config, training.by_sequences(sequences), tower.process(model.config, images))

@@ -76,8 +76,8 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
     Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
     """
-    batch = loop.generation(prepared.training)
-    if batch is not None and forward_of(prepared.model).positions_of_token > 1:
+    batch = loop.generation(prepared.training) if forward_of(prepared.model).positions_of_token > 1 else None
+    if batch is not None:
         yield ResidentTensor(name="rope_deltas", shape=(batch.rows, 1), dtype="int64", component="activations")
 
 
@@ -94,12 +94,14 @@ def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """Return the tensors that a model, and a second model, keep from step to step because of images."""
     tower = forward_of(prepared.model).tower if prepared.training.has_images else None
+    if tower is None:
+        return ()
     training = prepared.training.by_sequences(loop.facts.sequences)
     owners = ("", "ref_model.") if loop.compared(prepared) == "model" else ("",)
     return tuple(
         ResidentTensor(name=f"{owner}{name}", shape=shape, dtype=dtype, component="activations")
         for owner in owners
-        for name, shape, dtype in (tower.kept(training) if tower is not None else ())
+        for name, shape, dtype in tower.kept(training)
     )
 
 

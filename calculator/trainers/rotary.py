@@ -28,10 +28,12 @@ _KEEPS_BOTH = (5, 24)
 
 def kept(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the tensors that the rotary embeddings of the model keep, and those of a second model that runs."""
+    scaled = [buffer for buffer in prepared.model.buffers if buffer.name.endswith(_ORIGINAL)]
+    if not scaled:
+        return
     for model in ("", "ref_model.") if loop.compared(prepared) == "model" else ("",):
-        for buffer in prepared.model.buffers:
-            if buffer.name.endswith(_ORIGINAL):
-                yield from _of_embedding(buffer, model, prepared)
+        for buffer in scaled:
+            yield from _of_embedding(buffer, model, prepared)
 
 
 def _of_embedding(original: Buffer, model: str, prepared: Subject) -> Iterator[ResidentTensor]:

@@ -124,7 +124,8 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
     hooks = outer.hooks.without_graph(prepared, compared=compared)
-    context = Context(prepared, forward, hooks=hooks, tape=outer.tape)
+    classes = outer.classes if compared is None and hooks is NO_HOOKS else None
+    context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
     context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):

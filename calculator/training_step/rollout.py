@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import named
 from calculator.engine import autocast
 from calculator.engine.frame_snapshots import without_frame_snapshots
+from calculator.engine.kinds import equal
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.sym_sizes import SymSizes
@@ -93,6 +94,7 @@ class Rollout:
 
     __slots__ = (
         "batch",
+        "classes",
         "is_first",
         "leaves_out_first_period",
         "loop",
@@ -130,6 +132,8 @@ class Rollout:
         self.loop = loop
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
+        #: The classes of the layers, once a pass has found them, if they are the same in every pass.
+        self.classes: list[int] | None = None
         #: Whether the first period of layers is not interpreted (see `first_period`).
         self.leaves_out_first_period = True
 
@@ -205,16 +209,16 @@ class Rollout:
         tape.grad_enabled = False
         hooks = self.hooks(which)
         forward = forward_for(self.prepared.model, self.prepared.training)
-        context = Context(self.prepared, forward, hooks=hooks, tape=tape)
+        context = Context(self.prepared, forward, hooks=hooks, tape=tape, classes=self.classes)
         context.router_logits = None
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
-        # A layer with a window caches other tokens than a layer without, even if their masks are the same.
-        types = [layer.kind.attention for layer in context.layers]
-        numbers: dict[tuple[int, str], int] = {}
-        classes = zip(context.classes, types, strict=True)
-        context.classes = [numbers.setdefault(each, len(numbers)) for each in classes]
-        context.repetition = hooks.repetition(context.classes)
+        if self.classes is None:
+            # A layer with a window caches other tokens than a layer without, even if their masks are the same.
+            types = [layer.kind.attention for layer in context.layers]
+            context.classes = [*equal(zip(context.classes, types, strict=True))]
+            context.repetition = hooks.repetition(context.classes)
+            self.classes = context.classes if hooks is NO_HOOKS else None
         if self.leaves_out_first_period:
             leave_out(context)
         return context
