@@ -86,9 +86,11 @@ class _Pass(NamedTuple):
 class KnownPasses:
     """The recorded passes of one training run, by what runs in them."""
 
-    __slots__ = ("_passes", "_training")
+    __slots__ = ("_passes", "_training", "are_replayed")
 
     def __init__(self) -> None:
+        #: Whether a replay needs the passes too, with two periods of their layers.
+        self.are_replayed = False
         self._training: Training | None = None
         self._passes: dict[Hashable, _Pass] = {}
 

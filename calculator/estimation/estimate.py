@@ -122,7 +122,9 @@ def training_step(request: Request, series: SeriesCache | None = None, *, whole:
     """Return a request's training step on its device."""
     check_budget()
     series = series or SeriesCache()
-    return series.step_of(resident_state(request, series), whole=whole)
+    resident = resident_state(request, series)
+    resident.prepared.known_passes.are_replayed = request.reserved == "replay"
+    return series.step_of(resident, whole=whole)
 
 
 def resident_state(request: Request, series: SeriesCache | None = None) -> ResidentState:

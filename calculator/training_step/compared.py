@@ -65,20 +65,23 @@ class ModelPasses:
         """
         outer, tape = self.context, self.context.tape
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
-        run = partial(self._run, prepared, name, reference=reference)
+        leaves_out = not outer.unrolls and not prepared.known_passes.are_replayed
+        run = partial(self._run, prepared, name, reference=reference, leaves_out=leaves_out)
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
-            key = reference, tape.trains, tape.scope, autocast.state(tape), outer.unrolls
+            key = reference, tape.trains, tape.scope, autocast.state(tape), leaves_out
             outputs, layers = prepared.known_passes.run(tape, name, (prepared.training, key), run)
         outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
 
-    def _run(self, prepared: PreparedModel, name: str, *, reference: bool) -> tuple[Outputs, Repetition]:
+    def _run(
+        self, prepared: PreparedModel, name: str, *, reference: bool, leaves_out: bool
+    ) -> tuple[Outputs, Repetition]:
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         context = _context(self.context, prepared, compared, name)
         before = _Recorded.on(context.tape)
-        if not self.context.unrolls:
+        if leaves_out:
             leave_out(context)
         with _no_grad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
