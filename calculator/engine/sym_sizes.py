@@ -6,6 +6,7 @@ from operator import mul
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class SymSizes(Sizes):
     object. Shapes are compared by the indices of their dimensions. Hashing the dimensions would guard on their values.
     """
 
-    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
+    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_constants", "_kept", "_sizes", "shape_env", "shapes")
 
     def __init__(self, shape_env: ShapeEnv) -> None:
         super().__init__()
@@ -44,6 +45,8 @@ class SymSizes(Sizes):
         self._by_dims: dict[Indices, int] = {}
         #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
+        #: The bytes of tensors without a symbolic dimension.
+        self._constants = Sizes()
         #: The index of the bytes, by the number of the shape and the dtype.
         self._sizes: dict[tuple[int, DType], int] = {}
 
@@ -67,6 +70,23 @@ class SymSizes(Sizes):
             if identity not in numbers:
                 self._number(shape)
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
+
+    def sizes_of_rows(self, rows: Sequence[Allocation]) -> list[int]:
+        """Return the index of the size in bytes of each row.
+
+        Shapes without a symbolic dimension are not numbered.
+        """
+        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
+        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
+        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
+        sizes = {key: self._size_of(shape, dtype) for key, (shape, dtype) in distinct.items()}
+        return [*map(sizes.__getitem__, layouts)]
+
+    def _size_of(self, shape: Shape, dtype: DType) -> int:
+        """Return the index of the bytes of a tensor."""
+        if SymInt in map(type, shape):
+            return self.size(self._number(shape), dtype)
+        return self.shape_env.index(self._constants[shape, dtype])
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
         """Return the index of the size in bytes of each kind."""

@@ -7,7 +7,7 @@ its guards, as in torch.fx.experimental.symbolic_shapes.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import partial
 from itertools import chain, zip_longest
 from operator import add, eq, floordiv, ge, gt, itemgetter, le, lt, mod, mul, ne, sub
@@ -125,15 +125,26 @@ class ShapeEnv:
 
         `alias` and `source` are indices.
         """
-        found, traced = [*values], self.values
+        found, traced, changed = [*values], self.values, {alias}
         found[alias] = found[source]
         start = bisect_right(self.expressions, alias, key=itemgetter(0))
         try:
             for index, function, left, right in self.expressions[start:]:
-                found[index] = function(found[left], found[right])
+                if left in changed or right in changed:
+                    changed.add(index)
+                    found[index] = function(found[left], found[right])
         except ZeroDivisionError:
             return None
-        return found if all(found[index] == traced[index] for index in self.guards) else None
+        return found if all(found[index] == traced[index] for index in changed & self.guards) else None
+
+    def extended(self, values: Sequence[int]) -> list[int]:
+        """Return the values together with those of indices that were added after they were computed."""
+        count = len(values)
+        found = [*values, *self.values[count:]]
+        start = bisect_left(self.expressions, count, key=itemgetter(0))
+        for index, function, left, right in self.expressions[start:]:
+            found[index] = function(found[left], found[right])
+        return found
 
     def _append(self, value: int) -> int:
         self.values.append(int(value))

@@ -7,11 +7,11 @@ symbolic number of cached tokens and stands for both.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from operator import neg
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.memory_curve import MemoryCurve
@@ -77,12 +77,14 @@ class RolloutTrace:
     def _traced(self, rollout: Rollout) -> list[_Pass | _SymbolicPass]:
         env = self._shape_env
         if not rollout.decodes_alike:
-            return [_SymbolicPass(each, env) if rollout.shape_env else _Pass(each) for each in rollout.passes()]
+            passes = rollout.passes()
+            return [_SymbolicPass(each, env, whole=True) if rollout.shape_env else _Pass(each) for each in passes]
         prefill = rollout.prefill()
         past = env.alias(rollout.last_past)
         self._of_second = past.index, env.index(rollout.batch.prompt)
-        last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
-        return [_SymbolicPass(prefill, env) if rollout.shape_env else _Pass(prefill), last]
+        whole = rollout.shape_env is not None
+        last = _SymbolicPass(rollout.decode(past, prefill, first=False), env, whole=whole)
+        return [_SymbolicPass(prefill, env, whole=True) if whole else _Pass(prefill), last]
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
         """Return the passes with other sizes, or None if a guard fails."""
@@ -109,8 +111,8 @@ class _Pass:
     outputs: Sequence[int] = ()
 
     def __init__(self, ran: RolledOut) -> None:
-        rows = ran.interpretation.tape.rows
-        self._layout = _Layout(ran, rows, [row[4] for row in rows])
+        names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
+        self._layout = _Layout(ran, names, sizes)
 
     def with_values(self, values: Sequence[int]) -> StepPass:  # noqa: ARG002  none are symbolic
         """Return the pass."""
@@ -122,16 +124,21 @@ class _SymbolicPass:
 
     __slots__ = ("_layout", "_trace", "outputs")
 
-    def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
-        symbols = SymSizes(shape_env)
-        kinds = symbols.kinds(ran.interpretation.tape.rows)
-        self._layout = _Layout(ran, kinds, symbols.sizes_of(kinds))
-        self.outputs = [*self._layout.sizes, *chain(*symbols.shapes)]
+    def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
+        """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
+        symbols, rows = SymSizes(shape_env), ran.interpretation.tape.rows
+        sizes = symbols.sizes_of(symbols.kinds(rows)) if whole else symbols.sizes_of_rows(rows)
+        self._layout = _Layout(ran, [row[0] for row in rows], sizes)
+        self.outputs = [*sizes, *chain(*symbols.shapes)]
         self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
-        return self._layout.sized(values, lambda: self._trace().with_values(values))
+        return self._layout.sized(values, partial(self._run, values))
+
+    def _run(self, values: Sequence[int]) -> Run:
+        trace = self._trace()
+        return trace.with_values(trace.shape_env.extended(values))
 
 
 class _Layout:
@@ -142,26 +149,26 @@ class _Layout:
 
     __slots__ = ("_blocks", "_growth", "_is_simple", "_names", "_windows", "ran", "sizes")
 
-    def __init__(self, ran: RolledOut, kinds: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> None:
-        """Group rows by `kinds`, which consist of a name and other properties."""
+    def __init__(self, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> None:
+        """Read the events of a pass. `names` and `sizes` are those of its rows."""
         self.ran = ran
         self.sizes = sizes
-        self._names = [kind[0] for kind in kinds]
+        self._names = names
         self._windows = ran.interpretation.without_graph
         #: Storages that each copy of the repeated layers adds or frees, by size.
-        self._growth: Counter[int] = Counter()
+        self._growth: defaultdict[int, int] = defaultdict(int)
         #: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a whole.
         self._is_simple = True
         lifetimes = ran.interpretation.lifetimes
         for window in self._windows:
             gained = lifetimes.surviving(window.start, window.end)
             lost = lifetimes.freed_earlier_rows(0, window.start, window.end)
-            added = Counter(map(kinds.__getitem__, gained))
-            added.subtract(map(kinds.__getitem__, lost))
-            freed = {self._names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
-            self._is_simple = not any(count for kind, count in added.items() if kind[0] in freed)
-            self._growth.update(map(sizes.__getitem__, gained))
-            self._growth.subtract(map(sizes.__getitem__, lost))
+            added: defaultdict[tuple[str, int], int] = defaultdict(int)
+            for row, count in (*zip(gained, repeat(1)), *zip(lost, repeat(-1))):
+                added[names[row], sizes[row]] += count
+                self._growth[sizes[row]] += count
+            freed = {names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
+            self._is_simple = not any(count for (name, _), count in added.items() if name in freed)
         self._blocks = Deferred(self._most_blocks)
 
     def sized(self, values: Sequence[int] | None, run: Callable[[], Run]) -> StepPass:
@@ -197,13 +204,15 @@ class _Layout:
         They are all that are allocated, of which those that a layer allocates and frees count for one layer, and what
         the copies of layers add.
         """
-        of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
         blocks = Counter(self.sizes)
-        for each in of_layers:
-            blocks.subtract(each)
-        blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
+        if len(self.ran.interpretation.repetition.numbers) > 1:
+            of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
+            for each in of_layers:
+                blocks.subtract(each)
+            blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
         for window in self._windows:
-            blocks.update({size: count * window.copies for size, count in self._growth.items() if count > 0})
+            for size, count in self._growth.items():
+                blocks[size] += window.copies * max(count, 0)
         return blocks
 
     def _freed_by_layers(self) -> Iterator[list[int]]:

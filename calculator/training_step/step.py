@@ -155,10 +155,10 @@ class TrainingStep:
     @property
     def before_generation(self) -> tuple[ResidentTensors, ...]:
         """The copies of offloaded weights that are gathered for `generate`, and its prompts. None without offload."""
-        training = self.resident.prepared.training
-        batch = trainer_of(training).generation(training)
         copied = self.partitioned.copied_to_generate if self.partitioned is not None else ()
-        if batch is None or not copied:
+        training = self.resident.prepared.training
+        batch = trainer_of(training).generation(training) if copied else None
+        if batch is None:
             return ()
         prompts = ResidentTensor(
             name="prompt_ids, prompt_mask",
