@@ -1,4 +1,4 @@
-// Draws the page's figures with the bundled plotly.js, in the style sheet's colours.
+// Draws the page's figures with the bundled plotly.js, in the style sheet's colors.
 "use strict";
 
 (() => {
@@ -18,20 +18,20 @@
   };
 
   const painted = (figure, styles) => {
-    const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
-    const ink = colour("ink");
+    const color = (name) => styles.getPropertyValue(`--${name}`).trim();
+    const ink = color("ink");
     for (const trace of figure.data) {
-      const tint = colour(trace.meta);
+      const tint = color(trace.meta);
       if (trace.error_y) trace.error_y.color = trace.type === "bar" ? ink : tint;
       if (trace.mode?.includes("lines")) trace.line = { ...trace.line, color: tint };
-      if (trace.mode !== "lines") trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
+      if (trace.mode !== "lines") trace.marker = { ...trace.marker, color: tint, line: { color: color("surface"), width: 1 } };
     }
     const layout = figure.layout;
     Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent" });
     layout.font = { color: ink, family: styles.fontFamily, size: 14 };
-    layout.hoverlabel = { bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: ink } };
+    layout.hoverlabel = { bgcolor: color("surface"), bordercolor: color("line"), font: { color: ink } };
     for (const axis of [layout.xaxis, layout.yaxis]) {
-      Object.assign(axis, { gridcolor: colour("line"), zerolinecolor: colour("line"), fixedrange: true });
+      Object.assign(axis, { gridcolor: color("line"), zerolinecolor: color("line"), fixedrange: true });
     }
     for (const shape of layout.shapes ?? []) shape.line.color = ink;
     return figure;

@@ -5,7 +5,7 @@
   const place = document.getElementById("swagger-ui");
   if (!place) return;
 
-  // Swagger UI has a class for its dark colours. The site follows the system's setting.
+  // Swagger UI has a class for its dark colors. The site follows the system's setting.
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
   dark.addEventListener("change", follow);

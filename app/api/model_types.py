@@ -79,9 +79,9 @@ def _text(row: ModelTypeAnswer) -> str:
 def types() -> tuple[ModelTypeAnswer, ...]:
     """Return every model type. What the calculator models now counts, whatever the census found."""
     census = {row["model_type"]: row for row in (results.model_types() or {"types": ()})["types"]}
-    modelled = {name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None}
+    modeled = {name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None}
     rows: dict[str, dict[str, Any]] = {**census}
-    for name in modelled:
+    for name in modeled:
         tasks = census.get(name, {}).get("tasks", ())
         rows[name] = {"model_type": name, "tasks": tasks, "engine": "calculator", "grade": "modelled", "why": None}
     return tuple(_row(rows[name]) for name in sorted(rows))
@@ -90,20 +90,20 @@ def types() -> tuple[ModelTypeAnswer, ...]:
 def _row(row: dict[str, Any]) -> ModelTypeAnswer:
     model_ids = [entry.id for entry in catalogue.models() if entry.model_type == row["model_type"]]
     found_only_in_traces: dict[str, Any] = {"kernel_packages": {}, "unchecked_operations": ()}
-    tasks = [name for task, name in TASKS.items() if row["model_type"] in _modelled(task)]
+    tasks = [name for task, name in TASKS.items() if row["model_type"] in _modeled(task)]
     if row["model_type"] in FAMILIES and FAMILIES[row["model_type"]].auto_class == "speech-seq2seq":
         tasks.append("speech to text")
     if row["model_type"] in image_families():
         tasks.append("image-text to text")
     # Any type has a model without a head, so transformers lists no types of this task.
-    embeds = [TASKS["feature_extraction"]] if row["model_type"] in _modelled("feature_extraction") else []
+    embeds = [TASKS["feature_extraction"]] if row["model_type"] in _modeled("feature_extraction") else []
     row = {**row, "tasks": (*row["tasks"], *embeds)}
     facts = {"catalogue": model_ids, "modelled_tasks": [name for name in row["tasks"] if name in tasks]}
     return ModelTypeAnswer.model_validate({**found_only_in_traces, **row, **facts})
 
 
 @cache
-def _modelled(task: TaskName) -> frozenset[str]:
+def _modeled(task: TaskName) -> frozenset[str]:
     """Return the model types whose step for a task the calculator models."""
     return frozenset(families_of(FAMILIES, task))
 
@@ -115,9 +115,9 @@ def tasks() -> tuple[TaskAnswer, ...]:
     counted = []
     for task in names:
         rows = [row for row in types() if task in row.tasks]
-        modelled = sum(task in row.modelled_tasks for row in rows)
+        modeled = sum(task in row.modelled_tasks for row in rows)
         answered = sum(row.engine is not None or task in row.modelled_tasks for row in rows)
-        counted.append(TaskAnswer(task=task, types=len(rows), modelled=modelled, traced=answered - modelled))
+        counted.append(TaskAnswer(task=task, types=len(rows), modelled=modeled, traced=answered - modeled))
     return tuple(sorted(counted, key=lambda each: -each.types))
 
 

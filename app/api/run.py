@@ -20,7 +20,7 @@ def answer(body: Any) -> RunAnswer:
     """Answer a decoded JSON body.
 
     Raises:
-        PlanError: if the request is invalid, the libraries refuse the combination, or a phase is not modelled.
+        PlanError: if the request is invalid, the libraries refuse the combination, or a phase is not modeled.
     """
     return RunAnswer.model_validate(whole_run(parse_run(body)))
 

@@ -33,7 +33,7 @@ RULES: dict[Outcome, tuple[Level, str]] = {
 }
 
 #: The rule of what a file uses and a request cannot express.
-NOT_MODELLED = "not_modelled"
+NOT_MODELED = "not_modelled"
 
 
 def text(files: Sequence[Checked]) -> str:
@@ -80,14 +80,14 @@ def _escaped(note: str) -> str:
 
 
 def sarif(files: Sequence[Checked]) -> str:
-    """Return a SARIF log of what does not fit, is tight, is invalid or is not modelled."""
+    """Return a SARIF log of what does not fit, is tight, is invalid or is not modeled."""
     rules: list[dict[str, Any]] = [
         {"id": name, "shortDescription": {"text": sentence}, "defaultConfiguration": {"level": level}}
         for name, (level, sentence) in RULES.items()
     ]
     rules.append(
         {
-            "id": NOT_MODELLED,
+            "id": NOT_MODELED,
             "shortDescription": {"text": "The estimate is of another run than the file's"},
             "defaultConfiguration": {"level": "note"},
         }
@@ -106,7 +106,7 @@ def _results(each: Checked) -> list[dict[str, Any]]:
     results = []
     if each.outcome in RULES:
         results.append(_result(each, each.outcome, RULES[each.outcome][0], " ".join(each.sentences)))
-    results += [_result(each, NOT_MODELLED, "note", warning) for warning in each.warnings]
+    results += [_result(each, NOT_MODELED, "note", warning) for warning in each.warnings]
     return results
 
 

@@ -1,10 +1,10 @@
-"""Standard output: verdicts and warnings are coloured on a terminal and plain in a file or a pipe."""
+"""Standard output: verdicts and warnings are colored on a terminal and plain in a file or a pipe."""
 
 from __future__ import annotations
 
 import sys
 
-#: Coloured text: warnings, and verdicts as tables and sentences have them.
+#: Colored text: warnings, and verdicts as tables and sentences have them.
 PATTERNS = (
     r"(?m)^\s*(?P<warning>! .*)$",
     r"\b(?P<fits>Fits)\b",
@@ -15,7 +15,7 @@ STYLES = {"warning": "yellow", "fits": "green", "tight": "yellow", "refused": "r
 
 
 def write(text: str) -> None:
-    """Write text and a line break. NO_COLOR and TERM decide about colours, as in other programs."""
+    """Write text and a line break. NO_COLOR and TERM decide about colors, as in other programs."""
     if not sys.stdout.isatty():
         sys.stdout.write(f"{text}\n")
         return

@@ -13,7 +13,7 @@ from app.http.problems import HTTPProblem
 from calculator.common.errors import PlanError, refusal
 from calculator.estimation.estimate import estimate
 from calculator.estimation.traced.answer import traced_estimate
-from calculator.estimation.traced.check import check_traced, config_of, is_modelled, is_traced
+from calculator.estimation.traced.check import check_traced, config_of, is_modeled, is_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +85,8 @@ def _traced(request: Request, client: Client) -> Estimate:
 
 
 def with_way_out(error: PlanError, request: Request) -> PlanError:
-    """A refusal of a model that is not modelled, with what would answer it."""
-    if request.accounting != "exact" or is_modelled(request.model):
+    """A refusal of a model that is not modeled, with what would answer it."""
+    if request.accounting != "exact" or is_modeled(request.model):
         return error
     if not installed.missing() and not _can_trace(request):
         return error

@@ -66,10 +66,10 @@ def worded(message: str) -> str:
     """Reword a message of the calculator for a page: labels of settings, and what to do on the page."""
     for phrase, instead in _INSTEAD:
         message = message.replace(phrase, instead)
-    return _SETTING.sub(_labelled, _METHOD.sub(lambda method: METHOD_LABELS[method[1]], message))
+    return _SETTING.sub(_labeled, _METHOD.sub(lambda method: METHOD_LABELS[method[1]], message))
 
 
-def _labelled(found: re.Match[str]) -> str:
+def _labeled(found: re.Match[str]) -> str:
     """Return the label of a setting. A plain English word stays a word, although a setting has that name."""
     name, state = found["name"], found["state"]
     if name is None or not (found["part"] or state or "_" in name):

@@ -116,7 +116,7 @@ def invalid_response(problems: Sequence[Problem]) -> Response:
 
 
 def shortened(value: Any, levels: int = 3) -> Any:
-    """Shorten a value of a request to what is needed to recognise it."""
+    """Shorten a value of a request to what is needed to recognize it."""
     if isinstance(value, str):
         return value if len(value) <= 200 else f"{value[:200]}…"
     if isinstance(value, Mapping | list | tuple) and not levels:

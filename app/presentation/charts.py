@@ -1,4 +1,4 @@
-"""Plotly figures as JSON, drawn by the served copy of plotly.js in the style sheet's colours."""
+"""Plotly figures as JSON, drawn by the served copy of plotly.js in the style sheet's colors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABEL_WIDTH = 20
 def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
     """Return stacked bars of the required memory, one per method, and a line at the card's memory.
 
-    `meta` names the colour of a bar.
+    `meta` names the color of a bar.
     """
     labels = list(reversed(plans))
     figure = go.Figure(layout={"template": go.layout.Template()})

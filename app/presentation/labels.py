@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentLabel:
-    """The label and meaning of a component. Its colour is `--NAME` in the style sheet."""
+    """The label and meaning of a component. Its color is `--NAME` in the style sheet."""
 
     name: str
     label: str
@@ -27,7 +27,7 @@ COMPONENTS: dict[str, ComponentLabel] = {
             name="base_weights", label="Base weights", meaning="weights of the model, in their storage format"
         ),
         ComponentLabel(
-            name="quantization_constants", label="Quantisation constants", meaning="scales of the 4-bit blocks"
+            name="quantization_constants", label="Quantization constants", meaning="scales of the 4-bit blocks"
         ),
         ComponentLabel(name="adapter_weights", label="Added weights", meaning="parameters that the method adds"),
         ComponentLabel(name="gradients", label="Gradients", meaning="one for each trained parameter"),

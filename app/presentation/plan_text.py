@@ -67,7 +67,7 @@ def counted(fitting: int) -> str:
 
 
 def sentence(plan: DevicePlan) -> str:
-    """Summarise a plan in a sentence."""
+    """Summarize a plan in a sentence."""
     subject = f"{plan.model} on {device_name(plan)}"
     if not plan.configurations:
         return f"{subject}: nothing that meets these needs fits."

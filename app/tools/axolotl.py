@@ -39,5 +39,5 @@ TOOL = Tool(
         ),
     ),
     not_modelled="axolotl enables fused LoRA kernels by default (lora_mlp_kernel, lora_qkv_kernel, lora_o_kernel). "
-    "They are not modelled: the figures are for PEFT's own layers, with these keys set false.",
+    "They are not modeled: the figures are for PEFT's own layers, with these keys set false.",
 )

@@ -46,6 +46,6 @@ TOOL = Tool(
             source=f"{_AT}, model/model_utils/checkpointing.py, prepare_model_for_training",
         ),
     ),
-    not_modelled="The stages dpo, kto, rm and ppo run trainers of LLaMA-Factory's own, which are not modelled: the "
+    not_modelled="The stages dpo, kto, rm and ppo run trainers of LLaMA-Factory's own, which are not modeled: the "
     "figures are for the stages sft and pt.",
 )

@@ -27,7 +27,7 @@ class Tool:
     summary: str
     source: str
     defaults: tuple[TrainerDefault, ...] = ()
-    #: Sentences about features that are not modelled; empty if the whole step is.
+    #: Sentences about features that are not modeled; empty if the whole step is.
     not_modelled: str = ""
 
     @property

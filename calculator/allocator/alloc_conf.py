@@ -90,7 +90,7 @@ def parse_alloc_conf(text: str) -> AllocConf:
     """Parse a value of PYTORCH_CUDA_ALLOC_CONF. If a key is repeated, the last one counts.
 
     Raises:
-        PlanError: if a key is unknown or not modelled, or if PyTorch does not accept a value.
+        PlanError: if a key is unknown or not modeled, or if PyTorch does not accept a value.
     """
     settings = [*_settings(text)]
     conf = DEFAULT
@@ -187,7 +187,7 @@ def _divisions_by_size(value: str) -> tuple[int, ...]:
 def _backend(conf: AllocConf, value: str) -> AllocConf:
     if value == "cudaMallocAsync":
         raise _refused(
-            "backend:cudaMallocAsync leaves placement to the CUDA driver, which is not modelled;"
+            "backend:cudaMallocAsync leaves placement to the CUDA driver, which is not modeled;"
             " leave the key out, or set backend:native",
             f"backend:{value}",
         )
@@ -199,7 +199,7 @@ def _backend(conf: AllocConf, value: str) -> AllocConf:
 def _throw_on_cudamalloc_oom(conf: AllocConf, value: str) -> AllocConf:
     if _boolean("throw_on_cudamalloc_oom", value):
         raise _refused(
-            "throw_on_cudamalloc_oom:True, which raises before cached blocks are freed, is not modelled;"
+            "throw_on_cudamalloc_oom:True, which raises before cached blocks are freed, is not modeled;"
             " leave the key out, or set it to False",
             f"throw_on_cudamalloc_oom:{value}",
         )

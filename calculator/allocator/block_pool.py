@@ -1,6 +1,6 @@
 """A pool of the caching allocator: its segments, cut into blocks, and its free blocks ordered by size and address.
 
-Source: BlockPool and the functions of DeviceCachingAllocator that are named where they are modelled, in
+Source: BlockPool and the functions of DeviceCachingAllocator that are named where they are modeled, in
 c10/cuda/CUDACachingAllocator.cpp.
 """
 
@@ -67,7 +67,7 @@ class Pool:
         return block
 
     def free(self, block: Block) -> None:
-        """Cache a block, merged with its free neighbours (free_block, try_merge_blocks)."""
+        """Cache a block, merged with its free neighbors (free_block, try_merge_blocks)."""
         behind = block.behind
         if behind is not None and behind.is_free:
             self._drop(behind)

@@ -1,14 +1,14 @@
 """PyTorch's CUDA caching allocator: the bytes that it reserves on a device for the tensors that it serves.
 
 Requests are rounded up to 512 bytes. Those of up to 1 MiB share segments of 2 MiB. Those below 10 MiB share segments of
-20 MiB. Larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free neighbours in the
+20 MiB. Larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free neighbors in the
 segment and cached. A request gets the smallest cached block that is large enough, the one with the lowest address if
 there are several. The rest of that block is split off if it is worth caching. If no cached block is large enough, a
 segment is requested from the device. If the device has no room for it, wholly free segments are returned to it and the
 request is repeated before it fails. Each stream has pools of its own.
 
 Source: DeviceCachingAllocator in c10/cuda/CUDACachingAllocator.cpp of PyTorch, whose functions are named where they are
-modelled; c10/core/AllocatorConfig.h for the sizes. The driver's addresses are not known. Here each segment is above
+modeled; c10/core/AllocatorConfig.h for the sizes. The driver's addresses are not known. Here each segment is above
 those before it.
 """
 

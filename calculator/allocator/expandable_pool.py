@@ -125,7 +125,7 @@ class ExpandablePool(Pool):
         return block
 
     def _map(self, unmapped: Block, size: int) -> Block | None:
-        """Map pages at the start of an unmapped block, and cache them with their free neighbours (map_block)."""
+        """Map pages at the start of an unmapped block, and cache them with their free neighbors (map_block)."""
         pages = -(-size // self._page) * self._page
         if not self.allocator.reserve(pages):
             return None

@@ -176,7 +176,7 @@ class _History:
         )
 
     def _leaves(self, first: int, period: _Period) -> bool:
-        """Return whether no repetition uses the added blocks: no request fits, and no neighbour is freed."""
+        """Return whether no repetition uses the added blocks: no request fits, and no neighbor is freed."""
         mask, shift = self._mask, self._pool.shift
         last = first + period.repetitions
         freed = [*self._placed(self._of.freed, last)]

@@ -32,7 +32,7 @@ HEAD = (
     " compares it with the paths of modules, and would replace the dense output head by an empty one in AQLM."
 )
 FROM_SOURCE = (
-    "From source only: what the CUDA kernels of aqlm 1.1.7 allocate. Each pass dequantises a layer's weight, multiplies"
+    "From source only: what the CUDA kernels of aqlm 1.1.7 allocate. Each pass dequantizes a layer's weight, multiplies"
     " with it and frees it; the backward pass also has a scaled copy of the gradient."
 )
 UNSCALED = (
@@ -96,10 +96,10 @@ class AQLM(Base):
             message = "aqlm's CUDA kernels take float16 and bfloat16: use one of them"
             yield Problem(loc="training.dtype", msg=message, input="float32")
         if training.autocast is not None:
-            message = "a base in AQLM is modelled without autocast: leave it out"
+            message = "a base in AQLM is modeled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)
         if training.micro_batch_size * training.sequence_length <= FEW_TOKENS:
-            message = f"a base in AQLM is modelled for more than {FEW_TOKENS} tokens: use more"
+            message = f"a base in AQLM is modeled for more than {FEW_TOKENS} tokens: use more"
             yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
         yield from self._subclasses(model)
         yield from self._of_modules(model)

@@ -36,7 +36,7 @@ TRAINABLE = (
 )
 FROM_SOURCE = (
     "From source only: what gptqmodel's CUDA kernels of AWQ allocate. Up to 1,024 tokens are multiplied in eight parts"
-    " that are summed in float32; more are multiplied with the dequantised weight."
+    " that are summed in float32; more are multiplied with the dequantized weight."
 )
 
 
@@ -75,10 +75,10 @@ class AWQ(GPTQModelBase):
             message = "transformers loads AWQ in float16 where bfloat16 is set (AwqQuantizer.update_dtype): use float16"
             yield Problem(loc="training.dtype", msg=message, input="bfloat16")
         if training.autocast is not None:
-            message = "a base in AWQ is modelled without autocast: leave it out"
+            message = "a base in AWQ is modeled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)
         if model.model_type in SCALED:
-            message = f"transformers scales activations of {model.model_type} in AWQ, which is not modelled: use gptq"
+            message = f"transformers scales activations of {model.model_type} in AWQ, which is not modeled: use gptq"
             yield Problem(loc=f"{self.loc}.quant_method", msg=message, input="awq")
         if self.config.bits != 4:
             message = "AWQ's trainable kernel is for 4 bits: use 4"

@@ -124,14 +124,14 @@ class Base(ABC):
         for path, module in model.paths:
             if module.kind == "linear" and not module.quantizable and not module.is_last and not path.endswith(".wo"):
                 message = (
-                    f"{path} is of a subclass of torch.nn.Linear, which is not modelled in {self.label}: use qlora or"
+                    f"{path} is of a subclass of torch.nn.Linear, which is not modeled in {self.label}: use qlora or"
                     " load_in_8bit, which do not replace it"
                 )
                 yield Problem(loc=f"{self.loc}.quant_method", msg=message, input=self.config.quant_method)
                 return
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield the settings that the libraries refuse, or that are not modelled."""
+        """Yield the settings that the libraries refuse, or that are not modeled."""
         return iter(())
 
     def assumptions(self) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from calculator.inputs.settings import setting
 
-#: The `quant_method` of the modelled bases, as transformers spells it.
+#: The `quant_method` of the modeled bases, as transformers spells it.
 QuantMethod = Literal["gptq", "awq", "torchao", "fp8", "hqq", "eetq", "aqlm"]
 
-#: The modelled configs of torchao, as TorchAoConfig's quant_type names them.
+#: The modeled configs of torchao, as TorchAoConfig's quant_type names them.
 TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 
 

@@ -32,33 +32,33 @@ DEQUANTIZED = {
 CHOSEN_BY_METHOD = ("bitsandbytes",)
 
 _NOT_TRAINABLE = "transformers does not train over it (is_trainable of its quantizer)"
-_NOT_MODELLED = "it is not modelled"
+_NOT_MODELED = "it is not modeled"
 
 #: Why other formats are refused.
 REFUSED = {
     "vptq": _NOT_TRAINABLE,
-    "quanto": "PEFT has no LoRA layer of its own for it, and what its tensors allocate is not modelled",
+    "quanto": "PEFT has no LoRA layer of its own for it, and what its tensors allocate is not modeled",
     "higgs": _NOT_TRAINABLE,
     "fbgemm_fp8": _NOT_TRAINABLE,
     "gguf": _NOT_TRAINABLE,
     "bitnet": _NOT_TRAINABLE,
     "spqr": _NOT_TRAINABLE,
     "quark": _NOT_TRAINABLE,
-    "fp_quant": _NOT_MODELLED,
+    "fp_quant": _NOT_MODELED,
     "auto-round": _NOT_TRAINABLE,
     "nvfp4": _NOT_TRAINABLE,
-    "mxfp8": _NOT_MODELLED,
+    "mxfp8": _NOT_MODELED,
     "metal": _NOT_TRAINABLE,
-    "fouroversix": _NOT_MODELLED,
-    "sinq": _NOT_MODELLED,
+    "fouroversix": _NOT_MODELED,
+    "sinq": _NOT_MODELED,
     "gemma": _NOT_TRAINABLE,
 }
 
 #: Why a checkpoint in a format is refused although a method can choose the format for another checkpoint.
 #: Source: transformers 5.24, quantizers/quantizer_hqq.py, which has no get_quantize_ops.
-NOT_LOADED = {"hqq": "transformers 5.24 does not load it; the package hqq quantises a dense checkpoint"}
+NOT_LOADED = {"hqq": "transformers 5.24 does not load it; the package hqq quantizes a dense checkpoint"}
 
-#: The settings that change what is stored, with the values that are modelled.
+#: The settings that change what is stored, with the values that are modeled.
 FIXED: dict[str, tuple[Any, ...]] = {
     "version": (None, "gemm", "GEMM"),
     "modules_to_not_convert": (None, [], ["lm_head"]),
@@ -74,7 +74,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "out_group_size": (None, 1),
 }
 
-#: Why a setting is refused, if the reason is not that it is not modelled.
+#: Why a setting is refused, if the reason is not that it is not modeled.
 #: Source: aqlm 1.1.7, inference_kernels/cuda_kernel.cpp, code1x16_matmat_dequant_transposed.
 WHY_FIXED = {
     "in_group_size": "aqlm 1.1.7 takes every code for 8 inputs in its backward pass, which fails with other groups"
@@ -83,7 +83,7 @@ WHY_FIXED = {
 #: AQLM's list of dense layers, and the name that transformers must find there.
 DENSE, HEAD = "linear_weights_not_to_quantize", "lm_head"
 
-#: The modelled configs of torchao, by their names in config.json files.
+#: The modeled configs of torchao, by their names in config.json files.
 TORCHAO: dict[Any, TorchAOType] = {
     "Int8WeightOnlyConfig": "Int8WeightOnlyConfig",
     "int8_weight_only": "Int8WeightOnlyConfig",
@@ -105,7 +105,7 @@ def method_of(stated: Any) -> str | None:
 
 
 def read(stated: Any) -> QuantizationConfig | None:
-    """Return the modelled base of a `quantization_config`. None for others, for which `problems` yields the reasons."""
+    """Return the modeled base of a `quantization_config`. None for others, for which `problems` yields the reasons."""
     name = method_of(stated)
     if name not in BASES or name in (*DEQUANTIZED, *NOT_LOADED) or any(_of_settings(stated)):
         return None
@@ -139,15 +139,15 @@ def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
 
 
 def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the settings that change what is stored in a way that is not modelled."""
+    """Yield the settings that change what is stored in a way that is not modeled."""
     kind = _torchao_type(stated)
     if stated.get("quant_method") == "torchao" and kind not in TORCHAO:
         types = " and ".join(get_args(TorchAOType))
-        message = f"of torchao, {types} are modelled; transformers does not train over 4 bits: {_WAY_OUT}"
+        message = f"of torchao, {types} are modeled; transformers does not train over 4 bits: {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_type", msg=message, input=kind)
     for key, values in FIXED.items():
         if stated.get(key) not in values:
-            message = f"{WHY_FIXED.get(key, 'a base with this setting is not modelled')}: {_WAY_OUT}"
+            message = f"{WHY_FIXED.get(key, 'a base with this setting is not modeled')}: {_WAY_OUT}"
             yield Problem(loc=f"{LOC}.{key}", msg=message, input=stated[key])
     if stated.get("quant_method") == "aqlm":
         yield from _of_aqlm(stated.get(DENSE))
@@ -167,7 +167,7 @@ def _of_aqlm(dense: Any) -> Iterator[Problem]:
         )
         yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=dense)
     elif others := [each for each in dense if each != HEAD and not str(each).endswith(".weight")]:
-        message = f"linear layers that AQLM leaves dense are not modelled, except {HEAD}: {_WAY_OUT}"
+        message = f"linear layers that AQLM leaves dense are not modeled, except {HEAD}: {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=others)
 
 
@@ -197,7 +197,7 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
             message = f"the config.json states {name}, which PEFT does not dequantize: leave it out, or {_WAY_OUT}"
             yield Problem(loc="method.quantization_config.quant_method", msg=message, input=chosen.quant_method)
     elif not low_rank:
-        message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modelled: use that, or {_WAY_OUT}"
+        message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modeled: use that, or {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
     else:
         yield from _of_stated(stated)

@@ -26,11 +26,11 @@ TILE = 64
 
 INSTALLED = (
     "PEFT takes EETQ's layers where the package eetq is installed, too, though transformers runs the kernels of"
-    " kernels-community/quantization-eetq. Weights are quantised on the CPU as they are loaded."
+    " kernels-community/quantization-eetq. Weights are quantized on the CPU as they are loaded."
 )
 FROM_SOURCE = "From source only: EETQ's CUDA kernel allocates its output and nothing else (w8_a16_gemm_forward_cuda)."
 IDENTITY = (
-    "EETQ dequantises a weight in the backward pass by multiplying it with an identity matrix of as many rows as the"
+    "EETQ dequantizes a weight in the backward pass by multiplying it with an identity matrix of as many rows as the"
     " layer has inputs, which is first in float32, then in float16."
 )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NATIVE = (
     "The base stays in FP8 (FineGrainedFP8Config without dequantize), which needs a GPU of compute capability 8.9 or"
-    " higher: on an older one transformers dequantises it. What quantising takes while the model is loaded is not"
+    " higher: on an older one transformers dequantizes it. What quantizing takes while the model is loaded is not"
     " counted."
 )
 FROM_SOURCE = (
@@ -86,7 +86,7 @@ class FP8(Base):
             yield Problem(loc=f"{self.loc}.weight_block_size", msg=message, input=list(size))
             return
         if any(module.kind == "experts" for _, module in model.paths):
-            message = "fused experts in FP8 are not modelled: leave quantization_config out, which dequantises them"
+            message = "fused experts in FP8 are not modeled: leave quantization_config out, which dequantizes them"
             yield Problem(loc=f"{self.loc}.quant_method", msg=message, input="fp8")
         if training.adapter_dtype == "model":
             message = "PEFT gives adapters the dtype of the base, in which FP8 has no products: use float32"
@@ -102,7 +102,7 @@ class FP8(Base):
         for path, module in model.paths:
             if self.converts(path, module, model) and (module.out_features % outputs or module.in_features % inputs):
                 message = (
-                    f"{path} has {module.out_features:,} outputs and {module.in_features:,} inputs: FP8 is modelled"
+                    f"{path} has {module.out_features:,} outputs and {module.in_features:,} inputs: FP8 is modeled"
                     f" where blocks of {outputs} and {inputs} divide them; null means one scale for each weight"
                 )
                 yield Problem(loc=f"{self.loc}.weight_block_size", msg=message, input=[outputs, inputs])

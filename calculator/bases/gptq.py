@@ -31,15 +31,15 @@ TRAINABLE = (
     " GPU (Machete, Marlin, ExLlama V2) have no backward pass."
 )
 COMPILED = (
-    "From source only: gptqmodel compiles the dequantisation of a GPTQ weight (torch.compile), whose kernel is counted"
+    "From source only: gptqmodel compiles the dequantization of a GPTQ weight (torch.compile), whose kernel is counted"
     " as one that writes the dense float16 weight and allocates nothing else, as Inductor's code for CPUs does."
 )
 SAVED = (
-    "In training, gptqmodel multiplies with the dequantised weight, which autograd saves until the backward pass:"
+    "In training, gptqmodel multiplies with the dequantized weight, which autograd saves until the backward pass:"
     " without gradient checkpointing, every layer's dense weight is in memory at the end of the forward pass."
 )
 CAST = (
-    "gptqmodel dequantises GPTQ weights into float16 and casts them to the dtype of the hidden states: use float16 to"
+    "gptqmodel dequantizes GPTQ weights into float16 and casts them to the dtype of the hidden states: use float16 to"
     " spare a copy."
 )
 
@@ -80,9 +80,9 @@ class GPTQ(GPTQModelBase):
             yield CAST
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield bits and group sizes without a modelled kernel, and sizes that do not fill the packed integers."""
+        """Yield bits and group sizes without a modeled kernel, and sizes that do not fill the packed integers."""
         if self.config.bits not in BITS:
-            message = "a GPTQ base is modelled in 2, 4 and 8 bits: use one of them"
+            message = "a GPTQ base is modeled in 2, 4 and 8 bits: use one of them"
             yield Problem(loc=f"{self.loc}.bits", msg=message, input=self.config.bits)
         if self.group_size not in GROUP_SIZES:
             group_sizes = ", ".join(map(str, GROUP_SIZES))
@@ -92,7 +92,7 @@ class GPTQ(GPTQModelBase):
             if self.converts(path, module, model) and (module.in_features % WORD or module.out_features % WORD):
                 message = (
                     f"{path} has {module.in_features:,} inputs and {module.out_features:,} outputs: a GPTQ base is"
-                    f" modelled where {WORD} divides both"
+                    f" modeled where {WORD} divides both"
                 )
                 yield Problem(loc=f"{self.loc}.quant_method", msg=message, input="gptq")
                 return

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calculator.resident.stored_weight import StoredWeight
 
 LOADED = (
-    "The package hqq quantises the model once it is loaded (AutoHQQHFModel.quantize_model), with axis 1 and its backend"
-    " of PyTorch's operations: transformers 5.24 does not load HqqConfig. What quantising takes is not counted."
+    "The package hqq quantizes the model once it is loaded (AutoHQQHFModel.quantize_model), with axis 1 and its backend"
+    " of PyTorch's operations: transformers 5.24 does not load HqqConfig. What quantizing takes is not counted."
 )
 
 
@@ -78,7 +78,7 @@ class HQQ(Base):
             yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.group_size)
             return
         if not any(path.startswith("model.layers.") for path, _ in model.paths):
-            message = f"hqq quantises models whose blocks are model.layers, which {model.model_type} has not: use gptq"
+            message = f"hqq quantizes models whose blocks are model.layers, which {model.model_type} has not: use gptq"
             yield Problem(loc=f"{self.loc}.quant_method", msg=message, input="hqq")
         for path, module in model.paths:
             if any(parameter.dtype != "model" for parameter in module.parameters):
@@ -89,7 +89,7 @@ class HQQ(Base):
             message = "PEFT has no bias of B over HQQ: use false"
             yield Problem(loc="method.lora_bias", msg=message, input=True)
         if training.autocast is not None:
-            message = "a base in HQQ is modelled without autocast: leave it out"
+            message = "a base in HQQ is modeled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)
         yield from self._sides(model)
 

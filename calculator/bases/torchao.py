@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ONLY = (
     "torchao's base is in 8 bits, with a scale for each output. transformers and PEFT do not train over its 4 bits."
-    " What quantising takes while the model is loaded is not counted."
+    " What quantizing takes while the model is loaded is not counted."
 )
 SAVED = (
     "torchao multiplies with the weight cast to the input's dtype, which autograd saves until the backward pass:"
@@ -77,14 +77,14 @@ class TorchAO(Base):
             yield SAVED
 
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
-        """Yield LoRA biases, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which are not modelled."""
+        """Yield LoRA biases, which PEFT refuses (TorchaoLoraLinear), autocast, and groups, which are not modeled."""
         if method.lora_bias:
             message = "PEFT has no bias of B over torchao: use false"
             yield Problem(loc="method.lora_bias", msg=message, input=True)
         yield from self._subclasses(model)
         if training.autocast is not None:
-            message = "a base in torchao's 8 bits is modelled without autocast: leave it out"
+            message = "a base in torchao's 8 bits is modeled without autocast: leave it out"
             yield Problem(loc="training.autocast", msg=message, input=training.autocast)
         if self.config.group_size is not None:
-            message = "torchao's 8 bits are modelled with a scale for each output: leave it out"
+            message = "torchao's 8 bits are modeled with a scale for each output: leave it out"
             yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.config.group_size)

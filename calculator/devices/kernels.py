@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.devices.verdict import card_of
-from calculator.stack.changes import older_behaviour
+from calculator.stack.changes import older_behavior
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,5 +44,5 @@ def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] |
     return Kernels(
         flash=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,
-        grouped_efficient="math_kernel_for_float32_groups" not in older_behaviour(stack),
+        grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
     )

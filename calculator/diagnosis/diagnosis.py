@@ -193,12 +193,12 @@ def _not_replayed(request: Request) -> PlanError:
     for part in ("offload_optimizer", "offload_param"):
         if (offload := getattr(training.zero, part)) is not None and offload.device == "cpu":
             message = (
-                f"the order in which DeepSpeed copies to and from the host is not modelled under {name}, only its peak:"
+                f"the order in which DeepSpeed copies to and from the host is not modeled under {name}, only its peak:"
                 " leave it out, or use the estimate, which has the peak's tensors"
             )
             return refusal(f"training.deepspeed.zero_optimization.{part}.device", message, offload.device)
     message = (
-        f"the order in which {trainer_of(training).facts.label} generates and scores completions is not modelled under"
+        f"the order in which {trainer_of(training).facts.label} generates and scores completions is not modeled under"
         f" {name}, only its peak: use ddp or fsdp, or the estimate, which has the peak's tensors"
     )
     return refusal("training.trainer", message, training.trainer)

@@ -52,7 +52,7 @@ _OF_EVALUATION = re.compile(r"\b(?:evaluation_loop|prediction_loop|prediction_st
 #: Lines of a PyTorch optimizer in a traceback: its file, and the names of Adam's states.
 _OF_OPTIMIZER = re.compile(r"\btorch/optim/\w+\.py|\bexp_avg")
 
-#: Colours and other control sequences of a terminal.
+#: Colors and other control sequences of a terminal.
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 #: Errors that are not messages of the caching allocator, and what each is.

@@ -51,7 +51,7 @@ def phase_matches(
     library's workspaces, which earlier steps leave.
 
     Raises:
-        PlanError: if a phase of the run is not modelled.
+        PlanError: if a phase of the run is not modeled.
     """
     check_request(request)
     check_model(request, resident.prepared.model)

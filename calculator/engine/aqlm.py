@@ -22,7 +22,7 @@ def matmul(x: Tensor, module: Module) -> Tensor:
     """
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.shape)) if x.edge else None
     shape = (*x.shape[:-1], module.out_features)
-    dense = x.tape.scratch((module.out_features, module.in_features), x.dtype, "weight, dequantised")
+    dense = x.tape.scratch((module.out_features, module.in_features), x.dtype, "weight, dequantized")
     scaled = x.tape.scratch(shape, x.dtype, "product, scaled")
     out = x.tape.new(shape, x.dtype, "output", node)
     del dense, scaled
@@ -34,7 +34,7 @@ def matmul(x: Tensor, module: Module) -> Tensor:
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     module, shape = node.context
     scaled = grad.tape.scratch(grad.shape, grad.dtype, "gradient, scaled")
-    dense = grad.tape.scratch((module.out_features, module.in_features), grad.dtype, "weight, dequantised")
+    dense = grad.tape.scratch((module.out_features, module.in_features), grad.dtype, "weight, dequantized")
     x_grad = grad.tape.new(shape, grad.dtype, "product: gradient")
     x_grad.viewed = True  # a view of a product of two matrices
     del scaled, dense

@@ -32,7 +32,7 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType)
     node = Node(x.tape, _matmul_back, (x.edge,), (module, x.shape)) if x.edge else None
     rows, shape = prod(x.shape[:-1]), (*x.shape[:-1], module.out_features)
     if rows > FUSED_ROWS:
-        scratch = x.tape.scratch((module.in_features, module.out_features), compute_dtype, "weight, dequantised")
+        scratch = x.tape.scratch((module.in_features, module.out_features), compute_dtype, "weight, dequantized")
     else:
         scratch = x.tape.scratch((PARTS, rows, module.out_features), "float32", "parts of the product")
     name = "output" if bias is None else "output without bias"
@@ -49,7 +49,7 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None, compute_dtype: DType)
 
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     module, shape = node.context
-    dense = grad.tape.scratch((module.in_features, module.out_features), grad.dtype, "weight, dequantised")
+    dense = grad.tape.scratch((module.in_features, module.out_features), grad.dtype, "weight, dequantized")
     x_grad = grad.tape.new(shape, grad.dtype, "product: gradient")
     x_grad.viewed = True  # a view of a product of two matrices
     del dense

@@ -1,6 +1,6 @@
 """Convolutions over positions: the memory that they allocate and save, and that their backward pass allocates.
 
-Source: tools/autograd/derivatives.yaml, convolution. cuDNN also needs a workspace, which is not modelled.
+Source: tools/autograd/derivatives.yaml, convolution. cuDNN also needs a workspace, which is not modeled.
 `packaged_conv1d` models the function of the package causal-conv1d.
 """
 

@@ -43,7 +43,7 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     loaded = tape.scratch((side, side), "float32", "identity matrix in float32")
     identity = tape.scratch((side, side), dtype, "identity matrix")
     del loaded
-    dense = tape.scratch((side, module.out_features), dtype, "weight, dequantised")
+    dense = tape.scratch((side, module.out_features), dtype, "weight, dequantized")
     rows = grad.shape[1:-1] if grad.shape[0] == 1 else grad.shape[:-1]
     x_grad = tape.new((1, *rows, side), dtype, "product: gradient")
     x_grad.viewed = True  # a view of a product of two matrices

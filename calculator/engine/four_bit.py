@@ -24,8 +24,8 @@ def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> T
     """Allocate a temporary dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit)."""
     shape = module.weight.shape
     blocks = ceil(module.weight.elements / quantization.blocksize)
-    absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
-    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
+    absmax = tape.scratch((blocks,), "float32", "absmax, dequantized") if quantization.double_quant else None
+    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantized")
     del absmax
     return dense
 
@@ -46,7 +46,7 @@ def matmul_4bit(
     if _fused(x, quantization):
         return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
-    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
+    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantized")
     if bias is not None and bias.dtype != quantization.compute_dtype:
         # Linear4bit has already cast its bias in place (bias.data). The bias that FSDP2 gathers has another dtype.
         bias = Tensor(x.tape, None, bias.shape, quantization.compute_dtype, None)
@@ -95,7 +95,7 @@ def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> 
     if not quantization.double_quant:
         return []
     blocks = ceil(module.weight.elements / quantization.blocksize)
-    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
+    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantized", "absmax with offset")]
 
 
 def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

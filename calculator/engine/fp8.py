@@ -54,7 +54,7 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
             scales = tape.scratch((rows, columns), grad.dtype, "scales in the gradient's dtype")
     elif grad.dtype != "float32":
         scales = tape.scratch((), grad.dtype, "scale in the gradient's dtype")
-    dense = tape.scratch(shape, grad.dtype, "weight, dequantised")
+    dense = tape.scratch(shape, grad.dtype, "weight, dequantized")
     if weight.block is not None:
         tape.scratch((rows * weight.block[0], columns), grad.dtype, "scales of each row")
     del scales

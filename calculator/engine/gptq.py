@@ -21,8 +21,8 @@ def matmul(x: Tensor, module: Module, bias: Tensor | None) -> Tensor:
 
     If the input needs a gradient, autograd saves the dense weight.
     """
-    dense = x.tape.scratch((module.in_features, module.out_features), "float16", "weight, dequantised")
-    dense = ops.cast(dense, x.dtype, "dequantised weight in the input's dtype")
+    dense = x.tape.scratch((module.in_features, module.out_features), "float16", "weight, dequantized")
+    dense = ops.cast(dense, x.dtype, "dequantized weight in the input's dtype")
     out = products.matmul(x, dense, None, module.out_features, "output")
     del dense
     return out if bias is None else add_view_(out, ops.cast(bias, out.dtype, "bias in the output's dtype"))

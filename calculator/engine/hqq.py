@@ -38,7 +38,7 @@ def dequantized(tape: Tape, module: Module, weight: HQQWeight) -> Tensor:
     dtype, shape = weight.compute_dtype, module.weight.shape
     unpacked = _unpacked(tape, shape, weight)
     shifted = tape.scratch(shape, dtype, "weight less its zero points")
-    dense = tape.scratch(shape, dtype, "weight, dequantised")
+    dense = tape.scratch(shape, dtype, "weight, dequantized")
     del unpacked, shifted
     return dense
 

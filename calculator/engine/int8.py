@@ -90,7 +90,7 @@ def dequantize_8bit(tape: Tape, module: Module) -> Tensor:
     """Allocate a temporary dense copy of the weight in float32 (bitsandbytes.functional.int8_vectorwise_dequant)."""
     shape = (module.out_features, module.in_features)
     product = tape.scratch(shape, "float32", "weight · scales")
-    dense = tape.scratch(shape, "float32", "weight, dequantised")
+    dense = tape.scratch(shape, "float32", "weight, dequantized")
     del product
     return dense
 
@@ -101,7 +101,7 @@ def _matmul_8bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
     bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
     if left is None:
         return None, bias_grad
-    dense = grad.tape.scratch((module.out_features, module.in_features), dtype, "weight, dequantised")
+    dense = grad.tape.scratch((module.out_features, module.in_features), dtype, "weight, dequantized")
     grad.tape.scratch((module.out_features, 1), "float32", "scales / 127")
     grad = ops.cast(grad, dtype, "gradient in the input's dtype")
     x_grad = grad.tape.new(left[2], dtype, "product: gradient")

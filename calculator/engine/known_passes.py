@@ -110,7 +110,7 @@ class KnownPasses:
             return known.on(tape, name), known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
-        # This string is equal, but a distinct object: rows that inherit the component are recognised by its identity.
+        # This string is equal, but a distinct object: rows that inherit the component are recognized by its identity.
         tape.component = inherits = _another(outer)
         outputs, layers = run()
         end = None if tape.component is inherits else tape.component

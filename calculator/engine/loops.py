@@ -2,7 +2,7 @@
 
 Five iterations are interpreted, and one of them is repeated.
 
-An iteration refers to its own tensors, to those of the neighbouring iterations, and to tensors outside the loop. The
+An iteration refers to its own tensors, to those of the neighboring iterations, and to tensors outside the loop. The
 third iteration is the first one with two similar iterations on both sides. Its events are repeated for the iterations
 that are not interpreted: in order in the forward pass, and in reverse in the backward pass. `expanded` returns the tape
 with the events of every iteration.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INTERPRETED = 5
 _FIRST, _LAST = 1, 4
 
-#: With this many skipped iterations, `_repeated` extrapolates row numbers from two neighbouring iterations.
+#: With this many skipped iterations, `_repeated` extrapolates row numbers from two neighboring iterations.
 _EVEN = 3
 
 
@@ -212,7 +212,7 @@ class _Expansion:
     def _number(self, row: int, iteration: int) -> int:
         """Return the new number of a row that an event of an iteration refers to.
 
-        If a neighbouring window allocates the row, it is a row of the neighbouring iteration.
+        If a neighboring window allocates the row, it is a row of the neighboring iteration.
         """
         owner = self._owner.get(row)
         if owner is None or not 0 <= iteration + owner.place <= owner.skipped:

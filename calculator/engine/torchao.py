@@ -43,8 +43,8 @@ def matmul_float8(x: Tensor, module: Module, bias: Tensor | None, weight_dtype: 
     """
     tape, shape = x.tape, (module.in_features, module.out_features)
     in_float32 = tape.scratch(shape, "float32", "weight in float32")
-    scaled = tape.scratch(shape, "float32", "weight, dequantised")
-    dense = ops.cast(scaled, weight_dtype, "dequantised weight in the model's dtype")
+    scaled = tape.scratch(shape, "float32", "weight, dequantized")
+    dense = ops.cast(scaled, weight_dtype, "dequantized weight in the model's dtype")
     del in_float32, scaled
     out = products.matmul(x, dense, None, module.out_features, "output" if bias is None else "output without bias")
     del dense

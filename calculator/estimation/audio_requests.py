@@ -57,7 +57,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         names = getattr(method, field, None)
         named = sorted(set(NOT_ADAPTED).intersection(names)) if isinstance(names, tuple) else ()
         if named:
-            message = f"{', '.join(named)} of {model.model_type} is not modelled: name linear layers of the layers"
+            message = f"{', '.join(named)} of {model.model_type} is not modeled: name linear layers of the layers"
             yield Problem(loc=f"method.{field}", msg=message, input=list(names or ()))
 
 

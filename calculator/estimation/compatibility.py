@@ -1,4 +1,4 @@
-"""Checks for requests that the real libraries refuse, and for requests that are not modelled yet.
+"""Checks for requests that the real libraries refuse, and for requests that are not modeled yet.
 
 Each refusal gives a reason.
 """
@@ -43,8 +43,8 @@ SWITCHES: dict[str, tuple[bool, str]] = {
         True,
         "the model would checkpoint its layers whatever the request sets: use training.gradient_checkpointing",
     ),
-    "output_attentions": (True, "the model would keep every layer's attention weights, which is not modelled"),
-    "output_hidden_states": (True, "the model would keep every layer's hidden states, which is not modelled"),
+    "output_attentions": (True, "the model would keep every layer's attention weights, which is not modeled"),
+    "output_hidden_states": (True, "the model would keep every layer's hidden states, which is not modeled"),
     "return_dict": (False, "the model would return the loss without a name, and the step needs the name"),
 }
 
@@ -161,34 +161,34 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
 def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why several GPUs, other tasks or older releases are refused with some methods.
 
-    These methods are modelled in plain steps only.
+    These methods are modeled in plain steps only.
     """
     method, stack = request.method.for_model(model), request.stack
     if not method.plain_steps_only:
         return
     yield from _sharded_plain_steps(request)
     if request.task != "causal_lm":
-        message = f"{method.title} is modelled for causal_lm only: use that, or another method"
+        message = f"{method.title} is modeled for causal_lm only: use that, or another method"
         yield Problem(loc="task", msg=message, input=request.task)
     if stack.peft != DEFAULT_STACK.peft:
-        message = f"{method.title} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
+        message = f"{method.title} is modeled as in peft {DEFAULT_STACK.peft} only: use that"
         yield Problem(loc="stack.peft", msg=message, input=stack.peft)
     if method.quantizes_base and stack != DEFAULT_STACK:
-        message = f"{method.title} is modelled with the default releases only: leave stack out"
+        message = f"{method.title} is modeled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(stack))
 
 
 def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
-    """Yield why several GPUs are refused with a method that is modelled under some shardings only, or under none."""
+    """Yield why several GPUs are refused with a method that is modeled under some shardings only, or under none."""
     method, device = request.method, request.device
     if device.count == 1:
         return
     if not method.plain_shardings:
-        message = f"{method.title} is modelled on one GPU only: set device.count 1 and device.sharding none"
+        message = f"{method.title} is modeled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=device.count)
     elif device.sharding not in method.plain_shardings:
-        message = f"{method.title} is modelled under {' and '.join(method.plain_shardings)} only: use one of them"
+        message = f"{method.title} is modeled under {' and '.join(method.plain_shardings)} only: use one of them"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     elif request.training.trainer is not None:
-        message = f"{method.title} is modelled in the reference step on several GPUs: leave the trainer out"
+        message = f"{method.title} is modeled in the reference step on several GPUs: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=request.training.trainer)

@@ -34,7 +34,7 @@ CONVOLUTION = "Memory that the convolution of patches may need in addition to it
 
 
 def image_families() -> tuple[str, ...]:
-    """Return the model types whose images are modelled."""
+    """Return the model types whose images are modeled."""
     return tuple(name for name, each in sorted(FAMILIES.items()) if each.forward is not None and each.forward.tower)
 
 
@@ -49,13 +49,13 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         return
     yield from _elsewhere(request)
     if training.attention == "eager":
-        message = "images are modelled with sdpa and flash_attention_2: use sdpa"
+        message = "images are modeled with sdpa and flash_attention_2: use sdpa"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     if training.sequence_lengths is not None:
-        message = "images are modelled for sequences of one length: leave sequence_lengths out, or leave images out"
+        message = "images are modeled for sequences of one length: leave sequence_lengths out, or leave images out"
         yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
     if request.method.virtual_tokens:
-        message = f"{request.method.facts.label} with images is not modelled yet: use another method, such as lora"
+        message = f"{request.method.facts.label} with images is not modeled yet: use another method, such as lora"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
     yield from _without_gradient(request, model)
     try:
@@ -93,18 +93,18 @@ def _unread(request: Request, model: Model) -> Problem:
     value = asdict(images) if images is not None else None
     families = ", ".join(image_families())
     if request.task != "causal_lm":
-        return Problem(loc=_LOC, msg=f"{request.task} with images is not modelled: leave images out", input=value)
+        return Problem(loc=_LOC, msg=f"{request.task} with images is not modeled: leave images out", input=value)
     if model.towers:
-        message = f"the images of {model.model_type} are not modelled yet: leave images out, or use {families}"
+        message = f"the images of {model.model_type} are not modeled yet: leave images out, or use {families}"
         return Problem(loc=_LOC, msg=message, input=value)
     message = f"{model.model_type} has no vision tower: leave images out, or use a model of the types {families}"
     return Problem(loc=_LOC, msg=message, input=value)
 
 
 def _elsewhere(request: Request) -> Iterator[Problem]:
-    """Yield the settings that images are not modelled with."""
+    """Yield the settings that images are not modeled with."""
     if request.stack != DEFAULT_STACK:
-        message = "images are modelled with the default releases only: leave stack out"
+        message = "images are modeled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))
 
 
@@ -144,7 +144,7 @@ def _sizes(request: Request, model: Model, image: Processed, images: Images) -> 
     if chunks > MOST_CHUNKS:
         message = (
             f"the tower attends within {chunks:,} windows or images of a micro-batch, of which at most {MOST_CHUNKS:,}"
-            " are modelled: make images or micro-batches smaller"
+            " are modeled: make images or micro-batches smaller"
         )
         yield Problem(loc=f"{_LOC}.images_per_sequence", msg=message, input=count)
 

@@ -1,4 +1,4 @@
-"""The peak of adding an adapter to a model on the GPU, if the adapter's initialisation reads the weights."""
+"""The peak of adding an adapter to a model on the GPU, if the adapter's initialization reads the weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class InitialPeak(NamedTuple):
 def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     """Return the peak of PEFT's get_peft_model, and of the preprocessing that must run before it.
 
-    Return None if the initialisation is not modelled, or does not read weights. The adapters of earlier modules are in
+    Return None if the initialization is not modeled, or does not read weights. The adapters of earlier modules are in
     the dtype of their weights. PEFT casts all of them at the end, one by one.
     """
     kind = _kind(resident.prepared)
@@ -88,7 +88,7 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
 
 
 def _of_passes(resident: ResidentState) -> InitialPeak | None:
-    """Return the peak of EVA's passes of samples, if they are modelled."""
+    """Return the peak of EVA's passes of samples, if they are modeled."""
     adapted = [path for path, _, spec in resident.prepared.modules if _has_update(spec)]
     found = eva_pass(resident.prepared, {path: place for place, path in enumerate(adapted)}) if adapted else None
     if found is None:
@@ -131,14 +131,14 @@ def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak
 
 
 def offloaded_to_host(resident: ResidentState) -> int:
-    """Return the bytes of host memory that the initialisation takes if the model is on the GPU: CorDA's vectors."""
+    """Return the bytes of host memory that the initialization takes if the model is on the GPU: CorDA's vectors."""
     if _kind(resident.prepared) != "corda":
         return 0
     return sum(offloaded_bytes(_weight(module, spec)) for _, module, spec in _initialized(resident.prepared))
 
 
 def replaced_on_host(resident: ResidentState) -> int:
-    """Return the bytes of host memory that the initialisation takes if the model is on the host.
+    """Return the bytes of host memory that the initialization takes if the model is on the host.
 
     They are the weights that are replaced so far and temporary tensors. LAPACK's workspaces are not counted. What runs
     on samples is assumed to run on the GPU.
@@ -157,7 +157,7 @@ def replaced_on_host(resident: ResidentState) -> int:
 
 
 def _kind(prepared: PreparedModel) -> str:
-    """Return the name of the initialisation of LoRA or QLoRA, or an empty string for other methods."""
+    """Return the name of the initialization of LoRA or QLoRA, or an empty string for other methods."""
     method = prepared.method
     kind = method.init_lora_weights if isinstance(method, LowRank) else None
     return kind if isinstance(kind, str) else ""

@@ -1,4 +1,4 @@
-"""Packages whose kernels replace a model's PyTorch code: what is modelled of `training.kernels`, and what answers say.
+"""Packages whose kernels replace a model's PyTorch code: what is modeled of `training.kernels`, and what answers say.
 
 transformers calls a package's function if the package is installed (integrations/hub_kernels.py,
 use_kernel_func_from_hub_with_fallback).
@@ -62,7 +62,7 @@ _MULTIPROCESSORS = " mamba_ssm splits sums over 108 multiprocessors, as many as 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield packages that the model does not call, or whose kernels refuse its sizes.
 
-    Also yield the settings that are not modelled with any package.
+    Also yield the settings that are not modeled with any package.
     """
     given, name = request.training.kernels, model.model_type
     if given is None:
@@ -73,10 +73,10 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.kernels", msg=_way_out(name, packages, wrong), input=list(given))
         return
     if request.device.sharding != "none":
-        message = "kernel packages are modelled on one GPU without sharding: use none, or leave kernels out"
+        message = "kernel packages are modeled on one GPU without sharding: use none, or leave kernels out"
         yield Problem(loc="device.sharding", msg=message, input=request.device.sharding)
     if request.stack.transformers != DEFAULT_STACK.transformers:
-        message = f"kernel packages are modelled with transformers {DEFAULT_STACK.transformers}: leave kernels out"
+        message = f"kernel packages are modeled with transformers {DEFAULT_STACK.transformers}: leave kernels out"
         yield Problem(loc="stack.transformers", msg=message, input=request.stack.transformers)
     if "mamba_ssm" in given:
         yield from _of_scan(request)
@@ -100,19 +100,19 @@ def notes(request: Request, model: Model) -> tuple[str, ...]:
 
 def _way_out(name: str, packages: tuple[str, ...], wrong: str | None) -> str:
     if not packages:
-        return f"kernel packages are not modelled for {name}: leave it out"
+        return f"kernel packages are not modeled for {name}: leave it out"
     choices = " or ".join(str([*packages[:count]]) for count in range(1, len(packages) + 1))
-    reason = f"{wrong} is not modelled" if wrong else f"{packages[1]} is not modelled without {packages[0]}"
+    reason = f"{wrong} is not modeled" if wrong else f"{packages[1]} is not modeled without {packages[0]}"
     return f"{reason} for {name}: use {choices}, or leave it out"
 
 
 def _of_scan(request: Request) -> Iterator[Problem]:
     training = request.training
     if training.autocast is not None:
-        message = "what mamba_ssm casts under autocast is not modelled: leave autocast or the package out"
+        message = "what mamba_ssm casts under autocast is not modeled: leave autocast or the package out"
         yield Problem(loc="training.autocast", msg=message, input=training.autocast)
     if training.trainer not in _TRAINS_ALONE:
-        message = "mamba_ssm is modelled with the trainers transformers and trl-sft: use one, or leave the package out"
+        message = "mamba_ssm is modeled with the trainers transformers and trl-sft: use one, or leave the package out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 

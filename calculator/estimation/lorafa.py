@@ -17,7 +17,7 @@ _PAIRS = "LoRA-FA's optimizer reads the parameters named lora in pairs of A and 
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield methods other than LoRA, and settings of LoRA, that LoRA-FA's optimizer is not modelled with.
+    """Yield methods other than LoRA, and settings of LoRA, that LoRA-FA's optimizer is not modeled with.
 
     Source: peft 0.21.2, optimizers/lorafa.py, create_lorafa_optimizer and LoraFAOptimizer.step.
     """
@@ -30,7 +30,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         return
     yield from _of_method(method.for_model(model))
     if any(m.kind == "embedding" and method.is_target(path, m, model) for path, m in model.paths):
-        message = "LoRA-FA freezes no A of an embedding, which is not modelled: leave embeddings out"
+        message = "LoRA-FA freezes no A of an embedding, which is not modeled: leave embeddings out"
         yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)
     if training.optimizer_in_bwd:
         message = "LoRA-FA's optimizer needs A and B of a pair at once: use false"
@@ -49,5 +49,5 @@ def _of_method(method: LoRA | QLoRA) -> Iterator[Problem]:
     for name in ("target_parameters", "trainable_token_indices"):
         value = getattr(method, name)
         if value:
-            message = "is not modelled with LoRA-FA: leave it out, or use training.optimizer adamw_torch"
+            message = "is not modeled with LoRA-FA: leave it out, or use training.optimizer adamw_torch"
             yield Problem(loc=f"method.{name}", msg=message, input=value)

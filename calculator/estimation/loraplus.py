@@ -1,4 +1,4 @@
-"""Checks for LoRA+: requests for which it is not modelled."""
+"""Checks for LoRA+: requests for which it is not modeled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def problems(request: Request) -> Iterator[Problem]:
-    """Yield why LoRA+ is refused without LoRA, and settings with which its groups are not modelled."""
+    """Yield why LoRA+ is refused without LoRA, and settings with which its groups are not modeled."""
     training, method = request.training, request.method
     if training.loraplus_lr_ratio is None:
         return
@@ -23,10 +23,10 @@ def problems(request: Request) -> Iterator[Problem]:
     if not isinstance(method, LoRA | QLoRA):
         message = f"{method.facts.label} has no B: use lora or qlora, or leave it out"
     elif training.trainer is not None:
-        message = "is modelled in the reference step only: leave the trainer out"
+        message = "is modeled in the reference step only: leave the trainer out"
     elif request.device.sharding != "none":
-        message = "is modelled on one GPU only: use device.sharding none"
+        message = "is modeled on one GPU only: use device.sharding none"
     elif OPTIMIZERS[training.optimizer].on_one_gpu:
-        message = f"is not modelled with {training.optimizer}: use adamw_torch, or leave it out"
+        message = f"is not modeled with {training.optimizer}: use adamw_torch, or leave it out"
     if message is not None:
         yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A pattern of what names of modules never contain: characters of a regular expression, or the number of a layer.
 _NO_NAME = re.compile(r"[^\w.\-]|(?:^|\.)\d+(?:\.|$)")
 
-#: The trainers whose steps are not modelled with optimizers that need a package of their own.
+#: The trainers whose steps are not modeled with optimizers that need a package of their own.
 _OWN_OPTIMIZERS = ("torchtune", "unsloth")
 
 
@@ -37,7 +37,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
     elif message is None and training.trainer in _OWN_OPTIMIZERS and optimizer.on_one_gpu:
-        message = f"is not modelled with {training.trainer}: use adamw_torch_fused, or the trainer transformers"
+        message = f"is not modeled with {training.trainer}: use adamw_torch_fused, or the trainer transformers"
     if message is not None:
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
 
@@ -50,14 +50,14 @@ def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: Shardin
         if training.trainer is None and not (training.fsdp_config or FSDPConfig()).cpu_offload:
             return None
         return (
-            f"is modelled under {sharding} in the reference step, without offload: leave training.trainer and offload"
+            f"is modeled under {sharding} in the reference step, without offload: leave training.trainer and offload"
             " out, or use adamw_torch"
         )
     where, way_out = "one GPU and under ddp", "device.sharding ddp"
     if optimizer.refuses_ddp:
         where, way_out = "one GPU", "device.count 1 and device.sharding none"
     reason = {"ddp": optimizer.refuses_ddp, "fsdp": optimizer.refuses_fsdp}.get(sharding, optimizer.refuses_zero)
-    message = f"is modelled on {where} only: use adamw_torch, or {way_out}"
+    message = f"is modeled on {where} only: use adamw_torch, or {way_out}"
     return f"{message} ({reason})" if reason else message
 
 
@@ -67,11 +67,11 @@ def _projected(request: Request, model: Model) -> Iterator[Problem]:
     if not OPTIMIZERS[training.optimizer].projects:
         return
     if not method.facts.trains_base or method.trains_part:
-        message = "projects the gradients of whole weights, and is modelled for full fine-tuning: use method full"
+        message = "projects the gradients of whole weights, and is modeled for full fine-tuning: use method full"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
     named = training.optim_target_modules
     if isinstance(named, tuple) and any(_NO_NAME.search(name) for name in named):
-        message = "regular expressions and numbers of layers are not modelled: give parts of names, such as mlp"
+        message = "regular expressions and numbers of layers are not modeled: give parts of names, such as mlp"
         yield Problem(loc="training.optim_target_modules", msg=message, input=list(named))
     elif named and not any(projected_modules(model, training)):
         message = "no linear layer has one of these in its name: name others, or use all-linear"

@@ -25,7 +25,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
-from calculator.stack.changes import older_behaviour
+from calculator.stack.changes import older_behavior
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
@@ -256,7 +256,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
             "The rule for reserved memory is for micro-batches of one length and a cache that is never emptied:"
             " sequence_lengths and torch_empty_cache_steps change nothing else unless reserved is replay."
         )
-    if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
+    if "math_kernel_for_float32_groups" not in older_behavior(request.stack):
         lines += _before_2_14(request, model)
     lines += trainer_of(request.training).warnings(prepared(request, model))
     lines += _found_unused(request)
@@ -328,7 +328,7 @@ def _before_2_14(request: Request, model: Model) -> list[str]:
     Source: calculator/layers/math_attention.py.
     """
     training, config = request.training, model.config
-    uncapped = "sdpa_without_softcapping" in older_behaviour(request.stack, model.model_type)
+    uncapped = "sdpa_without_softcapping" in older_behavior(request.stack, model.model_type)
     sdpa = training.attention == "sdpa" and (uncapped or forward_of(model).sdpa == "sdpa")
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
     masked = training.padding or request.method.facts.masks_attention

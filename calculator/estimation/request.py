@@ -271,7 +271,7 @@ def parse_training(body: Any) -> Training:
 
 
 def _with_equal_completions(training: Training) -> Training:
-    """Return the training with the length of its completions, where the labelled tokens of a micro-batch give it.
+    """Return the training with the length of its completions, where the labeled tokens of a micro-batch give it.
 
     Without padding, all completions of a batch are equally long.
     """

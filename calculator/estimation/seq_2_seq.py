@@ -1,4 +1,4 @@
-"""Checks for encoder-decoders that are not modelled yet.
+"""Checks for encoder-decoders that are not modeled yet.
 
 Each refusal gives a reason and an alternative.
 """
@@ -29,14 +29,14 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield every reason why a request for an encoder-decoder is refused."""
     training, method = request.training, request.method
     if training.attention != "sdpa":
-        message = f"seq_2_seq_lm is modelled with sdpa only, not {training.attention}: use sdpa"
+        message = f"seq_2_seq_lm is modeled with sdpa only, not {training.attention}: use sdpa"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     if training.dtype == "float16":
-        message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16, or "
+        message = "encoder-decoders clamp float16 states by their values, which is not modeled: use bfloat16, or "
         message += "float32 with autocast float16 (fp16=True)"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
     if training.gradient_checkpointing and training.use_reentrant:
-        message = "re-entrant checkpoints of a decoder that reads an encoder's states are not modelled: use false"
+        message = "re-entrant checkpoints of a decoder that reads an encoder's states are not modeled: use false"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
     if model.config.get("pad_token_id", 0) is None:
         message = "is required to make the decoder's input from the labels: set it to the id of a token"
@@ -50,7 +50,7 @@ def _tables(method: Method) -> Iterator[Problem]:
     for field, names in _named(method):
         tables = sorted(set(TABLES).intersection(names))
         if tables:
-            message = f"{', '.join(tables)} of an encoder-decoder is not modelled here: leave it out"
+            message = f"{', '.join(tables)} of an encoder-decoder is not modeled here: leave it out"
             yield Problem(loc=f"method.{field}", msg=message, input=list(names))
 
 
@@ -59,7 +59,7 @@ def _position_biases(method: Method, model: Model) -> Iterator[Problem]:
     for path in (path for path, _ in model.paths if path.endswith(BIASES)):
         for field, names in _named(method):
             if is_named(path, names) or (field == "modules_to_save" and is_saved(path, names)):
-                message = f"an adapter or a copy of {BIASES} is not modelled: name other modules, or use full"
+                message = f"an adapter or a copy of {BIASES} is not modeled: name other modules, or use full"
                 yield Problem(loc=f"method.{field}", msg=message, input=list(names))
         return
 

@@ -1,4 +1,4 @@
-"""Requests with several GPUs: the shardings that are modelled, and what the libraries refuse under each."""
+"""Requests with several GPUs: the shardings that are modeled, and what the libraries refuse under each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import PlanError, Problem
 from calculator.estimation.model_cache import returns_cache
-from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
+from calculator.inputs.sharding import MODELED, DDPConfig, ShardingName
 from calculator.methods import Full
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.prepared_model import PreparedModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: Why several cards are refused, and what to request instead.
-ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
+ONE_CARD = "only one card is modeled here: set device.count 1 and device.sharding none"
 #: Why a sharding needs several cards.
 TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
@@ -33,7 +33,7 @@ TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield problems of a run on several GPUs, and options of a sharding that the request does not use.
 
-    Tasks that are modelled on one GPU only have a problem already.
+    Tasks that are modeled on one GPU only have a problem already.
     """
     yield from _layers_apart(request)
     if request.device.sharding != "none" and model.task.name != "causal_lm":
@@ -62,7 +62,7 @@ def check_device(request: Request) -> None:
 
 
 def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, for runs that are modelled on one card."""
+    """Yield problems of a device with more than one card, for runs that are modeled on one card."""
     if device.sharding != "none":
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
@@ -71,29 +71,29 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.nodes", msg="one card is in one node: leave nodes out", input=device.nodes)
 
 
-def not_modelled() -> str:
+def not_modeled() -> str:
     """Return why a sharding, or several cards without one, are refused."""
-    *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+    *names, last = (name for name in get_args(ShardingName) if name in MODELED - {"none"})
     kinds = f"{', '.join(names)} or {last}"
-    return f"not modelled here: set device.sharding {kinds}, or device.count 1 and device.sharding none"
+    return f"not modeled here: set device.sharding {kinds}, or device.count 1 and device.sharding none"
 
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, for runs with which some shardings are modelled."""
+    """Yield problems of a device with more than one card, for runs with which some shardings are modeled."""
     if device.count % device.nodes:
         message = (
             f"{device.count:,} GPUs do not divide equally among {device.nodes:,} nodes: use a divisor of device.count"
         )
         yield Problem(loc=f"{loc}.nodes", msg=message, input=device.nodes)
-    if device.sharding not in MODELLED:
-        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)
+    if device.sharding not in MODELED:
+        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modeled()}", input=device.sharding)
     elif device.sharding != "none":
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
     elif device.count > 1:
         yield Problem(
             loc=f"{loc}.count",
-            msg=f"{device.count:,} cards without sharding are {not_modelled()}",
+            msg=f"{device.count:,} cards without sharding are {not_modeled()}",
             input=device.count,
         )
 
@@ -101,16 +101,16 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
 def _layers_apart(request: Request) -> Iterator[Problem]:
     """Yield why several GPUs are refused with a method that treats layers of a kind differently.
 
-    Such layers of LoRA and of full fine-tuning are modelled.
+    Such layers of LoRA and of full fine-tuning are modeled.
     """
     method = request.method
     if request.device.count > 1 and method.differs_between_layers and not isinstance(method, Full | LowRank):
-        message = "settings of single layers are modelled on one GPU only: set device.count 1 and device.sharding none"
+        message = "settings of single layers are modeled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield options of DDP without DDP, settings that DDP refuses, and settings that are not modelled with it."""
+    """Yield options of DDP without DDP, settings that DDP refuses, and settings that are not modeled with it."""
     training, config = request.training, request.training.ddp
     if request.device.sharding != "ddp":
         if config is not None:
@@ -120,14 +120,14 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
     config = config or DDPConfig()
     if config.gradient_as_bucket_view and training.gradient_accumulation_steps == 2:
         message = (
-            "with gradient_as_bucket_view, 2 steps are not modelled yet, because the last micro-batch frees gradients "
+            "with gradient_as_bucket_view, 2 steps are not modeled yet, because the last micro-batch frees gradients "
             "one by one: use 1 or at least 3, or set gradient_as_bucket_view false"
         )
         yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
     if config.static_graph and training.gradient_accumulation_steps > 1:
         # torch/csrc/distributed/c10d/reducer.cpp, delay_all_reduce: the first backward pass runs without hooks.
         message = (
-            "DDP fails in the first micro-batch, which does not synchronise (expect_autograd_hooks_): set it false"
+            "DDP fails in the first micro-batch, which does not synchronize (expect_autograd_hooks_): set it false"
         )
         yield Problem(loc="training.ddp.static_graph", msg=message, input=True)
     if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
@@ -135,7 +135,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
     if config.copies_outputs and returns_cache(model, training):
         message = (
-            "DDP then copies the cache of keys and values, which is not modelled yet: use false, or checkpoint, or "
+            "DDP then copies the cache of keys and values, which is not modeled yet: use false, or checkpoint, or "
             "set use_cache false in the model's config, or set training.trainer"
         )
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
@@ -147,7 +147,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield options of FSDP without FSDP, settings that FSDP refuses, and settings that are not modelled with it."""
+    """Yield options of FSDP without FSDP, settings that FSDP refuses, and settings that are not modeled with it."""
     if request.device.sharding == "fsdp":
         yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
     elif request.training.fsdp_config is not None:
@@ -156,6 +156,6 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _zero3(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield settings that are not modelled under ZeRO-3."""
+    """Yield settings that are not modeled under ZeRO-3."""
     if request.device.sharding == "zero3":
         yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))

@@ -1,4 +1,4 @@
-"""Checks of a task other than causal language modelling: what is modelled with it."""
+"""Checks of a task other than causal language modeling: what is modeled with it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
 
-#: Settings of a trainer that are modelled with a language model's loss only.
+#: Settings of a trainer that are modeled with a language model's loss only.
 _OF_LANGUAGE_MODELS = ("use_liger_kernel", "cut_cross_entropy", "completion_tokens", "sequence_lengths")
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield why a task other than causal language modelling is refused."""
+    """Yield why a task other than causal language modeling is refused."""
     task, device, training = model.task, request.device, request.training
     if task.name != "seq_2_seq_lm" and training.target_length is not None:
         message = "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
@@ -35,7 +35,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from audio_requests.problems(request, model) if model.hears else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
     if task.embeds and request.method.name == "prefix" and not forward_of(model).is_causal:
-        message = f"the keys and values of a prefix in {model.model_type} are not modelled: use prompt or lora"
+        message = f"the keys and values of a prefix in {model.model_type} are not modeled: use prompt or lora"
         yield Problem(loc="method.name", msg=message, input=request.method.name)
     if task.embeds and training.trainer is not None:
         message = (
@@ -44,15 +44,15 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     elif training.trainer not in (None, "transformers"):
-        message = f"{task.name} is modelled in the reference step and with transformers: use that, or leave it out"
+        message = f"{task.name} is modeled in the reference step and with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for name in _OF_LANGUAGE_MODELS if training.trainer is not None else ():
         if given := getattr(training, name):
-            message = f"is modelled for causal_lm only, not {task.name}: leave it out"
+            message = f"is modeled for causal_lm only, not {task.name}: leave it out"
             yield Problem(loc=f"training.{name}", msg=message, input=given)
     if device.sharding != "none":
-        message = f"{task.name} is modelled on one GPU only: use none, and device.count 1"
+        message = f"{task.name} is modeled on one GPU only: use none, and device.count 1"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     if request.stack != DEFAULT_STACK:
-        message = f"{task.name} is modelled with the default releases only: leave stack out"
+        message = f"{task.name} is modeled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))

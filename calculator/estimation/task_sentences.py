@@ -1,4 +1,4 @@
-"""The assumptions of an answer about a task other than causal language modelling."""
+"""The assumptions of an answer about a task other than causal language modeling."""
 
 from __future__ import annotations
 

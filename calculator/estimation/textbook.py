@@ -24,7 +24,7 @@ ASSUMPTIONS = (
     "Textbook accounting: 2 bytes per weight, 2 bytes per gradient, 4 + 4 bytes of Adam states per trained parameter",
     "Textbook accounting leaves out activations, logits and temporaries",
     "Library workspaces, the allocator's segments and the CUDA context are in required_bytes, but in no component",
-    "Textbook accounting stores 4-bit weights at exactly half a byte, without their quantisation constants",
+    "Textbook accounting stores 4-bit weights at exactly half a byte, without their quantization constants",
 )
 
 

@@ -42,7 +42,7 @@ OF_TRAINERS: dict[str, object] = {
 #: Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
 _OFFLOADS = (
     "moves every saved tensor of 1 kB or more to pinned host memory on a CUDA stream of its own, and keeps five of them"
-    " until they are copied (OffloadActivations), which is not modelled: use false, or the trainer unsloth"
+    " until they are copied (OffloadActivations), which is not modeled: use false, or the trainer unsloth"
 )
 
 #: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
@@ -69,7 +69,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from _of_ddp(training, facts)
     yield from _offloading(training, facts)
     if facts.on_one_gpu and sharding != "none":
-        message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
+        message = f"{facts.label} is modeled on one GPU only: use none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
 
 
@@ -85,14 +85,14 @@ def _without_trainer(training: Training) -> Iterator[Problem]:
 def _refused_model(training: Training, model: Model) -> str | None:
     """Return why a model is refused with a trainer, or None if it is not."""
     if model.idle and not model.towers:
-        return f"{model.model_type} has weights that no batch uses, which is not modelled with a trainer: leave it out"
+        return f"{model.model_type} has weights that no batch uses, which is not modeled with a trainer: leave it out"
     if training.trainer != "transformers" and forward_of(model).head_input is not identity:
-        return f"{model.model_type} is modelled in the reference step and with transformers: use that, or leave it out"
+        return f"{model.model_type} is modeled in the reference step and with transformers: use that, or leave it out"
     return None
 
 
 def _completion_tokens(request: Request) -> Iterator[Problem]:
-    """Yield more labelled tokens than a micro-batch can have."""
+    """Yield more labeled tokens than a micro-batch can have."""
     training, given = request.training, request.training.completion_tokens
     if given is None:
         return
@@ -104,18 +104,18 @@ def _completion_tokens(request: Request) -> Iterator[Problem]:
         message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
     if training.sequence_lengths is not None:
-        message = "a number of labelled tokens is for micro-batches of one length: leave sequence_lengths out"
+        message = "a number of labeled tokens is for micro-batches of one length: leave sequence_lengths out"
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
 
 
 def _of_ddp(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield options of DDP that a trainer does not have, or with which its step is not modelled."""
+    """Yield options of DDP that a trainer does not have, or with which its step is not modeled."""
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
     config = training.ddp
     if training.trainer in _UNCOPIED_OUTPUTS and config is not None and config.copies_outputs:
-        message = f"what DDP copies of the outputs of {facts.label} is not modelled: use false, or static_graph true"
+        message = f"what DDP copies of the outputs of {facts.label} is not modeled: use false, or static_graph true"
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
 
 
@@ -127,6 +127,6 @@ def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
     given = training.activation_offloading
     if given is None or facts.offloads or (facts.offloads_saved_tensors and not given):
         return
-    kept = "is modelled with layer inputs on the GPU only: leave it out, or use unsloth"
+    kept = "is modeled with layer inputs on the GPU only: leave it out, or use unsloth"
     message = f"{facts.label} {_OFFLOADS if facts.offloads_saved_tensors else kept}"
     yield Problem(loc="training.activation_offloading", msg=message, input=given)

@@ -21,7 +21,7 @@ OWN_OPTIMIZERS = (
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield settings that the libraries refuse, or that are not modelled."""
+    """Yield settings that the libraries refuse, or that are not modeled."""
     if not updates_in_backward(request.training):
         return
     yield from _released(request)
@@ -34,7 +34,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _released(request: Request) -> Iterator[Problem]:
-    """Yield settings with which optimizer_in_bwd is not modelled."""
+    """Yield settings with which optimizer_in_bwd is not modeled."""
     training = request.training
     if not training.optimizer_in_bwd:
         return
@@ -45,7 +45,7 @@ def _released(request: Request) -> Iterator[Problem]:
         )
         yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     if training.trainer is None and request.device.sharding != "none":
-        message = "is modelled on one GPU only: use false, or device.sharding none"
+        message = "is modeled on one GPU only: use false, or device.sharding none"
         yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     optimizer = OPTIMIZERS[training.optimizer]
     reason = None
@@ -54,7 +54,7 @@ def _released(request: Request) -> Iterator[Problem]:
     elif optimizer.projects:
         reason = f"has hooks of its own: use {training.optimizer}_layerwise and training.optimizer_in_bwd false"
     elif optimizer.others is not None:
-        reason = "is two optimizers, which is not modelled with training.optimizer_in_bwd: use another, or false"
+        reason = "is two optimizers, which is not modeled with training.optimizer_in_bwd: use another, or false"
     if reason is not None:
         yield Problem(loc="training.optimizer", msg=reason, input=training.optimizer)
     if training.loraplus_lr_ratio is not None:
@@ -93,7 +93,7 @@ def _lomo(request: Request, model: Model) -> Iterator[Problem]:
     if training.optimizer == "lomo":
         return
     if method.quantizes_base:
-        message = "makes states for frozen weights too, which is modelled for dense ones: use lomo"
+        message = "makes states for frozen weights too, which is modeled for dense ones: use lomo"
         yield Problem(loc="training.optimizer", msg=message, input="adalomo")
     if method.facts.trains_base and any(len(p.shape) > 2 for _, module in model.paths for p in module.parameters):
         message = f"adds a matrix to a vector where {model.model_type} has weights of three dimensions: use lomo"

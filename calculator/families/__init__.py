@@ -86,7 +86,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family for folder in FOLDERS for family in import_module(f"{__name__}.{folder}.weights").FAMILIES
 }
 
-#: The sorted model types of transformers whose training step is modelled.
+#: The sorted model types of transformers whose training step is modeled.
 FAMILIES_WITH_FORWARD: tuple[str, ...] = tuple(
     sorted(name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None)
 )
@@ -96,14 +96,14 @@ def forward_of(model: Model) -> DecoderForward:
     """Return the forward pass of a model's family.
 
     Raises:
-        PlanError: if the step is only modelled for other tasks.
+        PlanError: if the step is only modeled for other tasks.
     """
     family = FAMILIES[model.model_type]
     task_forward = family.tasks.get(model.task.name)
     forward = family.forward if task_forward is None else task_forward.forward
     if forward is None:
         tasks = " or ".join(family.tasks)
-        msg = f"the training step of {model.model_type} is modelled for some tasks: set task {tasks}"
+        msg = f"the training step of {model.model_type} is modeled for some tasks: set task {tasks}"
         raise refusal("task", msg, model.task.name)
     return forward
 
@@ -140,6 +140,6 @@ def model_from_config(
         message = f"{shown(model_type)} is not a known family; known families are {model_types}"
         raise refusal("model.config.model_type", message, model_type)
     if config.get("per_layer_config") is not None and not family.sizes_per_layer:
-        message = "sets sizes for each layer, which is not modelled: leave it out"
+        message = "sets sizes for each layer, which is not modeled: leave it out"
         raise refusal("model.config.per_layer_config", message, config["per_layer_config"])
     return for_task(family.model(config, id), FAMILIES, task, config)

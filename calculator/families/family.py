@@ -66,7 +66,7 @@ class Family:
     #: The model's modules, layers and buffers.
     parts: Callable[[Config], Parts]
 
-    #: The forward pass of a training step. None if it is not modelled.
+    #: The forward pass of a training step. None if it is not modeled.
     forward: DecoderForward | None
 
     #: The name of the output head. None for a model without one.
@@ -106,7 +106,7 @@ class Family:
     #: Whether the model adds the load-balancing loss of its routers to its own if the config sets output_router_logits.
     adds_router_loss: bool = False
 
-    #: The family's own models for other tasks whose step is modelled.
+    #: The family's own models for other tasks whose step is modeled.
     tasks: Mapping[TaskName, TaskModel] = field(default_factory=dict)
 
     @property

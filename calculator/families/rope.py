@@ -48,7 +48,7 @@ def rope(
 
     def standard(config: Config) -> Mapping[str, Any]:
         defaults = {"rope_theta": config["rope_theta"], "partial_rotary_factor": config["partial_rotary_factor"]}
-        return standardised(config["rope_parameters"] or otherwise or {}, defaults, types)
+        return standardized(config["rope_parameters"] or otherwise or {}, defaults, types)
 
     return (
         number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
@@ -79,7 +79,7 @@ def rope_per_type(
         nested, scaling = config["rope_parameters"] or {}, config["rope_scaling"] or {}
         bases = {"full_attention": config["rope_theta"], "sliding_attention": config["local_rope_theta"]}
         by_type = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
-        return MappingProxyType({kind: standardised(by_type[kind], {"rope_theta": bases[kind]}) for kind in bases})
+        return MappingProxyType({kind: standardized(by_type[kind], {"rope_theta": bases[kind]}) for kind in bases})
 
     return (
         number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
@@ -103,7 +103,7 @@ def _inner(nested: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return parameters
 
 
-def standardised(
+def standardized(
     parameters: Mapping[str, Any], defaults: Mapping[str, Any], types: Mapping[str, str] | None = None
 ) -> Mapping[str, Any]:
     """Fill in the type, base and share of rotary parameters.

@@ -1,4 +1,4 @@
-"""The models for tasks other than causal language modelling."""
+"""The models for tasks other than causal language modeling."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SCORED = frozenset(
 )  # fmt: skip
 
 
-#: The decoders whose base model is not modelled: AutoModel gives Llama 4 a vision tower, and the base model of
+#: The decoders whose base model is not modeled: AutoModel gives Llama 4 a vision tower, and the base model of
 #: LLaVA-NeXT has an additional parameter.
 OTHER_BASES = frozenset({"llama4", "llava_next"})
 
 
 def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ...]:
-    """Return the sorted model types whose step for a task is modelled."""
+    """Return the sorted model types whose step for a task is modeled."""
     if task == "causal_lm":
         return tuple(sorted(name for name, family in families.items() if family.forward is not None))
     without_own = _decoders(families) if task == "feature_extraction" else _without_own(task)
@@ -60,7 +60,7 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
     """Convert the model of a file to the model for a task. `raw` is the file.
 
     Raises:
-        PlanError: if transformers has no such model, or its step is not modelled.
+        PlanError: if transformers has no such model, or its step is not modeled.
     """
     if task.name == "causal_lm":
         return replace(model.with_images, task=task) if task.has_images else model
@@ -70,11 +70,11 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
         return replace(base_model(model, task), task=task)
     if model.model_type in _without_own(task.name):
         return replace(token_heads.with_task_head(model, task, raw), task=task)
-    modelled = families[model.model_type].tasks.get(task.name)
-    if modelled is None:
+    modeled = families[model.model_type].tasks.get(task.name)
+    if modeled is None:
         message = (
-            f"{task.name} of {model.model_type} is not modelled: leave task out, or use another model, of the types"
+            f"{task.name} of {model.model_type} is not modeled: leave task out, or use another model, of the types"
             f" {', '.join(families_of(families, task.name))}"
         )
         raise refusal("task", message, task.name)
-    return replace(modelled.model(model, task), task=task)
+    return replace(modeled.model(model, task), task=task)

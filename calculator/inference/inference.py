@@ -183,7 +183,7 @@ def _serving_problems(request: InferenceRequest, model: Model, plan: ServedMetho
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
         yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: use false", input=True)
     if request.method.quantizes_base and not facts.quantizes_base and serving.storage == "as_trained":
-        message = f"inference over the base of {request.method.title} is not modelled: use dtype, or nf4"
+        message = f"inference over the base of {request.method.title} is not modeled: use dtype, or nf4"
         yield Problem(loc="serving.storage", msg=message, input=serving.storage)
     reason = request.method.refuses_4_bits(model) if plan.quantization is not None else None
     if reason:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = False) -> Merge | None:
-    """Return the memory of merging one task at its peak, or None if that is not modelled.
+    """Return the memory of merging one task at its peak, or None if that is not modeled.
 
     `in_run`: whether an optimizer still refers to added parameters, so that those of merged modules are not freed.
     """
@@ -49,7 +49,7 @@ def merge_steps(
 ) -> Iterator[tuple[int, str, MergeStep | None]]:
     """Yield the live bytes before each module is merged, its path, and its merge.
 
-    The merge is None if it is not modelled.
+    The merge is None if it is not modeled.
     """
     alive = sum(tensor.bytes for tensor in unmerged.tensors)
     for path, module, module_spec in _targets(unmerged.prepared):

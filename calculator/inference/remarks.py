@@ -38,7 +38,7 @@ RULE = (
 )
 FUSED = (
     "With up to 4 tokens a pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some cards have such"
-    " a kernel too; the figures count the dequantised copy."
+    " a kernel too; the figures count the dequantized copy."
 )
 SPLIT = "Over a long cache, flash attention may split its work; the partial results are not counted."
 ONE_TASK = "Each batch is for one task; the other tasks' weights stay on the card too."
@@ -161,7 +161,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
 def _merging(merge: Merge | None, served: ServedMethod, usable: int | None) -> list[str]:
     if merge is None:
         return (
-            ["The memory for merging with these settings is not modelled; that of the merged model is."]
+            ["The memory for merging with these settings is not modeled; that of the merged model is."]
             if served.mergeable
             else []
         )

@@ -44,7 +44,7 @@ class Serving:
         example=1,
     )
     dtype: Literal["bfloat16", "float16", "float32"] = setting(
-        "bfloat16", label="Precision", help="The data type of the computation, and of weights that are not quantised."
+        "bfloat16", label="Precision", help="The data type of the computation, and of weights that are not quantized."
     )
     storage: Literal["as_trained", "dtype", "nf4", "fp4"] = setting(
         "as_trained",
@@ -53,8 +53,8 @@ class Serving:
     )
     bnb_4bit_use_double_quant: bool = setting(
         True,
-        label="Double quantisation of the storage",
-        help="Quantise block constants too, where the storage is given here.",
+        label="Double quantization of the storage",
+        help="Quantize block constants too, where the storage is given here.",
     )
     merged: bool = setting(
         False, label="Merged", help="Whether the added parameters are merged into the weights before serving."

@@ -15,7 +15,7 @@ ShardingName = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 
 #: The shardings that an estimate models. It refuses others.
-MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "zero3", "fsdp"})
+MODELED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "zero3", "fsdp"})
 
 #: An integer, or `auto`, for which transformers derives the value from the model's hidden size.
 OrAuto = int | Literal["auto"]

@@ -149,7 +149,7 @@ class TrainingSettings:
     )
     completion_tokens: int | None = setting(
         None,
-        label="Labelled tokens",
+        label="Labeled tokens",
         help="Tokens of a micro-batch that the loss counts, after the shift (N); null means all. Only with a trainer.",
         minimum=1,
         maximum=1 << 40,

@@ -14,7 +14,7 @@ from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
-from calculator.layers.trl.labels import labelled_tokens
+from calculator.layers.trl.labels import labeled_tokens
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -51,12 +51,12 @@ class CutCrossEntropy:
         if (x.dtype, weight.dtype) == ("float32", "bfloat16"):
             x = ops.cast(x, "bfloat16", "hidden states in bfloat16")
         _check(x, weight)
-        labelled = _labelled(context, hidden_states.shape)
+        labeled = _labeled(context, hidden_states.shape)
         flat = ops.view(x, (tokens, x.shape[2]))
         del x
-        kept = [labelled, *_lengthened_labels(context)]
+        kept = [labeled, *_lengthened_labels(context)]
         loss = _linear_cross_entropy(flat, weight, bias, kept, capped=capped)
-        del flat, labelled, kept
+        del flat, labeled, kept
         return ops.mul(loss, self.num_items, "loss, divided"), []
 
 
@@ -74,15 +74,15 @@ def _lengthened_labels(context: Context) -> list[Tensor]:
     return [each for each in context.forward_locals if (each.shape, each.dtype) == of_tokens]
 
 
-def _labelled(context: Context, shape: Shape) -> Tensor:
-    """Return the positions of labelled tokens (_build_flat_valids)."""
-    tape, count = context.tape, labelled_tokens(context)
-    is_labelled = tape.scratch((shape[0], named(shape[1] - 1, "(S - 1)")), "bool", "labelled")
-    pairs = tape.scratch((count, 2), "int64", "indices of labelled tokens")
-    del is_labelled
-    narrow = tape.scratch((count, 2), "int32", "indices of labelled tokens in int32")
+def _labeled(context: Context, shape: Shape) -> Tensor:
+    """Return the positions of labeled tokens (_build_flat_valids)."""
+    tape, count = context.tape, labeled_tokens(context)
+    is_labeled = tape.scratch((shape[0], named(shape[1] - 1, "(S - 1)")), "bool", "labeled")
+    pairs = tape.scratch((count, 2), "int64", "indices of labeled tokens")
+    del is_labeled
+    narrow = tape.scratch((count, 2), "int32", "indices of labeled tokens in int32")
     del pairs
-    positions = tape.new((count,), "int64", "positions of labelled tokens")
+    positions = tape.new((count,), "int64", "positions of labeled tokens")
     del narrow
     return positions
 
@@ -92,13 +92,13 @@ def _linear_cross_entropy(
 ) -> Tensor:
     """Return the sum of the losses of x: (tokens, hidden_size), with weight: (vocab_size, hidden_size).
 
-    kept: the tensors that live as long as the loss's graph, the positions of labelled tokens first.
+    kept: the tensors that live as long as the loss's graph, the positions of labeled tokens first.
     """
-    tape, labelled = x.tape, kept[0]
+    tape, labeled = x.tape, kept[0]
     needs_grad = bool(x.edge or weight.edge)
     edges = (x.edge, weight.edge, bias.edge if bias is not None else None)
     node = Node(tape, _linear_cross_entropy_back, edges, kept) if any(edges) else None
-    (count,) = labelled.shape
+    (count,) = labeled.shape
     log_sum_exp = tape.new((count,), "float32", "log-sum-exp")
     locks = tape.scratch((_parts(count, ROWS_OF_A_LOCK),), "int32", "locks")
     average = tape.new((weight.shape[0],), "float32", "mean logit of each token") if needs_grad else None
@@ -107,7 +107,7 @@ def _linear_cross_entropy(
     if capped:
         losses = tape.scratch((count,), "float32", "negative logits of the labels, capped")
     if node is not None:
-        for saved in (x, weight, log_sum_exp, labelled, *(each for each in (average, bias) if each is not None)):
+        for saved in (x, weight, log_sum_exp, labeled, *(each for each in (average, bias) if each is not None)):
             node.save(saved)
     loss = tape.new((), "float32", "loss, summed", node)
     del losses
@@ -123,7 +123,7 @@ def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None,
 
     They are computed from blocks of logits that are not stored in a tensor.
     """
-    x, weight, _, labelled = node.saved[:4]
+    x, weight, _, labeled = node.saved[:4]
     tape, columns = grad.tape, _parts(x.shape[1], COLUMNS_OF_A_LOCK)
     order = _order(weight) if node.edges[0] or node.edges[1] else None
     of_x = tape.new(x.shape, x.dtype, "gradient of the hidden states") if node.edges[0] else None
@@ -131,7 +131,7 @@ def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None,
     of_bias = tape.new((weight.shape[0],), "float32", "gradient of the head's bias") if node.edges[2] else None
     locks = [
         tape.scratch((_parts(rows, ROWS_OF_A_LOCK), columns), "int32", "locks")
-        for rows, edge in zip((labelled.shape[0], weight.shape[0]), node.edges[:2], strict=True)
+        for rows, edge in zip((labeled.shape[0], weight.shape[0]), node.edges[:2], strict=True)
         if edge
     ]
     if of_bias is not None:

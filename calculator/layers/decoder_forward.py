@@ -258,7 +258,7 @@ class DecoderForward:
     #: Whether attention is causal.
     is_causal: bool = True
 
-    #: The tower that reads images. None if the model reads none, or if that is not modelled.
+    #: The tower that reads images. None if the model reads none, or if that is not modeled.
     tower: Tower | None = None
 
     #: Takes the final norm's output, and returns the output head's input, in a language model's own code.
@@ -314,7 +314,7 @@ class DecoderForward:
     #: Whether the model passes the labels to its layers, whose checkpoints keep them.
     passes_labels: bool = False
 
-    #: Whether rows of several samples, whose positions restart, are modelled. `passes_bounds` is whether layers receive
+    #: Whether rows of several samples, whose positions restart, are modeled. `passes_bounds` is whether layers receive
     #: the bounds of samples that such a batch may include.
     flattens: bool = True
     passes_bounds: bool = True
@@ -330,7 +330,7 @@ class DecoderForward:
     #: Whether the code fails on inputs longer than max_position_embeddings.
     limited_to_max_positions: bool = False
 
-    #: The largest number of positions for which layers that process positions one by one are modelled. None without
+    #: The largest number of positions for which layers that process positions one by one are modeled. None without
     #: such layers.
     positions_followed: int | None = None
 

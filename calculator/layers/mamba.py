@@ -36,9 +36,9 @@ def gated_rms_norm(context: Context, norm: BoundModule, x: Tensor, gate: Tensor)
     x.tape.scope = f"{norm.name}: "
     dtype, shape = x.dtype, x.shape
     x = ops.mul(ops.cast(x, "float32", "input in float32"), _silu(gate, "float32"), "gated")
-    group, _variance = _normalised(x, context.config["mamba_n_groups"])
+    group, _variance = _normalized(x, context.config["mamba_n_groups"])
     x = ops.view(group, shape)
-    return ops.mul(norm.own["weight"], ops.cast(x, dtype, "normalised"), "output")
+    return ops.mul(norm.own["weight"], ops.cast(x, dtype, "normalized"), "output")
 
 
 def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tens
     shape, groups, first = x.shape, context.config["mamba_n_groups"], context.config["mamba_norm_before_gate"]
     if not first:
         x = ops.mul(x, _silu(gate, "float32"), "gated")
-    x, _variance = _normalised(ops.cast(x, "float32", "input in float32"), groups)
+    x, _variance = _normalized(ops.cast(x, "float32", "input in float32"), groups)
     weight = ops.view(norm.own["weight"], (groups, shape[2] // groups))
     x = ops.view(ops.mul(weight, x, "scaled"), shape)
     return ops.mul(x, _silu(gate, "float32"), "gated") if first else x
@@ -57,13 +57,13 @@ def _silu(gate: Tensor, dtype: DType) -> Tensor:
     return activation("silu")(ops.cast(gate, dtype, f"gate in {dtype}"))
 
 
-def _normalised(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+def _normalized(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Normalize each group: (batch, sequence, width) to (batch, sequence, groups, width of each), and the variance."""
     batch, length, width = x.shape
     group = ops.view(x, (batch, length, groups, width // groups))
     variance = ops.mean(ops.unary(group, "squared", saves="input", temporaries=2), "variance")
     root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
-    return ops.mul(group, root, "normalised in float32"), variance
+    return ops.mul(group, root, "normalized in float32"), variance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,9 +39,9 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     hidden_states = ops.mul(
         hidden_states,
         ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
-        "normalised in float32",
+        "normalized in float32",
     )
-    return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
+    return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalized"), "output")
 
 
 @as_module
@@ -53,10 +53,10 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     variance = ops.mean(squared, "variance")
     del squared
     root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
-    hidden_states = ops.mul(x, root, "normalised in float32")
+    hidden_states = ops.mul(x, root, "normalized in float32")
     del root
     if weight.dtype != "float32":
-        hidden_states = ops.cast(hidden_states, weight.dtype, "normalised")
+        hidden_states = ops.cast(hidden_states, weight.dtype, "normalized")
     return ops.mul(weight, hidden_states, "output")
 
 
@@ -70,7 +70,7 @@ def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     hidden_states = ops.mul(
         hidden_states,
         ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
-        "normalised",
+        "normalized",
     )
     return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
 
@@ -82,7 +82,7 @@ def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     hidden_states = ops.cast(x, "float32", "input in float32")
     variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
     root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
-    hidden_states = ops.mul(hidden_states, root, "normalised")
+    hidden_states = ops.mul(hidden_states, root, "normalized")
     del root
     scaled = ops.mul(ops.cast(norm.own["weight"], "float32", "weight in float32"), hidden_states, "scaled")
     return ops.cast(scaled, x.dtype, "output")
@@ -92,7 +92,7 @@ def float32_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Run GemmaRMSNorm: (1 + weight) · x normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
-    output = _normalised(ops.cast(x, "float32", "input in float32"))
+    output = _normalized(ops.cast(x, "float32", "input in float32"))
     output = ops.mul(
         output, ops.shift(ops.cast(norm.own["weight"], "float32", "weight in float32"), "1 + weight"), "scaled"
     )
@@ -108,30 +108,30 @@ def scaled_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 def l2_norm(x: Tensor) -> Tensor:
     """Run Llama4TextL2Norm: x normalized in float32, cast back. It has no parameters."""
-    return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "normalised, cast back")
+    return ops.cast(_normalized(ops.cast(x, "float32", "input in float32")), x.dtype, "normalized, cast back")
 
 
-def _normalised(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     root = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
     root = ops.shift(root, "variance + eps")
     root = ops.unary(root, "rsqrt", saves="result", temporaries=2)
-    return ops.mul(x, root, "normalised")
+    return ops.mul(x, root, "normalized")
 
 
 @as_module
-def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
+def centered_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Run CohereLayerNorm: weight · (x - mean) normalized, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
     mean = ops.mean(hidden_states, "mean")
-    centred = ops.subtract(hidden_states, mean, "input - mean")
-    variance = ops.mean(ops.unary(centred, "squared", saves="input", temporaries=2), "variance")
-    del centred
+    centered = ops.subtract(hidden_states, mean, "input - mean")
+    variance = ops.mean(ops.unary(centered, "squared", saves="input", temporaries=2), "variance")
+    del centered
     hidden_states = ops.mul(
         ops.subtract(hidden_states, mean, "input - mean"),
         ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
-        "normalised",
+        "normalized",
     )
     hidden_states = ops.mul(ops.cast(norm.own["weight"], "float32", "weight in float32"), hidden_states, "scaled")
     return ops.cast(hidden_states, dtype, "output")

@@ -64,14 +64,14 @@ CHAPTERS: tuple[Chapter, ...] = (
     ),
     Chapter(
         name="quantisation",
-        title="Quantisation to NF4",
+        title="Quantization to NF4",
         summary="Sixteen levels, dense where normally distributed weights are, and one constant per block.",
         formulas=(
             Formula(text=r"\hat{w} = c q_i, c = 'max' |w|", says="a weight is its block's constant times a level"),
             Formula(text=r"q_i ∝ Φ^{-1} \apply (p_i)", says="a level is a quantile of the normal distribution"),
             Formula(
                 text=r"4 + \frac{8}{b} + \frac{32}{256 b}",
-                says="bits per weight in blocks of b, with the constants quantised too",
+                says="bits per weight in blocks of b, with the constants quantized too",
             ),
         ),
         worked=(block.BLOCK, block.BITS),
@@ -81,9 +81,9 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="qlora",
         title="QLoRA",
-        summary="LoRA on a base model in 4 bits, which is dequantised for each product.",
+        summary="LoRA on a base model in 4 bits, which is dequantized for each product.",
         formulas=(
-            Formula(text=r"h = 'dequantised' \apply (W_0) x + \frac{α}{r} B A x", says="the forward pass, in 16 bits"),
+            Formula(text=r"h = 'dequantized' \apply (W_0) x + \frac{α}{r} B A x", says="the forward pass, in 16 bits"),
             Formula(
                 text=r"M = \frac{N}{2} + (2 + 2 + 8) n", says="bytes, by the lesson's rules, for n trained parameters"
             ),

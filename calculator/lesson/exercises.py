@@ -127,12 +127,12 @@ PROBLEMS = (
     ),
     figure(
         _P3,
-        "inference: 35 GB and one dequantised layer",
+        "inference: 35 GB and one dequantized layer",
         (36, 37),
         "GB",
         "0.5 × N + 2 × (2 × d × d + 2 × d × kv_dim + 3 × d × mlp)",
         (QLORA_70B.base_weights.bytes + 2 * LAYER_70B) / GB,
-        "bitsandbytes dequantises one matrix at a time. The largest, 8192 × 28672, needs 0.47 GB, or 35.5 GB in total.",
+        "bitsandbytes dequantizes one matrix at a time. The largest, 8192 × 28672, needs 0.47 GB, or 35.5 GB in total.",
         decimals=1,
     ),
     figure(

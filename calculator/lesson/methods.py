@@ -47,8 +47,8 @@ QUANTIZED = (
         "GB",
         "0.5 × N",
         QLORA_70B.base_weights.bytes / GB,
-        "NF4 adds constants to its half byte: 4/64 byte per weight, or 1/64 + 4/(64 × 256) with double quantisation."
-        " Embeddings, norms and the output head are not quantised.",
+        "NF4 adds constants to its half byte: 4/64 byte per weight, or 1/64 + 4/(64 × 256) with double quantization."
+        " Embeddings, norms and the output head are not quantized.",
     ),
     figure(_QLORA, "FP16 optimizer states", 560, "GB", "8 × N", FULL_70B.optimizer_states.bytes / GB),
     figure(

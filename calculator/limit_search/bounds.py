@@ -84,7 +84,7 @@ def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
     yield Bound(by="field_maximum", limit=most, reason=f"{name} is at most {most:,} here")
     chunks = image_requests.chunks_of_sequence(request, model) if name == "micro_batch_size" else 0
     if chunks:
-        reason = f"a tower attends within {chunks:,} windows or images of a sequence, and {MOST_CHUNKS:,} are modelled"
+        reason = f"a tower attends within {chunks:,} windows or images of a sequence, and {MOST_CHUNKS:,} are modeled"
         yield Bound(by="field_maximum", limit=max(1, MOST_CHUNKS // chunks), reason=reason)
     if name in ("sequence_length", "num_virtual_tokens"):
         yield from _positions(request, model, name)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import refusal
-from calculator.inputs.sharding import MODELLED, ShardingName
+from calculator.inputs.sharding import MODELED, ShardingName
 from calculator.limit_search.bounds import Bound
 from calculator.limit_search.limit import Limit
 from calculator.limit_search.replays import search_of
@@ -79,7 +79,7 @@ def fewest(request: Request) -> Limit:
     """
     sharding = request.device.sharding
     if sharding == "none":
-        shardings = ", ".join(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+        shardings = ", ".join(name for name in get_args(ShardingName) if name in MODELED - {"none"})
         message = f"a run without sharding has one GPU: to solve for count, set device.sharding to one of {shardings}"
         raise refusal("device.sharding", message, sharding)
     if request.device.nodes > 1:

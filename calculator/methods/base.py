@@ -44,7 +44,7 @@ class Method:
     #: The name of the trained copy of a classifier's head. None if the head itself is trained.
     classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
 
-    #: Why the size of a checkpoint is not modelled. None if it is.
+    #: Why the size of a checkpoint is not modeled. None if it is.
     refuses_checkpoint: ClassVar[str | None] = None
 
     @property
@@ -90,12 +90,12 @@ class Method:
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether only steps of the reference loop, of transformers' Trainer and of SFTTrainer are modelled."""
+        """Whether only steps of the reference loop, of transformers' Trainer and of SFTTrainer are modeled."""
         return self.facts.plain_steps_only
 
     @property
     def plain_shardings(self) -> tuple[str, ...]:
-        """The shardings under which the reference step is modelled, for a method with plain steps only."""
+        """The shardings under which the reference step is modeled, for a method with plain steps only."""
         return self.facts.plain_shardings
 
     @property
@@ -333,6 +333,6 @@ class Method:
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:  # noqa: ARG002
         """Return the allocations of merging a module's added parameters.
 
-        Return None if the module has none, or if that is not modelled.
+        Return None if the module has none, or if that is not modeled.
         """
         return None

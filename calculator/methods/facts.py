@@ -77,9 +77,9 @@ class MethodFacts:
     refuses_4_bits: str | None = None
     #: Why serving it without merging is refused. None if it is not.
     refuses_unmerged: str | None = None
-    #: Whether only steps of the reference loop, of transformers' Trainer and of TRL's SFTTrainer are modelled.
+    #: Whether only steps of the reference loop, of transformers' Trainer and of TRL's SFTTrainer are modeled.
     plain_steps_only: bool = False
-    #: The shardings under which the reference step is modelled, for a method that is modelled in plain steps only.
+    #: The shardings under which the reference step is modeled, for a method that is modeled in plain steps only.
     plain_shardings: tuple[str, ...] = ()
 
     #: The floating-point operations of a token's forward pass for each added parameter: 2 for matrices.
@@ -93,9 +93,9 @@ class MethodFacts:
 
 
 def in_plain_steps(label: str, *, shardings: tuple[str, ...] = (), **facts: Any) -> MethodFacts:
-    """Return the facts about a method of PEFT that is modelled in plain steps only, over a base in 16 or 32 bits.
+    """Return the facts about a method of PEFT that is modeled in plain steps only, over a base in 16 or 32 bits.
 
     `shardings`: those under which the reference step is compared with traces.
     """
-    refused = f"{label} over a base in 4 bits is not modelled: use a base in 16 bits, or QLoRA"
+    refused = f"{label} over a base in 4 bits is not modeled: use a base in 16 bits, or QLoRA"
     return MethodFacts(label=label, refuses_4_bits=refused, plain_steps_only=True, plain_shardings=shardings, **facts)

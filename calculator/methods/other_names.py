@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.methods import METHODS
-from calculator.methods.not_modelled import NOT_MODELLED
+from calculator.methods.not_modeled import NOT_MODELED
 
 #: By the name without separators: the JSON that a request has instead, a method or a setting of the training.
 _WRITTEN: dict[str, str] = {
@@ -47,8 +47,8 @@ def _key(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
-#: The reasons for which methods are not modelled, by the name without separators.
-_REASONS = {_key(name): why for name, why in (NOT_MODELLED | BY_TURNS).items()}
+#: The reasons for which methods are not modeled, by the name without separators.
+_REASONS = {_key(name): why for name, why in (NOT_MODELED | BY_TURNS).items()}
 _OWN = {_key(name): name for name in METHODS}
 
 
@@ -59,7 +59,7 @@ def must_be_a_method(name: object) -> str:
         return f"must be one of {names}"
     key = _key(name)
     if key in _REASONS:
-        return f"is not modelled: {_REASONS[key]}; methods are {names}"
+        return f"is not modeled: {_REASONS[key]}; methods are {names}"
     written = _WRITTEN.get(key)
     if written is None:
         close = get_close_matches(key, (*_OWN, *_WRITTEN), n=1, cutoff=0.8)

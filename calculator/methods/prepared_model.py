@@ -9,7 +9,7 @@ from calculator.devices.kernels import kernels_of
 from calculator.engine.known_passes import KnownPasses
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.sharding import precision
-from calculator.stack.changes import older_behaviour
+from calculator.stack.changes import older_behavior
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class PreparedModel:
     @property
     def older(self) -> frozenset[ChangeName]:
         """The differences of the requested library releases from the default ones."""
-        return older_behaviour(self.stack, self.model.model_type)
+        return older_behavior(self.stack, self.model.model_type)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""

@@ -102,11 +102,11 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
     Such cards use the same kernels, so the candidate needs about the same memory on all of them. The number of GPUs and
     their sharding stay the same.
     """
-    modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    first = _on(modelled[0], evaluator)
+    modeled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
+    first = _on(modeled[0], evaluator)
     answer = first.stated(candidate)
     for fit in cards(answer, device=first.device) if answer else ():
-        if fit.gpu in modelled and fit.verdict is Verdict.FITS:
+        if fit.gpu in modeled and fit.verdict is Verdict.FITS:
             there = _on(fit.gpu, evaluator)
             if there.fits(candidate):
                 return there

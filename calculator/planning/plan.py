@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 #: The sentence on what the relative costs leave out.
 COSTS = (
     "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
-    "normalisations, data loading and float32 products are not counted."
+    "normalizations, data loading and float32 products are not counted."
 )
 
 
@@ -235,7 +235,7 @@ def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
 
 
 def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
-    """Yield needs that a quantized base refuses, or that are not modelled over it."""
+    """Yield needs that a quantized base refuses, or that are not modeled over it."""
     base, needs = evaluator.lora.base, evaluator.needs
     if base is None:
         return
@@ -243,7 +243,7 @@ def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
         message = f"PEFT merges no LoRA into a base in {base.label}: use false, or a model without quantization_config"
         yield Problem(loc="needs.must_merge", msg=message, input=True)
     if needs.switches:
-        message = f"serving a base in {base.label} is not modelled: use false, or a model without quantization_config"
+        message = f"serving a base in {base.label} is not modeled: use false, or a model without quantization_config"
         yield Problem(loc="needs.switch_per_request", msg=message, input=True)
 
 

@@ -10,7 +10,7 @@ from calculator.devices.verdict import card_of, given_twice
 from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.estimation.several_gpus import several_cards
 from calculator.inputs.settings import parse
-from calculator.inputs.sharding import MODELLED, ShardingName
+from calculator.inputs.sharding import MODELED, ShardingName
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
 from calculator.planning.needs import Needs
@@ -30,7 +30,7 @@ MOST_OF_A_KIND = 8
 MOST_PAIRS = 12
 
 #: The shardings that a plan chooses from if a request for several GPUs names none.
-SHARDINGS = tuple(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+SHARDINGS = tuple(name for name in get_args(ShardingName) if name in MODELED - {"none"})
 
 KNOWN = ("model", "models", "device", "devices", "training", "needs", "stack", "reserved")
 

@@ -34,7 +34,7 @@ def _one_of(*choices: str) -> tuple[Callable[[str], bool], str]:
 
 _TYPES: tuple[ProjectionType, ...] = ("std", "reverse_std", "left", "right")
 
-#: By option, whether a value is modelled, and the accepted values in words. Source: transformers/trainer_optimizer.py,
+#: By option, whether a value is modeled, and the accepted values in words. Source: transformers/trainer_optimizer.py,
 #: _get_galore_optimizer and _get_apollo_optimizer.
 _PROJECTED: dict[str, tuple[Callable[[str], bool], str]] = {
     "rank": (_is_number, f"a whole number from 1 to {LARGEST:,}"),

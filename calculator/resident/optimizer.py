@@ -67,14 +67,14 @@ class Optimizer:
     layerwise: bool = False
     #: Whether frozen parameters have states too.
     for_frozen: bool = False
-    #: Whether it is only modelled on one GPU. It is modelled under DDP too unless `refuses_ddp` says why not, and under
+    #: Whether it is only modeled on one GPU. It is modeled under DDP too unless `refuses_ddp` says why not, and under
     #: other shardings if `of_shards` says so.
     on_one_gpu: bool = False
-    #: Whether the reference step is modelled under FSDP2 and ZeRO too, without offload.
+    #: Whether the reference step is modeled under FSDP2 and ZeRO too, without offload.
     of_shards: bool = False
     #: Why it does not run under DDP. Empty if it does, with the same states on every rank.
     refuses_ddp: str = ""
-    #: Why it does not run on FSDP2's shards, or what it does there. Empty if it is modelled, or if that is not known.
+    #: Why it does not run on FSDP2's shards, or what it does there. Empty if it is modeled, or if that is not known.
     refuses_fsdp: str = ""
     #: Why it does not run on ZeRO's flat partitions. Empty if it does, or if that is not known.
     refuses_zero: str = ""

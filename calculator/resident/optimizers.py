@@ -57,10 +57,10 @@ _NO_LAYERS = "transformers raises NotImplementedError for layerwise optimizers i
 #: PyTorch's error if they run on shards: "got mixed torch.Tensor and DTensor".
 _MIXED = "it computes with plain tensors next to FSDP2's DTensor shards, for which PyTorch raises an error"
 #: The sentences on these optimizers with DTensor shards. Both were run with two processes.
-_MUON_GATHERS = "on FSDP2's DTensor shards it runs, but its matrix products gather whole ones, which is not modelled"
+_MUON_GATHERS = "on FSDP2's DTensor shards it runs, but its matrix products gather whole ones, which is not modeled"
 _GALORE_GATHERS = (
     "on FSDP2's DTensor shards it runs: torch.linalg.svd gathers whole gradients, and the states of tall and of wide "
-    "matrices are sharded differently, which is not modelled"
+    "matrices are sharded differently, which is not modeled"
 )
 #: Source: torch/optim/_muon.py, _single_tensor_muon.
 _NO_MATRICES = "torch.optim.Muon raises an error for the partitions of ZeRO, which are no matrices"

@@ -26,7 +26,7 @@ class TorchAO8Bit(StoredWeight):
 
     @property
     def bias_dtype(self) -> DType:
-        """The dtype of the model, because biases are not quantised."""
+        """The dtype of the model, because biases are not quantized."""
         return self.dtype
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:

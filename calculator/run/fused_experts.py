@@ -100,7 +100,7 @@ def fused(tensor: ResidentTensor, model_type: str, dtype: DType) -> Fused:
 
 
 class FusesExperts(Loading):
-    """A load that quantises. It reads the weights one by one, in the order of the files' names, and fuses experts'."""
+    """A load that quantizes. It reads the weights one by one, in the order of the files' names, and fuses experts'."""
 
     __slots__ = ("_model_type",)
 

@@ -1,4 +1,4 @@
-"""Checks for generation in evaluation that the libraries refuse, or that is not modelled."""
+"""Checks for generation in evaluation that the libraries refuse, or that is not modeled."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
         message = "generate takes a batch whose rows are joined for one prompt"
         yield Problem(loc="run.predict_with_generate", msg=f"{message}: use false, or {name} false", input=True)
     if estimate.method.virtual_tokens:
-        message = "generation with virtual tokens in training is not modelled: use lora, or predict_with_generate false"
+        message = "generation with virtual tokens in training is not modeled: use lora, or predict_with_generate false"
         yield Problem(loc="method.name", msg=message, input=estimate.method.name)
 
 
@@ -65,7 +65,7 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
         raise PlanError(Problem(loc="run.predict_with_generate", msg=message, input=True))
     kernels = prepared.given.kernels
     if kernels and is_recurrent(model):
-        message = f"what {' and '.join(kernels)} allocate for one token is not modelled: leave it out, or use false"
+        message = f"what {' and '.join(kernels)} allocate for one token is not modeled: leave it out, or use false"
         raise PlanError(Problem(loc="training.kernels", msg=message, input=kernels))
     if run.generation_max_length is None:
         message = (

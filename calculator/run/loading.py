@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 #: The dtypes of a checkpoint, by their names in a config.
 _DTYPES: dict[str, DType] = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
 
-#: The number of threads that read weights. A single thread reads them if they are quantised.
+#: The number of threads that read weights. A single thread reads them if they are quantized.
 WORKERS = 4
 
-#: The sentence on host memory if the model is there when its adapter is initialised.
+#: The sentence on host memory if the model is there when its adapter is initialized.
 ON_HOST = (
-    "The adapter is initialised on the host: the weights that it replaces and the largest decomposition are counted,"
+    "The adapter is initialized on the host: the weights that it replaces and the largest decomposition are counted,"
     " without LAPACK's workspaces."
 )
 
@@ -151,7 +151,7 @@ class ModelLoading:
         return HostPeak(bytes=read.bytes + new, file_bytes=read.file_bytes, sentence=sentence)
 
     def _with_adapter(self, read: HostPeak) -> HostPeak:
-        """Return the peak with what an initialisation of the adapter adds, if it runs on the host."""
+        """Return the peak with what an initialization of the adapter adds, if it runs on the host."""
         added = offloaded_to_host(self.resident) if self.reads_onto_gpu else replaced_on_host(self.resident)
         if not added:
             return read

@@ -21,10 +21,10 @@ def merge_peak(resident: ResidentState, method: Method) -> PhasePeak:
     """Return the peak of merging, in addition to the trained model, over a base in 16 or 32 bits.
 
     Raises:
-        PlanError: if the merge of this method is not modelled.
+        PlanError: if the merge of this method is not modeled.
     """
     merged = merging(resident, ServedMethod(method=method, quantization=None), in_run=True)
     if merged is None:
-        message = f"the memory that merging {method.title} with these settings takes is not modelled: use false"
+        message = f"the memory that merging {method.title} with these settings takes is not modeled: use false"
         raise refusal("run.merge_and_unload", message, True)
     return PhasePeak(rows=merged.rows, operation=f"merge_and_unload: {merged.module}")

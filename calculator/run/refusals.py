@@ -1,4 +1,4 @@
-"""Checks for whole runs that the libraries refuse, or that are not modelled."""
+"""Checks for whole runs that the libraries refuse, or that are not modeled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: 5.24, conversion_mapping.py; modeling_apertus.py, whose activation saves two buffers.
 OTHER_NAMES = frozenset({"apertus", "baichuan", "exaone", "gpt_neox", "internlm2", "vit"})
 
-#: The libraries whose loaders and file formats are modelled for one release.
+#: The libraries whose loaders and file formats are modeled for one release.
 _LIBRARIES = ("transformers", "peft", "bitsandbytes")
 
 
@@ -58,24 +58,24 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         message = f"a run is a Trainer's, which has no loss for {estimate.task}: use the estimate for its step"
         yield Problem(loc="task", msg=message, input=estimate.task)
     if estimate.training.has_images:
-        message = "the phases of a run are modelled for text alone: leave images out"
+        message = "the phases of a run are modeled for text alone: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(estimate.training.images or Images()))
     if OPTIMIZERS[estimate.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
-        message = "the file of its states is not modelled: set run.save_only_model true, or run.save_strategy no"
+        message = "the file of its states is not modeled: set run.save_only_model true, or run.save_strategy no"
         yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)
     if estimate.training.optimizer_in_bwd or OPTIMIZERS[estimate.training.optimizer].layerwise:
-        message = "the first step makes states in its backward pass, which is not modelled: use the estimate for a step"
+        message = "the first step makes states in its backward pass, which is not modeled: use the estimate for a step"
         yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)
     facts = TRAINERS[estimate.training.trainer].facts
     if facts.has_own_files:
-        message = f"how {facts.label} loads and saves is not modelled: use the estimate for its step"
+        message = f"how {facts.label} loads and saves is not modeled: use the estimate for its step"
         yield Problem(loc="training.trainer", msg=message, input=estimate.training.trainer)
     if estimate.engine == "traced":
         yield Problem(loc="engine", msg="a trace covers one training step only: use auto or calculator", input="traced")
     for name in _LIBRARIES:
-        release, modelled = getattr(estimate.stack, name), getattr(DEFAULT_STACK, name)
-        if release != modelled:
-            message = f"how {name} loads and saves is modelled for {modelled}: leave it out"
+        release, modeled = getattr(estimate.stack, name), getattr(DEFAULT_STACK, name)
+        if release != modeled:
+            message = f"how {name} loads and saves is modeled for {modeled}: leave it out"
             yield Problem(loc=f"stack.{name}", msg=message, input=release)
 
 
@@ -88,21 +88,21 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
         return
     yield from _of_trainer(request)
     if training.use_liger_kernel and (run.gathers_logits or run.generates):
-        message = "what is gathered with Liger's kernels is not modelled: use run.prediction_loss_only"
+        message = "what is gathered with Liger's kernels is not modeled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if cut_cross_entropy.is_called(training):
-        message = "evaluation with Cut Cross-Entropy is not modelled: use false, or run.eval_strategy no"
+        message = "evaluation with Cut Cross-Entropy is not modeled: use false, or run.eval_strategy no"
         yield Problem(loc="training.cut_cross_entropy", msg=message, input=True)
     if "mamba_ssm" in (training.kernels or ()):
-        message = "what mamba_ssm allocates in evaluation is not modelled: leave it out, or use run.eval_strategy no"
+        message = "what mamba_ssm allocates in evaluation is not modeled: leave it out, or use run.eval_strategy no"
         yield Problem(loc="training.kernels", msg=message, input=training.kernels)
     if method.embeds_inputs:
-        message = f"evaluation with {method.facts.label} is not modelled: use prefix or lora, or run.eval_strategy no"
+        message = f"evaluation with {method.facts.label} is not modeled: use prefix or lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
 
 
 def _of_trainer(request: RunRequest) -> Iterator[Problem]:
-    """Yield settings of a trainer's own evaluation that are not modelled."""
+    """Yield settings of a trainer's own evaluation that are not modeled."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
     if trainer is None or trainer.name == "transformers":
@@ -110,20 +110,20 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
     if trainer.facts.generates:
         yield from _of_groups(request)
         if request.estimate.device.sharding == "zero3":
-            message = f"the completions that {trainer.facts.label} generates in it are not modelled under zero3: use no"
+            message = f"the completions that {trainer.facts.label} generates in it are not modeled under zero3: use no"
             yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
     if trainer.facts.is_interval or trainer.facts.has_own_files:
-        message = f"the evaluation of {trainer.facts.label} is not modelled: use no"
+        message = f"the evaluation of {trainer.facts.label} is not modeled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
     elif trl != DEFAULT_STACK.trl:
-        message = f"the evaluation of {trainer.facts.label} is modelled for TRL {DEFAULT_STACK.trl}: leave it out"
+        message = f"the evaluation of {trainer.facts.label} is modeled for TRL {DEFAULT_STACK.trl}: leave it out"
         yield Problem(loc="stack.trl", msg=message, input=trl)
     if training.flattened:
         name = "packing" if training.packing else "padding_free"
-        message = "evaluations of flattened rows are not modelled: use no"
+        message = "evaluations of flattened rows are not modeled: use no"
         yield Problem(loc="run.eval_strategy", msg=f"{message}, or {name} false", input=run.eval_strategy)
     if run.gathers_logits and trainer.name != "trl-sft":
-        message = f"the logits that {trainer.facts.label} gathers for it are not modelled: use prediction_loss_only"
+        message = f"the logits that {trainer.facts.label} gathers for it are not modeled: use prediction_loss_only"
         yield Problem(loc="run.compute_metrics", msg=message, input=True)
     if run.predict_with_generate:
         message = f"Seq2SeqTrainer generates in evaluation, {trainer.facts.label} does not: use false, or transformers"
@@ -147,7 +147,7 @@ def _of_files(request: RunRequest, model: Model) -> Iterator[Problem]:
     if not run.saves:
         return
     if method.refuses_checkpoint is not None:
-        message = f"the size of its checkpoint is not modelled ({method.refuses_checkpoint}): use run.save_strategy no"
+        message = f"the size of its checkpoint is not modeled ({method.refuses_checkpoint}): use run.save_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
     reason = whole_model_files(model) if method.facts.trains_base else None
     if reason is not None:
@@ -164,7 +164,7 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
         problem = f"{method.facts.label} {why}: use false"
     elif method.base_quantization(request.estimate.training) is not None:
         problem = (
-            "the files of a model that is merged into quantized weights are not modelled (bitsandbytes writes a number"
+            "the files of a model that is merged into quantized weights are not modeled (bitsandbytes writes a number"
             " of each layer as text, whose length depends on the weights): use false, and merge into the base in 16"
             " bits, in a process of its own"
         )
@@ -177,22 +177,22 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
 def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
     stored = request.estimate.method.base_quantization(request.estimate.training)
     if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
-        message = f"evaluation of {request.estimate.method.title} is not modelled: use no"
+        message = f"evaluation of {request.estimate.method.title} is not modeled: use no"
         yield Problem(loc="run.eval_strategy", msg=message, input=request.run.eval_strategy)
     if request.run.evaluates and liger.computes_logits(model, request.estimate.training):
-        message = f"evaluation of {model.model_type} with Liger's loss is not modelled: use false, or eval_strategy no"
+        message = f"evaluation of {model.model_type} with Liger's loss is not modeled: use false, or eval_strategy no"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     estimate, gathers = request.estimate, request.run.compute_metrics and not request.run.prediction_loss_only
     trained = trainer_of(estimate.training).model(model, estimate.stack)
     if request.run.evaluates and gathers and (trained.adds_router_loss or model.config.get("output_router_logits")):
-        message = "it gathers the routers' logits too, which is not modelled: use false, or prediction_loss_only"
+        message = "it gathers the routers' logits too, which is not modeled: use false, or prediction_loss_only"
         yield Problem(loc="run.compute_metrics", msg=message, input=True)
 
 
 def whole_model_files(model: Model) -> str | None:
-    """Return why the size of a whole model's files is not modelled, or None if it is."""
+    """Return why the size of a whole model's files is not modeled, or None if it is."""
     if "experts" in model.kinds:
-        return "transformers splits fused experts when it saves a whole model, which is not modelled"
+        return "transformers splits fused experts when it saves a whole model, which is not modeled"
     if model.idle or model.towers or model.model_type in OTHER_NAMES:
-        return f"the names that transformers writes for weights of {model.model_type} are not modelled"
+        return f"the names that transformers writes for weights of {model.model_type} are not modeled"
     return None

@@ -59,7 +59,7 @@ def whole_run(request: RunRequest) -> WholeRun:
     """Answer a request.
 
     Raises:
-        PlanError: if the model is not known, the real libraries refuse the combination, or a phase is not modelled.
+        PlanError: if the model is not known, the real libraries refuse the combination, or a phase is not modeled.
     """
     check_request(request)
     model = model_of(request.estimate.model)

@@ -101,7 +101,7 @@ OF_TARGET = "The tokens of generation_max_length are those of the target, with t
 OF_AUDIO = (
     "The decoder starts with the tokens of a language and a task, without timestamps, which generation_max_length does"
     " not count, and generate suppresses the tokens that OpenAI's checkpoints list. Detecting the language first needs"
-    " no more. With return_timestamps, generate decodes a segment after the other, which is not modelled. Audio is that"
+    " no more. With return_timestamps, generate decodes a segment after the other, which is not modeled. Audio is that"
     " of one whole input of the encoder (30 seconds in OpenAI's), which refuses any other length in the loss."
 )
 

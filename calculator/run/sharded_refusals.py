@@ -1,4 +1,4 @@
-"""Checks for whole runs on several GPUs that the libraries refuse, or that are not modelled."""
+"""Checks for whole runs on several GPUs that the libraries refuse, or that are not modeled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from calculator.run.request import RunRequest
 
-#: The optimizers whose states are modelled in DeepSpeed's checkpoints, which are those of PyTorch.
+#: The optimizers whose states are modeled in DeepSpeed's checkpoints, which are those of PyTorch.
 _SAVED_BY_DEEPSPEED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
@@ -25,7 +25,7 @@ def sharded_problems(request: RunRequest) -> Iterator[Problem]:
     if sharding in ("none", "ddp"):
         return
     if run.merge_and_unload:
-        message = f"merging under {sharding} is not modelled: use false, and merge on one GPU"
+        message = f"merging under {sharding} is not modeled: use false, and merge on one GPU"
         yield Problem(loc="run.merge_and_unload", msg=message, input=True)
     if run.saves:
         yield from _of_checkpoints(request)
@@ -46,8 +46,8 @@ def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
     way_out = "use run.save_only_model, or run.save_strategy no"
     if method.name not in ("full", "lora") or getattr(method, "bias", "none") != "none":
         name = method.facts.label if method.name != "lora" else "LoRA with trained biases"
-        message = f"the optimizer's files of {name} under {sharding} are not modelled: {way_out}"
+        message = f"the optimizer's files of {name} under {sharding} are not modeled: {way_out}"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if estimate.training.optimizer not in _SAVED_BY_DEEPSPEED:
-        message = f"its states in checkpoints of {sharding} are not modelled: {way_out}"
+        message = f"its states in checkpoints of {sharding} are not modeled: {way_out}"
         yield Problem(loc="training.optimizer", msg=message, input=estimate.training.optimizer)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.run.request import RunRequest
 
-LOAD_OF_SECOND = "What sharding the reference model takes, which TRL prepares by itself, is not modelled."
+LOAD_OF_SECOND = "What sharding the reference model takes, which TRL prepares by itself, is not modeled."
 
 
 def unanswered(request: RunRequest, prepared: PreparedModel) -> Iterator[UnansweredPhase]:

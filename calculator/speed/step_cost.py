@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361, section 2.1 and table 1"
 CHEN = "Chen et al. 2016, arXiv 1604.06174, section 3: one more forward pass"
-DEQUANTISED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantises its weight, forward and back"
+DEQUANTIZED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantizes its weight, forward and back"
 FLOAT32 = (
     "PyTorch's float32 products use no tensor cores by default (torch.backends.cuda.matmul.allow_tf32 is False); a"
     " 4-bit layer returns the dtype of its input (bitsandbytes/nn/modules.py, Linear4bit.forward)"
@@ -233,16 +233,16 @@ class _Step:
         """Yield the terms of moved bytes: dequantized weights, and weight reads that few tokens do not hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()
-        quantised = sum(each.parameters * each.count for each in state if each.packed)
-        if quantised:
-            moved = round(self.micro_batches * self.passes * quantised * 2.5)
+        quantized = sum(each.parameters * each.count for each in state if each.packed)
+        if quantized:
+            moved = round(self.micro_batches * self.passes * quantized * 2.5)
             yield self._bytes(
-                "dequantised weights",
+                "dequantized weights",
                 moved,
                 moved / self.speeds.bytes,
                 "micro-batches × passes × weights in 4 bits × (0.5 read + 2 written)",
-                f"{self.micro_batches:,} × {self.passes} × {quantised:,} × 2.5",
-                DEQUANTISED,
+                f"{self.micro_batches:,} × {self.passes} × {quantized:,} × 2.5",
+                DEQUANTIZED,
             )
         weights = self.products.weights
         read = self.micro_batches * self.passes * weights * 2

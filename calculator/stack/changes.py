@@ -270,6 +270,6 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
 
 
 @cache
-def older_behaviour(versions: StackVersions, model_type: str | None = None) -> frozenset[ChangeName]:
+def older_behavior(versions: StackVersions, model_type: str | None = None) -> frozenset[ChangeName]:
     """Return the changes that affect a model with these versions. Without a model type, return those of every model."""
     return frozenset(name for name, change in CHANGES.items() if change.applies(versions, model_type))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.stack.changes import CHANGES, OF_STEPS, older_behaviour
+from calculator.stack.changes import CHANGES, OF_STEPS, older_behavior
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
@@ -20,7 +20,7 @@ def named(versions: StackVersions) -> str:
 
 def differences(versions: StackVersions, model_type: str | None, *, trains: bool = True) -> list[str]:
     """Return one sentence for each difference of older versions from the default ones, in a step or a pass."""
-    names = older_behaviour(versions, model_type) - (frozenset() if trains else OF_STEPS)
+    names = older_behavior(versions, model_type) - (frozenset() if trains else OF_STEPS)
     return [
         f"{change.package} {getattr(versions, change.package)}: {change.sentence} ({change.source})."
         for name, change in CHANGES.items()

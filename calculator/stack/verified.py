@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
-from calculator.stack.changes import older_behaviour
+from calculator.stack.changes import older_behavior
 from calculator.stack.releases import dotted, release
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _messages(
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {named} are not known"
     window = config.get("sliding_window")
-    if "float_masks" in older_behaviour(versions, model_type) and window is not None and tokens >= window:
+    if "float_masks" in older_behavior(versions, model_type) and window is not None and tokens >= window:
         yield f"the masks of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
 
 

@@ -19,7 +19,7 @@ def problems(prepared: Subject, why: str, way_out: str) -> Iterator[Problem]:
     added = prepared.module_spec(head.name, head).added
     if any(each.name.endswith(DELTA) for each in added):
         field = "token_indices" if prepared.method.name == "trainable_tokens" else "trainable_token_indices"
-        message = f"tokens of the tied {head.name} are not modelled with a loss that reads its weight: {way_out}"
+        message = f"tokens of the tied {head.name} are not modeled with a loss that reads its weight: {way_out}"
         yield Problem(loc=f"method.{field}", msg=message, input=head.name)
     elif added:
         yield Problem(loc="method.target_modules", msg=why, input=head.name)

@@ -1,4 +1,4 @@
-"""The runs for which `cut_cross_entropy` is modelled, and those in which it has no effect.
+"""The runs for which `cut_cross_entropy` is modeled, and those in which it has no effect.
 
 Source: axolotl, src/axolotl/integrations/cut_cross_entropy/__init__.py; cut_cross_entropy/transformers/patch.py of
 axolotl-ai-cloud/ml-cross-entropy at 5f0c7a7, PATCH_FNS, and the files that it names.
@@ -54,7 +54,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
     if not training.cut_cross_entropy:
         return
     if model.model_type not in FAMILIES:
-        message = f"no patch of {model.model_type} is modelled: use false, or one of {', '.join(FAMILIES)}"
+        message = f"no patch of {model.model_type} is modeled: use false, or one of {', '.join(FAMILIES)}"
         yield Problem(loc=FIELD, msg=message, input=True)
     if not is_called(training):
         yield from _of_other_trainers(prepared)
@@ -63,7 +63,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         message = "Liger's kernels have a loss of their own, and the last patch of the model wins: use false for one"
         yield Problem(loc=FIELD, msg=message, input=True)
     if sharding != "none":
-        message = f"is not modelled with sharding {sharding}: use false, or one GPU"
+        message = f"is not modeled with sharding {sharding}: use false, or one GPU"
         yield Problem(loc=FIELD, msg=message, input=True)
     head = prepared.module_spec(model.output.name, model.output)
     message = (
@@ -86,7 +86,7 @@ def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
         message = f"{name} computes the loss its own way: use false, or the trainer transformers, which axolotl runs"
         yield Problem(loc=FIELD, msg=message, input=True)
     elif name == "trl-sft" and release(trl)[:2] < OWN_LOSS:
-        message = f"is not modelled with TRL {trl}: use false, or the trainer transformers"
+        message = f"is not modeled with TRL {trl}: use false, or the trainer transformers"
         yield Problem(loc=FIELD, msg=message, input=True)
     elif name == "trl-sft" and logs_from_logits(training, prepared.stack):
         message = (

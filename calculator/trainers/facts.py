@@ -36,7 +36,7 @@ class TrainerFacts:
     sequences: int = 1
     #: Whether each sequence begins with a prompt, so that its first token has no label.
     has_prompts: bool = False
-    #: Whether its step is modelled on one GPU only.
+    #: Whether its step is modeled on one GPU only.
     on_one_gpu: bool = False
     #: Whether it compares the model with a reference.
     compares: bool = False
@@ -68,9 +68,9 @@ class TrainerFacts:
     keeps_loss: bool = False
     #: Whether its checkpointing can keep the inputs of layers in host memory.
     offloads: bool = False
-    #: Whether its config has an option `activation_offloading`, false by default, which is not modelled.
+    #: Whether its config has an option `activation_offloading`, false by default, which is not modeled.
     offloads_saved_tensors: bool = False
-    #: Whether it loads and saves in its own formats, which are not modelled.
+    #: Whether it loads and saves in its own formats, which are not modeled.
     has_own_files: bool = False
     #: Whether the answer is an interval, because the trainer depends on something that a request does not state.
     is_interval: bool = False

@@ -1,4 +1,4 @@
-"""Micro-batches whose samples form one row: what is not modelled, and what an answer assumes.
+"""Micro-batches whose samples form one row: what is not modeled, and what an answer assumes.
 
 Source: transformers/data/data_collator.py, DataCollatorWithFlattening; trl/trainer/sft_trainer.py,
 DataCollatorForLanguageModeling.
@@ -32,10 +32,10 @@ def _of_model(prepared: Subject) -> Iterator[Problem]:
     training, model = prepared.training, prepared.model
     name = "packing" if training.packing else "padding_free"
     if not forward_of(model).flattens:
-        message = f"{name} is not modelled for {model.model_type}: use false"
+        message = f"{name} is not modeled for {model.model_type}: use false"
         yield Problem(loc=f"training.{name}", msg=message, input=True)
     if is_recurrent(model):
-        message = f"{name} needs the package causal_conv1d for {model.model_type}, which is not modelled: use false"
+        message = f"{name} needs the package causal_conv1d for {model.model_type}, which is not modeled: use false"
         yield Problem(loc=f"training.{name}", msg=message, input=True)
     if prepared.method.virtual_tokens:
         message = f"PEFT drops the positions of {name} where it adds virtual tokens: use false"

@@ -83,13 +83,13 @@ def _none(context: Context, logits: Tensor) -> Tensor:
 
 _LLAMA = Patch()
 
-#: The releases whose kernels are modelled.
-MODELLED: tuple[Release, ...] = ((0, 8), (0, 8, 5))
+#: The releases whose kernels are modeled.
+MODELED: tuple[Release, ...] = ((0, 8), (0, 8, 5))
 
 #: The trainers that pass no labels to the model. It computes the logits and no loss.
 WITHOUT_LABELS = ("trl-orpo",)
 
-#: The families that are patched and modelled.
+#: The families that are patched and modeled.
 PATCHES: dict[str, Patch] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -126,8 +126,8 @@ PATCHES: dict[str, Patch] = {
     ),
 }
 
-#: Model types that Liger patches in a way that is not modelled.
-NOT_MODELLED = frozenset(
+#: Model types that Liger patches in a way that is not modeled.
+NOT_MODELED = frozenset(
     {
         "deepseek_v2",
         "deepseek_v3",
@@ -204,19 +204,19 @@ def _with_rotation(layer: Sublayer, patched: Sublayer) -> Sublayer:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield settings with which Liger is not modelled, and adapters that it would ignore."""
+    """Yield settings with which Liger is not modeled, and adapters that it would ignore."""
     model, training = prepared.model, prepared.training
     if not training.use_liger_kernel:
         return
-    if model.model_type in NOT_MODELLED:
-        message = f"what Liger patches in {model.model_type} is not modelled yet: use false"
+    if model.model_type in NOT_MODELED:
+        message = f"what Liger patches in {model.model_type} is not modeled yet: use false"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
-    if release(prepared.stack.liger_kernel) not in MODELLED:
-        message = f"kernels of Liger {prepared.stack.liger_kernel} are not modelled: use 0.8.5"
+    if release(prepared.stack.liger_kernel) not in MODELED:
+        message = f"kernels of Liger {prepared.stack.liger_kernel} are not modeled: use 0.8.5"
         yield Problem(loc="stack.liger_kernel", msg=message, input=prepared.stack.liger_kernel)
     if computes_logits(model, training) and training.trainer in WITHOUT_LABELS:
         message = (
-            f"Liger's cross-entropy of {model.model_type}'s logits is not modelled in {training.trainer}: use false"
+            f"Liger's cross-entropy of {model.model_type}'s logits is not modeled in {training.trainer}: use false"
         )
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     fused = is_patched(model, training) and not computes_logits(model, training)

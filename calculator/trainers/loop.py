@@ -66,7 +66,7 @@ class Loop(ABC):
     facts: ClassVar[TrainerFacts]
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:  # noqa: ARG002  a hook's signature
-        """Yield settings that the trainer refuses, or that are not modelled."""
+        """Yield settings that the trainer refuses, or that are not modeled."""
         yield from ()
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature

@@ -154,7 +154,7 @@ def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor])
 
 
 def _has_decay(path: str, module: Module) -> bool:
-    """Return whether a norm gets weight decay, because the trainer recognises neither its name nor its class.
+    """Return whether a norm gets weight decay, because the trainer recognizes neither its name nor its class.
 
     Such a norm is an RMSNorm, which has no bias.
     """

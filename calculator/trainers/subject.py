@@ -53,7 +53,7 @@ class AppliedMethod(Protocol):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether only steps on one GPU are modelled."""
+        """Whether only steps on one GPU are modeled."""
 
     def base_quantization(self, training: Training) -> StoredWeight | None:
         """Return how the base model's linear layers are stored, if they are quantized."""

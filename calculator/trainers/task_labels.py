@@ -1,4 +1,4 @@
-"""The tensors of a batch for a task other than causal language modelling, and the loss that is computed from them."""
+"""The tensors of a batch for a task other than causal language modeling, and the loss that is computed from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that also read images: how trainers handle them, and what is not modelled."""
+"""Models that also read images: how trainers handle them, and what is not modeled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.trainers.subject import Subject
 
-#: The trainers that are modelled with such models: on images and text, and on text alone.
-MODELLED = ("transformers", "trl-sft", "trl-dpo", "trl-kto")
+#: The trainers that are modeled with such models: on images and text, and on text alone.
+MODELED = ("transformers", "trl-sft", "trl-dpo", "trl-kto")
 ON_TEXT = ("trl-orpo",)
 GENERATING = ("trl-grpo", "trl-rloo")
 
@@ -35,7 +35,7 @@ MEANS = frozenset({"gemma4", "gemma4_unified", "qwen2_5_vl", "qwen3_5", "qwen3_5
 #: modeling_idefics3.py.
 _PASS_USE_CACHE = frozenset({"gemma4", "gemma4_unified", "idefics3", "llava_next", "mistral3", "smolvlm"})
 
-#: Settings for which kernels or rows are not modelled with such models.
+#: Settings for which kernels or rows are not modeled with such models.
 _SETTINGS = ("use_liger_kernel", "cut_cross_entropy", "packing", "padding_free")
 
 
@@ -56,18 +56,18 @@ def makes_cache(model: Model) -> bool:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield settings of a trainer that are not modelled for a model that also reads images."""
+    """Yield settings of a trainer that are not modeled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
     generating = GENERATING if training.has_images or name in GENERATE else ()
-    known = (*MODELLED, *(() if training.has_images else ON_TEXT), *generating)
+    known = (*MODELED, *(() if training.has_images else ON_TEXT), *generating)
     if training.trainer not in known:
         what = "images are" if training.has_images else f"{name}, which also reads images, is"
-        message = f"{what} modelled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"
+        message = f"{what} modeled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for setting in _SETTINGS:
         if given := getattr(training, setting):
-            message = f"is not modelled with a trainer for {name}, which also reads images: use false"
+            message = f"is not modeled with a trainer for {name}, which also reads images: use false"
             yield Problem(loc=f"training.{setting}", msg=message, input=given)
     if prepared.stack != DEFAULT_STACK:
-        message = f"trainers of {name}, which also reads images, are modelled with the default releases: leave it out"
+        message = f"trainers of {name}, which also reads images, are modeled with the default releases: leave it out"
         yield Problem(loc="stack", msg=message, input=None)

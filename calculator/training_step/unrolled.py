@@ -1,8 +1,8 @@
 """The events of a micro-batch with every layer unrolled, as the caching allocator receives them.
 
 Four periods of layers are interpreted (see `repetition`). The third represents all periods between it and the last one.
-It is the first period with equal periods on both sides. Some rows that it frees belong to the neighbouring periods.
-Every other period frees the same rows of its own neighbours. So the events of the third period are repeated with the
+It is the first period with equal periods on both sides. Some rows that it frees belong to the neighboring periods.
+Every other period frees the same rows of its own neighbors. So the events of the third period are repeated with the
 rows of each period: in order in the forward pass, in reverse in the backward pass.
 """
 

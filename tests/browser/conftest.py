@@ -24,7 +24,7 @@ EXPECTED = (
     "Failed to load resource: net::ERR_INTERNET_DISCONNECTED",
 )
 
-ARTEFACTS = Path(__file__).parent.parent.parent / "artefacts"
+ARTIFACTS = Path(__file__).parent.parent.parent / "artifacts"
 
 
 def pytest_collection_modifyitems(items):
@@ -92,6 +92,6 @@ def _is_local(url, origin):
 
 
 @pytest.fixture(scope="session")
-def artefacts():
-    ARTEFACTS.mkdir(exist_ok=True)
-    return ARTEFACTS
+def artifacts():
+    ARTIFACTS.mkdir(exist_ok=True)
+    return ARTIFACTS

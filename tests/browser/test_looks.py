@@ -87,7 +87,7 @@ LESSONS = [
     if name.startswith("lesson") and name not in ("lesson-comparison", "lesson-exercises", "lesson-papers")
 ]
 
-#: One page of each kind of content, for the contrast of the dark colours.
+#: One page of each kind of content, for the contrast of the dark colors.
 DARK = (
     "diagnose",
     "plan-file-wrong",
@@ -100,7 +100,7 @@ DARK = (
 )
 
 
-#: Mark what has text or can be typed into, two elements of each look: its colour, font, and what is behind it.
+#: Mark what has text or can be typed into, two elements of each look: its color, font, and what is behind it.
 MARK_LOOKS = """() => {
   const looks = new Map();
   for (const element of document.body.querySelectorAll('*')) {
@@ -124,7 +124,7 @@ MARK_LOOKS = """() => {
 
 
 def violations(page):
-    """The findings of axe, with the first elements of each kind. It compares colours only once a look: see `faint`."""
+    """The findings of axe, with the first elements of each kind. It compares colors only once a look: see `faint`."""
     return found_by_axe(page, {}, {"rules": {"color-contrast": {"enabled": False}}}) + faint(page)
 
 
@@ -148,7 +148,7 @@ def assert_as_wide_as_the_screen(page, width):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artefacts, name):
+def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artifacts, name):
     """One visit: each width, before and after charts are redrawn, other fonts for formulas, axe, and a screenshot."""
     page = open_page(PAGES[name], viewport={"width": 320, "height": 800}, reduced_motion="reduce")
     wait_for_charts(page)
@@ -166,7 +166,7 @@ def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artefact
     if name in DARK:
         page.emulate_media(color_scheme="dark")
         assert faint(page) == []
-    file = artefacts / f"{name}.png"
+    file = artifacts / f"{name}.png"
     page.screenshot(path=file, full_page=True)
     assert file.stat().st_size > 10_000
 
@@ -234,7 +234,7 @@ def test_the_first_page_does_not_shift_while_it_loads(open_page):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_component_has_one_colour_in_bars_and_chart(open_page, scheme):
+def test_a_component_has_one_color_in_bars_and_chart(open_page, scheme):
     page = open_page(SMALL, color_scheme=scheme)
     wait_for_charts(page)
     swatch = page.locator(".legend .fill-base_weights").first.evaluate("element => getComputedStyle(element).fill")

@@ -5,17 +5,17 @@ Mutated requests seldom reach the calculator. These meet what only unusual combi
 
 import json
 
-from calculator.estimation.traced.check import modelled_models
-from calculator.inputs.sharding import MODELLED
+from calculator.estimation.traced.check import modeled_models
+from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
 from calculator.trainers import TRAINERS
 from tests.hostile.generated import Hostile
 from tests.hostile.mixed import page_request
 
-MODELS = [entry.id for entry in modelled_models()]
+MODELS = [entry.id for entry in modeled_models()]
 GPUS = ("h200", "b200", "rtx-4090", "rtx-4060")
 PAGES = 0.4
-SHARDINGS = sorted(MODELLED - {"none"})
+SHARDINGS = sorted(MODELED - {"none"})
 SOLVED_FOR = ("r", "sequence_length", "micro_batch_size", "count", "num_virtual_tokens")
 JSON = ((b"content-type", b"application/json"),)
 

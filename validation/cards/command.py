@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from calculator import catalogue
 from calculator.cards.build import groups, rows
 from calculator.cards.table import FILE
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 from validation.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the table, or print the models that it lacks."""
     known = catalogue.read(FILE)["rows"]
-    lacking = [entry.id for entry in modelled_models() if not _of(entry.id, known)]
+    lacking = [entry.id for entry in modeled_models() if not _of(entry.id, known)]
     if args.list:
         sys.stdout.write("".join(f"{model}\n" for model in lacking))
         return int(bool(lacking))
     some = lacking if args.missing else [catalogue.model(name).id for name in args.model]
-    ids = some if args.missing or args.model else [entry.id for entry in modelled_models()]
-    rows_of = {entry.id: _of(entry.id, known) for entry in modelled_models()}
+    ids = some if args.missing or args.model else [entry.id for entry in modeled_models()]
+    rows_of = {entry.id: _of(entry.id, known) for entry in modeled_models()}
     for model, found in zip(ids, _computed(ids, args.processes), strict=True):
         rows_of[model] = found
         args.output.write_text(text(row for of_model in rows_of.values() for row in of_model), encoding="utf-8")

@@ -21,7 +21,7 @@ from calculator.families.tasks import families_of
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.random_grid.random_requests import random_request
-from validation.random_grid.task_requests import UNMODELLED, random_task_request
+from validation.random_grid.task_requests import UNMODELED, random_task_request
 from validation.reference.build import ReferenceModel, build_model
 from validation.tracing.silence import silence_libraries
 from validation.tracing.trace import trace
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Shapes = tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]
 
 Outcome = Literal[
-    "equal", "different", "both refuse", "not modelled", "only Headroom refuses", "only the libraries refuse"
+    "equal", "different", "both refuse", "not modeled", "only Headroom refuses", "only the libraries refuse"
 ]
 
 #: Families whose classes are in their repositories, not in transformers.
@@ -49,7 +49,7 @@ _KEPT = ("dtype", "adapter_dtype", "autocast")
 MOST_DRAWN = 12
 
 #: The words of refusals of what the libraries may accept.
-_NOT_MODELLED = ("not modelled", "is modelled for", "are modelled")
+_NOT_MODELED = ("not modeled", "is modeled for", "are modeled")
 
 #: The task of families without a causal language model, the first that a family has.
 OTHER_TASKS: tuple[TaskName, ...] = ("seq_2_seq_lm", "seq_cls", "image_cls")
@@ -96,7 +96,7 @@ def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
     """The differences, then how many pairs are equal, and why the others have no request that is answered."""
     for (family, method), pair in found.items():
         for each in pair:
-            if each.outcome not in ("equal", "both refuse", "not modelled"):
+            if each.outcome not in ("equal", "both refuse", "not modeled"):
                 yield f"{family} {method}: {each.outcome}: {each.detail}\n    {each.request}"
     outcomes = Counter(each.outcome for pair in found.values() for each in pair)
     equal = sum(any(each.outcome == "equal" for each in pair) for pair in found.values())
@@ -109,7 +109,7 @@ def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
 
 
 def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool) -> Iterator[Compared]:
-    """Compare random requests of a pair, until one is answered by both, or the method is not modelled for the task."""
+    """Compare random requests of a pair, until one is answered by both, or the method is not modeled for the task."""
     for number in range(MOST_DRAWN):
         found = compared(drawn(seed, number, family, method), refusals=refusals)
         yield found
@@ -137,7 +137,7 @@ def _of_task(seed: int, number: int, family: str, method: MethodName) -> dict[st
     if task is None:
         return request
     own = random_task_request(seed, number, task, [family])
-    chosen = {"name": "lora"} if method in UNMODELLED[task] else request["method"]
+    chosen = {"name": "lora"} if method in UNMODELED[task] else request["method"]
     return {**own, "model": request["model"], "method": chosen}
 
 
@@ -148,7 +148,7 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
     """
     try:
         request = parse_request(body)
-        expected = modelled(request)
+        expected = modeled(request)
     except PlanError as error:
         return Compared(_refused_by(body, str(error), refusals=refusals), body, str(error))
     try:
@@ -159,10 +159,10 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
 
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
-    """Whether the libraries refuse a refused request too. What is not modelled, or no method of PEFT, is not asked."""
+    """Whether the libraries refuse a refused request too. What is not modeled, or no method of PEFT, is not asked."""
     is_of_peft = METHODS[body["method"]["name"]].facts.config_class is not None
-    if not is_of_peft or any(words in error for words in _NOT_MODELLED):
-        return "not modelled"
+    if not is_of_peft or any(words in error for words in _NOT_MODELED):
+        return "not modeled"
     if not refusals:
         return "both refuse"
     try:
@@ -181,8 +181,8 @@ def _differences(expected: Shapes, found: Shapes) -> str:
     return "; ".join(parts)
 
 
-def modelled(request: Request) -> Shapes:
-    """The shapes of the parameters that a method adds, and of those that it trains, as they are modelled.
+def modeled(request: Request) -> Shapes:
+    """The shapes of the parameters that a method adds, and of those that it trains, as they are modeled.
 
     Raises:
         PlanError: if the request is refused.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.families import FAMILIES
-from calculator.inputs.sharding import MODELLED
+from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="draw random requests instead, and compare their --file")
     parser.add_argument("--count", type=int, default=10, help="how many are drawn")
     parser.add_argument("--trainer", choices=["all", *TRAINERS], default="all", help="the trainer of evaluations")
-    parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="evaluations on several GPUs")
+    parser.add_argument("--sharding", choices=sorted(MODELED - {"none"}), help="evaluations on several GPUs")
     parser.add_argument("--method", choices=METHODS, help="the method of evaluations on one GPU")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=(), metavar="FAMILY", help="only these")
     parser.add_argument("--processes", type=int, default=1, help="parallel traces of evaluations (1)")

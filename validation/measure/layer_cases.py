@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.estimation.request import Request
 
-#: Tokens of a case on a GPU, enough that a 4-bit product dequantises first; and on the CPU, which counts storages only.
+#: Tokens of a case on a GPU, enough that a 4-bit product dequantizes first; and on the CPU, which counts storages only.
 TOKENS = 2048
 CPU_TOKENS = 32
 
@@ -93,7 +93,7 @@ def _four_bit(tokens: int) -> Iterator[LayerCase]:
                         "double_quant": double_quant,
                         "target_modules": [other],
                     }
-                    name = f"{quant_type}, {nested} quantisation, {size}"
+                    name = f"{quant_type}, {nested} quantization, {size}"
                     yield _case(name, size, method, tokens, quick=size == "4096x4096")
 
 

@@ -60,7 +60,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("DoRA", METHODS["lora"] | {"use_dora": True}, {}),
     ("rank 128", METHODS["lora"] | {"r": 128}, {}),
     ("unprepared", METHODS["qlora"] | {"prepare_model_for_kbit_training": False}, {}),
-    ("fp4, single quantisation", METHODS["qlora"] | {"quant_type": "fp4", "double_quant": False}, {}),
+    ("fp4, single quantization", METHODS["qlora"] | {"quant_type": "fp4", "double_quant": False}, {}),
     (
         "unprepared, checkpointing",
         METHODS["qlora"] | {"prepare_model_for_kbit_training": False},

@@ -32,7 +32,7 @@ COLUMNS = {
 
 
 def bits(setting: Setting) -> tuple[Claim, Table]:
-    """A square matrix in NF4 by bitsandbytes, with its constants in float32 and quantised."""
+    """A square matrix in NF4 by bitsandbytes, with its constants in float32 and quantized."""
     side = 512 if setting.quick else 4096
     counted = {}
     for double_quant in (False, True):
@@ -52,7 +52,7 @@ def bits(setting: Setting) -> tuple[Claim, Table]:
             Check(figure=differing, relation="equal to", bounds=(0,)),
         ),
         remark="The constants, which the calculator counts, add"
-        f" {' or, if quantised themselves, '.join(f'{figure.value / STATED - 1:.1%}' for figure in figures.values())}.",
+        f" {' or, if quantized themselves, '.join(f'{figure.value / STATED - 1:.1%}' for figure in figures.values())}.",
     )
     rows = tuple(
         (_constants(double), *stored, figures[double].value, calculated[double]) for double, stored in counted.items()
@@ -61,7 +61,7 @@ def bits(setting: Setting) -> tuple[Claim, Table]:
 
 
 def _constants(double_quant: bool) -> str:
-    return "quantised" if double_quant else "in float32"
+    return "quantized" if double_quant else "in float32"
 
 
 def _figure(double_quant: bool, value: float) -> Figure:

@@ -1,4 +1,4 @@
-"""4-bit formats as tables of levels, and blockwise quantisation with absmax constants."""
+"""4-bit formats as tables of levels, and blockwise quantization with absmax constants."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def codes(weights: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
 
 
 def round_trip(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool) -> Tensor:
-    """Quantise and dequantise weights; `double_quant` does so with the constants too, in bitsandbytes' 8 bits."""
+    """Quantize and dequantize weights; `double_quant` does so with the constants too, in bitsandbytes' 8 bits."""
     nearest, constants = codes(weights, levels)
     if double_quant:
         constants = _nested(constants)
@@ -41,7 +41,7 @@ def round_trip(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool
 
 
 def by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: bool) -> Tensor:
-    """Quantise and dequantise weights with bitsandbytes' kernels."""
+    """Quantize and dequantize weights with bitsandbytes' kernels."""
     packed, state = bnb.functional.quantize_4bit(
         weights, blocksize=BLOCKSIZE, quant_type=quant_type, compress_statistics=double_quant
     )

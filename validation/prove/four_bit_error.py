@@ -91,7 +91,7 @@ def run(setting: Setting) -> Findings:
                 [gaussian],
                 id="nf4-gaussian",
                 lesson="NF4 suits normally distributed weights: no other 4-bit format has a smaller error.",
-                done=f"Gaussian numbers in blocks of {BLOCKSIZE}, quantised to NF4, FP4, INT4 and sixteen even levels.",
+                done=f"Gaussian numbers in blocks of {BLOCKSIZE}, quantized to NF4, FP4, INT4 and sixteen even levels.",
             ),
             _least(
                 trained,
@@ -147,11 +147,11 @@ def _kernels(weights: Weights) -> Claim:
         for double in (False, True)
         for each in weights.samples
     )
-    figure = Figure(key="differing", name="numbers that bitsandbytes dequantises differently", value=differing)
+    figure = Figure(key="differing", name="numbers that bitsandbytes dequantizes differently", value=differing)
     return Claim(
         id="nf4-kernels",
         lesson="A weight is stored as its block's constant times the nearest level.",
-        done=f"{GAUSSIAN} in NF4 and FP4, with and without double quantisation, by that rule and by bitsandbytes.",
+        done=f"{GAUSSIAN} in NF4 and FP4, with and without double quantization, by that rule and by bitsandbytes.",
         figures=(figure,),
         checks=(Check(figure=figure, relation="equal to", bounds=(0,)),),
     )
@@ -183,7 +183,7 @@ def _table(kinds: Sequence[Weights]) -> Table:
         "weights": Axis(label="weights"),
         "format": Axis(label="format"),
         "single": Axis(label="relative error"),
-        "double": Axis(label="with double quantisation"),
+        "double": Axis(label="with double quantization"),
     }
     rows = tuple(
         (
@@ -194,7 +194,7 @@ def _table(kinds: Sequence[Weights]) -> Table:
         )
         for kind, (name, levels) in product(kinds, LEVELS.items())
     )
-    return Table(id="nf4-error-table", title="Error with and without double quantisation", columns=columns, rows=rows)
+    return Table(id="nf4-error-table", title="Error with and without double quantization", columns=columns, rows=rows)
 
 
 def steps(quick: bool) -> int:

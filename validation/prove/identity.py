@@ -194,7 +194,7 @@ def steps(quick: bool) -> int:
 
 EXPERIMENT = Experiment(
     name="identity",
-    title="Identity at initialisation",
+    title="Identity at initialization",
     section="2. LoRA; practice problem 2; worked example 3",
     steps=steps,
     run=run,

@@ -44,10 +44,10 @@ def run(setting: Setting) -> Findings:
     return Findings(
         claims=(
             _far_smaller(runs),
-            _specialises(runs),
+            _specializes(runs),
             _as_good(runs, plan),
             _low_rank(runs),
-            _regulariser(runs, plan),
+            _regularizer(runs, plan),
         ),
         curves=intrinsic_drawings.curves(runs),
         tables=(intrinsic_drawings.dimensions(runs),),
@@ -73,7 +73,7 @@ def _far_smaller(runs: Runs) -> Claim:
     )
 
 
-def _specialises(runs: Runs) -> Claim:
+def _specializes(runs: Runs) -> Claim:
     ratios = _by_change(
         runs,
         "ratio",
@@ -82,7 +82,7 @@ def _specialises(runs: Runs) -> Claim:
     )
     return Claim(
         id="intrinsic-pretrained",
-        lesson="Low rank works because a task only specialises what the model knows.",
+        lesson="Low rank works because a task only specializes what the model knows.",
         done="If so, pretrained weights need fewer directions than random ones (Aghajanyan et al. 2020); both are"
         " trained with the same dimensions.",
         figures=ratios,
@@ -127,14 +127,14 @@ def _share(update: Tensor) -> float:
     return float(energy(update)[LOW - 1])
 
 
-def _regulariser(runs: Runs, plan: Plan) -> Claim:
+def _regularizer(runs: Runs, plan: Plan) -> Claim:
     r = min(plan.ranks, key=lambda rank: abs(rank - SMALLEST))
     wider = _by_change(
         runs, "gap", "LoRA's gap minus full fine-tuning's", lambda each: each.lora_gap[r] - each.full_gap
     )
     return Claim(
         id="low-rank-regulariser",
-        lesson="A low rank is an implicit regulariser.",
+        lesson="A low rank is an implicit regularizer.",
         done=f"The gap between the accuracy on training and on test images, of LoRA with r {r} and of full"
         " fine-tuning.",
         figures=(*wider, *_by_change(runs, "full_gap", "gap of full fine-tuning", lambda each: each.full_gap)),

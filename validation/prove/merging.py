@@ -73,21 +73,21 @@ def _four_bit(width: int, setting: Setting) -> Claim:
     whole = Figure(key="effect", name="relative change of the output by the whole update", value=effect)
     into_dense = Figure(
         key="error_dense",
-        name="relative error of the output, merged into the dequantised weight in bfloat16",
+        name="relative error of the output, merged into the dequantized weight in bfloat16",
         value=dense,
     )
     setting.step()
     return Claim(
         id="merge-nf4",
         lesson="QLoRA merges like LoRA, at no cost.",
-        done="The same with the base in NF4: PEFT dequantises it, adds the update and quantises it again.",
+        done="The same with the base in NF4: PEFT dequantizes it, adds the update and quantizes it again.",
         figures=(error, into_dense, whole, Figure(key="kept", name="share of unchanged codes", value=kept)),
         checks=(
             Check(figure=error, relation="at most", bounds=(bound,), tolerance=True),
             Check(figure=into_dense, relation="at most", bounds=(bound,), tolerance=True),
         ),
         remark=f"The error is {error.value / effect:.0%} of the update's effect: {kept:.0%} of the weights round to"
-        " their old level. A merge that keeps the update needs a dequantised base, as large as an unquantised one.",
+        " their old level. A merge that keeps the update needs a dequantized base, as large as an unquantized one.",
     )
 
 

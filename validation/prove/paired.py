@@ -44,10 +44,10 @@ def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: i
             bases.append(_seconds(base, device))
     finally:
         gc.enable()
-    neighbours = list(pairwise(bases))
+    neighbors = list(pairwise(bases))
     return Paired(
-        ratios=[own / both[number % 2] for number, (own, both) in enumerate(zip(others, neighbours, strict=True))],
-        control=[after / before for before, after in neighbours],
+        ratios=[own / both[number % 2] for number, (own, both) in enumerate(zip(others, neighbors, strict=True))],
+        control=[after / before for before, after in neighbors],
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Components that stay through a step, and its gradients; the others are listed at the peak.
 RESIDENT = {
     "base_weights": "base weights",
-    "quantization_constants": "quantisation constants",
+    "quantization_constants": "quantization constants",
     "adapter_weights": "added weights",
     "gradients": "gradients",
     "optimizer_states": "optimizer states",

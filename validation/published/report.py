@@ -1,6 +1,6 @@
 """Compare the calculator with memory figures that others measured and published, and write the results file.
 
-Errors are summarised over the rows that a request expresses as a whole. Rows that a request expresses in part are
+Errors are summarized over the rows that a request expresses as a whole. Rows that a request expresses in part are
 predicted too, with a list of the differences. Each other row has the reason why no request expresses it.
 """
 

@@ -13,7 +13,7 @@ from calculator.common.errors import PlanError
 from calculator.common.names import TaskName
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
-from calculator.inputs.sharding import MODELLED
+from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
@@ -54,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
     parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
     parser.add_argument("--images", action="store_true", help="requests with images")
-    parser.add_argument("--sharding", choices=sorted(MODELLED - {"none"}), help="requests for several GPUs")
+    parser.add_argument("--sharding", choices=sorted(MODELED - {"none"}), help="requests for several GPUs")
     parser.add_argument("--trainer", choices=["all", *TRAINERS], help="requests for this trainer, or for each of them")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--base", choices=BASES, help="only requests of LoRA over this quantized base")

@@ -22,7 +22,7 @@ WORDS = (1, 2, 16, 64, 200, 512)
 
 
 def random_image_request(seed: int, number: int, families: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the body of one request with images, of one of the families whose images are modelled."""
+    """Return the body of one request with images, of one of the families whose images are modeled."""
     rng = random.Random(f"images {seed} {number}")
     request = random_request(seed, number, families or image_families())
     request["model"] = _with_tower(rng, request["model"])

@@ -32,7 +32,7 @@ def layer_options(rng: random.Random, model: Model, method: dict[str, Any], shar
 
 
 def replication(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
-    """Return ranges of layers for a share of the requests, mostly without what is not modelled with them."""
+    """Return ranges of layers for a share of the requests, mostly without what is not modeled with them."""
     if rng.random() >= share:
         return {}
     if rng.random() < 0.9:

@@ -35,8 +35,8 @@ class Case:
 
     @property
     def worth_tracing(self) -> bool:
-        """Whether to trace the request: not if the calculator refuses it as not modelled."""
-        return self.refusal is None or "not modelled" not in self.refusal
+        """Whether to trace the request: not if the calculator refuses it as not modeled."""
+        return self.refusal is None or "not modeled" not in self.refusal
 
     def add_trace(self, result: dict[str, Any] | None) -> None:
         """Add a trace's result."""
@@ -151,13 +151,13 @@ def _targets(cases: Sequence[Case]) -> list[tuple[str, bool]]:
 
 def _refusals(cases: Sequence[Case]) -> list[str]:
     both = [case for case in cases if case.refusal and case.real_refusal]
-    unmodelled = [case for case in cases if case.refusal and not case.worth_tracing]
+    unmodeled = [case for case in cases if case.refusal and not case.worth_tracing]
     alone = [case for case in cases if case.refusal and case.traced]
     missed = [case for case in cases if case.real_refusal and not case.refusal]
     return [
         f"refused by both: {len(both)}",
-        f"refused as not modelled, not traced: {len(unmodelled)}",
-        *_counted(case.refusal for case in unmodelled),
+        f"refused as not modeled, not traced: {len(unmodeled)}",
+        *_counted(case.refusal for case in unmodeled),
         f"refused by the calculator alone: {len(alone)}",
         *_counted(case.refusal for case in alone),
         f"answered, but not traced: {len(missed)}",

@@ -1,4 +1,4 @@
-"""Seeded random requests for tasks other than causal language modelling."""
+"""Seeded random requests for tasks other than causal language modeling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LENGTHS = (16, 64, 100, 128, 200, 256, 333, 384, 512)
 
 #: Methods that are refused for a task, in whose place LoRA is drawn.
-UNMODELLED: dict[TaskName, tuple[str, ...]] = {
+UNMODELED: dict[TaskName, tuple[str, ...]] = {
     "causal_lm": (),
     "seq_cls": ("prefix",),
     "token_cls": ("prefix", "prompt", "qlora"),
@@ -40,7 +40,7 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     rng = random.Random(f"{task} {seed} {number}")
     request = random_request(seed, number, families or families_of(FAMILIES, task))
     request["training"]["sequence_length"] = rng.choice(LENGTHS)
-    if request["method"]["name"] in UNMODELLED[task]:
+    if request["method"]["name"] in UNMODELED[task]:
         request["method"] = {"name": "lora"}
     if task == "seq_2_seq_lm":
         request["training"] = _of_targets(rng, request["training"])
@@ -77,7 +77,7 @@ def _of_images(training: dict[str, Any]) -> dict[str, Any]:
 
 def _of_audio(method: dict[str, Any]) -> dict[str, Any]:
     """Return the method, or LoRA for one with virtual tokens, on modules that PEFT has no default of."""
-    method = method if method["name"] not in UNMODELLED["image_cls"] else {"name": "lora"}
+    method = method if method["name"] not in UNMODELED["image_cls"] else {"name": "lora"}
     chosen = {"target_modules": ["q_proj", "v_proj"]} if method["name"] in ("lora", "qlora", "dora") else {}
     return {**chosen, **method}
 

@@ -24,7 +24,7 @@ GENERATING: tuple[TrainerName, ...] = ("trl-grpo", "trl-rloo")
 #: The trainers of preferences that read images.
 PREFERENCES: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
 
-#: Methods that trainers of TRL fail with, or are not modelled with.
+#: Methods that trainers of TRL fail with, or are not modeled with.
 NOT_IN_TRL: dict[TrainerName, tuple[MethodName, ...]] = {
     "trl-reward": ("prefix",),
     "trl-orpo": ("prompt", "p_tuning", "qlora"),
@@ -191,7 +191,7 @@ def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]
 
 
 def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
-    """The method as scripts of a trainer use it, or LoRA in the place of one that the trainer is not modelled with."""
+    """The method as scripts of a trainer use it, or LoRA in the place of one that the trainer is not modeled with."""
     name = method["name"]
     if trainer == "transformers":
         return method

@@ -45,7 +45,7 @@ def quantize(model: nn.Module, weight: StoredWeight) -> None:
 def _gptq(model: nn.Module, weight: Any) -> QuantizationMethod:
     """Replace the layers that optimum replaces by gptqmodel's TorchLinear, as TritonV2Linear is in training.
 
-    Its compiled dequantisation allocates the dense weight alone (see `calculator.bases.gptq.COMPILED`).
+    Its compiled dequantization allocates the dense weight alone (see `calculator.bases.gptq.COMPILED`).
     """
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear  # noqa: PLC0415
     from optimum.gptq import GPTQQuantizer  # noqa: PLC0415
@@ -106,7 +106,7 @@ def _awq_product(
 
 
 def _torchao(model: nn.Module, weight: Any) -> QuantizationMethod:
-    """Quantise the weights that transformers quantises with torchao's config.
+    """Quantize the weights that transformers quantizes with torchao's config.
 
     Source: transformers/quantizers/quantizer_torchao.py, param_needs_quantization.
     """
@@ -153,7 +153,7 @@ def _fp8_product(
 
 
 def _hqq(model: nn.Module, weight: Any) -> QuantizationMethod:
-    """Replace the layers that the package hqq replaces by its HQQLinear, quantised without a search for zero points."""
+    """Replace the layers that the package hqq replaces by its HQQLinear, quantized without a search for zero points."""
     from hqq.core import quantize  # noqa: PLC0415
     from hqq.models.hf.base import AutoHQQHFModel  # noqa: PLC0415
 

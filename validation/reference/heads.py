@@ -13,7 +13,7 @@ from calculator.families.family import TASK_MODELS
 if TYPE_CHECKING:
     from calculator.common.names import TaskName
 
-#: Each auto class that has a language modelling loss, with its mapping from model types; the first that fits is used.
+#: Each auto class that has a language modeling loss, with its mapping from model types; the first that fits is used.
 MAPPINGS: dict[str, Any] = {
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,

@@ -59,7 +59,7 @@ def quantize(
 ) -> None:
     """Store all linear layers except the output head in 4 or 8 bits, as `from_pretrained` with its config does.
 
-    The model is on the meta device. On a real `device`, each of these layers gets random weights, which are quantised
+    The model is on the meta device. On a real `device`, each of these layers gets random weights, which are quantized
     there.
     """
     if isinstance(quantization, Int8):
@@ -118,7 +118,7 @@ def _random_bias(layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> 
 
 
 def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Give a layer a random weight of a dtype on a device and quantise it; a bias is random too."""
+    """Give a layer a random weight of a dtype on a device and quantize it; a bias is random too."""
     old = layer.weight
     layer.weight = bnb.nn.Params4bit(
         torch.empty(old.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD),
@@ -171,7 +171,7 @@ def permutations_on_host(model: nn.Module) -> None:
 
 
 def freeze_a(model: nn.Module) -> None:
-    """Freeze A, as create_lorafa_optimizer does; the gradients of parameters are labelled before it is called."""
+    """Freeze A, as create_lorafa_optimizer does; the gradients of parameters are labeled before it is called."""
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
             parameter.requires_grad_(False)

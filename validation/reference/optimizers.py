@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
-from calculator.resident.optimizers import OPTIMIZERS as MODELLED
+from calculator.resident.optimizers import OPTIMIZERS as MODELED
 from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone, updating
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Opti
         return lorafa_optimizer(model)
     if training.optimizer == "muon":
         return MuonWithAdamW(model)
-    if MODELLED[training.optimizer].projects:
+    if MODELED[training.optimizer].projects:
         return projecting(training, model)
     return optimizer_for(training.optimizer, [each for each in model.parameters() if each.requires_grad])
 

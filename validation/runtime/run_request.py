@@ -147,14 +147,14 @@ def _dtype(parameters: Iterable[torch.Tensor]) -> torch.dtype:
     dtype = next(iter(parameters)).dtype
     if dtype not in _DTYPES:
         raise refusal(
-            "training.dtype", f"weights in {dtype} are not modelled: load the model in a float dtype", str(dtype)
+            "training.dtype", f"weights in {dtype} are not modeled: load the model in a float dtype", str(dtype)
         )
     return dtype
 
 
 def _in_4_bits(base: Any) -> bool:
     if getattr(base, "is_loaded_in_8bit", False):
-        message = "8-bit weights are not modelled: load the model in 4 bits or in half precision"
+        message = "8-bit weights are not modeled: load the model in 4 bits or in half precision"
         raise refusal("method.name", message, "load_in_8bit")
     return bool(getattr(base, "is_loaded_in_4bit", False))
 
@@ -163,16 +163,16 @@ def _method(model: Any, base: Any) -> dict[str, Any]:
     adapters = getattr(model, "peft_config", None)
     if not adapters:
         if not all(parameter.requires_grad for parameter in base.parameters()):
-            message = "some weights are frozen without PEFT: only whole models and PEFT's methods are modelled"
+            message = "some weights are frozen without PEFT: only whole models and PEFT's methods are modeled"
             raise refusal("method.name", message, None)
         return {"name": "full"}
     if len(adapters) > 1:
-        raise refusal("method.name", "the model has several adapters: one is modelled", sorted(adapters))
+        raise refusal("method.name", "the model has several adapters: one is modeled", sorted(adapters))
     (config,) = adapters.values()
     peft_type = getattr(config.peft_type, "value", config.peft_type)
     named = [cls for name, cls in METHODS.items() if cls.facts.peft_type == peft_type and name != "qlora"]
     if not named:
-        raise refusal("method.name", f"PEFT's {peft_type} is not modelled", peft_type)
+        raise refusal("method.name", f"PEFT's {peft_type} is not modeled", peft_type)
     name = "qlora" if named[0].name == "lora" and _in_4_bits(base) else named[0].name
     kind: type = METHODS[name]
     settings = [each.name for each in declared(kind)]

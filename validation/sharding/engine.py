@@ -66,7 +66,7 @@ class Engine:
         """The trained parameters of this rank, by name."""
         return self.reference.trainable()
 
-    def labelled(self) -> dict[str, torch.nn.Parameter]:
+    def labeled(self) -> dict[str, torch.nn.Parameter]:
         """The parameters whose gradients the trace names."""
         return self.trainable()
 

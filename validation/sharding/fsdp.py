@@ -90,7 +90,7 @@ class FSDPEngine(Engine):
         """The shard of this rank."""
         return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
-    def labelled(self) -> dict[str, torch.nn.Parameter]:
+    def labeled(self) -> dict[str, torch.nn.Parameter]:
         """The trained parameters, unless their gradients are on the host."""
         return {} if self._sharding.fsdp_config.cpu_offload else self.trainable()
 

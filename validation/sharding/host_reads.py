@@ -19,7 +19,7 @@ class HostReads(TorchDispatchMode):
     """Reads 0 from a number on meta, and skips copies from meta to a host tensor.
 
     A process reads the order of DDP's buckets that it sent itself; whether gradients overflow (0: they do not); norms;
-    and the mean of quantisation constants, which `state_dict` puts in words.
+    and the mean of quantization constants, which `state_dict` puts in words.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

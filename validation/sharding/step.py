@@ -12,7 +12,7 @@ from validation.reference.refusals import positions_needed
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
 from validation.tracing.emulations.autocast import autocast
-from validation.tracing.gradients import gradients_labelled
+from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import quantization_constants, track_attributes, track_loss
 from validation.tracing.known_values import KnownValues
@@ -85,7 +85,7 @@ class ShardedStep:
     def _tracking(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(no_garbage_collection())
-            stack.enter_context(gradients_labelled(self.tracker, self.engine.labelled()))
+            stack.enter_context(gradients_labeled(self.tracker, self.engine.labeled()))
             stack.enter_context(self.engine.tracing(self.tracker))
             stack.enter_context(resizing_seen(self.tracker.resized))
             stack.enter_context(self.tracker.tracking())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
-from validation.tracing.gradients import gradients_labelled
+from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import quantization_constants
 from validation.tracing.step import no_garbage_collection
@@ -71,5 +71,5 @@ class ShardedTrainerStep(TrainerStep):
             self.tracker.forget(tensor)
         if engine.steps_in_backward:
             self._before(engine.model, "step", self._begin_update)
-        self._contexts.enter_context(gradients_labelled(self.tracker, engine.labelled()))
+        self._contexts.enter_context(gradients_labeled(self.tracker, engine.labeled()))
         self._contexts.enter_context(engine.tracing(self.tracker))

@@ -152,7 +152,7 @@ class ZeROEngine(Engine):
                 stack.callback(hook.remove)
             yield
 
-    def labelled(self) -> dict[str, torch.nn.Parameter]:
+    def labeled(self) -> dict[str, torch.nn.Parameter]:
         """None: most gradients are views of a bucket."""
         return {}
 

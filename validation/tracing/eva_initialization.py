@@ -41,7 +41,7 @@ class _Values(TorchFunctionMode):
 
 
 def run(model: Any, request: Request, tracker: MemoryTracker) -> None:
-    """Initialise a model's adapter with batches of the size of a micro-batch, whose tokens are all used."""
+    """Initialize a model's adapter with batches of the size of a micro-batch, whose tokens are all used."""
     shape, values = (request.training.micro_batch_size, request.training.sequence_length), _Values()
     names = ("input_ids", "labels", *(("attention_mask",) if request.training.padding else ()))
     batch = {name: torch.zeros(shape, dtype=torch.long, device="cpu") for name in names}

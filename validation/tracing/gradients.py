@@ -1,4 +1,4 @@
-"""Gradients, labelled in the ledger as soon as autograd has accumulated them."""
+"""Gradients, labeled in the ledger as soon as autograd has accumulated them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def gradients_labelled(tracker: MemoryTracker, trainable: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+def gradients_labeled(tracker: MemoryTracker, trainable: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
     """Label each parameter's gradient inside the context."""
     hooks = [p.register_post_accumulate_grad_hook(_labeller(tracker, name)) for name, p in trainable.items()]
     try:

@@ -1,6 +1,6 @@
 """Values of tensors on the meta device that follow from a batch: each such storage has a copy in host memory.
 
-A trainer counts labelled tokens, compares them with 0 and selects by them. Batches have values on the host, so
+A trainer counts labeled tokens, compares them with 0 and selects by them. Batches have values on the host, so
 whatever is computed from them alone is computed on the host too. Weights have none.
 """
 

@@ -1,4 +1,4 @@
-"""The tensors that are alive before a step: weights, quantisation constants, optimizer states, and the last loss."""
+"""The tensors that are alive before a step: weights, quantization constants, optimizer states, and the last loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
-    """Track a model's parameters, buffers and quantisation constants."""
+    """Track a model's parameters, buffers and quantization constants."""
     for name, parameter in reference.named_parameters():
         stored = parts(parameter)
         for part, tensor in stored.items():
@@ -64,7 +64,7 @@ def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:
 
 
 def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a QuantState, and the code book that bitsandbytes keeps after it quantised the constants."""
+    """The tensors of a QuantState, and the code book that bitsandbytes keeps after it quantized the constants."""
     if state is None:
         return
     for field in ("absmax", "code", "offset"):

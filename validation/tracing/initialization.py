@@ -1,4 +1,4 @@
-"""PEFT's get_peft_model over a model that is on the GPU, traced on the meta device: what initialising takes."""
+"""PEFT's get_peft_model over a model that is on the GPU, traced on the meta device: what initializing takes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _on_meta(value: Any) -> Any:
 
 
 def trace_initialization(request: Request) -> int:
-    """The most bytes alive while PEFT adds and initialises a request's adapter."""
+    """The most bytes alive while PEFT adds and initializes a request's adapter."""
     ledger: Ledger[str] = Ledger()
     with emulate_cuda():
         reference = build_base(request)

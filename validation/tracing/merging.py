@@ -65,7 +65,7 @@ def trace_merge(
 
 
 def quantizing_on_meta() -> Any:
-    """Quantise a weight that moves to the meta device or is there, as CUDA does on a GPU."""
+    """Quantize a weight that moves to the meta device or is there, as CUDA does on a GPU."""
     return mock.patch.object(bnb.nn.Params4bit, "to", _quantized)
 
 

@@ -1,7 +1,7 @@
-"""Reading a checkpoint onto a GPU with from_pretrained, traced on the meta device: what fusing and quantising take.
+"""Reading a checkpoint onto a GPU with from_pretrained, traced on the meta device: what fusing and quantizing take.
 
 Threads of transformers read the weights. In the trace, they have read all of them before the first is converted, as far
-as a load may be ahead; weights that are quantised have no threads.
+as a load may be ahead; weights that are quantized have no threads.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def trace_reading(request: Request) -> int:
 
 
 def _quantization(request: Request) -> dict[str, Any]:
-    """The argument that quantises the weights as they are read."""
+    """The argument that quantizes the weights as they are read."""
     packed = request.method.base_quantization(request.training)
     if not isinstance(packed, Quantization):
         return {}

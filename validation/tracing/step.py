@@ -14,7 +14,7 @@ from validation.reference.methods import after_step, statistics
 from validation.reference.optimizers import backward, make_steady, optimizer_of, step_of
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
-from validation.tracing.gradients import gradients_labelled
+from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_attributes, track_loss, track_model, track_optimizer
 from validation.tracing.known_values import KnownValues
@@ -67,8 +67,8 @@ class Step:
             self.images = images.known_batch(values, request, config, self.input_ids, self.mask)
         else:
             values.know(self.input_ids, torch.full(self.input_ids.shape, images.ordinary_token(config)))
-        for labelled in self.labels.values():
-            values.know(labelled, torch.zeros(labelled.shape, dtype=labelled.dtype))
+        for labeled in self.labels.values():
+            values.know(labeled, torch.zeros(labeled.shape, dtype=labeled.dtype))
 
     def _reads_labels(self, request: Request) -> bool:
         """Whether the model's own code selects the sequences that have a label."""
@@ -81,7 +81,7 @@ class Step:
         """Run the first step, then trace the second."""
         self._run_first()
         self._track_initial_tensors()
-        with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
+        with no_garbage_collection(), gradients_labeled(self.tracker, self.trainable), self.tracker.tracking():
             for _ in range(min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)):
                 self.tracker.enter("forward")
                 self.loss = self._forward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from validation.reference.optimizers import make_steady, states
-from validation.tracing.gradients import gradients_labelled
+from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_model
 from validation.tracing.ledger import Ledger
@@ -56,7 +56,7 @@ class TrainerStep:
         self._before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
 
     def _train(self) -> None:
-        with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
+        with no_garbage_collection(), gradients_labeled(self.tracker, self.trainable), self.tracker.tracking():
             self.trainer.train()
 
     def static(self) -> dict[str, int]:

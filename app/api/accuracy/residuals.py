@@ -98,7 +98,7 @@ def method_name(method: dict[str, Any]) -> str:
 
 
 def by_statistic(residuals: Iterable[Residual]) -> tuple[Errors, ...]:
-    """Summarise the errors of each statistic that has any."""
+    """Summarize the errors of each statistic that has any."""
     groups: dict[str, list[Residual]] = {statistic: [] for statistic in STATISTICS}
     for residual in residuals:
         groups[residual.statistic].append(residual)

@@ -12,7 +12,7 @@ class NotUnderstoodAnswer(Answer):
     value: Any = described("Its value; null if the file does not set it.", "muon")
     why: str = described(
         "Why the request differs, and what it uses instead.",
-        "is not modelled: adamw_torch_fused is used",
+        "is not modeled: adamw_torch_fused is used",
     )
 
 

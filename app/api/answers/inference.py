@@ -79,7 +79,7 @@ class MergeAnswer(Answer):
     )
     module: str = described("The module that is merged at the peak.", "model.layers.*.mlp.gate_proj")
     rows: tuple[Row, ...] = described(
-        "Tensors alive at the peak in addition to the model.", [{"name": "weight, dequantised"}]
+        "Tensors alive at the peak in addition to the model.", [{"name": "weight, dequantized"}]
     )
     loss: str = described("What rounding loses.", "A dense weight keeps the sum in its own data type.")
     source: str = described("Source of the formula.", "peft, tuners/lora/bnb.py, Linear4bit.merge")
@@ -99,7 +99,7 @@ class InferenceAnswer(Answer):
         [{"name": "operations_per_token"}],
     )
     merge: MergeAnswer | None = described(
-        "The memory of merging; null if nothing is merged, or if this merge is not modelled.", None
+        "The memory of merging; null if nothing is merged, or if this merge is not modeled.", None
     )
     fit: DeviceFit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
     reserved: ReservedBy = described("How peak_reserved_bytes was computed.", "replay")

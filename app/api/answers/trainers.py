@@ -36,7 +36,7 @@ class TrainerAnswer(Answer):
         "Its own defaults. A run that leaves a setting out has these.",
         [{"path": "training.autocast", "value": "bfloat16"}],
     )
-    not_modelled: str = described("What of it is not modelled; empty if its whole step is.", "")
+    not_modelled: str = described("What of it is not modeled; empty if its whole step is.", "")
 
 
 class TrainerList(Answer):

@@ -180,7 +180,7 @@ def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[
 
 
 def _layers(method: LowRank) -> dict[str, Any]:
-    """Return the keys of single modules and layers and of the initialisation that are not PEFT's defaults."""
+    """Return the keys of single modules and layers and of the initialization that are not PEFT's defaults."""
     keys: dict[str, Any] = {}
     if method.rank_pattern:
         keys["lora_rank_pattern"] = dict(method.rank_pattern)

@@ -28,7 +28,7 @@ def unquantized(request: Request) -> Iterator[NotExpressed]:
 
 
 def unloaded(request: Request, keys: tuple[str, ...] = ()) -> Iterator[NotExpressed]:
-    """Yield a base that is quantised as the model is loaded, for which a tool's file has no key.
+    """Yield a base that is quantized as the model is loaded, for which a tool's file has no key.
 
     `keys`: the bases for which it has one.
     """

@@ -47,7 +47,7 @@ VERSIONS = "LLaMA-Factory 0.9.6 supports transformers up to 5.8, and peft 0.18."
 #: The values of flash_attn, by attention implementation. Source: extras/constants.py, AttentionFunction.
 FLASH_ATTN = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
 
-#: pissa_iter, by PiSSA's initialisation; -1 decomposes the whole weight. Source: model/adapter.py.
+#: pissa_iter, by PiSSA's initialization; -1 decomposes the whole weight. Source: model/adapter.py.
 PISSA_ITER: dict[bool | str, int] = {"pissa": -1, "pissa_niter_4": 4, "pissa_niter_16": 16}
 
 _UPCAST = "LLaMA-Factory keeps trained weights in float32, or with pure_bf16 in bfloat16 without autocast"
@@ -166,7 +166,7 @@ def _low_rank(planned: Planned) -> Part:
 
 
 def _without_keys(method: LowRank) -> tuple[str, ...]:
-    """The settings of LoRA that LLaMA-Factory has no key for; of initialisations it has PiSSA."""
+    """The settings of LoRA that LLaMA-Factory has no key for; of initializations it has PiSSA."""
     of_initialization = () if method.init_lora_weights in PISSA_ITER else ("init_lora_weights",)
     of_modules = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
     return (*of_modules, "layer_replication", "lora_bias", "use_bdlora", "trainable_token_indices", *of_initialization)

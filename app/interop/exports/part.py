@@ -98,7 +98,7 @@ def dumped(keys: dict[str, Any]) -> str:
 
 
 def named_model(planned: Planned, key: str, bases: tuple[str, ...] = ()) -> Part:
-    """Return the key of the model: its hub id, or a folder if it has none. `bases`: those that the tool quantises."""
+    """Return the key of the model: its hub id, or a folder if it has none. `bases`: those that the tool quantizes."""
     if planned.model.id is not None:
         not_expressed = (*unquantized(planned.request), *unloaded(planned.request, bases))
         return Part(heading="Model", keys={key: planned.model.id}, not_expressed=not_expressed)
@@ -197,7 +197,7 @@ def of_trainer(planned: Planned, subject: str) -> tuple[NotExpressed, ...]:
         what = _DIFFERS.get(training.trainer, "trains on texts: the figures are of another run")
         found.append(differs("training.trainer", training.trainer, f"{subject}, which {what}"))
     if training.completion_tokens is not None:
-        why = "the labelled tokens are those of the dataset that the file names"
+        why = "the labeled tokens are those of the dataset that the file names"
         found.append(differs("training.completion_tokens", training.completion_tokens, why))
     return tuple(found)
 

@@ -193,7 +193,7 @@ def _check_compared(request: Request, trainer: str | None) -> None:
         raise refusal("method.name", message, request.method.name)
 
 
-#: The initialisations that run on samples, of which the script has none.
+#: The initializations that run on samples, of which the script has none.
 #: Source: peft 0.21, tuners/lora/eva.py, corda.py, loraga.py and layer.py.
 ON_SAMPLES = {
     "corda": "run PEFT's preprocess_corda on samples before get_peft_model, which fails without it",
@@ -206,7 +206,7 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     """Return the settings that the sample text cannot show, or that the trainer has its own value of."""
     training, found = request.training, []
     if training.completion_tokens is not None:
-        why = "the labelled tokens are those of the script's text"
+        why = "the labeled tokens are those of the script's text"
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
     found += uncut(training, "the script loads the model unpatched: call the package's cce_patch before")
     found += unquantized(request)

@@ -1,4 +1,4 @@
-"""Training scripts of tasks other than causal language modelling."""
+"""Training scripts of tasks other than causal language modeling."""
 
 from __future__ import annotations
 

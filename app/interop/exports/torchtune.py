@@ -88,7 +88,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, bool]]] = {
 #: The names of dtypes.
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
-#: The loss that the trainer is modelled with.
+#: The loss that the trainer is modeled with.
 LOSS = "torchtune.modules.loss.CEWithChunkedOutputLoss"
 
 #: torchtune's name of each projection of attention. Source: torchtune/modules/peft/_utils.py, LORA_ATTN_MODULES.

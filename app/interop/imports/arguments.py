@@ -48,7 +48,7 @@ _PACKS = "trl-sft"
 
 
 def trainer_or_warn(keys: Keys, name: str) -> TrainerName:
-    """Return a trainer that is modelled: the named one, or SFTTrainer with a warning."""
+    """Return a trainer that is modeled: the named one, or SFTTrainer with a warning."""
     for trainer in TRAINERS:
         if trainer == name and trainer is not None:
             return trainer
@@ -139,7 +139,7 @@ def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> di
 def _loss(keys: Keys, trainer: str) -> dict[str, Any]:
     for key in ("completion_only_loss", "assistant_only_loss"):
         if keys.take(key):
-            keys.miss(key, True, "the number of labelled tokens is not in the file: all are counted")
+            keys.miss(key, True, "the number of labeled tokens is not in the file: all are counted")
     if trainer != _PACKS:
         return {}
     loss = keys.choice(

@@ -69,7 +69,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if unfrozen and name == "full":
         method["unfrozen_parameters"] = unfrozen
     elif unfrozen:
-        keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modelled: the adapter alone is trained")
+        keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modeled: the adapter alone is trained")
     kept = kept_base(keys, name)
     layers = keys.take("lisa_n_layers")
     if layers is not None:
@@ -96,7 +96,7 @@ def _method_name(keys: Keys) -> str:
             "content.adapter", "is not a supported method: use lora, qlora, or none for full fine-tuning", adapter
         )
     if keys.flag("load_in_4bit") and adapter != "qlora":
-        keys.miss("load_in_4bit", True, "axolotl quantises only with adapter qlora: the weights are not quantised")
+        keys.miss("load_in_4bit", True, "axolotl quantizes only with adapter qlora: the weights are not quantized")
     return adapter or "full"
 
 
@@ -116,7 +116,7 @@ def _low_rank(keys: Keys, model: Model | None) -> tuple[dict[str, Any], str]:
     method |= lora_layers(keys)
     fused = {name: keys.take(name) for name in axolotl.KERNELS}
     if any(fused.values()) or not any(value is False for value in fused.values()):
-        why = "fused LoRA kernels, which are on by default, are not modelled: PEFT's own layers are used"
+        why = "fused LoRA kernels, which are on by default, are not modeled: PEFT's own layers are used"
         keys.miss("lora_*_kernel", fused, why)
     dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", default=True) else "model"
     return method, dtype
@@ -151,7 +151,7 @@ def _in_gptq(keys: Keys, name: str) -> bool:
     """Return whether the checkpoint is in GPTQ, whose config.json states how. Source: loaders/model.py."""
     requested = keys.flag("gptq")
     if requested and name != "lora":
-        keys.miss("gptq", True, "a base in GPTQ is modelled with adapter lora: half-precision weights are used")
+        keys.miss("gptq", True, "a base in GPTQ is modeled with adapter lora: half-precision weights are used")
     return requested and name == "lora"
 
 
@@ -218,7 +218,7 @@ def _checkpointing(keys: Keys) -> dict[str, Any]:
         keys.forget(("gradient_checkpointing_kwargs",))
         return {"gradient_checkpointing": False}
     if checkpointing is not True:
-        why = "offloading is not modelled: checkpointing on the GPU is used"
+        why = "offloading is not modeled: checkpointing on the GPU is used"
         keys.miss("gradient_checkpointing", checkpointing, why)
     kwargs = keys.take("gradient_checkpointing_kwargs", {"use_reentrant": True})
     reentrant = kwargs.get("use_reentrant", False) if isinstance(kwargs, dict) else True
@@ -247,7 +247,7 @@ def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
 def _cut_cross_entropy(keys: Keys, model: Model | None, spread: Distribution) -> dict[str, Any]:
     """Return whether the plugin's loss is enabled, which is its default. Source: its args.py.
 
-    Where it is not modelled, its keys are warned about.
+    Where it is not modeled, its keys are warned about.
     """
     plugins = keys.left.get("plugins") or []
     named = [name for name in ([plugins] if isinstance(plugins, str) else plugins) if CUT_PLUGIN in str(name)]

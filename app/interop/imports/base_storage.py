@@ -13,7 +13,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_model
 from calculator.estimation.stated_base import stated as stated_of
 
-#: The key of a config.json that describes quantisation.
+#: The key of a config.json that describes quantization.
 QUANTIZED = "quantization_config"
 
 #: Keys that repeat others, or that are about outliers or the CPU.
@@ -32,7 +32,7 @@ WITHOUT_EFFECT = (
 #: Settings of 4 bits, which a base in 8 bits ignores.
 OF_4_BITS = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
 
-#: The module that is not quantised by default.
+#: The module that is not quantized by default.
 HEAD = ["lm_head"]
 
 _USED = "16-bit weights are used"
@@ -62,9 +62,9 @@ def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any
     elif low_rank and config_json.read(stored) is not None:
         return {"method": method}  # the request's model states it
     elif not _in_bits(stored, "load_in_4bit") and not _in_bits(stored, "load_in_8bit"):
-        keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes and {', '.join(BASES)} are modelled: {_USED}")
+        keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes and {', '.join(BASES)} are modeled: {_USED}")
     elif not low_rank:
-        keys.miss(QUANTIZED, stored, f"a base in 4 or 8 bits is modelled under LoRA only: {_USED}")
+        keys.miss(QUANTIZED, stored, f"a base in 4 or 8 bits is modeled under LoRA only: {_USED}")
     elif _in_bits(stored, "load_in_8bit"):
         return _in_8_bits(keys, method, Keys(stored))
     else:

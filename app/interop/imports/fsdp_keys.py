@@ -38,7 +38,7 @@ WORDS: dict[str, dict[str, Any]] = {
 }
 
 _EFFECT = "FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them."
-_MODELLED = "one under FSDP2 with the same settings otherwise"
+_MODELED = "one under FSDP2 with the same settings otherwise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def read(keys: Keys, settings: dict[str, Any], version: int, *, broadcasts: bool
     else:
         keys.miss("fsdp_version", given, f"is not a number: {version} is used")
     if version != 2:
-        keys.warn(f"fsdp_version: {version}", _EFFECT, _MODELLED)
+        keys.warn(f"fsdp_version: {version}", _EFFECT, _MODELED)
     config: dict[str, Any] = {}
     if not _reshards(keys, left):
         config["reshard_after_forward"] = False
@@ -101,23 +101,21 @@ def _reshards(keys: Keys, left: dict[str, Any]) -> bool:
         return value is not False
     values = {**STRATEGIES, "TRUE": True, "FALSE": False}
     if str(value).upper() not in values:
-        keys.warn(
-            f"fsdp_sharding_strategy: {text_of(value)}", "It divides the model among some of the GPUs.", _MODELLED
-        )
+        keys.warn(f"fsdp_sharding_strategy: {text_of(value)}", "It divides the model among some of the GPUs.", _MODELED)
     return values.get(str(value).upper(), True)
 
 
 def _list_others(keys: Keys, left: dict[str, Any]) -> None:
     policy = left.pop("auto_wrap_policy", "TRANSFORMER_BASED_WRAP")
     if policy and str(policy).upper() != "TRANSFORMER_BASED_WRAP":
-        keys.miss("fsdp_config.auto_wrap_policy", policy, "is not modelled: each decoder layer is a unit")
+        keys.miss("fsdp_config.auto_wrap_policy", policy, "is not modeled: each decoder layer is a unit")
     for key, value in left.items():
         if value and key == "transformer_layer_cls_to_wrap":
             keys.miss(
                 f"fsdp_config.{key}", value, "is read as the class of the decoder layers, each of which is a unit"
             )
         elif value:
-            keys.miss(f"fsdp_config.{key}", value, "is not modelled: its default is used")
+            keys.miss(f"fsdp_config.{key}", value, "is not modeled: its default is used")
 
 
 def _is_true(value: Any) -> bool:

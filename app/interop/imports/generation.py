@@ -44,10 +44,10 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     if keys.left.get("max_prompt_length") is None:
         keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")
     prompt = keys.integer("max_prompt_length", PROMPT)
-    for name, modelled in _FIXED.items():
-        value = keys.take(name, modelled)
-        if value != modelled:
-            keys.miss(name, value, f"is modelled as {str(modelled).lower()}")
+    for name, modeled in _FIXED.items():
+        value = keys.take(name, modeled)
+        if value != modeled:
+            keys.miss(name, value, f"is modeled as {str(modeled).lower()}")
     steps = keys.take("steps_per_generation")
     if steps is not None:
         keys.miss("steps_per_generation", steps, "completions are generated once for each optimizer step")

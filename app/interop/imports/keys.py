@@ -47,11 +47,9 @@ class Keys:
         """Add a key that the request does not reproduce."""
         self.not_understood.append(NotUnderstood(key=self._older.get(key, key), value=shortened(value), why=why))
 
-    def warn(self, settings: str, effect: str, modelled: str) -> None:
+    def warn(self, settings: str, effect: str, modeled: str) -> None:
         """Warn that settings of the file make it another run than the one that the figures are of."""
-        self.warnings.append(
-            f"Headroom does not model {settings}. {effect} The figures are of another run: {modelled}."
-        )
+        self.warnings.append(f"Headroom does not model {settings}. {effect} The figures are of another run: {modeled}.")
 
     def take(self, key: str, default: Any = None) -> Any:
         """Consume a key and return its value, or the tool's default if it is missing or null."""
@@ -116,7 +114,7 @@ class Keys:
             return default
         if isinstance(value, str | bool | int) and value in choices:
             return choices[value]
-        self.miss(key, value, f"is not modelled: {instead} is used")
+        self.miss(key, value, f"is not modeled: {instead} is used")
         return default
 
     def forget(self, keys: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ATTENTION = {"auto": "sdpa", **{flag: name for name, flag in llama_factory.FLASH_ATTN.items()}}
 
-#: PiSSA's initialisations by pissa_iter; other numbers have the memory of 16.
+#: PiSSA's initializations by pissa_iter; other numbers have the memory of 16.
 PISSA = {iterations: name for name, iterations in llama_factory.PISSA_ITER.items()}
 
 
@@ -30,7 +30,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that the file names."""
     if "model" in keys.left and "model_name_or_path" not in keys.left:
         message = (
-            "is for LLaMA-Factory's v1, whose own training loop is not modelled: give the file of a run with"
+            "is for LLaMA-Factory's v1, whose own training loop is not modeled: give the file of a run with"
             " model_name_or_path, or state the model, the method and the training"
         )
         raise refusal("content", message, keys.left["model"])
@@ -122,12 +122,12 @@ def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:
     Source: LLaMA-Factory at ff6d4d1, hparams/finetuning_args.py, OFTArguments; model/adapter.py, _setup_lora_tuning.
     """
     if quantized:
-        why = "OFT over quantized weights is not modelled: half-precision weights are used"
+        why = "OFT over quantized weights is not modeled: half-precision weights are used"
         keys.miss("quantization_bit", 4 if "quant_type" in quantized else 8, why)
     keys.forget(("oft_target",))
     target, dropout = keys.names("lora_target"), keys.number("module_dropout", 0.0)
     if dropout:
-        keys.miss("module_dropout", dropout, "is not modelled with OFT: 0 is used")
+        keys.miss("module_dropout", dropout, "is not modeled with OFT: 0 is used")
     return {
         "name": "oft",
         "r": keys.integer("oft_rank", 0),
@@ -154,7 +154,7 @@ def _quantization(keys: Keys) -> dict[str, Any]:
     if bits is not None:
         setting = {"quantization_bit": bits, "quantization_method": by}
         keys.miss(
-            "quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modelled: 16-bit weights are used"
+            "quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modeled: 16-bit weights are used"
         )
     return {}
 
@@ -196,7 +196,7 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
 
 
 def _projecting(keys: Keys, name: str) -> str:
-    """Return which of GaLore's or APOLLO's optimizers runs. bitsandbytes' is modelled with one for each parameter."""
+    """Return which of GaLore's or APOLLO's optimizers runs. bitsandbytes' is modeled with one for each parameter."""
     given = keys.take("optim", "adamw_torch")
     if keys.flag(f"{name}_layerwise"):
         in_8_bits = name == "galore" and given in ("adamw_8bit", "adamw_bnb_8bit")

@@ -1,4 +1,4 @@
-"""axolotl's `model_quantization_config`: FP8 and MXFP4 checkpoints, kept as they are or dequantised.
+"""axolotl's `model_quantization_config`: FP8 and MXFP4 checkpoints, kept as they are or dequantized.
 
 Source: axolotl 067b021, loaders/model.py, _set_quantization_config and _prepare_model_for_quantization.
 """
@@ -18,17 +18,17 @@ READ = ("weight_block_size", "activation_scheme")
 
 
 def kept_base(keys: Keys, name: str) -> dict[str, Any]:
-    """Return the base of LoRA that stays in FP8; empty for a model that is dequantised while it is loaded."""
+    """Return the base of LoRA that stays in FP8; empty for a model that is dequantized while it is loaded."""
     kind, given = keys.take(KEY), keys.take(ARGUMENTS)
     arguments = dict(given) if isinstance(given, dict) else {}
     if kind is None or arguments.pop("dequantize", False) is True:
         return {}
     if kind != "FineGrainedFP8Config":
-        why = "transformers trains over no such base: the weights are dequantised, as with dequantize true"
+        why = "transformers trains over no such base: the weights are dequantized, as with dequantize true"
         keys.miss(KEY, kind, why)
         return {}
     if name != "lora":
-        keys.miss(KEY, kind, "a base in FP8 is modelled with adapter lora: the weights are dequantised")
+        keys.miss(KEY, kind, "a base in FP8 is modeled with adapter lora: the weights are dequantized")
         return {}
     settings = {key: arguments.pop(key) for key in READ if key in arguments}
     if arguments:

@@ -1,4 +1,4 @@
-"""Features of other tools that are not modelled, and that change the memory of a step: the figures are of another run.
+"""Features of other tools that are not modeled, and that change the memory of a step: the figures are of another run.
 
 Sources: axolotl's keys in src/axolotl/utils/schemas and src/axolotl/integrations/{liger,cut_cross_entropy}/args.py;
 LLaMA-Factory's in src/llamafactory/hparams, TrainingArguments of transformers, and torchtune's in recipes/configs.
@@ -27,7 +27,7 @@ class Feature:
     #: The effect of the feature on memory.
     effect: str
     #: The run that the figures are of.
-    modelled: str
+    modeled: str
     #: A part of the names of the axolotl plugins that switch it on.
     plugin: str | None = None
     #: Whether the keys are numbers of GPUs, of which 1 switches nothing on.
@@ -41,7 +41,7 @@ TRANSFORMERS_LAYERS = "one with transformers' own layers and loss"
 _COMPILED = Feature(
     keys=("torch_compile", "torch_compile_"),
     effect="torch.compile fuses operations and saves other tensors for the backward pass.",
-    modelled="one in eager mode",
+    modeled="one in eager mode",
 )
 
 _OF_IMAGES = "The vision tower runs for each image of the dataset, and their tokens count in a sequence."
@@ -52,15 +52,15 @@ _TRL = (
     Feature(
         keys=("activation_offloading",),
         effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
-        modelled="one that keeps them on the GPU",
+        modeled="one that keeps them on the GPU",
     ),
 )
 
-#: vLLM where it is not modelled: in Unsloth's process, and with trainers that generate nothing.
+#: vLLM where it is not modeled: in Unsloth's process, and with trainers that generate nothing.
 VLLM = Feature(
     keys=("use_vllm", "fast_inference"),
     effect="vLLM reserves memory of its own.",
-    modelled="one without it",
+    modeled="one without it",
 )
 
 #: The features of each format.
@@ -69,46 +69,46 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             keys=("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size"),
             effect="These divide weights, sequences or optimizer states among the GPUs.",
-            modelled="one that divides nothing",
+            modeled="one that divides nothing",
             counts=True,
         ),
-        Feature(keys=("liger_",), plugin="liger", effect=LIGER_EFFECT, modelled=TRANSFORMERS_LAYERS, reads_itself=True),
+        Feature(keys=("liger_",), plugin="liger", effect=LIGER_EFFECT, modeled=TRANSFORMERS_LAYERS, reads_itself=True),
         Feature(
             keys=("cut_cross_entropy", "cut_cross_entropy_", "chunked_cross_entropy", "chunked_cross_entropy_"),
             plugin="cut_cross_entropy",
-            effect="This loss never materialises all of the logits.",
-            modelled="one that keeps the logits and their gradient",
+            effect="This loss never materializes all of the logits.",
+            modeled="one that keeps the logits and their gradient",
             reads_itself=True,
         ),
         Feature(
             keys=("unsloth_", "flash_attn_cross_entropy", "flash_attn_fuse_mlp", "use_kernels"),
             effect="Fused kernels save fewer activations or logits.",
-            modelled=TRANSFORMERS_LAYERS,
+            modeled=TRANSFORMERS_LAYERS,
         ),
         Feature(
             keys=("activation_offloading", "layer_offloading"),
             effect="Offloading moves activations or weights to the CPU.",
-            modelled="one that keeps them on the GPU",
+            modeled="one that keeps them on the GPU",
         ),
         Feature(
             keys=("processor_type",),
             effect=_OF_IMAGES,
-            modelled="one with text only",
+            modeled="one with text only",
         ),
         Feature(
             keys=("quantize_moe_experts",),
             effect="axolotl keeps the experts' fused weights in 4 or 8 bits.",
-            modelled="one with experts as the adapter's method keeps them",
+            modeled="one with experts as the adapter's method keeps them",
         ),
         Feature(
             keys=("qat",),
             effect="Quantization-aware training keeps the quantized copies of weights and inputs.",
-            modelled="one without them",
+            modeled="one without them",
         ),
         Feature(
             keys=("tiled_mlp", "tiled_mlp_"),
             effect="A tiled MLP computes parts of the sequence one after the other, with smaller temporary tensors.",
-            modelled="one that computes the whole sequence at once",
+            modeled="one that computes the whole sequence at once",
         ),
         _COMPILED,
     ),
@@ -116,63 +116,63 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             keys=("use_unsloth", "use_unsloth_gc", "use_v1_kernels"),
             effect="Fused kernels save fewer activations or logits, and Unsloth's checkpointing offloads to the CPU.",
-            modelled="one with transformers' own layers, loss and checkpointing",
+            modeled="one with transformers' own layers, loss and checkpointing",
         ),
         Feature(
             keys=("use_megatron_bridge", "use_mca", "use_hyper_parallel"),
             effect="Another engine trains the model, and can divide it among the GPUs.",
-            modelled="one with transformers' Trainer",
+            modeled="one with transformers' Trainer",
         ),
         Feature(
             keys=("fp8",),
             effect="FP8 training casts weights and activations to 8 bits.",
-            modelled="one with 16-bit or 32-bit tensors",
+            modeled="one with 16-bit or 32-bit tensors",
         ),
         _COMPILED,
         Feature(
             keys=("neat_packing",),
             effect="Packing puts several examples into one row, with a block-diagonal attention mask.",
-            modelled="one with full sequences of cutoff_len tokens and no mask",
+            modeled="one with full sequences of cutoff_len tokens and no mask",
         ),
     ),
     "torchtune": (
-        Feature(keys=("compile",), effect=_COMPILED.effect, modelled=_COMPILED.modelled),
+        Feature(keys=("compile",), effect=_COMPILED.effect, modeled=_COMPILED.modeled),
         Feature(
             keys=("enable_activation_offloading",),
             effect="Offloading moves activations to the CPU.",
-            modelled="one that keeps them on the GPU",
+            modeled="one that keeps them on the GPU",
         ),
         Feature(
             keys=("custom_sharded_layers", "fsdp_", "tensor_parallel_", "data_parallel_", "context_parallel_dim"),
             effect="The distributed recipes divide weights, gradients and optimizer states among the GPUs.",
-            modelled="one of the recipe for a single device",
+            modeled="one of the recipe for a single device",
         ),
         Feature(
             keys=("quantizer", "fake_quant_after_n_steps", "enable_fp8_training", "fp8_recipe_name"),
             effect="Quantization-aware and FP8 training run other linear layers.",
-            modelled="one in 16 bits",
+            modeled="one in 16 bits",
         ),
         Feature(
             keys=("teacher_", "kd_", "ref_", "reward_", "num_classes", "ppo_", "grpo_"),
             effect="These recipes run a second model, or another loss.",
-            modelled="one that fine-tunes a single model",
+            modeled="one that fine-tunes a single model",
         ),
     ),
     "trl": (
         *_TRL,
-        Feature(keys=("script",), effect=_OF_IMAGES, modelled="one with text only"),
+        Feature(keys=("script",), effect=_OF_IMAGES, modeled="one with text only"),
     ),
     "script": (
         *_TRL,
         Feature(
             keys=("offload_embedding",),
             effect="Unsloth keeps the embeddings in host memory.",
-            modelled="one with the embeddings on the GPU",
+            modeled="one with the embeddings on the GPU",
         ),
         Feature(
             keys=("load_in_fp8", "qat_scheme"),
             effect="Linear layers with weights in 8 bits, or quantization-aware ones, keep other tensors.",
-            modelled="one without them",
+            modeled="one without them",
         ),
     ),
     "peft": (),
@@ -182,7 +182,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
 
 
 def warn(keys: Keys, format: str) -> None:  # noqa: A002  the API's word
-    """Take the keys of features that are not modelled, with a warning for each feature that is switched on."""
+    """Take the keys of features that are not modeled, with a warning for each feature that is switched on."""
     for feature in FEATURES[format]:
         if not feature.reads_itself:
             warn_of(keys, feature)
@@ -199,7 +199,7 @@ def warn_of(keys: Keys, feature: Feature) -> None:
     """Take the keys of a feature, with a warning if it is switched on."""
     settings = [*_settings(keys, feature), *_plugins(keys, feature)]
     if settings:
-        keys.warn(", ".join(settings), feature.effect, feature.modelled)
+        keys.warn(", ".join(settings), feature.effect, feature.modeled)
 
 
 def _settings(keys: Keys, feature: Feature) -> Iterator[str]:

@@ -18,7 +18,7 @@ from calculator.inputs.settings import declared
 from calculator.methods import METHODS
 from calculator.methods.adaption_prompt.method import FAMILIES
 from calculator.methods.config_arguments import argument_names
-from calculator.methods.not_modelled import NOT_MODELLED
+from calculator.methods.not_modeled import NOT_MODELED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     model = reference(keys, "base_model_name_or_path", given)
     kind = keys.take("peft_type")
     if not isinstance(kind, str) or kind not in NAMES:
-        reason = f": {NOT_MODELLED[kind]}" if isinstance(kind, str) and kind in NOT_MODELLED else ""
-        raise refusal("content.peft_type", f"is not modelled{reason}. {', '.join(NAMES)} are", kind)
+        reason = f": {NOT_MODELED[kind]}" if isinstance(kind, str) and kind in NOT_MODELED else ""
+        raise refusal("content.peft_type", f"is not modeled{reason}. {', '.join(NAMES)} are", kind)
     return keys.close(
         "peft", {"model": model, **on_its_base(keys, method_of(keys, NAMES[kind], model_or_none(model)), model)}
     )
@@ -114,7 +114,7 @@ def _feedforward(keys: Keys) -> list[str] | None:
     value = keys.left.get("feedforward_modules")
     if isinstance(value, str) or value == []:
         del keys.left["feedforward_modules"]
-        keys.miss("feedforward_modules", value, "only names are modelled: PEFT's default for the family is used")
+        keys.miss("feedforward_modules", value, "only names are modeled: PEFT's default for the family is used")
         return None
     return keys.names("feedforward_modules")
 
@@ -124,7 +124,7 @@ def _check_prefix(keys: Keys, method: dict[str, Any]) -> None:
     width = keys.take("encoder_hidden_size")
     if method["prefix_projection"] and width is not None:
         keys.miss(
-            "encoder_hidden_size", width, "is not modelled: the width of the keys and values, PEFT's default, is used"
+            "encoder_hidden_size", width, "is not modeled: the width of the keys and values, PEFT's default, is used"
         )
 
 
@@ -137,14 +137,14 @@ def _check_adaption_prompt(keys: Keys, method: dict[str, Any]) -> None:  # noqa:
     """List a module other than the attention of each layer, whose name the file has."""
     target = keys.take("target_modules")
     if target not in (None, *(name for name, _ in FAMILIES.values())):
-        keys.miss("target_modules", target, "only the attention of each layer is modelled, which is used")
+        keys.miss("target_modules", target, "only the attention of each layer is modeled, which is used")
 
 
 def _check_boft(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
-    """List a dropout of blocks, which is not modelled."""
+    """List a dropout of blocks, which is not modeled."""
     dropout = keys.take("boft_dropout", 0.0)
     if dropout:
-        keys.miss("boft_dropout", dropout, "is not modelled: 0, PEFT's default, is used")
+        keys.miss("boft_dropout", dropout, "is not modeled: 0, PEFT's default, is used")
 
 
 def _check_shira(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
@@ -156,7 +156,7 @@ def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001
     """List an encoder other than PEFT's default, an MLP, which has no such layers or dropout."""
     kind = keys.take("encoder_reparameterization_type", "MLP")
     if kind != "MLP":
-        keys.miss("encoder_reparameterization_type", kind, "is not modelled: MLP, PEFT's default, is used")
+        keys.miss("encoder_reparameterization_type", kind, "is not modeled: MLP, PEFT's default, is used")
     else:
         keys.forget(("encoder_num_layers", "encoder_dropout"))
 
@@ -175,7 +175,7 @@ def _check_trainable_tokens(keys: Keys, method: dict[str, Any]) -> None:  # noqa
     targets = keys.take("target_modules")
     names = targets if isinstance(targets, list) else [targets]
     if targets is not None and any(str(name).rpartition(".")[2] not in lora_layers.TABLES for name in names):
-        keys.miss("target_modules", targets, "only the word embeddings are modelled, which are used")
+        keys.miss("target_modules", targets, "only the word embeddings are modeled, which are used")
 
 
 #: Settings that are not read by their type alone.

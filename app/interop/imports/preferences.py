@@ -39,7 +39,7 @@ _OTHER = "Preference and reinforcement learning add a reference model, more sequ
 
 
 def of_axolotl(keys: Keys, rl: Any) -> TrainerName:
-    """Return the trainer that `rl` names, or transformers' Trainer, with a warning for what is not modelled."""
+    """Return the trainer that `rl` names, or transformers' Trainer, with a warning for what is not modeled."""
     return _named(keys, "rl", rl, AXOLOTL, AXOLOTL_STEP) if rl else "transformers"
 
 
@@ -87,7 +87,7 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     if loss in get_args(LossType):
         settings["loss_type"] = loss
     elif loss is not None:
-        keys.miss("loss_type", loss, "is no loss that is modelled: the trainer's default is used")
+        keys.miss("loss_type", loss, "is no loss that is modeled: the trainer's default is used")
     if TRAINERS[trainer].facts.generates:
         completion = generation(keys, trainer)
         settings |= completion
@@ -121,7 +121,7 @@ def factory_settings(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         if loss in ("hinge", "ipo"):
             return {"loss_type": loss}
         if loss != "sigmoid":
-            keys.miss("pref_loss", loss, "is not modelled: the loss sigmoid is used")
+            keys.miss("pref_loss", loss, "is not modeled: the loss sigmoid is used")
     keys.forget(
         ["pref_beta", "pref_ftx", "pref_bco_weight", "dpo_label_smoothing", "kto_chosen_weight", "kto_rejected_weight"]
     )

@@ -57,7 +57,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if is_unsloth:
         other_runs.warn_of(keys, other_runs.VLLM)
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
-    if is_unsloth and unsloth.is_modelled(calls, trainer, method, model):
+    if is_unsloth and unsloth.is_modeled(calls, trainer, method, model):
         training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))
     else:
         training |= arguments(keys, trainer, defaults)
@@ -131,12 +131,12 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         keys.forget(unsloth.OF_ADAPTERS)
         adapts = False
     if not adapts and in_8_bits:
-        keys.miss("load_in_8bit", True, "8-bit weights are modelled under LoRA only: half-precision weights are used")
+        keys.miss("load_in_8bit", True, "8-bit weights are modeled under LoRA only: half-precision weights are used")
     base = quantized_base(keys, calls)
     other = next((name for call, name in OF_CLASSES.items() if call in calls), None)
     if other is not None and not adapts:
         if in_4_bits:
-            keys.miss("load_in_4bit", True, "4 bits are modelled under LoRA only: half-precision weights are used")
+            keys.miss("load_in_4bit", True, "4 bits are modeled under LoRA only: half-precision weights are used")
         return method_of(keys, other, model)
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"

@@ -32,8 +32,8 @@ METHODS = {
 #: The config classes of torchao that TorchAoConfig takes.
 OF_TORCHAO = r"(?:Int|UInt|Float)\d\w{0,60}Config"
 
-#: Arguments that quantise, or that choose a kernel.
-OF_QUANTISING = (
+#: Arguments that quantize, or that choose a kernel.
+OF_QUANTIZING = (
     "dataset",
     "tokenizer",
     "backend",
@@ -54,11 +54,11 @@ _USED = "16-bit weights are used"
 
 
 def quantized_base(keys: Keys, calls: tuple[str, ...]) -> dict[str, Any]:
-    """Return the quantization_config of the base; empty if it is dequantised, or not modelled, which is noted."""
+    """Return the quantization_config of the base; empty if it is dequantized, or not modeled, which is noted."""
     name = next((METHODS[call] for call in calls if call in METHODS), None)
     if name is None:
         return {}
-    keys.forget(OF_QUANTISING)
+    keys.forget(OF_QUANTIZING)
     if name in ("gptq", "awq"):
         sizes = {"bits": keys.integer("bits", 4), "group_size": keys.integer("group_size", 128)}
         return {"quant_method": name, "desc_act": keys.flag("desc_act"), **sizes}
@@ -73,7 +73,7 @@ def quantized_base(keys: Keys, calls: tuple[str, ...]) -> dict[str, Any]:
     if name == "torchao":
         return _torchao(keys, calls)
     if name in config_json.DEQUANTIZED:
-        return _dequantised(keys, name)
+        return _dequantized(keys, name)
     keys.miss("quantization_config", name, f"{config_json.REFUSED[name]}: {_USED}")
     return {}
 
@@ -82,7 +82,7 @@ def _hqq(keys: Keys) -> dict[str, Any]:
     keys.forget(("compute_dtype", "device"))
     axis = keys.take("axis", 1)
     if axis not in (1, None):
-        keys.miss("axis", axis, "groups along outputs are not modelled: axis 1 is used")
+        keys.miss("axis", axis, "groups along outputs are not modeled: axis 1 is used")
     return {"quant_method": "hqq", "bits": keys.integer("nbits", 4), "group_size": keys.integer("group_size", 64)}
 
 
@@ -100,15 +100,15 @@ def _torchao(keys: Keys, calls: tuple[str, ...]) -> dict[str, Any]:
     if kind in config_json.TORCHAO:
         return {"quant_method": "torchao", "quant_type": config_json.TORCHAO[kind]}
     other = next((call for call in calls if call not in METHODS and call.startswith(("Int", "UInt", "Float"))), kind)
-    keys.miss("quant_type", other, f"of torchao, weights in 8 bits without quantized inputs are modelled: {_USED}")
+    keys.miss("quant_type", other, f"of torchao, weights in 8 bits without quantized inputs are modeled: {_USED}")
     return {}
 
 
-def _dequantised(keys: Keys, name: str) -> dict[str, Any]:
+def _dequantized(keys: Keys, name: str) -> dict[str, Any]:
     if keys.flag("dequantize"):
         return {}
     if name != "fp8":
-        keys.miss("quantization_config", name, f"transformers does not train over it while it is quantised: {_USED}")
+        keys.miss("quantization_config", name, f"transformers does not train over it while it is quantized: {_USED}")
         return {}
     size, scheme = keys.take("weight_block_size", (128, 128)), keys.take("activation_scheme", "dynamic")
     block = list(size) if isinstance(size, list | tuple) else size

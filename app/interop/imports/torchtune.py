@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
-#: Builders of models of which another has the same sizes, or whose step is not modelled, and the catalogue's models.
+#: Builders of models of which another has the same sizes, or whose step is not modeled, and the catalogue's models.
 OTHER_BUILDERS = {
     "llama3_3_70b": "meta-llama/Llama-3.1-70B",
     **{f"qwen2_5_{size}_instruct": f"Qwen/Qwen2.5-{size.replace('_', '.').upper()}" for size in ("1_5b", "7b", "14b")},
@@ -149,7 +149,7 @@ def _optimizer(keys: Keys) -> str:
         None,
     )
     if found is None:
-        keys.miss("optimizer._component_", component, "is not modelled for torchtune: PyTorch's fused AdamW is used")
+        keys.miss("optimizer._component_", component, "is not modeled for torchtune: PyTorch's fused AdamW is used")
     return found or "adamw_torch_fused"
 
 
@@ -171,11 +171,11 @@ def _loss(keys: Keys) -> None:
     """Read the loss, which torchtune calls with the output of every chunk."""
     component, chunks = keys.text("loss._component_"), keys.integer("loss.num_output_chunks", 8)
     if chunks != 8:
-        keys.miss("loss.num_output_chunks", chunks, "is not modelled: the head runs in 8 chunks")
+        keys.miss("loss.num_output_chunks", chunks, "is not modeled: the head runs in 8 chunks")
     if component is None or component == torchtune.LOSS:
         return
     if ".rlhf." in component:
         keys.warn(f"loss: {component}", _ALIGNED, "fine-tuning with the loss of the next token")
         keys.forget([key for key in keys.left if key.startswith("loss.")])
     else:
-        keys.miss("loss._component_", component, "is not modelled: CEWithChunkedOutputLoss of torchtune 0.6.1 is used")
+        keys.miss("loss._component_", component, "is not modeled: CEWithChunkedOutputLoss of torchtune 0.6.1 is used")

@@ -43,8 +43,8 @@ def written(options: Mapping[str, Any]) -> str:
 
 
 def with_liger(keys: Keys, settings: str, model: Model | None) -> dict[str, Any]:
-    """Return the setting of Liger's kernels, all of them; without it, with a warning, where they are not modelled."""
-    if model is not None and model.model_type in liger.NOT_MODELLED:
+    """Return the setting of Liger's kernels, all of them; without it, with a warning, where they are not modeled."""
+    if model is not None and model.model_type in liger.NOT_MODELED:
         keys.warn(settings, LIGER_EFFECT, TRANSFORMERS_LAYERS)
         return {}
     return {"use_liger_kernel": True}

@@ -59,9 +59,9 @@ def _method(keys: Keys) -> dict[str, Any]:
     }
     if not adapts:
         if in_4_bits:
-            keys.miss("load_in_4bit", True, "is refused without use_peft: the weights are not quantised")
+            keys.miss("load_in_4bit", True, "is refused without use_peft: the weights are not quantized")
         if in_8_bits:
-            keys.miss("load_in_8bit", True, "is refused without use_peft: the weights are not quantised")
+            keys.miss("load_in_8bit", True, "is refused without use_peft: the weights are not quantized")
         return {"name": "full"}
     if in_4_bits:
         return {"name": "qlora", **method, **quantization}

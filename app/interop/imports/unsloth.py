@@ -41,7 +41,7 @@ MODULES = {
 MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
 
 
-def is_modelled(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> bool:
+def is_modeled(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> bool:
     """Whether Headroom models the run: supervised LoRA of a model that FastLanguageModel patches."""
     is_language_model = any(name.startswith("FastLanguageModel") for name in calls)
     found = model_or_none(model)

@@ -73,11 +73,11 @@ def read(keys: Keys, config: dict[str, Any]) -> ZeroRun:
     training = _sizes(keys, left) | _precision(keys, left)
     for key, value in left.items():
         if value:
-            keys.miss(f"deepspeed.{key}", value, "is not modelled: DeepSpeed's default is used")
+            keys.miss(f"deepspeed.{key}", value, "is not modeled: DeepSpeed's default is used")
     stage = found.pop("stage", 0)
     name = next((name for name, number in STAGES.items() if number == stage), "ddp")
     if name == "ddp":
-        why = "DeepSpeed without ZeRO is not modelled: DistributedDataParallel is used"
+        why = "DeepSpeed without ZeRO is not modeled: DistributedDataParallel is used"
         keys.miss("deepspeed.zero_optimization.stage", stage, why)
         return ZeroRun(sharding=name, training=training)
     if found:
@@ -116,7 +116,7 @@ def _precision(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
     for name, value in (("bf16", bf16), ("fp16", fp16)):
         others = set(value) - _SCALE if isinstance(value, dict) else set()
         if others:
-            keys.miss(f"deepspeed.{name}", sorted(others), "is not modelled: DeepSpeed's default is used")
+            keys.miss(f"deepspeed.{name}", sorted(others), "is not modeled: DeepSpeed's default is used")
     if isinstance(bf16, dict) and bf16.get("enabled") is True:
         return {"autocast": "bfloat16"}
     return {"autocast": "float16"} if isinstance(fp16, dict) and fp16.get("enabled") is True else {}
@@ -154,7 +154,7 @@ def _offloaded(keys: Keys, name: str, value: Any) -> dict[str, Any]:
 def _setting(keys: Keys, path: str, name: str, setting: Declared | None, value: Any) -> dict[str, Any]:
     """Return a setting by its name, or list it."""
     if setting is None:
-        keys.miss(f"deepspeed.{path}", value, "is not modelled: DeepSpeed's default is used")
+        keys.miss(f"deepspeed.{path}", value, "is not modeled: DeepSpeed's default is used")
         return {}
     value = _whole(value)
     problem = mismatch(setting.type, value) or out_of_range(setting.setting, value)

@@ -118,7 +118,7 @@ class Suggested:
 
 
 def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
-    """Return the tasks that the step of a form's model is modelled for, if it is not for causal language models."""
+    """Return the tasks that the step of a form's model is modeled for, if it is not for causal language models."""
     try:
         reference = parse_request(form.estimate()).model
         config = catalogue.model(reference.id).config if reference.id is not None else reference.config

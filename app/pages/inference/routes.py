@@ -14,7 +14,7 @@ from app.presentation import inference_text, verdict
 from app.presentation.consequences import consequences
 from app.presentation.templates import page
 from calculator.common.errors import PlanError
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 from calculator.inference.inference import inference as answer_to
 from calculator.inference.request import parse_inference
 from calculator.methods import METHODS
@@ -31,7 +31,7 @@ def inference_page(form: InferenceForm) -> Response:
         "inference_text": inference_text,
         "labels": LABELS,
         "methods": {name: cls.facts for name, cls in METHODS.items()},
-        "models": modelled_models(),
+        "models": modeled_models(),
         "consequences": consequences,
         "reserved_field": RESERVED[0],
         "serving_fields": SERVING,

@@ -1,4 +1,4 @@
-"""The lesson's plotly figures, in the style sheet's colours. Every series also has its own marker or dashes."""
+"""The lesson's plotly figures, in the style sheet's colors. Every series also has its own marker or dashes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from calculator.resident import nf4
 if TYPE_CHECKING:
     from app.pages.lesson.experiments import Axis, CurveAnswer, Series, TableAnswer
 
-#: The style sheet's colours for series, and the markers that distinguish series without colour.
-COLOURS = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
+#: The style sheet's colors for series, and the markers that distinguish series without color.
+COLORS = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 #: Dash styles: plotly's names, and SVG patterns for the legend.
@@ -47,9 +47,9 @@ _POINTS = 171
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """How a series is drawn: its colour in the style sheet, and its dashes (bars have none)."""
+    """How a series is drawn: its color in the style sheet, and its dashes (bars have none)."""
 
-    colour: str
+    color: str
     dash: str
     bars: bool
 
@@ -175,9 +175,9 @@ def titled(axis: Axis) -> str:
 
 
 def mark(series: Series, i: int) -> Mark:
-    """Return how the i-th series is drawn; after the last colour, the dashes shift by one."""
+    """Return how the i-th series is drawn; after the last color, the dashes shift by one."""
     names = tuple(DASHES)
-    return Mark(colour=COLOURS[i % len(COLOURS)], dash=names[(i + i // len(COLOURS)) % len(names)], bars=series.bars)
+    return Mark(color=COLORS[i % len(COLORS)], dash=names[(i + i // len(COLORS)) % len(names)], bars=series.bars)
 
 
 def _line(series: Series, i: int) -> go.Scatter:
@@ -198,7 +198,7 @@ def _points(series: Series, i: int) -> dict[str, Any]:
         "x": list(series.x),
         "y": list(series.y),
         "name": series.name,
-        "meta": mark(series, i).colour,
+        "meta": mark(series, i).color,
         "hovertemplate": f"{series.name}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
     }
     if series.low and series.high and len(series.x) <= MANY:

@@ -121,7 +121,7 @@ class ExperimentAnswer(Answer):
     """An experiment."""
 
     name: str = described("The experiment's name.", "identity")
-    title: str = described("The title.", "Identity at initialisation")
+    title: str = described("The title.", "Identity at initialization")
     section: str = described("The section of the lesson that makes the claims.", "2. LoRA")
     seconds: float = described("The duration in seconds.", 1.4)
     claims: tuple[ClaimAnswer, ...] = described("The claims.", [{"id": "identity-lora"}])

@@ -17,7 +17,7 @@ from app.pages.plan.form import LABELS, SEVERAL, NeedsForm, read
 from app.presentation import plan_text, speed_text
 from app.presentation.changes import changes_text
 from calculator.common.errors import PlanError, Problem
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 from calculator.planning.needs import Priority
 from calculator.planning.plan import DevicePlan, answer_of, parts
 from calculator.planning.request import PlanRequest, parse_plan
@@ -33,7 +33,7 @@ def plan_page(form: NeedsForm) -> Response:
         "labels": LABELS,
         "links": needs_form,
         "memory_field": MEMORY,
-        "models": modelled_models(),
+        "models": modeled_models(),
         "needs_fields": NEEDS,
         "several_fields": SEVERAL,
         "plan_text": plan_text,

@@ -1,4 +1,4 @@
-"""The scatter plot of estimates and measurements. Each statistic has its own colour and marker."""
+"""The scatter plot of estimates and measurements. Each statistic has its own color and marker."""
 
 from __future__ import annotations
 

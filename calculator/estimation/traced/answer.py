@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 #: The assumptions of every answer from a trace.
 TRACED = (
-    "The step was not modelled but run: transformers' own modules ran on PyTorch's meta device, which allocates"
+    "The step was not modeled but run: transformers' own modules ran on PyTorch's meta device, which allocates"
     " nothing, and every storage was recorded. Kernels that allocate more on CUDA do so in the trace too, where their"
     " source is known."
 )

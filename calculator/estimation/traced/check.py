@@ -39,27 +39,27 @@ OTHER_STEPS: dict[str, object] = {
 def is_traced(request: Request) -> bool:
     """Return whether an estimate is by a trace: the request says so, or the calculator does not model the model."""
     if request.engine == "auto":
-        return request.accounting == "exact" and not is_modelled(request.model)
+        return request.accounting == "exact" and not is_modeled(request.model)
     return request.engine == "traced"
 
 
-def is_modelled(reference: ModelReference) -> bool:
+def is_modeled(reference: ModelReference) -> bool:
     """Return whether the calculator models the training step of a model's family.
 
-    A family that it refuses for another reason counts as modelled.
+    A family that it refuses for another reason counts as modeled.
     """
     config = config_of(reference)
     model_type = config.get("model_type") if config is not None else None
-    return not isinstance(model_type, str) or _is_modelled_type(model_type)
+    return not isinstance(model_type, str) or _is_modeled_type(model_type)
 
 
 @cache
-def modelled_models() -> tuple[catalogue.ModelEntry, ...]:
+def modeled_models() -> tuple[catalogue.ModelEntry, ...]:
     """Return the models of the catalogue whose training step the calculator models. A trace answers the others."""
-    return tuple(entry for entry in catalogue.models() if _is_modelled_type(entry.model_type))
+    return tuple(entry for entry in catalogue.models() if _is_modeled_type(entry.model_type))
 
 
-def _is_modelled_type(model_type: str) -> bool:
+def _is_modeled_type(model_type: str) -> bool:
     family = FAMILIES.get(model_type)
     return family is not None and (family.forward is not None or bool(family.tasks))
 

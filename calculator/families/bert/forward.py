@@ -160,7 +160,7 @@ def _dropped(context: Context, x: Tensor, name: str) -> Tensor:
 
 def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
     if config["is_decoder"]:
-        yield "is_decoder", "attention to earlier tokens only is not modelled: make it false"
+        yield "is_decoder", "attention to earlier tokens only is not modeled: make it false"
 
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")

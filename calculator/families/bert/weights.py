@@ -57,7 +57,7 @@ ENTRIES: tuple[Entry, ...] = (
     *_HEAD,
     flag("use_cache", True),
     flag("is_decoder", False),
-    *off("add_cross_attention", "a decoder that attends to an encoder is not modelled"),
+    *off("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
     Field(name="classifier_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
     tie(default=True),
 )

@@ -8,20 +8,20 @@ from calculator.layers.decoder_layer import ParallelLayer, norm_by_name
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, rotate_in_float32
 
 _LAYER = ParallelLayer(
-    attention=SelfAttention(project=norm_after_projections(norms.centred_layer_norm), rotate=rotate_in_float32),
-    norm=norm_by_name(norms.centred_layer_norm),
+    attention=SelfAttention(project=norm_after_projections(norms.centered_layer_norm), rotate=rotate_in_float32),
+    norm=norm_by_name(norms.centered_layer_norm),
 )
 
 
 COHERE = DecoderForward(
     layer=_LAYER,
-    final_norm=final(norms.centred_layer_norm),
+    final_norm=final(norms.centered_layer_norm),
     logits=scaled_logits,
 )
 
 COHERE2 = DecoderForward(
     layer=_LAYER,
-    final_norm=final(norms.centred_layer_norm),
+    final_norm=final(norms.centered_layer_norm),
     logits=scaled_logits,
     masks=("full_attention", "sliding_attention"),
 )

@@ -148,10 +148,10 @@ def _scores(context: Context, hidden_states: Tensor) -> Tensor:
 def _loss(context: Context, scores: Tensor, labels: Tensor) -> Tensor:
     """Gather the sequences that have a label, and compute the loss in float32."""
     tape = context.tape
-    labelled = tape.new(labels.shape, "bool", "sequences with a label")
+    labeled = tape.new(labels.shape, "bool", "sequences with a label")
     numbers = tape.new((*labels.shape, 1), "int64", "numbers of sequences with a label")
-    del labelled
-    rows = indexing.gather(scores, ops.expand(numbers, scores.shape), "scores of labelled sequences")
+    del labeled
+    rows = indexing.gather(scores, ops.expand(numbers, scores.shape), "scores of labeled sequences")
     gathered = tape.new(labels.shape, "int64", "labels, gathered")
     context.forward_locals += [numbers, rows, gathered]
     return cross_entropy(float32_logits(context, rows), gathered)
@@ -167,7 +167,7 @@ def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
     if config["pooler_hidden_size"] != config["hidden_size"]:
         yield "pooler_hidden_size", "it is not hidden_size, of what it pools, and the model fails: leave it out"
     if config["conv_kernel_size"]:
-        yield "conv_kernel_size", "the convolution after the first layer is not modelled: use DeBERTa v3, without one"
+        yield "conv_kernel_size", "the convolution after the first layer is not modeled: use DeBERTa v3, without one"
 
 
 DEBERTA = DecoderForward(

@@ -46,7 +46,7 @@ def _process(config: Config, images: Images) -> Processed:
     vision = config["vision_config"]
     no_limits(images)
     if vision["vision_use_head"]:
-        message = "must be false: the step of SigLIP's pooling head, which Gemma 3 does not use, is not modelled"
+        message = "must be false: the step of SigLIP's pooling head, which Gemma 3 does not use, is not modeled"
         raise refusal("model.config.vision_config.vision_use_head", message, value=True)
     if config["sliding_window"] is None:
         message = "transformers fails without a window where there are images: set one, or leave training.images out"

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
 
-def _normalised(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     mean_squared = ops.shift(ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "mean"), "mean + eps")
-    return ops.mul(x, ops.unary(mean_squared, "inverse root", saves="input", temporaries=2), "normalised")
+    return ops.mul(x, ops.unary(mean_squared, "inverse root", saves="input", temporaries=2), "normalized")
 
 
 @as_module
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Run Gemma4RMSNorm: weight times normalized x, computed in float32 and cast back."""
     x.tape.scope = f"{norm.name}: "
-    output = _normalised(ops.cast(x, "float32", "input in float32"))
+    output = _normalized(ops.cast(x, "float32", "input in float32"))
     output = ops.mul(output, ops.cast(norm.own["weight"], "float32", "weight in float32"), "scaled")
     return ops.cast(output, x.dtype, "output")
 
 
 def unscaled_rms_norm(x: Tensor) -> Tensor:
     """Run Gemma4RMSNorm without a weight."""
-    return ops.cast(_normalised(ops.cast(x, "float32", "input in float32")), x.dtype, "output")
+    return ops.cast(_normalized(ops.cast(x, "float32", "input in float32")), x.dtype, "output")
 
 
 def called_unscaled(context: Context, path: str, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         PlanError: if it sets anything else, or if the model would return its routers' logits.
     """
     if raw.get("output_router_logits"):
-        message = "the model would return its routers' logits, which is not modelled: leave it out"
+        message = "the model would return its routers' logits, which is not modeled: leave it out"
         raise refusal("model.config.output_router_logits", message, raw["output_router_logits"])
     sizes = raw.get("per_layer_config")
     if sizes is None:

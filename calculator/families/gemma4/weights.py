@@ -60,7 +60,7 @@ def _without_experts(config: Config) -> str | None:
 
 def _both_ways(config: Config) -> str | None:
     every_way = config["use_bidirectional_attention"] == "all"
-    return "attention in both directions is not modelled for this family: use vision, or null" if every_way else None
+    return "attention in both directions is not modeled for this family: use vision, or null" if every_way else None
 
 
 def _attention(config: Config, kind: LayerKind) -> Owned:

@@ -108,7 +108,7 @@ def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
 
 
 def _refused(_: Config) -> str:
-    return "transformers loads FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modelled: use sdpa"
+    return "transformers loads FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modeled: use sdpa"
 
 
 GPT_OSS = DecoderForward(

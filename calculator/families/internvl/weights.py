@@ -101,7 +101,7 @@ def _from_text(name: str) -> Computed:
 
 def _another_layer(config: Config) -> str | None:
     layer = config["vision_feature_layer"]
-    return None if layer == -1 else f"must be -1, since the output of layer {shown(layer)} of the tower is not modelled"
+    return None if layer == -1 else f"must be -1, since the output of layer {shown(layer)} of the tower is not modeled"
 
 
 def _uneven(config: Config) -> str | None:

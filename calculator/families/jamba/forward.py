@@ -50,7 +50,7 @@ def _positions(context: Context, hidden_states: Tensor, dtype: DType | None = No
     return (context.position_ids(hidden_states.shape[1]),)
 
 
-#: The largest number of positions that are modelled, since the time and memory of an answer grow with each of them.
+#: The largest number of positions that are modeled, since the time and memory of an answer grow with each of them.
 _POSITIONS = 1024
 
 JAMBA = DecoderForward(

@@ -33,7 +33,7 @@ def _process(config: Config, images: Images) -> Processed:
     vision = config["vision_config"]
     no_limits(images)
     if vision["vision_use_head"]:
-        message = "must be false: the step of SigLIP's pooling head, which PaliGemma does not use, is not modelled"
+        message = "must be false: the step of SigLIP's pooling head, which PaliGemma does not use, is not modeled"
         raise refusal("model.config.vision_config.vision_use_head", message, value=True)
     side = int(vision["image_size"])
     patches = side // int(vision["patch_size"])

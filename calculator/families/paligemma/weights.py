@@ -72,7 +72,7 @@ def _text_type(config: Config) -> str:
     kind = (config["text_config"] or {}).get("model_type", "gemma")
     if kind == "gemma2":
         message = (
-            "PaliGemma 2 is not modelled: transformers refuses sdpa for its Gemma 2, and with eager attention"
+            "PaliGemma 2 is not modeled: transformers refuses sdpa for its Gemma 2, and with eager attention"
             ' "engine": "traced" answers'
         )
         raise ContradictionError("text_config", message)

@@ -237,9 +237,9 @@ def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     hidden_states = ops.cast(x, "float32", "input in float32")
     variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
     root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
-    hidden_states = ops.mul(hidden_states, root, "normalised in float32")
+    hidden_states = ops.mul(hidden_states, root, "normalized in float32")
     del root
-    hidden_states = ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "scaled")
+    hidden_states = ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalized"), "scaled")
     act = activation("silu")(ops.cast(gate, "float32", "gate in float32"))
     hidden_states = ops.mul(hidden_states, act, "gated")
     del act

@@ -101,7 +101,7 @@ FAMILIES = (
             positions(448, spelled="max_target_positions"),
             activation("gelu", spelled="activation_function"),
             *dropouts("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop"),
-            *off("apply_spec_augment", "what SpecAugment masks depends on random numbers, which is not modelled"),
+            *off("apply_spec_augment", "what SpecAugment masks depends on random numbers, which is not modeled"),
             flag("use_cache", True),
             tie(default=True),
             *padding(50256),

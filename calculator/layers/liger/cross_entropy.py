@@ -45,8 +45,8 @@ def _cross_entropy(x: Tensor) -> Tensor:
     tape, rows = x.tape, x.shape[:1]
     node = Node(tape, _cross_entropy_back, (x.edge,)) if x.edge else None
     losses = tape.new(rows, "float32", "loss of each token")
-    mask = tape.new(rows, "bool", "labelled")
-    targets = tape.scratch(rows, "int64", "labels · labelled")
+    mask = tape.new(rows, "bool", "labeled")
+    targets = tape.scratch(rows, "int64", "labels · labeled")
     del targets
     if node is not None:
         node.save(x.detach())

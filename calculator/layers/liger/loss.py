@@ -69,7 +69,7 @@ def _fused(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     del whole
     weight_grad = tape.new(weight.shape, weight.dtype, "gradient of the head") if x.edge and weight.edge else None
     losses = tape.new((tokens,), "float32", "loss of each token")
-    labelled = tape.new((tokens,), "bool", "labelled")
+    labeled = tape.new((tokens,), "bool", "labeled")
     for size in _first_two(tokens, chunk_size(tokens, vocab_size, width)):
         _chunk(x, weight, size, trains_head=weight_grad is not None)
     node = Node(tape, _fused_back, (x.edge, weight.edge)) if x.edge or weight.edge else None
@@ -78,7 +78,7 @@ def _fused(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
         node.save(x_grad)
         if weight_grad is not None:
             node.save(weight_grad)
-    del losses, labelled
+    del losses, labeled
     return loss
 
 

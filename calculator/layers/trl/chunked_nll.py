@@ -1,4 +1,4 @@
-"""TRL's `chunked_nll`: the loss of labelled tokens in chunks, each of which is checkpointed.
+"""TRL's `chunked_nll`: the loss of labeled tokens in chunks, each of which is checkpointed.
 
 Source: trl/trainer/sft_trainer.py of TRL 1.9, _chunked_cross_entropy_loss and _chunk.
 """
@@ -15,12 +15,12 @@ from calculator.engine import operations as ops
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.tape import Tensor
 from calculator.layers.loss import log_softmax, nll_loss
-from calculator.layers.trl.labels import labelled_tokens
+from calculator.layers.trl.labels import labeled_tokens
 
 if TYPE_CHECKING:
     from calculator.layers.context import Context
 
-#: The number of labelled tokens of a chunk.
+#: The number of labeled tokens of a chunk.
 CHUNK_SIZE = 256
 
 
@@ -38,15 +38,15 @@ class ChunkedNLL:
         context.set_scope("loss: ")
         tape, rows = context.tape, named(hidden_states.shape[0] * (hidden_states.shape[1] - 1), "B × (S - 1)")
         hidden, labels = _flattened(context, hidden_states, rows)
-        valid = tape.new((rows,), "bool", "labelled")
+        valid = tape.new((rows,), "bool", "labeled")
         outputs = [tape.new((), "int64", "number of labels")]
         outputs += [tape.new((), "float32", name) for name in ("correct tokens", "entropy, summed")]
         order = _order(valid)
-        hidden = indexing.index(hidden, order, "hidden states, labelled first")
-        labels = tape.new((rows,), "int64", "labels, labelled first")
+        hidden = indexing.index(hidden, order, "hidden states, labeled first")
+        labels = tape.new((rows,), "int64", "labels, labeled first")
         padded = tape.new((), "int64", "tokens of whole chunks")
         loss = tape.new((), "float32", "loss, 0")
-        for size in _chunk_sizes(rows, labelled_tokens(context)):
+        for size in _chunk_sizes(rows, labeled_tokens(context)):
             part = ops.slice_from_end(hidden, (size, hidden.shape[1]))
             target = Tensor(tape, labels.storage, (size,), "int64", None)
             run = partial(_chunk, context, weight, bias, target)
@@ -71,22 +71,22 @@ def _flattened(context: Context, hidden_states: Tensor, rows: int) -> tuple[Tens
 
 
 def _order(valid: Tensor) -> Tensor:
-    """Return the order that puts labelled tokens first."""
+    """Return the order that puts labeled tokens first."""
     tape = valid.tape
-    as_int8 = tape.new(valid.shape, "int8", "labelled, as int8")
-    values = tape.new(valid.shape, "int8", "labelled, sorted")
+    as_int8 = tape.new(valid.shape, "int8", "labeled, as int8")
+    values = tape.new(valid.shape, "int8", "labeled, sorted")
     order = tape.new(valid.shape, "int64", "order")
     del as_int8, values
     return order
 
 
-def _chunk_sizes(rows: int, labelled: int) -> list[int]:
+def _chunk_sizes(rows: int, labeled: int) -> list[int]:
     """Return the sizes of up to three chunks. Further ones in the middle would repeat the second."""
-    if labelled <= CHUNK_SIZE:
+    if labeled <= CHUNK_SIZE:
         return [_at_most_a_chunk(rows)]
-    before = -(-labelled // CHUNK_SIZE) - 1
+    before = -(-labeled // CHUNK_SIZE) - 1
     last = _at_most_a_chunk(rows - before * CHUNK_SIZE)
-    return [CHUNK_SIZE, last] if labelled <= 2 * CHUNK_SIZE else [CHUNK_SIZE, CHUNK_SIZE, last]
+    return [CHUNK_SIZE, last] if labeled <= 2 * CHUNK_SIZE else [CHUNK_SIZE, CHUNK_SIZE, last]
 
 
 def _at_most_a_chunk(size: int) -> int:
@@ -106,12 +106,12 @@ def _chunk(
     log_p = log_softmax(logits)
     chunk_loss = nll_loss(log_p, target)
     tape, shape = context.tape, hidden.shape[:1]
-    valid = tape.new(shape, "bool", "labelled tokens of a chunk")
+    valid = tape.new(shape, "bool", "labeled tokens of a chunk")
     correct = _correct(hidden, valid)
     product = ops.mul(ops.unary(log_p, "probabilities of a chunk", saves="result"), log_p, "p · log p of a chunk")
     entropy = ops.sum_over(product, shape, "negative entropies of a chunk")
     del product
-    entropy = ops.mul(ops.scale(entropy, "entropies of a chunk"), valid, "entropies of labelled tokens")
+    entropy = ops.mul(ops.scale(entropy, "entropies of a chunk"), valid, "entropies of labeled tokens")
     return chunk_loss, correct, ops.sum_over(entropy, (), "entropy of a chunk")
 
 
@@ -122,12 +122,12 @@ def _product(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def _correct(hidden: Tensor, valid: Tensor) -> Tensor:
-    """Return how many labelled tokens of a chunk the logits predict."""
+    """Return how many labeled tokens of a chunk the logits predict."""
     tape, shape = valid.tape, hidden.shape[:1]
     predicted = tape.new(shape, "int64", "predicted tokens")
     equal = tape.new(shape, "bool", "predicted right")
     del predicted
-    both = tape.new(shape, "bool", "predicted right and labelled")
+    both = tape.new(shape, "bool", "predicted right and labeled")
     del equal
     count = tape.new((), "int64", "correct tokens")
     del both

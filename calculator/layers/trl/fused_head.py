@@ -14,7 +14,7 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.layers.router_loss import router_loss
-from calculator.layers.trl.labels import labelled_tokens
+from calculator.layers.trl.labels import labeled_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,9 +73,9 @@ def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) ->
     tape, (batch, length, width) = context.tape, hidden_states.shape
     shape = (batch, named(length - 1, "S - 1"))
     hidden_states = ops.narrow(hidden_states, (*shape, width))
-    mask = tape.new(shape, "bool", "labelled")
-    count = labelled_tokens(context)
-    hidden = indexing.masked_rows(hidden_states, mask, count, "hidden states of labelled tokens")
+    mask = tape.new(shape, "bool", "labeled")
+    count = labeled_tokens(context)
+    hidden = indexing.masked_rows(hidden_states, mask, count, "hidden states of labeled tokens")
     targets = tape.new((count,), "int64", "labels")
     per_token = _log_probs(hidden, head["weight"], head.get("bias"), targets, wanted)
     del hidden, targets

@@ -1,4 +1,4 @@
-"""The number of labelled tokens: tokens whose next token has a label."""
+"""The number of labeled tokens: tokens whose next token has a label."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def labelled_tokens(context: Context) -> Dim:
-    """Return the number of labelled tokens.
+def labeled_tokens(context: Context) -> Dim:
+    """Return the number of labeled tokens.
 
     It is `completion_tokens`, or all tokens of the completions, or all tokens that follow another one in a sequence.
     A prompt has a token and the images, if the request says no more. The first token of a sequence without a prompt

@@ -38,9 +38,9 @@ def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> 
         shifted = _flattened(shifted)
         labels = tape.new(positions, "int64", "labels, shifted") if batch > 1 else None
     predictions = tape.new(positions, "int64", "predictions")
-    mask = tape.new(positions, "bool", "labelled")
+    mask = tape.new(positions, "bool", "labeled")
     equal = tape.new(positions, "bool", "predicted right")
-    correct = tape.new(positions, "bool", "predicted right and labelled")
+    correct = tape.new(positions, "bool", "predicted right and labeled")
     del equal
     counts = [tape.new((), "int64", name) for name in ("labels", "correct tokens", "labels of all processes")]
     accuracy = [tape.new((), dtype, "accuracy") for dtype in ("int64", "float32")]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def masked_labels(context: Context) -> Tensor:
     """Return the ids with -100 where a token does not belong to a completion: (sequences, length)."""
     shape = (context.batch, named(context.training.sequence_length, "S"))
-    unlabelled = context.tape.new(shape, "bool", "tokens without a label")
+    unlabeled = context.tape.new(shape, "bool", "tokens without a label")
     labels = context.tape.new(shape, "int64", "labels")
-    del unlabelled
+    del unlabeled
     return labels
 
 

@@ -56,7 +56,7 @@ class QloraAccount:
     layers: int = setting(80, label="Layers", help="L.", minimum=1, maximum=1000)
 
 
-def quantised(typed: QloraAccount) -> tuple[Line, ...]:
+def quantized(typed: QloraAccount) -> tuple[Line, ...]:
     """Return the memory at half a byte per base parameter and twelve bytes per added one, and the saving."""
     added = typed.layers * typed.matrices * lora_parameters(typed.d, typed.k, typed.r)
     account = qlora(typed.base, added)
@@ -106,5 +106,5 @@ QLORA = Worked(
     title="By the lesson's rules",
     introduction="The lesson's table for a 70B model at r 64, with gradients.",
     settings=QloraAccount,
-    lines=quantised,
+    lines=quantized,
 )

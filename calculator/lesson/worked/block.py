@@ -32,7 +32,7 @@ LEVELS: dict[str, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantised:
+class Quantized:
     """A stored block: its constant, and the level of each weight."""
 
     absmax: float
@@ -44,16 +44,16 @@ class Quantised:
         return tuple(self.absmax * level for level in self.levels)
 
 
-def quantised(weights: Sequence[float], levels: Sequence[float]) -> Quantised:
+def quantized(weights: Sequence[float], levels: Sequence[float]) -> Quantized:
     """Round a block to the nearest levels. The largest magnitude is level 1."""
     absmax = max(abs(weight) for weight in weights)
     scaled = [weight / absmax if absmax else 0.0 for weight in weights]
-    return Quantised(absmax=absmax, levels=tuple(min(levels, key=lambda level: abs(level - s)) for s in scaled))
+    return Quantized(absmax=absmax, levels=tuple(min(levels, key=lambda level: abs(level - s)) for s in scaled))
 
 
 def nf4_block(values: Matrix) -> Matrix:
     """Round a matrix of at most 64 numbers to NF4, as one block."""
-    rounded = iter(quantised([float(value) for row in values for value in row], LEVELS["nf4"]).weights)
+    rounded = iter(quantized([float(value) for row in values for value in row], LEVELS["nf4"]).weights)
     return tuple(tuple(Fraction(next(rounded)) for _ in row) for row in values)
 
 
@@ -72,15 +72,15 @@ class Block:
 def stored_block(typed: Block) -> tuple[Line, ...]:
     """Return the constant, the levels and the errors of a block."""
     weights = [float(value) for row in _rows(typed.weights) for value in row]
-    block = quantised(weights, LEVELS[typed.quant_type])
+    block = quantized(weights, LEVELS[typed.quant_type])
     errors = [rounded - weight for rounded, weight in zip(block.weights, weights, strict=True)]
     square = sqrt(sum(error * error for error in errors) / len(errors))
     scale = sqrt(sum(weight * weight for weight in weights) / len(weights))
     return (
         Line(name="absmax", formula="max |w|", substituted="the block's constant", value=block.absmax),
         Line(name="levels", formula="nearest level to w ÷ absmax", substituted="", value=(block.levels,)),
-        Line(name="dequantised", formula="absmax × level", substituted="", value=(block.weights,), main=True),
-        Line(name="errors", formula="dequantised − w", substituted="", value=(tuple(errors),)),
+        Line(name="dequantized", formula="absmax × level", substituted="", value=(block.weights,), main=True),
+        Line(name="errors", formula="dequantized − w", substituted="", value=(tuple(errors),)),
         Line(
             name="error",
             formula="RMS of the errors ÷ RMS of w",
@@ -106,7 +106,7 @@ class Bits:
     d: int = setting(4096, label="Rows", help="d, out_features.", minimum=1, maximum=10**6)
     k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
     blocksize: int = blocksize_setting()
-    double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants too, to 8 bits.")
+    double_quant: bool = setting(True, label="Double quantization", help="Quantize the constants too, to 8 bits.")
 
 
 def stored_bits(typed: Bits) -> tuple[Line, ...]:

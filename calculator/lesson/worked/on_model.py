@@ -43,7 +43,7 @@ class LowRankOnModel(OnModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantisedOnModel(LowRankOnModel):
+class QuantizedOnModel(LowRankOnModel):
     """The lesson's 70B run."""
 
     model: str = setting("meta-llama/Meta-Llama-3-70B", label="Model", help="A hub id from the catalogue.")
@@ -150,7 +150,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
 SETTINGS: dict[MethodName, type] = {
     "full": OnModel,
     "lora": LowRankOnModel,
-    "qlora": QuantisedOnModel,
+    "qlora": QuantizedOnModel,
     "adapter": AdapterOnModel,
     "prefix": PrefixOnModel,
     "prompt": PromptOnModel,

@@ -52,7 +52,7 @@ class Adapter(Method):
         """Refuse a model whose layers have two sublayers in place of an MLP, or of attention."""
         names = {module.name.partition(".")[0] for layer in set(model.decoder.layers) for module in layer.modules}
         if {"block_sparse_moe", "shared_mlp"} <= names:
-            message = f"an adapter after the experts and the shared MLP of {model.model_type} is not modelled"
+            message = f"an adapter after the experts and the shared MLP of {model.model_type} is not modeled"
             raise refusal("method.name", f"{message}: use another method", self.name)
         if "mixer" in names or any(layer.kind.attention == "hybrid" for layer in set(model.decoder.layers)):
             message = f"layers of {model.model_type} are no attention followed by an MLP: use another method"

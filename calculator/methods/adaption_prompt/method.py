@@ -77,7 +77,7 @@ class AdaptionPrompt(Method):
             message = f"PEFT has no adaption prompts for {model.model_type}, only for llama, mistral and gpt2"
             raise refusal("method.name", f"{message}: use another method", self.name)
         if model.task.name != "causal_lm":
-            message = f"adaption prompts are not modelled for {model.task.name}: use causal_lm, or another method"
+            message = f"adaption prompts are not modeled for {model.task.name}: use causal_lm, or another method"
             raise refusal("task", message, model.task.name)
         _divides_heads(model)
         count = len(model.decoder.layers)

@@ -71,7 +71,7 @@ class BOFT(AdaptedLinear):
             yield Problem(loc="method.boft_block_size", msg=message, input=self.boft_block_size)
             return
         if self.boft_n_butterfly_factor > 1:
-            message = "several factors need BOFT's compiled kernel, which is not modelled: use 1"
+            message = "several factors need BOFT's compiled kernel, which is not modeled: use 1"
             yield Problem(loc="method.boft_n_butterfly_factor", msg=message, input=self.boft_n_butterfly_factor)
         name = "boft_block_size" if self.boft_block_size else "boft_block_num"
         number = getattr(self, name)

@@ -49,7 +49,7 @@ class DEFT(AdaptedLinear):
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield the decomposition whose scratch memory on a GPU is not known."""
         if self.decomposition_method == "qr":
-            message = "the memory of the QR decomposition on a GPU is not modelled: use relu"
+            message = "the memory of the QR decomposition on a GPU is not modeled: use relu"
             yield Problem(loc="method.decomposition_method", msg=message, input="qr")
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002

@@ -38,7 +38,7 @@ def forward(bound: BoundModule, x: Tensor, r: int) -> Tensor:
 
 
 def _reflections(bound: BoundModule, r: int) -> Tensor:
-    vectors = _normalised(bound.added[VECTORS])
+    vectors = _normalized(bound.added[VECTORS])
     width = bound.module.in_features
     weight = vectors.tape.scratch((width, width), vectors.dtype, "identity matrix")
     for _ in range(int(r)):
@@ -62,13 +62,13 @@ def _column(vectors: Tensor) -> Tensor:
     return ops.slice_from_end(vectors, (vectors.shape[0], 1))
 
 
-def _normalised(vectors: Tensor) -> Tensor:
+def _normalized(vectors: Tensor) -> Tensor:
     """Return vectors / vectors.norm(dim=0).
 
     Autocast computes the norm in float32, so the quotient is float32 too.
     """
     tape, dtype = vectors.tape, reduction_dtype(vectors)
-    node = Node(tape, _normalised_back, (vectors.edge,)) if vectors.edge else None
+    node = Node(tape, _normalized_back, (vectors.edge,)) if vectors.edge else None
     copy = None if dtype == vectors.dtype else tape.new(vectors.shape, dtype, f"vectors in {dtype}")
     norm = tape.new((vectors.shape[1],), dtype, "norms")
     if node is not None:
@@ -77,10 +77,10 @@ def _normalised(vectors: Tensor) -> Tensor:
         if copy is not None:
             node.save(copy)
     del copy
-    return tape.new(vectors.shape, dtype, "normalised vectors", node)
+    return tape.new(vectors.shape, dtype, "normalized vectors", node)
 
 
-def _normalised_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _normalized_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     tape, vectors = grad.tape, node.saved[0]
     out = tape.new(vectors.shape, grad.dtype, "division: gradient")
     direction = tape.scratch(vectors.shape, grad.dtype, "vectors / norms")

@@ -43,9 +43,9 @@ class HRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield orthogonal vectors, which are not modelled."""
+        """Yield orthogonal vectors, which are not modeled."""
         if self.apply_GS:
-            message = "the steps of Gram–Schmidt are not modelled: use false"
+            message = "the steps of Gram–Schmidt are not modeled: use false"
             yield Problem(loc="method.apply_GS", msg=message, input=True)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002

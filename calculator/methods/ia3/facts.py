@@ -16,7 +16,7 @@ FACTS = MethodFacts(
     config_class="IA3Config",
     default_targets=DEFAULT_TARGETS,
     # peft/tuners/ia3/bnb.py, Linear4bit.forward: its result stays in float32, while the queries are in half precision.
-    refuses_4_bits="IA³ over a base in 4 bits is not modelled: PEFT's layers return float32 there, which attention"
+    refuses_4_bits="IA³ over a base in 4 bits is not modeled: PEFT's layers return float32 there, which attention"
     " refuses next to half precision",
     forward_operations=1,
     # One product for the input's gradient; a product and a sum for the vector's gradient.

@@ -47,7 +47,7 @@ class IA3(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     init_ia3_weights: bool = setting(
-        True, label="Initialise to ones", help="Start from vectors of ones; memory is the same."
+        True, label="Initialize to ones", help="Start from vectors of ones; memory is the same."
     )
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002

@@ -30,7 +30,7 @@ class Shares(Protocol):
 
     @property
     def target_modules(self) -> TargetModules:
-        """The names of the targets. Sharing with `all-linear` is not modelled."""
+        """The names of the targets. Sharing with `all-linear` is not modeled."""
 
     def names(self, model: Model) -> tuple[str, ...]:
         """Return the names that targets are grouped by."""

@@ -56,11 +56,11 @@ class LNTuning(TargetedMethod):
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse targets that PEFT refuses, and trainers whose steps are not modelled with copies."""
+        """Refuse targets that PEFT refuses, and trainers whose steps are not modeled with copies."""
         if training.use_liger_kernel:
-            raise refusal("training.use_liger_kernel", "is not modelled with LN Tuning: use false", True)
+            raise refusal("training.use_liger_kernel", "is not modeled with LN Tuning: use false", True)
         if training.trainer not in (None, "transformers"):
-            message = "LN Tuning is not modelled in TRL's trainers: use transformers"
+            message = "LN Tuning is not modeled in TRL's trainers: use transformers"
             raise refusal("training.trainer", message, training.trainer)
         without_cache = training.gradient_checkpointing or not model.config.get("use_cache")
         if without_cache and any(
@@ -99,7 +99,7 @@ class LNTuning(TargetedMethod):
         owners = {path[: dot.start()] for path, _ in model.paths for dot in finditer(r"\.", path)}
         for name in names:
             if any(is_named(owner, (name,)) for owner in owners):
-                message = f"{name} holds other modules, whose copy is not modelled: name those, or save it whole"
+                message = f"{name} holds other modules, whose copy is not modeled: name those, or save it whole"
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))
         for path in norms_without_weight(model):
             if is_named(path, names) and not self.is_saved(path):
@@ -131,7 +131,7 @@ class LNTuning(TargetedMethod):
         """Return why copies of quantized modules are refused: their packed weights can't be trained."""
         for path, module in model.paths:
             if converted(path, module, model) and (self.is_saved(path) or self.is_target(path, module, model)):
-                return f"LN Tuning with {path} over a base in 4 bits is not modelled: its copy can't be trained there"
+                return f"LN Tuning with {path} over a base in 4 bits is not modeled: its copy can't be trained there"
         return None
 
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:  # noqa: ARG002

@@ -67,7 +67,7 @@ class LoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether a setting is modelled on one GPU only, such as a quantized base or replicated layers."""
+        """Whether a setting is modeled on one GPU only, such as a quantized base or replicated layers."""
         others = self.target_parameters or self.trainable_token_indices or self.use_bdlora or self.layer_replication
         return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
 
@@ -92,7 +92,7 @@ class LoRA(LowRank):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Sentences on the memory of the initialisation before the first step, and on the base."""
+        """Sentences on the memory of the initialization before the first step, and on the base."""
         return (*before_the_steps(self), *(() if self.base is None else self.base.assumptions()))
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     #: Returns the rank of a module's update, from its path.
     Rank = Callable[[str, Module], int]
 
-#: Initialisations that keep the shapes of A and B.
+#: Initializations that keep the shapes of A and B.
 _KEEPING_SHAPES = (True, False, "gaussian")
 
 

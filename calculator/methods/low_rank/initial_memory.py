@@ -1,4 +1,4 @@
-"""The tensors that an initialisation of A and B allocates for one module, and the moment with the most bytes.
+"""The tensors that an initialization of A and B allocates for one module, and the moment with the most bytes.
 
 Each function follows the method of the same name of LoraLayer. `torch.linalg.svd` copies what it decomposes. The
 workspaces of cuSOLVER, which reports their sizes at run time, are not counted.
@@ -139,7 +139,7 @@ def loftq(on: Temporaries, weight: Weight) -> None:
     on.new("absmax", (ceil(count / _BLOCKSIZE),))
     on.new("code", (16,))
     on.free("residual, back from the CPU")
-    on.new("weight, dequantised", weight.shape)
+    on.new("weight, dequantized", weight.shape)
     on.new("error", weight.shape)
     on.free("residual")
     on.svd(weight.shape)
@@ -150,10 +150,10 @@ def loftq(on: Temporaries, weight: Weight) -> None:
         on.new(name, shape)
         on.free("square roots")
     if weight.dtype != "float32":
-        on.new("weight, dequantised, in its dtype", weight.shape, weight.dtype)
+        on.new("weight, dequantized, in its dtype", weight.shape, weight.dtype)
 
 
-#: The function for each initialisation that reads the weight and nothing else.
+#: The function for each initialization that reads the weight and nothing else.
 OF_WEIGHTS: dict[str, Callable[[Temporaries, Weight], None]] = {
     "pissa": pissa,
     "pissa_niter_4": pissa_niter,

@@ -35,7 +35,7 @@ INSTEAD = {f"pissa_niter_{n}": "pissa_niter_16 has the same memory" for n in (1,
 #: The defaults of PEFT's LoftQConfig.
 LOFTQ_CONFIG = {"loftq_bits": 4, "loftq_iter": 1}
 
-#: The initialisations that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
+#: The initializations that PEFT refuses over a base in 4 or 8 bits, or that overwrite it.
 DENSE_ONLY = ("pissa", "pissa_niter_4", "pissa_niter_16", "corda", "loftq", "lora_ga", "mica")
 
 _OF_WEIGHTS = (
@@ -57,7 +57,7 @@ _SENTENCES = {
     "pissa_niter_16": _FAST,
     "olora": "OLoRA computes the QR decomposition of each adapted weight in float32, one after another, and replaces"
     f" the weight by the remainder, in its dtype, before the first step. {_OF_WEIGHTS}.",
-    "loftq": "LoftQ quantises each adapted weight, decomposes the error, and replaces the weight by the dequantised one"
+    "loftq": "LoftQ quantizes each adapted weight, decomposes the error, and replaces the weight by the dequantized one"
     f" before the first step (4 bits, loftq_iter 1). {_OF_WEIGHTS}, over weights in the model's dtype.",
     "corda": "CorDA runs the model on samples and decomposes each adapted weight before the first step (PEFT's"
     " preprocess_corda), for which it keeps a float32 matrix of in_features × in_features for each, and all singular"
@@ -74,23 +74,23 @@ _SENTENCES = {
 
 
 def before_the_steps(method: LowRank) -> tuple[str, ...]:
-    """Yield sentences on what the initialisation does before the first step."""
+    """Yield sentences on what the initialization does before the first step."""
     kind = method.init_lora_weights
     return (_SENTENCES[kind],) if isinstance(kind, str) and kind in _SENTENCES else ()
 
 
 def problems(method: LowRank) -> Iterator[Problem]:
-    """Yield settings that PEFT refuses with an initialisation, and settings that fail."""
+    """Yield settings that PEFT refuses with an initialization, and settings that fail."""
     kind = method.init_lora_weights
     if kind in DENSE_ONLY and method.quantizes_base:
-        message = f"PEFT initialises {kind} over weights in 16 or 32 bits only: use gaussian, or true"
+        message = f"PEFT initializes {kind} over weights in 16 or 32 bits only: use gaussian, or true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     unlisted = {"corda": ("all-linear", None), "lora_ga": ("all-linear",)}.get(str(kind), ())
     if method.target_modules in unlisted:
         message = f"PEFT's preprocessing for {kind} compares modules with listed names only: list them, or use true"
         yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)
     if kind == "olora" and getattr(method, "blocksize", 64) != 64:
-        message = "OLoRA quantises the base again, in blocks of 64: set method.blocksize 64"
+        message = "OLoRA quantizes the base again, in blocks of 64: set method.blocksize 64"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     if kind == "eva":
         yield from _of_eva(method)
@@ -99,7 +99,7 @@ def problems(method: LowRank) -> Iterator[Problem]:
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     odd = next((r for r in (method.r, *method.rank_pattern.values()) if r % 2), None)
     if kind == "orthogonal" and odd is not None:
-        message = f"PEFT's orthogonal initialisation needs even ranks, not {odd}"
+        message = f"PEFT's orthogonal initialization needs even ranks, not {odd}"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
 

@@ -42,12 +42,12 @@ def merge_step(module: Module, module_spec: ModuleSpec) -> MergeStep:
 
 def _four_bit(shape: Shape, dtype: DType, quantization: Quantization) -> Iterator[Allocated]:
     merged = result_type(quantization.compute_dtype, dtype)
-    yield "weight, dequantised", shape, quantization.compute_dtype
+    yield "weight, dequantized", shape, quantization.compute_dtype
     yield "update", shape, dtype
     yield "weight + update", shape, merged
     yield "the same, back from the CPU", shape, merged
     packed, packed_dtype = quantization.packed(shape)
-    yield "weight, quantised again", packed, packed_dtype
+    yield "weight, quantized again", packed, packed_dtype
     constants = quantization.constants(shape)
     yield from constants
     if quantization.double_quant:

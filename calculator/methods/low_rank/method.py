@@ -100,7 +100,7 @@ class LowRank(TargetedMethod):
     )
     init_lora_weights: bool | Initialization = setting(
         True,
-        label="Initialisation",
+        label="Initialization",
         help="Initialization of A and B. Only mica, which freezes B, changes a step's memory; some values read weights"
         " or data first.",
         example="pissa",
@@ -109,7 +109,7 @@ class LowRank(TargetedMethod):
     eva_config: DecimalsByName | None = setting(
         None,
         label="EVA",
-        help="With the initialisation eva: rho, the most that a rank grows by when EVA distributes ranks again (2 in"
+        help="With the initialization eva: rho, the most that a rank grows by when EVA distributes ranks again (2 in"
         " PEFT). With 1, every module keeps its rank.",
         minimum=0,
         maximum=1e6,
@@ -139,7 +139,7 @@ class LowRank(TargetedMethod):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Sentences on the memory of the initialisation before the first step."""
+        """Sentences on the memory of the initialization before the first step."""
         return before_the_steps(self)
 
     @property
@@ -267,7 +267,7 @@ class LowRank(TargetedMethod):
         if self.target_parameters:
             return "what each pass reads and computes to add updates to all experts' weights is not counted"
         if self.layer_replication:
-            return "passes of replicated layers are not modelled"
+            return "passes of replicated layers are not modeled"
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
@@ -295,7 +295,7 @@ class LowRank(TargetedMethod):
     def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
         """Return the allocations of adding B·A to the weight.
 
-        Merging with DoRA, a bias, tokens, or a format other than bitsandbytes' 4 bits is not modelled.
+        Merging with DoRA, a bias, tokens, or a format other than bitsandbytes' 4 bits is not modeled.
         """
         other = module_spec.quantization is not None and not isinstance(module_spec.quantization, Quantization)
         unknown = (

@@ -1,4 +1,4 @@
-"""Combinations of LoRA's settings that PEFT refuses, and those that are not modelled."""
+"""Combinations of LoRA's settings that PEFT refuses, and those that are not modeled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.methods.low_rank.method import LowRank
 
-#: The initialisations that read no weight. A parametrized module has its weight under another name.
+#: The initializations that read no weight. A parametrized module has its weight under another name.
 _WITHOUT_WEIGHTS = (True, False, "gaussian")
 
 _MOST_KEYS = 1_000
@@ -35,7 +35,7 @@ def problems(method: LowRank, model: Model, found: Mapping[str, Module]) -> Iter
     yield from _parameters(method, model)
     embedding = any(module.kind == "embedding" for module in found.values())
     if method.use_dora and embedding:
-        message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
+        message = "DoRA on an embedding is not modeled: leave the embedding out, or use_dora false"
         yield Problem(loc="method.use_dora", msg=message, input=True)
     if method.lora_bias:
         yield from _bias(method, embedding=embedding)
@@ -54,7 +54,7 @@ def _rank(method: LowRank, path: str, module: Module) -> int:
 
 
 def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
-    """Yield initialisations that fail for a kind of module.
+    """Yield initializations that fail for a kind of module.
 
     Source: LoraLayer.olora_init and loftq_init; Embedding.update_layer.
     """
@@ -69,20 +69,20 @@ def _shapes(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:
 
 
 def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
-    """Yield parameters that PEFT refuses (ParamWrapper.__init__), or that are not modelled."""
+    """Yield parameters that PEFT refuses (ParamWrapper.__init__), or that are not modeled."""
     names = method.target_parameters
     if not names:
         return
     yield from names_one_layer("method.target_parameters", names)
     found = [(path, module, each) for path, module in model.paths for each in parameters.targeted(names, path, module)]
-    fused = [(path, module, each) for path, module, each in found if is_modelled(path, module, each, model)]
+    fused = [(path, module, each) for path, module, each in found if is_modeled(path, module, each, model)]
     if not found or len(fused) < len(found) or model.model_type in _OWN_PRODUCTS:
         yield _not_fused(model, names)
     if any(method.is_saved(path) for path, _, _ in fused):
         message = "PEFT would copy experts that are adapted: leave them out of modules_to_save"
         yield Problem(loc="method.modules_to_save", msg=message, input=list(method.modules_to_save or ()))
     if method.quantizes_base:
-        message = "over a quantized base is not modelled: leave it out, or use lora over a base in 16 bits"
+        message = "over a quantized base is not modeled: leave it out, or use lora over a base in 16 bits"
         yield Problem(loc="method.target_parameters", msg=message, input=list(names))
     for name, refused in (("lora_dropout", 0.0), ("use_dora", False), ("lora_bias", False)):
         value = getattr(method, name)
@@ -90,11 +90,11 @@ def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
             message = f"PEFT has none for target_parameters: use {str(refused).lower()}"
             yield Problem(loc=f"method.{name}", msg=message, input=value)
     if method.init_lora_weights not in _WITHOUT_WEIGHTS:
-        message = "is not modelled with target_parameters: use true or gaussian"
+        message = "is not modeled with target_parameters: use true or gaussian"
         yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
 
 
-def is_modelled(path: str, module: Module, parameter: Parameter, model: Model) -> bool:
+def is_modeled(path: str, module: Module, parameter: Parameter, model: Model) -> bool:
     """Return whether a parameter is the fused weight of experts, or that of a router without other parameters."""
     if module.kind == "experts":
         return len(parameter.shape) == 3
@@ -109,7 +109,7 @@ def _not_fused(model: Model, names: tuple[str, ...]) -> Problem:
     experts = [f"{path.rpartition('*.')[2]}.{each.name}" for path, module in model.paths for each in _fused(module)]
     usual = tuple(dict.fromkeys(experts)) if model.model_type not in _OWN_PRODUCTS else ()
     way_out = f"name {' or '.join(usual)}" if usual else f"leave it out for {model.model_type}, and use target_modules"
-    message = f"only the weights of fused experts are modelled: {way_out}"
+    message = f"only the weights of fused experts are modeled: {way_out}"
     return Problem(loc="method.target_parameters", msg=message, input=list(names))
 
 
@@ -146,7 +146,7 @@ def _bias(method: LowRank, *, embedding: bool) -> Iterator[Problem]:
         message = "PEFT adds no bias of B to an embedding: use false, or leave the embedding out"
         yield Problem(loc="method.lora_bias", msg=message, input=True)
     if isinstance(method.init_lora_weights, str):
-        message = f"PEFT initialises a bias of B with init_lora_weights true or false, not {method.init_lora_weights}"
+        message = f"PEFT initializes a bias of B with init_lora_weights true or false, not {method.init_lora_weights}"
         yield Problem(loc="method.init_lora_weights", msg=message, input=method.init_lora_weights)
 
 

@@ -35,7 +35,7 @@ _TYPES_BY_NUMBER = (
 )  # fmt: skip
 
 #: Families whose layers read what layers of other numbers leave.
-_NOT_MODELLED = ("gemma4_text", "gemma4_unified_text", "jamba")
+_NOT_MODELED = ("gemma4_text", "gemma4_unified_text", "jamba")
 
 
 def with_replicated_layers(ranges: Ranges, model: Model) -> Model:
@@ -67,7 +67,7 @@ def _sharing(layer: Layer) -> Layer:
 
 
 def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[Problem]:
-    """Yield models whose layers PEFT does not find, ranges outside the layers, and settings that are not modelled."""
+    """Yield models whose layers PEFT does not find, ranges outside the layers, and settings that are not modeled."""
     if ranges is None or model.replicated:
         return
     loc, given = "method.layer_replication", [list(each) for each in ranges]
@@ -87,16 +87,16 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
         yield Problem(loc=loc, msg=wrong, input=given)
     if method.quantizes_base:
         message = (
-            "over a quantized base is not modelled, whose clones keep constants of their own: use a base in 16 bits"
+            "over a quantized base is not modeled, whose clones keep constants of their own: use a base in 16 bits"
         )
         yield Problem(loc=loc, msg=message, input=given)
-    yield from _not_modelled(method)
+    yield from _not_modeled(method)
 
 
 def _types(model: Model, numbers: list[int]) -> str | None:
     """Return an error if the types of the layers do not allow the new order, or None."""
-    if model.model_type in _NOT_MODELLED:
-        return f"is not modelled for {model.model_type}: leave it out"
+    if model.model_type in _NOT_MODELED:
+        return f"is not modeled for {model.model_type}: leave it out"
     if model.model_type not in _TYPES_BY_NUMBER:
         return None
     layers = model.decoder.layers
@@ -104,14 +104,14 @@ def _types(model: Model, numbers: list[int]) -> str | None:
         count = f"{len(layers)} types, of which layer {len(layers):,} would have none"
         return f"the config of {model.model_type} has {count}: list at most {len(layers):,} layers, or leave it out"
     if any(layers[of].kind.attention != layers[at].kind.attention for at, of in enumerate(numbers)):
-        return f"{model.model_type} would run layers as of the types of others, which is not modelled: leave it out"
+        return f"{model.model_type} would run layers as of the types of others, which is not modeled: leave it out"
     return None
 
 
-def _not_modelled(method: TargetedMethod) -> Iterator[Problem]:
+def _not_modeled(method: TargetedMethod) -> Iterator[Problem]:
     refused = {"bias": "none", "modules_to_save": None, "target_parameters": None, "trainable_token_indices": None}
     for name, accepted in refused.items():
         value = getattr(method, name)
         if value not in (accepted, ()):
-            message = f"is not modelled with layer_replication: use {'null' if accepted is None else accepted}"
+            message = f"is not modeled with layer_replication: use {'null' if accepted is None else accepted}"
             yield Problem(loc=f"method.{name}", msg=message, input=value)

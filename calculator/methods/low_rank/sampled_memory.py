@@ -1,4 +1,4 @@
-"""The tensors of initialisations that keep results of samples for each module until its A and B are computed.
+"""The tensors of initializations that keep results of samples for each module until its A and B are computed.
 
 The samples' own passes belong to the caller and are not counted. CorDA is assumed to invert each covariance matrix at
 its first try. cuSOLVER's workspaces are not counted.
@@ -131,7 +131,7 @@ def _singular_vectors(weight: Weight) -> int:
     return min(_SINGULAR_VECTORS * weight.rank, weight.smaller)
 
 
-#: By initialisation, the function that computes A and B from what is kept of each module, and the bytes that are kept
+#: By initialization, the function that computes A and B from what is kept of each module, and the bytes that are kept
 #: until then.
 OF_SAMPLES: dict[str, tuple[Callable[[Temporaries, Weight], None], Callable[[Weight], int]]] = {
     "corda": (corda, cropped_bytes),

@@ -29,7 +29,7 @@ def check(method: LowRank, base: Base, model: Model, training: Training) -> None
     check_saved(method, model, base.in_bits, base.converts)
     problems = list(base.problems(method, model, training))
     if method.use_dora and not base.has_dora:
-        message = f"DoRA over a base in {base.label} is not modelled, or PEFT has none: use false"
+        message = f"DoRA over a base in {base.label} is not modeled, or PEFT has none: use false"
         problems.append(Problem(loc="method.use_dora", msg=message, input=True))
     if method.target_modules == "all-linear" and not base.is_linear:
         names = ", ".join(base.names(model))

@@ -41,7 +41,7 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 }
 
 
-#: The families whose routers are modelled with an update.
+#: The families whose routers are modeled with an update.
 ROUTED = ("deepseek_v3", "mixtral", "qwen3_moe")
 
 
@@ -131,5 +131,5 @@ def _why(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
     if isinstance(requested, tuple) and bool(_named(requested, gate)) != bool(_named(requested, up)):
         return f"PEFT adapts {gate} and {up} of {model.model_type} together, whose experts are fused"
     if method.quantizes_base:
-        return f"adapting the fused experts of {model.model_type} over a quantized base is not modelled"
-    return f"adapting the router of {model.model_type} is not modelled"
+        return f"adapting the fused experts of {model.model_type} over a quantized base is not modeled"
+    return f"adapting the router of {model.model_type} is not modeled"

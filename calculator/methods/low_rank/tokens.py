@@ -62,6 +62,6 @@ def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) ->
             message = f"PEFT trains all of {path} with modules_to_save: leave one of both out"
             yield Problem(loc=loc, msg=message, input=list(indices))
         elif path in found:
-            reason = "PEFT can't train tokens of" if path == table else "trained tokens are not modelled with the tied"
+            reason = "PEFT can't train tokens of" if path == table else "trained tokens are not modeled with the tied"
             message = f"{reason} {path}, which LoRA adapts: exclude it, or leave the tokens out"
             yield Problem(loc=loc, msg=message, input=list(indices))

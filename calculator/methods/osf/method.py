@@ -77,7 +77,7 @@ class OSF(AdaptedLinear):
         """Refuse float32 weights, whose decomposition stays in memory."""
         if training.dtype == "float32":
             message = (
-                "of weights in float32, OSF's V_low keeps the memory of all singular vectors, which is not modelled:"
+                "of weights in float32, OSF's V_low keeps the memory of all singular vectors, which is not modeled:"
                 " use bfloat16"
             )
             raise refusal("training.dtype", message, training.dtype)
@@ -100,7 +100,7 @@ class OSF(AdaptedLinear):
         for path, module in found.items():
             frozen, most = self._frozen(path, module), min(module.in_features, module.out_features)
             if module.kind in self.adaptable and not 0 < frozen < most:
-                refused = "PEFT refuses none" if not frozen else "without any to train, it is not modelled"
+                refused = "PEFT refuses none" if not frozen else "without any to train, it is not modeled"
                 way_out = f"use 1 to {most - 1:,}" if most > 1 else f"name target_modules without {path}"
                 message = f"{frozen:,} of the {most:,} singular values of {path} are frozen; {refused}: {way_out}"
                 yield Problem(loc="method.effective_rank", msg=message, input=self.effective_rank)

@@ -175,7 +175,7 @@ def _fits(model: Model) -> None:
     if "global_head_dim" in config:
         message = (
             f"PEFT cuts its prefix to the heads of each layer of {model.model_type} and leaves out layers with wider"
-            " ones, which is not modelled: use another method"
+            " ones, which is not modeled: use another method"
         )
         raise refusal("method.name", message, "prefix")
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]

@@ -38,7 +38,7 @@ class QLoRA(LowRank):
 
     quant_type: Literal["nf4", "fp4"] = setting("nf4", label="4-bit type", help="NormalFloat4 or 4-bit floating point.")
     double_quant: bool = setting(
-        True, label="Double quantisation", help="Quantise the block constants too (section 3 of the paper)."
+        True, label="Double quantization", help="Quantize the block constants too (section 3 of the paper)."
     )
     blocksize: int = blocksize_setting()
     quant_storage: QuantStorage = setting(
@@ -60,7 +60,7 @@ class QLoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether tokens are trained, which is modelled on one GPU only."""
+        """Whether tokens are trained, which is modeled on one GPU only."""
         return bool(self.trainable_token_indices)
 
     @property
@@ -102,7 +102,7 @@ class QLoRA(LowRank):
         if model.task.embeds and any(map(str.isdigit, names)):
             message = (
                 f"transformers does not quantize the last linear layer of {model.model_type} without a head, which is"
-                " not modelled: use lora"
+                " not modeled: use lora"
             )
             raise refusal("method.name", message, "qlora")
 

@@ -32,7 +32,7 @@ class TargetedMethod(Method, ABC):
     __slots__ = ()
     #: The kinds of modules that the method can adapt.
     adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
-    #: Whether PEFT also adapts embeddings by the method, although that is not modelled.
+    #: Whether PEFT also adapts embeddings by the method, although that is not modeled.
     adapts_embeddings: ClassVar[bool] = False
     #: Whether a refusal may propose `all-linear`.
     adapts_linear: ClassVar[bool] = True

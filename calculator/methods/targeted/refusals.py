@@ -1,4 +1,4 @@
-"""Targets that PEFT refuses, and those that are not modelled."""
+"""Targets that PEFT refuses, and those that are not modeled."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_ACCEPTED = 64
 
 
 def check(method: TargetedMethod, model: Model) -> None:
-    """Refuse targets that PEFT refuses, and those that are not modelled.
+    """Refuse targets that PEFT refuses, and those that are not modeled.
 
     Raises:
         PlanError: with every reason.
@@ -80,10 +80,10 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
             continue
         message = f"{path} is no linear layer: PEFT can't adapt it"
         if module.kind == "embedding" and method.adapts_embeddings:
-            message = f"{path} is an embedding, whose adapter is not modelled for {method.name}: leave it out"
+            message = f"{path} is an embedding, whose adapter is not modeled for {method.name}: leave it out"
         if _is_convolution(module):
             way = f"name {', '.join(others)}" if others else "name linear layers"
-            message = f"{path} is a convolution, whose adapter is not modelled: {way}"
+            message = f"{path} is a convolution, whose adapter is not modeled: {way}"
         yield Problem(loc="method.target_modules", msg=message, input=path)
 
 
@@ -168,7 +168,7 @@ def _uncalled(method: TargetedMethod, model: Model, found: Iterable[str]) -> Ite
     names = [name for name in uncalled(method, model) if any(is_named(path, (name,)) for path in found)]
     if names:
         reason = f"{model.model_type} multiplies with the weight of {', '.join(names)} itself"
-        message = f"{reason}, so that an adapter of it is not trained, which is not modelled: {way_out(method, model)}"
+        message = f"{reason}, so that an adapter of it is not trained, which is not modeled: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
@@ -183,7 +183,7 @@ def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:
     """Yield names that select single layers. All layers of a kind are planned alike."""
     for name in names:
         if any(part.isdigit() for part in name.split(".")):
-            message = f"{name} picks one layer; plans that treat layers differently are not modelled"
+            message = f"{name} picks one layer; plans that treat layers differently are not modeled"
             yield Problem(loc=loc, msg=message, input=list(names))
 
 

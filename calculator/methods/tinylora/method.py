@@ -59,7 +59,7 @@ class TinyLoRA(AdaptedLinear):
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield vectors that only some targets share."""
         if self.weight_tying not in (0, 1):
-            message = "vectors that some layers share are not modelled: use 0 or 1"
+            message = "vectors that some layers share are not modeled: use 0 or 1"
             yield Problem(loc="method.weight_tying", msg=message, input=self.weight_tying)
 
     def with_layers(self, model: Model) -> Model:

@@ -194,12 +194,12 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="four_bits",
-            statement="NF4 stores a frozen weight in half a byte; each product dequantises its weight first.",
+            statement="NF4 stores a frozen weight in half a byte; each product dequantizes its weight first.",
             source=f"{_DETTMERS}, section 3; bitsandbytes/autograd/_functions.py, MatMul4Bit",
         ),
         Rule(
             name="four_bits_in_vain",
-            statement="A 4-bit base is worth its dequantisation only where it saves memory.",
+            statement="A 4-bit base is worth its dequantization only where it saves memory.",
             source=f"{_DETTMERS}, section 1: what it is for",
         ),
         Rule(
@@ -244,7 +244,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="double_quantisation",
-            statement="Quantising the block constants too saves 0.37 bits per weight, without loss of accuracy.",
+            statement="Quantizing the block constants too saves 0.37 bits per weight, without loss of accuracy.",
             source=f"{_DETTMERS}, section 3 and table 3",
         ),
         Rule(
@@ -260,7 +260,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="loss_in_chunks",
-            statement="chunked_nll builds the logits of 256 labelled tokens at a time, and again in the backward pass.",
+            statement="chunked_nll builds the logits of 256 labeled tokens at a time, and again in the backward pass.",
             source="TRL 1.9, trainer/sft_trainer.py, chunked_nll",
         ),
         Rule(

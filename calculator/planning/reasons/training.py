@@ -77,8 +77,8 @@ def _four_bits(evaluation: Evaluation) -> Iterator[Reason]:
     yield speaks_for(
         "four_bits", f"The base needs {size(evaluation.base_bytes)}; in 16 bits it would need {size(whole)}."
     )
-    more = percent(evaluation.cost_of("dequantised weights"))
-    yield speaks_against("four_bits", f"Dequantising the weights costs {more} of a reference step.")
+    more = percent(evaluation.cost_of("dequantized weights"))
+    yield speaks_against("four_bits", f"Dequantizing the weights costs {more} of a reference step.")
     if not evaluation.method.prepare_model_for_kbit_training:
         yield from _not_prepared(evaluation, evaluation.method)
 

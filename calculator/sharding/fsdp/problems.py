@@ -1,4 +1,4 @@
-"""Checks for runs that FSDP2 refuses as accelerate sets it up, and for runs that are not modelled."""
+"""Checks for runs that FSDP2 refuses as accelerate sets it up, and for runs that are not modeled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.methods.prepared_model import PreparedModel
 
-#: The trainers whose steps are modelled under FSDP2. None is the reference step.
+#: The trainers whose steps are modeled under FSDP2. None is the reference step.
 TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor fail, because they mix plain tensors with DTensor shards.
@@ -62,10 +62,10 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"accelerate looks for {layer}, which the model does not have, and raises an error: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS:
-        message = f"the units in the vision tower of {prepared.model.model_type} are not modelled: use ddp or zero2"
+        message = f"the units in the vision tower of {prepared.model.model_type} are not modeled: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     if training.trainer not in TRAINERS:
-        message = f"its step under fsdp is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
+        message = f"its step under fsdp is not modeled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     config = training.fsdp_config or FSDPConfig()
     if training.trainer is not None and training.optimizer in EARLY:
@@ -75,7 +75,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
     if prepared.stack != DEFAULT_STACK:
-        message = "other releases are not modelled under fsdp: leave the stack out"
+        message = "other releases are not modeled under fsdp: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
     yield from _of_units(prepared)
     yield from _of_cast_biases(prepared)
@@ -115,7 +115,7 @@ def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     keeps = training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward
     if keeps and trainer_of(training).compared(prepared) == "model":
-        message = "ref_model then stays gathered on every GPU, which is not modelled: set true, or train adapters"
+        message = "ref_model then stays gathered on every GPU, which is not modeled: set true, or train adapters"
         yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
 
 
@@ -137,7 +137,7 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif training.fsdp_config is not None and training.fsdp_config.cpu_offload:
         message = (
-            f"TRL reads {head} from host memory and moves the hidden states there, which is not modelled: set false"
+            f"TRL reads {head} from host memory and moves the hidden states there, which is not modeled: set false"
         )
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
 

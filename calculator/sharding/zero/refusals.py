@@ -1,4 +1,4 @@
-"""Checks for runs that DeepSpeed refuses, and for runs under ZeRO that are not modelled.
+"""Checks for runs that DeepSpeed refuses, and for runs under ZeRO that are not modeled.
 
 Each refusal gives a reason and an alternative.
 """
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.sharding import MODELLED, STAGES, offloads_optimizer, stage_problems
+from calculator.inputs.sharding import MODELED, STAGES, offloads_optimizer, stage_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 
-#: The trainers whose loops are modelled under DeepSpeed. None is the reference step.
+#: The trainers whose loops are modeled under DeepSpeed. None is the reference step.
 TRAINERS = (None, "transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 #: The optimizers that accelerate replaces by DeepSpeed's CPU Adam (accelerate/utils/deepspeed.py).
@@ -31,7 +31,7 @@ _ZERO = "training.deepspeed.zero_optimization"
 def zero_problems(
     training: Training, device: Device, *, quantizes: bool, trains_biases: bool, uses_dora: bool
 ) -> Iterator[Problem]:
-    """Yield options of ZeRO without ZeRO, settings that DeepSpeed refuses, and settings that are not modelled."""
+    """Yield options of ZeRO without ZeRO, settings that DeepSpeed refuses, and settings that are not modeled."""
     stage = STAGES.get(device.sharding)
     if stage is None:
         if training.deepspeed is not None:
@@ -40,23 +40,21 @@ def zero_problems(
             )
             yield Problem(loc="training.deepspeed", msg=message, input=asdict(training.deepspeed))
         return
-    if device.sharding not in MODELLED:
+    if device.sharding not in MODELED:
         return
     if training.trainer not in TRAINERS:
-        message = (
-            f"its loop under DeepSpeed is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
-        )
+        message = f"its loop under DeepSpeed is not modeled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     yield from stage_problems(training.zero, stage)
     yield from _precision(training, quantizes=quantizes)
     yield from _options(training.zero)
     if quantizes and uses_dora and training.dtype != "bfloat16":
-        message = "DoRA over 4-bit layers that compute in another dtype than bf16 weights is not modelled: set bfloat16"
+        message = "DoRA over 4-bit layers that compute in another dtype than bf16 weights is not modeled: set bfloat16"
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
     elif quantizes and trains_biases and training.dtype != "bfloat16":
         message = (
             "bitsandbytes casts the biases of 4-bit layers to this dtype, out of DeepSpeed's flat tensors, which is not"
-            " modelled: set bfloat16, or method.bias none"
+            " modeled: set bfloat16, or method.bias none"
         )
         yield Problem(loc="training.dtype", msg=message, input=training.dtype)
     if offloads_optimizer(training.zero) and training.optimizer not in ON_HOST:
@@ -65,7 +63,7 @@ def zero_problems(
     elif training.optimizer == "adagrad":
         message = (
             "DeepSpeed makes another Adagrad for its partitions and keeps the states of the first one too, which is not"
-            " modelled: use another optimizer"
+            " modeled: use another optimizer"
         )
         yield Problem(loc="training.optimizer", msg=message, input="adagrad")
 
@@ -77,7 +75,7 @@ def _precision(training: Training, *, quantizes: bool) -> Iterator[Problem]:
     """
     where = "training.autocast"
     if training.autocast == "float16":
-        message = "float16 scales the loss, which is not modelled under ZeRO: set bfloat16"
+        message = "float16 scales the loss, which is not modeled under ZeRO: set bfloat16"
         yield Problem(loc=where, msg=message, input="float16")
     elif training.autocast is None and (training.dtype != "float32" or quantizes):
         message = (
@@ -89,5 +87,5 @@ def _precision(training: Training, *, quantizes: bool) -> Iterator[Problem]:
 
 def _options(zero: ZeroOptimization) -> Iterator[Problem]:
     if not zero.contiguous_gradients:
-        message = "false is not modelled (gradients without a contiguous buffer): use true"
+        message = "false is not modeled (gradients without a contiguous buffer): use true"
         yield Problem(loc=f"{_ZERO}.contiguous_gradients", msg=message, input=False)

@@ -1,4 +1,4 @@
-"""Checks for runs under stage 3 that are not modelled.
+"""Checks for runs under stage 3 that are not modeled.
 
 Each refusal gives a reason and an alternative.
 """
@@ -92,14 +92,14 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield the problems of a run under stage 3."""
     model = prepared.model
     if model.model_type not in FAMILIES:
-        message = f"the order in which {model.model_type} calls its modules is not modelled under zero3: {_INSTEAD}"
+        message = f"the order in which {model.model_type} calls its modules is not modeled under zero3: {_INSTEAD}"
         yield Problem(loc="model", msg=message, input=model.model_type)
     elif model.task.name != "causal_lm":
-        message = f"{model.task.name} is not modelled under zero3: {_INSTEAD}"
+        message = f"{model.task.name} is not modeled under zero3: {_INSTEAD}"
         yield Problem(loc="task", msg=message, input=model.task.name)
     yield from _of_trl(prepared)
     if prepared.stack != DEFAULT_STACK:
-        message = "other releases are not modelled under zero3: leave the stack out"
+        message = "other releases are not modeled under zero3: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
     yield from _of_method(prepared)
 
@@ -121,7 +121,7 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
         )
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if training.trainer == "trl-orpo" and training.gradient_checkpointing and given is not None:
-        message = "checkpointing options of ORPOTrainer are not modelled under zero3: leave them out"
+        message = "checkpointing options of ORPOTrainer are not modeled under zero3: leave them out"
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
 
 
@@ -144,7 +144,7 @@ def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
         if module.kind == "conv1d" and prepared.module_spec(path, module).added:
             message = (
                 f"with dropout, DoRA trains a transposed copy of the weight of {path}, whose gradient stays as long as"
-                " the loss, which is not modelled under zero3: use 0"
+                " the loss, which is not modeled under zero3: use 0"
             )
             yield Problem(loc="method.lora_dropout", msg=message, input=getattr(method, "lora_dropout", None))
             return
@@ -168,7 +168,7 @@ def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     method, model = prepared.method, prepared.model
     if method.name not in METHODS:
-        message = f"is not modelled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
+        message = f"is not modeled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
         yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
         return
     yield from _of_transposed(prepared)
@@ -176,13 +176,13 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     if prepared.training.trainer == "trl-reward" and not method.facts.trains_base:
         message = (
             "PEFT trains a copy of the head score in bfloat16, which DeepSpeed can't flatten with adapters in float32,"
-            " and copies are not modelled under zero3: use full, or set device.sharding to zero2"
+            " and copies are not modeled under zero3: use full, or set device.sharding to zero2"
         )
         yield Problem(loc="method.name", msg=message, input=method.name)
     if getattr(method, "modules_to_save", None):
-        message = f"copies of modules are not modelled under zero3: leave it out, or {_INSTEAD}"
+        message = f"copies of modules are not modeled under zero3: leave it out, or {_INSTEAD}"
         yield Problem(loc="method.modules_to_save", msg=message, input=None)
     embedding = model.embedding
     if prepared.module_spec(embedding.name, embedding).added:
-        message = f"LoRA of the embeddings is not modelled under zero3: leave them out, or {_INSTEAD}"
+        message = f"LoRA of the embeddings is not modeled under zero3: leave them out, or {_INSTEAD}"
         yield Problem(loc="method.target_modules", msg=message, input=None)

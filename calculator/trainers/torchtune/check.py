@@ -1,4 +1,4 @@
-"""Checks for runs that torchtune refuses, and for runs that are not modelled."""
+"""Checks for runs that torchtune refuses, and for runs that are not modeled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.trainers.subject import Subject
 
-#: The families whose modules in torchtune are modelled: Llama 2 to 3.2, Mistral, and Qwen 2 and 2.5.
+#: The families whose modules in torchtune are modeled: Llama 2 to 3.2, Mistral, and Qwen 2 and 2.5.
 FAMILIES = ("llama", "mistral", "qwen2")
 
 #: For each family, the scalings of the rotary embedding that torchtune supports, if it supports any.
@@ -44,16 +44,16 @@ OF_NF4: dict[str, tuple[object, str]] = {
 
 #: The values of settings that the recipes support, and why they support no others.
 OF_TRAINING: dict[str, tuple[object, str]] = {
-    "dtype": ("bfloat16", "torchtune is modelled for bfloat16: use that"),
+    "dtype": ("bfloat16", "torchtune is modeled for bfloat16: use that"),
     "autocast": (None, "torchtune trains without autocast: use null"),
     "attention": ("sdpa", "torchtune calls PyTorch's attention: use sdpa"),
     "padding": (False, "torchtune masks no padding unless sequences are packed: use false"),
-    "packing": (False, "packed sequences are not modelled for torchtune yet: use false"),
-    "padding_free": (False, "padding-free rows are not modelled for torchtune: use false"),
+    "packing": (False, "packed sequences are not modeled for torchtune yet: use false"),
+    "padding_free": (False, "padding-free rows are not modeled for torchtune: use false"),
     "use_liger_kernel": (False, "torchtune has modules of its own: use false"),
-    "loss_type": (None, "torchtune is modelled with CEWithChunkedOutputLoss: leave it out"),
+    "loss_type": (None, "torchtune is modeled with CEWithChunkedOutputLoss: leave it out"),
     "completion_tokens": (None, "the memory of torchtune's loss does not depend on it: leave it out"),
-    "sequence_lengths": (None, "sample lengths are not modelled for torchtune: give sequence_length alone"),
+    "sequence_lengths": (None, "sample lengths are not modeled for torchtune: give sequence_length alone"),
     "loraplus_lr_ratio": (None, "torchtune has no LoRA+: leave it out"),
     "precompute_ref_log_probs": (False, "these recipes have no reference: use false"),
     "beta": (None, "these recipes have no reference: leave it out"),
@@ -91,7 +91,7 @@ def _in_backward(prepared: Subject) -> Iterator[Problem]:
         message = "optimizer_in_bwd needs null: torchtune clips no gradients that it frees"
         yield Problem(loc="training.max_grad_norm", msg=message, input=training.max_grad_norm)
     if training.optimizer == "adafactor":
-        message = "optimizer_in_bwd is not modelled with it: use another optimizer, or false"
+        message = "optimizer_in_bwd is not modeled with it: use another optimizer, or false"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
 
 
@@ -99,7 +99,7 @@ def _model(prepared: Subject) -> Iterator[Problem]:
     model, config = prepared.model, prepared.model.config
     if model.model_type not in FAMILIES:
         message = (
-            f"torchtune is modelled for {', '.join(FAMILIES)}: use the reference step (null) for {model.model_type}"
+            f"torchtune is modeled for {', '.join(FAMILIES)}: use the reference step (null) for {model.model_type}"
         )
         yield Problem(loc="training.trainer", msg=message, input="torchtune")
         return
@@ -108,7 +108,7 @@ def _model(prepared: Subject) -> Iterator[Problem]:
         message = "torchtune's heads are hidden_size / num_attention_heads wide: use null"
         yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
     if int(config["head_dim"]) % 8:
-        message = "heads of torchtune are modelled for widths that are multiples of 8: use null as the trainer"
+        message = "heads of torchtune are modeled for widths that are multiples of 8: use null as the trainer"
         yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
     scaling = config.get("rope_type", "default")
     known = SCALINGS.get(model.model_type, ("default",))
@@ -124,7 +124,7 @@ def _model(prepared: Subject) -> Iterator[Problem]:
 def _method(prepared: Subject) -> Iterator[Problem]:
     method = prepared.method
     if method.name not in ("full", "lora", "qlora"):
-        message = f"torchtune is modelled for full, lora and qlora; {method.name} is not: use one of them"
+        message = f"torchtune is modeled for full, lora and qlora; {method.name} is not: use one of them"
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
     if method.name == "qlora":
@@ -143,7 +143,7 @@ def _method(prepared: Subject) -> Iterator[Problem]:
     for name, value in OF_METHOD.items():
         given = getattr(method, name, value)
         if given not in (value, ()):
-            message = f"{name} is not modelled with torchtune: leave it out, or use another trainer"
+            message = f"{name} is not modeled with torchtune: leave it out, or use another trainer"
             yield Problem(loc=f"method.{name}", msg=message, input=given)
     yield from _targets(prepared)
 
@@ -172,6 +172,6 @@ def _targets(prepared: Subject) -> Iterator[Problem]:
     if outer or 0 < len(names & set(MLP)) < len(MLP):
         message = (
             "torchtune adapts the three projections of the MLP together (apply_lora_to_mlp), and its output head is not"
-            f" modelled: use projections of attention, with {', '.join(MLP)} or without"
+            f" modeled: use projections of attention, with {', '.join(MLP)} or without"
         )
         yield Problem(loc="method.target_modules", msg=message, input=sorted(names))

@@ -45,7 +45,7 @@ class Torchtune(Loop):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that torchtune refuses, or that are not modelled."""
+        """Yield settings that torchtune refuses, or that are not modeled."""
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:

@@ -31,10 +31,10 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     variance = ops.mean(squared, "variance")
     root = ops.unary(variance, "rsqrt", saves="result", temporaries=2)
     del squared, variance
-    normalised = ops.mul(wide, root, "normalised in float32")
+    normalized = ops.mul(wide, root, "normalized in float32")
     del wide, root
-    out = ops.mul(normalised, norm.own["weight"], "output in float32")
-    del normalised
+    out = ops.mul(normalized, norm.own["weight"], "output in float32")
+    del normalized
     return ops.cast(out, x.dtype, "output")
 
 

@@ -203,7 +203,7 @@ def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
 
 
 def _row_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield packing, which transformers.Trainer does not have, and what is not modelled of rows without padding."""
+    """Yield packing, which transformers.Trainer does not have, and what is not modeled of rows without padding."""
     if prepared.training.packing:
         message = (
             "transformers.Trainer packs no samples: use false; padding_free, whose micro-batches its"
@@ -216,7 +216,7 @@ def _row_problems(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="training.padding_free", msg=message, input=True)
     newest = prepared.stack.transformers == DEFAULT_STACK.transformers
     if prepared.training.padding_free and not newest:
-        message = f"is not modelled with transformers {prepared.stack.transformers}: use {DEFAULT_STACK.transformers}"
+        message = f"is not modeled with transformers {prepared.stack.transformers}: use {DEFAULT_STACK.transformers}"
         yield Problem(loc="training.padding_free", msg=message, input=True)
     yield from flattened.problems(prepared)
 

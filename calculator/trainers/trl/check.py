@@ -1,4 +1,4 @@
-"""Checks of a model and a method that TRL's trainers share: what they refuse, and what is not modelled."""
+"""Checks of a model and a method that TRL's trainers share: what they refuse, and what is not modeled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield virtual tokens, dropout that is not modelled, and a reference that the loop does not have."""
+    """Yield virtual tokens, dropout that is not modeled, and a reference that the loop does not have."""
     method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
     if prepared.training.precompute_ref_log_probs and not facts.compares:
         message = f"{trainer} precomputes no reference: use false, or the trainer trl-dpo"
@@ -27,10 +27,10 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     if method.virtual_tokens:
         yield from _virtual_tokens(prepared, facts, trainer)
     elif method.plain_steps_only and prepared.training.trainer != "trl-sft":
-        message = f"{trainer} with {method.title} is not modelled: use the trainer transformers, or another method"
+        message = f"{trainer} with {method.title} is not modeled: use the trainer transformers, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
-        message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
+        message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modeled: leave it out"
         yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))
 
 
@@ -71,7 +71,7 @@ def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
 def router_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     """Yield why the routers' loss is refused."""
     trainer, model_type = facts.label.removeprefix("TRL "), prepared.model.model_type
-    message = f"the routers' loss that {trainer} adds to {model_type} is not modelled yet: use transformers"
+    message = f"the routers' loss that {trainer} adds to {model_type} is not modeled yet: use transformers"
     yield Problem(loc="training.trainer", msg=message, input=prepared.training.trainer)
 
 
@@ -87,7 +87,7 @@ def head_problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield settings for which TRL's casts of a 4-bit model are not modelled."""
+    """Yield settings for which TRL's casts of a 4-bit model are not modeled."""
     method = prepared.method
     stored = method.base_quantization(prepared.training)
     if stored is None or not stored.of_bitsandbytes:
@@ -104,6 +104,6 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     ):
         message = (
             "TRL casts the trained parameters of a 4-bit model to bfloat16: with biases or modules_to_save, that is "
-            "modelled for training.dtype bfloat16 without preparation only"
+            "modeled for training.dtype bfloat16 without preparation only"
         )
         yield Problem(loc="training.dtype", msg=message, input=prepared.training.dtype)

@@ -38,7 +38,7 @@ def copies_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield why PEFT refuses a reference that is a copy of the adapters."""
     sharding = prepared.device.sharding
     if sharding not in ("none", "ddp"):
-        message = f"a reference that is a copy of the adapters is not modelled under {sharding}: use float32"
+        message = f"a reference that is a copy of the adapters is not modeled under {sharding}: use float32"
         yield Problem(loc="training.adapter_dtype", msg=message, input="model")
     if prepared.method.trains_biases:
         message = (

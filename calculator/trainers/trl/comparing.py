@@ -29,7 +29,7 @@ class ComparingTrainer(TrlTrainer):
     __slots__ = ()
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that the trainer refuses, or that are not modelled."""
+        """Yield settings that the trainer refuses, or that are not modeled."""
         yield from TrlTrainer.problems(self, prepared)
         yield from check.head_problems(prepared)
         if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
@@ -39,7 +39,7 @@ class ComparingTrainer(TrlTrainer):
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield models for which the routers' loss is not modelled, which these trainers add to their own."""
+        """Yield models for which the routers' loss is not modeled, which these trainers add to their own."""
         yield from routers.problems(prepared.model, self.facts.label.removeprefix("TRL "))
         if prepared.model.config.get("output_router_logits"):
             yield routers.unused(self.facts.label.removeprefix("TRL "))

@@ -136,7 +136,7 @@ def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
         message = "no layer attends, and generate finds no length of the cache: set use_vllm, or use another trainer"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.kernels and is_recurrent(model):
-        message = f"what {' and '.join(training.kernels)} allocate for one token is not modelled"
+        message = f"what {' and '.join(training.kernels)} allocate for one token is not modeled"
         yield Problem(loc="training.kernels", msg=f"{message}: leave it out, or set use_vllm", input=training.kernels)
     most = model.config.get("original_max_position_embeddings")
     if model.model_type not in ("phi3", "phimoe") or most is None:
@@ -145,7 +145,7 @@ def cache_problems(model: Model, training: Training) -> Iterator[Problem]:
     if length - int(completion(training)) <= most < length - 1:
         message = (
             f"generate drops the cache of {model.model_type} when a sequence first has more than {most:,} tokens "
-            "(original_max_position_embeddings), and runs all of it again, which is not modelled: use at most "
+            "(original_max_position_embeddings), and runs all of it again, which is not modeled: use at most "
             f"{most + 1:,}"
         )
         yield Problem(loc="training.sequence_length", msg=message, input=length)

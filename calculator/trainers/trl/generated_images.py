@@ -34,18 +34,18 @@ _GRID = "image_grid_thw"
 
 
 def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield what is not modelled of images: completions by `generate`, and several GPUs."""
+    """Yield what is not modeled of images: completions by `generate`, and several GPUs."""
     training, sharding = prepared.training, prepared.device.sharding
     if not training.has_images:
         return
     if not training.use_vllm:
-        message = f"{trainer} with images is modelled with vLLM alone: use true, or leave images out"
+        message = f"{trainer} with images is modeled with vLLM alone: use true, or leave images out"
         yield Problem(loc="training.use_vllm", msg=message, input=False)
     if sharding != "none":
-        message = f"{trainer} with images is modelled on one GPU: use none, or leave images out"
+        message = f"{trainer} with images is modeled on one GPU: use none, or leave images out"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if prepared.model.model_type == "internvl":
-        message = f"the tiles that {trainer} counts for internvl are not modelled: use another model, or trl-sft"
+        message = f"the tiles that {trainer} counts for internvl are not modeled: use another model, or trl-sft"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 

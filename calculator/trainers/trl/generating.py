@@ -46,7 +46,7 @@ class GeneratingTrainer(ComparingTrainer):
     default_beta: float
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that the trainer refuses, or that are not modelled."""
+        """Yield settings that the trainer refuses, or that are not modeled."""
         yield from ComparingTrainer.problems(self, prepared)
         label = self.facts.label.removeprefix("TRL ")
         yield from generated.problems(prepared.training, label, prepared.device.count)
@@ -222,7 +222,7 @@ class GeneratingTrainer(ComparingTrainer):
         entropy = [tape.new(shape, dtype, "entropy of other rows")] if has_entropy else []
         return [
             *entropy,
-            tape.new(shape, "bool", "labelled, of other rows"),
+            tape.new(shape, "bool", "labeled, of other rows"),
             tape.new((), dtype, "loss of other rows"),
         ]
 

@@ -33,7 +33,7 @@ def is_added(model: Model) -> bool:
 
 
 def problems(model: Model, trainer: str) -> Iterator[Problem]:
-    """Yield routers' losses that TRL 1.15 or later cannot compute, and those that are not modelled."""
+    """Yield routers' losses that TRL 1.15 or later cannot compute, and those that are not modeled."""
     added, model_type = is_added(model), model.model_type
     coefficient = model.config.get("router_aux_loss_coef")
     if added and model_type in UNNAMED_EXPERTS:
@@ -43,7 +43,7 @@ def problems(model: Model, trainer: str) -> Iterator[Problem]:
         )
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif added and not model.has_router_loss:
-        message = f"the routers' loss that {trainer} adds to {model_type} is not modelled: set it to 0.0"
+        message = f"the routers' loss that {trainer} adds to {model_type} is not modeled: set it to 0.0"
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif not added and model.config.get("output_router_logits") and not model.has_router_loss:
         yield unused(trainer)
@@ -51,7 +51,7 @@ def problems(model: Model, trainer: str) -> Iterator[Problem]:
 
 def unused(trainer: str) -> Problem:
     """Return the problem of router logits that the config requests."""
-    message = f"with {trainer} it is not modelled: use false"
+    message = f"with {trainer} it is not modeled: use false"
     return Problem(loc="model.config.output_router_logits", msg=message, input=True)
 
 

@@ -26,17 +26,17 @@ class TrlTrainer(Transformers):
     """A subclass of transformers.Trainer with TRL's own loss, for one release of TRL."""
 
     __slots__ = ()
-    #: The releases whose step is modelled.
+    #: The releases whose step is modeled.
     releases: ClassVar[tuple[Release, ...]] = ((1, 16),)
-    #: The values of `loss_type` that are modelled, and by name why others are not.
+    #: The values of `loss_type` that are modeled, and by name why others are not.
     losses: ClassVar[tuple[str, ...]] = ()
     other_losses: ClassVar[dict[str, str]] = {}
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that the trainer refuses, or that are not modelled."""
+        """Yield settings that the trainer refuses, or that are not modeled."""
         training, trl = prepared.training, prepared.stack.trl
         if release(trl)[:2] not in self.releases:
-            message = f"{self.facts.label} is modelled for TRL 1.16: use that"
+            message = f"{self.facts.label} is modeled for TRL 1.16: use that"
             yield Problem(loc="stack.trl", msg=message, input=trl)
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)
@@ -45,14 +45,14 @@ class TrlTrainer(Transformers):
                 message = f"{self.facts.label} trains on padded rows: use false"
                 yield Problem(loc=f"training.{name}", msg=message, input=True)
         if training.sequence_lengths is not None:
-            message = f"sample lengths are not modelled for {self.facts.label}: give sequence_length alone"
+            message = f"sample lengths are not modeled for {self.facts.label}: give sequence_length alone"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
         yield from check.model_problems(prepared, self.facts)
         yield from self.router_problems(prepared)
         yield from check.four_bit_problems(prepared)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield models for which the routers' loss is not modelled.
+        """Yield models for which the routers' loss is not modeled.
 
         These trainers add it to their own loss only if the config requests it.
         """
@@ -62,7 +62,7 @@ class TrlTrainer(Transformers):
     def _loss_problem(self, given: str) -> Problem:
         """Return why a value of `loss_type` is refused."""
         known = f"use one of {', '.join(self.losses)}" if self.losses else "leave it out"
-        reason = self.other_losses.get(given, "is no loss of this trainer that is modelled")
+        reason = self.other_losses.get(given, "is no loss of this trainer that is modeled")
         return Problem(loc="training.loss_type", msg=f"{self.facts.label}: {given} {reason}: {known}", input=given)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:

@@ -8,7 +8,7 @@ from calculator.trainers.trl_defaults import DEFAULTS
 #: Source: trl/trainer/dpo_trainer.py, DataCollatorForPreference and _compute_loss.
 STEP = (
     "The step is that of TRL's DPOTrainer. A row is a chosen and a rejected sequence, which the model runs together: "
-    "completion_tokens counts the labelled tokens of both. The reference runs while the model's graph is alive, and "
+    "completion_tokens counts the labeled tokens of both. The reference runs while the model's graph is alive, and "
     "dropout modules drop nothing (disable_dropout=True). Evaluation, logging and data loading are not counted."
 )
 

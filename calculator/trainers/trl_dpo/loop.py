@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
 
 #: The further settings that a loss needs.
-_NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
+_NEEDS_SMOOTHING = "needs label_smoothing, which is not modeled"
 
 
 class TrlDpo(ComparingTrainer):

@@ -39,12 +39,12 @@ class TrlGrpo(GeneratingTrainer):
     default_beta = 0.0
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that GRPOTrainer refuses, or that are not modelled."""
+        """Yield settings that GRPOTrainer refuses, or that are not modeled."""
         yield from GeneratingTrainer.problems(self, prepared)
         if prepared.training.loss_type == "vespo" and prepared.training.use_vllm:
             message = (
                 "GRPOTrainer refuses vespo with its default vllm_importance_sampling_mode, sequence_mask, which is the "
-                "one that is modelled: use another loss, or leave use_vllm out"
+                "one that is modeled: use another loss, or leave use_vllm out"
             )
             yield Problem(loc="training.loss_type", msg=message, input="vespo")
 

@@ -46,12 +46,12 @@ class TrlKto(ComparingTrainer):
     losses = ("kto", "apo_zero_unpaired")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that KTOTrainer refuses, or that are not modelled."""
+        """Yield settings that KTOTrainer refuses, or that are not modeled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
         if training.has_images and _estimates_kl(training) and prepared.device.sharding == "fsdp":
             message = (
-                "the pass over images that estimates the KL divergence is not modelled under fsdp: "
+                "the pass over images that estimates the KL divergence is not modeled under fsdp: "
                 "use apo_zero_unpaired, or the sharding ddp"
             )
             yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)

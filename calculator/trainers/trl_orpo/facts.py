@@ -8,7 +8,7 @@ from calculator.trainers.trl_defaults import DEFAULTS
 #: Source: trl/experimental/orpo/orpo_trainer.py, concatenated_forward and get_batch_loss_metrics.
 STEP = (
     "The step is that of TRL's ORPOTrainer. A row is a chosen and a rejected sequence, which the model runs together: "
-    "completion_tokens counts the labelled tokens of both, and the rest of a sequence is its prompt. All logits are "
+    "completion_tokens counts the labeled tokens of both, and the rest of a sequence is its prompt. All logits are "
     "computed. Dropout modules drop nothing (disable_dropout=True). Evaluation, logging and data loading are not "
     "counted."
 )

@@ -94,7 +94,7 @@ def _loss(context: Context, forward: Passes) -> Tensor:
 
 
 def _prompt(training: Training) -> int:
-    """Return the tokens of the longest prompt that the labelled tokens of both sequences leave room for."""
+    """Return the tokens of the longest prompt that the labeled tokens of both sequences leave room for."""
     if training.completion_tokens is None:
         return 1
     return training.sequence_length - training.completion_tokens // 2 // training.micro_batch_size
@@ -106,9 +106,9 @@ def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
     context.set_scope("loss: ")
     labels = tape.new((batch, length), "int64", "labels")
     masked = tape.new((batch, length), "bool", "tokens")
-    labelled = tape.new((batch, length), "int64", "labels of tokens")
-    labels = labelled
-    del masked, labelled
+    labeled = tape.new((batch, length), "int64", "labels of tokens")
+    labels = labeled
+    del masked, labeled
     shorter = named(length - 1, "(S - 1)")
     chosen = ops.narrow(all_logits, (rows, length, vocabulary))
     chosen = ops.narrow(chosen, (rows, shorter, vocabulary))
@@ -123,19 +123,19 @@ def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
 
 
 def _average_logps(context: Context, all_logits: Tensor) -> Tensor:
-    """Return the mean log-probability of each sequence's labelled tokens."""
+    """Return the mean log-probability of each sequence's labeled tokens."""
     tape, (batch, length, vocabulary) = all_logits.tape, all_logits.shape
     context.set_scope("loss: ")
     shape = (batch, named(length - 1, "(S - 1)"))
     cloned = tape.new(shape, "int64", "labels, shifted")
     logits = ops.narrow(all_logits, (*shape, vocabulary))
-    mask = tape.new(shape, "bool", "labelled")
-    unlabelled = tape.new(shape, "bool", "unlabelled")
+    mask = tape.new(shape, "bool", "labeled")
+    unlabeled = tape.new(shape, "bool", "unlabeled")
     index = tape.new(shape, "int64", "labels of the kernel")
-    del cloned, unlabelled
+    del cloned, unlabeled
     per_token = log_probs(logits, index)
     total = ops.sum_over(ops.mul(per_token, mask, "log-probabilities, masked"), (batch,), "log-probabilities, summed")
-    return ops.mul(total, tape.new((batch,), "int64", "labelled tokens"), "log-probabilities, mean")
+    return ops.mul(total, tape.new((batch,), "int64", "labeled tokens"), "log-probabilities, mean")
 
 
 def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:

@@ -45,11 +45,11 @@ class TrlReward(TrlTrainer):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that RewardTrainer refuses, or that are not modelled."""
+        """Yield settings that RewardTrainer refuses, or that are not modeled."""
         training, model = prepared.training, prepared.model
         yield from TrlTrainer.problems(self, prepared)
         if model.model_type not in FAMILIES:
-            message = f"sequence classification of {model.model_type} is not modelled yet: use another trainer"
+            message = f"sequence classification of {model.model_type} is not modeled yet: use another trainer"
             yield Problem(loc="training.trainer", msg=message, input=training.trainer)
         if training.use_liger_kernel:
             message = "Liger looks for an output head, which a model for sequence classification has not: use false"

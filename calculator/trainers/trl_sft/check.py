@@ -1,4 +1,4 @@
-"""Checks for runs that TRL's SFTTrainer refuses, and for runs that are not modelled."""
+"""Checks for runs that TRL's SFTTrainer refuses, and for runs that are not modeled."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
         message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type: leave it out"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
-        message = f"{training.loss_type} is no loss of SFTTrainer that is modelled: use nll, chunked_nll or dft"
+        message = f"{training.loss_type} is no loss of SFTTrainer that is modeled: use nll, chunked_nll or dft"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type == "dft" and trl < FUSED:
-        message = f"dft in TRL {prepared.stack.trl} is not modelled: use nll, or stack.trl 1.15 or later"
+        message = f"dft in TRL {prepared.stack.trl} is not modeled: use nll, or stack.trl 1.15 or later"
         yield Problem(loc="training.loss_type", msg=message, input="dft")
     elif training.loss_type == "chunked_nll" and trl < CHUNKED:
         message = f"TRL {prepared.stack.trl} has no chunked_nll: use nll, or a later stack.trl"
         yield Problem(loc="training.loss_type", msg=message, input="chunked_nll")
     if training.use_liger_kernel and trl < FUSED:
-        message = f"Liger's loss in TRL {prepared.stack.trl} is not modelled yet: use stack.trl 1.15 or later"
+        message = f"Liger's loss in TRL {prepared.stack.trl} is not modeled yet: use stack.trl 1.15 or later"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
 
 
@@ -78,11 +78,11 @@ def _replaced_forward(prepared: Subject) -> Iterator[Problem]:
 
 
 def _rows(prepared: Subject) -> Iterator[Problem]:
-    """Yield why packed or flattened rows are refused by a release, or are not modelled."""
+    """Yield why packed or flattened rows are refused by a release, or are not modeled."""
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
     for name in ("packing", "padding_free"):
         if getattr(training, name) and trl < OWN_LOSS:
-            message = f"{name} in TRL {prepared.stack.trl} is not modelled: use false, or a later stack.trl"
+            message = f"{name} in TRL {prepared.stack.trl} is not modeled: use false, or a later stack.trl"
             yield Problem(loc=f"training.{name}", msg=message, input=True)
     if training.packing_strategy != "bfd":
         yield from _strategy(prepared)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
 
-#: How the loss is computed: from log-probabilities of a fused head, from chunks of labelled tokens, or from all logits.
+#: How the loss is computed: from log-probabilities of a fused head, from chunks of labeled tokens, or from all logits.
 SftLoss = Literal["fused", "chunked_nll", "nll"]
 
 #: The first release that is known to have a `compute_loss` of its own. Older ones use that of transformers.Trainer.

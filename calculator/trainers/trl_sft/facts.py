@@ -13,7 +13,7 @@ STEP = (
 )
 
 SUMMARY = (
-    "The loss depends on TRL's release: 1.15 and 1.16 never build all logits, 1.9 builds those of 256 labelled tokens "
+    "The loss depends on TRL's release: 1.15 and 1.16 never build all logits, 1.9 builds those of 256 labeled tokens "
     "at a time, 1.0 and 0.24 build all of them. The rest is transformers' Trainer."
 )
 

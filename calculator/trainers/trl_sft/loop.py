@@ -45,7 +45,7 @@ class TrlSft(Transformers):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that SFTTrainer refuses, or that are not modelled."""
+        """Yield settings that SFTTrainer refuses, or that are not modeled."""
         yield from check.problems(prepared)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOSSES = {
     "fused": f"computes the loss in its fused output head, from tiles of {TOKEN_CHUNK_SIZE:,} tokens × "
     f"{VOCAB_CHUNK_SIZE:,} logits",
-    "chunked_nll": f"computes the loss from the logits of {CHUNK_SIZE} labelled tokens at a time (chunked_nll)",
+    "chunked_nll": f"computes the loss from the logits of {CHUNK_SIZE} labeled tokens at a time (chunked_nll)",
     "transformers": "leaves the loss to the model, as transformers.Trainer does",
     "nll": "computes the loss from all logits, and then the entropy and the accuracy that it logs (nll)",
 }

@@ -1,1 +1,1 @@
-"""Unsloth's FastLanguageModel with TRL's SFTTrainer, modelled from its source."""
+"""Unsloth's FastLanguageModel with TRL's SFTTrainer, modeled from its source."""

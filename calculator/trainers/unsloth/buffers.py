@@ -84,7 +84,7 @@ def buffers(prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield every buffer."""
     yield from _rotary(prepared)
     yield from _layer_inputs(prepared)
-    yield from _dequantised(prepared)
+    yield from _dequantized(prepared)
 
 
 def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
@@ -113,7 +113,7 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
         yield _buffer(name, (size,), training.dtype)
 
 
-def _dequantised(prepared: Subject) -> Iterator[ResidentTensor]:
+def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
     """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
     found = [
         (module, spec.quantization)

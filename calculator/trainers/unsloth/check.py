@@ -1,4 +1,4 @@
-"""Checks for runs that Unsloth refuses, and for runs that are not modelled."""
+"""Checks for runs that Unsloth refuses, and for runs that are not modeled."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
-from calculator.stack.changes import older_behaviour
+from calculator.stack.changes import older_behavior
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.trainers.subject import Subject
 
-#: The families whose patched forward pass is modelled. Source: unsloth/models/loader.py, dispatch_model.
+#: The families whose patched forward pass is modeled. Source: unsloth/models/loader.py, dispatch_model.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 #: Families that Unsloth patches in other ways.
 OTHER_PATCHES = ("gemma", "gemma2")
 
-#: Settings of methods that Unsloth's fused functions do not cover, or that are not modelled, with what to set instead.
+#: Settings of methods that Unsloth's fused functions do not cover, or that are not modeled, with what to set instead.
 OF_METHOD = {
     "use_dora": False,
     "bias": "none",
@@ -41,8 +41,8 @@ OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "use_liger_kernel": ((False,), "Unsloth has kernels of its own: use false"),
     "padding": ((False,), "Unsloth passes no mask to attention while it trains: use false"),
-    "completion_tokens": ((None,), "Unsloth's loss reads every token, labelled or not: leave it out"),
-    "sequence_lengths": ((None,), "sample lengths are not modelled for Unsloth: give sequence_length alone"),
+    "completion_tokens": ((None,), "Unsloth's loss reads every token, labeled or not: leave it out"),
+    "sequence_lengths": ((None,), "sample lengths are not modeled for Unsloth: give sequence_length alone"),
 }
 
 
@@ -58,9 +58,9 @@ def _model(prepared: Subject) -> Iterator[Problem]:
     if model_type not in FAMILIES:
         how = "patches in another way" if model_type in OTHER_PATCHES else "compiles in place of a patch"
         known = ", ".join(FAMILIES)
-        message = f"Unsloth is modelled for {known}; {model_type} is a family that it {how}: use trl-sft"
+        message = f"Unsloth is modeled for {known}; {model_type} is a family that it {how}: use trl-sft"
         yield Problem(loc="training.trainer", msg=message, input="unsloth")
-    if older_behaviour(prepared.stack, model_type):
+    if older_behavior(prepared.stack, model_type):
         message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"
         yield Problem(loc="stack.transformers", msg=message, input=prepared.stack.transformers)
 
@@ -68,22 +68,22 @@ def _model(prepared: Subject) -> Iterator[Problem]:
 def _method(prepared: Subject) -> Iterator[Problem]:
     method = prepared.method
     if method.name not in ("lora", "qlora"):
-        message = f"Unsloth is modelled for lora and qlora; with {method.name} it compiles the model: use one of these"
+        message = f"Unsloth is modeled for lora and qlora; with {method.name} it compiles the model: use one of these"
         yield Problem(loc="method.name", msg=message, input=method.name)
         return
     if isinstance(method, LoRA) and method.base is not None:
-        message = f"Unsloth is not modelled with a base in {method.base.in_bits}: use qlora, or LoRA in 16 bits"
+        message = f"Unsloth is not modeled with a base in {method.base.in_bits}: use qlora, or LoRA in 16 bits"
         yield Problem(loc=method.base.loc, msg=message, input=method.load_in_8bit or method.base.config.quant_method)
     base = method.base_quantization(prepared.training)
     if isinstance(base, Quantization):
         for name, value, shown in (("quant_type", "nf4", "nf4"), ("double_quant", True, "true")):
             if getattr(base, name) != value:
-                message = f"Unsloth's kernels read double-quantised nf4 only: use {shown}"
+                message = f"Unsloth's kernels read double-quantized nf4 only: use {shown}"
                 yield Problem(loc=f"method.{name}", msg=message, input=getattr(base, name))
     for name, default in OF_METHOD.items():
         given = getattr(method, name, default)
         if given not in (default, ()):
-            message = f"{name} with Unsloth is not modelled yet: leave it out, or use the trainer trl-sft"
+            message = f"{name} with Unsloth is not modeled yet: leave it out, or use the trainer trl-sft"
             yield Problem(loc=f"method.{name}", msg=message, input=given)
     yield from _outer(prepared)
 
@@ -109,10 +109,10 @@ def _outer(prepared: Subject) -> Iterator[Problem]:
         message = f"Unsloth trains {' and '.join(SAVED)} in full, no other modules: leave {other[0]} out"
         yield Problem(loc="method.modules_to_save", msg=message, input=list(saved))
     elif saved and model.tied:
-        message = "one table for embeddings and head is not modelled with modules_to_save and Unsloth: leave it out"
+        message = "one table for embeddings and head is not modeled with modules_to_save and Unsloth: leave it out"
         yield Problem(loc="method.modules_to_save", msg=message, input=list(saved))
     elif saved and prepared.training.dtype != "bfloat16":
-        message = "Unsloth casts copies in float16 to float32, which is not modelled: use bfloat16"
+        message = "Unsloth casts copies in float16 to float32, which is not modeled: use bfloat16"
         yield Problem(loc="training.dtype", msg=message, input=prepared.training.dtype)
 
 

@@ -42,7 +42,7 @@ class Unsloth(Transformers):
     facts = FACTS
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield settings that Unsloth refuses, or that are not modelled."""
+        """Yield settings that Unsloth refuses, or that are not modeled."""
         yield from super().problems(prepared)
         yield from check.problems(prepared)
 

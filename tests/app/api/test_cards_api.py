@@ -45,7 +45,7 @@ def test_an_unknown_card_is_not_found_and_the_closest_ones_are_named(client):
         ({"sequence_length": "long"}, "sequence_length"),
         ({"limit": 0}, "limit"),
         ({"method": "adapter"}, "method"),
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name(client, parameters, loc):

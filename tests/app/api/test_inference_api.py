@@ -55,7 +55,7 @@ def test_without_a_method_the_base_model_is_served(client):
 def test_a_merge_is_described_with_its_loss(client):
     method = {"name": "qlora", "target_modules": "all-linear"}
     answer = answered(client, {**BODY, "method": method, "serving": {"merged": True}}).json()
-    assert answer["merge"]["rows"][0]["name"] == "weight, dequantised"
+    assert answer["merge"]["rows"][0]["name"] == "weight, dequantized"
     assert answer["merge"]["loss"] in answer["warnings"]
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from calculator.estimation.several_gpus import ONE_CARD, TWO_CARDS, not_modelled
+from calculator.estimation.several_gpus import ONE_CARD, TWO_CARDS, not_modeled
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
@@ -41,7 +41,7 @@ def errors(answer):
     ],
     ids=str,
 )
-def test_every_endpoint_refuses_what_is_not_modelled_in_the_same_words(client, name, devices, refused, way_out):
+def test_every_endpoint_refuses_what_is_not_modeled_in_the_same_words(client, name, devices, refused, way_out):
     found = errors(client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": devices}))
     assert [*found] == [refused]
     assert found.popitem()[1].endswith(way_out)
@@ -66,7 +66,7 @@ def test_a_sweep_answers_ddp_and_refuses_the_other_points(client):
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     one, alone, unsharded, two = map(json.loads, lines)
     assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_CARDS}"]
-    assert unsharded["problems"][0]["msg"].endswith(not_modelled())
+    assert unsharded["problems"][0]["msg"].endswith(not_modeled())
     assert two["memory"]["peak_allocated_bytes"] > one["memory"]["peak_allocated_bytes"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from app.__main__ import main
-from app.checks.reports import NOT_MODELLED, RULES, WORDS
+from app.checks.reports import NOT_MODELED, RULES, WORDS
 from app.cli.check import STATUS
 from tests.app.cli.test_command_line import BROKEN
 from tests.paths import ROOT
@@ -85,8 +85,8 @@ def test_reports_state_every_file(folder, capsys):
     (run,) = json.loads((folder / "log.sarif").read_text())["runs"]
     results = {(result["ruleId"], result["level"], uri(result)) for result in run["results"]}
     assert {("does_not_fit", "error", "axolotl.yaml"), ("invalid", "error", "wrong.json")} < results
-    assert (NOT_MODELLED, "note", "axolotl.yaml") in results
-    assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == {*RULES, NOT_MODELLED}
+    assert (NOT_MODELED, "note", "axolotl.yaml") in results
+    assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == {*RULES, NOT_MODELED}
 
 
 def uri(result):

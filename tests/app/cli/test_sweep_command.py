@@ -66,7 +66,7 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
     [
         ((), "grid: must be an object of lists"),
         (("r",), "FIELD=VALUE"),
-        (("colour=red",), "grid.colour: is not a field"),
+        (("color=red",), "grid.color: is not a field"),
         (("r=4", "method.r=8"), "grid: give each field once"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Colours on a terminal only, and the same text everywhere."""
+"""Colors on a terminal only, and the same text everywhere."""
 
 import io
 import sys
@@ -29,12 +29,12 @@ def printed(monkeypatch, stream, **environment):
     return stream.getvalue()
 
 
-def test_verdicts_have_colours_on_a_terminal(monkeypatch):
+def test_verdicts_have_colors_on_a_terminal(monkeypatch):
     shown = printed(monkeypatch, Terminal())
     assert "\x1b[32mFits\x1b[0m" in shown
     assert Text.from_ansi(shown).plain.rstrip() == printed(monkeypatch, io.StringIO()).rstrip()
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_are_switched_off_as_in_other_programs(monkeypatch, environment):
+def test_colors_are_switched_off_as_in_other_programs(monkeypatch, environment):
     assert printed(monkeypatch, Terminal(), **environment) == printed(monkeypatch, io.StringIO())

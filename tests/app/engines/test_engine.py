@@ -47,7 +47,7 @@ def refused(client, body, status=422):
     return answer.json()
 
 
-def test_a_modelled_model_is_answered_by_the_calculator(client):
+def test_a_modeled_model_is_answered_by_the_calculator(client):
     answer = client.post("/api/v1/estimate", json=KNOWN).json()
     assert (answer["engine"], answer["grade"], answer["trace"]) == ("calculator", "modelled", None)
 

@@ -91,7 +91,7 @@ def test_other_cards_and_the_rule_need_no_other_trace(client, answer):
 def test_the_page_shows_the_same_answer(client, answer):
     page = client.get("/", params=FORM)
     assert page.status_code == 200
-    assert "Traced, not modelled" in page.text
+    assert "Traced, not modeled" in page.text
     assert answer["grade"] in page.text
     assert f'value="{answer["memory"]["peak_allocated_bytes"]}"' in page.text
     assert "The methods side by side" not in page.text

@@ -57,7 +57,7 @@ def test_the_page_and_its_json_have_the_same_figures(client, address):
 
 def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
     shown = text(client.get("/inference?method=qlora&merged=true&reserved=rule").text)
-    assert "weight, dequantised" in shown
+    assert "weight, dequantized" in shown
     assert "may get different generations due to rounding errors" in shown
 
 

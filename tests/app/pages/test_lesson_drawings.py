@@ -1,4 +1,4 @@
-"""The lesson's charts draw what the results contain, in the style sheet's colours only."""
+"""The lesson's charts draw what the results contain, in the style sheet's colors only."""
 
 import json
 
@@ -50,12 +50,12 @@ def test_magnitudes_are_drawn_on_a_logarithmic_axis(x, log):
     assert (axis.get("type") == "log") == log
 
 
-def test_eight_series_differ_in_colour_or_dash():
+def test_eight_series_differ_in_color_or_dash():
     trace = drawn(*[points([1, 2])] * 8)["data"]
     assert len({(trace["meta"], trace["line"]["dash"]) for trace in trace}) == 8
 
 
-def test_no_figure_has_a_colour_of_its_own():
+def test_no_figure_has_a_color_of_its_own():
     for figure in (drawings.levels_figure(), drawings.shares_figure(), drawings.curve_figure(curve(points([1, 2])))):
         assert "color" not in figure
         assert "<" not in figure

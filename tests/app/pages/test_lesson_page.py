@@ -33,7 +33,7 @@ def test_every_page_leads_to_the_lesson_and_the_lesson_to_every_chapter(client):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_chapter_has_its_formulas_its_examples_and_its_neighbours(client, name):
+def test_a_chapter_has_its_formulas_its_examples_and_its_neighbors(client, name):
     response = client.get(f"/lesson/{name}")
     assert response.status_code == 200
     chapter, text = BY_NAME[name], response.text

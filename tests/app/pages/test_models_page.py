@@ -7,10 +7,10 @@ def test_the_page_is_linked_from_every_page(client):
     assert '<a href="/models">Models</a>' in client.get("/plan").text
 
 
-def test_every_modelled_type_is_listed_as_modelled(client):
+def test_every_modeled_type_is_listed_as_modeled(client):
     answer = client.get("/api/v1/models/types").json()
-    modelled = {each["model_type"] for each in answer["types"] if each["engine"] == "calculator"}
-    assert modelled == {*FAMILIES_WITH_FORWARD}
+    modeled = {each["model_type"] for each in answer["types"] if each["engine"] == "calculator"}
+    assert modeled == {*FAMILIES_WITH_FORWARD}
 
 
 def test_every_type_without_an_engine_has_a_reason(client):
@@ -35,12 +35,12 @@ def test_a_task_counts_its_types(client):
     answer = client.get("/api/v1/models/types").json()
     for task in answer["tasks"]:
         rows = [each for each in answer["types"] if task["task"] in each["tasks"]]
-        modelled = [each for each in rows if task["task"] in each["modelled_tasks"]]
-        others = [each for each in rows if each not in modelled and each["engine"]]
-        assert (len(rows), len(modelled), len(others)) == (task["types"], task["modelled"], task["traced"])
+        modeled = [each for each in rows if task["task"] in each["modelled_tasks"]]
+        others = [each for each in rows if each not in modeled and each["engine"]]
+        assert (len(rows), len(modeled), len(others)) == (task["types"], task["modelled"], task["traced"])
 
 
-def test_tasks_of_a_traced_type_can_be_modelled(client):
+def test_tasks_of_a_traced_type_can_be_modeled(client):
     rows = {each["model_type"]: each for each in client.get("/api/v1/models/types").json()["types"]}
     of_tokens = ["token classification", "question answering"]
     assert (rows["bert"]["engine"], rows["bert"]["modelled_tasks"]) == (
@@ -57,7 +57,7 @@ def test_tasks_of_a_traced_type_can_be_modelled(client):
         "token classification",
         "feature extraction",
     ]
-    assert "modelled: sequence classification" in client.get("/models", params={"q": "bert"}).text
+    assert "modeled: sequence classification" in client.get("/models", params={"q": "bert"}).text
 
 
 def test_a_type_of_the_catalogue_links_to_its_plans(client):

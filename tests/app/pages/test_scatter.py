@@ -1,4 +1,4 @@
-"""The chart has a point for every estimated figure, in the style sheet's colours only."""
+"""The chart has a point for every estimated figure, in the style sheet's colors only."""
 
 import json
 

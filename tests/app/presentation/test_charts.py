@@ -1,4 +1,4 @@
-"""Charts have the comparison's bytes, a line for the card, and the style sheet's colours only."""
+"""Charts have the comparison's bytes, a line for the card, and the style sheet's colors only."""
 
 import json
 

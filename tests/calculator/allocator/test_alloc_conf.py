@@ -60,7 +60,7 @@ def test_keys_that_cannot_change_device_memory_are_accepted(key):
         ("roundup_power2_divisions:[256:3]", "a power of 2"),
         ("roundup_power2_divisions:[100:4]", "100 in roundup_power2_divisions"),
         ("roundup_power2_divisions:[256]", "whole number"),
-        ("throw_on_cudamalloc_oom:True", "is not modelled"),
+        ("throw_on_cudamalloc_oom:True", "is not modeled"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_way_out(text, words):

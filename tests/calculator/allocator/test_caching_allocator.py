@@ -147,7 +147,7 @@ def test_the_smallest_block_that_fits_is_used_and_the_lowest_of_several():
     assert allocator.allocate(30 * MIB)[1].address == addresses[0]
 
 
-def test_freed_neighbours_are_merged_within_a_segment_and_never_across_segments():
+def test_freed_neighbors_are_merged_within_a_segment_and_never_across_segments():
     allocator = CachingAllocator()
     parts = [allocator.allocate(5 * MIB) for _ in range(4)]
     assert allocator.reserved == 20 * MIB

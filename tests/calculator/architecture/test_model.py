@@ -1,4 +1,4 @@
-"""A model: its weights in order, repeated layers, modules that quantisation skips, and how fast it is built."""
+"""A model: its weights in order, repeated layers, modules that quantization skips, and how fast it is built."""
 
 import timeit
 from math import prod
@@ -22,7 +22,7 @@ def _stack(model):
 
 
 def _skipped_linears(model):
-    """The linear weights that quantisation skips, without the head."""
+    """The linear weights that quantization skips, without the head."""
     linears = (w.name for w in model.weights() if w.kind in ("linear", "conv1d") and w.name.endswith("weight"))
     converted = {w.name for w in model.weights() if w.quantizable}
     return [name for name in linears if name not in converted and name != f"{model.head}.weight"]

@@ -55,7 +55,7 @@ def test_a_module_without_bias_returns_none():
         (bare("experts", "experts", down_proj=(2, 4, 4)), False),
     ],
 )
-def test_quantisation_converts_only_linears_and_conv1ds(module, quantizable):
+def test_quantization_converts_only_linears_and_conv1ds(module, quantizable):
     assert module.quantizable is quantizable
 
 

@@ -1,4 +1,4 @@
-"""The quantization_config of a model's config.json: read, dequantised, or refused with its name."""
+"""The quantization_config of a model's config.json: read, dequantized, or refused with its name."""
 
 import pytest
 
@@ -52,20 +52,20 @@ def test_other_methods_over_such_a_base_are_refused(method):
     [
         ({"quant_method": "vptq"}, ".quant_method", "a base in vptq: transformers does not train over it"),
         ({"quant_method": "no_such"}, ".quant_method", "no known format"),
-        ({**GPTQ, "dynamic": {"-:.*down.*": {}}}, ".dynamic", "not modelled"),
+        ({**GPTQ, "dynamic": {"-:.*down.*": {}}}, ".dynamic", "not modeled"),
         ({**GPTQ, "bits": "4"}, ".bits", "whole number"),
         ("gptq", "", "must be an object"),
     ],
     ids=str,
 )
-def test_a_base_that_is_not_modelled_is_refused_by_its_name(stated, loc, why):
+def test_a_base_that_is_not_modeled_is_refused_by_its_name(stated, loc, why):
     problem = refused(stated)
     assert problem.loc == f"model.config.quantization_config{loc}"
     assert why in problem.msg
 
 
 @pytest.mark.parametrize("name", config_json.DEQUANTIZED)
-def test_a_checkpoint_that_is_dequantised_for_training_says_so(name):
+def test_a_checkpoint_that_is_dequantized_for_training_says_so(name):
     answer = answered({"quant_method": name}, {"name": "full"})
     (line,) = [each for each in answer.warnings if name in each]
     assert "dequantize=True" in line

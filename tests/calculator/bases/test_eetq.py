@@ -1,4 +1,4 @@
-"""LoRA over EETQ, which quantises linear layers to 8 bits as they are loaded."""
+"""LoRA over EETQ, which quantizes linear layers to 8 bits as they are loaded."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_weight_is_one_byte_and_each_output_has_a_scale():
     assert parts["quantization_constants"] == 3 * (5 * 512 + 2 * 2 * 768)
 
 
-def test_the_backward_pass_dequantises_with_an_identity_matrix():
+def test_the_backward_pass_dequantizes_with_an_identity_matrix():
     side = 4096
     wide = answered({"hidden_size": side, "vocab_size": 64}, sequence_length=16).memory
     rows = {row.name.rpartition(": ")[2]: row.bytes for part in wide.components for row in part.rows}

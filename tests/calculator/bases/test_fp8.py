@@ -40,7 +40,7 @@ def test_a_weight_is_one_byte_and_each_block_has_a_scale():
     assert parts["quantization_constants"] == 3 * 7 * 512  # fewer than 128 scales each
 
 
-def test_one_scale_for_a_weight_quantises_the_input():
+def test_one_scale_for_a_weight_quantizes_the_input():
     whole = answered({**NAMED, "weight_block_size": None}).memory
     blocks = answered({**NAMED, "weight_block_size": [256, 256]}).memory
     assert whole.peak_allocated_bytes == blocks.peak_allocated_bytes  # not at the peak, which is at the loss
@@ -52,8 +52,8 @@ def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_where_the_method_kee
     assert answer.method.quantization_config == QuantizationConfig(
         quant_method="fp8", weight_block_size=(64, 64), activation_scheme="static"
     )
-    dequantised = answered(None, stated)
-    assert any("FineGrainedFP8Config(dequantize=True)" in each for each in dequantised.warnings)
+    dequantized = answered(None, stated)
+    assert any("FineGrainedFP8Config(dequantize=True)" in each for each in dequantized.warnings)
     assert not any("dequantize=True" in each for each in answer.warnings)
 
 
@@ -66,7 +66,7 @@ def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_where_the_method_kee
         ({"method": {"use_dora": True}}, "method.use_dora", "DoRA"),
         ({"adapter_dtype": "model"}, "training.adapter_dtype", "use float32"),
         ({"gpu": "A100 80GB"}, "quant_method", "compute capability 8.9"),
-        ({"stated": {**NAMED, "scale_fmt": "ue8m0"}}, "scale_fmt", "not modelled"),
+        ({"stated": {**NAMED, "scale_fmt": "ue8m0"}}, "scale_fmt", "not modeled"),
         ({"stated": {"quant_method": "mxfp4"}}, "quant_method", "the config.json states mxfp4"),
     ],
     ids=str,

@@ -58,7 +58,7 @@ def test_dense_weights_are_saved_unless_layers_are_checkpointed():
             "no kernel for groups of 48",
         ),
         ({"target_modules": "all-linear"}, "method.target_modules", "no torch.nn.Linear: list q_proj, k_proj"),
-        ({"use_dora": True}, "method.use_dora", "DoRA over a base in GPTQ is not modelled, or PEFT has none"),
+        ({"use_dora": True}, "method.use_dora", "DoRA over a base in GPTQ is not modeled, or PEFT has none"),
         ({"bias": "lora_only"}, "method.bias", "buffers"),
         ({"modules_to_save": ["q_proj"], "target_modules": ["v_proj"]}, "method.modules_to_save", "stored in 4 bits"),
     ],

@@ -1,4 +1,4 @@
-"""LoRA over HQQ, which the package hqq quantises."""
+"""LoRA over HQQ, which the package hqq quantizes."""
 
 import pytest
 

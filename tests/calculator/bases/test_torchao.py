@@ -42,10 +42,10 @@ def test_only_its_8_bits_are_read_from_a_config():
     assert config_json.read(four) is None
     (problem,) = config_json.problems(four, None, low_rank=True)
     assert problem.loc == "model.config.quantization_config.quant_type"
-    assert "Int8WeightOnlyConfig and Float8WeightOnlyConfig are modelled" in problem.msg
+    assert "Int8WeightOnlyConfig and Float8WeightOnlyConfig are modeled" in problem.msg
 
 
-def test_floats_of_8_bits_are_read_and_dequantised_in_float32():
+def test_floats_of_8_bits_are_read_and_dequantized_in_float32():
     stated = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}}
     base = config_json.read(stated)
     assert base is not None

@@ -17,7 +17,7 @@ from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 
 #: Hybrids of attention and state spaces, and models with hundreds of experts, whose replays are the longest.
 LARGE = (
@@ -47,8 +47,8 @@ def test_the_table_has_every_model_and_method_once():
 
 def test_few_models_of_the_catalogue_are_newer_than_the_table():
     """`python -m validation cards --model ID ...` adds theirs; the table has no rows of models that are only traced."""
-    modelled = {entry.id for entry in modelled_models()}
-    assert len(modelled & set(missing())) < len(modelled) / 10
+    modeled = {entry.id for entry in modeled_models()}
+    assert len(modeled & set(missing())) < len(modeled) / 10
 
 
 def test_the_table_has_every_group_of_cards():

@@ -11,7 +11,7 @@ from calculator.catalogue import model, models
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import ModelReference, parse_request
-from calculator.estimation.traced.check import is_traced, modelled_models
+from calculator.estimation.traced.check import is_traced, modeled_models
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_the_catalogue_has_as_many_models_as_its_readme_states():
     assert (
         f"{by_two} entries are confirmed by two or more independent sources, {by_one} by one, and {by_fields}" in readme
     )
-    assert f"Of {len(models()) - len(modelled_models())} entries the calculator does not model the type" in readme
+    assert f"Of {len(models()) - len(modeled_models())} entries the calculator does not model the type" in readme
 
 
 @pytest.mark.parametrize(("name", "traced"), [("GLM-5", True), ("Llama-3.2-11B-Vision", True), ("Kimi-K2", False)])
-def test_a_trace_answers_the_models_of_types_that_are_not_modelled(name, traced):
+def test_a_trace_answers_the_models_of_types_that_are_not_modeled(name, traced):
     entry = next(each for each in models() if each.id.split("/")[-1].startswith(name))
     method = {"name": "lora", "target_modules": ["q_proj"]}
     assert is_traced(parse_request({"model": entry.id, "method": method})) is traced

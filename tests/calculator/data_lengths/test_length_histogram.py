@@ -87,7 +87,7 @@ def test_packing_is_estimated_where_the_trainer_packs_and_refused_with_the_reaso
     lengths = lengths_of([64] * 9 + [512])
     body = {**RUN, "model": "facebook/opt-125m", "training": {"trainer": "trl-sft"}}
     (packing,) = [each for each in advice(parse_request(body), lengths).changes if each.kind == "packing"]
-    assert (packing.saved_bytes, "packing is not modelled" in packing.refusal) == (None, True)
+    assert (packing.saved_bytes, "packing is not modeled" in packing.refusal) == (None, True)
     qwen = {**body, "model": "Qwen/Qwen2.5-0.5B", "training": {"trainer": "trl-sft", "attention": "flash_attention_2"}}
     (packing,) = [each for each in advice(parse_request(qwen), lengths).changes if each.kind == "packing"]
     assert packing.required_bytes > 0

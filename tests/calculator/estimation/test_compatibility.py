@@ -1,4 +1,4 @@
-"""Combinations that the real stack refuses or that are not modelled are refused with the way out."""
+"""Combinations that the real stack refuses or that are not modeled are refused with the way out."""
 
 import pytest
 

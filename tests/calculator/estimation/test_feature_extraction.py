@@ -106,7 +106,7 @@ def test_a_loss_of_experts_is_a_language_models():
 
 def test_a_prefix_of_an_encoder_is_refused():
     assert refused(BERT, "prefix", training={"padding": True})["method.name"] == (
-        "the keys and values of a prefix in bert are not modelled: use prompt or lora"
+        "the keys and values of a prefix in bert are not modeled: use prompt or lora"
     )
     assert answer(method="prefix").parameters.added
 

@@ -65,7 +65,7 @@ def test_the_names_of_older_releases_are_refused_with_those_of_the_model():
 
 
 def test_a_model_without_its_task_names_it():
-    with pytest.raises(PlanError, match="vit is modelled for some tasks: set task image_cls"):
+    with pytest.raises(PlanError, match="vit is modeled for some tasks: set task image_cls"):
         estimate(parse_request({"model": {"config": VIT}, "method": {"name": "full"}}))
 
 
@@ -80,5 +80,5 @@ def test_limits_solve_for_images_not_for_their_tokens():
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_several_gpus_are_refused_with_the_reason(sharding):
     request = parse_request({**body(), "device": {"count": 2, "sharding": sharding}})
-    with pytest.raises(PlanError, match="image_cls is modelled on one GPU only"):
+    with pytest.raises(PlanError, match="image_cls is modeled on one GPU only"):
         estimate(request)

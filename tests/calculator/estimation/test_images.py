@@ -114,7 +114,7 @@ def test_a_larger_image_needs_more():
     [
         ({"model": "google-bert/bert-base-uncased", "task": "seq_cls"}, "training.images", "seq_cls with images"),
         ({"model": "Qwen/Qwen3-0.6B"}, "training.images", "qwen3 has no vision tower"),
-        ({"model": "mistralai/Ministral-3-3B-Base-2512"}, "training.images", "the images of mistral3 are not modelled"),
+        ({"model": "mistralai/Ministral-3-3B-Base-2512"}, "training.images", "the images of mistral3 are not modeled"),
         ({"model": WITH_HEAD}, "model.config.vision_config.vision_use_head", "must be false"),
         ({"model": WITHOUT_WINDOW}, "model.config.text_config.sliding_window", "fails without a window"),
         (
@@ -166,7 +166,7 @@ def test_a_larger_image_needs_more():
                 "device": {"count": 2, "sharding": "fsdp", "memory_bytes": 10**9},
             },
             "training.loss_type",
-            "not modelled under fsdp",
+            "not modeled under fsdp",
         ),
         (
             {"training": {"trainer": "trl-dpo", "sequence_length": 93}},
@@ -183,7 +183,7 @@ def test_a_larger_image_needs_more():
         ({"training": {"attention": "eager"}}, "training.attention", "sdpa and flash_attention_2"),
         ({"training": {"sequence_length": 91}}, "training.sequence_length", "an image is 92 tokens"),
         ({"training": {"sequence_lengths": [[128, 2]]}}, "training.sequence_lengths", "one length"),
-        ({"method": {"name": "prompt"}}, "method.name", "not modelled yet"),
+        ({"method": {"name": "prompt"}}, "method.name", "not modeled yet"),
         ({"stack": {"transformers": "5.20"}}, "stack", "the default releases"),
         ({"images": {**IMAGE, "image_width": 60_000}}, "training.images.image_width", "a factor of 200"),
         ({"images": {**IMAGE, "min_pixels": 9000, "max_pixels": 8000}}, "training.images.min_pixels", "at most"),
@@ -191,7 +191,7 @@ def test_a_larger_image_needs_more():
         ({"training": {"micro_batch_size": 65_536}}, "training.images.images_per_sequence", "at most 4,096"),
     ],
 )
-def test_settings_that_are_not_modelled_are_refused_with_a_way_out(change, loc, message):
+def test_settings_that_are_not_modeled_are_refused_with_a_way_out(change, loc, message):
     model = change.get("model")
     wrapped = {"model": {"config": model}} if isinstance(model, dict) and "model_type" in model else {}
     assert message in refusals(**change | wrapped)[loc]
@@ -207,7 +207,7 @@ def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():
     assert shared == alone[::-1]
 
 
-def test_every_family_whose_images_are_modelled_is_compared_with_its_processor():
+def test_every_family_whose_images_are_modeled_is_compared_with_its_processor():
     assert {case["model_type"] for case in PROCESSED} == set(image_families()) == set(MODELS)
 
 

@@ -43,10 +43,10 @@ def test_the_answer_states_what_is_from_the_source_of_a_package():
     ("kernels", "message"),
     [
         (["causal_conv1d"], "use ['fla'] or ['fla', 'causal_conv1d']"),
-        (["fla", "mamba_ssm"], "mamba_ssm is not modelled"),
+        (["fla", "mamba_ssm"], "mamba_ssm is not modeled"),
     ],
 )
-def test_packages_that_are_not_modelled_are_refused(kernels, message):
+def test_packages_that_are_not_modeled_are_refused(kernels, message):
     ((loc, found),) = refusal(kernels)
     assert loc == "training.kernels"
     assert message in found
@@ -81,7 +81,7 @@ def test_mamba_ssm_saves_activations_of_mamba_2_and_states_its_source():
         ({"training": {"autocast": "bfloat16", "dtype": "float32"}}, "training.autocast"),
     ],
 )
-def test_methods_that_mamba_ssm_does_not_run_or_that_are_not_modelled_are_refused(changes, loc):
+def test_methods_that_mamba_ssm_does_not_run_or_that_are_not_modeled_are_refused(changes, loc):
     training = {"kernels": ["causal_conv1d", "mamba_ssm"], **changes.pop("training", {})}
     with pytest.raises(PlanError) as error:
         answer(config={"config": MAMBA2}, **{"method": IN_PROJ, **changes}, training=training)
@@ -90,7 +90,7 @@ def test_methods_that_mamba_ssm_does_not_run_or_that_are_not_modelled_are_refuse
 
 def test_packages_of_models_that_call_none_are_refused():
     assert refusal(["fla"], model="meta-llama/Llama-3.2-1B") == [
-        ("training.kernels", "kernel packages are not modelled for llama: leave it out")
+        ("training.kernels", "kernel packages are not modeled for llama: leave it out")
     ]
 
 

@@ -1,4 +1,4 @@
-"""Optimizers that are modelled on one GPU: what is refused with them, and what an answer says."""
+"""Optimizers that are modeled on one GPU: what is refused with them, and what an answer says."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def states(optimizer, **training):
 
 @pytest.mark.parametrize("optimizer", ON_ONE_GPU)
 @pytest.mark.parametrize("sharding", ["fsdp", "zero2"])
-def test_shards_are_refused_with_the_librarys_reason_unless_they_are_modelled(optimizer, sharding):
+def test_shards_are_refused_with_the_librarys_reason_unless_they_are_modeled(optimizer, sharding):
     request = parse_request(body(optimizer, device={"count": 2, "sharding": sharding}, autocast="bfloat16"))
     facts = OPTIMIZERS[optimizer]
     reason = facts.refuses_fsdp if sharding == "fsdp" else facts.refuses_zero
@@ -56,7 +56,7 @@ def test_shards_are_refused_with_the_librarys_reason_unless_they_are_modelled(op
 
 @pytest.mark.parametrize("optimizer", [name for name in ON_ONE_GPU if OPTIMIZERS[name].refuses_ddp])
 def test_ddp_is_refused_where_a_backward_pass_updates(optimizer):
-    with pytest.raises(PlanError, match=r"is modelled on one GPU only: .*(NotImplementedError|before DDP)"):
+    with pytest.raises(PlanError, match=r"is modeled on one GPU only: .*(NotImplementedError|before DDP)"):
         estimate(parse_request(body(optimizer, device={"count": 2, "sharding": "ddp"})))
 
 
@@ -93,13 +93,13 @@ def test_a_trainer_is_refused_where_transformers_has_no_such_optimizer():
 
 
 def test_the_groups_of_loraplus_are_refused():
-    with pytest.raises(PlanError, match="is not modelled with schedule_free_adamw"):
+    with pytest.raises(PlanError, match="is not modeled with schedule_free_adamw"):
         estimate(parse_request(body("schedule_free_adamw", {"name": "lora"}, loraplus_lr_ratio=16)))
 
 
 def test_the_file_of_the_states_is_refused():
     request = {**body("schedule_free_adamw", trainer="transformers"), "run": {"save_strategy": "steps"}}
-    with pytest.raises(PlanError, match=r"the file of its states is not modelled: set run\.save_only_model true"):
+    with pytest.raises(PlanError, match=r"the file of its states is not modeled: set run\.save_only_model true"):
         refusals.check_request(parse_run(request))
 
 
@@ -145,7 +145,7 @@ def test_lorafa_trains_and_keeps_states_of_b_alone():
         (
             {"name": "lora", "trainable_token_indices": [1]},
             {},
-            r"method\.trainable_token_indices: is not modelled with",
+            r"method\.trainable_token_indices: is not modeled with",
         ),
         ({"name": "lora", "target_modules": ["embed_tokens"]}, {}, r"method\.target_modules: .* leave embeddings out"),
         (
@@ -153,7 +153,7 @@ def test_lorafa_trains_and_keeps_states_of_b_alone():
             {"optimizer_in_bwd": True},
             r"training\.optimizer_in_bwd: LoRA-FA's optimizer needs A and B",
         ),
-        ({"name": "lora"}, {"loraplus_lr_ratio": 16}, "is not modelled with lorafa: use adamw_torch"),
+        ({"name": "lora"}, {"loraplus_lr_ratio": 16}, "is not modeled with lorafa: use adamw_torch"),
         ({"name": "lora"}, {"trainer": "trl-sft"}, r"TrainingArguments\.optim does not have it"),
     ],
 )
@@ -184,8 +184,8 @@ def test_galore_in_float32_keeps_every_singular_vector():
         ({"optim_args": "proj=svd"}, "proj is none of"),
         ({"optim_target_modules": None}, "needs the names of the modules whose gradients it projects"),
         ({"optim_target_modules": ["nowhere"]}, "no linear layer has one of these in its name"),
-        ({"optim_target_modules": [".*proj"]}, "regular expressions and numbers of layers are not modelled"),
-        ({"optim_target_modules": ["layers.0.mlp"]}, "regular expressions and numbers of layers are not modelled"),
+        ({"optim_target_modules": [".*proj"]}, "regular expressions and numbers of layers are not modeled"),
+        ({"optim_target_modules": ["layers.0.mlp"]}, "regular expressions and numbers of layers are not modeled"),
     ],
 )
 def test_options_of_galore_are_refused_with_the_way_out(settings, reason):
@@ -194,7 +194,7 @@ def test_options_of_galore_are_refused_with_the_way_out(settings, reason):
 
 
 def test_adapters_are_refused_with_projections():
-    with pytest.raises(PlanError, match="is modelled for full fine-tuning: use method full"):
+    with pytest.raises(PlanError, match="is modeled for full fine-tuning: use method full"):
         estimate(parse_request(body("apollo_adamw", {"name": "lora"})))
 
 

@@ -18,7 +18,7 @@ UNKNOWN_FIELD = """
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 try:
-    parse_request({"model": "gpt2", "method": {"name": "lora"}, "colour": 1})
+    parse_request({"model": "gpt2", "method": {"name": "lora"}, "color": 1})
 except PlanError as error:
     print(error)
 """

@@ -15,8 +15,8 @@ CASES = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text()
 
 #: Cases that an estimate refuses, and words of the reason. DDP: two accumulation steps with bucket views, and outputs
 #: with a cache. FSDP: a prefix in another dtype than the queries, which only the emulated kernels run. ZeRO-3: a
-#: method whose order of calls is not modelled.
-REFUSED = dict.fromkeys(("ddp-002", "ddp-005", "ddp-010", "ddp-037"), "not modelled yet") | {
+#: method whose order of calls is not modeled.
+REFUSED = dict.fromkeys(("ddp-002", "ddp-005", "ddp-010", "ddp-037"), "not modeled yet") | {
     "fsdp-012": "attention refuses keys in another dtype",
 }
 

@@ -70,7 +70,7 @@ def test_a_language_model_has_no_labels():
 
 def test_an_encoder_is_answered_for_its_tasks_only():
     assert refusals(BERT, task="causal_lm")["task"].endswith(
-        "is modelled for some tasks: set task seq_cls or token_cls or question_ans or feature_extraction"
+        "is modeled for some tasks: set task seq_cls or token_cls or question_ans or feature_extraction"
     )
 
 
@@ -178,7 +178,7 @@ def test_the_answer_names_the_model_of_tokens():
 
 def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
     message = refusals({"model_type": "cohere", **SIZES})["task"]
-    assert message.startswith("seq_cls of cohere is not modelled: leave task out, or use another model, of the types")
+    assert message.startswith("seq_cls of cohere is not modeled: leave task out, or use another model, of the types")
     assert "llama" in message
     assert "bert" in message
 
@@ -286,7 +286,7 @@ def test_a_shared_table_that_is_not_tied_has_no_gradient():
                 }
             },
             "training.gradient_checkpointing_kwargs.use_reentrant",
-            "that reads an encoder's states are not modelled: use false",
+            "that reads an encoder's states are not modeled: use false",
         ),
         ({"training": {"target_length": 65}}, "training.target_length", "the model has 64 only"),
         ({"method": "prefix"}, "method.name", "is for 2 layers, as the encoder has; the decoder has 3"),

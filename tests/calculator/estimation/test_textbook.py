@@ -138,7 +138,7 @@ FIGURES = [
     ("Problem 2", "largest change of W₀x with B = 0 and A = 0, 0", 0),
     ("Problem 3", "LoRA parameters in 16 bits; their gradients need the same", 0.16777216),
     ("Problem 3", "Adam's states of the LoRA parameters", 0.67108864),
-    ("Problem 3", "inference: 35 GB and one dequantised layer", 35 + 2 * 855_638_016 / 10**9),
+    ("Problem 3", "inference: 35 GB and one dequantized layer", 35 + 2 * 855_638_016 / 10**9),
     ("Problem 3", "training with 2 GB of activations", 38.00663296),
     ("Problem 3", "training with 3 GB of activations", 39.00663296),
     ("Problem 3", "A100 80GB cards for full fine-tuning", 11),

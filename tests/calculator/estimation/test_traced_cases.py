@@ -81,7 +81,7 @@ def test_the_stated_accuracy_names_the_number_of_traced_steps():
     assert "more than 700 training steps" in ACCURACY
 
 
-def test_every_modelled_family_has_traced_cases():
+def test_every_modeled_family_has_traced_cases():
     families = {
         case["request"]["model"]["config"]["model_type"]
         for case in TRACED

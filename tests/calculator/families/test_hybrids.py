@@ -111,7 +111,7 @@ def gemma_4(method="lora", config=(), device=None, **training):
         ({"config": {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}}, "model.config.rope_parameters"),
     ],
 )
-def test_gemma_4_models_that_are_not_modelled_are_refused(changed, loc):
+def test_gemma_4_models_that_are_not_modeled_are_refused(changed, loc):
     assert problem(lambda: gemma_4(**changed))[0] == loc
 
 

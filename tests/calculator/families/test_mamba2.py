@@ -1,4 +1,4 @@
-"""Mamba 2: what transformers and PEFT refuse, and what is not modelled."""
+"""Mamba 2: what transformers and PEFT refuse, and what is not modeled."""
 
 import pytest
 

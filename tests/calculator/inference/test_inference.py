@@ -40,8 +40,8 @@ def refused(method, model=LLAMA_8B, **serving):
 # The lesson
 
 
-def test_problem_3_a_70b_in_nf4_and_one_dequantised_matrix_exceed_the_lessons_37_gb():
-    """The lesson: 35 GB and one dequantised layer, 36 to 37 GB. Exactly: constants and embeddings come on top."""
+def test_problem_3_a_70b_in_nf4_and_one_dequantized_matrix_exceed_the_lessons_37_gb():
+    """The lesson: 35 GB and one dequantized layer, 36 to 37 GB. Exactly: constants and embeddings come on top."""
     lesson = next(figure for figure in PROBLEMS if figure.claim.startswith("inference"))
     assert (lesson.low, lesson.high) == (36, 37)
     answered = answer({"name": "qlora", "r": 64, "target_modules": ATTENTION}, LLAMA_70B, gpu="a100-sxm4-80gb")
@@ -49,7 +49,7 @@ def test_problem_3_a_70b_in_nf4_and_one_dequantised_matrix_exceed_the_lessons_37
     assert part(answered, "base_weights").bytes == 38_430_852_096
     assert part(answered, "quantization_constants").bytes == 1_087_407_104
     (dense, *_) = part(answered, "workspace").rows
-    assert dense.name.endswith("mlp.up_proj: weight, dequantised")
+    assert dense.name.endswith("mlp.up_proj: weight, dequantized")
     assert dense.bytes == 2 * 8192 * 28672
     resident = part(answered, "base_weights").bytes + part(answered, "quantization_constants").bytes + dense.bytes
     assert resident / GB == pytest.approx(39.99, abs=0.01)
@@ -156,15 +156,15 @@ def test_a_full_model_costs_nothing_over_its_base():
 # Merging
 
 
-def test_merging_into_nf4_dequantises_adds_quantises_again_and_states_what_is_lost():
+def test_merging_into_nf4_dequantizes_adds_quantizes_again_and_states_what_is_lost():
     answered = answer({"name": "qlora", "r": 16, "target_modules": "all-linear"}, merged=True)
     names = [row.name for row in answered.merge.rows]
     assert names[:5] == [
-        "weight, dequantised",
+        "weight, dequantized",
         "update",
         "weight + update",
         "the same, back from the CPU",
-        "weight, quantised again",
+        "weight, quantized again",
     ]
     assert "rounding errors" in answered.merge.loss
     assert answered.merge.loss in answered.warnings
@@ -241,6 +241,6 @@ def test_learned_positions_end_prompt_or_answer(context, new, loc):
     assert "1,024" in problems[loc]
 
 
-def test_a_merge_that_is_not_modelled_is_named_by_no_other_method():
+def test_a_merge_that_is_not_modeled_is_named_by_no_other_method():
     (warning,) = answer({"name": "osf"}, "meta-llama/Llama-3.2-1B", merged=True).warnings
-    assert warning == "The memory for merging with these settings is not modelled; that of the merged model is."
+    assert warning == "The memory for merging with these settings is not modeled; that of the merged model is."

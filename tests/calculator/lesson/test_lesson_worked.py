@@ -14,7 +14,7 @@ from calculator.lesson.practice import PRACTICE
 from calculator.lesson.questions import QUESTIONS
 from calculator.lesson.table import CLAIMS, Compared, table
 from calculator.lesson.worked import accounts, counts
-from calculator.lesson.worked.block import LEVELS, Bits, Block, quantised, stored_bits, stored_block
+from calculator.lesson.worked.block import LEVELS, Bits, Block, quantized, stored_bits, stored_block
 from calculator.lesson.worked.matrices import column, matrix, product
 from calculator.lesson.worked.on_model import ON_MODEL
 from calculator.lesson.worked.product import Merge, Product, forward, merged, vectors
@@ -96,7 +96,7 @@ def test_merging_loses_only_what_the_format_rounds_off():
 
 
 def test_a_block_keeps_its_largest_weight_and_rounds_the_rest_to_the_nearest_level():
-    block = quantised([0.5, -0.2, 0.01], nf4.levels())
+    block = quantized([0.5, -0.2, 0.01], nf4.levels())
     assert block.weights[0] == 0.5
     for weight, kept in zip([0.5, -0.2, 0.01], block.weights, strict=True):
         assert abs(kept - weight) == min(abs(0.5 * level - weight) for level in nf4.levels())
@@ -150,7 +150,7 @@ def test_the_lessons_counts_are_reproduced():
     assert of(counts.prefix(counts.PrefixCount()), "total") == 6_553_600
     assert of(counts.prompt(counts.PromptCount()), "total") == 81_920
     assert of(accounts.full(accounts.FullAccount()), "total") == 840 * 10**9
-    assert of(accounts.quantised(accounts.QloraAccount()), "total") == 36_006_632_960
+    assert of(accounts.quantized(accounts.QloraAccount()), "total") == 36_006_632_960
 
 
 def test_a_prefix_with_grouped_queries_has_the_width_of_the_keys():

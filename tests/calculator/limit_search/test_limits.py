@@ -239,7 +239,7 @@ def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch)
             "full has no r: solve for sequence_length, micro_batch",
         ),
         ({**GPT2, "accounting": "textbook"}, "sequence_length", "accounting", "counts no activations"),
-        ({**GPT2, "device": {"gpu": "rtx-4090", "count": 2}}, "r", "device.count", "not modelled here"),
+        ({**GPT2, "device": {"gpu": "rtx-4090", "count": 2}}, "r", "device.count", "not modeled here"),
         ({**GPT2, "device": {"gpu": "rtx-4090", "sharding": "zero3"}}, "r", "device.count", "needs 2 cards or more"),
         (
             {**GPT2, "training": {"attention": "flash_attention_2", "padding": True}},

@@ -109,7 +109,7 @@ def test_points_are_answered_only_when_they_are_read(monkeypatch):
         ({"request": REQUEST, "grid": {"method.rank": [8]}}, "grid.method.rank", "not a field"),
         ({"request": REQUEST, "grid": {"training.method.r": [8]}}, "grid.training.method.r", "not a field"),
         ({"request": REQUEST, "grid": {"model.config.n_layer": [8]}}, "grid.model.config.n_layer", "not a field"),
-        ({"request": {**REQUEST, "colour": 1}, "grid": {"method.r": [8]}}, "request.colour", "unknown field"),
+        ({"request": {**REQUEST, "color": 1}, "grid": {"method.r": [8]}}, "request.color", "unknown field"),
         (
             {"request": {**REQUEST, "training": {"dtype": "int8"}}, "grid": {"method.r": [8]}},
             "request.training.dtype",

@@ -68,8 +68,8 @@ def test_targets_that_hold_other_modules_and_single_layers_are_refused():
 
 
 @pytest.mark.parametrize("training", [{"trainer": "trl-sft"}, {"trainer": "transformers", "use_liger_kernel": True}])
-def test_trainers_that_are_not_modelled_with_copies_are_refused(training):
-    with pytest.raises(PlanError, match="not modelled"):
+def test_trainers_that_are_not_modeled_with_copies_are_refused(training):
+    with pytest.raises(PlanError, match="not modeled"):
         estimate(request(training))
 
 

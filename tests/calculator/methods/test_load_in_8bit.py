@@ -59,14 +59,14 @@ def test_checkpointing_keeps_the_inputs_of_layers_in_8_bits_unless_it_is_reentra
 @pytest.mark.parametrize(
     ("changed", "loc", "why"),
     [
-        ({"device": {"count": 2, "sharding": "ddp"}}, "device.count", "with load_in_8bit is modelled on one GPU only"),
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.count", "with load_in_8bit is modeled on one GPU only"),
         ({"stack": {"transformers": "5.20"}}, "stack", "default releases only"),
         ({"accounting": "textbook"}, "accounting", "no base of LoRA with load_in_8bit"),
         ({"task": "seq_cls"}, "task", "causal_lm only"),
     ],
     ids=str,
 )
-def test_settings_that_are_not_modelled_are_refused(changed, loc, why):
+def test_settings_that_are_not_modeled_are_refused(changed, loc, why):
     found = refusals(**changed)
     assert loc in [where for where, _ in found]
     assert any(why in message for _, message in found)

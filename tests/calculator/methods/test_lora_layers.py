@@ -53,7 +53,7 @@ def test_replicated_layers_share_their_weights():
     [
         ({"layer_replication": [[0, 17]]}, "method.layer_replication", "is no range"),
         ({"layer_replication": [[0, 16]] * 63}, "method.layer_replication", "more than 1,000"),
-        ({"layer_replication": [[0, 8]], "bias": "all"}, "method.bias", "not modelled with layer_replication"),
+        ({"layer_replication": [[0, 8]], "bias": "all"}, "method.bias", "not modeled with layer_replication"),
         ({"layer_replication": [[0, 8]], "name": "qlora"}, "method.layer_replication", "over a quantized base"),
     ],
 )
@@ -98,13 +98,13 @@ def test_a_bias_of_b_is_trained():
     assert added(target_modules=["q_proj"], lora_bias=True) - added(target_modules=["q_proj"]) == 16 * 2048
 
 
-def test_initialisations_leave_the_figures_and_state_what_they_take():
+def test_initializations_leave_the_figures_and_state_what_they_take():
     plain, pissa = answer(), answer(init_lora_weights="pissa")
     assert pissa.memory.phases == plain.memory.phases
     assert next(line for line in pissa.assumptions if line not in plain.assumptions).startswith("PiSSA computes")
 
 
-def test_an_initialisation_that_takes_more_than_a_step_is_warned_of():
+def test_an_initialization_that_takes_more_than_a_step_is_warned_of():
     whole = answer(init_lora_weights="loftq", target_modules=["down_proj"], layers_to_transform=[15])
     few = answer(init_lora_weights="olora", target_modules=["k_proj"])
     assert any(line.startswith("Adding the adapter") for line in whole.warnings)

@@ -8,13 +8,13 @@ from calculator.common.errors import PlanError
 from calculator.comparison.methods import compare, parse_comparison
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import ModelReference
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 from calculator.methods import LoRA
 from calculator.methods.targeted.matching import attention_projections
 from calculator.methods.targeted.refusals import check
 
 #: A model of each family.
-FAMILIES = {entry.model_type: entry.id for entry in reversed(modelled_models())}
+FAMILIES = {entry.model_type: entry.id for entry in reversed(modeled_models())}
 
 #: A model of each family whose experts or router can't be adapted.
 MIXTURES = ("deepseek_v2", "deepseek_v3", "mixtral", "olmoe", "phimoe", "qwen3_moe")
@@ -93,7 +93,7 @@ def test_nothing_is_nearest_where_something_else_is_refused():
 
 
 @pytest.mark.parametrize("model_type", ["deepseek_v2", "olmoe", "phimoe"])
-def test_a_comparison_has_the_nearest_plan_of_a_mixture_whose_router_is_not_modelled(model_type):
+def test_a_comparison_has_the_nearest_plan_of_a_mixture_whose_router_is_not_modeled(model_type):
     methods = [{"name": "full"}, {"name": "lora", "target_modules": "all-linear"}]
     _, row = compare(parse_comparison({"model": FAMILIES[model_type], "methods": methods}))
     names = list(attention_projections(family(model_type)))

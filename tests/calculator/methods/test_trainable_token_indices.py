@@ -44,7 +44,7 @@ def test_the_rows_count_once_besides_the_adapters(model, width):
         ({"trainer": "unsloth"}, "method.trainable_token_indices", "Unsloth"),
     ],
 )
-def test_settings_that_peft_refuses_or_that_are_not_modelled_are_refused(changed, loc, message):
+def test_settings_that_peft_refuses_or_that_are_not_modeled_are_refused(changed, loc, message):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body(**changed)))
     assert (loc, True) in [(each.loc, message in each.msg) for each in caught.value.problems]
@@ -52,7 +52,7 @@ def test_settings_that_peft_refuses_or_that_are_not_modelled_are_refused(changed
 
 def test_one_gpu_is_the_way_out_of_several():
     request = body(name="qlora") | {"device": {"count": 2, "sharding": "ddp"}}
-    with pytest.raises(PlanError, match="QLoRA with trainable_token_indices is modelled on one GPU only"):
+    with pytest.raises(PlanError, match="QLoRA with trainable_token_indices is modeled on one GPU only"):
         estimate(parse_request(request))
 
 

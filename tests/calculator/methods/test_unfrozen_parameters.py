@@ -62,7 +62,7 @@ def test_choices_that_train_nothing_or_cannot_run_are_refused(patterns, changed,
 
 
 def test_a_bias_alone_is_not_cast_to_float32():
-    with pytest.raises(PlanError, match=re.escape("is modelled for whole modules")):
+    with pytest.raises(PlanError, match=re.escape("is modeled for whole modules")):
         answer(["transformer.h.[0-9]+.mlp.c_fc.bias"], "openai-community/gpt2", dtype="float32", autocast="bfloat16")
 
 
@@ -75,7 +75,7 @@ def test_a_bias_alone_is_not_cast_to_float32():
     ],
     ids=str,
 )
-def test_runs_that_are_not_modelled_with_it_are_refused(changed, loc):
+def test_runs_that_are_not_modeled_with_it_are_refused(changed, loc):
     with pytest.raises(PlanError) as raised:
         answer(["model.layers.3."], **changed)
     assert loc in [problem.loc for problem in raised.value.problems]

@@ -84,4 +84,4 @@ def test_a_comparison_has_lora_over_the_base_and_why_others_are_refused():
     rows = compare(parse_comparison({"model": over(GPTQ), "device": {"gpu": "RTX 4090"}, "reserved": "rule"}))
     found = {row.method.name: row for row in rows}
     assert found["lora"].estimate is not None
-    assert "lora without load_in_8bit is modelled" in found["qlora"].problems[0].msg
+    assert "lora without load_in_8bit is modeled" in found["qlora"].problems[0].msg

@@ -1,4 +1,4 @@
-"""The blocks that weights are quantised in."""
+"""The blocks that weights are quantized in."""
 
 import pytest
 

@@ -340,7 +340,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     ],
     ids=str,
 )
-def test_settings_that_are_not_modelled_are_refused_at_their_field(parts, loc):
+def test_settings_that_are_not_modeled_are_refused_at_their_field(parts, loc):
     with pytest.raises(PlanError) as refused:
         answer(**parts)
     assert [problem.loc for problem in refused.value.problems] == [loc]
@@ -381,8 +381,8 @@ def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
     assert [row.bytes for row in fused] == [2 * (4 * 2 * 64 * 96)]
 
 
-def test_a_merge_that_is_not_modelled_is_refused_with_the_settings_as_the_reason():
+def test_a_merge_that_is_not_modeled_is_refused_with_the_settings_as_the_reason():
     method = {"name": "lora", "target_modules": ["q_proj"], "use_dora": True}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": method}
-    with pytest.raises(PlanError, match="that merging LoRA with these settings takes is not modelled: use false"):
+    with pytest.raises(PlanError, match="that merging LoRA with these settings takes is not modeled: use false"):
         whole_run(parse_run({**body, "run": {"merge_and_unload": True}}))

@@ -1,4 +1,4 @@
-"""Estimates of one rank with methods of PEFT that are modelled in plain steps (tests/cases/README.md)."""
+"""Estimates of one rank with methods of PEFT that are modeled in plain steps (tests/cases/README.md)."""
 
 import json
 

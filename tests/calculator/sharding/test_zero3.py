@@ -239,7 +239,7 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
     ],
     ids=str,
 )
-def test_settings_that_are_not_modelled_are_refused_by_their_field(loc, changes):
+def test_settings_that_are_not_modeled_are_refused_by_their_field(loc, changes):
     with pytest.raises(PlanError) as caught:
         estimate(request(**changes))
     assert [problem.loc for problem in caught.value.problems] == [loc]

@@ -64,16 +64,16 @@ def test_over_a_frozen_base_checkpointing_costs_half_a_step():
     assert recomputed.relative - kept.relative == pytest.approx(0.5, abs=0.02)
 
 
-def test_dequantising_is_done_for_every_micro_batch_and_pass():
-    def dequantised(**training):
+def test_dequantizing_is_done_for_every_micro_batch_and_pass():
+    def dequantized(**training):
         step = cost({"name": "qlora", **ALL}, **training)
-        return next(term for term in step.terms if term.name == "dequantised weights")
+        return next(term for term in step.terms if term.name == "dequantized weights")
 
-    once = dequantised()
+    once = dequantized()
     assert once.amount == round(2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) * 2.5)
-    assert dequantised(gradient_checkpointing=True).amount * 2 == once.amount * 3
-    assert dequantised(gradient_accumulation_steps=4).amount == 4 * once.amount
-    assert dequantised(micro_batch_size=4).relative == pytest.approx(once.relative / 4)
+    assert dequantized(gradient_checkpointing=True).amount * 2 == once.amount * 3
+    assert dequantized(gradient_accumulation_steps=4).amount == 4 * once.amount
+    assert dequantized(micro_batch_size=4).relative == pytest.approx(once.relative / 4)
 
 
 def test_few_tokens_a_micro_batch_do_not_hide_the_reads_of_the_weights():

@@ -93,7 +93,7 @@ def test_linear_layers_of_any_method_run_in_older_releases() -> None:
     body = {**LLAMA, "method": {"name": "miss"}, "training": {"sequence_length": 256}}
     found = estimate(parse_request({**body, "stack": {"transformers": "4.57.1"}}))
     assert any("No step of llama with miss was traced" in line for line in found.assumptions)
-    assert problems({**body, "stack": {"peft": "0.18.1"}})["stack.peft"].startswith("MiSS is modelled as in peft 0.21")
+    assert problems({**body, "stack": {"peft": "0.18.1"}})["stack.peft"].startswith("MiSS is modeled as in peft 0.21")
 
 
 def problems(body: dict[str, Any]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
         ({"training": {"sequence_length": 4096}}, "the masks of transformers 4.48 for 4,096 tokens and a sliding win"),
     ],
 )
-def test_unknown_behaviour_of_older_releases_is_refused(changes: dict[str, Any], expected: str) -> None:
+def test_unknown_behavior_of_older_releases_is_refused(changes: dict[str, Any], expected: str) -> None:
     body = {**QLORA, "training": {"sequence_length": 256}, **changes, "stack": {"transformers": "4.48"}}
     assert problems(body)["stack.transformers"].startswith(expected)
 

@@ -92,7 +92,7 @@ def test_bitsandbytes_keeps_no_inputs_where_nothing_is_trained() -> None:
         ),
     ],
 )
-def test_unknown_behaviour_is_refused_at_the_release(
+def test_unknown_behavior_is_refused_at_the_release(
     changes: dict[str, Any], stack: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(PlanError) as refused:

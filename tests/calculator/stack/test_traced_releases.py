@@ -16,7 +16,7 @@ from calculator.common.dtype import rounded
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
-from calculator.stack.changes import CHANGES, older_behaviour
+from calculator.stack.changes import CHANGES, older_behavior
 from calculator.stack.releases import release
 from calculator.stack.verified import FIRST_VIRTUAL_TOKENS, TRACED_METHODS, VIRTUAL_TOKENS
 from calculator.stack.verified import TRACED as TRACED_RELEASES
@@ -48,7 +48,7 @@ def copies_of_flash_outputs(request: Any) -> int:
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd (out = at::empty_like(q_padded)).
     """
     training, config = request.training, request.model.config
-    older = older_behaviour(request.stack, config["model_type"])
+    older = older_behavior(request.stack, config["model_type"])
     uncached = not config["use_cache"] or "no_cache_in_training" in older
     masked = training.padding or ("masks_without_cache" in older and uncached) or "masks_of_windowed_layers" in older
     half = training.dtype != "float32" or training.autocast is not None
@@ -71,7 +71,7 @@ def test_every_phase_is_as_traced_with_the_release(case: dict[str, Any]) -> None
 
 def test_the_cases_cover_every_change_of_transformers() -> None:
     covered = {
-        found for case in CASES for found in older_behaviour(request_of(case).stack, model_type(case)) if case["phases"]
+        found for case in CASES for found in older_behavior(request_of(case).stack, model_type(case)) if case["phases"]
     }
     named = {found for found, change in CHANGES.items() if change.package == "transformers"}
     assert named - covered == {"tables_of_all_positions"}

@@ -55,7 +55,7 @@ def test_losses_of_trl_take_no_notice_of_it(trainer, trl):
     assert [text for text in on.assumptions if "changes nothing" in text]
 
 
-def test_the_loss_has_numbers_for_labelled_tokens_only():
+def test_the_loss_has_numbers_for_labeled_tokens_only():
     rows = training_step(request(completion_tokens=100)).run.rows
     assert [row[1] for row in rows if "log-sum-exp" in row[0]] == [(100,)]
 
@@ -79,7 +79,7 @@ def test_the_loss_has_numbers_for_labelled_tokens_only():
         ("method.target_modules", "learns nothing", {"method": {**LORA, "target_modules": ["lm_head"]}}),
     ],
 )
-def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)

@@ -9,7 +9,7 @@ from calculator.estimation.estimate import estimate, resident_state, training_st
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.layers.liger.loss import chunk_size
-from calculator.trainers.liger import NOT_MODELLED, PATCHES
+from calculator.trainers.liger import NOT_MODELED, PATCHES
 from calculator.training_step.unrolled import events
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
@@ -50,8 +50,8 @@ def test_a_layer_that_runs_inside_a_function_is_patched():
 
 def test_a_family_is_patched_or_refused_but_not_both():
     assert set(PATCHES) <= set(FAMILIES_WITH_FORWARD)
-    assert not set(PATCHES) & NOT_MODELLED
-    assert set(FAMILIES_WITH_FORWARD) >= NOT_MODELLED
+    assert not set(PATCHES) & NOT_MODELED
+    assert set(FAMILIES_WITH_FORWARD) >= NOT_MODELED
 
 
 def test_a_family_that_liger_does_not_patch_trains_as_without_it():
@@ -61,8 +61,8 @@ def test_a_family_that_liger_does_not_patch_trains_as_without_it():
 
 
 @pytest.mark.parametrize("model", ["mistralai/Mixtral-8x7B-v0.1", "Qwen/Qwen3-30B-A3B"])
-def test_a_family_whose_patch_is_not_modelled_is_refused(model):
-    with pytest.raises(PlanError, match="not modelled yet"):
+def test_a_family_whose_patch_is_not_modeled_is_refused(model):
+    with pytest.raises(PlanError, match="not modeled yet"):
         estimate(request(model=model, method={"name": "full"}))
 
 
@@ -73,7 +73,7 @@ def test_granite_keeps_its_logits_and_writes_their_gradient_over_them():
     assert not [name for name in logits if "log-probabilities" in name]
 
 
-def test_cross_entropy_of_granites_logits_is_refused_where_it_is_not_modelled():
+def test_cross_entropy_of_granites_logits_is_refused_where_it_is_not_modeled():
     with pytest.raises(PlanError, match="Liger's cross-entropy of granite's logits"):
         estimate(request(LORA, "ibm-granite/granite-3.0-2b-base", trainer="trl-orpo"))
 

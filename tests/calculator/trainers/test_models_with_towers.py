@@ -34,11 +34,11 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("training", "words"),
     [
-        ({"trainer": "trl-reward"}, "also reads images, is modelled with transformers, .* and trl-rloo"),
-        ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modelled with a trainer for mistral3"),
+        ({"trainer": "trl-reward"}, "also reads images, is modeled with transformers, .* and trl-rloo"),
+        ({"trainer": "trl-sft", "use_liger_kernel": True}, "is not modeled with a trainer for mistral3"),
     ],
 )
-def test_settings_that_are_not_modelled_are_refused(training: dict, words: str) -> None:
+def test_settings_that_are_not_modeled_are_refused(training: dict, words: str) -> None:
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 64, **training}}
     with pytest.raises(PlanError, match=words):
         estimate(parse_request(body))

@@ -75,9 +75,9 @@ def test_sfttrainer_turns_the_configs_own_loss_off_too():
 
 def test_older_releases_add_it_only_if_the_config_asks_for_it():
     assert not says(answer(MIXTRAL, stack={"trl": "1.0"}))
-    with pytest.raises(PlanError, match=r"output_router_logits: with SFTTrainer of TRL 1\.0 it is not modelled"):
+    with pytest.raises(PlanError, match=r"output_router_logits: with SFTTrainer of TRL 1\.0 it is not modeled"):
         answer({**MIXTRAL, "output_router_logits": True}, stack={"trl": "1.0"})
-    with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modelled"):
+    with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modeled"):
         answer(MIXTRAL, stack={"trl": "1.9"})
 
 

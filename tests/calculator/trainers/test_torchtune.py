@@ -60,7 +60,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
 @pytest.mark.parametrize(
     ("loc", "message", "given"),
     [
-        ("training.trainer", "modelled for llama, mistral, qwen2", {"config": {"model_type": "qwen3"}}),
+        ("training.trainer", "modeled for llama, mistral, qwen2", {"config": {"model_type": "qwen3"}}),
         (
             "model.config.rope_scaling",
             "default positions",
@@ -68,13 +68,13 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ),
         ("model.config.head_dim", "heads are", {"config": {"head_dim": 32}}),
         ("model.config.attention_bias", "attention_bias false only", {"config": {"attention_bias": True}}),
-        ("method.name", "modelled for full, lora and qlora", {"method": {"name": "ia3"}}),
+        ("method.name", "modeled for full, lora and qlora", {"method": {"name": "ia3"}}),
         ("method.quant_type", "use nf4", {"method": {**QLORA, "quant_type": "fp4"}}),
         ("method.double_quant", "use true", {"method": {**QLORA, "double_quant": False}}),
         ("method.blocksize", "use 64", {"method": {**QLORA, "blocksize": 128}}),
         ("method.prepare_model_for_kbit_training", "use false", {"method": {"name": "qlora"}}),
         ("method.name", "a multiple of 16,384", {"method": QLORA}),
-        ("method.use_dora", "not modelled", {"method": {"use_dora": True}}),
+        ("method.use_dora", "not modeled", {"method": {"use_dora": True}}),
         ("method.target_modules", "apply_lora_to_mlp", {"method": {"target_modules": ["up_proj"]}}),
         ("method.target_modules", "output head", {"method": {"target_modules": ["q_proj", "lm_head"]}}),
         ("training.adapter_dtype", "the model's dtype", {"adapter_dtype": "float32"}),
@@ -98,7 +98,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ("training.activation_offloading", "leave it out", {"activation_offloading": True}),
     ],
 )
-def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     assert any(each.loc == loc and message in each.msg for each in refused.value.problems)

@@ -15,17 +15,17 @@ CASES = [json.loads(line) for line in (CASE_FILES / "trainers.jsonl").read_text(
 #: Components whose tensors stay through the step.
 RESIDENT = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
 
-#: The text of a refusal of a step that is not modelled yet.
-NOT_MODELLED = ("not modelled", "unknown field", "must be one of")
+#: The text of a refusal of a step that is not modeled yet.
+NOT_MODELED = ("not modeled", "unknown field", "must be one of")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES])
-def test_a_step_of_a_trainer_is_right_to_the_byte_or_refused_as_not_modelled(case):
+def test_a_step_of_a_trainer_is_right_to_the_byte_or_refused_as_not_modeled(case):
     try:
         answer = estimate(parse_request({**case["request"], "reserved": "rule"}))
     except PlanError as error:
         refused = str(error)
-        assert any(text in refused for text in NOT_MODELLED)
+        assert any(text in refused for text in NOT_MODELED)
     else:
         expected = case["expected"]["phases"]
         # Generation was not traced in cases whose completions are long.

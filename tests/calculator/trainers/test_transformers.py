@@ -115,7 +115,7 @@ def test_many_micro_batches_are_one_row_of_the_same_bytes(length):
     assert [(row.name, row.count) for row in rows] == [("input_ids of every micro-batch", 1)]
 
 
-def test_packing_and_flattened_rows_that_are_not_modelled_are_refused():
+def test_packing_and_flattened_rows_that_are_not_modeled_are_refused():
     for given, loc, message in (
         ({"packing": True}, "training.packing", "DataCollatorWithFlattening"),
         ({"padding_free": True, "padding": True}, "training.padding", "no padding"),

@@ -124,7 +124,7 @@ def test_zero3_shards_a_second_model():
     assert shares[0] > shares[1] > 0
 
 
-def test_every_token_of_both_sequences_may_be_labelled():
+def test_every_token_of_both_sequences_may_be_labeled():
     assert estimate(request(completion_tokens=2 * 511)).memory
 
 

@@ -42,8 +42,8 @@ def test_float32_weights_under_autocast_are_copied_by_tiles():
     assert not [row for row in rows(request(**BF16)) if "head of a tile" in row[0]]
 
 
-def test_only_labelled_tokens_reach_the_head():
-    (shape,) = {row[1] for row in rows(request(completion_tokens=100)) if "hidden states of labelled" in row[0]}
+def test_only_labeled_tokens_reach_the_head():
+    (shape,) = {row[1] for row in rows(request(completion_tokens=100)) if "hidden states of labeled" in row[0]}
     assert shape == (100, 2048)
 
 

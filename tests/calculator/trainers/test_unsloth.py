@@ -176,10 +176,10 @@ def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
     [
         (
             "training.trainer",
-            "modelled for llama, mistral, qwen2, qwen3",
+            "modeled for llama, mistral, qwen2, qwen3",
             {"config": {**CONFIG, "model_type": "gemma"}},
         ),
-        ("method.use_dora", "not modelled yet", {"settings": {"use_dora": True}}),
+        ("method.use_dora", "not modeled yet", {"settings": {"use_dora": True}}),
         ("method.modules_to_save", "no other modules", {"settings": {"modules_to_save": ["norm"]}}),
         (
             "method.modules_to_save",
@@ -203,7 +203,7 @@ def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
         ),
     ],
 )
-def test_settings_that_are_not_modelled_are_refused_by_name(loc, message, given):
+def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     (found,) = [each for each in refused.value.problems if each.loc == loc]

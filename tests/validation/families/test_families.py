@@ -18,7 +18,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from calculator.architecture.config import REQUIRED, Field
 from calculator.catalogue import models
-from calculator.estimation.traced.check import modelled_models
+from calculator.estimation.traced.check import modeled_models
 from calculator.families import FAMILIES, model_from_config
 from tests.validation.families.real_models import AUTO_CLASSES, dtype_name, real_config, real_model
 from validation.random_grid.random_configs import random_config
@@ -44,7 +44,7 @@ def _pairs(tied):
     return {frozenset(both) for both in tied.items()}
 
 
-@pytest.mark.parametrize("entry", modelled_models(), ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", modeled_models(), ids=lambda entry: entry.id)
 def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
     ours, real = model_from_config(entry.config, id=entry.id), real_model(entry.config)
     assert _listed(ours) == _named(real)
@@ -54,7 +54,7 @@ def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
     assert FAMILIES[entry.model_type].auto_class == entry.auto_class
 
 
-@pytest.mark.parametrize("entry", [e for e in models() if e not in modelled_models()], ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", [e for e in models() if e not in modeled_models()], ids=lambda entry: entry.id)
 def test_a_model_that_is_only_traced_has_the_count_of_the_built_one(entry):
     with torch.device("meta"):
         real = AUTO_CLASSES[entry.auto_class].from_config(real_config(entry.config))

@@ -57,7 +57,7 @@ def test_every_matrix_size_is_measured_in_4_bits_and_with_lora():
 
 
 def test_a_case_leaves_no_state_behind():
-    double = narrow(next(case for case in CASES if case.name == "nf4, double quantisation, 4096x4096"))
+    double = narrow(next(case for case in CASES if case.name == "nf4, double quantization, 4096x4096"))
     assert measured(double, CPU)["moments"] == measured(double, CPU)["moments"]
 
 

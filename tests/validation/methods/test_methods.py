@@ -5,7 +5,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES
-from validation.comparison.counts import compared, compared_pair, modelled, real
+from validation.comparison.counts import compared, compared_pair, modeled, real
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import build_model
 from validation.tracing.trace import trace
@@ -56,9 +56,9 @@ def test_added_and_trainable_parameters_equal_those_of_the_real_modules(family, 
     config = random_config(FAMILIES[family], seed=f"methods {family}")
     request = parse_request({"model": {"config": config}, "method": METHODS[method], "training": SHORT})
     try:
-        expected = modelled(request)
+        expected = modeled(request)
     except PlanError as error:
-        if "not modelled" not in str(error):
+        if "not modeled" not in str(error):
             # Some build, and fail when they run: a Falcon without parallel attention reads a variable that is not set.
             with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError, UnboundLocalError)):
                 trace(request)
@@ -71,7 +71,7 @@ def test_a_request_with_other_parameters_is_found(monkeypatch):
     assert compared(body).outcome == "equal"
     monkeypatch.setattr(
         "validation.comparison.counts.real",
-        lambda _: modelled(parse_request(body | {"method": {"name": "lora", "r": 2}})),
+        lambda _: modeled(parse_request(body | {"method": {"name": "lora", "r": 2}})),
     )
     found = compared(body)
     assert found.outcome == "different"
@@ -82,9 +82,9 @@ def test_a_request_with_other_parameters_is_found(monkeypatch):
     ("family", "method"),
     [("llama", "glora"), ("llama", "oft"), ("gpt2", "boft"), ("gemma4_text", "prefix"), ("qwen2_moe", "vblora")],
 )
-def test_a_refusal_is_the_libraries_own_or_says_that_it_is_not_modelled(family, method):
+def test_a_refusal_is_the_libraries_own_or_says_that_it_is_not_modeled(family, method):
     found = [each.outcome for each in compared_pair(19901, family, method, refusals=True)]
-    assert set(found) <= {"equal", "both refuse", "not modelled"}
+    assert set(found) <= {"equal", "both refuse", "not modeled"}
 
 
 def test_names_of_modules_to_save_that_peft_ignores_are_no_refusal():

@@ -11,7 +11,7 @@ from peft.utils import constants
 from calculator.families import FAMILIES
 from calculator.methods import METHODS
 from calculator.methods.config_arguments import config_arguments
-from calculator.methods.not_modelled import NOT_MODELLED
+from calculator.methods.not_modeled import NOT_MODELED
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from tests.paths import ROOT
 
@@ -46,10 +46,10 @@ def test_default_targets_are_those_of_peft(name):
     assert {family for family in table if family in FAMILIES} - {"llama4"} <= facts.default_targets.keys()
 
 
-def test_every_method_of_peft_is_modelled_or_refused_with_a_reason():
+def test_every_method_of_peft_is_modeled_or_refused_with_a_reason():
     served = {cls.facts.peft_type for cls in METHODS.values() if cls.facts.peft_type}
-    assert served | NOT_MODELLED.keys() == {kind.value for kind in peft.PeftType}
-    assert not served & NOT_MODELLED.keys()
+    assert served | NOT_MODELED.keys() == {kind.value for kind in peft.PeftType}
+    assert not served & NOT_MODELED.keys()
     rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", (ROOT / "docs/peft_methods.md").read_text(), re.MULTILINE))
-    assert rows.keys() == served | NOT_MODELLED.keys()
-    assert {kind: f"refused: {reason}" for kind, reason in NOT_MODELLED.items()}.items() <= rows.items()
+    assert rows.keys() == served | NOT_MODELED.keys()
+    assert {kind: f"refused: {reason}" for kind, reason in NOT_MODELED.items()}.items() <= rows.items()

@@ -55,10 +55,10 @@ def kinds(**changed):
     plan = intrinsic.Plan(seeds=1, ranks=(4,))
     found = (
         intrinsic._far_smaller(runs),
-        intrinsic._specialises(runs),
+        intrinsic._specializes(runs),
         intrinsic._as_good(runs, plan),
         intrinsic._low_rank(runs),
-        intrinsic._regulariser(runs, plan),
+        intrinsic._regularizer(runs, plan),
     )
     return [claim.kind for claim in found]
 

@@ -56,7 +56,7 @@ def test_uniform_weights_have_a_smaller_error_with_even_levels():
 
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("name", [NF4, FP4])
-def test_quantising_by_the_table_of_levels_equals_bitsandbytes(name, double_quant):
+def test_quantizing_by_the_table_of_levels_equals_bitsandbytes(name, double_quant):
     weights = torch.randn(4096)
     ours = round_trip(weights, LEVELS[name], double_quant=double_quant)
     assert torch.equal(ours, by_bitsandbytes(weights, name.lower(), double_quant=double_quant))

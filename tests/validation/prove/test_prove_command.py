@@ -22,7 +22,7 @@ def test_a_quick_run_writes_a_valid_file_with_write(tmp_path, capsys):
     results = json.loads(path.read_text())
     Draft202012Validator(SCHEMA).validate(results)
     assert [each["name"] for each in results["experiments"]] == ["identity"]
-    assert "Identity at initialisation" in capsys.readouterr().out
+    assert "Identity at initialization" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

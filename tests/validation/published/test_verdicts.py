@@ -34,7 +34,7 @@ def test_runs_near_their_cards_limit_are_listed_the_fullest_first():
     assert listed["rows"]
 
 
-def test_process_memory_is_summarised_from_its_rows():
+def test_process_memory_is_summarized_from_its_rows():
     assert process_memory(ROWS) == COMMITTED["process_memory"]
 
 

@@ -73,11 +73,11 @@ def test_refusals_are_counted_by_who_refuses():
         case(snapshot(1000), snapshot(1000)),
         case(None, None, refusal="no heads", real_refusal="ValueError: no heads"),
         case(None, snapshot(1), refusal="too long"),
-        case(None, None, refusal="sharded runs are not modelled yet"),
+        case(None, None, refusal="sharded runs are not modeled yet"),
         case(snapshot(1), None, real_refusal="TypeError: no"),
     ]
     text, _ = table.document(cases)
-    for line in ("both: 1", "as not modelled, not traced: 1", "calculator alone: 1", "answered, but not traced: 1"):
+    for line in ("both: 1", "as not modeled, not traced: 1", "calculator alone: 1", "answered, but not traced: 1"):
         assert line in text
 
 

@@ -1,4 +1,4 @@
-"""The families that Liger patches are modelled or refused: others would be answered as if it changed nothing."""
+"""The families that Liger patches are modeled or refused: others would be answered as if it changed nothing."""
 
 import ast
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calculator.families import FAMILIES_WITH_FORWARD
-from calculator.trainers.liger import NOT_MODELLED, PATCHES
+from calculator.trainers.liger import NOT_MODELED, PATCHES
 
 pytestmark = pytest.mark.trace
 
@@ -26,5 +26,5 @@ def patched_by_liger():
     return {key.value for key in table.keys}
 
 
-def test_every_modelled_family_that_liger_patches_is_modelled_with_it_or_refused():
-    assert patched_by_liger().intersection(FAMILIES_WITH_FORWARD) == {*PATCHES, *NOT_MODELLED}
+def test_every_modeled_family_that_liger_patches_is_modeled_with_it_or_refused():
+    assert patched_by_liger().intersection(FAMILIES_WITH_FORWARD) == {*PATCHES, *NOT_MODELED}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from calculator.common.names import OptimizerName
-from calculator.resident.optimizers import OPTIMIZERS as MODELLED
+from calculator.resident.optimizers import OPTIMIZERS as MODELED
 from validation.reference.optimizers import OPTIMIZERS, optimizer_for, optimizers_on_meta, states
 from validation.tracing.known_values import KnownValues
 from validation.tracing.memory_tracker import EmulatedKernels
@@ -41,18 +41,18 @@ def stepped(name, dtype=torch.bfloat16):
 
 
 def test_every_optimizer_of_a_request_has_a_constructor():
-    of_models = {name for name, each in MODELLED.items() if each.projects or each.package == "lomo-optim"} | {"lorafa"}
-    assert set(OPTIMIZERS) | of_models == set(get_args(OptimizerName)) == set(MODELLED)
+    of_models = {name for name, each in MODELED.items() if each.projects or each.package == "lomo-optim"} | {"lorafa"}
+    assert set(OPTIMIZERS) | of_models == set(get_args(OptimizerName)) == set(MODELED)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_states_equal_those_of_the_calculator(name):
-    if MODELLED[name].package:
-        pytest.importorskip(MODULES[MODELLED[name].package])
+    if MODELED[name].package:
+        pytest.importorskip(MODULES[MODELED[name].package])
     expected = [
         (number, tuple(map(int, shape)), dtype)
         for number, of in enumerate(shapes(name))
-        for _, shape, dtype in MODELLED[name].states(of, "bfloat16")
+        for _, shape, dtype in MODELED[name].states(of, "bfloat16")
     ]
-    code_books = [row for row in stepped(name) if MODELLED[name].storage == "8bit" and row[1:] == ((256,), "float32")]
+    code_books = [row for row in stepped(name) if MODELED[name].storage == "8bit" and row[1:] == ((256,), "float32")]
     assert sorted(row for row in stepped(name) if row not in code_books) == sorted(expected)

@@ -1,4 +1,4 @@
-"""The recorded peaks of initialising adapters are those of PEFT's get_peft_model on the meta device."""
+"""The recorded peaks of initializing adapters are those of PEFT's get_peft_model on the meta device."""
 
 import json
 

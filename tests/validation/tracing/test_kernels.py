@@ -83,13 +83,13 @@ def four_bit(nested, n=64, k=128):
     return lambda: torch.ops.bitsandbytes.gemm_4bit(x, packed, [n, k], scales, 64, "nf4", **constants)
 
 
-def test_a_4_bit_product_dequantises_its_weight_during_the_product():
+def test_a_4_bit_product_dequantizes_its_weight_during_the_product():
     weight, output = storages(four_bit(nested=False))
     assert weight == (64 * 128 * 2, "workspace", False)
     assert (output[0], output[1] == "workspace", output[2]) == (256 * 64 * 2, False, True)
 
 
-def test_a_4_bit_product_dequantises_its_constants_first():
+def test_a_4_bit_product_dequantizes_its_constants_first():
     scratch = [nbytes for nbytes, component, _ in storages(four_bit(nested=True)) if component == "workspace"]
     assert scratch == [128 * 4, 128 * 4, 64 * 128 * 2]
 

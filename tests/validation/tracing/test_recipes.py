@@ -9,7 +9,7 @@ from validation.reference.trainers.recipe import parse_recipe
 BODY = {"model": "gpt2", "method": {"name": "lora"}}
 
 
-def test_the_settings_of_a_modelled_trainer_are_those_of_the_request():
+def test_the_settings_of_a_modeled_trainer_are_those_of_the_request():
     options = {"use_reentrant": True}
     training = {"trainer": "trl-sft", "packing": True, "gradient_checkpointing_kwargs": options, "completion_tokens": 7}
     recipe = parse_recipe({**BODY, "training": training, "stack": {"trl": "1.9"}})
@@ -24,7 +24,7 @@ def test_the_request_of_a_trainer_that_is_only_traced_has_none_of_its_settings()
     assert recipe.request == parse_request(BODY)
 
 
-def test_a_wrong_setting_of_a_modelled_trainer_is_refused_at_its_place():
+def test_a_wrong_setting_of_a_modeled_trainer_is_refused_at_its_place():
     with pytest.raises(PlanError) as refused:
         parse_recipe({**BODY, "training": {"trainer": "trl-sft", "packing": "yes"}})
     assert [problem.loc for problem in refused.value.problems] == ["training.packing"]

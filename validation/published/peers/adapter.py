@@ -52,12 +52,12 @@ def fitcheck(question: dict[str, Any]) -> int:
         head_dim=model["head_dim"],
         tie_word_embeddings=model["tie_word_embeddings"],
     )
-    quantised = method["name"] == "qlora"
+    quantized = method["name"] == "qlora"
     flash = training["attention"] != "eager"
     settings = TrainingConfig(
         precision=SHORT[training["dtype"]],
-        quantization="nf4" if quantised else "none",
-        double_quant=quantised and method.get("double_quant", True),
+        quantization="nf4" if quantized else "none",
+        double_quant=quantized and method.get("double_quant", True),
         optimizer_dtype="bf16" if method["name"] == "full" and training["dtype"] != "float32" else "fp32",
         batch_size=training["micro_batch_size"],
         seq_len=training["sequence_length"],

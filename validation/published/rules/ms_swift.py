@@ -25,6 +25,6 @@ def measurements(source: Source) -> Iterator[Measurement]:
 def _differs(row: Row) -> Iterator[str]:
     yield REMOTE_CODE
     if row["method"] == "GPTQ-LoRA":
-        yield f"a base in {row['quantization']} with the kernels of auto-gptq: those of gptqmodel are modelled"
+        yield f"a base in {row['quantization']} with the kernels of auto-gptq: those of gptqmodel are modeled"
     if row["num_gpus"] > 1:
         yield f"layers split over {row['num_gpus']} GPUs"

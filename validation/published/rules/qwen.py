@@ -25,6 +25,6 @@ def _differs(row: Row) -> Iterator[str]:
     yield REMOTE_CODE
     yield "the statistic and its unit are not stated"
     if "GPTQ" in str(row.get("quantization")):
-        yield "a base in GPTQ with the kernels of auto-gptq: those of gptqmodel are modelled"
+        yield "a base in GPTQ with the kernels of auto-gptq: those of gptqmodel are modeled"
     if "DeepSpeed" in row["distributed"]:
         yield f"{row['distributed']}, {row['num_gpus']} GPUs"

@@ -29,7 +29,7 @@ FLOAT32 = "the weights' dtype in memory is not stated: float32"
 
 #: Why a row has no request, by a part of its framework or sharding; the first that it has counts.
 REASONS = {
-    "autogptq": "a base in GPTQ with the kernels of auto-gptq: those of gptqmodel are modelled",
+    "autogptq": "a base in GPTQ with the kernels of auto-gptq: those of gptqmodel are modeled",
     "moe-scattermoe": "expert parallelism of scattermoe",
     "padding-free": "padding-free batches of unequal length, whose longest is not stated",
     "FSDP1": "FSDP1, which gathers other units than FSDP2, and the peak is not in the optimizer's step",

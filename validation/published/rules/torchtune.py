@@ -23,7 +23,7 @@ OWN_SETTINGS: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
-PACKED = "packed samples, whose block mask is not modelled for torchtune"
+PACKED = "packed samples, whose block mask is not modeled for torchtune"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:

@@ -1,4 +1,4 @@
-"""The rows of a trainer's dataset; only their shapes, dtypes and numbers of labelled tokens matter."""
+"""The rows of a trainer's dataset; only their shapes, dtypes and numbers of labeled tokens matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IGNORED = -100
 
 
 def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Rows of a task other than causal language modelling: tokens with their mask, pixels or audio; and labels."""
+    """Rows of a task other than causal language modeling: tokens with their mask, pixels or audio; and labels."""
     request = recipe.request
     model, training = model_of(request.model), request.training
     if model.hears:
@@ -42,7 +42,7 @@ def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, 
     return {**made, **({"attention_mask": _mask(training, row)} if "attention_mask" in made else {})}
 
 
-def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+def labeled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
 
     The model shifts the labels, so that a row's first label counts only after virtual tokens; a completion has a prompt
@@ -57,13 +57,13 @@ def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
             "labels": torch.tensor([first] + [1] * count + [IGNORED] * (training.sequence_length - 1 - count)),
         }
         for _ in range(recipe.batches)
-        for row, count in enumerate(labelled_tokens(recipe))
+        for row, count in enumerate(labeled_tokens(recipe))
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCollator:
-    """Makes whole batches of `labelled_rows` with images, as a script's own collator does with a processor."""
+    """Makes whole batches of `labeled_rows` with images, as a script's own collator does with a processor."""
 
     recipe: Recipe
     config: Any
@@ -74,8 +74,8 @@ class ImageCollator:
         return {**batch, **images.batch_on_host(self.recipe.request, self.config)}
 
 
-def labelled_tokens(recipe: Recipe, sequences: int = 1, prompt: int = 1) -> list[int]:
-    """The number of labelled tokens of each sequence in each row of a micro-batch, after the shift.
+def labeled_tokens(recipe: Recipe, sequences: int = 1, prompt: int = 1) -> list[int]:
+    """The number of labeled tokens of each sequence in each row of a micro-batch, after the shift.
 
     `prompt` is the length of the shortest prompt.
 

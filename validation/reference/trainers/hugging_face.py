@@ -16,7 +16,7 @@ from transformers import (
 
 from validation.reference.build import build_model, refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import ImageCollator, labelled_rows, task_rows
+from validation.reference.trainers.batches import ImageCollator, labeled_rows, task_rows
 from validation.reference.trainers.run import Run, with_quantizer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         trainer = kind(
             model=with_quantizer(reference.model),
             args=arguments(**training_arguments(recipe, folder), **own),
-            train_dataset=(labelled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
+            train_dataset=(labeled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
             data_collator=_collator(recipe, reference.model.config),
         )
     return Run(trainer, reference)

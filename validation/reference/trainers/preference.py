@@ -15,7 +15,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from validation.reference.build import refusing
 from validation.reference.trainers import preference_images
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import labelled_tokens
+from validation.reference.trainers.batches import labeled_tokens
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
@@ -118,7 +118,7 @@ def _pairs(recipe: Recipe) -> list[Row]:
     """Pairs of completions to one prompt. A prompt has one token, or more if `completion_tokens` is set."""
     length = recipe.request.training.sequence_length
     known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} if recipe.precompute_ref_log_probs else {}
-    counts = labelled_tokens(recipe, sequences=2)
+    counts = labeled_tokens(recipe, sequences=2)
     return [{**_row(length, count, ("chosen_ids", "rejected_ids")), **known} for count in counts]
 
 
@@ -127,7 +127,7 @@ def _texts(recipe: Recipe) -> list[Row]:
     length = recipe.request.training.sequence_length
     return [
         {"prompt": " ".join("a" * (length - count - 1)), "chosen": answer, "rejected": answer}
-        for count in labelled_tokens(recipe, sequences=2)
+        for count in labeled_tokens(recipe, sequences=2)
         for answer in (" a" * (count - 1),)
     ]
 
@@ -144,7 +144,7 @@ def _unpaired(recipe: Recipe) -> list[Row]:
     known = dict.fromkeys(references, -1.0) if recipe.precompute_ref_log_probs else {}
     return [
         {**_row(length, count, names), **known, "label": bool(number % 2)}
-        for number, count in enumerate(labelled_tokens(recipe))
+        for number, count in enumerate(labeled_tokens(recipe))
     ]
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from transformers import BatchFeature, ProcessorMixin
 
 from validation.reference import images as images_of
-from validation.reference.trainers.batches import labelled_tokens
+from validation.reference.trainers.batches import labeled_tokens
 from validation.reference.trainers.trl_model import tokenizer
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def prompt_length(request: Any) -> int:
 
 def pairs(recipe: Recipe) -> list[Row]:
     """Images, and the lengths of pairs of completions to one prompt."""
-    counts = labelled_tokens(recipe, sequences=2, prompt=prompt_length(recipe.request))
+    counts = labeled_tokens(recipe, sequences=2, prompt=prompt_length(recipe.request))
     return [{**_row(recipe, count), "chosen": str(count), "rejected": str(count)} for count in counts]
 
 
 def unpaired(recipe: Recipe) -> list[Row]:
     """Images, and the lengths of completions, each desirable or not."""
-    counts = labelled_tokens(recipe, prompt=prompt_length(recipe.request))
+    counts = labeled_tokens(recipe, prompt=prompt_length(recipe.request))
     return [
         {**_row(recipe, count), "completion": str(count), "label": bool(number % 2)}
         for number, count in enumerate(counts)

@@ -9,7 +9,7 @@ from calculator.common.errors import refusal
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.trainers import TRAINERS as MODELLED
+from calculator.trainers import TRAINERS as MODELED
 
 if TYPE_CHECKING:
     from calculator.inputs.sharding import QuantStorage
@@ -23,7 +23,7 @@ TRAINERS: tuple[TrainerName, ...] = get_args(TrainerName)
 class Recipe:
     """A trainer's step: the request of the same step without a trainer, the trainer, and its settings.
 
-    `trl` is the version of TRL. `completion_tokens` is the number of labelled tokens of a micro-batch after the labels
+    `trl` is the version of TRL. `completion_tokens` is the number of labeled tokens of a micro-batch after the labels
     are shifted; None labels every token. `distribution` has the arguments that shard the run. `generates` is whether
     evaluation generates, which Seq2SeqTrainer does.
     """
@@ -75,7 +75,7 @@ SETTINGS = tuple(
 )
 
 
-#: Those that a request of a trainer that is modelled has too, with their defaults there.
+#: Those that a request of a trainer that is modeled has too, with their defaults there.
 DECLARED = {each.name: each.default for each in declared(Training) if each.name in SETTINGS}
 
 
@@ -94,14 +94,14 @@ def parse_recipe(body: Any) -> Recipe | None:
         return None
     if trainer not in TRAINERS:
         raise refusal("training.trainer", f"traced are {', '.join(TRAINERS)}", trainer)
-    is_modelled = trainer in MODELLED
-    own = {name: training.pop(name) for name in SETTINGS if name in training and not (is_modelled and name in DECLARED)}
+    is_modeled = trainer in MODELED
+    own = {name: training.pop(name) for name in SETTINGS if name in training and not (is_modeled and name in DECLARED)}
     own.pop("trainer", None)
     if "trl" in stack:
         own["trl"] = stack.pop("trl")
     rest = {name: value for name, value in body.items() if name != "stack"}
     request = parse_request({**rest, "training": training, **({"stack": stack} if stack else {})})
-    if is_modelled:
+    if is_modeled:
         own |= _settings(request.training)
         request = replace(request, training=replace(request.training, **DECLARED))
     return Recipe(request=request, trainer=trainer, **own)

@@ -183,7 +183,7 @@ def _gathers_for_vllm(trainer: Any) -> None:
 
 
 def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
-    """A replacement of `_generate`: it generates, and then gives completions of the labelled tokens to the prompts.
+    """A replacement of `_generate`: it generates, and then gives completions of the labeled tokens to the prompts.
 
     The prompts of a step are of one length, but for those of the longest completions where there is padding: these are
     one token shorter, so that every row has padding.

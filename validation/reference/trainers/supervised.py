@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from validation.reference import images as images_of
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import labelled_rows
+from validation.reference.trainers.batches import labeled_rows
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
 
@@ -38,7 +38,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             peft_config=config,
         )
     if has_images and (recipe.completion_tokens is not None or recipe.request.training.padding):
-        trainer.data_collator = _Labelled(recipe, trainer.data_collator)
+        trainer.data_collator = _Labeled(recipe, trainer.data_collator)
     return Run(trainer, reference.wrapped_as(trainer.model))
 
 
@@ -51,13 +51,13 @@ class Processor(ProcessorMixin):
 
     def apply_chat_template(self, messages: list[Any], **_: Any) -> BatchFeature:
         """The batch that SFTTrainer's collator asks for: of a micro-batch's messages with images."""
-        rows = labelled_rows(self._recipe)[: len(messages)]
+        rows = labeled_rows(self._recipe)[: len(messages)]
         masks = {"attention_mask": torch.stack([row["attention_mask"] for row in rows])}
         return BatchFeature(images_of.batch_on_host(self._recipe.request, self._config) | masks)
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
+class _Labeled:
     """SFTTrainer's collator, with as many labels as the recipe says."""
 
     recipe: Recipe
@@ -65,7 +65,7 @@ class _Labelled:
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
         batch = self.collator(examples)
-        rows = labelled_rows(self.recipe)[: len(examples)]
+        rows = labeled_rows(self.recipe)[: len(examples)]
         batch["labels"] = torch.stack([row["labels"] for row in rows])
         return batch
 
@@ -94,11 +94,11 @@ def _own_arguments(recipe: Recipe) -> dict[str, Any]:
 def _dataset(recipe: Recipe) -> Dataset:
     """Rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one.
 
-    A row with padding has fewer tokens, and as many labels: a request says how many tokens are labelled.
+    A row with padding has fewer tokens, and as many labels: a request says how many tokens are labeled.
     """
     rows = [
         {"input_ids": row["input_ids"][row["attention_mask"] == 1].tolist(), "labels": row["labels"].tolist()}
-        for row in labelled_rows(recipe)
+        for row in labeled_rows(recipe)
     ]
     if recipe.packing and recipe.packing_strategy != "wrapped":
         last = int(recipe.request.training.micro_batch_size == 1)

@@ -38,7 +38,7 @@ TOKENS = 64
 NOT_TRIED: dict[str, Any] = {"engine": None, "why": "its default config has not been traced yet"}
 
 #: The outcome of a type whose step the calculator models.
-MODELLED: dict[str, Any] = {"engine": "calculator", "why": None}
+MODELED: dict[str, Any] = {"engine": "calculator", "why": None}
 
 #: The committed table.
 TABLE = Path(__file__).parents[2] / "results" / "model_types.json"
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     known = written() | results(args.results)
     if args.again:
         known = {name: row for name, row in known.items() if row["engine"]}
-    wanted = [name for name in args.types or model_types() if name not in known and not modelled(name)]
+    wanted = [name for name in args.types or model_types() if name not in known and not modeled(name)]
     progress = Progress(len(wanted), "types")
     for name in wanted:
         known[name] = row(name, args.seconds)
@@ -87,7 +87,7 @@ def results(path: Path) -> dict[str, dict[str, Any]]:
     return {each["model_type"]: each for each in map(json.loads, lines)}
 
 
-def modelled(model_type: str) -> bool:
+def modeled(model_type: str) -> bool:
     """Whether the calculator models the step of a type."""
     family = FAMILIES.get(model_type)
     return family is not None and family.forward is not None
@@ -97,7 +97,7 @@ def document(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The table of every type."""
     rows = []
     for name in model_types():
-        answer = MODELLED if modelled(name) else known.get(name, NOT_TRIED)
+        answer = MODELED if modeled(name) else known.get(name, NOT_TRIED)
         rows.append({"model_type": name, "tasks": tasks_of(name), **graded(answer)})
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -123,7 +123,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         of_task = [each for each in rows if task in each["tasks"]]
         calculated, traced = (sum(each["engine"] == name for each in of_task) for name in ("calculator", "traced"))
         lines.append(
-            f"{task:24} {len(of_task):4} types: {calculated} modelled, {traced} traced,"
+            f"{task:24} {len(of_task):4} types: {calculated} modeled, {traced} traced,"
             f" {len(of_task) - calculated - traced} refused"
         )
     return lines

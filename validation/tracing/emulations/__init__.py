@@ -70,7 +70,7 @@ def _is_sparse(value: Any) -> bool:
 #: Descriptions of the emulations, for a trace's output.
 EMULATIONS = (
     "attention kernels: outputs, saved statistics and backward scratch as their CUDA sources allocate them",
-    "4-bit products: bitsandbytes' dequantise-then-multiply path, forward and backward",
+    "4-bit products: bitsandbytes' dequantize-then-multiply path, forward and backward",
     "8-bit products: bitsandbytes' CUDA path for inputs without outliers, forward and backward",
     "dropout: fused, with a boolean mask; float16 softmax to float32: fused; Mish's gradient: one kernel",
     "a sampled token: exponential numbers for each probability, and their quotients in place",

@@ -1,4 +1,4 @@
-"""Matrix products with 4-bit weights: bitsandbytes dequantises the weight, then multiplies."""
+"""Matrix products with 4-bit weights: bitsandbytes dequantizes the weight, then multiplies."""
 
 from __future__ import annotations
 

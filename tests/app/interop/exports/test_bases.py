@@ -52,17 +52,17 @@ def test_peft_s_script_loads_the_base_and_does_not_cast_it(base, call, module):
     assert ("prepare_model_for_kbit_training(" in script) == (base == "fp8")
 
 
-def test_the_script_of_hqq_quantises_the_loaded_model():
+def test_the_script_of_hqq_quantizes_the_loaded_model():
     method = {"name": "lora", "target_modules": ["q_proj"], "quantization_config": {"quant_method": "hqq", "bits": 2}}
     script = export(parse_request({"model": "Qwen/Qwen2.5-0.5B", "method": method}), "peft").content
     ast.parse(script)
-    loaded, _, quantised = script.partition(".from_pretrained(model_id, dtype=DTYPE")
+    loaded, _, quantized = script.partition(".from_pretrained(model_id, dtype=DTYPE")
     assert "from hqq.models.hf.base import AutoHQQHFModel" in loaded
-    assert "AutoHQQHFModel.quantize_model(model, quant_config=BaseQuantizeConfig(nbits=2, group_size=64" in quantised
+    assert "AutoHQQHFModel.quantize_model(model, quant_config=BaseQuantizeConfig(nbits=2, group_size=64" in quantized
     assert "quantization_config" not in script.partition('"""')[2].partition('"""')[2]
 
 
-def test_llama_factory_quantises_with_eetq():
+def test_llama_factory_quantizes_with_eetq():
     file = exported("eetq", "llama-factory")
     assert {"quantization_method": "eetq", "quantization_bit": 8}.items() <= yaml.safe_load(file.content).items()
     assert not [each for each in file.not_expressed if each.loc.startswith("method")]
@@ -130,7 +130,7 @@ def test_axolotl_s_config_of_a_checkpoint_is_read(file, base):
 
 def test_mxfp4_that_is_kept_is_not_trained():
     (missed,) = [each for each in read(f"{FP8}Mxfp4Config\n").not_understood if "quantization" in each.key]
-    assert "dequantised" in missed.why
+    assert "dequantized" in missed.why
 
 
 def test_a_base_in_fp8_survives_axolotl():
@@ -151,7 +151,7 @@ def test_a_base_in_fp8_survives_axolotl():
 def test_layers_by_turns_are_named_with_the_reason(file, key):
     (missed,) = [each for each in read(file).not_understood if each.key.startswith(key[:4]) or "badam" in each.key]
     assert missed.key == key
-    assert "not modelled" in missed.why
+    assert "not modeled" in missed.why
 
 
 @pytest.mark.parametrize(
@@ -191,5 +191,5 @@ def test_a_script_s_config_of_the_base_is_read(call, base):
         ("0\nAutoHQQHFModel.quantize_model(model, quant_config=own(2))", "not evaluated"),
     ],
 )
-def test_a_script_s_config_that_is_not_modelled_is_named(call, why):
+def test_a_script_s_config_that_is_not_modeled_is_named(call, why):
     assert any(why in each.why for each in read(SCRIPT.format(call)).not_understood)

@@ -114,6 +114,6 @@ def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
     assert refused.value.problems[0].loc == "training.trainer"
 
 
-def test_a_script_lists_the_labelled_tokens_that_its_text_does_not_have():
+def test_a_script_lists_the_labeled_tokens_that_its_text_does_not_have():
     exported = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
     assert [each.loc for each in exported.not_expressed] == ["training.completion_tokens"]

@@ -109,7 +109,7 @@ def test_the_script_of_lomo_calls_its_backward(name):
 
 
 @pytest.mark.parametrize(("init", "function"), [("corda", "preprocess_corda"), ("eva", "initialize_lora_eva_weights")])
-def test_a_script_states_what_an_initialisation_runs_on_samples(init, function):
+def test_a_script_states_what_an_initialization_runs_on_samples(init, function):
     method = {"name": "lora", "init_lora_weights": init, "target_modules": ["q_proj"]}
     exported = export(parse_request(body(method, LLAMA)), "peft")
     stated = [each.why for each in exported.not_expressed if each.loc == "method.init_lora_weights"]

@@ -44,7 +44,7 @@ def test_an_adapter_of_an_unknown_base_is_estimated_in_16_bits_with_a_remark():
 
 
 def test_a_saved_qlora_adapter_is_imported_if_its_base_states_4_bits(tmp_path, capsys):
-    """A base that was quantised as it was loaded has a config.json that says nothing; one saved in 4 bits says how."""
+    """A base that was quantized as it was loaded has a config.json that says nothing; one saved in 4 bits says how."""
     peft.LoraConfig(r=4, target_modules=["q_proj"]).save_pretrained(tmp_path)
     stored = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -127,7 +127,7 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
         (UNSLOTH.replace("SFT", "DPO"), "Unsloth"),
     ],
 )
-def test_arguments_of_a_command_or_script_that_are_not_modelled_are_a_warning(text, warning):
+def test_arguments_of_a_command_or_script_that_are_not_modeled_are_a_warning(text, warning):
     found = read(text)
     assert len(found.warnings) == 1
     assert warning in found.warnings[0]

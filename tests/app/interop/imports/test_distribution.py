@@ -105,7 +105,7 @@ def test_a_file_without_a_model_needs_one():
     assert refused.value.problems[0].loc == "model"
 
 
-def test_deepspeeds_file_states_sizes_and_what_is_not_modelled():
+def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
     config = {
         "train_batch_size": 32,
         "train_micro_batch_size_per_gpu": 2,
@@ -148,7 +148,7 @@ def test_files_that_come_with_a_tool_are_read_whole(name):
     assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
 
 
-def test_settings_that_are_not_modelled_are_a_warning():
+def test_settings_that_are_not_modeled_are_a_warning():
     (unknown,) = read(AXOLOTL + "deepspeed: mine.json").warnings
     assert "Put the content of that file in the place" in unknown
     (older,) = read(AXOLOTL + "fsdp_config: {fsdp_sharding_strategy: FULL_SHARD}").warnings

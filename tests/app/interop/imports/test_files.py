@@ -148,8 +148,8 @@ def test_an_unknown_model_stays_in_its_field_with_the_way_out():
         ("!!python/object/apply:os.system ['true']", "content", "YAML"),
         ("base_model: x\nadapter: llama-adapter", "content.adapter", "not a supported method"),
         ("model_name_or_path: x\nfinetuning_type: dora", "content.finetuning_type", "not a supported method"),
-        ('{"peft_type": "XLORA", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
-        ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
+        ('{"peft_type": "XLORA", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modeled"),
+        ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modeled"),
         ('{"peft_type": "LORA"}', "model", "give a catalogue id"),
         ('{"peft_type": "LORA", "peft_type": "LORA"}', "content", "twice"),
         ("base_model: gpt2\nmicro_batch_size: 0", "training.micro_batch_size", "at least 1"),
@@ -287,5 +287,5 @@ def test_oft_of_llama_factory_names_its_modules_by_lora_target():
 
 def test_a_file_of_llama_factorys_v1_is_refused_by_name():
     file = "model: Qwen/Qwen3-4B\nmodel_class: llm\npeft_config:\n  name: lora\ncutoff_len: 2048\n"
-    with pytest.raises(PlanError, match="LLaMA-Factory's v1, whose own training loop is not modelled"):
+    with pytest.raises(PlanError, match="LLaMA-Factory's v1, whose own training loop is not modeled"):
         read(file)

@@ -37,7 +37,7 @@ def imported(tool, text):
         ("llama-factory", "stage: dpo", "stage: dpo"),
     ],
 )
-def test_a_key_that_is_not_modelled_is_a_warning_and_counts_as_read(tool, text, warning):
+def test_a_key_that_is_not_modeled_is_a_warning_and_counts_as_read(tool, text, warning):
     found = imported(tool, text)
     assert len(found.warnings) == 1
     assert (
@@ -84,7 +84,7 @@ def test_every_feature_states_what_it_changes_and_what_the_figures_are_of():
     for features in FEATURES.values():
         for feature in features:
             assert feature.effect.endswith(".")
-            assert feature.modelled.startswith("one ")
+            assert feature.modeled.startswith("one ")
 
 
 def test_the_api_the_command_line_and_the_page_show_the_warning(client, tmp_path, capsys):

@@ -48,7 +48,7 @@ def test_ipo_is_a_loss_of_dpo():
     assert imported(AXOLOTL + "rl: ipo")[1]["loss_type"] == "ipo"
 
 
-def test_a_loss_that_is_not_modelled_is_listed():
+def test_a_loss_that_is_not_modeled_is_listed():
     found, training = imported(AXOLOTL + "rl: dpo\ndpo_loss_type: [sigmoid, sft]")
     assert "loss_type" not in training
     assert [each.key for each in found.not_understood if "loss" in each.key] == ["loss_type"]

@@ -35,7 +35,7 @@ CONFIG = {
     "num_attention_heads": 8,
     "vocab_size": 32000,
 }
-#: Settings of single modules and layers, and of the initialisation.
+#: Settings of single modules and layers, and of the initialization.
 LAYERS = (
     {"rank_pattern": {"q_proj": 32}, "alpha_pattern": {"q_proj": 64}},
     {"layers_to_transform": [0, 3], "layers_pattern": ["layers"], "target_modules": ["q_proj"]},

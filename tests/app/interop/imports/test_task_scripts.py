@@ -1,4 +1,4 @@
-"""Scripts of tasks other than causal language modelling, by the class that loads their model."""
+"""Scripts of tasks other than causal language modeling, by the class that loads their model."""
 
 import pytest
 

@@ -1,13 +1,13 @@
 """The methods of PEFT that are refused, each with the reason."""
 
 #: The reasons by PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
-NOT_MODELLED: dict[str, str] = {
+NOT_MODELED: dict[str, str] = {
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
     "CPT": "its prompt and the weights of its loss are those of given tokens",
-    "FROD": "each forward pass sorts the entries of a sparse matrix, whose scratch memory on a GPU is not modelled",
+    "FROD": "each forward pass sorts the entries of a sparse matrix, whose scratch memory on a GPU is not modeled",
     "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
-    "SUPERTUNING": "what its sparse updates allocate on a GPU is not modelled",
+    "SUPERTUNING": "what its sparse updates allocate on a GPU is not modeled",
     "XLORA": "the model runs twice in each step, to mix other adapters",
 }
