@@ -59,6 +59,7 @@ class Tape:
     """The events of a step: `n` where row `n` is allocated, `~n` where it is freed, with marks between them."""
 
     __slots__ = (
+        "_trains",
         "autocast",
         "calls_modules",
         "component",
@@ -67,21 +68,23 @@ class Tape:
         "grad_enabled",
         "hooks",
         "in_leaf",
+        "layers_of_passes",
         "leaves",
         "loops",
         "marked_rows",
         "marks",
         "module_dropout",
+        "reads_trains",
         "rows",
         "scope",
         "sequence_nr",
         "sizes",
-        "trains",
     )
 
     def __init__(self, *, trains: bool = True) -> None:
-        #: Whether the model trains. Otherwise, dropout does nothing and no parameter gets a gradient.
-        self.trains = trains
+        self._trains = trains
+        #: Whether anything has read `trains` since this was set to False.
+        self.reads_trains = False
         #: The allocations in order.
         self.rows: list[Allocation] = []
         self.events: list[int] = []
@@ -114,6 +117,18 @@ class Tape:
         #: Whether long loops are folded to a few iterations (loops.py), and the folded loops.
         self.folds_loops = False
         self.loops: list[Loop] = []
+        #: The layers of passes without a graph that have run.
+        self.layers_of_passes: list[Any] = []
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model trains. Otherwise, dropout does nothing and no parameter gets a gradient."""
+        self.reads_trains = True
+        return self._trains
+
+    @trains.setter
+    def trains(self, trains: bool) -> None:
+        self._trains = trains
 
     def mark(self, label: str, tensor: Tensor | None = None) -> None:
         """Label this position of the step, and store the row of a tensor under the label."""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.tape import Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.training_step.layers_of_passes import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
     from calculator.engine.tape import Allocation
     from calculator.layers.cache import Cache
     from calculator.layers.context import Context
@@ -43,6 +45,8 @@ class _Layer(NamedTuple):
         kept: The tuples of tensors that it adds to the cache.
         windows: The windows that it adds to the cache.
         copies: The copies that it adds to autocast's cache.
+        component: The component of the code around it. It is compared by identity.
+        trains: Whether the model trained, or None if the layer does not depend on that.
     """
 
     first: int
@@ -54,6 +58,8 @@ class _Layer(NamedTuple):
     kept: Sequence[Sequence[_Left]]
     windows: Sequence[_Left]
     copies: Sequence[_Left]
+    component: ComponentName
+    trains: bool | None
 
 
 class _State(NamedTuple):
@@ -74,11 +80,11 @@ class KnownLayers:
 
     __slots__ = ("_known", "_layer", "has_others")
 
-    def __init__(self, layer: Callable[[Context, int, Tensor], Tensor]) -> None:
+    def __init__(self, layer: Callable[[Context, int, Tensor], Tensor], known: dict[Hashable, _Layer | None]) -> None:
         self._layer = layer
         #: Whether a layer has run that cannot be recorded again.
         self.has_others = False
-        self._known: dict[Hashable, _Layer | None] = {}
+        self._known = known
 
     @classmethod
     def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
@@ -87,7 +93,9 @@ class KnownLayers:
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
         `layer` runs a layer.
         """
-        return None if context.tape.grad_enabled or not can_be_recorded(context) else cls(layer)
+        if context.tape.grad_enabled or not can_be_recorded(context):
+            return None
+        return cls(layer, layers_of(context))
 
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
@@ -95,10 +103,13 @@ class KnownLayers:
             self.has_others = True
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
-        if key in self._known:
-            known = self._known[key]
-            return self._layer(context, position, x) if known is None else _again(context, known)
-        state = _state(context)
+        known, tape = self._known.get(key), context.tape
+        if known is not None and (known.trains is None or known.trains == tape.trains):
+            return _again(context, known)
+        if key in self._known and known is None:
+            self.has_others = True
+            return self._layer(context, position, x)
+        state, tape.reads_trains = _state(context), False
         out = self._layer(context, position, x)
         self._known[key] = _recorded(context, state, out)
         self.has_others = self.has_others or self._known[key] is None
@@ -157,6 +168,8 @@ def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
         kept=[[*map(_left, each)] for each in kept],
         windows=[*map(_left, windows)],
         copies=[*map(_left, copies)],
+        component=tape.component,
+        trains=tape.trains if tape.reads_trains else None,
     )
 
 
@@ -164,7 +177,7 @@ def _again(context: Context, known: _Layer) -> Tensor:
     """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache
     ahead = len(tape.rows) - known.first
-    tape.rows += known.rows
+    tape.rows += known.rows if tape.component is known.component else _counted_to(tape.component, known)
     if cache is not None and known.before:
         numbers = dict(zip(map(invert, known.before), map(invert, _taken(cache, known.pairs)), strict=True))
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in known.events]
@@ -186,6 +199,13 @@ def _again(context: Context, known: _Layer) -> Tensor:
     if tape.autocast is not None:
         tape.autocast.copies.update({object(): made(left) for left in known.copies})
     return made(known.output)
+
+
+def _counted_to(own: ComponentName, known: _Layer) -> Iterator[Allocation]:
+    """Return the rows of a layer in code of another component."""
+    names, shapes, dtypes, components, sizes = zip(*known.rows, strict=True)
+    counted = [own if component is known.component else component for component in components]
+    return zip(names, shapes, dtypes, counted, sizes, strict=True)
 
 
 def _taken(cache: Cache, pairs: int) -> Sequence[int]:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from calculator.engine import layer_loop
+from calculator.engine import operations as ops
 from calculator.engine.repetition import Repetition
+from calculator.engine.tape import Tape
 from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_method, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
 from calculator.trainers import trainer_of
-from calculator.training_step import compared, rollout
+from calculator.training_step import compared, known_layers, rollout
 from calculator.training_step import unrolled as unrolled_module
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
@@ -25,7 +27,7 @@ from calculator.training_step.unrolled import Events, unrolled
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import Tensor
     from calculator.estimation.request import Request
     from calculator.layers.context import Context
 
@@ -81,6 +83,43 @@ def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
     monkeypatch.setattr(KnownLayers, "of", lambda *_: None)
     for own, run in zip(recorded, _tapes(request), strict=True):
         assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+
+
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-rloo"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
+    model: str, trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: dict[str, Any] = {} if trainer == "trl-kto" else {"max_completion_length": 300, "beta": 0.1}
+    request = _request(model, trainer, sequence_length=640, autocast=None, **lengths)
+    request = replace(request, method=parse_method({"name": "full"}))
+    shared = _tapes(request)
+    monkeypatch.setattr(known_layers, "layers_of", lambda _: {})
+    for own, run in zip(shared, _tapes(request), strict=True):
+        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+
+
+def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> None:
+    tape, recorded = Tape(), Tape()
+    context = training_context(resident_state(_request(MODELS[0], "trl-sft", sequence_length=64)).prepared)
+    for on in (tape, recorded):
+        on.grad_enabled = False
+        context.tape = on
+        known = KnownLayers(_dropped if on is tape else _copied, {})
+        x = on.new((2, 64, 8), "bfloat16", "input")
+        known.run(context, 0, x)
+        on.trains = False
+        known.run(context, 0, x)
+    assert [row[0] for row in tape.rows] == ["input", "dropped", "dropped, mask"]
+    assert [row[0] for row in recorded.rows] == ["input", "copied", "copied"]
+
+
+def _dropped(_: Context, __: int, x: Tensor) -> Tensor:
+    return ops.dropout(x, 0.1, "dropped")
+
+
+def _copied(_: Context, __: int, x: Tensor) -> Tensor:
+    return ops.clone(x, "copied")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
