@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -121,7 +120,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     """Return the context of a pass on the tape of the step."""
     forward = forward_for(prepared.model, prepared.training)
     if compared is not None:
-        training = replace(prepared.training, gradient_checkpointing=False)
+        training = prepared.training.without_checkpointing
         forward = forward_of_second(prepared.model, training) if compared == "model" else forward
         dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
