@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 #: The maximum number of kinds whose caches are kept. A cache takes some hundred kilobytes.
 MAX_KINDS = 64
+
+#: The number of the most recent of them that keep a step under ZeRO, which takes some ten megabytes.
+MAX_STEPS = 4
 
 
 class RecentSeries:
@@ -62,6 +66,8 @@ class RecentSeries:
         yield request, series
         with self._lock:
             self._kept[kind] = series
+            for each in islice(reversed(self._kept.values()), MAX_STEPS, MAX_STEPS + 1):
+                each.unrolled.drop_step()
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.kinds import numbered
 from calculator.engine.sym_sizes import SymSizes
+from calculator.inputs.size_settings import sizes
 from calculator.training_step.by_sizes import BySizes, settings_of
 from calculator.training_step.unrolled import Unrolled, unrolled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.model import Model
     from calculator.engine.symbolic_sizes import ShapeEnv
@@ -22,14 +24,15 @@ MICRO_BATCHES = 3
 
 
 class UnrolledCache:
-    """The unrolled micro-batches of the most recent model and settings, for all sizes."""
+    """The unrolled micro-batches of the most recent model and settings, for all sizes, and the last step under ZeRO."""
 
-    __slots__ = ("_by_settings", "_model", "_traces_first")
+    __slots__ = ("_by_settings", "_model", "_step", "_traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         self._traces_first = traces_first
         self._model: Model | None = None
         self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
+        self._step: _Step | None = None
 
     def of(self, prepared: PreparedModel, *, reduces: bool = True) -> Unrolled:
         """Return the unrolled micro-batch of a request.
@@ -44,6 +47,38 @@ class UnrolledCache:
         by_sizes = known.setdefault(settings, BySizes(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
         return by_sizes.of(prepared, plain, traced) or plain(prepared)
+
+    def of_step(self, prepared: PreparedModel, listed: Callable[[], Unrolled]) -> Unrolled:
+        """Return the step of a request under ZeRO, which `listed` lists as one micro-batch.
+
+        A step with the events of the last one, for other sizes, shares what depends on its events alone.
+        """
+        device, last = prepared.device, self._step
+        settings = prepared.model, *settings_of(prepared), device.count, device.nodes
+        own = [*sizes(prepared.given), *sizes(prepared.method)]
+        if last is None or last.settings != settings:
+            last = self._step = _Step(settings, own, listed())
+        elif last.sizes != own:
+            last = self._step = _Step(settings, own, _sharing(listed(), last.unrolled))
+        return last.unrolled
+
+    def drop_step(self) -> None:
+        """Drop the step, which takes more memory than everything else."""
+        self._step = None
+
+
+class _Step(NamedTuple):
+    """The step of a request under ZeRO, with the request's model and settings, and its sizes."""
+
+    settings: tuple[object, ...]
+    sizes: list[int]
+    unrolled: Unrolled
+
+
+def _sharing(own: Unrolled, other: Unrolled) -> Unrolled:
+    """Return a micro-batch that shares what depends on its events alone with another one, if both have the same."""
+    is_alike = own.forward == other.forward and own.backward == other.backward and own.streams == other.streams
+    return replace(own, known=other.known) if is_alike else own
 
 
 class UnrolledTrace:
