@@ -116,6 +116,8 @@ def _run(node: Node) -> None:
             grad = None
             _validate_output(grads, index, edge[2], edge[3])
     del grad, incoming
+    if node.hooks is not None:
+        node.hooks.after(node)
     node.saved = ()
     node.hooks = None
     _pass_on(grads, node.edges)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.common.dtype import DType
-    from calculator.engine.tape import Tensor
+    from calculator.engine.autograd import Node
+    from calculator.engine.tape import SavedTensorsHooks, Tensor
 
 
 T = TypeVar("T")
@@ -40,11 +41,19 @@ class Checkpoint:
     A function that ran under autocast is recomputed in a new autocast region.
     """
 
-    __slots__ = ("captured", "dtype", "function", "holders", "inputs", "recomputed")
+    __slots__ = ("captured", "dtype", "function", "holders", "inputs", "outer", "recomputed")
 
-    def __init__(self, function: Callable[..., object], inputs: tuple[Tensor, ...], captured: object) -> None:
+    def __init__(
+        self,
+        function: Callable[..., object],
+        inputs: tuple[Tensor, ...],
+        captured: object,
+        outer: SavedTensorsHooks | None = None,
+    ) -> None:
         self.function = function
-        self.inputs = inputs
+        #: The hooks around the checkpoint, which pack its inputs.
+        self.outer = outer
+        self.inputs = _Inputs(inputs) if outer is None else _PackedInputs(inputs, outer)
         #: The objects that the function refers to in addition to its inputs.
         self.captured = captured
         region = inputs[0].tape.autocast
@@ -61,11 +70,49 @@ class Checkpoint:
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return recomputed tensors and remove them from the checkpoint. The first call recomputes."""
         if self.recomputed is None:
-            self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
+            self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs.read(), self.dtype)
         recomputed = self.recomputed
         tensors = [recomputed[holder - _FIRST] for holder in packed]
         for holder in packed:
             recomputed[holder - _FIRST] = None
+        return tensors
+
+    def after(self, node: Node) -> None:
+        """Let the hooks around the checkpoint know that a node has run."""
+        if self.outer is not None:
+            self.outer.after(node)
+
+
+class _Inputs:
+    """The inputs of a checkpoint, which it refers to."""
+
+    __slots__ = ("_tensors",)
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self._tensors = tensors
+
+    def read(self) -> tuple[Tensor, ...]:
+        """Return the inputs."""
+        return self._tensors
+
+
+class _PackedInputs:
+    """The inputs of a checkpoint, which the hooks around it have packed.
+
+    Source: torch/utils/checkpoint.py, `_NoopSaveInputs`.
+    """
+
+    __slots__ = ("_hooks", "_packed")
+
+    def __init__(self, tensors: tuple[Tensor, ...], hooks: SavedTensorsHooks) -> None:
+        self._hooks = hooks
+        self._packed = [(hooks.pack(tensor), tensor.edge, tensor.merged) for tensor in tensors]
+
+    def read(self) -> tuple[Tensor, ...]:
+        """Return the inputs, unpacked."""
+        tensors = tuple(self._hooks.unpack([packed for packed, *_ in self._packed]))
+        for tensor, (_, edge, merged) in zip(tensors, self._packed, strict=True):
+            tensor.edge, tensor.merged = edge, merged
         return tensors
 
 
@@ -103,11 +150,14 @@ class _Recomputation:
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         return packed
 
+    def after(self, node: Node) -> None:
+        """Do nothing. Nodes of the recomputed graph do not run."""
+
 
 def checkpoint(function: Callable[..., T], *inputs: Tensor, captured: object = None) -> T:
     """Run a function, and save only its inputs and the tensors that it captures for the backward pass."""
     hooks = inputs[0].tape.hooks
-    hooks.append(Checkpoint(function, inputs, captured))
+    hooks.append(Checkpoint(function, inputs, captured, hooks[-1] if hooks else None))
     try:
         return function(*inputs)
     finally:

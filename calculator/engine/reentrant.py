@@ -28,6 +28,9 @@ class _NoGrad:
         """Return the packed object. No node of this forward pass runs backward."""
         return packed
 
+    def after(self, node: Node) -> None:
+        """Do nothing."""
+
 
 def checkpoint_reentrant(
     function: Callable[[Tensor], Tensor],

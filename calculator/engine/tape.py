@@ -43,6 +43,9 @@ class SavedTensorsHooks(Protocol):
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return the tensors from what a node kept."""
 
+    def after(self, node: Node) -> None:
+        """Run when a node has run whose saved tensors were unpacked."""
+
 
 class Sizes(dict[tuple["Shape", DType], int]):
     """Rounded bytes by shape and dtype, cached because a step allocates many tensors of few sizes."""

@@ -204,7 +204,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         _colocated(request, step),
         lambda overheads: undivided_bytes(request, step, shown.parts, overheads, training_step),
     )
-    host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared)
+    host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared) or step.offloaded
     return (memory if host is None else _with_host(memory, host, request)), verdict
 
 

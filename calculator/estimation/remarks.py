@@ -29,6 +29,7 @@ from calculator.stack.changes import older_behavior
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
+from calculator.trainers.trl import offloading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,6 +106,8 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         )
     if returns_cache(model, request.training):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
+    if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
+        lines += [offloading.OFFLOADED, offloading.TIMING]
     casts_at_uses = request.training.autocast is not None and request.device.sharding in ("none", "ddp")
     if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)

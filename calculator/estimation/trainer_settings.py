@@ -9,6 +9,7 @@ from calculator.families import forward_of
 from calculator.layers.decoder_forward import identity
 from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import cut_cross_entropy, liger, towers, trainer_of
+from calculator.trainers.trl import offloading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,13 +39,6 @@ OF_TRAINERS: dict[str, object] = {
     "activation_offloading": None,
 }
 
-#: The sentence on the option of TRL's configs that offloads activations.
-#: Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
-_OFFLOADS = (
-    "moves every saved tensor of 1 kB or more to pinned host memory on a CUDA stream of its own, and keeps five of them"
-    " until they are copied (OffloadActivations), which is not modeled: use false, or the trainer unsloth"
-)
-
 #: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
 _UNCOPIED_OUTPUTS = ("trl-kto", "trl-reward", "trl-orpo")
 
@@ -67,7 +61,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from trainer_of(training).problems(prepared)
     facts, sharding = trainer_of(training).facts, request.device.sharding
     yield from _of_ddp(training, facts)
-    yield from _offloading(training, facts)
+    yield from _offloading(prepared, facts)
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modeled on one GPU only: use none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
@@ -119,14 +113,13 @@ def _of_ddp(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
 
 
-def _offloading(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield why activations that a trainer moves to host memory are refused.
-
-    The default of TRL's configs is false.
-    """
-    given = training.activation_offloading
-    if given is None or facts.offloads or (facts.offloads_saved_tensors and not given):
+def _offloading(prepared: PreparedModel, facts: TrainerFacts) -> Iterator[Problem]:
+    """Yield why activations that a trainer moves to host memory are refused."""
+    given = prepared.training.activation_offloading
+    if given is None or facts.offloads:
         return
-    kept = "is modeled with layer inputs on the GPU only: leave it out, or use unsloth"
-    message = f"{facts.label} {_OFFLOADS if facts.offloads_saved_tensors else kept}"
+    if facts.offloads_saved_tensors:
+        yield from offloading.problems(prepared, prepared.device.sharding)
+        return
+    message = f"{facts.label} is modeled with layer inputs on the GPU only: leave it out, or use trl-sft or unsloth"
     yield Problem(loc="training.activation_offloading", msg=message, input=given)

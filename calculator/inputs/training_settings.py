@@ -248,10 +248,11 @@ class TrainingSettings:
     )
     activation_offloading: bool | None = setting(
         None,
-        label="Offload layer inputs",
-        help="Whether gradient checkpointing keeps the layers' inputs in host memory; null means the trainer's default."
-        " Only with unsloth, where it is the default (use_gradient_checkpointing); false keeps them on the GPU. That of"
-        " TRL's configs is refused: it moves other tensors, on a stream of its own.",
+        label="Offload activations",
+        help="Whether saved tensors, with gradient checkpointing the layers' inputs, are kept in host memory; null"
+        " means the trainer's default. With TRL's SFT, DPO, KTO and Reward trainers it is their activation_offloading,"
+        " which is modeled with checkpoints that do not re-enter. With unsloth it is the default"
+        " (use_gradient_checkpointing); false keeps the inputs on the GPU.",
         example=True,
         empty="the trainer's default",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from calculator.engine.offloading import OffloadedActivations
     from calculator.engine.tape import Tensor
     from calculator.layers.cache import Cache
 
@@ -26,6 +27,7 @@ class BatchState:
         "is_causal",
         "labels",
         "num_items",
+        "offloaded",
         "padding_mask",
         "passed",
         "passed_labels",
@@ -36,6 +38,8 @@ class BatchState:
     )
 
     def __init__(self, *, is_causal: bool) -> None:
+        #: The hooks that offload saved tensors to host memory.
+        self.offloaded: OffloadedActivations | None = None
         #: Whether attention is causal. In an encoder-decoder, that of the stack that runs.
         self.is_causal = is_causal
         #: The input of a decoder, and the encoder's output and mask that it attends to once it runs.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.batch_state import BatchState
@@ -206,10 +207,12 @@ class Context(BatchState):
         input has another dtype than its output: two different half-precision dtypes under autocast. The last layer
         differs if it alone keeps its input on the device. The layers of an encoder-decoder are all different, because
         each adds to the gradient of the encoder's output, which the last one creates. So are layers that share other
-        tensors, and those of a model that runs several times in a step.
+        tensors, those of a model that runs several times in a step, and those whose saved tensors are offloaded: a
+        layer frees the inputs of others.
         """
         forward, training = self.forward, self.training
-        couples_layers = forward.couples_layers(self.config) or self.method.couples_layers
+        offloads = self.parameters.graph and self.prepared.offloads_activations
+        couples_layers = forward.couples_layers(self.config) or self.method.couples_layers or offloads
         if self.model.encoder_layers or couples_layers or self.model.task.embeds:
             return [*range(len(self.layers))]
         types_differ = masks.sliding_masks_differ(self) or self.hooks.couples_layers
@@ -299,6 +302,13 @@ class Context(BatchState):
     def lengthen(self, tokens: Dim) -> None:
         """Add virtual tokens to the front of the sequence."""
         self.length = tokens + self.length
+
+    def begin_offloading(self) -> OffloadedActivations | None:
+        """Offload what nodes save from here on, if the trainer does. Return the hooks."""
+        if self.prepared.offloads_activations:
+            self.offloaded = OffloadedActivations(self.tape)
+            self.tape.hooks.append(self.offloaded)
+        return self.offloaded
 
     def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:
         """Return embeddings that get a gradient even if nothing before them is trained (enable_input_require_grads)."""

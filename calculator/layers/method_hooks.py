@@ -127,6 +127,10 @@ class Prepared(Protocol):
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
 
+    @property
+    def offloads_activations(self) -> bool:
+        """Whether saved tensors are offloaded to host memory."""
+
     def config(self, dropout_modules: Collection[str]) -> Config:
         """Return the model's config.
 

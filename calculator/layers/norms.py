@@ -172,7 +172,8 @@ def transposed_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, copies: bool = False) -> Tensor:
     """Run torch.nn.functional.layer_norm. It saves its input, its parameters and two statistics for each row.
 
-    `copies`: whether the input has another layout (ATen/native/cuda/layer_norm_kernel.cu).
+    They are saved in the order of their names: bias, input, weight (tools/autograd/gen_variable_type.py). `copies`:
+    whether the input has another layout (ATen/native/cuda/layer_norm_kernel.cu).
     """
     tape = x.tape
     if tape.autocast is not None:
@@ -180,13 +181,12 @@ def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None,
         weight = None if weight is None else autocast.cast_to(weight, "float32", "weight")
         x = autocast.cast_to(x, "float32", "input")
     edges = (x.edge, None if weight is None else weight.edge, None if bias is None else bias.edge)
-    node = Node(tape, _layer_norm_back, edges, copies) if any(edges) else None
+    node = Node(tape, _layer_norm_back, edges, (copies, bias is not None)) if any(edges) else None
     statistics = (*x.shape[:-1], 1)
     if node is not None:
-        node.save(x)
-        for parameter in (weight, bias):
-            if parameter is not None:
-                node.save(parameter)
+        for saved in (bias, x, weight):
+            if saved is not None:
+                node.save(saved)
     copied = tape.scratch(x.shape, x.dtype, "input, contiguous") if copies else None
     out = tape.new(x.shape, x.dtype, "output", node)
     kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
@@ -198,6 +198,7 @@ def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None,
 
 
 def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    x = node.saved[0]
-    _copied = x.tape.scratch(x.shape, x.dtype, "input, contiguous") if node.context else None
+    copies, has_bias = node.context
+    x = node.saved[has_bias]
+    _copied = x.tape.scratch(x.shape, x.dtype, "input, contiguous") if copies else None
     return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]

@@ -106,6 +106,11 @@ class PreparedModel:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return trainer_of(self.training).offloads_inputs(self)
 
+    @property
+    def offloads_activations(self) -> bool:
+        """Whether the trainer offloads saved tensors to host memory."""
+        return trainer_of(self.training).facts.offloads_saved_tensors and bool(self.training.activation_offloading)
+
     def config(self, dropout_modules: Collection[str]) -> Config:
         """Return the model's config.
 

@@ -6,8 +6,8 @@ allocated on the stream of the model's computation. FSDP2 calls no `record_strea
 stream has waited, so a block is free when its tensor is. DistributedDataParallel allocates its buckets on the stream of
 the model's computation. DeepSpeed's streams correspond to FSDP2's. With `overlap_comm`, stage 3 gathers on one stream
 and all stages reduce on another. Without it, everything runs on the stream of the model's computation
-(`zero/replayed.py`). DeepSpeed calls `record_stream`, which delays the free of a block by an unknown time. The block
-counts as free when its tensor is.
+(`zero/replayed.py`). DeepSpeed calls `record_stream`, which delays the free of a block by an unknown time, and so
+does TRL's manager of offloaded activations. The block counts as free when its tensor is.
 
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out,
 foreach_reduce) and _fsdp_param_group.py (FSDPCommContext.lazy_init); torch/csrc/distributed/c10d/reducer.cpp
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.engine.offloading import RETURNED
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
     CAST_SHARDS,
@@ -40,10 +41,16 @@ ALLOCATED_ON: dict[ShardingName, dict[str, int]] = {
     "fsdp": {CAST_SHARDS: 1, UPLOADED: 1, ALL_GATHER_OUTPUT: 1, REDUCE_SCATTER_OUTPUT: 2, GRADIENT_SHARDS: 2},
 }
 
+#: The same of saved tensors that TRL's manager copies back from the host, on a stream of its own.
+OF_OFFLOADING = {RETURNED: 1}
 
-def streams_of(rows: Sequence[Allocation], sharding: ShardingName) -> Sequence[int]:
-    """Return the number of each row's stream, or an empty list if all rows are on the first stream."""
-    endings = ALLOCATED_ON.get(sharding)
+
+def streams_of(rows: Sequence[Allocation], sharding: ShardingName, *, offloads: bool = False) -> Sequence[int]:
+    """Return the number of each row's stream, or an empty list if all rows are on the first stream.
+
+    `offloads`: whether saved tensors are offloaded.
+    """
+    endings = OF_OFFLOADING if offloads else ALLOCATED_ON.get(sharding)
     if endings is None:
         return ()
     known: dict[str, int] = {}

@@ -68,7 +68,7 @@ class TrainerFacts:
     keeps_loss: bool = False
     #: Whether its checkpointing can keep the inputs of layers in host memory.
     offloads: bool = False
-    #: Whether its config has an option `activation_offloading`, false by default, which is not modeled.
+    #: Whether its config has an option `activation_offloading`, false by default, which offloads saved tensors.
     offloads_saved_tensors: bool = False
     #: Whether it loads and saves in its own formats, which are not modeled.
     has_own_files: bool = False

@@ -37,19 +37,23 @@ def micro_batch(context: Context) -> None:
     """Run one forward and backward pass, and mark the events between which layers repeat."""
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
+    offloaded = context.begin_offloading()
     tape.mark("forward")
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
     first = context.skipped_layer
     roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
     seen = None if first is None else partial(first.read_graph, tape)
-    backward(tape, roots[-1], seen=seen, callback=context.hooks.final_callback)
+    callback = context.hooks.final_callback if offloaded is None else offloaded.end
+    backward(tape, roots[-1], seen=seen, callback=callback)
     context.hooks.after_backward()
     tape.mark("epilogue")
     del roots
     context.release()
     left = trainer.left(batch, loss) or ([loss] if context.hooks.steps_in_backward else [])
     del batch, loss
+    if offloaded is not None:
+        offloaded.label_left()
     tape.mark("end")
     context.caller_tensors = left
 

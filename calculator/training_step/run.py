@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.copies import Copies
@@ -10,12 +11,14 @@ from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
+from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.layers import masks
 from calculator.trainers import trainer_of
 from calculator.training_step import first_layer_bound
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.first_period import output_of, outputs_of
+from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Allocation, Tape
     from calculator.layers.context import Context
+    from calculator.methods.prepared_model import PreparedModel
 
 
 class Interpretation(NamedTuple):
@@ -76,6 +80,19 @@ class Run(NamedTuple):
         """The allocations in order."""
         return self.storages.rows
 
+    def left_after_forward(self) -> dict[int, int]:
+        """Return the storages that the step leaves until the forward pass of the next one ends, by kind.
+
+        Those that the hooks of offloaded tensors leave are rows of the next step of their own.
+        """
+        position = next(position for position, label in self.tape.marks if label == "forward")
+        left = self.copies.left_after(position)
+        labels = self.tape.marked_rows
+        outliving = Counter(
+            self.copies.kinds.of_row[row] for label, row in labels.items() if label.startswith(OUTLIVES)
+        )
+        return dict(Counter(left) - outliving) if outliving else left
+
     def recorded(self) -> Recording:
         """Return the recording, in which the copies of layers are counted."""
         return Recording(self.copies, self.storages)
@@ -94,6 +111,13 @@ def recorded_run(
         run = cached(whole=True) or interpreted(context_of(), whole=True).run()
         recording = run.recorded()
     return run, recording
+
+
+def offloaded_bytes(prepared: PreparedModel) -> int:
+    """Return the bytes of pinned host memory for the saved tensors that a micro-batch offloads."""
+    context = training_context(prepared)
+    micro_batch(context)
+    return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
 
 
 def _is_determined(recording: Recording) -> bool:
@@ -175,6 +199,8 @@ def _are_alike(context: Context) -> bool:
         passes = facts.compares or facts.generates or facts.runs_without_graph_first
         if passes or not context.hooks.calls_modules:
             return False
+    if context.prepared.offloads_activations:
+        return False
     is_cached = context.training.autocast is not None and not context.training.gradient_checkpointing
     if is_cached or context.parameters.keeps_inputs:
         return False

@@ -15,7 +15,7 @@ from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
-from calculator.training_step.run import recorded_run
+from calculator.training_step.run import offloaded_bytes, recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
 from calculator.training_step.zero.offload import OffloadedPeaks
@@ -63,7 +63,7 @@ class TrainingStep:
         #: The storages that the previous step left and that live until the forward pass ends. The new batch replaces
         #: the old.
         carries = resident.trainer.keeps_loss
-        left_after = self.run.copies.left_after(self.marks["forward"]) if carries else {}
+        left_after = self.run.left_after_forward() if carries else {}
         self.carried = StorageCounts(self.run.storages, left_after)
         #: The peaks of the ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
@@ -96,6 +96,12 @@ class TrainingStep:
         if self.partitioned is not None:
             return between_nodes(self.partitioned.communication, self.resident.prepared.device.nodes)
         return self.resident.communication
+
+    @cached_property
+    def offloaded(self) -> int | None:
+        """The bytes of pinned host memory for saved tensors of a micro-batch. None if the trainer offloads none."""
+        prepared = self.resident.prepared
+        return offloaded_bytes(prepared) if prepared.offloads_activations else None
 
     @property
     def run(self) -> Run:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.loops import expanded
+from calculator.engine.offloading import without_previous
 from calculator.engine.repetition import NOT_RUN, Repetition
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
@@ -168,16 +169,15 @@ def _unrolled(
     marks = {label: position for position, label in tape.marks}
     if more <= 0:
         middle, end = marks["backward"], marks["end"]
+        own = without_previous(tape)
         return Unrolled(
             rows=tape.rows,
-            forward=[
-                Window(tape.events[each.start : each.end], 0, (0,) * each.times) for each in _parts(again, 0, middle)
-            ],
-            backward=[_once(tape.events[middle:end])],
+            forward=[Window(own(each.start, each.end), 0, (0,) * each.times) for each in _parts(again, 0, middle)],
+            backward=[_once(own(middle, end))],
             base=len(tape.events),
             stride=1,
             copies=0,
-            streams=streams_of(tape.rows, sharding),
+            streams=streams_of(tape.rows, sharding, offloads=prepared.offloads_activations),
         )
     spread = _Periods(tape, marks, repetition, more, again)
     return Unrolled(

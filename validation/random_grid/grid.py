@@ -27,7 +27,11 @@ from validation.random_grid.sharded_requests import random_sharded_request
 from validation.random_grid.sharded_trainer_requests import random_sharded_trainer_request
 from validation.random_grid.table import Case
 from validation.random_grid.task_requests import random_task_request
-from validation.random_grid.trainer_requests import random_image_trainer_request, random_trainer_request
+from validation.random_grid.trainer_requests import (
+    random_image_trainer_request,
+    random_offloaded_request,
+    random_trainer_request,
+)
 from validation.reference.trainers.recipe import TRAINERS
 from validation.tracing import snapshot
 from validation.tracing.isolation import each_alone
@@ -56,6 +60,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", action="store_true", help="requests with images")
     parser.add_argument("--sharding", choices=sorted(MODELED - {"none"}), help="requests for several GPUs")
     parser.add_argument("--trainer", choices=["all", *TRAINERS], help="requests for this trainer, or for each of them")
+    parser.add_argument(
+        "--offloading", action="store_true", help="requests of a trainer whose activations are offloaded"
+    )
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--base", choices=BASES, help="only requests of LoRA over this quantized base")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
@@ -78,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         with_images=args.images,
         sharding=args.sharding,
         base=args.base,
+        offloads=args.offloading,
         trainers=TRAINERS if args.trainer == "all" else (args.trainer,) if args.trainer else (),
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
@@ -103,12 +111,13 @@ def drawn(
     sharding: ShardingName | None = None,
     base: QuantMethod | None = None,
     trainers: Sequence[TrainerName] = (),
+    offloads: bool = False,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
     `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, and `trainers` those of
-    one of these trainers.
+    one of these trainers. `offloads` draws requests of a trainer whose activations are offloaded.
     """
     cases: list[Case] = []
     answered = number = 0
@@ -119,6 +128,8 @@ def drawn(
             )
         elif trainers and with_images:
             request = random_image_trainer_request(seed, number, trainers, families)
+        elif trainers and offloads:
+            request = random_offloaded_request(seed, number, trainers, families, method)
         elif trainers:
             request = random_trainer_request(seed, number, trainers, families, method)
         elif sharding is not None:

@@ -203,3 +203,22 @@ def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
 
 def _set(rng: random.Random, options: Options) -> dict[str, Any]:
     return {name: rng.choice(values) for name, (share, values) in options.items() if rng.random() < share}
+
+
+def random_offloaded_request(
+    seed: int,
+    number: int,
+    trainers: Sequence[TrainerName],
+    families: Sequence[str] = (),
+    method_name: MethodName | None = None,
+) -> dict[str, Any]:
+    """Return the body of one request whose saved tensors are offloaded, with checkpoints that do not re-enter."""
+    rng = random.Random(f"offloaded {seed} {number}")
+    request = random_trainer_request(seed, number, trainers, families, method_name)
+    training = {**request["training"], "gradient_checkpointing": True, "activation_offloading": True}
+    training.pop("gradient_checkpointing_kwargs", None)
+    if request["method"]["name"] == "prefix":
+        request["method"] = {"name": "lora", "target_modules": "all-linear"}
+    if rng.random() < 0.3:
+        training["micro_batch_size"] = 1
+    return {**request, "training": training}

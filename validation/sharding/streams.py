@@ -99,7 +99,7 @@ class Streams:
     def synchronize(self, *_: Any) -> None:
         """Wait for nothing."""
 
-    set_device = synchronize
+    set_device = empty_cache = synchronize
 
     @contextmanager
     def stream(self, stream: _Stream | None) -> Iterator[None]:

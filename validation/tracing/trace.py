@@ -27,7 +27,7 @@ class Trace:
 
     `parameters` has the counts `base`, `added`, `trainable` and `total`. `static` has the components that stay through
     the step, and its gradients. `emulations` describes the kernels that the trace emulates. `resident` is what is alive
-    between steps of a sharded run, in bytes.
+    between steps of a sharded run, in bytes. `pinned` has the most bytes of pinned host memory for activations.
     """
 
     parameters: dict[str, int]
@@ -35,6 +35,7 @@ class Trace:
     ledger: Ledger[PhaseName]
     emulations: tuple[str, ...]
     resident: int | None = None
+    pinned: int | None = None
 
     @property
     def phases(self) -> dict[PhaseName, int]:

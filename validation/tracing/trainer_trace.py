@@ -5,12 +5,16 @@ Liger patches the classes of a model's modules for good, so trace a trainer with
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.trainers import kernels
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
+from validation.reference.trainers.offloaded_activations import offloaded_on_meta
+from validation.sharding.streams import Streams
 from validation.tracing.emulations import EMULATIONS
 from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trace import Trace
@@ -31,11 +35,20 @@ def trace(recipe: Recipe, *, before_2_14: bool = False) -> Trace:
         optimizers_on_meta(recipe.request.training.optimizer),
         accelerate_on_meta(),
         TemporaryDirectory() as folder,
+        ExitStack() as stack,
     ):
+        streams, pinned = Streams(), None
+        if recipe.activation_offloading:
+            kernels.install()
+            pinned = stack.enter_context(offloaded_on_meta(streams))
         run = build_run(recipe, folder)
         with patched_model_code():
-            step = TrainerStep(run)
+            step = TrainerStep(run, stream=streams.current_name)
             step.run()
     return Trace(
-        parameters=run.reference.parameter_counts(), static=step.static(), ledger=step.ledger, emulations=EMULATIONS
+        parameters=run.reference.parameter_counts(),
+        static=step.static(),
+        ledger=step.ledger,
+        emulations=EMULATIONS,
+        pinned=pinned.peak if pinned is not None else None,
     )

@@ -18,6 +18,7 @@ from app.interop.exports.part import (
     differs,
     drawn,
     emptied,
+    kept_on_gpu,
     loraplus,
     method_part,
     named_model,
@@ -296,7 +297,11 @@ def _training(planned: Planned) -> Part:
         **({"plugins": [LIGER_PLUGIN], **dict.fromkeys(LIGER_KERNELS, True)} if training.use_liger_kernel else {}),
         **({"plugins": [CUT_PLUGIN], "cut_cross_entropy": True} if training.cut_cross_entropy else {}),
     }
-    others = (*own_muon(training, "axolotl"), *cached(planned))
+    others = (
+        *own_muon(training, "axolotl"),
+        *cached(planned),
+        *kept_on_gpu(training, "axolotl's own option of that name is not modeled"),
+    )
     not_expressed = (*where, *others, *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 

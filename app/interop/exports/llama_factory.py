@@ -19,6 +19,7 @@ from app.interop.exports.part import (
     differs,
     drawn,
     emptied,
+    kept_on_gpu,
     loraplus,
     method_part,
     named_model,
@@ -230,6 +231,7 @@ def _training(planned: Planned) -> Part:
     }
     others = (
         *uncut(planned.request.training, "LLaMA-Factory has no such setting"),
+        *kept_on_gpu(planned.request.training, "LLaMA-Factory has no such setting"),
         *own_muon(training, "LLaMA-Factory"),
         *cached(planned),
         *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),

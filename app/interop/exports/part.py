@@ -207,6 +207,11 @@ def uncut(training: Training, why: str) -> tuple[NotExpressed, ...]:
     return (differs("training.cut_cross_entropy", True, why),) if training.cut_cross_entropy else ()
 
 
+def kept_on_gpu(training: Training, why: str) -> tuple[NotExpressed, ...]:
+    """Return that a tool does not offload saved tensors as TRL does, and why, if a plan does."""
+    return (differs("training.activation_offloading", True, why),) if training.activation_offloading else ()
+
+
 def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
     """The lengths of samples, which a tool takes from the dataset."""
     lengths = planned.request.training.sequence_lengths

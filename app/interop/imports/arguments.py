@@ -74,6 +74,7 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
     """Return the training settings of a configuration, and of the model's attention."""
     attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
     batch = keys.integer("per_device_train_batch_size", defaults.batch)
+    checkpointing = _checkpointing(keys, defaults)
     training = {
         "attention": attention,
         "autocast": _autocast(keys, defaults),
@@ -81,7 +82,8 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", defaults.accumulation),
         **optimizer(keys, "optim", defaults.optimizer),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
-        **_checkpointing(keys, defaults),
+        **checkpointing,
+        **_offloading(keys, trainer, checkpointing),
         **(generation(keys, trainer) if TRAINERS[trainer].facts.generates else _length(keys, trainer, defaults)),
         **_packing(keys, trainer, attention, batch),
         **_loss(keys, trainer),
@@ -90,6 +92,18 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         other_runs.warn_of(keys, other_runs.VLLM)
         keys.forget(["beta", "max_prompt_length", "max_completion_length"])  # a sequence has max_length tokens at most
     return unpadded(keys, "padding", {**training, **_declared(keys, training)})
+
+
+def _offloading(keys: Keys, trainer: TrainerName, checkpointing: dict[str, Any]) -> dict[str, Any]:
+    """Return whether saved tensors are offloaded. Where that is not modeled, it is a warning."""
+    if trainer == "unsloth":  # which reads a key of the same name
+        return {}
+    reentrant = checkpointing.get("gradient_checkpointing_kwargs", {}).get("use_reentrant", False)
+    is_modeled = checkpointing["gradient_checkpointing"] and not reentrant
+    if TRAINERS[trainer].facts.offloads_saved_tensors and is_modeled:
+        return {"activation_offloading": True} if keys.flag("activation_offloading") else {}
+    other_runs.warn_of(keys, other_runs.OFFLOADING)
+    return {}
 
 
 def _autocast(keys: Keys, defaults: ArgumentDefaults) -> str | None:

@@ -46,15 +46,16 @@ _COMPILED = Feature(
 
 _OF_IMAGES = "The vision tower runs for each image of the dataset, and their tokens count in a sequence."
 
-#: Those of TrainingArguments, and of TRL.
-_TRL = (
-    _COMPILED,
-    Feature(
-        keys=("activation_offloading",),
-        effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
-        modeled="one that keeps them on the GPU",
-    ),
+#: TRL's offloading of activations where it is not modeled.
+OFFLOADING = Feature(
+    keys=("activation_offloading",),
+    effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
+    modeled="one that keeps them on the GPU (with checkpoints that do not re-enter, the other is modeled too)",
+    reads_itself=True,
 )
+
+#: Those of TrainingArguments, and of TRL.
+_TRL = (_COMPILED, OFFLOADING)
 
 #: vLLM where it is not modeled: in Unsloth's process, and with trainers that generate nothing.
 VLLM = Feature(
@@ -87,7 +88,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
         Feature(
             keys=("activation_offloading", "layer_offloading"),
-            effect="Offloading moves activations or weights to the CPU.",
+            effect="Offloading moves activations or weights to the CPU; for an adapter, by a manager of axolotl's.",
             modeled="one that keeps them on the GPU",
         ),
         Feature(

@@ -31,14 +31,14 @@ def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
     node = None
     if x.edge or weight.edge:
         node = Node(tape, _rms_norm_back, (x.edge, weight.edge), in_place)
-        node.save(x)
     out = tape.new(x.shape, x.dtype, "output", node)
     rows = 1
     for size in x.shape[:-1]:
         rows = size * rows
     rstd = tape.new((named(rows, "rows"),), "float32", "reciprocal RMS")
     if node is not None:
-        node.save(rstd)
+        for tensor in (x, weight, rstd):
+            node.save(tensor)
     return out
 
 

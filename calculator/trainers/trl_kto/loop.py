@@ -108,6 +108,7 @@ class TrlKto(ComparingTrainer):
         losses = ops.unary(ops.scale(ratios, "β · log-ratios"), "sigmoid", saves="result")
         loss = ops.sum_over(ops.scale(losses, "loss of each row"), (), "loss, mean")
         loss = with_router_loss(context, loss, outputs)
+        _save_for_metrics(context, selected[2:])
         del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
@@ -140,6 +141,19 @@ def _selected(logps: Tensor) -> list[Tensor]:
     sizes = rows // 2, rows - rows // 2
     indices = [tape.new((size,), "int64", "rows by label") for size in sizes]
     return [*indices, *(tape.new((size,), logps.dtype, "log-probabilities by label") for size in sizes)]
+
+
+def _save_for_metrics(context: Context, logps: list[Tensor]) -> None:
+    """Save what the logged sums of log-probabilities save, which no backward pass reads.
+
+    Otherwise it is freed with the metrics. Hooks that offload saved tensors refer to it until the next micro-batch.
+    Source: trl/trainer/kto_trainer.py, _compute_loss (nansum, twice); tools/autograd/derivatives.yaml, nansum.
+    """
+    if context.offloaded is None:
+        return
+    for each in filter(lambda each: each.shape[0], logps):
+        for saved in (each, context.tape.new((), each.dtype, "log-probabilities by label, summed")):
+            context.offloaded.pack(saved)
 
 
 def _references(training: Training) -> Sequence[str]:

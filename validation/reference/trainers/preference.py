@@ -109,6 +109,8 @@ def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
     own: dict[str, Any] = {"max_length": recipe.request.training.sequence_length}
     if recipe.loss_type:
         own["loss_type"] = recipe.loss_type
+    if recipe.activation_offloading:
+        own["activation_offloading"] = True
     if kind.has_reference:
         own["precompute_ref_log_probs"] = recipe.precompute_ref_log_probs
     return own

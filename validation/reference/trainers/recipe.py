@@ -43,6 +43,7 @@ class Recipe:
     num_generations: int | None = None
     max_completion_length: int | None = None
     use_vllm: bool = False
+    activation_offloading: bool | None = None
     trl: str = "1.16"
     distribution: dict[str, Any] = field(default_factory=dict)
     generates: bool = False

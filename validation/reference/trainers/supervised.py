@@ -81,6 +81,7 @@ def _own_arguments(recipe: Recipe) -> dict[str, Any]:
     training = recipe.request.training
     return {
         "packing": recipe.packing,
+        "activation_offloading": bool(recipe.activation_offloading),
         **({"packing_strategy": recipe.packing_strategy} if recipe.packing else {}),
         "padding_free": recipe.padding_free,
         "max_length": training.sequence_length if recipe.packing else None,

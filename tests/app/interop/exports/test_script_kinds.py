@@ -50,7 +50,9 @@ def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path)
             written.append(script(request))
     packed = {"trainer": "trl-sft", "packing": True, "attention": "flash_attention_2", "use_liger_kernel": True}
     drawn = {"trainer": "transformers", "sequence_lengths": [[16, 3], [32, 1]], "torch_empty_cache_steps": 2}
-    written += [script(body({"name": "qlora", **LOW_RANK}, **training)) for training in (packed, drawn)]
+    offloaded = {"trainer": "trl-sft", "gradient_checkpointing": True, "activation_offloading": True}
+    written += [script(body({"name": "qlora", **LOW_RANK}, **training)) for training in (packed, drawn, offloaded)]
+    assert 'activation_offloading=DEVICE.type == "cuda",' in written[-1]
     compared = {"trainer": "trl-dpo", "precompute_ref_log_probs": True}
     for method in ({"name": "full"}, {"name": "qlora", **LOW_RANK}):
         written.append(script({**body(method, **compared), "model": "meta-llama/Llama-3.1-8B"}))

@@ -123,7 +123,10 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
     [
         ("trl dpo --model_name_or_path gpt2 --packing", "packing with sdpa"),
         ("trl sft --model_name_or_path gpt2 --accelerate_config mine.yaml", "accelerate_config: mine.yaml"),
-        ("trl sft --model_name_or_path gpt2 --activation_offloading", "activation_offloading"),
+        (
+            "trl sft --model_name_or_path gpt2 --activation_offloading --gradient_checkpointing False",
+            "activation_offloading",
+        ),
         (UNSLOTH.replace("SFT", "DPO"), "Unsloth"),
     ],
 )
@@ -131,6 +134,13 @@ def test_arguments_of_a_command_or_script_that_are_not_modeled_are_a_warning(tex
     found = read(text)
     assert len(found.warnings) == 1
     assert warning in found.warnings[0]
+    assert peak(found.request) > 0
+
+
+def test_offloading_is_read_with_checkpoints_that_do_not_reenter():
+    found = read("trl sft --model_name_or_path Qwen/Qwen3-0.6B --activation_offloading")
+    assert not found.warnings
+    assert found.request["training"]["activation_offloading"] is True
     assert peak(found.request) > 0
 
 

@@ -1,0 +1,226 @@
+"""Offloading of saved tensors to pinned host memory, and what of them is on the device meanwhile.
+
+A saved tensor of 1 kB or more is copied on a stream of its own. The device's tensor is kept until five further tensors
+are saved; the last ones until the first node of the backward pass that reads an offloaded tensor has run. A tensor that
+returns is kept until the next such node has run. A tensor that is saved twice while it is kept stays on the device.
+Which tensors are alive depends on the order of these calls alone, not on the time that the copies take.
+
+Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE
+from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tape
+
+#: Tensors with fewer bytes stay on the device, and so many saved tensors are kept until their copies have ended.
+MIN_OFFLOAD_SIZE, MAX_FWD_STASH_SIZE = 1024, 5
+
+#: The name of a tensor that returns to the device, which is allocated on the stream of the copies.
+RETURNED = "saved tensor, copied back"
+
+#: The names of tensors that an earlier micro-batch allocated and that this one frees.
+PREVIOUS = ("input embeddings of the last micro-batch", "gradient of the last micro-batch's embeddings")
+
+#: The prefix of the labels of rows that outlive the step: they are freed in the next one.
+OUTLIVES = "outlives the step: "
+
+#: The references to the storage of a single tensor: the tensor's, and the argument of `getrefcount`.
+_OF_ONE = 2
+
+
+class OnHost(NamedTuple):
+    """A tensor in host memory. It returns to the device with the elements of its whole storage."""
+
+    shape: Shape
+    storage_shape: Shape
+    dtype: DType
+
+    @property
+    def block_bytes(self) -> int:
+        """The bytes of its block of pinned memory: the next power of two.
+
+        Source: aten/src/ATen/core/CachingHostAllocator.h, allocate.
+        """
+        return 1 << (elements(self.storage_shape) * ITEMSIZE[self.dtype] - 1).bit_length()
+
+
+class OffloadedActivations:
+    """The hooks that offload what nodes save, as `OffloadActivations`."""
+
+    __slots__ = (
+        "_count",
+        "_kept",
+        "_key_of",
+        "_keys",
+        "_last_node",
+        "_previous",
+        "_read",
+        "_returned",
+        "_saved",
+        "copied",
+        "tape",
+    )
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self._count = 0
+        #: What each number stands for.
+        self._saved: dict[int, Tensor | OnHost] = {}
+        #: Offloaded tensors that are kept until their copies have ended, and those that have returned, by number.
+        self._kept: dict[int, Tensor] = {}
+        self._returned: dict[int, Tensor] = {}
+        #: The number that last had each storage and dtype, and the key of each number.
+        self._keys: dict[tuple[int, DType], int] = {}
+        self._key_of: dict[int, tuple[int, DType]] = {}
+        #: For each offloaded tensor that the running node has read: its number, whether it was copied back, and the
+        #: numbers of tensors that had returned before.
+        self._read: list[tuple[int, bool, list[int]]] = []
+        #: The last node that read an offloaded tensor. It refers to the graph before it.
+        self._last_node: Node | None = None
+        #: The tensors that the last node of the previous micro-batch refers to.
+        self._previous: list[Tensor] = []
+        #: Every tensor that was copied to host memory.
+        self.copied: list[OnHost] = []
+
+    def pack(self, tensor: Tensor) -> int:
+        """Return a number in place of a saved tensor."""
+        self._count = number = self._count + 1
+        key = None if tensor.storage is None else (tensor.storage.row, tensor.dtype)
+        is_known = key is not None and key in self._keys
+        if is_known or not _is_offloaded(tensor):
+            self._saved[number] = tensor.detach()
+        else:
+            if not self.copied:
+                self._previous = [*self._left_by_the_last(tensor)]
+            self._drop_kept(number - MAX_FWD_STASH_SIZE)
+            self._saved[number] = on_host = OnHost(tensor.shape, _storage_shape(tensor), tensor.dtype)
+            self.copied.append(on_host)
+            self._kept[number] = tensor.detach()
+        if key is not None and (is_known or number in self._kept):
+            self._keys[key], self._key_of[number] = number, key
+        return number
+
+    def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
+        """Return the saved tensors. Those in host memory are copied back."""
+        return [self._unpacked(number) for number in packed]
+
+    def after(self, node: Node) -> None:
+        """Free what is not needed once a node has run that read offloaded tensors."""
+        if not self._read:
+            return
+        for number, is_copied_back, earlier in self._read:
+            if is_copied_back and number in self._returned and _is_shared(self._returned[number]):
+                del self._returned[number]  # the block waits for the stream instead (record_stream)
+            self._drop_kept(self._count)
+            for each in earlier:
+                self._returned.pop(each, None)
+        self._read.clear()
+        self._last_node = node
+
+    def end(self) -> None:
+        """Free what has returned, at the end of the backward pass."""
+        self._returned.clear()
+
+    def label_left(self) -> None:
+        """Label the rows that stay until the next step: those that no node has read, and those of the last node."""
+        for tensor in (*self._saved.values(), *_leaves(self._last_node)):
+            if isinstance(tensor, Tensor) and tensor.storage is not None:
+                self.tape.marked_rows[f"{OUTLIVES}{tensor.storage.row}"] = tensor.storage.row
+
+    def _left_by_the_last(self, first: Tensor) -> Iterator[Tensor]:
+        """Yield tensors like those that the previous micro-batch left: leaves of its graph, and their gradients.
+
+        The manager refers to the last node that read an offloaded tensor until the next backward pass reads one. The
+        node that saves the first tensor is the last to run.
+        """
+        for leaf in _leaves(None if first.edge is None else first.edge[0]):
+            for name in PREVIOUS:
+                yield self.tape.new(leaf.shape, leaf.dtype, name)
+
+    def _unpacked(self, number: int) -> Tensor:
+        saved, earlier = self._saved.pop(number), list[int]()
+        kept = self._kept.get(number)
+        self._release_key(number)
+        if isinstance(saved, Tensor):
+            return saved
+        if not self._read:
+            earlier, self._last_node, self._previous = [*self._returned], None, []
+        self._read.append((number, kept is None, earlier))
+        if kept is not None:
+            return kept.detach()
+        returned = self._returned[number] = self.tape.new(saved.storage_shape, saved.dtype, RETURNED)
+        return Tensor(self.tape, returned.storage, saved.shape, saved.dtype, None)
+
+    def _drop_kept(self, last: int) -> None:
+        """Drop the kept tensors up to a number."""
+        for number in [*self._kept]:
+            if number > last:
+                break
+            del self._kept[number]
+            self._release_key(number)
+
+    def _release_key(self, number: int) -> None:
+        key = self._key_of.pop(number, None)
+        if key is not None and self._keys.get(key) == number:
+            del self._keys[key]
+
+
+def _is_offloaded(tensor: Tensor) -> bool:
+    """Return whether a tensor is large enough, and no parameter. Tensors of the batch have no storage either."""
+    if tensor.storage is None and tensor.dtype != "int64":
+        return False
+    return elements(tensor.shape) * ITEMSIZE[tensor.dtype] >= MIN_OFFLOAD_SIZE
+
+
+def _storage_shape(tensor: Tensor) -> Shape:
+    """Return the shape in which a tensor is copied. Of an expanded one, only the storage is."""
+    if tensor.storage is None:
+        return tensor.shape
+    whole = tensor.tape.rows[tensor.storage.row][1]
+    return whole if elements(whole) < elements(tensor.shape) else tensor.shape
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Return whether another tensor has the storage too."""
+    return sys.getrefcount(tensor.storage) > _OF_ONE
+
+
+def _leaves(node: Node | None) -> Iterator[Tensor]:
+    """Yield the leaves that a node's graph begins with, which are no parameters, and their gradients."""
+    nodes = [] if node is None else [node]
+    seen = set(map(id, nodes))
+    for each in nodes:
+        if isinstance(each, AccumulateGrad) and each.context is not None:
+            yield each.context
+            if each.grad is not None:
+                yield each.grad
+        for edge in each.edges:
+            if edge is not None and id(edge[0]) not in seen:
+                seen.add(id(edge[0]))
+                nodes.append(edge[0])
+
+
+def without_previous(tape: Tape) -> Callable[[int, int], Sequence[int]]:
+    """Return a function that slices the events, without those of rows that stand for tensors of an earlier micro-batch.
+
+    A replay runs the earlier micro-batch too, which leaves these tensors.
+    """
+    previous = {row for row, (name, *_) in enumerate(tape.rows) if name.endswith(PREVIOUS)}
+    if not previous:
+        return lambda start, end: tape.events[start:end]
+    return lambda start, end: [
+        event for event in tape.events[start:end] if (event if event >= 0 else ~event) not in previous
+    ]

@@ -1,0 +1,83 @@
+"""TRL's `activation_offloading`: host memory, streams and refusals. Traced steps are in test_traced_trainers."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.engine.offloading import MAX_FWD_STASH_SIZE, PREVIOUS, RETURNED
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.training_step.unrolled import events
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+}
+
+
+def request(config=CONFIG, **training):
+    given = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 128, "gradient_checkpointing": True}
+    own = {"activation_offloading": True, "stack": {}, "device": {}} | training
+    stack, device = own.pop("stack"), own.pop("device")
+    body = {"model": {"config": config}, "method": {"name": "lora"}, "stack": stack, "device": device}
+    return parse_request({**body, "training": given | own})
+
+
+def test_pinned_blocks_are_powers_of_two():
+    hidden, tokens = 2 * 128 * 256, 2 * 127
+    layers = 8 * 2 * hidden  # bfloat16, already a power of two
+    norm = 4 * hidden + 4 * 2 * 128
+    head = 2 * 65_536 + 2_048  # 254 × 256 bfloat16, and 254 labels in int64
+    assert 4 * tokens < 1024
+    assert estimate(request()).memory.host_bytes == layers + norm + head
+    assert estimate(request(activation_offloading=None)).memory.host_bytes is None
+
+
+def test_what_returns_has_a_stream_of_its_own_and_a_replay_frees_what_the_step_before_left():
+    prepared = training_step(request()).resident.prepared
+    found = events(prepared)
+    assert {row[0].endswith(RETURNED) for row, stream in zip(found.rows, found.streams, strict=True) if stream} == {
+        True
+    }
+    allocated = [found.rows[event][0] for event in (*found.forward, *found.backward) if event >= 0]
+    assert sum(name.endswith(RETURNED) for name in allocated) >= CONFIG["num_hidden_layers"]
+    assert not any(name.endswith(PREVIOUS) for name in allocated)
+
+
+def test_five_layer_inputs_stay_in_the_forward_pass():
+    def forward(layers, *, offloads):
+        config = {**CONFIG, "num_hidden_layers": layers}
+        return estimate(request(config, activation_offloading=offloads)).memory.phases[0].peak_bytes
+
+    def growth(*, offloads):
+        return forward(24, offloads=offloads) - forward(12, offloads=offloads)
+
+    assert MAX_FWD_STASH_SIZE < 12
+    assert growth(offloads=None) - growth(offloads=True) == 12 * 2 * 2 * 128 * 256
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gradient_checkpointing": False}, "set gradient_checkpointing true"),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
+        ({"stack": {"trl": "1.9"}}, "1.15 or later"),
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding none"),
+    ],
+)
+def test_what_is_not_modeled_is_refused_with_the_way_out(given, message):
+    with pytest.raises(PlanError) as refused:
+        estimate(request(**given))
+    (found,) = [each for each in refused.value.problems if each.loc == "training.activation_offloading"]
+    assert message in found.msg
+
+
+def test_layers_that_save_a_second_tensor_are_refused():
+    config = {"model_type": "gpt2", "n_embd": 192, "n_layer": 3, "n_head": 4, "vocab_size": 900}
+    assert estimate(request(config)).memory.host_bytes
+    with pytest.raises(PlanError, match="a mask as a positional argument"):
+        estimate(request(config, padding=True))
