@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import module_calls
+from calculator.sharding.zero3.copies import WRAPPED, substitutes_of
 from calculator.sharding.zero3.followed import Followed
 from calculator.sharding.zero3.gathering import Gathering
-from calculator.sharding.zero3.program import WRAPPED, Program
+from calculator.sharding.zero3.program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,7 +69,7 @@ def evaluation_gathering(
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return EvaluationGathering(
-        Program(tape, windows, followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),
+        Program(tape, windows, followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),
@@ -101,10 +102,10 @@ def _events(tape: Tape, program: Program) -> Iterator[Event]:
 
 
 def _called(program: Program, name: tuple[str, int | None], kind: str, *, wraps: bool) -> list[Module]:
-    """Yield a module, and the module that an adapter's layer calls if adapters are disabled."""
+    """Return a module with what it calls: a copy, or what an adapter's layer calls if adapters are disabled."""
     path, layer = name
-    inner = program.modules.get((f"{path}.{WRAPPED}", layer)) if wraps else None
-    own = program.module(path, layer if "*" in path else None)
-    if inner is None:
-        return [own]
-    return [own, inner] if kind == module_calls.BEFORE_FORWARD else [inner, own]
+    paths = program.substitutes.called(path, without_adapters=wraps)
+    if wraps and len(paths) == 1 and (f"{path}.{WRAPPED}", layer) in program.modules:
+        paths = path, f"{path}.{WRAPPED}"
+    called = [program.module(each, layer if "*" in each else None) for each in paths]
+    return called if kind == module_calls.BEFORE_FORWARD else called[::-1]

@@ -12,8 +12,9 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key, gradient_key
+from calculator.sharding.zero3.copies import WRAPPED, Substitutes
 from calculator.sharding.zero3.parameters import Module
-from calculator.sharding.zero3.segment import Event, Placed, Segment
+from calculator.sharding.zero3.segment import OF_MODULES, Event, Placed, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,15 +42,7 @@ PREFIXES = {
     )
 }
 
-#: The marks of calls, and the marks of views. The latter begin with the number of the view.
-_OF_MODULES = frozenset(
-    (
-        module_calls.BEFORE_FORWARD,
-        module_calls.AFTER_FORWARD,
-        module_calls.BEFORE_BACKWARD,
-        module_calls.AFTER_BACKWARD,
-    )
-)
+#: The marks of views, which begin with the number of the view.
 _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
 #: The kind of an event that is a call in a pass without a graph of the trained model.
@@ -61,8 +54,8 @@ FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BE
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
-#: The name of the module that PEFT's layers wrap, and the name of the parameter whose dtype their code reads.
-WRAPPED, READ = "base_layer", "lora_A"
+#: The name of the parameter whose dtype the code of PEFT's layers reads.
+READ = "lora_A"
 
 #: The name of DoRA's module, whose code reads the parameters of the wrapped layer.
 MAGNITUDES = "lora_magnitude_vector"
@@ -86,18 +79,21 @@ class Program:
         windows: Sequence[Window],
         followed: Followed,
         parameters: Sequence[Partitioned],
-        tied: Mapping[str, str],
+        substitutes: Substitutes,
         modules: dict[Name, Module] | None = None,
     ) -> None:
-        self.marks, self._followed = tape.marks, followed
+        self.marks, self._followed, self.substitutes = tape.marks, followed, substitutes
         #: The parameters by their names and layers.
         self.by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
         marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
-        parts = [*_parts(tape, self.end, windows, followed)]
+        parts = [
+            (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
+            for window, own in _parts(tape, self.end, windows, followed)
+        ]
         leaves = leaves_of(tape)
         #: The modules by their paths and layers.
-        self.modules = self._with_parameters(parts, parameters, tied, leaves) if modules is None else modules
+        self.modules = self._with_parameters(parts, parameters, leaves) if modules is None else modules
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
@@ -115,15 +111,14 @@ class Program:
         self,
         parts: Sequence[tuple[int | None, list[Placed]]],
         parameters: Sequence[Partitioned],
-        tied: Mapping[str, str],
         leaves: set[str],
     ) -> dict[Name, Module]:
         """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = _modules(self._called(parts), parameters, leaves)
+        modules = _modules(self._called(parts), parameters, leaves, self.substitutes)
         for model in ("", SECOND):
-            for name, of in tied.items():
-                owner = model + name.rpartition(".")[0]
-                path = next((path for path in (f"{owner}.{WRAPPED}", owner) if (path, None) in modules), None)
+            for name, of in self.substitutes.tied.items():
+                owners = self.substitutes.owners(model + name.rpartition(".")[0])
+                path = next((path for path in owners if (path, None) in modules), None)
                 if path is not None:
                     modules[path, None].parameters.append(self.by_name[model + of, None])
         for each in [each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL]:
@@ -219,7 +214,7 @@ class Program:
             positions.append(position)
             kinds.append(WITHOUT_GRAPH if wraps and kind == module_calls.BEFORE_FORWARD else kind)
             serials.append(serial)
-            is_call = kind in _OF_MODULES
+            is_call = kind in OF_MODULES
             of_modules.append((text, layer) if is_call else None)
             of_parameters.append(None if is_call else (text, layer))
         modules = _Named(self.modules, of_modules, self._followed.period)
@@ -242,7 +237,7 @@ class Program:
     def _wrapped(self, mark: Placed) -> Iterator[Placed]:
         """Yield a mark, and the mark of the module that an adapter's layer calls."""
         inner = f"{mark.text}.{WRAPPED}"
-        if not mark.wraps or (inner, mark.layer) not in self.modules:
+        if not mark.wraps or mark.text in self.substitutes.copies or (inner, mark.layer) not in self.modules:
             yield mark
             return
         marks = [mark, mark._replace(text=inner)]
@@ -314,7 +309,9 @@ def _parts(
     yield window, marks
 
 
-def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str]) -> dict[Name, Module]:
+def _modules(
+    keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str], substitutes: Substitutes
+) -> dict[Name, Module]:
     """Return the modules that are called, with their parameters.
 
     `leaves` are the paths of modules that own the parameters of all modules inside.
@@ -328,7 +325,7 @@ def _modules(keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: se
     for each in parameters:
         name, layer = each.key
         if name not in readers:
-            readers[name] = _readers(name, leaves)
+            readers[name] = _readers(name, leaves, substitutes)
         owners, dora, wrapper = readers[name]
         for path in owners:
             if (path, layer) in modules:
@@ -349,13 +346,13 @@ class _Readers(NamedTuple):
     wrapper: str | None
 
 
-def _readers(name: str, leaves: set[str]) -> _Readers:
+def _readers(name: str, leaves: set[str], substitutes: Substitutes) -> _Readers:
     """Return the modules that read a parameter."""
     owner, _, last = name.rpartition(".")
     model = SECOND if name.startswith(SECOND) else ""
     leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
     around, _, own = owner.rpartition(".")
-    owners = (owner,) if last in OF_WRAPPER else (f"{owner}.{WRAPPED}", owner, *leaf)
+    owners = (owner,) if last in OF_WRAPPER else (*substitutes.owners(owner), *leaf)
     return _Readers(owners, f"{owner}.{MAGNITUDES}", around if own == READ else None)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.families import forward_of
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.methods.targeted.refusals import listed
+from calculator.sharding.precision import is_built_partitioned
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are known to be called in the order of the real model.
-METHODS = ("full", "lora", "qlora", "ia3")
+METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
@@ -150,19 +152,46 @@ def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
             return
 
 
-def _of_biases(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield trained biases whose dtype differs from that of adapters, which stay in float32.
+def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield trained biases and copies whose dtype differs from that of adapters, which stay in float32.
 
     DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
     """
-    if prepared.training.adapter_dtype != "float32" or prepared.cast_to is None or not prepared.method.trains_biases:
+    if prepared.training.adapter_dtype != "float32" or prepared.cast_to is None:
         return
-    if any(prepared.module_spec(path, module).trained for path, module in prepared.model.paths):
-        message = (
-            "DeepSpeed cannot flatten biases in bfloat16 and adapters in float32 into one tensor: use none, "
-            "training.adapter_dtype model, or training.deepspeed.zero3_init_flag false"
-        )
-        yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
+    specs = [spec for _, _, spec in prepared.modules]
+    if not any(added.trained for spec in specs for added in spec.added):
+        return
+    method, trained = prepared.method, [spec for spec in specs if spec.trained]
+    instead = "use training.adapter_dtype model, or training.deepspeed.zero3_init_flag false"
+    if any(spec.copied is None for spec in trained):
+        message = f"DeepSpeed cannot flatten biases in bfloat16 and adapters in float32 into one tensor: {instead}"
+        yield Problem(loc="method.bias", msg=message, input=getattr(method, "bias", None))
+    if any(spec.copied is not None for spec in trained):
+        message = f"DeepSpeed cannot flatten copies in bfloat16 and adapters in float32 into one tensor: {instead}"
+        yield Problem(loc="method.modules_to_save", msg=message, input=listed(getattr(method, "modules_to_save", None)))
+
+
+def _of_copies(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield copies of modules that hold others, whose calls are not modeled."""
+    method = prepared.method
+    for path, _, spec in prepared.modules:
+        owner = path.rpartition(".")[0]
+        if spec.copied is not None and method.copy_name(owner) is not None:
+            message = f"the copy of {owner}, which holds modules, is not modeled under zero3: name them, or {_INSTEAD}"
+            names = listed(getattr(method, "modules_to_save", None))
+            yield Problem(loc="method.modules_to_save", msg=message, input=names)
+            return
+
+
+def _of_empty_copies(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield LN Tuning of a model that is built partitioned.
+
+    PEFT copies its norms without gathering them (LNTuningLayer.update_layer).
+    """
+    if prepared.method.name == "ln_tuning" and is_built_partitioned(prepared.given, prepared.device, prepared.method):
+        message = "PEFT copies the partitioned norms without gathering them, so the copies are empty: set it false"
+        yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
@@ -172,16 +201,9 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
         return
     yield from _of_transposed(prepared)
-    yield from _of_biases(prepared)
-    if prepared.training.trainer == "trl-reward" and not method.facts.trains_base:
-        message = (
-            "PEFT trains a copy of the head score in bfloat16, which DeepSpeed can't flatten with adapters in float32,"
-            " and copies are not modeled under zero3: use full, or set device.sharding to zero2"
-        )
-        yield Problem(loc="method.name", msg=message, input=method.name)
-    if getattr(method, "modules_to_save", None):
-        message = f"copies of modules are not modeled under zero3: leave it out, or {_INSTEAD}"
-        yield Problem(loc="method.modules_to_save", msg=message, input=None)
+    yield from _of_dtypes(prepared)
+    yield from _of_copies(prepared)
+    yield from _of_empty_copies(prepared)
     embedding = model.embedding
     if prepared.module_spec(embedding.name, embedding).added:
         message = f"LoRA of the embeddings is not modeled under zero3: leave them out, or {_INSTEAD}"

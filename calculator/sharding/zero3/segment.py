@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.engine import module_calls
 from calculator.sharding.zero3.parameters import Module
 
 if TYPE_CHECKING:
     from calculator.sharding.zero3.parameters import Partitioned
+
+#: The kinds of marks of calls.
+OF_MODULES = frozenset(
+    (
+        module_calls.BEFORE_FORWARD,
+        module_calls.AFTER_FORWARD,
+        module_calls.BEFORE_BACKWARD,
+        module_calls.AFTER_BACKWARD,
+    )
+)
 
 #: A mark: its position on the tape, its prefix, its module or its parameter, and the number of a view.
 Event = tuple[int, str, Module | None, "Partitioned | None", str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.sharding.zero3.copies import substitutes_of
 from calculator.sharding.zero3.followed import choices
 from calculator.sharding.zero3.gathering import Gathering
 from calculator.sharding.zero3.program import Program, leaves_of
@@ -51,13 +52,13 @@ def _calls_alike(known: Gathering, last: Called, first: Called | None) -> bool:
 
 
 def _gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
-    training, tied = state.prepared.training, state.prepared.model.tied
+    training, substitutes = state.prepared.training, substitutes_of(state.prepared)
     for followed in choices(repetition, state.reach(repetition, leaves_of(last.tape))):
         parameters = state.parameters(followed)
         every = [*parameters.own, *parameters.of_second]
-        longer = None if first is None else Program(*first, followed, every, tied)
+        longer = None if first is None else Program(*first, followed, every, substitutes)
         found = Gathering(
-            Program(*last, followed, every, tied, None if longer is None else longer.modules),
+            Program(*last, followed, every, substitutes, None if longer is None else longer.modules),
             followed,
             parameters,
             (state.sizes, state.sizes_of_second),

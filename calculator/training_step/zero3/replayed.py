@@ -19,6 +19,7 @@ from calculator.sharding.zero.replayed import (
     REDUCTIONS,
     StepEvents,
 )
+from calculator.sharding.zero3.copies import substitutes_of
 from calculator.sharding.zero3.followed import Followed
 from calculator.sharding.zero3.gathering import Gathering
 from calculator.sharding.zero3.parameters import Live
@@ -219,7 +220,7 @@ def _gathering(state: PartitionedState, tape: Tape, repetition: Repetition) -> L
     followed = Followed(repetition=repetition, before=repetition.copies + 1, skipped=0)
     parameters = state.parameters(followed)
     return LoggedGathering(
-        Program(tape, (), followed, [*parameters.own, *parameters.of_second], state.prepared.model.tied),
+        Program(tape, (), followed, [*parameters.own, *parameters.of_second], substitutes_of(state.prepared)),
         followed,
         parameters,
         (state.sizes, state.sizes_of_second),

@@ -215,13 +215,24 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
 @pytest.mark.parametrize(
     ("loc", "changes"),
     [
-        ("model", {"model": "facebook/opt-125m"}),
+        ("model", {"model": "state-spaces/mamba-130m-hf"}),
         ("method.name", {"method": {"name": "prompt"}}),
         (
             "method.lora_dropout",
             {"model": "openai-community/gpt2", "method": {"name": "lora", "use_dora": True, "lora_dropout": 0.1}},
         ),
-        ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["lm_head"]}}),
+        ("method.modules_to_save", {"method": {"name": "lora", "modules_to_save": ["mlp"]}}),
+        (
+            "method.modules_to_save",
+            {
+                "method": {"name": "lora", "modules_to_save": ["lm_head"]},
+                "training": {"deepspeed": {"zero3_init_flag": True}},
+            },
+        ),
+        (
+            "training.deepspeed.zero3_init_flag",
+            {"method": {"name": "ln_tuning"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
+        ),
         ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
