@@ -60,6 +60,9 @@ class QuantizationConfig:
         "Int8WeightOnlyConfig",
         label="Type of torchao",
         help="The config of torchao that stores the base: integers of 8 bits, or floats of 8 bits.",
+        instead={
+            "Int4WeightOnlyConfig": "Transformers and PEFT do not train over 4 bits of torchao: use 8 bits, or qlora",
+        },
     )
     weight_block_size: tuple[int, ...] | None = setting(
         (128, 128),

@@ -9,6 +9,21 @@ from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig
 
+#: Names of optimizers in other tools and papers, and what to use instead.
+OTHER_OPTIMIZERS = {
+    "adam": "Use adamw_torch, which has the same states",
+    "adamw": "Use adamw_torch, or adamw_torch_fused, the default of TrainingArguments",
+    "adamw_hf": "Use adamw_torch, which has the same states",
+    "apollo": "Use apollo_adamw, and set optim_target_modules",
+    "galore": "Use galore_adamw, and set optim_target_modules",
+    "galore_adamw_8bit": "Use galore_adamw_8bit_layerwise: GaLore in 8 bits is modeled layer by layer only",
+    "gradient_release": "Set optimizer_in_bwd, which steps each parameter in the backward pass and frees its gradient",
+    "lion": "Use lion_32bit or lion_8bit: Lion is modeled as bitsandbytes has it",
+    "optimi": "Use stable_adamw, which is optimi's. Its gradient_release is optimizer_in_bwd",
+    "schedule_free": "Use schedule_free_adamw, schedule_free_radam or schedule_free_sgd",
+    "torchao": "Use adamw_torch_8bit or adamw_torch_4bit, which are torchao's",
+}
+
 #: Tools that users name as a trainer, and what to use instead.
 TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
@@ -264,7 +279,7 @@ class TrainingSettings:
         "adamw_torch",
         label="Optimizer",
         help="The optimizer, as named by TrainingArguments.optim.",
-        instead=BY_TURNS,
+        instead=BY_TURNS | OTHER_OPTIMIZERS,
     )
     # The order is that of TargetModules, since typing caches one of two unions that are equal.
     optim_target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(

@@ -78,6 +78,9 @@ def imported(keys: Keys, given: Any) -> Imported:
         training = tasks.without_length(keys, training)
     if embeds:
         training = tasks.in_own_loop(keys, training)
+    elif trainer_of(calls) is None and not is_unsloth:
+        why = "no Trainer is called, and the code of a loop is not read: its batch, length and optimizer are defaults"
+        keys.miss("trainer", None, why)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
     stack = stack_of(keys, request, patches_trl=is_unsloth)

@@ -52,6 +52,13 @@ def _mixture(config: Config) -> Owned:
     )
 
 
+#: Source: config.json of openai/gpt-oss-20b; transformers 5.24, quantizers/quantizer_mxfp4.py (is_trainable).
+PUBLISHED_IN_MXFP4 = (
+    "OpenAI publishes GPT-OSS with experts in MXFP4, over which transformers does not train. The figures are of weights"
+    " in the given dtype, as Mxfp4Config(dequantize=True) loads them."
+)
+
+
 def _gpt_oss(config: Config) -> Parts:
     def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
@@ -87,5 +94,6 @@ FAMILIES = (
         parts=_gpt_oss,
         forward=forward.GPT_OSS,
         adds_router_loss=True,
+        notes=(PUBLISHED_IN_MXFP4,),
     ),
 )

@@ -5,6 +5,8 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.inputs.layers_by_turns import BY_TURNS
+from calculator.inputs.training_settings import OTHER_OPTIMIZERS
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.run import refusals
 from calculator.run.request import parse_run
@@ -30,6 +32,20 @@ def body(optimizer, method=None, device=None, **training):
         settings = {"optim_target_modules": "all-linear", **settings}
     more = {"device": device} if device else {}
     return {"model": MODEL, "method": method or {"name": "full"}, "training": settings, "reserved": "rule", **more}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("galore", "galore_adamw, and set"), ("gradient_release", "optimizer_in_bwd"), ("adam", "adamw_")],
+)
+def test_names_of_papers_and_tools_are_refused_with_the_optimizer_to_use(name, hint):
+    with pytest.raises(PlanError, match=rf"must be one of .*\. .*{hint}"):
+        parse_request({"model": MODEL, "method": {"name": "full"}, "training": {"optimizer": name}})
+
+
+@pytest.mark.parametrize("name", [*OTHER_OPTIMIZERS, *BY_TURNS])
+def test_names_with_a_hint_are_no_optimizers(name):
+    assert name not in OPTIMIZERS
 
 
 def memory(optimizer, **training):

@@ -318,3 +318,8 @@ def test_4_bits_under_a_method_but_lora_are_listed():
     found = read(code)
     assert found.request["method"]["name"] == "osf"
     assert missed(found)["load_in_4bit"] is True
+
+
+def test_a_script_without_a_trainer_lists_that_its_loop_is_not_read():
+    loop = TRAINER[: TRAINER.index("args =")] + "for batch in loader:\n    model(**batch).loss.backward()\n"
+    assert ("trainer" in missed(read(TRAINER)), "trainer" in missed(read(loop))) == (False, True)
