@@ -106,6 +106,7 @@ MethodName = Literal[
     "adaption_prompt",
     "osf",
     "adamss",
+    "xlora",
 ]
 
 #: The training loops of libraries, as `training.trainer` of a request gives them.

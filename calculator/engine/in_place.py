@@ -22,11 +22,19 @@ def add_view_(x: Tensor, other: Tensor) -> Tensor:
 
     Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply_impl.
     """
-    if not (x.edge or other.edge):
-        return x
-    node = Node(x.tape, _add_view_back, (x.edge, other.edge))
-    whole = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
-    return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole.edge,)))
+    return view_of_base(add_to_base_(x, other)) if x.edge or other.edge else x
+
+
+def add_to_base_(base: Tensor, other: Tensor) -> Tensor:
+    """Compute `x += other`, where x is a view of `base`. Return the base, which gets a CopySlices node."""
+    node = Node(base.tape, _add_view_back, (base.edge, other.edge)) if base.edge or other.edge else None
+    return Tensor(base.tape, base.storage, base.shape, base.dtype, node)
+
+
+def view_of_base(base: Tensor) -> Tensor:
+    """Return the view of a base that changed in place, which gets an AsStridedBackward node."""
+    node = Node(base.tape, _strided_back, (base.edge,)) if base.edge else None
+    return Tensor(base.tape, base.storage, base.shape, base.dtype, node)
 
 
 def _add_view_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:

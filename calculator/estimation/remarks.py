@@ -104,7 +104,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    if returns_cache(model, request.training):
+    if returns_cache(model, request.training, request.method):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
         lines += [offloading.OFFLOADED, offloading.TIMING]

@@ -21,10 +21,12 @@ class BatchState:
         "encoder_mask",
         "encoder_states",
         "generates",
+        "hidden_states",
         "image_features",
         "image_outputs",
         "images",
         "is_causal",
+        "kept_by_method",
         "labels",
         "num_items",
         "offloaded",
@@ -34,6 +36,7 @@ class BatchState:
         "position_biases",
         "returned_cache",
         "sample_bounds",
+        "scalings",
         "texts",
     )
 
@@ -78,6 +81,18 @@ class BatchState:
         #: The features that the first layers of the decoder add to the hidden states of images, each with the mask of
         #: these states.
         self.image_features: list[tuple[Tensor, Tensor]] = []
+        #: The hidden states that a pass returns (output_hidden_states): the input of the first layer, and the output of
+        #: each. None if it returns none.
+        self.hidden_states: list[Tensor] | None = None
+        #: The scalings of mixed adapters in this pass, and the tensor that the method's model keeps between passes.
+        self.scalings: Tensor | None = None
+        self.kept_by_method: Tensor | None = None
+
+    def keep_hidden_states(self, hidden_states: Tensor, *, is_last: bool = False) -> Tensor:
+        """Keep hidden states if the pass returns them. The output of the last norm replaces that of the last layer."""
+        if self.hidden_states is not None:
+            self.hidden_states[len(self.hidden_states) - is_last :] = [hidden_states]
+        return hidden_states
 
     def drop_outputs(self) -> None:
         """Drop what the model returned in addition to the loss and the logits."""

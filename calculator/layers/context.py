@@ -248,7 +248,9 @@ class Context(BatchState):
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
         """Return a module with its parameters on this tape."""
         path = module.under(prefix.removesuffix(".")) if prefix else module.name
-        return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward)
+        return BoundModule(
+            self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward_in(self)
+        )
 
     def outer(self, name: str) -> BoundModule:
         """Return the module outside the layers that has the name in a model with a head."""

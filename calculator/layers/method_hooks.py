@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.bound_module import BoundModule, Wrapper
     from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
     from calculator.layers.layer_modules import LayerModules
@@ -43,6 +43,14 @@ class MethodHooks(Protocol):
     def couples_layers(self) -> bool:
         """Whether layers share a trained tensor."""
 
+    @property
+    def runs_without_graph_first(self) -> bool:
+        """Whether each forward pass follows one without a graph."""
+
+    @property
+    def needs_no_cache(self) -> bool:
+        """Whether a script sets `config.use_cache` to false."""
+
     def cut_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 
@@ -64,8 +72,17 @@ class MethodHooks(Protocol):
     def expert_weights(self, context: Context, bound: BoundModule) -> Weights:
         """Return the parameters of running fused experts."""
 
-    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """Run a module with added parameters."""
+    def forward_in(self, context: Context) -> Wrapper:
+        """Return the forward of modules with added parameters in a pass."""
+
+    def kept(self, context: Context) -> Tensor | None:
+        """Return a tensor that the model keeps from one forward pass to the next."""
+
+    def before_pass_without_graph(self, context: Context) -> None:
+        """Run before the pass without a graph."""
+
+    def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
+        """Run after it, with the hidden states of the last norm."""
 
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
         """Run after attention, whose input is `x`."""

@@ -44,6 +44,7 @@ from calculator.methods.unilora.method import UniLoRA
 from calculator.methods.vblora.method import VBLoRA
 from calculator.methods.vera.method import VeRA
 from calculator.methods.waveft.method import WaveFT
+from calculator.methods.xlora.method import XLoRA
 
 Method = (
     Full
@@ -87,6 +88,7 @@ Method = (
     | AdaptionPrompt
     | OSF
     | AdaMSS
+    | XLoRA
 )
 
 #: Every method by the name that a request gives.
@@ -142,4 +144,5 @@ __all__ = [
     "VBLoRA",
     "VeRA",
     "WaveFT",
+    "XLoRA",
 ]

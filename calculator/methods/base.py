@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from calculator.architecture.dimension import elements
 from calculator.checkpoint.safetensors_file import SavedTensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.bound_module import BoundModule, Wrapper
     from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
     from calculator.layers.layer_modules import LayerModules
@@ -78,6 +78,16 @@ class Method:
 
         Each layer adds to the tensor's gradient, so every layer is interpreted.
         """
+        return False
+
+    @property
+    def runs_without_graph_first(self) -> bool:
+        """Whether each forward pass follows a pass without a graph, whose hidden states the method reads."""
+        return False
+
+    @property
+    def needs_no_cache(self) -> bool:
+        """Whether PEFT refuses a model that makes a cache, so that a script sets `config.use_cache` to false."""
         return False
 
     @property
@@ -153,6 +163,10 @@ class Method:
     def for_model(self, model: Model) -> Self:  # noqa: ARG002
         """Return the method with the settings that PEFT adds for the model's task."""
         return self
+
+    def peft_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of PEFT's configuration, from the settings by their names."""
+        return arguments
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -266,6 +280,10 @@ class Method:
         """Run a module with added parameters: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
+    def forward_in(self, context: Context) -> Wrapper:  # noqa: ARG002
+        """Return the forward of modules with added parameters in a pass."""
+        return self.forward
+
     def embedding_weight(self, bound: BoundModule) -> Tensor:
         """Return the table in which an embedding looks up its rows."""
         return bound.own["weight"]
@@ -301,6 +319,16 @@ class Method:
 
     def before_forward(self, context: Context) -> None:
         """Run what precedes the model's forward."""
+
+    def kept(self, context: Context) -> Tensor | None:  # noqa: ARG002
+        """Return a tensor that PEFT's model keeps from the forward pass before, until this one replaces it."""
+        return None
+
+    def before_pass_without_graph(self, context: Context) -> None:
+        """Run what precedes the pass without a graph, if `runs_without_graph_first`."""
+
+    def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
+        """Run what follows it. `hidden_states` are those of the last norm."""
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
         """Return the first layer's input, computed from the input embeddings."""

@@ -82,6 +82,23 @@ class _WithCopies(PreparedModel):
         return replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
 
 
+class WithFrozenAdapters(PreparedModel):
+    """The model while PEFT's `disable_adapter_layers` lets no adapter require a gradient. Adapters may still run."""
+
+    __slots__ = ("adapted",)
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__(prepared.model, prepared.method, prepared.training, prepared.device, prepared.stack)
+        self.param_dtype, self.given, self.adapted = prepared.param_dtype, prepared.given, prepared
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """Return how the module is stored, with frozen adapters."""
+        spec = self.adapted.module_spec(path, module)
+        if not spec.added:
+            return spec
+        return replace(spec, added=tuple(replace(each, trained=False) for each in spec.added))
+
+
 def compared_tensors(
     prepared: PreparedModel, compared: Compared | None, own: Iterable[ResidentTensor]
 ) -> Iterator[ResidentTensor]:

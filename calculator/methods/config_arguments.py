@@ -17,7 +17,7 @@ def config_arguments(method: Method | LowRank) -> dict[str, Any]:
     arguments = {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
     if arguments.get("init_lora_weights") == "loftq":
         arguments["loftq_config"] = dict(LOFTQ_CONFIG)  # LoraConfig requires it
-    return arguments
+    return method.peft_arguments(arguments)
 
 
 def argument_names(cls: type) -> tuple[str, ...]:

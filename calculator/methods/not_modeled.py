@@ -9,5 +9,4 @@ NOT_MODELED: dict[str, str] = {
     "POLY": "its mixtures of adapters depend on each sample's task",
     "SHADOW": "a second small model runs with each layer",
     "SUPERTUNING": "what its sparse updates allocate on a GPU is not modeled",
-    "XLORA": "the model runs twice in each step, to mix other adapters",
 }

@@ -20,7 +20,7 @@ from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.trainers import trainer_of
-from calculator.training_step.compared import ModelPasses
+from calculator.training_step.compared import ModelPasses, run_without_graph_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
@@ -37,6 +37,7 @@ def micro_batch(context: Context) -> None:
     """Run one forward and backward pass, and mark the events between which layers repeat."""
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
+    context.kept_by_method = context.method.kept(context)
     offloaded = context.begin_offloading()
     tape.mark("forward")
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
@@ -50,16 +51,19 @@ def micro_batch(context: Context) -> None:
     tape.mark("epilogue")
     del roots
     context.release()
+    context.scalings = None
     left = trainer.left(batch, loss) or ([loss] if context.hooks.steps_in_backward else [])
     del batch, loss
     if offloaded is not None:
         offloaded.label_left()
     tape.mark("end")
-    context.caller_tensors = left
+    context.caller_tensors = left if context.kept_by_method is None else [*left, context.kept_by_method]
 
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model that PEFT wraps. If the model computes a loss, add what PEFT's wrapper adds to it."""
+    if context.method.runs_without_graph_first:
+        run_without_graph_first(context, lambda inner: _model(inner, trainer, ids))
     loss, outputs = _model(context, trainer, ids)
     if context.model.task.embeds:
         return loss, outputs
@@ -73,7 +77,11 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     batch, context.images = context.images, [context.hooks.batch(each) for each in context.images]
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
-    uncached = checkpoints or (context.tape.trains and "no_cache_in_training" in context.older)
+    uncached = (
+        checkpoints
+        or context.method.needs_no_cache
+        or (context.tape.trains and "no_cache_in_training" in context.older)
+    )
     context.caches = bool(context.config.get("use_cache")) and trainer.uses_cache(context.model) and not uncached
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
@@ -120,7 +128,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     del inputs_embeds
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
-    hidden_states = enter_layers(context, hidden_states)
+    hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
     run = _layer if known is None else known.run
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
@@ -157,7 +165,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     norm = context.hooks.module("final_norm")
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
-    return hidden_states
+    return context.keep_hidden_states(hidden_states, is_last=True)
 
 
 def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
@@ -170,6 +178,7 @@ def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
 
 def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return a layer's output with image features added, and the output that the decoder keeps until the next layer."""
+    context.keep_hidden_states(hidden_states)
     number, tower = context.repetition.numbers[position], context.forward.tower
     if number >= len(context.image_features) or tower is None:
         return hidden_states, None

@@ -12,14 +12,14 @@ from calculator.engine.layer_loop import LayerLoop
 from calculator.engine.repetition import every_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
-from calculator.methods.compared import compared_model
+from calculator.methods.compared import WithFrozenAdapters, compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.common.names import ComponentName
     from calculator.engine.known_passes import Outputs
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
+
+
+#: The prefix of the names of rows and marks of a method's pass without a graph.
+PREFIX = "first pass: "
 
 
 class Forward(Protocol):
@@ -136,6 +140,19 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
     return context
+
+
+def run_without_graph_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:
+    """Run the trained model without a graph for a method that reads its hidden states, and keep all of them."""
+    prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
+    context = _context(outer, WithFrozenAdapters(prepared), None, PREFIX)
+    context.repetition, context.layer_loop = every_layer(len(context.layers)), None
+    context.hidden_states, context.num_items = [], outer.num_items
+    context.method.before_pass_without_graph(context)
+    with _no_grad(context.tape, in_eval_mode=False):
+        outputs, _ = named(context.tape, PREFIX, lambda: (forward(context), context.repetition))
+    context.method.after_pass_without_graph(outer, context.hidden_states[-1])
+    del outputs
 
 
 def fills_cache(prepared: PreparedModel) -> bool:

@@ -25,11 +25,12 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import Adapter, BitFit, Full, LoRA, QLoRA
+from calculator.estimation.estimate import model_of
+from calculator.methods import Adapter, BitFit, Full, LoRA, QLoRA, XLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.quantization import Quantization
-from validation.reference import bases, bottleneck
+from validation.reference import bases, bottleneck, mixed_adapters
 from validation.reference.frozen_parameters import freeze_all_but
 
 if TYPE_CHECKING:
@@ -233,21 +234,29 @@ def has_task_type(request: Request, model: Any) -> bool:
 
 def peft_config(request: Request, task_type: str | None = None, *, has_type: bool = True) -> peft.PeftConfig | None:
     """PEFT's config of a request's method, for its task unless another is given; None if PEFT does not apply it."""
-    config_class = request.method.facts.config_class
+    method = request.method
+    config_class = method.facts.config_class
     if config_class is None:
         return None
     task = task_type or (request.task.upper() if has_type else None)
-    return getattr(peft, config_class)(task_type=task, **config_arguments(request.method))
+    config: peft.PeftConfig = getattr(peft, config_class)(task_type=task, **config_arguments(method))
+    if isinstance(method, XLoRA):
+        config.hidden_size = method.for_model(model_of(request.model)).hidden_size
+        config.of_adapters = mixed_adapters.settings_of(method)
+    return config
 
 
-def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) -> nn.Module:
+def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Module:
     """PEFT's `get_peft_model`; indices of virtual tokens and of frequencies are on the CPU.
 
     PEFT copies them from there in every step. SHiRA's indices are buffers here, to be listed with all others.
     """
     if isinstance(config, peft.ShiraConfig):
         config.mask_fn = None  # the indices of a random mask need its values
+    if isinstance(config, peft.XLoraConfig):
+        model.config.use_cache = model.config.get_text_config().use_cache = False  # PEFT refuses another value
     with (
+        mixed_adapters.loaded(getattr(config, "of_adapters", {})),
         mock.patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _assign_shapes),
         mock.patch("peft.tuners.boft.layer.get_fbd_cuda", return_value=None),  # would compile a kernel
         mock.patch.object(BOFTLayer, "perm2mat", lambda _, indices: torch.eye(len(indices))),
@@ -340,6 +349,8 @@ def cast(model: nn.Module, dtype: AdapterDType) -> None:
     Over HQQLinear, in which PEFT finds no weight and so no device, it leaves them in float32. LN Tuning's copies keep
     theirs, as PEFT leaves them (LNTuningModel._cast_adapter_dtype).
     """
+    if isinstance(getattr(model, "base_model", None), peft.XLoraModel):
+        dtype = "float32"  # it loads adapters with PEFT's default
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
         device, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())

@@ -26,6 +26,9 @@ FACTORIES = frozenset({"aten::arange", "aten::full", "aten::ones", "aten::scalar
 #: Operations whose shape depends on values, and whose meta kernels raise another error than NotImplementedError.
 SHAPED_BY_VALUES = frozenset({_ATEN.repeat_interleave.Tensor})
 
+#: Operations that are not computed on the host, which has no kernel for a half-precision input and a float32 output.
+ON_DEVICE_ALONE = frozenset({_ATEN._softmax.default})
+
 #: Collectives whose output has the input of each process. In a trace, every process has the same batch.
 REPEATED = frozenset({torch.ops.c10d._allgather_base_.default})
 
@@ -54,7 +57,8 @@ class HostValues:
         inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not any(map(_on_meta, leaves)) or "sparse" in func._schema.name or any(map(_is_sparse, inputs)):
             return func(*args, **kwargs)
-        if self._all_known(inputs) if inputs else func._schema.name in FACTORIES:
+        is_known = self._all_known(inputs) if inputs else func._schema.name in FACTORIES
+        if is_known and func not in ON_DEVICE_ALONE:
             return self._run_on_both(func, args, kwargs)
         if func is _ATEN.nonzero.default and self.value(inputs[0]) is not None:  # a mask, expanded over a width
             return self._run_on_both(func, args, kwargs)

@@ -109,4 +109,5 @@ SCRIPTS: dict[MethodName, MethodScript] = {
     "qlora": MethodScript(template="low_rank"),
     "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),
     "bitfit": MethodScript(template="bitfit", imports=()),
+    "xlora": MethodScript(template="xlora"),
 }

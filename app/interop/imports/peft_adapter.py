@@ -119,6 +119,16 @@ def _feedforward(keys: Keys) -> list[str] | None:
     return keys.names("feedforward_modules")
 
 
+def _adapters(keys: Keys) -> list[str]:
+    """Return X-LoRA's adapters in order. PEFT only finds those that are named by their numbers."""
+    adapters = keys.take("adapters")
+    if not isinstance(adapters, dict) or [*adapters] != [*map(str, range(len(adapters)))]:
+        message = 'PEFT activates adapters by their numbers: give them as {"0": "folder", "1": "another folder"}'
+        raise refusal("content.adapters", message, adapters)
+    keys.miss("adapters", adapters, "r, lora_dropout and target_modules are in the adapters' own files")
+    return [*map(str, adapters.values())]
+
+
 def _check_prefix(keys: Keys, method: dict[str, Any]) -> None:
     """List a width of the projection other than PEFT's default."""
     width = keys.take("encoder_hidden_size")
@@ -183,6 +193,7 @@ READERS: dict[str, Callable[[Keys], Any]] = {
     "target_modules": _targets,
     "feedforward_modules": _feedforward,
     "token_indices": _token_indices,
+    "adapters": _adapters,
     **lora_layers.READERS,
 }
 

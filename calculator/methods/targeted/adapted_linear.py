@@ -29,8 +29,29 @@ def add_to_output_(bound: BoundModule, result: Tensor, update: Tensor) -> Tensor
 
     A product of sequences with a bias is a view of a product of matrices (ATen/native/Linear.cpp, _flatten_nd_linear).
     """
-    viewed = bound.module.bias is not None and not bound.module.separate_bias and len(result.shape) > 2
-    return in_place.add_view_(result, update) if viewed else in_place.add_(result, update)
+    return in_place.add_view_(result, update) if _is_view(bound, result) else in_place.add_(result, update)
+
+
+def _is_view(bound: BoundModule, result: Tensor) -> bool:
+    return bound.module.bias is not None and not bound.module.separate_bias and len(result.shape) > 2
+
+
+class Output:
+    """The output of a frozen module, to which several updates are added in place."""
+
+    __slots__ = ("_base", "_is_view")
+
+    def __init__(self, bound: BoundModule, result: Tensor) -> None:
+        self._base, self._is_view = result, _is_view(bound, result)
+
+    def add_(self, update: Tensor) -> None:
+        """Add an update."""
+        self._base = (in_place.add_to_base_ if self._is_view else in_place.add_)(self._base, update)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The sum."""
+        return in_place.view_of_base(self._base) if self._is_view else self._base
 
 
 class AdaptedLinear(TargetedMethod, ABC):

@@ -25,7 +25,7 @@ WRAPPED: dict[str, str] = {"gemma4": ".linear"}
 #: The Mamba models, the methods, and the names of modules that PEFT refuses to adapt. Source: peft 0.21,
 #: peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba.
 _MAMBA_MODELS = ("falcon_h1", "mamba2", "nemotron_h")
-_MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA")
+_MAMBA_METHODS = ("LORA", "ADALORA", "RANDLORA", "XLORA")
 _MAMBA_NAMES = ("out_proj", "conv1d")
 
 #: The linear layers whose weight the model's code multiplies with itself, unless they are quantized. Source:

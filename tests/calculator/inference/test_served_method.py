@@ -7,17 +7,24 @@ from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
-#: Hooks that only training and its files call.
+#: Hooks that only training and its files call, and those of methods that are not served.
 OF_TRAINING = {
     "after_loss",
+    "after_pass_without_graph",
     "after_step",
+    "before_pass_without_graph",
     "binds_forward",
     "check",
     "couples_layers",
+    "forward_in",
     "keeps_inputs",
+    "kept",
+    "needs_no_cache",
     "nearest_targets",
     "plain_shardings",
+    "peft_arguments",
     "plain_steps_only",
+    "runs_without_graph_first",
     "saved_base_weights",
     "saved_bytes",
     "statistics",

@@ -15,6 +15,9 @@ from calculator.methods.not_modeled import NOT_MODELED
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from tests.paths import ROOT
 
+#: Settings that PEFT requires, whose defaults are Headroom's.
+NEEDED = {"num_virtual_tokens", "total_step", "adapter_len", "adapter_layers", "adapters"}
+
 
 def test_a_method_of_peft_is_described_by_its_configuration():
     """Exports, imports and the real modules are made from the settings, which have the names of PEFT's arguments."""
@@ -25,14 +28,15 @@ def test_a_method_of_peft_is_described_by_its_configuration():
             own = config_arguments(cls())
             assert own.keys() <= arguments.keys(), name
             differing = {key for key, value in own.items() if arguments[key] not in (value, MISSING)}
-            assert differing <= {"num_virtual_tokens", "total_step", "adapter_len", "adapter_layers"}, name
+            assert differing <= NEEDED, name
             assert PEFT_TYPE_TO_CONFIG_MAPPING[cls.facts.peft_type].__name__ == config
 
 
 @pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if cls.facts.default_targets])
 def test_default_targets_are_those_of_peft(name):
     facts = METHODS[name].facts
-    table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{facts.peft_type.replace('_', '')}_TARGET_MODULES_MAPPING")
+    kind = "LORA" if name == "xlora" else facts.peft_type.replace("_", "")  # its adapters are LoRA's
+    table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING")
     theirs = {family: table[family] for family in facts.default_targets}
     patterns = {family: each for family, each in theirs.items() if isinstance(each, str)}
     for family, pattern in patterns.items():

@@ -73,6 +73,8 @@ def written(request):
         (LLAMA, {"name": "lily", "r": 4, "stride_A": 2, "target_modules": ["q_proj", "gate_proj"]}),
         (LLAMA, {"name": "osf", "effective_rank": 0.5}),
         (LLAMA, {"name": "adamss", "r": 8}),
+        (LLAMA, {"name": "xlora"}),
+        (LLAMA, {"name": "xlora", "layerwise_scalings": True, "xlora_depth": 3, "xlora_size": 16}),
         (LLAMA, {"name": "adaption_prompt", "adapter_layers": 1}),
         (LLAMA, {"name": "peanut", "r": 4, "depth": 1}),
         (LLAMA, {"name": "lora", "r": 4, "init_lora_weights": "mica"}),

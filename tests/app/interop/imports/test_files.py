@@ -148,7 +148,7 @@ def test_an_unknown_model_stays_in_its_field_with_the_way_out():
         ("!!python/object/apply:os.system ['true']", "content", "YAML"),
         ("base_model: x\nadapter: llama-adapter", "content.adapter", "not a supported method"),
         ("model_name_or_path: x\nfinetuning_type: dora", "content.finetuning_type", "not a supported method"),
-        ('{"peft_type": "XLORA", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modeled"),
+        ('{"peft_type": "SHADOW", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modeled"),
         ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modeled"),
         ('{"peft_type": "LORA"}', "model", "give a catalogue id"),
         ('{"peft_type": "LORA", "peft_type": "LORA"}', "content", "twice"),

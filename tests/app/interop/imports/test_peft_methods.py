@@ -59,8 +59,12 @@ OTHER = {
     "c3a": {"block_size": 64, "bias": "c3a_only"},
     "lily": {"r": 8, "stride_A": 2, "num_B": 3, "scaling": 0.5},
     "unilora": {"r": 8, "theta_d_length": 1000, "unilora_dropout": 0.1, "save_indices": True},
+    "xlora": {"hidden_size": 4096, "xlora_depth": 3, "top_k_lora": 1, "layerwise_scalings": True},
     "lokr": {"decompose_both": True, "decompose_factor": 8, "modules_to_save": ["lm_head"]},
 }
+
+#: What an X-LoRA's file has in another form than a request, or not at all.
+OF_ADAPTERS = {"adapters": ["adapter_0", "adapter_1"], "r": 8, "lora_dropout": 0.0, "target_modules": None}
 
 
 def imported(tmp_path, name, settings):
@@ -74,8 +78,9 @@ def imported(tmp_path, name, settings):
 def test_the_file_of_a_method_is_read_whole(name, tmp_path):
     settings = config_arguments(METHODS[name]()) | OTHER.get(name, {})
     found = imported(tmp_path, name, settings)
-    assert found.request["method"] == {"name": name, **settings}
-    assert [each.key for each in found.not_understood] == ["quantization_config"]
+    of_adapters = OF_ADAPTERS if name == "xlora" else {}
+    assert found.request["method"] == {"name": name, **settings, **of_adapters}
+    assert [each.key for each in found.not_understood] == [*["adapters"][: len(of_adapters)], "quantization_config"]
 
 
 @pytest.mark.parametrize(

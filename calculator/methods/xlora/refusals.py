@@ -1,0 +1,71 @@
+"""Settings of X-LoRA that fail in PEFT's code, and steps that fail with X-LoRA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.methods.low_rank.targets import FUSED_EXPERTS
+from calculator.methods.targeted.matching import is_named, proposed
+from calculator.methods.targeted.refusals import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+    from calculator.methods.xlora.method import XLoRA
+
+#: The prefix of the base model for which PEFT finds the parameters of adapters in their files. Source:
+#: peft/tuners/xlora/model.py, _load_adapter_into_lora_model.
+_BASE = "model."
+
+
+def of_training(training: Training) -> Iterator[Problem]:
+    """Yield checkpointing and SFTTrainer.
+
+    A layer is recomputed after PEFT removed the hooks that pass the scalings. It raises an error then, or passes no
+    gradient to the classifier if the checkpoint is re-entrant.
+    """
+    if training.gradient_checkpointing:
+        message = "hooks pass X-LoRA's scalings to layers, and are gone when layers are recomputed: use false"
+        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
+    if training.trainer == "trl-sft":
+        message = (
+            "X-LoRA reads the hidden states of the model's output, which has none in SFTTrainer: use transformers, or"
+            " leave it out for the reference step"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+
+
+def of_settings(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+    """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
+    yield from _experts(method, model)
+    if not method.adapters:
+        yield Problem(loc="method.adapters", msg="X-LoRA has nothing to mix: name an adapter", input=[])
+    if method.top_k_lora is not None and method.top_k_lora > len(method.adapters) > 0:
+        message = f"there are {len(method.adapters):,} adapters: keep at most that many"
+        yield Problem(loc="method.top_k_lora", msg=message, input=method.top_k_lora)
+    width = int(model.embedding.out_features)
+    if method.hidden_size not in (None, width):
+        message = f"the model's hidden states have the width {width:,}: use that, or leave it out"
+        yield Problem(loc="method.hidden_size", msg=message, input=method.hidden_size)
+    outside = next((path for path in found if not path.startswith(_BASE)), None)
+    if outside is not None:
+        message = (
+            f"X-LoRA looks for the parameters of adapters inside {_BASE.removesuffix('.')}, and raises an error for"
+            f" those of {outside}: name modules inside it, use a model that has it, or another method"
+        )
+        yield Problem(loc="method.target_modules", msg=message, input=outside)
+
+
+def _experts(method: XLoRA, model: Model) -> Iterator[Problem]:
+    """Yield fused experts, whose parameters LoRA adapts in a layer that X-LoRA does not replace."""
+    fused, targets = FUSED_EXPERTS.get(model.model_type, ()), method.target_modules
+    names_experts = targets == "all-linear" or any(is_named(each, fused) for each in targets or ())
+    if fused and names_experts:
+        message = (
+            f"LoRA adapts the fused experts of {model.model_type} as parameters, and X-LoRA fails on their layer:"
+            f" {proposed(method, model)}"
+        )
+        yield Problem(loc="method.target_modules", msg=message, input=listed(targets))
