@@ -6,6 +6,7 @@ shape.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from calculator.engine.tape import Storage, Tensor
@@ -57,9 +58,11 @@ class _Pass(NamedTuple):
     def is_closed(self) -> bool:
         """Whether it leaves nothing but its outputs, and frees nothing that was there before."""
         row, _ = self.start
-        freed = {~event for event in self.events if event < 0}
-        left = {*range(row, row + len(self.rows))} - freed
-        return min(freed, default=row) >= row and left == {each.row for each in self.outputs} - {None}
+        rows = {each.row for each in self.outputs if each.row is not None}
+        # In order, these are the frees of the pass's own rows, those of earlier rows, and the allocations.
+        ordered = sorted(self.events)
+        own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
+        return own == earlier and min(rows, default=row) >= row and len(ordered) - 2 * own == len(rows)
 
     def on(self, tape: Tape, name: str) -> Outputs:
         """Record the pass again on a tape, under another name."""

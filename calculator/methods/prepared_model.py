@@ -117,7 +117,7 @@ class PreparedModel:
         If the trainer sets the probabilities of the dropout modules to 0, they are left out.
         """
         config = self.model.config
-        if not self.disables_dropout:
+        if config.keys().isdisjoint(dropout_modules) or not self.disables_dropout:
             return config
         return {name: 0.0 if name in dropout_modules else value for name, value in config.items()}
 
