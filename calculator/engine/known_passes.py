@@ -7,12 +7,14 @@ shape.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
+from operator import invert, itemgetter, mul
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from calculator.engine.tape import Storage, Tensor
+from calculator.engine.tape import Sizes, Storage, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Container, Hashable, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -64,6 +66,21 @@ class _Pass(NamedTuple):
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
         return own == earlier and min(rows, default=row) >= row and len(ordered) - 2 * own == len(rows)
 
+    def of_sizes(self, sizes: Container[int]) -> _Pass:
+        """Return the pass with its outputs and the rows of some sizes in bytes alone, without marks."""
+        first = self.start[0]
+        outputs = {each.row for each in self.outputs}
+        kept = [row for row, each in enumerate(self.rows, first) if each[4] in sizes or row in outputs]
+        numbers = {row: number for number, row in enumerate(kept, first)}
+        of_event = numbers | {~row: ~number for row, number in numbers.items()}
+        return self._replace(
+            rows=[self.rows[row - first] for row in kept],
+            events=[of_event[event] for event in self.events if event in of_event],
+            marks=(),
+            marked_rows=(),
+            outputs=[each if each.row is None else each._replace(row=numbers[each.row]) for each in self.outputs],
+        )
+
     def on(self, tape: Tape, name: str) -> Outputs:
         """Record the pass again on a tape, under another name."""
         row, at = len(tape.rows) - self.start[0], len(tape.events) - self.start[1]
@@ -89,27 +106,40 @@ class _Pass(NamedTuple):
 class KnownPasses:
     """The recorded passes of one training run, by what runs in them."""
 
-    __slots__ = ("_passes", "_training", "are_replayed")
+    __slots__ = ("_passes", "_places", "_training", "are_replayed")
 
     def __init__(self) -> None:
         #: Whether a replay needs the passes too, with two periods of their layers.
         self.are_replayed = False
         self._training: Training | None = None
         self._passes: dict[Hashable, _Pass] = {}
+        #: The tape on which each pass was last recorded as a whole, and the number of events before it.
+        self._places: dict[Hashable, tuple[Tape, int]] = {}
 
     def run(
-        self, tape: Tape, name: str, key: tuple[Training, Hashable], run: Callable[[], tuple[Outputs, Repetition]]
-    ) -> tuple[Outputs, Repetition]:
+        self,
+        tape: Tape,
+        name: str,
+        key: tuple[Training, Hashable],
+        run: Callable[[], tuple[Outputs, Repetition]],
+        *,
+        lists_all: bool,
+    ) -> tuple[Outputs, Repetition | None]:
         """Run a pass, or record a known one again. Return its outputs and the layers that run.
 
         `key` contains everything that determines the events, except the component of the code around the pass. Only the
-        passes of the last training are kept.
+        passes of the last training are kept. Unless `lists_all`, a known pass that decides no figure is recorded
+        without its layers, which are then None.
         """
         training, own = key
         if training is not self._training and training != self._training:
-            self._training, self._passes = training, {}
+            self._training, self._passes, self._places = training, {}, {}
         known = self._passes.get(own)
         if known is not None and known.is_closed:
+            more = None if lists_all else self._more_alive(own, tape)
+            if more is not None:
+                return known.of_sizes(more).on(tape, name), None
+            self._places[own] = tape, len(tape.events)
             return known.on(tape, name), known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
@@ -120,8 +150,31 @@ class KnownPasses:
         tape.component = end or outer
         if len(tape.loops) == loops and all(map(_is_plain, (outputs[0], *outputs[1]))):
             self._passes[own] = _recorded(tape, name, start, outputs, layers, (inherits, end))
+            self._places[own] = tape, start[1]
         _rename(tape, name, start[0])
         return outputs, layers
+
+    def _more_alive(self, own: Hashable, tape: Tape) -> set[int] | None:
+        """Return the sizes of which more tensors are alive now than before the pass ran as a whole.
+
+        Of all other sizes, no more are alive at any moment of the pass. Return None if more bytes are alive, so that
+        the pass may reach a peak, or if that cannot be compared.
+        """
+        other, position = self._places.get(own, (None, 0))
+        if other is not tape or tape.autocast is not None or tape.sizes.__class__ is not Sizes:
+            return None
+        before, now = _alive(tape, position), _alive(tape, len(tape.events))
+        if sum(map(mul, now, now.values())) > sum(map(mul, before, before.values())):
+            return None
+        return {size for size, count in now.items() if count > before[size]}
+
+
+def _alive(tape: Tape, position: int) -> Counter[int]:
+    """Return the number of tensors that are alive at a position, by size in bytes."""
+    ordered = sorted(tape.events[:position])
+    first = bisect_left(ordered, 0)
+    rows = {*ordered[first:]}.difference(map(invert, ordered[:first]))
+    return Counter(map(itemgetter(4), map(tape.rows.__getitem__, rows)))
 
 
 def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:

@@ -71,11 +71,14 @@ class ModelPasses:
         leaves_out = not outer.unrolls and not prepared.known_passes.are_replayed
         run = partial(self._run, prepared, name, reference=reference, leaves_out=leaves_out)
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
+            layers: Repetition | None
             outputs, layers = named(tape, name, run)
         else:
             key = reference, tape.trains, tape.scope, autocast.state(tape), leaves_out
-            outputs, layers = prepared.known_passes.run(tape, name, (prepared.training, key), run)
-        outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
+            known = prepared.known_passes
+            outputs, layers = known.run(tape, name, (prepared.training, key), run, lists_all=outer.unrolls)
+        if layers is not None:
+            outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
 
     def _run(
