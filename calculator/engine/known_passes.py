@@ -7,8 +7,8 @@ shape.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
-from operator import invert, itemgetter, mul
+from collections import defaultdict
+from operator import invert
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from calculator.engine.tape import Sizes, Storage, Tensor
@@ -163,18 +163,13 @@ class KnownPasses:
         other, position = self._places.get(own, (None, 0))
         if other is not tape or tape.autocast is not None or tape.sizes.__class__ is not Sizes:
             return None
-        before, now = _alive(tape, position), _alive(tape, len(tape.events))
-        if sum(map(mul, now, now.values())) > sum(map(mul, before, before.values())):
+        since = {*tape.events[position:]}
+        more: defaultdict[int, int] = defaultdict(int)
+        for event in since.difference(map(invert, since)):
+            more[tape.rows[max(event, ~event)][4]] += 1 if event >= 0 else -1
+        if sum(size * count for size, count in more.items()) > 0:
             return None
-        return {size for size, count in now.items() if count > before[size]}
-
-
-def _alive(tape: Tape, position: int) -> Counter[int]:
-    """Return the number of tensors that are alive at a position, by size in bytes."""
-    ordered = sorted(tape.events[:position])
-    first = bisect_left(ordered, 0)
-    rows = {*ordered[first:]}.difference(map(invert, ordered[:first]))
-    return Counter(map(itemgetter(4), map(tape.rows.__getitem__, rows)))
+        return {size for size, count in more.items() if count > 0}
 
 
 def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:
