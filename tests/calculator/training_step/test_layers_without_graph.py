@@ -9,6 +9,7 @@ import pytest
 
 from calculator.engine import layer_loop
 from calculator.engine import operations as ops
+from calculator.engine.known_passes import KnownPasses
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.estimation.estimate import estimate, resident_state
@@ -97,6 +98,23 @@ def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
     monkeypatch.setattr(known_layers, "layers_of", lambda _: {})
     for own, run in zip(shared, _tapes(request), strict=True):
         assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_pass_that_decides_no_figure_is_left_out_without_a_change(
+    model: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = _request(model, "trl-kto", autocast=None, sequence_length=640)
+    request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
+    rows = len(_tapes(request)[0].rows)
+    own = estimate(request, SeriesCache()).memory
+    monkeypatch.setattr(KnownPasses, "_more_alive", lambda *_: None)
+    assert rows < len(_tapes(request)[0].rows)
+    whole = estimate(request, SeriesCache()).memory
+    assert (own.phases, own.peak_operation, [*own.timeline]) == (whole.phases, whole.peak_operation, [*whole.timeline])
+    assert own.peak_reserved_bytes == whole.peak_reserved_bytes
+    assert [[*each.rows] for each in own.components] == [[*each.rows] for each in whole.components]
 
 
 def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> None:
