@@ -172,7 +172,7 @@ class FastReplay:
             self.last.take(self.taken, self.first)
             self._micro_batch(n, pool, self.last)
             self.gradients[n] = _blocks(self.last, self.last.gradients[n])
-        if self.training.has_bucket_views:
+        if self.resident.frees_gradients:
             pool.free(self.gradients[n])
             self.gradients[n] = []
         if n < len(self.states):

@@ -38,7 +38,7 @@ class HistoryRun:
         self.states = _each(resident.replayed_states)
         self.temporaries = _each(resident.replayed_temporaries)
         self.buckets = resident.buckets
-        self.frees_gradients = resident.prepared.training.has_bucket_views
+        self.frees_gradients = resident.frees_gradients
         self.prepared = resident.prepared
         self._traces: dict[tuple[bool, bool, bool], BatchTraces] = {}
         self._unlimited: dict[Hashable, _Unlimited] = {}

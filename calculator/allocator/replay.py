@@ -264,7 +264,7 @@ class Replay:
             self.last.tensors.take(self.taken, self.first.tensors)
             self._micro_batch(self.last)
             self.gradients = self.last.tensors.blocks_of(self.last.events.gradients)
-        if self.training.has_bucket_views:
+        if self.resident.frees_gradients:
             self._free(self.gradients)
             self.gradients = []
         self._optimizer_step()

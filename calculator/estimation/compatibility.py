@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
+    by_turns,
     image_requests,
     kernel_packages,
     lorafa,
@@ -77,6 +78,7 @@ def check(request: Request, model: Model) -> None:
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
         *updates_in_backward.problems(request, model),
+        *by_turns.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *several_gpus.problems(request, model),

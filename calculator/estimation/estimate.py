@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Component
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import ModelReference, Request
+    from calculator.inputs.training import Training
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.peak import Peak
     from calculator.training_step.resident_state import ResidentState
@@ -176,7 +177,7 @@ def device_replay(
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     live = max(peak.bytes for peak in peaks or step.every_peak())
     replay = replay_of(
-        Histories.of(request.drawn or request.training),
+        Histories.of(_emptying(request)),
         step.resident,
         (forward, backward),
         live_bytes=live + forward + backward,
@@ -187,6 +188,14 @@ def device_replay(
     if not step.generation:
         return replay
     return GeneratingReplay.of(replay, of_generation(step, (forward, backward)))
+
+
+def _emptying(request: Request) -> Training:
+    """Return the training that the run's history follows, with the steps in which a method empties the cache."""
+    training = request.drawn or request.training
+    if not request.method.empties_cache:
+        return training
+    return replace(training, torch_empty_cache_steps=1, empty_cache_at="after_step")
 
 
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:

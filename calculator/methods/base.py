@@ -124,6 +124,21 @@ class Method:
         return self.facts.trains_part
 
     @property
+    def steps_copies(self) -> bool:
+        """Whether the optimizer updates float32 copies of the trained parameters, which `added` has."""
+        return False
+
+    @property
+    def drops_states(self) -> bool:
+        """Whether the optimizer drops its states at the end of every step."""
+        return False
+
+    @property
+    def empties_cache(self) -> bool:
+        """Whether the optimizer empties the allocator's cache in every step."""
+        return False
+
+    @property
     def label_parts(self) -> tuple[str, ...]:
         """The settings that determine the method's size, for a plan's label."""
         return ()
@@ -345,6 +360,10 @@ class Method:
     def after_step(self, tensors: Sequence[ResidentTensor], training: Training) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
         """Return the temporaries of what the method runs after the optimizer's step, while gradients are alive."""
         return ()
+
+    def optimized(self, tensors: Sequence[ResidentTensor], model: Model) -> Sequence[ResidentTensor]:  # noqa: ARG002
+        """Return the tensors with the parameters as the optimizer has states of them."""
+        return tensors
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
         """Return whether an added parameter is a factor of a matrix product."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.methods import METHODS
 from calculator.methods.not_modeled import NOT_MODELED
 
@@ -13,6 +12,7 @@ _WRITTEN: dict[str, str] = {
     "adalomo": '{"name": "full"} with "training": {"optimizer": "adalomo"}',
     "adapters": '{"name": "adapter"}',
     "apollo": '{"name": "full"} with "training": {"optimizer": "apollo_adamw", "optim_target_modules": "all-linear"}',
+    "badam": '{"name": "full", "use_badam": true}',
     "bone": '{"name": "miss"}',
     "corda": '{"name": "lora", "init_lora_weights": "corda", "target_modules": ["q_proj", "v_proj"]}',
     "dora": '{"name": "lora", "use_dora": true}',
@@ -24,6 +24,7 @@ _WRITTEN: dict[str, str] = {
     "houlsby": '{"name": "adapter", "placement": "houlsby"}',
     "layernormtuning": '{"name": "ln_tuning"}',
     "loftq": '{"name": "lora", "init_lora_weights": "loftq"}',
+    "lisa": '{"name": "full", "lisa_n_layers": 2}',
     "lomo": '{"name": "full"} with "training": {"optimizer": "lomo"}',
     "lora+": '{"name": "lora"} with "training": {"loraplus_lr_ratio": 16}',
     "lorafa": '{"name": "lora"} with "training": {"optimizer": "lorafa"}',
@@ -48,7 +49,7 @@ def _key(name: str) -> str:
 
 
 #: The reasons for which methods are not modeled, by the name without separators.
-_REASONS = {_key(name): why for name, why in (NOT_MODELED | BY_TURNS).items()}
+_REASONS = {_key(name): why for name, why in NOT_MODELED.items()}
 _OWN = {_key(name): name for name in METHODS}
 
 

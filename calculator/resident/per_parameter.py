@@ -73,15 +73,21 @@ def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = 
 def optimizer_states(
     tensors: Iterable[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensors]:
-    """Return the optimizer's states of every trained parameter, from its second step on.
+    """Return the optimizer's states of every trained parameter, from its second step on, and those that all share.
 
     A parameter without a gradient has states only if the optimizer creates them early. Parameters in `in_32_bits` have
     no 8-bit states.
     """
     tensors = tuple(tensors)
-    trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
-    if optimizer.for_frozen:
-        trained = [tensor for tensor in tensors if tensor.parameters or tensor.trained]
+    yield from own_states(tensors, optimizer, in_32_bits)
+    yield from shared_states(tensors, optimizer, in_32_bits)
+
+
+def own_states(
+    tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
+) -> Iterator[ResidentTensors]:
+    """Return the states that each parameter has of its own."""
+    trained = _with_states(tensors, optimizer)
     if optimizer.is_like_parameters:
         yield PerParameter(trained, optimizer.names, "optimizer_states")
         return
@@ -97,11 +103,27 @@ def optimizer_states(
                 component="optimizer_states",
                 count=tensor.count,
             )
+
+
+def shared_states(
+    tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
+) -> Iterator[ResidentTensor]:
+    """Return the states that all parameters share, which are code books."""
+    if optimizer.is_like_parameters:
+        return
     in_8_bits = (
-        optimizer.shape_of_states(tensor.name, tensor.shape) for tensor in trained if tensor.name not in in_32_bits
+        optimizer.shape_of_states(tensor.name, tensor.shape)
+        for tensor in _with_states(tensors, optimizer)
+        if tensor.name not in in_32_bits
     )
     for name, shape, dtype in optimizer.shared_states(in_8_bits):
         yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
+
+
+def _with_states(tensors: Sequence[ResidentTensor], optimizer: Optimizer) -> list[ResidentTensor]:
+    if optimizer.for_frozen:
+        return [tensor for tensor in tensors if tensor.parameters or tensor.trained]
+    return [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
 
 
 def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:

@@ -177,7 +177,7 @@ class _Step:
 
     def _trained_weights(self) -> int:
         """Return the number of weights in products that are trained."""
-        method, training = self.request.method, self.request.training
+        method, training = self.request.method.for_model(self.model), self.request.training
         if not method.trains_part:
             return self.products.weights
         model = method.with_layers(self.model)

@@ -36,15 +36,15 @@ def temporaries(
     steps.
     """
     trained = tuple([tensor for group in groups for tensor in group])
-    candidates = _candidates(groups, trained, optimizer)
+    candidates = step_candidates(groups, trained, optimizer)
     if clips and returns_norm:
-        candidates = [(*each, _total()) for each in candidates]
+        candidates = [(*each, total_norm()) for each in candidates]
     if clips:
-        candidates.append(_clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
-    return max(candidates, key=_bytes)
+        candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
+    return max(candidates, key=bytes_of)
 
 
-def _candidates(
+def step_candidates(
     groups: Sequence[tuple[ResidentTensor, ...]], trained: tuple[ResidentTensor, ...], optimizer: Optimizer
 ) -> list[tuple[ResidentTensors, ...]]:
     """Return the live tensors of the optimizer's step at each moment that may be its peak."""
@@ -54,7 +54,7 @@ def _candidates(
     if optimizer.others is not None:
         own = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
         others = tuple(tensor for tensor in trained if tensor.name not in optimizer.targets)
-        return [*_candidates([own], own, replace(optimizer, others=None)), _foreach(others, optimizer.others)]
+        return [*step_candidates([own], own, replace(optimizer, others=None)), _foreach(others, optimizer.others)]
     if optimizer.storage == "host":
         return [loop.temporaries(LOOPS[optimizer.name], group, optimizer) for group in groups]
     if optimizer.name in LOOPS:
@@ -64,7 +64,8 @@ def _candidates(
     return [_foreach(group, optimizer) for group in groups]
 
 
-def _bytes(tensors: Iterable[ResidentTensors]) -> int:
+def bytes_of(tensors: Iterable[ResidentTensors]) -> int:
+    """Return the bytes of some tensors together."""
     return sum(tensor.bytes for tensor in tensors)
 
 
@@ -84,7 +85,7 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
         return tuple(_lists(trained, optimizer, lists))
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
     alive = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
-    return max(alive, key=_bytes)
+    return max(alive, key=bytes_of)
 
 
 def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
@@ -108,11 +109,12 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
-def _total() -> ResidentTensor:
+def total_norm() -> ResidentTensor:
+    """Return the norm that the loop refers to while the optimizer steps."""
     return ResidentTensor(name="total norm", shape=(), dtype="float32", component="workspace")
 
 
-def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
+def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
     """Return the norms of all gradients, stacked, and the total norm, or the clipping factor and its terms if larger.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
@@ -134,4 +136,4 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors:
     )
     totals = () if keeps_norm else (total,)
     while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
-    return max(while_stacked, (*totals, *factor), key=_bytes)
+    return max(while_stacked, (*totals, *factor), key=bytes_of)

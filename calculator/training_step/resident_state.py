@@ -13,7 +13,7 @@ from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
-from calculator.resident.per_parameter import further_code_books, optimizer_states, sizes
+from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states, sizes
 from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
@@ -28,6 +28,7 @@ from calculator.training_step.ddp_buckets import ddp_buckets
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.optimizer_targets import with_targets
 from calculator.training_step.unrolled_cache import UnrolledCache
+from calculator.training_step.updates import block_copies
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -139,13 +140,18 @@ class ResidentState:
     @cached_property
     def _states(self) -> tuple[ResidentTensors, ...]:
         optimizer = self.optimizer
+        method = self.prepared.method
         overrides = self.trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
+        overrides = overrides and not method.steps_copies
         in_32_bits = embeddings(self.prepared.model, self.tensors) if overrides else ()
         if optimizer.early and self.trainer.moves_states and not optimizer.in_backward:
             optimizer = replace(optimizer, step_on_device=True)
-        statistics = self.prepared.method.statistics(self.tensors, self.prepared.training)
+        statistics = method.statistics(self.tensors, self.prepared.training)
         apart = further_code_books(self.tensors, optimizer) if self.updates_in_backward else ()
-        return (*optimizer_states(self.tensors, optimizer, in_32_bits), *apart, *self._of_groups, *statistics)
+        optimized = method.optimized(self.tensors, self.prepared.model)
+        kept = shared_states if method.drops_states else optimizer_states
+        states = kept(optimized, optimizer, in_32_bits)
+        return (*states, *apart, *self._of_groups, *statistics)
 
     @property
     def _of_groups(self) -> Iterator[ResidentTensor]:
@@ -226,7 +232,15 @@ class ResidentState:
     @property
     def kept_gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive in the optimizer's step, without those that are views of buckets."""
-        return () if self.prepared.training.has_bucket_views else self.reduced_gradients
+        return () if self.frees_gradients else self.reduced_gradients
+
+    @property
+    def frees_gradients(self) -> bool:
+        """Whether the gradients of the backward pass are freed before the optimizer's step has its peak.
+
+        They are views of buckets, or BAdam's optimizer moves them to float32 copies.
+        """
+        return self.prepared.training.has_bucket_views or self.prepared.method.steps_copies
 
     @property
     def buckets(self) -> ddp.Buckets | None:
@@ -346,6 +360,15 @@ class ResidentState:
             of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
+        if self.prepared.method.steps_copies:
+            return block_copies.temporaries(
+                trained,
+                self.optimizer,
+                clips=clips,
+                keeps_norm=keeps_norm,
+                returns_norm=self.trainer.returns_norm,
+                drops_states=self.prepared.method.drops_states,
+            )
         of_step = temporaries(
             of_groups,
             self.optimizer,

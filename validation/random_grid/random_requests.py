@@ -16,6 +16,7 @@ from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
+from validation.random_grid.turn_options import turn_options
 from validation.random_grid.unfrozen_options import unfrozen_options
 
 if TYPE_CHECKING:
@@ -224,7 +225,10 @@ def random_method(
     if issubclass(METHODS[name], TargetedMethod):
         method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
     if name == "full":
-        method |= unfrozen_options(random.Random(f"{seed} unfrozen"), model, 0.6 if is_alone else 0.1)
+        share = 0.6 if is_alone else 0.1
+        method |= unfrozen_options(random.Random(f"{seed} unfrozen"), model, share)
+        turns = turn_options(random.Random(f"{seed} turns"), model, share)
+        method = {"name": name, **turns} if turns else method
     if name in ("lora", "qlora"):
         share = 0.6 if is_alone else 0.1
         method |= layer_options(random.Random(f"{seed} layers"), model, method, share)

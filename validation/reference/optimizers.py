@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
 from calculator.resident.optimizers import OPTIMIZERS as MODELED
+from validation.reference.layers_by_turns import copies
 from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone, updating
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramet
     if isinstance(optimizer, LoraFAOptimizer):
         yield from _lorafa_states(optimizer)
         return
+    if hasattr(optimizer, "param_idx2hp"):
+        yield from copies(optimizer)
+        optimizer = optimizer.base_optimizer
     for parameter, state in optimizer.state.items():
         for name, whole in state.items():
             value = whole.to_local() if isinstance(whole, DTensor) else whole

@@ -91,7 +91,9 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
     resident = [*tensors(last.alive.resident_tensors)]
-    for tensor in resident:
+    copied = step.resident.prepared.method.steps_copies
+    # Where float32 copies are updated, the last peak has the gradients of the copies in place of the weights'.
+    for tensor in tensors((*step.resident.always, *step.resident.gradients)) if copied else resident:
         if tensor.component in static:
             static[tensor.component] += tensor.bytes
     rows = [*map(_allocation_row, step.run.rows), *map(_resident_row, resident)]

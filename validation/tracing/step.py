@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
-from validation.reference import images
+from validation.reference import images, layers_by_turns
 from validation.reference.embeddings import MultipleNegativesRankingLoss
 from validation.reference.methods import after_step, statistics
-from validation.reference.optimizers import backward, make_steady, optimizer_of, step_of
+from validation.reference.optimizers import backward, make_steady, optimizer_for, optimizer_of, step_of
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labeled
@@ -38,8 +39,9 @@ class Step:
 
     def __init__(self, reference: ReferenceModel, request: Request, values: HostValues | None = None) -> None:
         self.reference, self.model, self.training = reference, reference.model, request.training
+        self.optimizer = self._optimizer(request)
+        self.draws = layers_by_turns.draws_of(request, self.model)
         self.trainable = reference.trainable()
-        self.optimizer = self._optimizer()
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.features = features(request, self.reference)
@@ -74,12 +76,19 @@ class Step:
         """Whether the model's own code selects the sequences that have a label."""
         return request.task == "seq_cls" and self.model.config.model_type == "deberta-v2"
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, request: Request) -> torch.optim.Optimizer:
+        if layers_by_turns.is_badam(request):
+            base = partial(optimizer_for, self.training.optimizer)
+            return layers_by_turns.block_optimizer(request, self.model, base)
         return optimizer_of(self.training, self.model)
 
     def run(self) -> None:
-        """Run the first step, then trace the second."""
-        self._run_first()
+        """Run the first step, then trace the second. LISA's steps reach every layer before."""
+        for _ in range(self.draws.steps if self.draws is not None else 1):
+            self._run_first()
+        if self.draws is not None:
+            self.draws.on_step_begin()
+            self.trainable = self.reference.trainable()
         self._track_initial_tensors()
         with no_garbage_collection(), gradients_labeled(self.tracker, self.trainable), self.tracker.tracking():
             for _ in range(min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)):
@@ -96,6 +105,8 @@ class Step:
         return {**self.ledger.static(), "gradients": self.gradients}
 
     def _run_first(self) -> None:
+        if self.draws is not None:
+            self.draws.on_step_begin()
         with EmulatedKernels(self.values):
             self.loss = self._forward()
             backward(self.optimizer, self.loss)

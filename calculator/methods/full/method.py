@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from calculator.common.errors import PlanError
-from calculator.inputs.settings import setting
-from calculator.methods.base import Method
-from calculator.methods.full import unfrozen
+from calculator.methods.full import badam, lisa, turns, unfrozen
 from calculator.methods.full.facts import FACTS
+from calculator.methods.full.settings import FullSettings
 from calculator.methods.layer_kinds import full_name, split
 from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -22,31 +23,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Full(Method):
-    """Every weight of the base model is trained, or those of chosen names; nothing is added."""
+class Full(FullSettings):
+    """Every weight of the base model is trained, or those of chosen names or layers; nothing is added."""
 
     name = "full"
     facts = FACTS
 
-    unfrozen_parameters: tuple[str, ...] | None = setting(
-        None,
-        label="Unfrozen parameters",
-        help="The starts of the names of the parameters that are trained, or regular expressions for them, as in"
-        " axolotl; null trains all.",
-        example=("model.layers.30.", "model.layers.31.", "lm_head"),
-        empty="all",
-    )
-
-    unfrozen_dtype: Literal["model", "float32"] = setting(
-        "model",
-        label="Data type of unfrozen parameters",
-        help="That of the model, or float32, to which LLaMA-Factory casts them; it needs autocast.",
-    )
+    @property
+    def by_turns(self) -> bool:
+        """Whether the trained layers change during training."""
+        return self.use_badam or self.lisa_n_layers is not None
 
     @property
     def trains_part(self) -> bool:
         """Return whether parameters are frozen."""
-        return self.unfrozen_parameters is not None
+        return self.unfrozen_parameters is not None or self.by_turns
+
+    def for_model(self, model: Model) -> Self:
+        """Return the method with the parameters that BAdam or LISA trains in the step that the figures are for."""
+        if self.unfrozen_parameters is not None or not self.by_turns:
+            return self
+        return replace(self, unfrozen_parameters=self.in_turn(model))
+
+    def in_turn(self, model: Model) -> tuple[str, ...]:
+        """Return the patterns of the parameters that BAdam or LISA trains in that step."""
+        if self.lisa_n_layers is not None and not self.use_badam:
+            return lisa.patterns(self.lisa_n_layers, model)
+        return badam.patterns(self, model)
 
     @property
     def name_patterns(self) -> tuple[str, ...]:
@@ -56,11 +59,20 @@ class Full(Method):
     @property
     def title(self) -> str:
         """The method's name in words."""
+        if self.by_turns:
+            return "BAdam" if self.use_badam else "LISA"
         return "Full fine-tuning of chosen parameters" if self.trains_part else FACTS.label
+
+    @property
+    def label_parts(self) -> tuple[str, ...]:
+        """Whether layers are trained by turns."""
+        return (self.title,) if self.by_turns else ()
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which parameters are trained."""
+        if self.by_turns:
+            return turns.assumptions(self)
         if self.unfrozen_parameters is None:
             return ()
         chosen = "The parameters that unfrozen_parameters matches are trained; all others are frozen."
@@ -70,7 +82,9 @@ class Full(Method):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse patterns that cannot be read or match no parameter, and float32 where it cannot be."""
-        found = [*unfrozen.problems(self.unfrozen_parameters, model)] if self.unfrozen_parameters is not None else []
+        found = [*turns.problems(self, model)]
+        if self.unfrozen_parameters is not None and not self.by_turns:
+            found += unfrozen.problems(self.unfrozen_parameters, model)
         found += () if found else unfrozen.dtype_problems(self, model, training)
         if found:
             raise PlanError(*found)
@@ -96,6 +110,31 @@ class Full(Method):
             trained = unfrozen.trained(patterns, full_name(path, module), module)
         cast_to: DType | None = "float32" if trained and self.unfrozen_dtype == "float32" else None
         return ModuleSpec(dtype=training.dtype, trained=trained, cast_to=cast_to)
+
+    @property
+    def empties_cache(self) -> bool:
+        """Whether the optimizer empties the allocator's cache in every step, as BlockOptimizer does."""
+        return self.use_badam
+
+    @property
+    def drops_states(self) -> bool:
+        """Whether the optimizer drops its states at the end of every step."""
+        return self.use_badam and self.badam_switch_interval == 1
+
+    @property
+    def steps_copies(self) -> bool:
+        """Whether the optimizer updates float32 copies of the trained parameters."""
+        return self.use_badam
+
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
+        """Return the float32 copies that BAdam's optimizer keeps of the block's parameters."""
+        return tuple(badam.copies(self, model)) if self.use_badam else ()
+
+    def optimized(self, tensors: Sequence[ResidentTensor], model: Model) -> Sequence[ResidentTensor]:
+        """Return the parameters as the optimizer has states of them: BAdam's copies, and every layer with LISA."""
+        if self.use_badam:
+            return [badam.in_float32(each) for each in tensors if each.gets_gradient]
+        return lisa.with_every_layer(tensors, model) if self.lisa_n_layers is not None else tensors
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Whether it is a parameter: the model is saved whole."""

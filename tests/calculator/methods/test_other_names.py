@@ -41,7 +41,7 @@ def test_the_request_that_a_refusal_proposes_is_answered(name: str) -> None:
         ("lorra", 'is written {"name": "lora"}'),
         ("X-LoRA", 'is written {"name": "xlora"}'),
         ("Shadow", "is not modeled: "),
-        ("lisa", "is not modeled: LISA trains some layers at a time"),
+        ("lisa", 'is written {"name": "full", "lisa_n_layers": 2}'),
         ("banana", "must be one of full, "),
         (None, "must be one of full, "),
     ],

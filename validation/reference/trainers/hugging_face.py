@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
@@ -14,7 +15,9 @@ from transformers import (
     default_data_collator,
 )
 
+from validation.reference import layers_by_turns
 from validation.reference.build import build_model, refusing
+from validation.reference.optimizers import optimizer_for
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import ImageCollator, labeled_rows, task_rows
 from validation.reference.trainers.run import Run, with_quantizer
@@ -44,8 +47,18 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             args=arguments(**training_arguments(recipe, folder), **own),
             train_dataset=(labeled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
             data_collator=_collator(recipe, reference.model.config),
+            optimizers=(_optimizer(recipe, reference.model), None),
         )
+        layers_by_turns.follow(recipe.request, trainer)
     return Run(trainer, reference)
+
+
+def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer | None:
+    """BAdam's optimizer; None for one that the Trainer makes."""
+    if not layers_by_turns.is_badam(recipe.request):
+        return None
+    base = partial(optimizer_for, recipe.request.training.optimizer)
+    return layers_by_turns.block_optimizer(recipe.request, model, base)
 
 
 def _collator(recipe: Recipe, config: Any) -> Any:

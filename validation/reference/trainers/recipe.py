@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from calculator.common.errors import refusal
+from calculator.estimation.estimate import model_of
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
@@ -55,7 +56,13 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """The optimizer steps to run: the last is traced. Several GPUs take one more to learn the model's order."""
+        """The optimizer steps to run: the last is traced.
+
+        Several GPUs take one more to learn the model's order. LISA's steps reach every layer before the last.
+        """
+        drawn = getattr(self.request.method, "lisa_n_layers", None)
+        if drawn is not None:
+            return -(-len(model_of(self.request.model).decoder.layers) // drawn) + 1
         return 2 if self.request.device.count == 1 else 3
 
     @property

@@ -1,0 +1,112 @@
+"""BAdam's step, which updates float32 copies of one block's parameters, and the change of the block.
+
+Source: badam 1.4, block_optim.py, BlockOptimizer.step_single_gpu and _switch_trainable_params_single_gpu.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from calculator.methods.full.badam import COPY, in_float32
+from calculator.resident.per_parameter import own_states
+from calculator.resident.tensors import ResidentTensor
+from calculator.training_step.optimizer_step import bytes_of, clipping, step_candidates, total_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.resident.optimizer import Optimizer
+    from calculator.resident.per_parameter import ResidentTensors
+
+    Moment = tuple[ResidentTensors, ...]
+
+
+def temporaries(
+    trained: Sequence[ResidentTensor],
+    optimizer: Optimizer,
+    *,
+    clips: bool,
+    keeps_norm: bool,
+    returns_norm: bool,
+    drops_states: bool,
+) -> Moment:
+    """Return what is alive at the peak of the step besides weights, copies and kept states, with the gradients.
+
+    `trained` are the block's parameters in order. `drops_states` means that each step changes the block: it creates and
+    drops the states. For the other arguments, see `optimizer_step.temporaries`.
+    """
+    in_order = [*_in_order(trained)]
+    gradients = [_like(each, "gradient", each.dtype, "gradients") for each in in_order]
+    moved = [_like(each, "float32 gradient", "float32", "gradients") for each in in_order]
+    copies = [in_float32(each) for each in trained]
+    states = tuple(own_states(copies, optimizer)) if drops_states else ()
+    returned = (total_norm(),) if clips and returns_norm else ()
+    moments = [*_moved(gradients, moved)]
+    moments += [(*moved, *each) for each in _updates(copies, optimizer, drops_states=drops_states)]
+    moments += [(*moved, *states, *each) for each in _written_back(in_order)]
+    moments += [(*states, *each) for each in _changes(in_order)]
+    moments = [(*returned, *each) for each in moments]
+    if clips:
+        moments.append((*gradients, *clipping(tuple(trained), keeps_norm=keeps_norm, vectors=1)))
+    return max(moments, key=bytes_of)
+
+
+def _in_order(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
+    """Yield each parameter by itself, layer by layer where a block has several of one kind."""
+    for count, layer in groupby(trained, attrgetter("count")):
+        yield from [replace(each, count=1, bytes=each.bytes // count) for each in layer] * count
+
+
+def _like(tensor: ResidentTensor, name: str, dtype: DType, component: ComponentName) -> ResidentTensor:
+    return ResidentTensor(
+        name=f"{tensor.name}: {name}",
+        shape=tensor.shape,
+        dtype=dtype,
+        component=component,
+        count=tensor.count,
+        base=False,
+    )
+
+
+def _moved(gradients: Sequence[ResidentTensor], moved: Sequence[ResidentTensor]) -> Iterator[Moment]:
+    """Yield the gradients while each in turn is copied to float32 and freed. A float32 gradient is not copied."""
+    for n, each in enumerate(gradients):
+        own = () if each.dtype == "float32" else (each,)
+        yield (*moved[: n + 1], *own, *gradients[n + 1 :])
+
+
+def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_states: bool) -> Iterator[Moment]:
+    """Yield the temporaries of the wrapped optimizer's step, with the states that it creates.
+
+    Biases are a parameter group of their own, which is stepped last.
+    """
+    groups = [tuple(each for each in copies if ("bias" in each.name) is biased) for biased in (False, True)]
+    groups = [group for group in groups if group]
+    if not drops_states:
+        yield from step_candidates(groups, tuple(copies), optimizer)
+        return
+    created: Moment = ()
+    for group in groups:
+        created = (*created, *own_states(group, optimizer))
+        yield from ((*created, *each) for each in step_candidates([group], group, optimizer))
+
+
+def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
+    """Yield each updated copy in its parameter's dtype."""
+    yield from ((_like(each, "updated copy", each.dtype, "workspace"),) for each in trained if each.dtype != "float32")
+
+
+def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
+    """Yield the new copies as they come to be, while the old copies and states are alive.
+
+    The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
+    """
+    new = [_like(each, f"new {COPY}", "float32", "workspace") for each in trained]
+    for n, each in enumerate(trained):
+        cloned = () if each.dtype == "float32" else (_like(each, "clone", each.dtype, "workspace"),)
+        yield (*new[: n + 1], *cloned)
