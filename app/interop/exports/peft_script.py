@@ -19,7 +19,7 @@ from app.interop.exports.script_optimizer import optimizer_call, projection_opti
 from app.interop.exports.script_templates import script_template
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
-from calculator.methods import LoRA, QLoRA
+from calculator.methods import Full, LoRA, QLoRA
 from calculator.methods.config_arguments import config_arguments
 from calculator.resident.int8 import Int8
 from calculator.resident.optimizers import updates_in_backward
@@ -45,6 +45,7 @@ def exported(planned: Planned) -> Exported:
         return unsloth_script.exported(planned)
     script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
     _check_checkpoint(planned.request)
+    _check_turns(method)
     if planned.request.task != "causal_lm":
         task_script.check(planned.request)
         classes = () if trainer is None else trainer.classes
@@ -153,6 +154,19 @@ def _check_checkpoint(request: Request) -> None:
     if weight is not None and not weight.of_bitsandbytes and request.model.id is None:
         message = f"the script of {request.method.title} reads a checkpoint: name a model by its hub id"
         raise refusal("model.config", message, None)
+
+
+def _check_turns(method: Method) -> None:
+    """Refuse a script that trains layers by turns.
+
+    Raises:
+        PlanError: with the tool that has the method.
+    """
+    if isinstance(method, Full) and method.by_turns:
+        tool = "llama-factory" if method.use_badam else "axolotl"
+        name = "use_badam" if method.use_badam else "lisa_n_layers"
+        message = f"scripts are not written for {method.title}: use format {tool}"
+        raise refusal(f"method.{name}", message, getattr(method, name))
 
 
 def _accelerator(request: Request) -> tuple[str, ...]:

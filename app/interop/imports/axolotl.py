@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
-from app.interop.imports import base_storage, other_runs, preferences
+from app.interop.imports import base_storage, layers_by_turns, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
@@ -14,7 +14,6 @@ from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
-from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.methods import METHODS
 from calculator.trainers import cut_cross_entropy
 
@@ -71,10 +70,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     elif unfrozen:
         keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modeled: the adapter alone is trained")
     kept = kept_base(keys, name)
-    layers = keys.take("lisa_n_layers")
-    if layers is not None:
-        keys.miss("lisa_n_layers", layers, BY_TURNS["lisa"])
-        keys.forget(("lisa_step_interval", "lisa_layers_attribute", "lisa_layers_attr"))
+    method |= layers_by_turns.lisa(keys, name, model_or_none(model))
     if name == "qlora":
         method |= _quantization(keys, model_or_none(model))
     elif kept:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
 from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
-from app.interop.imports import preferences
+from app.interop.imports import layers_by_turns, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
-from calculator.inputs.layers_by_turns import BY_TURNS
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
@@ -36,9 +35,11 @@ def imported(keys: Keys, given: Any) -> Imported:
         raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
+    by_turns = layers_by_turns.badam(keys, keys.left.get("finetuning_type", "lora"))
     method = _method(keys, model_or_none(model))
+    method = {"name": "full", **by_turns} if by_turns else method
     freezes = "unfrozen_parameters" in method
-    dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes)
+    dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not by_turns)
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
     stage = keys.take("stage", "sft")
@@ -50,6 +51,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         **_training(keys, model_or_none(model)),
         **_lengths(keys, stage),
     }
+    training |= _without_checkpointing(keys, training) if by_turns else {}
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= preferences.rows_of_kto(keys, training)
     training |= _liger(keys, model_or_none(model))
@@ -173,9 +175,6 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
 
     Source: train/trainer_utils.py, _create_galore_optimizer and _create_apollo_optimizer; hparams/finetuning_args.py.
     """
-    if keys.flag("use_badam"):
-        keys.miss("use_badam", True, BY_TURNS["badam"])
-        keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
     for name, scale in (("galore", 2.0), ("apollo", 32.0)):
         if keys.flag(f"use_{name}"):
             given = {
@@ -234,6 +233,14 @@ def _checkpointing(keys: Keys) -> dict[str, Any]:
     )
     options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if checkpointing else {}
     return {"gradient_checkpointing": checkpointing, **options}
+
+
+def _without_checkpointing(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return that nothing is checkpointed, as LLaMA-Factory does but for BAdam's block."""
+    if not training["gradient_checkpointing"]:
+        return {}
+    keys.miss("disable_gradient_checkpointing", False, layers_by_turns.UNCHECKPOINTED)
+    return {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": None}
 
 
 def _lengths(keys: Keys, stage: Any) -> dict[str, Any]:

@@ -142,19 +142,6 @@ def test_a_base_in_fp8_survives_axolotl():
 
 
 @pytest.mark.parametrize(
-    ("file", "key"),
-    [
-        ("base_model: Qwen/Qwen3-8B\nlisa_n_layers: 4\nlisa_step_interval: 20\n", "lisa_n_layers"),
-        ("model_name_or_path: Qwen/Qwen3-8B\nfinetuning_type: full\nuse_badam: true\nbadam_mode: layer\n", "use_badam"),
-    ],
-)
-def test_layers_by_turns_are_named_with_the_reason(file, key):
-    (missed,) = [each for each in read(file).not_understood if each.key.startswith(key[:4]) or "badam" in each.key]
-    assert missed.key == key
-    assert "not modeled" in missed.why
-
-
-@pytest.mark.parametrize(
     ("call", "base"),
     [
         ("AwqConfig(bits=4, group_size=64)", {"quant_method": "awq", "desc_act": False, "bits": 4, "group_size": 64}),

@@ -1,0 +1,51 @@
+"""The keys of BAdam and LISA in the files of tools that have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports.part import differs
+from app.interop.imports.layers_by_turns import UNCHECKPOINTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.interop.exports.exported import NotExpressed
+    from app.interop.exports.planned import Planned
+    from calculator.methods import Full
+
+
+def badam_keys(method: Full) -> dict[str, Any]:
+    """Return LLaMA-Factory's keys of BAdam."""
+    start = {} if method.badam_start_block is None else {"badam_start_block": method.badam_start_block}
+    return {
+        "use_badam": True,
+        "badam_mode": method.badam_mode,
+        "badam_switch_mode": method.badam_switch_mode,
+        "badam_switch_interval": method.badam_switch_interval,
+        **start,
+    }
+
+
+def without_keys(planned: Planned, method: Full) -> Iterator[NotExpressed]:
+    """Yield what LLaMA-Factory does otherwise than the request with BAdam."""
+    for name in ("include_embedding", "include_lm_head"):
+        if getattr(method, name):
+            yield differs(f"method.{name}", True, "LLaMA-Factory leaves it out: BAdam's blocks are the layers alone")
+    if planned.request.training.gradient_checkpointing:
+        yield differs("training.gradient_checkpointing", True, UNCHECKPOINTED)
+
+
+def lisa_keys(planned: Planned, method: Full) -> dict[str, Any]:
+    """Return axolotl's keys of LISA."""
+    return {
+        "lisa_n_layers": method.lisa_n_layers,
+        "lisa_step_interval": method.lisa_step_interval,
+        "lisa_layers_attribute": planned.model.decoder.name,
+    }
+
+
+def absent(method: Full, tool: str) -> NotExpressed:
+    """Return the setting of a method that a tool does not have, where every weight is trained."""
+    name = "use_badam" if method.use_badam else "lisa_n_layers"
+    return differs(f"method.{name}", getattr(method, name), f"{tool} has no {method.title}: every weight is trained")
