@@ -1,4 +1,4 @@
-"""Checks for BAdam and LISA: trainers, optimizers and shardings with which they fail or are not modelled."""
+"""Checks for BAdam and LISA: trainers, optimizers and shardings with which they fail or are not modeled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if not isinstance(method, Full) or not method.by_turns:
         return
     if training.trainer not in (None, "transformers"):
-        message = f"{method.title} is modelled in the reference step and with transformers: use that, or leave it out"
+        message = f"{method.title} is modeled in the reference step and with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.optimizer_in_bwd:
         message = f"{method.title} steps one optimizer after the backward pass: use false"
@@ -47,9 +47,9 @@ def _refuses(optimizer: Optimizer, method: Full) -> str | None:
     if method.use_badam and optimizer.early:
         return "creates its states with the optimizer, and fails with the copies of BAdam (KeyError)"
     if method.drops_states and optimizer.storage == "factored":
-        return "is not modelled with badam_switch_interval 1"
+        return "is not modeled with badam_switch_interval 1"
     if optimizer.package or optimizer.on_one_gpu or optimizer.others is not None or optimizer.in_backward:
-        return f"is not modelled with {method.title}"
+        return f"is not modeled with {method.title}"
     return None
 
 
@@ -57,7 +57,7 @@ def _sharded(request: Request, method: Full, model: Model) -> Iterator[Problem]:
     sharding = request.device.sharding
     if sharding == "none":
         return
-    message = f"{method.title} is modelled on one GPU only"
+    message = f"{method.title} is modeled on one GPU only"
     way_out = "use none, and device.count 1"
     if method.use_badam and sharding == "zero3":
         block = badam.patterns(method, model)

@@ -57,7 +57,7 @@ def lisa(keys: Keys, name: str, model: Model | None) -> dict[str, Any]:
     if not layers or not interval:
         return {}
     if name != "full":
-        why = "draws layers whose weights an adapter freezes, which is not modelled: the adapter alone is trained"
+        why = "draws layers whose weights an adapter freezes, which is not modeled: the adapter alone is trained"
         keys.miss("lisa_n_layers", layers, why)
         return {}
     if model is not None and attribute != model.decoder.name:

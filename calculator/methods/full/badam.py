@@ -130,7 +130,7 @@ def in_float32(tensor: ResidentTensor) -> ResidentTensor:
 
 
 def problems(method: Full, model: Model) -> Iterator[Problem]:
-    """Yield settings that badam refuses, and those that are not modelled."""
+    """Yield settings that badam refuses, and those that are not modeled."""
     if method.badam_mode == "ratio":
         yield Problem(loc="method.badam_mode", msg=RATIO, input="ratio")
     count, start = len(of_model(method, model)), method.badam_start_block
