@@ -37,13 +37,13 @@ class Release(Protocol):
 
 #: The prefix of the label that marks a ready gradient. The parameter's name follows it.
 GRADIENT_OF = "gradient of "
-#: Return the parameter's name from the label of a ready gradient, and the layer's number if it has one.
-_IN_LAYER = " in layer "
+#: The text between a parameter's name and the number of its layer, in the label of a ready gradient.
+IN_LAYER = " in layer "
 
 
 def parameter_of(label: str) -> tuple[str, int | None]:
     """Return the name of the parameter whose gradient a mark is for, and the number of its layer if the mark has it."""
-    name, _, number = label.removeprefix(GRADIENT_OF).partition(_IN_LAYER)
+    name, _, number = label.removeprefix(GRADIENT_OF).partition(IN_LAYER)
     return name, int(number) if number else None
 
 
@@ -211,7 +211,7 @@ class AccumulateGrad(Node):
             if leaf is not None:
                 leaf.gradients.append((self.name, grad))
                 return
-            layer = "" if self.layer is None else f"{_IN_LAYER}{self.layer}"
+            layer = "" if self.layer is None else f"{IN_LAYER}{self.layer}"
             grad.tape.mark(f"{GRADIENT_OF}{self.name}{layer}", grad)
         if self.has_grad or self.in_bucket:
             return

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.step import TrainingStep
-from calculator.training_step.unrolled import Unrolled, Window, whole_tape
+from calculator.training_step.unrolled import Unrolled, Window
+from calculator.training_step.whole_tape import whole_tape
 from calculator.training_step.zero.replayed import FlatStep
 from calculator.training_step.zero.replayed_offload import OffloadedStep
 from calculator.training_step.zero3.replayed import PartitionedStep

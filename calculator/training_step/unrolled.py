@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.sym_sizes import SymSizes
     from calculator.engine.tape import Allocation, Tape
+    from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
 
 #: The number of periods that are interpreted.
@@ -148,18 +149,7 @@ def _unrolled(
     if symbols is not None:
         context.tape.sizes = symbols
     context.repeats_layers = repeats_layers
-    repetition = context.repetition
-    period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
-    count = len(repetition.numbers) + repetition.copies * period
-    last = repetition.end + (periods - 2) * period
-    numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
-    repeated = range(last - period, last) if more > 0 else range(0)
-    context.unrolls = True
-    context.repetition = Repetition(
-        numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
-    )
-    context.tape.folds_loops = True
-    micro_batch(context)
+    repetition, more = context.repetition, interpret_periods(context, periods)
     if symbols is not None:
         context.tape.rows = symbols.indexed(context.tape.rows)
     tape = expanded(context.tape)
@@ -179,7 +169,7 @@ def _unrolled(
             copies=0,
             streams=streams_of(tape.rows, sharding, offloads=prepared.offloads_activations),
         )
-    spread = _Periods(tape, marks, repetition, more, again)
+    spread = Periods(tape, marks, repetition, more, again)
     return Unrolled(
         rows=spread.rows,
         forward=spread.forward(),
@@ -191,17 +181,24 @@ def _unrolled(
     )
 
 
-@without_frame_snapshots
-def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
-    """Return the tape of a micro-batch with every layer interpreted, and a repetition that repeats nothing."""
-    context = training_context(prepared)
-    shortened = context.repetition
-    count = len(shortened.numbers) + shortened.copies * (shortened.end - shortened.start)
-    repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    context.unrolls, context.repetition = True, repetition
+def interpret_periods(context: Context, periods: int) -> int:
+    """Interpret a few periods of a micro-batch. Return the number of periods that the third one represents after it.
+
+    It is not positive if every layer is interpreted.
+    """
+    repetition = context.repetition
+    period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
+    count = len(repetition.numbers) + repetition.copies * period
+    last = repetition.end + (periods - 2) * period
+    numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
+    repeated = range(last - period, last) if more > 0 else range(0)
+    context.unrolls = True
+    context.repetition = Repetition(
+        numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
+    )
     context.tape.folds_loops = True
     micro_batch(context)
-    return expanded(context.tape), repetition
+    return more
 
 
 def _parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeated]:
@@ -249,7 +246,7 @@ def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[i
     return kept[::-1]
 
 
-class _Periods:
+class Periods:
     """The events of four periods, the third of which represents `more` periods after it.
 
     The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each. The same
@@ -337,26 +334,29 @@ class _Periods:
     def backward(self) -> list[Window]:
         """Return the backward pass, with the third period once for each period that it represents, in reverse."""
         if not self.has_backward:
-            return [_once(self._outside(self.marks["backward"], self.marks["end"]))]
+            return [_once(self.outside(self.marks["backward"], self.marks["end"]))]
         start, end = self._backward(2)
         first, _ = self._backward(3)
         _, last = self._backward(1)
         return [
-            _once(self._outside(self.marks["backward"], first)),
+            _once(self.outside(self.marks["backward"], first)),
             Window(self.events[first:start], self.base + self.stride, (self.more * self.stride,)),
             Window(self.events[start:end], self.base, range(self.more * self.stride, -1, -self.stride)),
             _once(self.events[end:last], self.base),
-            _once(self._outside(last, self.marks["end"])),
+            _once(self.outside(last, self.marks["end"])),
         ]
 
     def _windows_outside(self, start: int, end: int) -> Iterator[Window]:
         """Yield the windows of a part of the forward pass outside the periods."""
         for each in _parts(self.repeated, start, end):
-            yield Window(self._outside(each.start, each.end), 0, (0,) * each.times)
+            yield Window(self.outside(each.start, each.end), 0, (0,) * each.times)
 
-    def _outside(self, start: int, end: int) -> list[int]:
-        """Return events outside the periods. An event of the third period's row is repeated for every period's row."""
-        unrolled: list[int] = []
+    def outside(self, start: int, end: int, before: list[int] | None = None) -> list[int]:
+        """Return events outside the periods. An event of the third period's row is repeated for every period's row.
+
+        They are added to the events `before` them, between the same periods.
+        """
+        unrolled: list[int] = [] if before is None else before
         own = range(self.base + self.stride, self.base + 2 * self.stride)
         events = [event for event in self.events[start:end] if event not in self.skipped]
         for of_middle, group in groupby(events, lambda event: (event if event >= 0 else ~event) in own):

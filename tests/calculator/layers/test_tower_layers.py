@@ -9,7 +9,7 @@ from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
 from calculator.layers.tower_layers import Chunks
 from calculator.methods.prepared_model import PreparedModel
-from calculator.training_step.unrolled import whole_tape
+from calculator.training_step.whole_tape import whole_tape
 from tests.paths import CASE_FILES
 
 TINY = json.loads((CASE_FILES / "images.jsonl").read_text().splitlines()[0])["request"]["model"]
