@@ -158,7 +158,10 @@ def _parsed(plan: dict[str, Any]) -> tuple[Request, RunSettings | None]:
         whole = parse_run(plan)
     except PlanError as error:
         raise PlanError(
-            *(Problem(loc=f"request.{each.loc}".rstrip("."), msg=each.msg, input=each.input) for each in error.problems)
+            *(
+                Problem(loc=f"request.{problem.loc}".rstrip("."), msg=problem.msg, input=problem.input)
+                for problem in error.problems
+            )
         ) from error
     return whole.estimate, whole.run
 

@@ -32,7 +32,7 @@ def listed_trainers() -> TrainerList:
 
 def _two_trainers() -> TrainerList:
     names = ("trl-sft", "axolotl")
-    return TrainerList(trainers=tuple(each for each in listed_trainers().trainers if each.name in names))
+    return TrainerList(trainers=tuple(trainer for trainer in listed_trainers().trainers if trainer.name in names))
 
 
 EXAMPLES = (GetExample(path="/api/v1/trainers", summary="A trainer and a tool", answer=_two_trainers),)

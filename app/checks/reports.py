@@ -41,12 +41,12 @@ def text(files: Sequence[Checked]) -> str:
     return "\n".join(
         "\n".join(
             (
-                f"{each.path}: {WORDS[each.outcome]}",
-                *(f"  {sentence}" for sentence in each.sentences),
-                *(f"  Warning: {warning}" for warning in each.warnings),
+                f"{file.path}: {WORDS[file.outcome]}",
+                *(f"  {sentence}" for sentence in file.sentences),
+                *(f"  Warning: {warning}" for warning in file.warnings),
             )
         )
-        for each in files
+        for file in files
     )
 
 
@@ -57,12 +57,12 @@ def markdown(files: Sequence[Checked]) -> str:
         "",
         "| file | verdict | required | usable |",
         "|---|---|---:|---:|",
-        *(_row(each) for each in files),
+        *(_row(file) for file in files),
     ]
-    for each in files:
-        notes = [*(each.sentences if each.outcome != "fits" else ()), *each.warnings]
+    for file in files:
+        notes = [*(file.sentences if file.outcome != "fits" else ()), *file.warnings]
         if notes:
-            lines += ["", f"`{each.path}`", "", *(f"- {_escaped(note)}" for note in notes)]
+            lines += ["", f"`{file.path}`", "", *(f"- {_escaped(note)}" for note in notes)]
     return "\n".join(lines)
 
 
@@ -93,7 +93,7 @@ def sarif(files: Sequence[Checked]) -> str:
         }
     )
     driver = {"name": "Headroom", "version": VERSION, "rules": rules}
-    results = [result for each in files for result in _results(each)]
+    results = [result for file in files for result in _results(file)]
     log = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",

@@ -50,7 +50,7 @@ def _overview(answer: CardList) -> Iterator[str]:
             (
                 card.name,
                 f"{gib(card.usable_bytes):,.2f}",
-                *(f"{each.models:,} models" if each.models else "none" for each in card.methods),
+                *(f"{method.models:,} models" if method.models else "none" for method in card.methods),
             )
             for card in answer.cards
         ],

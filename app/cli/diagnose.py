@@ -114,7 +114,7 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield from _part(SIZED, _matches(found))
         yield from _part("Alive at the first", _alive(found))
     if diagnosis.changes:
-        rows = [_change(each) for each in diagnosis.changes]
+        rows = [_change(change) for change in diagnosis.changes]
         head = ("Single change", "Saves", "Verdict there", "Ends it")
         yield from _part("", (head, rows))
 

@@ -81,8 +81,8 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield table(
         ("Over the base model", "base", "added", "share"),
         [
-            (inference_text.COSTS[each.name], number(each.base), number(each.added), percent(each.share))
-            for each in answer.costs
+            (inference_text.COSTS[cost.name], number(cost.base), number(cost.added), percent(cost.share))
+            for cost in answer.costs
         ],
     )
     if answer.merge is not None:

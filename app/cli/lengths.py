@@ -137,7 +137,7 @@ def _advice(found: LengthAdvice) -> Iterator[str]:
     yield ""
     required = size(found.estimate.memory.required_bytes)
     yield f"The run requires {required}, and computes {number(found.tokens)} tokens an epoch, padding included."
-    rows = [_row(each, found.tokens) for each in found.changes]
+    rows = [_row(change, found.tokens) for change in found.changes]
     if rows:
         yield table(("Change", "What it does", "Saves", "Tokens an epoch"), rows, left=2)
 

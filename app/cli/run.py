@@ -65,7 +65,7 @@ def _lines(answer: WholeRun) -> Iterator[str]:
     for title, files in (("A checkpoint", answer.files), ("The merged model", answer.merged_files)):
         if files:
             yield ""
-            yield table((title, "bytes"), [(each.name, number(each.bytes)) for each in files])
+            yield table((title, "bytes"), [(file.name, number(file.bytes)) for file in files])
     for title, sentences in (("Warnings", answer.warnings), ("Assumptions", answer.assumptions)):
         if sentences:
             yield f"\n{title}"

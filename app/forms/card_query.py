@@ -50,7 +50,10 @@ def query_of(values: dict[str, Any]) -> CardQuery:
     try:
         return parse(CardQuery, values, "")
     except PlanError as error:
-        problems = (Problem(loc=each.loc.removeprefix("."), msg=each.msg, input=each.input) for each in error.problems)
+        problems = (
+            Problem(loc=problem.loc.removeprefix("."), msg=problem.msg, input=problem.input)
+            for problem in error.problems
+        )
         raise PlanError(*problems) from error
 
 

@@ -58,7 +58,9 @@ def chosen(submitted: Mapping[str, str], typed: Mapping[str, str], defaults: Map
 
 def texts(tool: Tool, method: str, defaults: Mapping[str, str]) -> dict[str, str]:
     """Return the text of every owned field: a tool's own default, or the form's."""
-    method_texts = {_name(each.path): text_of(each) for each in tool.defaults if each.path.startswith("method.")}
+    method_texts = {
+        _name(default.path): text_of(default) for default in tool.defaults if default.path.startswith("method.")
+    }
     method_texts |= {_name(path): _text(path, value) for path, value in tool.settings_for(method).items()}
     return {name: method_texts.get(name, defaults[name]) for name in OWNED}
 

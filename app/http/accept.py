@@ -42,6 +42,10 @@ def _preference(media_type: str, ranges: list[MediaRange]) -> tuple[float, int]:
 
 def _range(part: str) -> MediaRange:
     name, *parameters = (each.strip() for each in part.split(";"))
-    weights = (value.strip() for name, _, value in (each.partition("=") for each in parameters) if name.strip() == "q")
+    weights = (
+        value.strip()
+        for name, _, value in (parameter.partition("=") for parameter in parameters)
+        if name.strip() == "q"
+    )
     weight = next(weights, "")
     return MediaRange(name=name, weight=float(weight) if _WEIGHT.fullmatch(weight) else 1.0)

@@ -35,7 +35,7 @@ def over_budget_problems(error: OverBudgetError, body: Any) -> tuple[Problem, ..
 def over_budget_response(error: OverBudgetError, body: Any) -> Response:
     """Return the problem document of a request whose answer takes too long."""
     problems = over_budget_problems(error, body)
-    return problem_response(422, str(error), [each for each in problems if each.loc])
+    return problem_response(422, str(error), [problem for problem in problems if problem.loc])
 
 
 def _ways_out(body: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:

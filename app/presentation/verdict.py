@@ -92,11 +92,12 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
     """Yield the bytes that each of several GPUs sends in a step, as sentences."""
     collectives = plan.communication or ()
     sent = ", and ".join(
-        f"{size(each.sent_bytes)} to the others in {each.name}: {each.substituted} bytes" for each in collectives
+        f"{size(collective.sent_bytes)} to the others in {collective.name}: {collective.substituted} bytes"
+        for collective in collectives
     )
     if sent:
         yield f"The figures are of each of {collectives[0].ranks:,} GPUs. In a step, each sends {sent}."
-    between = sum(each.node_sent_bytes for each in collectives)
+    between = sum(collective.node_sent_bytes for collective in collectives)
     if between:
         yield f"By the ring algorithm, each node sends {size(between)} of a step to another node."
     memory = plan.memory

@@ -41,10 +41,10 @@ class Tool:
             return
         kind: Any = METHODS[method]
         settings = {f"method.{each.name}" for each in declared(kind)}
-        for each in self.defaults:
-            is_of_method = not each.path.startswith("method.") or each.path in settings
-            if is_of_method and each.trains_base in (None, kind.facts.trains_base):
-                yield each
+        for default in self.defaults:
+            is_of_method = not default.path.startswith("method.") or default.path in settings
+            if is_of_method and default.trains_base in (None, kind.facts.trains_base):
+                yield default
 
     def settings_for(self, method: str) -> dict[str, Any]:
         """Return the values of a method's run by their paths in a request, the trainer among them."""

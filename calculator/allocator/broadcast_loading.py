@@ -123,7 +123,7 @@ def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
 def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
     """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
     first: dict[str, int] = {}
-    paths = {each: [*accumulate(each.name.split("."), "{}.{}".format)] for each in parameters}
+    paths = {parameter: [*accumulate(parameter.name.split("."), "{}.{}".format)] for parameter in parameters}
     for number, each in enumerate(parameters):
         for path in paths[each]:
             first.setdefault(path, number)

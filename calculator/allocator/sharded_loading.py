@@ -69,18 +69,18 @@ class LoadedOnHost(HostLoading):
         referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
         kept: list[int] = []
         for unit in in_order(prepared):
-            whole = [(each, self._add(each.name, _size(each))) for each in unit.parameters]
+            whole = [(parameter, self._add(parameter.name, _size(parameter))) for parameter in unit.parameters]
             if unit.name == ROOT:
                 self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
             self._shard(unit.parameters, prepared.device.count)
             self._free(row for each, row in whole if each.name not in referred)
             kept += [row for each, row in whole if each.name in referred]
         self._free(kept)
-        self._stay(each for each in resident.tensors if is_second(each))
+        self._stay(tensor for tensor in resident.tensors if is_second(tensor))
 
     def _shard(self, parameters: Iterable[ResidentTensor], count: int) -> None:
-        for each in parameters:
-            row = self._add(each.name, _shard_size(each, count))
+        for parameter in parameters:
+            row = self._add(parameter.name, _shard_size(parameter, count))
             if self._offloads:
                 self._free((row,))
 
@@ -101,11 +101,11 @@ class LoadedWhole(Loading):
         whole = [row for row, name in enumerate(self.names) if row not in freed and name in sharded]
         books = one_by_one(each for each in resident.whole if each.name.endswith(CODE_BOOK))
         start = len(self.sizes)
-        self._request([each.name for each in books], [rounded(each.bytes // each.count) for each in books])
+        self._request([book.name for book in books], [rounded(book.bytes // book.count) for book in books])
         copies = range(start, len(self.sizes))
         for unit in in_order(prepared):
-            sizes = [_shard_size(each, prepared.device.count) for each in unit.parameters]
-            self._request([each.name for each in unit.parameters], sizes)
+            sizes = [_shard_size(parameter, prepared.device.count) for parameter in unit.parameters]
+            self._request([parameter.name for parameter in unit.parameters], sizes)
         self.events += [~row for row in (*whole, *copies)]
 
 

@@ -42,7 +42,7 @@ class FlattenedLoading(HostLoading):
         groups, on_host = [group.names for group in state.partitions.groups], state.host_bytes is not None
         emptied = frozenset[str]().union(*groups[:-1])
         last = self._load(
-            resident.prepared, tuple(each for each in resident.tensors if each.name not in emptied), groups[-1]
+            resident.prepared, tuple(tensor for tensor in resident.tensors if tensor.name not in emptied), groups[-1]
         )
         for number, weights in enumerate(state.flat_weights):
             self._stay([weights])
@@ -55,8 +55,8 @@ class FlattenedLoading(HostLoading):
         zeros = (state.like_partition(number, "zeros for gradients") for number in range(len(groups)))
         self._free(self._allocate(() if on_host else zeros))
         self._stay(state.divided[-1:])
-        whole = -(-sum(each.bytes for each in resident.tensors) // SMALL_SEGMENT) * SMALL_SEGMENT
-        self.most_reserved = whole + sum(segment_bytes(each.bytes) for each in state.flat_weights)
+        whole = -(-sum(tensor.bytes for tensor in resident.tensors) // SMALL_SEGMENT) * SMALL_SEGMENT
+        self.most_reserved = whole + sum(segment_bytes(flat_weight.bytes) for flat_weight in state.flat_weights)
 
     def _load(
         self, prepared: PreparedModel, tensors: tuple[ResidentTensor, ...], of_last: frozenset[str]

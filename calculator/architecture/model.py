@@ -142,7 +142,7 @@ class Model:
         for part in self.parts:
             if isinstance(part, Stack):
                 for index, layer in enumerate(part.layers):
-                    yield from (replace(each, name=f"{part.name}.{index}.{each.name}") for each in layer.buffers)
+                    yield from (replace(buffer, name=f"{part.name}.{index}.{buffer.name}") for buffer in layer.buffers)
 
     @cached_property
     def accepted(self) -> set[Hashable]:
@@ -281,7 +281,7 @@ class Model:
         Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init; and, where the table has
         both halves, torchtune/models/qwen2/_positional_embeddings.py.
         """
-        if any(each.name == ROTARY_TABLE for each in self.buffers):
+        if any(buffer.name == ROTARY_TABLE for buffer in self.buffers):
             return self
         half = named(int(self.config["head_dim"]) // 2, "head_dim / 2")
         positions = named(int(self.config["max_position_embeddings"]), "max_seq_len")

@@ -70,10 +70,10 @@ class _Builder:
 
     def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
         """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest card."""
-        for each in sizes:
-            if not self._has_room(cards[0], each):
+        for size in sizes:
+            if not self._has_room(cards[0], size):
                 break
-            yield self._reserved(cards, each)
+            yield self._reserved(cards, size)
 
     def _has_room(self, card: GPU, sizes: Sizes) -> bool:
         memory = estimate(parse_request({**self._body(card, sizes), "reserved": "rule"}), self.series).memory

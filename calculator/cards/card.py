@@ -114,4 +114,4 @@ def _searched(entry: ModelEntry) -> str:
 
 def _last(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
     """Return the largest sizes that fit. A larger run does not always require more memory."""
-    return max((each for each in sizes if each in fitting), default=None)
+    return max((size for size in sizes if size in fitting), default=None)

@@ -30,7 +30,7 @@ _STREAM = "archive"
 
 def model_bytes(parameters: Sequence[Named], name_of: Callable[[str], str]) -> int:
     """Return the size of pytorch_model_fsdp.bin, in bytes."""
-    whole = {name_of(each.name): _tensor(each.kind.shape, each.kind.dtype) for each in parameters}
+    whole = {name_of(parameter.name): _tensor(parameter.kind.shape, parameter.kind.dtype) for parameter in parameters}
     return file_bytes(whole, "pytorch_model_fsdp")
 
 

@@ -166,4 +166,4 @@ def _of_bitsandbytes(
 def grouped(parameters: Sequence[Named], groups: Iterable[Iterable[ResidentTensor]]) -> list[list[Named]]:
     """Return the trained parameters of each group, given the kinds of each group."""
     names = [{kind.name for kind in group} for group in groups]
-    return [[each for each in parameters if each.kind.name in group] for group in names]
+    return [[parameter for parameter in parameters if parameter.kind.name in group] for group in names]

@@ -34,5 +34,5 @@ def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
         else:
             parameters = [each for each in outer if each.name.startswith(f"{part.name}.")]
             outer = [each for each in outer if each not in parameters]
-            yield from (Named(each.name, each) for each in parameters)
+            yield from (Named(parameter.name, parameter) for parameter in parameters)
     yield from (Named(each.name, each) for each in outer)

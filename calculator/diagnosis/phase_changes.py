@@ -82,7 +82,7 @@ def _live(resident: ResidentState, run: RunSettings) -> int:
         return resting
     evaluation = Evaluation(resident, run)
     peaks = [evaluation.peak(), *([evaluation.generation()] if run.generates else [])]
-    return resting + evaluation.resident_bytes + max(each.bytes for each in peaks)
+    return resting + evaluation.resident_bytes + max(peak.bytes for peak in peaks)
 
 
 def _options(run: RunSettings) -> Iterator[_Option]:

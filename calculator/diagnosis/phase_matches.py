@@ -165,8 +165,8 @@ class _Phases:
         of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
         later = [WITH_BATCH.format(each.name) for each in of_kind[number - len(outputs) * (of_kind is labels) :]]
         rows = self.evaluation.in_concatenation(moment)
-        later_row = next(each for each in rows if each.name == later[0])
-        return later_row, tuple(each for each in rows if each.name not in later)
+        later_row = next(row for row in rows if row.name == later[0])
+        return later_row, tuple(row for row in rows if row.name not in later)
 
     def _in_merge(self) -> Iterator[PhaseMatch]:
         """Yield the tensors that merging each module allocates, in order."""

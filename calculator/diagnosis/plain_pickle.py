@@ -153,7 +153,7 @@ class _Reader:
         return part
 
     def _refused(self, code: int) -> PlanError:
-        name = next((each.name for each in pickletools.opcodes if each.code == chr(code)), f"{code:#04x}")
+        name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)), f"{code:#04x}")
         message = (
             f"the pickle has the operation {name} at byte {self.place - 1:,}: only lists, tuples, dictionaries, numbers"
             " and strings are read, and nothing is imported or run"

@@ -57,8 +57,8 @@ FSDP = "torch/distributed/fsdp/_fully_shard: _fsdp_collectives.py and _fsdp_para
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     """Return everything alive at a peak by component, the largest rows first."""
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
-    for each in alive.resident_tensors:
-        by_component[each.component] += _of_resident(each)
+    for resident_tensor in alive.resident_tensors:
+        by_component[resident_tensor.component] += _of_resident(resident_tensor)
     for component, row in _of_storages(alive):
         by_component[component].append(row)
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}

@@ -311,7 +311,7 @@ def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[st
     """Yield trained parameters that get no gradient from text."""
     if not model.idle:
         return []
-    count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
+    count = sum(tensor.parameters * tensor.count for tensor in tensors if tensor.trained and not tensor.in_graph)
     if not count:
         return []
     return [f"{count:,} of the trained parameters get no gradient from text: they are on the card but learn nothing."]

@@ -141,7 +141,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
     if model.idle and not config.find_unused_parameters and not config.static_graph:
         tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
-        if any(each.trained and not each.in_graph for each in tensors):
+        if any(tensor.trained and not tensor.in_graph for tensor in tensors):
             message = "DDP refuses trained parameters without a gradient, and text gives some none: set it true"
             yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)
 

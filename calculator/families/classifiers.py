@@ -43,7 +43,7 @@ def base_model(model: Model, _: Task, pooler: tuple[Module, ...] = ()) -> Model:
     return replace(
         model,
         parts=tuple(replace(part, name=part.name.removeprefix(base)) for part in parts),
-        buffers=tuple(replace(each, name=each.name.removeprefix(base)) for each in model.buffers),
+        buffers=tuple(replace(buffer, name=buffer.name.removeprefix(base)) for buffer in model.buffers),
         head=None,
         base=base,
         tied={name.removeprefix(base): other.removeprefix(base) for name, other in tied.items()},

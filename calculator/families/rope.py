@@ -146,7 +146,7 @@ def frequencies(path: str, rotary_dim: int, kind: str = "") -> tuple[Buffer, ...
 def frequencies_per_type(config: Config, path: str) -> tuple[Buffer, ...]:
     """Return the buffers for each attention type of the layers."""
     kinds = [kind for kind in ATTENTION_TYPES if kind in config["layer_types"]]
-    return tuple(each for kind in kinds for each in frequencies(path, config["rotary_dim"], f"{kind}_"))
+    return tuple(frequency for kind in kinds for frequency in frequencies(path, config["rotary_dim"], f"{kind}_"))
 
 
 def _share(config: Config, *, always: bool) -> float:

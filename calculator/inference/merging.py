@@ -60,7 +60,7 @@ def merge_steps(
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
     """Yield every module that is merged, in the model's order."""
-    return (each for each in prepared.modules if merges(each[2]))
+    return (module for module in prepared.modules if merges(module[2]))
 
 
 def merges(module_spec: ModuleSpec) -> bool:

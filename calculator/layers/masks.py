@@ -67,9 +67,11 @@ def of_text(context: Context) -> dict[MixerType, Tensor | None]:
         types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
     made: dict[MixerType, Tensor | None] = {
-        each: transform(context, _mask(context, each)) for each in ATTENTION_TYPES if each in types
+        attention_type: transform(context, _mask(context, attention_type))
+        for attention_type in ATTENTION_TYPES
+        if attention_type in types
     }
-    made.update((each, _recurrent(context)) for each in RECURRENT_TYPES if each in types)
+    made.update((recurrent_type, _recurrent(context)) for recurrent_type in RECURRENT_TYPES if recurrent_type in types)
     return made
 
 

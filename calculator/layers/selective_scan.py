@@ -46,7 +46,7 @@ def selective_scan(
         del cast, column
         outputs.append(ops.slice_from_end(read, (batch, channels)))
         del read
-    out = ops.cat([ops.view(each, (batch, channels, 1)) for each in outputs], x.shape, "output")
+    out = ops.cat([ops.view(output, (batch, channels, 1)) for output in outputs], x.shape, "output")
     skipped = ops.mul(x, ops.view(d, (channels, 1)), "D · input")
     out = ops.add(out, skipped, "output + D · input")
     del skipped

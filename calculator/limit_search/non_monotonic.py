@@ -66,7 +66,11 @@ def likely(probes: Probes, low: int, high: int) -> list[int]:
 
 def following(probes: Probes, low: int, high: int) -> list[int]:
     """Return values soon after `low` and below `high`: the next aligned values, and the next values."""
-    aligned = {-(-(low + 1 + offset) // each) * each - offset for each in ALIGNMENTS for offset in (0, probes.offset)}
+    aligned = {
+        -(-(low + 1 + offset) // alignment) * alignment - offset
+        for alignment in ALIGNMENTS
+        for offset in (0, probes.offset)
+    }
     values = dict.fromkeys((*sorted(aligned), *range(low + 1, low + 1 + NEXT)))
     return [value for value in values if low < value < high]
 

@@ -102,7 +102,7 @@ class DevicePlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The warnings that all configurations share."""
-        first, *others = [each.estimate.warnings for each in self.configurations] or [()]
+        first, *others = [configuration.estimate.warnings for configuration in self.configurations] or [()]
         return tuple(warning for warning in first if all(warning in other for other in others))
 
     def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
         miss=nearest_miss(*near, relaxed) if near else None,
         changes=relaxed,
         shardings=tuple(sharding_options(tried[proposed[0].method.name], evaluators)) if proposed else (),
-        estimates=sum(each.estimates for each in evaluators),
+        estimates=sum(evaluator.estimates for evaluator in evaluators),
     )
 
 

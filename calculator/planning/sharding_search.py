@@ -44,7 +44,7 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
     for by_rule_alone in (True, False):
         found: list[MethodResult] = []
         for last in (False, True):
-            tried = [each for each in evaluators if (each.device.sharding == LAST) == last]
+            tried = [evaluator for evaluator in evaluators if (evaluator.device.sharding == LAST) == last]
             for each in tried:
                 each.by_rule_alone = by_rule_alone
             found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
@@ -57,7 +57,9 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
 
 def under_each(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> tuple[MethodResult, ...]:
     """Return the result of a method under each sharding, confirmed by the estimates in the answer."""
-    return tuple(chosen if each is chosen.evaluator else _confirmed(chosen.name, each) for each in evaluators)
+    return tuple(
+        chosen if evaluator is chosen.evaluator else _confirmed(chosen.name, evaluator) for evaluator in evaluators
+    )
 
 
 def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:

@@ -200,7 +200,7 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     added = prepared.method.added(prepared.model, prepared.training)
     of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
     tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
-    return _placed_in_graph(prepared.model, [each for each in tensors if each.parameters])
+    return _placed_in_graph(prepared.model, [tensor for tensor in tensors if tensor.parameters])
 
 
 def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
@@ -212,7 +212,7 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     added = prepared.method.added(model, prepared.training)
     of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
     tensors += [each for each in added if not each.name.startswith(of_stacks)]
-    return _placed_in_graph(model, [each for each in tensors if each.parameters])
+    return _placed_in_graph(model, [tensor for tensor in tensors if tensor.parameters])
 
 
 def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[ResidentTensor]:

@@ -108,4 +108,4 @@ class WholeRun:
     @property
     def checkpoint_bytes(self) -> int:
         """The size of one checkpoint."""
-        return sum(each.bytes for each in self.files)
+        return sum(file.bytes for file in self.files)

@@ -129,10 +129,15 @@ def read_ahead(
     `base` are the tensors of the files. Return None if nothing is fused.
     """
     weights = sorted(base, key=lambda each: name_in_files(each.name, model_type))
-    of_each = {each: fused(each, model_type, training.dtype) for each in weights if from_parts(each, model_type)}
+    of_each = {
+        weight: fused(weight, model_type, training.dtype) for weight in weights if from_parts(weight, model_type)
+    }
     if not of_each:
         return None
-    alive = {each: of_each[each].parts * each.count if each in of_each else _size(each, training) for each in weights}
+    alive = {
+        weight: of_each[weight].parts * weight.count if weight in of_each else _size(weight, training)
+        for weight in weights
+    }
     most, total, read, operation = dict(alive), 0, 0, ""
     for each in one_by_one(weights):
         if each in of_each:

@@ -219,15 +219,15 @@ class Gathered:
 def _most_in_move(outputs: tuple[OfRow, ...]) -> int:
     """Return the peak bytes of a row while the outputs are copied to the host and converted one by one."""
     done = most = 0
-    for each in outputs:
-        most = max(most, done + each.bytes + (each.array_bytes if each.array_bytes != each.bytes else 0))
-        done += each.array_bytes
+    for output in outputs:
+        most = max(most, done + output.bytes + (output.array_bytes if output.array_bytes != output.bytes else 0))
+        done += output.array_bytes
     return most
 
 
 def _rows(parts: tuple[OfRow, ...], name: str, rows: int) -> Iterator[Row]:
     """Return a tensor for each part. In its name, the name of the part replaces the braces."""
-    return (_row(name.format(each.name), (Dim(rows, "rows"), *each.shape), each.dtype) for each in parts)
+    return (_row(name.format(part.name), (Dim(rows, "rows"), *part.shape), part.dtype) for part in parts)
 
 
 def _row(name: str, shape: Shape, dtype: DType) -> Row:

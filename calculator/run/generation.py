@@ -70,7 +70,7 @@ def generated_tokens(run: RunSettings) -> OfRow:
 
 def padded(labels: Iterable[OfRow]) -> tuple[OfRow, ...]:
     """Return a row's labels."""
-    return tuple(each._replace(shape=(_padded(int(each.shape[0])),)) for each in labels)
+    return tuple(label._replace(shape=(_padded(int(label.shape[0])),)) for label in labels)
 
 
 def of_batch(part: OfRow, rows: int) -> Row:

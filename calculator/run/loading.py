@@ -131,9 +131,11 @@ class ModelLoading:
     def _in_files(self) -> Iterator[ResidentTensor]:
         """The model's own tensors that are in its files: weights, and buffers of the state dict."""
         decoder = self.prepared.model.decoder
-        buffers = (each for layer in decoder.layers for each in layer.buffers if each.persistent)
-        names = {f"{decoder.name}.*.{each.name}" for each in buffers}
-        return (each for each in self.resident.tensors if each.base and (each.parameters or each.name in names))
+        buffers = (buffer for layer in decoder.layers for buffer in layer.buffers if buffer.persistent)
+        names = {f"{decoder.name}.*.{buffer.name}" for buffer in buffers}
+        return (
+            tensor for tensor in self.resident.tensors if tensor.base and (tensor.parameters or tensor.name in names)
+        )
 
     @property
     def host(self) -> HostPeak:
@@ -141,7 +143,7 @@ class ModelLoading:
         heads = self.prepared.model.task.head_names
         weights = [tensor for tensor in self.resident.whole if tensor.base and tensor.parameters]
         base = [tensor for tensor in weights if tensor.name.split(".")[0] not in heads]
-        new = sum(each.parameters * each.count * ITEMSIZE[self.dtype] for each in weights if each not in base)
+        new = sum(weight.parameters * weight.count * ITEMSIZE[self.dtype] for weight in weights if weight not in base)
         if self.resident.partitioned is not None and self.resident.partitioned.is_built_partitioned:
             return self._under_zero_init(base)
         read = self._with_adapter(self._of_files(base))

@@ -203,9 +203,9 @@ class _Run:
         missing = self.resident.prepared.training.gradient_accumulation_steps == 1
         names = NOT_IN_FIRST_STEP[: 2 if missing else 1]
         later = sum(
-            each.bytes
-            for each in tensors(self._created_in_a_step)
-            if each.name in names or (each.component == "optimizer_states" and not self.resident.optimizer.early)
+            tensor.bytes
+            for tensor in tensors(self._created_in_a_step)
+            if tensor.name in names or (tensor.component == "optimizer_states" and not self.resident.optimizer.early)
         )
         peaks = {
             phase.name: phase.peak_bytes - (0 if phase.name == "optimizer_step" else later)
@@ -256,7 +256,7 @@ class _Run:
             yield self._phase("generation", evaluation.generation(), resident=found)
 
     def _checkpoint(self) -> RunPhase:
-        size = sum(each.bytes for each in self.files)
+        size = sum(file.bytes for file in self.files)
         return self._phase(
             "checkpoint",
             PhasePeak(rows=self.saving.gpu_rows, operation="save_pretrained"),
@@ -267,14 +267,14 @@ class _Run:
 
     def _merge(self) -> RunPhase:
         peak = merge_peak(self.resident, self.request.estimate.method)
-        size = sum(each.bytes for each in self.files)
+        size = sum(file.bytes for file in self.files)
         host = self._merged.host_bytes_of_model
         return self._phase(
             "merge",
             peak,
             host_bytes=host,
             host=SAFETENSORS,
-            disk_bytes=size * self.run.checkpoints_kept + sum(each.bytes for each in self.merged_files),
+            disk_bytes=size * self.run.checkpoints_kept + sum(merged_file.bytes for merged_file in self.merged_files),
         )
 
     def _phase(self, name: RunPhaseName, peak: PhasePeak, *, resident: int | None = None, **host: Any) -> RunPhase:

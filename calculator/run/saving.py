@@ -66,7 +66,7 @@ class Saving:
     def groups(self) -> list[list[Named]]:
         """The optimizer's groups of parameters."""
         facts, trained = self.resident.trainer, [each for each in self.resident.whole if each.trained]
-        trained_parameters = [each for each in self.parameters if each.kind.trained]
+        trained_parameters = [parameter for parameter in self.parameters if parameter.kind.trained]
         of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained))
         if facts.decay_groups and len(of_groups) == 1:
             of_groups.append([])  # the Trainer has both groups even if one is empty
@@ -88,7 +88,9 @@ class Saving:
     @property
     def largest_state(self) -> int:
         """The bytes of the largest optimizer state. `torch.save` copies each state to the host by itself."""
-        states = (each for each in tensors(self.resident.optimizer_states) if each.component == "optimizer_states")
+        states = (
+            tensor for tensor in tensors(self.resident.optimizer_states) if tensor.component == "optimizer_states"
+        )
         return max((state.bytes // state.count for state in states), default=0)
 
     def host_bytes(self, *, optimizer: bool) -> int:

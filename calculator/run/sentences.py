@@ -122,8 +122,8 @@ def host_of_evaluation(gathered: Gathered) -> str:
     """Return the sentence on where the host memory of an evaluation comes from."""
     if not gathered.outputs:
         return "No logits are gathered."
-    names = " and ".join(each.name for each in gathered.outputs)
-    has_bfloat16 = any(each.dtype == "bfloat16" for each in gathered.outputs)
+    names = " and ".join(output.name for output in gathered.outputs)
+    has_bfloat16 = any(output.dtype == "bfloat16" for output in gathered.outputs)
     converted = ", as float32 arrays because NumPy has no bfloat16" if has_bfloat16 else ""
     return f"The {names} of all {gathered.samples:,} samples are gathered for compute_metrics{converted}."
 

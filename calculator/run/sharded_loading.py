@@ -60,13 +60,13 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
     kept: Alive = []
     for unit in in_order(prepared):
-        unit_shards = [_one(each) for each in unit.parameters]
+        unit_shards = [_one(parameter) for parameter in unit.parameters]
         shards = _shards(unit_shards, prepared)
         uploaded = [max(shards, key=itemgetter(1))] if offloads and shards else shards
         moved = buffers if unit.name == ROOT else []
         yield [*kept, *_named([*unit_shards, *moved]), *uploaded], f"fully_shard: {unit.name}"
         kept += [] if offloads else shards
-        kept += _named(each for each in unit_shards if each.name in referred)
+        kept += _named(unit_shard for unit_shard in unit_shards if unit_shard.name in referred)
 
 
 def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
@@ -100,11 +100,11 @@ def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tu
 
     Under deepspeed.zero.Init, only adapters are partitioned later.
     """
-    buffers = [*_named(each for each in resident.tensors if not each.parameters)]
+    buffers = [*_named(tensor for tensor in resident.tensors if not tensor.parameters)]
     parts, later = _partitions(state), state.every
     if state.is_built_partitioned:
         yield from LoadingUnderZeroInit(state).moments()
-        base = {each.name for each in state.tensors if each.base}
+        base = {tensor.name for tensor in state.tensors if tensor.base}
         before = [part for part, each in zip(parts, state.every, strict=True) if each.key.name in base]
         parts = [part for part, each in zip(parts, state.every, strict=True) if each.key.name not in base]
         buffers, later = [*buffers, *before], [each for each in state.every if each.key.name not in base]
@@ -115,7 +115,7 @@ def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tu
 
 def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tuple[Alive, str]:
     """Yield the fullest moment while stage 3 partitions parameters one by one that are whole on the GPU."""
-    whole = [(each.key.name, each.whole) for each in parameters]
+    whole = [(parameter.key.name, parameter.whole) for parameter in parameters]
     added = accumulate(size for _, size in parts)
     freed = accumulate((size for _, size in whole), initial=0)
     alive = [more - less for more, less in zip(added, freed, strict=False)]
@@ -135,7 +135,7 @@ def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[
 
     Then it gathers each trained parameter to add hooks to it.
     """
-    kept = [*_named(each for each in resident.tensors if not each.parameters), *_named(state.weights)]
+    kept = [*_named(tensor for tensor in resident.tensors if not tensor.parameters), *_named(state.weights)]
     numbers = range(len(state.sub_groups))
     masters: Alive = []
     if not state.sizes.offloads_optimizer:

@@ -48,15 +48,15 @@ class FSDPSaving(Saving):
     def __init__(self, resident: ResidentState, *, is_full: bool) -> None:
         super().__init__(resident)
         self._is_full = is_full
-        kinds = stored([each.kind for each in self.parameters], self.prepared.method, self.prepared.training)
+        kinds = stored([parameter.kind for parameter in self.parameters], self.prepared.method, self.prepared.training)
         self.parameters = [each._replace(kind=kind) for each, kind in zip(self.parameters, kinds, strict=True)]
 
     @property
     def _in_model_file(self) -> list[Named]:
         """The tensors in the model's state dict: trained parameters, and tied ones again under their other names."""
-        names = {each.name: each for each in self.parameters}
+        names = {parameter.name: parameter for parameter in self.parameters}
         tied = [Named(alias, names[of].kind) for alias, of in self.prepared.model.tied.items() if of in names]
-        return [*(each for each in self.parameters if each.kind.trained), *tied]
+        return [*(parameter for parameter in self.parameters if parameter.kind.trained), *tied]
 
     @property
     def _in_shards(self) -> list[SavedTensor]:
@@ -98,7 +98,7 @@ class FSDPSaving(Saving):
     @property
     def gpu_rows(self) -> tuple[Row, ...]:
         """The largest tensor, which every process gathers whole. With offload, its shard too."""
-        sharded = [each.kind for each in self.parameters if is_sharded(each.kind)]
+        sharded = [parameter.kind for parameter in self.parameters if is_sharded(parameter.kind)]
         if not self._is_full or not sharded:
             return ()
         largest = max(sharded, key=lambda kind: elements(kind.shape) * ITEMSIZE[kind.dtype])
@@ -128,9 +128,9 @@ class FSDPSaving(Saving):
             count = self.prepared.device.count
             largest = max(elements(shard_shape(each.shape, count)) * ITEMSIZE[each.dtype] for each in self._in_shards)
             return largest * count // self.prepared.device.nodes
-        model = sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
+        model = sum(elements(parameter.kind.shape) * ITEMSIZE[parameter.kind.dtype] for parameter in self.parameters)
         states = replace(self.resident.optimizer, step_on_device=False)
-        trained = [each.kind for each in self.parameters if each.kind.gets_gradient]
+        trained = [parameter.kind for parameter in self.parameters if parameter.kind.gets_gradient]
         whole = sum(
             elements(shape) * ITEMSIZE[dtype]
             for kind in trained
@@ -226,7 +226,9 @@ class ZeroSaving(Saving):
     def host_bytes(self, *, optimizer: bool) -> int:  # noqa: ARG002  a hook's signature
         """Return the bytes of the whole model, which every process clones to the host."""
         local = self.prepared.device.count // self.prepared.device.nodes
-        return local * sum(elements(each.kind.shape) * ITEMSIZE[each.kind.dtype] for each in self.parameters)
+        return local * sum(
+            elements(parameter.kind.shape) * ITEMSIZE[parameter.kind.dtype] for parameter in self.parameters
+        )
 
     def host_sentence(self, *, optimizer: bool) -> str:  # noqa: ARG002  a hook's signature
         """Return the sentence on where this memory comes from."""

@@ -33,15 +33,15 @@ class LoadingUnderZeroInit:
     def __init__(self, state: PartitionedState) -> None:
         self._state, self._dtype = state, state.prepared.given.dtype
         model = state.prepared.model
-        base = {each.name for each in state.tensors if each.base}
+        base = {tensor.name for tensor in state.tensors if tensor.base}
         base_parameters = [each for each in state.every if each.key.name in base]
-        named = {each.key.name: each for each in base_parameters}
+        named = {base_parameter.key.name: base_parameter for base_parameter in base_parameters}
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.
-        self._made = [(each.key.name, each) for each in base_parameters]
+        self._made = [(base_parameter.key.name, base_parameter) for base_parameter in base_parameters]
         self._made += [(alias, named[of]) for alias, of in model.tied.items() if of in named]
         self._tied, self._heads = model.tied, model.task.head_names
-        self._buffers = [(each.name, each.bytes) for each in state.tensors if not each.parameters]
+        self._buffers = [(tensor.name, tensor.bytes) for tensor in state.tensors if not tensor.parameters]
         self._parts = self.partitions
         self._sums = [*accumulate((size for _, size in self._parts), initial=0)]
 

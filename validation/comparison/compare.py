@@ -84,13 +84,13 @@ def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str,
         },
         "differences": [
             {
-                "kind": each.kind,
-                **each.row._asdict(),
-                "estimated": each.estimated,
-                "traced": each.traced,
-                "difference": each.bytes,
+                "kind": difference.kind,
+                **difference.row._asdict(),
+                "estimated": difference.estimated,
+                "traced": difference.traced,
+                "difference": difference.bytes,
             }
-            for each in differences(estimated, traced, phase)
+            for difference in differences(estimated, traced, phase)
         ],
     }
 

@@ -95,7 +95,7 @@ def _differs(seed: int, number: int) -> bool:
     """Whether the loading of a random request differs from its trace."""
     body = random_sharded_request(seed, number, sharding="zero3") | {"reserved": "rule", "run": {"save_strategy": "no"}}
     try:
-        found = next(each for each in whole_run(parse_run(body)).phases if each.name == "load")
+        found = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
         traced = alone(_loading, {"request": body})["load_bytes"]
     except PlanError as error:
         print(f"{number}: refused: {error}")
@@ -135,7 +135,9 @@ def _predicted(number: int, body: Case) -> list[tuple[int, str, Case, int]]:
         phases = whole_run(parse_run(body)).phases
     except PlanError:
         return []
-    return [(number, each.name, body, each.gpu_bytes) for each in phases if each.name in ("evaluation", "generation")]
+    return [
+        (number, phase.name, body, phase.gpu_bytes) for phase in phases if phase.name in ("evaluation", "generation")
+    ]
 
 
 def _evaluation_or_error(case: Case) -> Case:

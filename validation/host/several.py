@@ -45,7 +45,7 @@ class NodeCase:
     def predicted(self) -> int:
         """The bytes of the phase in the answer, with those that would be on GPUs."""
         phases = whole_run(parse_run(self.body)).phases
-        return next(each.host_bytes for each in phases if each.name == self.phase) + self.on_device
+        return next(phase.host_bytes for phase in phases if phase.name == self.phase) + self.on_device
 
 
 def node_loading_cases(config: dict[str, Any], folder: Path) -> Iterator[NodeCase]:

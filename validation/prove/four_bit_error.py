@@ -39,12 +39,16 @@ class Weights:
 
     def errors(self, levels: tuple[float, ...], *, double_quant: bool) -> list[float]:
         """The relative error of a format for each seed."""
-        return [relative_error(each, round_trip(each, levels, double_quant=double_quant)) for each in self.samples]
+        return [
+            relative_error(sample, round_trip(sample, levels, double_quant=double_quant)) for sample in self.samples
+        ]
 
     @property
     def kurtosis(self) -> Figure:
         """The fourth central moment over the square of the variance."""
-        values = [float((each - each.mean()).pow(4).mean() / each.var(correction=0) ** 2) for each in self.samples]
+        values = [
+            float((sample - sample.mean()).pow(4).mean() / sample.var(correction=0) ** 2) for sample in self.samples
+        ]
         return spread(
             f"{self.key}_kurtosis",
             f"kurtosis of {self.name} (3 for a Gaussian, 1.8 for a uniform distribution)",
@@ -139,13 +143,13 @@ def _kernels(weights: Weights) -> Claim:
     differing = sum(
         int(
             (
-                round_trip(each, LEVELS[name], double_quant=double)
-                != by_bitsandbytes(each, name.lower(), double_quant=double)
+                round_trip(sample, LEVELS[name], double_quant=double)
+                != by_bitsandbytes(sample, name.lower(), double_quant=double)
             ).sum()
         )
         for name in (NF4, FP4)
         for double in (False, True)
-        for each in weights.samples
+        for sample in weights.samples
     )
     figure = Figure(key="differing", name="numbers that bitsandbytes dequantizes differently", value=differing)
     return Claim(

@@ -57,7 +57,7 @@ def run(setting: Setting) -> Findings:
 def _far_smaller(runs: Runs) -> Claim:
     parameters = runs[CHANGES[0]][0].parameters
     figures = _by_change(runs, "d90", "d90", lambda each: each.dimension("pretrained"))
-    most = max(each.dimension("pretrained") for seeds in runs.values() for each in seeds)
+    most = max(seed.dimension("pretrained") for seeds in runs.values() for seed in seeds)
     worst = Figure(key="d90_most", name="the largest d90 of any seed", value=most)
     share = Figure(key="share", name="the largest d90 over the number of parameters", value=most / parameters)
     return Claim(
@@ -145,7 +145,7 @@ def _regularizer(runs: Runs, plan: Plan) -> Claim:
 def _by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
     """One figure per change, over its seeds."""
     return tuple(
-        spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(each) for each in seeds])
+        spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(seed) for seed in seeds])
         for change, seeds in runs.items()
     )
 

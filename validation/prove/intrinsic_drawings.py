@@ -75,7 +75,7 @@ def dimensions(runs: Runs) -> Table:
     rows = []
     for change, seeds in runs.items():
         for start in STARTS:
-            found = spread("", "", [each.dimension(start) for each in seeds])
+            found = spread("", "", [seed.dimension(start) for seed in seeds])
             parameters = seeds[0].parameters
             rows.append((change, start, found.value, found.low, found.high, parameters, found.value / parameters))
     return Table(id="d90", title="Intrinsic dimension d90", columns=columns, rows=tuple(rows))
@@ -84,24 +84,24 @@ def dimensions(runs: Runs) -> Table:
 def _by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Series]:
     ranks = list(seeds[0].lora)
     return (
-        _line(f"LoRA, {change}", ranks, [[each.lora[r] for each in seeds] for r in ranks]),
-        _line(f"full, {change}", ranks, [[each.full for each in seeds] for _ in ranks]),
+        _line(f"LoRA, {change}", ranks, [[seed.lora[r] for seed in seeds] for r in ranks]),
+        _line(f"full, {change}", ranks, [[seed.full for seed in seeds] for _ in ranks]),
     )
 
 
 def _by_dimension(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, ...]:
     tried = list(seeds[0].subspace[STARTS[0]])
     lines = (
-        _line(f"{start}, {change}", tried, [[each.subspace[start][d] for each in seeds] for d in tried])
+        _line(f"{start}, {change}", tried, [[seed.subspace[start][d] for seed in seeds] for d in tried])
         for start in STARTS
     )
-    enough = _line(f"{ENOUGH:.0%} of full, {change}", tried, [[ENOUGH * each.full for each in seeds] for _ in tried])
+    enough = _line(f"{ENOUGH:.0%} of full, {change}", tried, [[ENOUGH * seed.full for seed in seeds] for _ in tried])
     return (*lines, enough)
 
 
 def _spectra(runs: Runs, measure: Callable[[Tensor], Tensor]) -> tuple[Series, ...]:
     lines = [
-        _spectrum(f"{layer} layer, {change}", [measure(each.updates[i]) for each in seeds])
+        _spectrum(f"{layer} layer, {change}", [measure(seed.updates[i]) for seed in seeds])
         for change, seeds in runs.items()
         for i, layer in enumerate(LAYERS)
     ]

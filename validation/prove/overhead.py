@@ -68,7 +68,7 @@ def run(setting: Setting) -> Findings:
         DENSE: _served(FULL, size, setting),
         FOUR_BIT: _served(QLORA, size, setting, merged=True),
     }
-    costs = {each.key: _cost(each, bases[each.against], size, setting) for each in VARIANTS}
+    costs = {variant.key: _cost(variant, bases[variant.against], size, setting) for variant in VARIANTS}
     setup = (
         f"A Llama layer of width {size.width:,} in bfloat16, with a prompt of {size.tokens} tokens and with one token,"
         " timed alternately with its base."
@@ -121,7 +121,9 @@ def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A00
         series=(
             Series(
                 name="median and quartiles",
-                x=[f"{each.name}, over NF4" if each.against == FOUR_BIT else each.name for each in VARIANTS],
+                x=[
+                    f"{variant.name}, over NF4" if variant.against == FOUR_BIT else variant.name for variant in VARIANTS
+                ],
                 y=[latency.ratio.value for latency in found],
                 low=[latency.ratio.low or 0 for latency in found],
                 high=[latency.ratio.high or 0 for latency in found],

@@ -45,7 +45,7 @@ def document(
     environment: dict[str, Any], experiments: Iterable[Result], order: Iterable[str], *, quick: bool
 ) -> dict[str, Any]:
     """The content of the results file; of two results of an experiment the later one is used."""
-    latest = {each["name"]: each for each in experiments}
+    latest = {experiment["name"]: experiment for experiment in experiments}
     found = [latest[name] for name in order if name in latest]
     return {"format": FORMAT, "quick": quick, "environment": environment, "experiments": found}
 

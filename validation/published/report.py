@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if args.records:
         print("\n".join(record_lines(args.records)))
         return 0
-    selected = [each for each in measurements() if each.source in (args.sources or [each.source])]
+    selected = [
+        measurement for measurement in measurements() if measurement.source in (args.sources or [measurement.source])
+    ]
     results = document(_with_progress(selected), args.date)
     print("\n".join(lines(results, args.worst)))
     if not args.sources:

@@ -301,7 +301,7 @@ def _copies(rng: random.Random, model: Model) -> dict[str, Any]:
 def _parameters(rng: random.Random, model: Model, method: dict[str, Any], share: float) -> dict[str, Any]:
     """Return weights of fused experts as LoRA's targets, mostly without options that PEFT refuses with them."""
     paths = ((path.rpartition("*.")[2], module) for path, module in model.paths if module.kind == "experts")
-    names = sorted({f"{path}.{each.name}" for path, module in paths for each in module.parameters})
+    names = sorted({f"{path}.{parameter.name}" for path, module in paths for parameter in module.parameters})
     if not names or rng.random() >= share:
         return {}
     weights = [name for name in names if not name.endswith("bias")]

@@ -332,7 +332,7 @@ def low_rank_config(method: LoRA | QLoRA, task_type: str | None = "CAUSAL_LM") -
 
 def added_buffers(model: nn.Module) -> set[int]:
     """The identities of the buffers that PEFT's layers add: frozen matrices and indices."""
-    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     owners = (
         getattr(layer, name, None)
         for layer in layers

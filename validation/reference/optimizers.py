@@ -67,14 +67,14 @@ def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Opti
         return MuonWithAdamW(model)
     if MODELED[training.optimizer].projects:
         return projecting(training, model)
-    return optimizer_for(training.optimizer, [each for each in model.parameters() if each.requires_grad])
+    return optimizer_for(training.optimizer, [parameter for parameter in model.parameters() if parameter.requires_grad])
 
 
 class Releasing(torch.optim.Optimizer):
     """An optimizer for each parameter, which a hook steps before it frees the gradient."""
 
     def __init__(self, name: OptimizerName, model: torch.nn.Module) -> None:
-        trained = [each for each in model.parameters() if each.requires_grad]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer_dict = {each: optimizer_for(name, [each]) for each in trained}
         for each in trained:
             each.register_post_accumulate_grad_hook(self._release)

@@ -176,7 +176,10 @@ def _method(model: Any, base: Any) -> dict[str, Any]:
     name = "qlora" if named[0].name == "lora" and _in_4_bits(base) else named[0].name
     kind: type = METHODS[name]
     settings = [each.name for each in declared(kind)]
-    method = {"name": name, **{each: _plain(getattr(config, each)) for each in settings if hasattr(config, each)}}
+    method = {
+        "name": name,
+        **{setting: _plain(getattr(config, setting)) for setting in settings if hasattr(config, setting)},
+    }
     if isinstance(method.get("target_modules"), list):
         method["target_modules"] = _targets(base, method["target_modules"])
     return method | (_quantization(base) if name == "qlora" else {})

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def on_host(answer: WholeRun, device: dict[str, Any]) -> int:
     """The bytes that saving adds to the processes that write, on a CPU; under FSDP and ZeRO-3, to the first one."""
-    saved = next(each for each in answer.phases if each.name == "checkpoint")
+    saved = next(phase for phase in answer.phases if phase.name == "checkpoint")
     gathers = device["sharding"] in ("fsdp", "zero3")
     return saved.host_bytes + (saved.gpu_bytes - saved.resident_bytes if gathers else 0)
 

@@ -65,14 +65,14 @@ class PeakOnMeta(TorchDispatchMode):
 
     def count(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors on the device. Those by which DTensor finds out shapes are none."""
-        for each in tensors:
-            if each.device.type == "meta" and not isinstance(each, DTensor | FakeTensor):
-                self._add(each.untyped_storage())
+        for tensor in tensors:
+            if tensor.device.type == "meta" and not isinstance(tensor, DTensor | FakeTensor):
+                self._add(tensor.untyped_storage())
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors as without memory, which are on meta in a real run too."""
-        for each in tensors:
-            self._add(each.untyped_storage(), 0)
+        for tensor in tensors:
+            self._add(tensor.untyped_storage(), 0)
 
     def _add(self, storage: torch.UntypedStorage, size: int | None = None) -> None:
         key, size = storage._cdata, allocated(storage.nbytes(), 1) if size is None else size
@@ -141,7 +141,7 @@ def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
     load = fsdp_utils.fsdp2_load_full_state_dict
 
     def run(accelerator: Any, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        peak.leave_out(each._local_tensor for each in model.parameters())
+        peak.leave_out(parameter._local_tensor for parameter in model.parameters())
         stack.enter_context(peak)
         with mock.patch.object(torch.Tensor, "is_meta", new=False, create=True):
             return load(accelerator, model, *args, **kwargs)

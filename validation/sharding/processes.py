@@ -162,7 +162,7 @@ def _await(tensors: list[torch.Tensor], references: int) -> None:
 
 def _references(tensors: list[torch.Tensor]) -> int:
     """The number of tensors, of Python or of a thread of gloo, that share the storages of these."""
-    return sum(torch._C._storage_Use_Count(each.untyped_storage()._cdata) for each in tensors)
+    return sum(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) for tensor in tensors)
 
 
 def peaks(traced: Trace) -> dict[str, int]:

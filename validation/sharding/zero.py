@@ -199,7 +199,7 @@ class ZeROEngine(Engine):
         """Tensors that only have shapes, which DeepSpeed itself puts on meta, and paged states."""
         yield from chain.from_iterable(getattr(self._zero, "round_robin_bit16_meta", []))
         tensors = (each for state in self.optimizer.state.values() for each in state.values())
-        yield from (each for each in tensors if getattr(each, "is_paged", False))
+        yield from (tensor for tensor in tensors if getattr(tensor, "is_paged", False))
 
     def track_rest(self, record: Record) -> None:
         """Track what DeepSpeed keeps."""

@@ -60,5 +60,5 @@ def _answer(body: Any, cpu_seconds: int, out: TextIO) -> str:
 
 
 def _problems(error: PlanError) -> str:
-    listed = [{"loc": each.loc, "msg": each.msg, "input": each.input} for each in error.problems]
+    listed = [{"loc": problem.loc, "msg": problem.msg, "input": problem.input} for problem in error.problems]
     return json.dumps({"problems": listed}, default=str)

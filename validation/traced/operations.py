@@ -34,10 +34,10 @@ def validated() -> frozenset[str]:
 
 def allocating(storages: Iterable[Storage]) -> tuple[str, ...]:
     """The operations that allocate in a step, as PyTorch names them, sorted; those of an emulated kernel are one."""
-    names = {each.op.partition("<")[0].partition("/")[0] for each in storages if each.moment != "static"}
+    names = {storage.op.partition("<")[0].partition("/")[0] for storage in storages if storage.moment != "static"}
     return tuple(sorted(name.removeprefix("aten.") for name in names))
 
 
 def unchecked(operations: Iterable[str]) -> tuple[str, ...]:
     """Those of some operations that are in no step of a modeled family."""
-    return tuple(each for each in operations if each not in validated())
+    return tuple(operation for operation in operations if operation not in validated())

@@ -55,7 +55,7 @@ def trace_merge(
         track_model(tracker, reference)
         merged = reference.model
         del reference
-        referred = [each for each in merged.parameters() if each.requires_grad] if in_run else []
+        referred = [parameter for parameter in merged.parameters() if parameter.requires_grad] if in_run else []
         with torch.no_grad(), no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), quantizing_on_meta():
             before = ledger.live_bytes
             ledger.enter("merge")

@@ -99,10 +99,10 @@ def _sentence(method: str) -> str:
     label, errors = _inside_a_sentence(LABELS[method]), of_method(method)
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
-    figures = sum(each.figures for each in errors)
-    ranges = "; ".join(f"{STATISTICS[each.statistic]}, {_range(each)} ({each.figures})" for each in errors)
+    figures = sum(error.figures for error in errors)
+    ranges = "; ".join(f"{STATISTICS[error.statistic]}, {_range(error)} ({error.figures})" for error in errors)
     counted = f"{figures} measured figures" if figures > 1 else "one measured figure"
-    by_replay = ", reserved memory by replay" if any(each.statistic in RESERVED for each in errors) else ""
+    by_replay = ", reserved memory by replay" if any(error.statistic in RESERVED for error in errors) else ""
     return f"Estimates of {label} were compared with {counted}{by_replay}: {ranges}."
 
 
@@ -134,7 +134,7 @@ def error_text(error: float) -> str:
 
 
 def _interval(required: int, errors: tuple[Errors, ...]) -> Interval | None:
-    shown = next((each for each in errors if each.statistic == "nvidia_smi"), None)
+    shown = next((error for error in errors if error.statistic == "nvidia_smi"), None)
     if shown is None:
         return None
     return Interval(

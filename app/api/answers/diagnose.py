@@ -204,7 +204,7 @@ class DiagnoseAnswer(Answer):
 
 def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported | None = None) -> DiagnoseAnswer:
     """Convert a diagnosis to the API's answer."""
-    changes = [{**_fields(each), "request": _body(each)} for each in found.changes]
+    changes = [{**_fields(change), "request": _body(change)} for change in found.changes]
     return DiagnoseAnswer.model_validate(
         {
             "sentences": tuple(sentences(found)),

@@ -227,7 +227,7 @@ def _device_plan(plan: DevicePlan) -> DevicePlanAnswer:
             "model": plan.model,
             "parameters": plan.parameters,
             "device": _as_json(plan.device),
-            "configurations": [_configuration(each) for each in plan.configurations],
+            "configurations": [_configuration(configuration) for configuration in plan.configurations],
             "ruled_out": plan.ruled_out,
             "changes": plan.changes,
             "nearest_miss": _miss(plan.miss) if plan.miss else None,

@@ -123,9 +123,9 @@ def exported(planned: Planned) -> Exported:
 
 def _builder(planned: Planned) -> Builder:
     """Return the builder of the request's model."""
-    found = next((each for each in BUILDERS if each.id == planned.model.id), None)
+    found = next((builder for builder in BUILDERS if builder.id == planned.model.id), None)
     if found is None:
-        message = f"torchtune has a builder for {', '.join(each.id for each in BUILDERS)}: use one of these"
+        message = f"torchtune has a builder for {', '.join(builder.id for builder in BUILDERS)}: use one of these"
         raise refusal("model", message, planned.model.id)
     return found
 

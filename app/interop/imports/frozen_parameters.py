@@ -70,10 +70,10 @@ def settings_of(keys: Keys) -> dict[str, Any]:
 def _freezes(node: ast.Assign | ast.Call) -> bool:
     match node:
         case ast.Assign(targets=targets, value=value):
-            is_set = any(isinstance(each, ast.Attribute) and each.attr == _ATTRIBUTE for each in targets)
+            is_set = any(isinstance(target, ast.Attribute) and target.attr == _ATTRIBUTE for target in targets)
             return is_set and not _is_true(value)
         case ast.Call(func=ast.Attribute(attr=attribute), args=args, keywords=keywords) if attribute == _SETTER:
-            given = [*args, *(each.value for each in keywords)]
+            given = [*args, *(keyword.value for keyword in keywords)]
             return bool(given) and not _is_true(given[0])
     return False
 

@@ -167,7 +167,7 @@ def _dtypes(keys: Keys, *, full: bool) -> tuple[str, str | None]:
     named = next((name for name, is_set in flags.items() if is_set), None)
     if named is None:
         return ("float32", None) if full else precisions[0].runs
-    return next(each.runs for each in precisions if each.keys.get(named))
+    return next(precision.runs for precision in precisions if precision.keys.get(named))
 
 
 def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:

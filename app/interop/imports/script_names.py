@@ -75,7 +75,7 @@ class Names:
         if not (isinstance(call.func, ast.Attribute) and call.func.attr in _DECLARES):
             return
         words = [word for word in map(self.value, call.args) if isinstance(word, str)]
-        given = {each.arg: self.value(each.value) for each in call.keywords if each.arg is not None}
+        given = {keyword.arg: self.value(keyword.value) for keyword in call.keywords if keyword.arg is not None}
         long = [word for word in words if word.startswith("--")]
         name = given.get("dest") or (long[0].lstrip("-").replace("-", "_") if long else None)
         action = given.get("action")
@@ -98,7 +98,7 @@ class Names:
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         if name not in self.functions or name in self.given:
             return
-        keywords = [(each.arg, each.value) for each in call.keywords if each.arg is not None]
+        keywords = [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg is not None]
         pairs = [*zip(self.functions[name], call.args, strict=False), *keywords]
         self.given[name] = {key: (self.value(node), self.is_default(node)) for key, node in pairs}
 
@@ -147,5 +147,5 @@ def _is_parsed(node: ast.expr) -> bool:
 def _default_of_field(node: ast.expr) -> ast.expr:
     """Return the default in a call of dataclasses.field, or the expression itself."""
     if isinstance(node, ast.Call):
-        return next((each.value for each in node.keywords if each.arg == "default"), node)
+        return next((keyword.value for keyword in node.keywords if keyword.arg == "default"), node)
     return node

@@ -87,16 +87,16 @@ class Case:
         """Return the problems by the page's fields; others have the name of the plan's field, or none."""
         found: dict[str, str] = {}
         of_plan = []
-        for each in problems:
-            name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(each.loc)
-            setting = each.loc.removeprefix("request.").removeprefix("run.")
-            if setting in DEFAULTS and each.loc.removesuffix(setting).endswith("run."):
+        for problem in problems:
+            name = {MESSAGE: MESSAGE, SNAPSHOT: SNAPSHOT, "content": FILE, "format": FILE}.get(problem.loc)
+            setting = problem.loc.removeprefix("request.").removeprefix("run.")
+            if setting in DEFAULTS and problem.loc.removesuffix(setting).endswith("run."):
                 name = setting
-            text = each.msg
+            text = problem.msg
             if name is None and self.content.strip():
-                name, text = FILE, f"{each.loc} {each.msg}".strip()
+                name, text = FILE, f"{problem.loc} {problem.msg}".strip()
             if name is None:
-                of_plan.append(each)
+                of_plan.append(problem)
             else:
                 found[name] = "; ".join(filter(None, (found.get(name), text)))
         return found | {"": "; ".join(f"{each.loc}: {each.msg}" for each in of_plan)} if of_plan else found

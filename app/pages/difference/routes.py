@@ -80,6 +80,6 @@ def _problems(typed: Iterable[str], answer: Callable[[str], object]) -> list[Pro
 
 
 def _refusal(problems: Sequence[Problem]) -> Part:
-    errors = {int(each.loc) if each.loc.isdecimal() else None: each.msg for each in problems}
+    errors = {int(problem.loc) if problem.loc.isdecimal() else None: problem.msg for problem in problems}
     context = {"errors": errors, "title": "These plans can't be compared"}
     return Part(template="difference/refusal.html", context=context, refuses=True)

@@ -138,7 +138,7 @@ def reason(typed: str, error: PlanError) -> str:
 
 def address_of(plans: Iterable[str]) -> str:
     """Return the address of the page for the addresses of plans."""
-    pairs = [(INPUT, each) for each in plans if each.strip()]
+    pairs = [(INPUT, plan) for plan in plans if plan.strip()]
     return f"/difference?{urlencode(pairs)}" if pairs else "/difference"
 
 

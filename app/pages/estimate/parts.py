@@ -85,7 +85,7 @@ def _of_chosen(comparison: view.Comparison, request: Request, chosen: Estimate) 
 
 def refusal(form: Form, problems: Sequence[Problem]) -> Part:
     """Return the part that states problems of a form, or of the file that it is from."""
-    wrong_file = any(each.loc == FILE for each in problems)
+    wrong_file = any(problem.loc == FILE for problem in problems)
     messages = {FILE: problems[0].msg} if wrong_file else form.messages(problems)
     return _refused(form, messages, {"title": "This file can't be planned"} if wrong_file else {})
 

@@ -134,7 +134,7 @@ def _exported(name: str, form: Form, filename: str = "") -> Response:
         message = "; ".join(problem.msg for problem in error.problems)
         return error_page(422, "No file for this plan", message)
     if filename:
-        others = {each.filename: each for each in file.additional_files}
+        others = {additional_file.filename: additional_file for additional_file in file.additional_files}
         if filename not in others:
             raise HTTPException(404)
         return _attachment(filename, others[filename].content, others[filename].media_type)

@@ -20,7 +20,7 @@ _LIMITS = ("input_min", "input_max", "output_min", "output_max")
 def clippable(config: Config, name: str, in_features: int, out_features: int) -> Owned:
     """Return the module: a linear layer without a bias, and four limits if `use_clipped_linears` is set."""
     limits = _LIMITS if config["use_clipped_linears"] else ()
-    buffers = (Buffer(name=f"{name}.{each}", shape=(), dtype="model", persistent=True) for each in limits)
+    buffers = (Buffer(name=f"{name}.{limit}", shape=(), dtype="model", persistent=True) for limit in limits)
     return (linear(f"{name}.linear", in_features, out_features), *buffers)
 
 

@@ -41,7 +41,7 @@ def sizes_by_type(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         return raw
     entries = list(sizes.values()) if isinstance(sizes, dict) else [None]
     first = entries[0] if entries else {}
-    if not isinstance(first, dict) or any(each != first for each in entries) or not {*first} <= {*_PER_LAYER}:
+    if not isinstance(first, dict) or any(entry != first for entry in entries) or not {*first} <= {*_PER_LAYER}:
         message = "sets more than one head_dim and num_key_value_heads for all layers of full attention: leave it out"
         raise refusal("model.config.per_layer_config", message, sizes)
     kept = {key: value for key, value in raw.items() if key != "per_layer_config"}

@@ -49,7 +49,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     del projected, no_padding
     parts = ops.split(rows, [(context.image.tokens, width) for _ in range(images)])
     del rows
-    context.image_outputs = [(last_hidden_state, 1), *((each, 1) for each in parts)]
+    context.image_outputs = [(last_hidden_state, 1), *((part, 1) for part in parts)]
     del last_hidden_state
     image_features = ops.cast(ops.cat(parts, (count, width), "tokens"), inputs_embeds.dtype, "tokens, cast")
     del parts

@@ -145,10 +145,10 @@ def text_model(config: Config, path: str) -> Parts:
     modes = zip(config["layer_types"], config["kv_sharing_modes"], strict=True)
     kinds = [LayerKind(attention=attention, shares=mode) for attention, mode in modes]
     rotary = (
-        each
+        frequency
         for kind in ATTENTION_TYPES
         if kind in config["layer_types"]
-        for each in frequencies(f"{path}.rotary_emb", config["rotary_dim_by_type"][kind], f"{kind}_")
+        for frequency in frequencies(f"{path}.rotary_emb", config["rotary_dim_by_type"][kind], f"{kind}_")
     )
     return (
         embedding(f"{path}.embed_tokens", vocabulary, hidden),

@@ -77,7 +77,7 @@ def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) 
 
     The model also returns the parts.
     """
-    context.image_outputs[1:1] = [(each, 1) for each in parts]
+    context.image_outputs[1:1] = [(part, 1) for part in parts]
     shape = (named(context.image.tokens * len(parts), "image tokens"), parts[0].shape[-1])
     image_features = ops.cat(parts, shape, "tokens")
     image_features = ops.cast(image_features, inputs_embeds.dtype, "tokens, cast")

@@ -59,7 +59,7 @@ def _usual_types(config: Config) -> tuple[str, ...]:
 def _wrong_sections(config: Config) -> str | None:
     sections = config["rope_parameters"].get("mrope_section", (11, 11, 10))
     valid = isinstance(sections, list | tuple) and len(sections) == len(("time", "height", "width"))
-    if valid and all(isinstance(each, int) and 0 <= each <= config["head_dim"] for each in sections):
+    if valid and all(isinstance(section, int) and 0 <= section <= config["head_dim"] for section in sections):
         return None
     return f"mrope_section {shown(sections)} must be three numbers of pairs"
 

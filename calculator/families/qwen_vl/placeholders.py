@@ -63,6 +63,6 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
     out = indexing.fill_masked(inputs_embeds, masks[0], image_embeds, "words and images")
     context.set_scope("images: ")
     context.image_features = [
-        (masks[0], ops.cat((each,), each.shape, "tokens of an earlier layer")) for each in features
+        (masks[0], ops.cat((feature,), feature.shape, "tokens of an earlier layer")) for feature in features
     ]
     return out

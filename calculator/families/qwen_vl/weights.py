@@ -51,7 +51,7 @@ def _wrong_sections(default: Sequence[int]) -> Check:
     def problem(config: Config) -> str | None:
         sections, pairs = config["rope_parameters"].get("mrope_section", default), int(config["rotary_dim"]) // 2
         valid = isinstance(sections, list | tuple) and len(sections) == len(default)
-        if valid and all(isinstance(each, int) and each > 0 for each in sections) and sum(sections) == pairs:
+        if valid and all(isinstance(section, int) and section > 0 for section in sections) and sum(sections) == pairs:
             return None
         return f"mrope_section {shown(sections)} must be {len(default)} numbers whose sum is the {pairs} rotated pairs"
 

@@ -22,7 +22,7 @@ _TEMPORARIES = 3
 
 
 def _factors(tensors: Sequence[ResidentTensor]) -> list[ResidentTensor]:
-    return [each for each in tensors if each.trained and each.name.rpartition(".")[2] in (A, B, E)]
+    return [tensor for tensor in tensors if tensor.trained and tensor.name.rpartition(".")[2] in (A, B, E)]
 
 
 def statistics(tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:

@@ -55,4 +55,6 @@ class BitFit(Method):
 
 
 def _biases(module: Module) -> tuple[str, ...]:
-    return tuple(each.name for each in module.parameters if each.name.endswith("bias") and not each.frozen)
+    return tuple(
+        parameter.name for parameter in module.parameters if parameter.name.endswith("bias") and not parameter.frozen
+    )

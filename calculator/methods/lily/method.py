@@ -130,7 +130,7 @@ class Lily(AdaptedLinear):
         matrices = (f".{sharing.A}.", f".{sharing.B}.")
         others = tuple(each for each in state if each.base or not any(name in each.name for name in matrices))
         itemsize = next(ITEMSIZE[each.dtype] for each in state if sharing.ROUTER in each.name)
-        shapes = (shape for each in sharing.targets(self, model) for shape in self._shapes(each.module).values())
+        shapes = (shape for target in sharing.targets(self, model) for shape in self._shapes(target.module).values())
         return AdaptedLinear.saved_bytes(self, others, model) + sum(map(elements, shapes)) * itemsize
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def own_name(matrix: str, module: Module) -> str:
 
 def targets(method: Shares, model: Model) -> list[Place]:
     """Return every target of every layer, in the model's order."""
-    return [each for each in _places(model) if method.is_target(each.path, each.module, model)]
+    return [place for place in _places(model) if method.is_target(place.path, place.module, model)]
 
 
 def groups(method: Shares, model: Model) -> dict[str, Group]:
@@ -76,9 +76,9 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
     if method.target_modules == "all-linear":
         return {}
     names, kinds = method.names(model), defaultdict[tuple[str, int, int], list[Place]](list)
-    for each in targets(method, model):
-        suffix = max((name for name in names if each.name.endswith(name)), key=len)
-        kinds[suffix, int(each.module.out_features), int(each.module.in_features)].append(each)
+    for target in targets(method, model):
+        suffix = max((name for name in names if target.name.endswith(name)), key=len)
+        kinds[suffix, int(target.module.out_features), int(target.module.in_features)].append(target)
     found: dict[str, Group] = {}
     for alike in kinds.values():
         b = f"{_owner(alike, model)}.{B}.weight"
@@ -91,7 +91,7 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
 
 def _owner(places: list[Place], model: Model) -> str:
     """Return the name of the first of these modules that the step runs, or of the first one if it runs none."""
-    return next((each.name for each in places if not model.is_idle(each.path)), places[0].name)
+    return next((place.name for place in places if not model.is_idle(place.path)), places[0].name)
 
 
 def with_sharing(method: Shares, model: Model) -> Model:
@@ -102,11 +102,11 @@ def with_sharing(method: Shares, model: Model) -> Model:
     parts = tuple(_split(part, shared) if isinstance(part, Stack) else part for part in model.parts)
     split = replace(model, parts=parts)
     tied = dict(model.tied)
-    for each in _places(split):
-        group = shared.get(each.name)
+    for place in _places(split):
+        group = shared.get(place.name)
         for matrix, name in zip((A, B), group or (), strict=False):
             if name is not None:
-                tied[f"{each.path}.{own_name(matrix, each.module)}"] = name
+                tied[f"{place.path}.{own_name(matrix, place.module)}"] = name
     return replace(split, tied=tied)
 
 

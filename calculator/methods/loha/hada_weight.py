@@ -38,7 +38,7 @@ def _cast(factors: Sequence[Tensor]) -> tuple[list[Tensor], DType]:
     autocast = factors[0].tape.autocast
     if autocast is None:
         return [*factors], factors[0].dtype
-    return [autocast.cached_cast(each, "factor", grad_enabled=False) for each in factors], autocast.dtype
+    return [autocast.cached_cast(factor, "factor", grad_enabled=False) for factor in factors], autocast.dtype
 
 
 def _hadamard(tape: Tape, shape: Shape, dtype: DType) -> Tensor:

@@ -47,7 +47,7 @@ def targeted(names: tuple[str, ...] | None, path: str, module: Module) -> tuple[
     """Return the adapted parameters of a module, in the module's order."""
     if not names:
         return ()
-    return tuple(each for each in module.parameters if is_named(f"{path}.{each.name}", names))
+    return tuple(parameter for parameter in module.parameters if is_named(f"{path}.{parameter.name}", names))
 
 
 def is_transposed(model_type: str) -> bool:

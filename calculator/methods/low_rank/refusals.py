@@ -115,7 +115,7 @@ def _not_fused(model: Model, names: tuple[str, ...]) -> Problem:
 
 def _fused(module: Module) -> Iterator[Parameter]:
     if module.kind == "experts":
-        yield from (each for each in module.parameters if len(each.shape) == 3)
+        yield from (parameter for parameter in module.parameters if len(parameter.shape) == 3)
 
 
 def _singular_vectors(method: LowRank, found: Mapping[str, Module]) -> Iterator[Problem]:

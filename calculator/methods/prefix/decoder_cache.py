@@ -26,7 +26,7 @@ def check(model: Model) -> None:
         PlanError: naming both numbers.
     """
     config = model.config
-    encoder, decoder = (len(each.layers) for each in model.stacks)
+    encoder, decoder = (len(stack.layers) for stack in model.stacks)
     if decoder > encoder:
         message = (
             f"PEFT's prefix is for {encoder} layers, as the encoder has; the decoder has {decoder}, and transformers"

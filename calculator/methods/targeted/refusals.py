@@ -88,7 +88,7 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
 
 
 def _is_convolution(module: Module) -> bool:
-    weight = next((each for each in module.parameters if each.name == "weight"), None)
+    weight = next((parameter for parameter in module.parameters if parameter.name == "weight"), None)
     return module.kind == "other" and weight is not None and len(weight.shape) > _MATRIX
 
 

@@ -135,11 +135,11 @@ def answers(peer: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {"version": version(peer), "answers": {}}
     except PackageNotFoundError:
         return {"version": None, "answers": {}}
-    for each in questions:
+    for question in questions:
         try:
-            result["answers"][each["id"]] = {"bytes": PEERS[peer](each)}
+            result["answers"][question["id"]] = {"bytes": PEERS[peer](question)}
         except (UnsupportedError, ValueError, KeyError) as error:
-            result["answers"][each["id"]] = {"reason": f"{error}".splitlines()[0]}
+            result["answers"][question["id"]] = {"reason": f"{error}".splitlines()[0]}
     return result
 
 

@@ -67,7 +67,9 @@ class Peer:
 def peers() -> tuple[Peer, ...]:
     """The peers' committed answers to the current questions; answers to earlier questions are left out."""
     committed = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
-    known = {each["id"] for each in questions() if committed["questions"].get(each["id"]) == digest(each)}
+    known = {
+        question["id"] for question in questions() if committed["questions"].get(question["id"]) == digest(question)
+    }
     return tuple(
         Peer(
             name=name,

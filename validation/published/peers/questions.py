@@ -48,8 +48,8 @@ UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
 
 def questions() -> Iterator[dict[str, Any]]:
     """A question for each peak that a request expresses; no peer estimates points inside a step."""
-    for each in measurements():
-        found = question(each)
+    for measurement in measurements():
+        found = question(measurement)
         if found is not None:
             yield found
 

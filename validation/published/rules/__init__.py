@@ -41,4 +41,4 @@ RULES = {
 @cache
 def measurements() -> tuple[Measurement, ...]:
     """Every figure of every source."""
-    return tuple(each for source in sources() for each in RULES[source.name].measurements(source))
+    return tuple(measurement for source in sources() for measurement in RULES[source.name].measurements(source))

@@ -68,7 +68,7 @@ def catalogued_config(model_type: str) -> dict[str, Any]:
     Raises:
         ValueError: if the catalogue has none.
     """
-    config = next((deepcopy(each.config) for each in catalogue.models() if each.model_type == model_type), None)
+    config = next((deepcopy(model.config) for model in catalogue.models() if model.model_type == model_type), None)
     if config is None:
         raise ValueError(f"the catalogue has no model of the type {model_type}")
     shorten(config)
