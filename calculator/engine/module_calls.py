@@ -114,7 +114,7 @@ def kept(name: str, x: Tensor) -> None:
     Source: bitsandbytes/autograd/_functions.py, MatMul4Bit.forward, which sets an attribute of its context.
     """
     if x.tape.calls_modules and x.tape.grad_enabled and x.edge is not None:
-        x.tape.mark(f"{KEPT}{name}")
+        x.tape.mark(f"{KEPT}{_numbered(x.tape, name)}")
 
 
 def begin(tape: Tape, path: str) -> None:
@@ -123,11 +123,16 @@ def begin(tape: Tape, path: str) -> None:
     No hook runs when their gradients are complete.
     """
     if _marks(tape):
-        tape.mark(f"{BEFORE_FORWARD}{path}")
+        tape.mark(f"{BEFORE_FORWARD}{_numbered(tape, path)}")
 
 
 def _marks(tape: Tape) -> bool:
     return tape.calls_modules and not tape.in_leaf
+
+
+def _numbered(tape: Tape, path: str) -> str:
+    """Return a path with the number of the tower's layer that runs, if one does."""
+    return path if tape.tower_layer is None else path.replace("*", str(tape.tower_layer))
 
 
 def enter(path: str, x: Tensor) -> Tensor:
@@ -135,6 +140,7 @@ def enter(path: str, x: Tensor) -> Tensor:
     tape = x.tape
     if not _marks(tape):
         return x
+    path = _numbered(tape, path)
     tape.mark(f"{BEFORE_FORWARD}{path}")
     if x.edge is None:
         return x
@@ -149,6 +155,7 @@ def enter_with(path: str, *inputs: Tensor) -> list[Tensor]:
     tape = inputs[0].tape
     if not _marks(tape):
         return [*inputs]
+    path = _numbered(tape, path)
     tape.mark(f"{BEFORE_FORWARD}{path}")
     ends = _Ends(path, sum(x.edge is not None for x in inputs))
     return [x if x.edge is None else _alias(x, Mark(tape, _after_one, (x.edge,), ends)) for x in inputs]
@@ -173,6 +180,7 @@ def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
     tape = outputs[0].tape
     if not _marks(tape):
         return [*outputs]
+    path = _numbered(tape, path)
     tape.mark(f"{AFTER_FORWARD}{path}")
     return [x if x.edge is None else _alias(x, Mark(tape, _before_backward, (x.edge,), path)) for x in outputs]
 
@@ -191,12 +199,13 @@ def external(path: str, parameter: Tensor) -> None:
 def reads(tape: Tape, path: str, name: str) -> None:
     """Mark that a module's code reads a parameter of another module, which has this name, as `external` does."""
     if tape.calls_modules:
-        tape.mark(f"{EXTERNAL}{path}: {name}")
+        tape.mark(f"{EXTERNAL}{_numbered(tape, path)}: {_numbered(tape, name)}")
 
 
 def passed(tape: Tape, path: str) -> None:
     """Mark the call of a module that runs without a graph, or that changes nothing."""
     if _marks(tape):
+        path = _numbered(tape, path)
         tape.mark(f"{BEFORE_FORWARD}{path}")
         tape.mark(f"{AFTER_FORWARD}{path}")
 

@@ -82,6 +82,7 @@ class Tape:
         "scope",
         "sequence_nr",
         "sizes",
+        "tower_layer",
     )
 
     def __init__(self, *, trains: bool = True) -> None:
@@ -112,6 +113,8 @@ class Tape:
         self.in_leaf = False
         #: Modules whose inner calls are not marked, each with the gradients that wait for the end of its backward pass.
         self.leaves: dict[str, LeafModule] = {}
+        #: The number of a tower's layer while it runs. Marks of its calls contain it, because towers mark no layers.
+        self.tower_layer: int | None = None
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.

@@ -114,7 +114,8 @@ class Parameters:
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:
         """Return a new parameter. It knows its name if calls of modules are marked."""
         if self.tape.calls_modules:
-            return NamedParameter(self.tape, shape, dtype, leaf, name)
+            numbered = name if self.tower_layer is None else name.replace("*", str(self.tower_layer))
+            return NamedParameter(self.tape, shape, dtype, leaf, numbered)
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 

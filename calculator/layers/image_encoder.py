@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing, products
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave, leave_with, reads
 from calculator.engine.tape import Tensor
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
@@ -44,9 +45,10 @@ def one_chunk(_config: Config, _image: object) -> int:
 
 def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     """Run SiglipVisionModel without its head: (images, channels, height, width) to (images, patches, hidden_size)."""
+    begin(context.tape, path)
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
     last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
-    return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
+    return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
 
 
 def words_and_images(
@@ -70,6 +72,7 @@ def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tupl
 
     The first two are (images, 1 + patches, hidden_size). The third is (images, hidden_size), after a norm.
     """
+    begin(context.tape, path)
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values, with_class=True)
     hidden_states = norms.layer_norm(context.outer(f"{path}.pre_layrnorm"), hidden_states)
     outputs: list[Tensor] = []
@@ -77,7 +80,9 @@ def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tupl
     context.set_scope(f"{path}: ")
     images, _, width = last_hidden_state.shape
     pooled = ops.slice_from_end(last_hidden_state, (images, width))
-    return outputs[0], last_hidden_state, norms.layer_norm(context.outer(f"{path}.post_layernorm"), pooled)
+    pooled = norms.layer_norm(context.outer(f"{path}.post_layernorm"), pooled)
+    selected, last, pooled = leave_with(path, outputs.pop(), last_hidden_state, pooled)
+    return selected, last, pooled
 
 
 def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tensor:
@@ -101,19 +106,20 @@ def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tenso
 
 def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:
     """Embed patches by a convolution, prepend the class token, and add positions."""
-    embeddings = patch_embeds = embed_patches(context, path, pixel_values)
+    embeddings = patch_embeds = embed_patches(context, path, enter(path, pixel_values))
     if with_class:
         context.set_scope(f"{path}: ")
         images, patches, width = patch_embeds.shape
         class_embeds = ops.expand(context.outer(path).own["class_embedding"], (images, 1, width))
         embeddings = ops.cat((class_embeds, patch_embeds), (images, patches + 1, width), "class token and patches")
-    return ops.add(embeddings, positions(context, path), "patches with positions")
+    return leave(path, ops.add(embeddings, positions(context, path), "patches with positions"))
 
 
 def embed_patches(context: Context, path: str, pixel_values: Tensor, *, is_input: bool = True) -> Tensor:
     """Cast pixels and embed patches by a convolution: (images, patches, hidden_size)."""
     name = f"{path}.patch_embedding"
     table, weight = context.model.outer[f"{path}.position_embedding"], context.outer(name).own["weight"]
+    reads(context.tape, path, f"{name}.weight")
     context.set_scope(f"{path}: ")
     pixel_values = ops.cast(pixel_values, weight.dtype, "pixel values, cast")
     vision = context.config["vision_config"]
@@ -128,7 +134,8 @@ def positions(context: Context, path: str) -> Tensor:
     context.set_scope(f"{table.name}: ")
     weight = context.method.embedding_weight(table)
     ids = Tensor(context.tape, None, (1, weight.shape[0]), "int64", None)
-    return products.embedding(ids, weight, table.module.out_features, "output")
+    begin(context.tape, table.name)
+    return leave(table.name, products.embedding(ids, weight, table.module.out_features, "output"))
 
 
 def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Tensor], number: int = 0) -> Tensor:
@@ -136,6 +143,7 @@ def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Ten
 
     The code keeps the first layer's input alive.
     """
+    path = name.removesuffix(".layers")
     dropout = float(context.config["vision_config"]["attention_dropout"] or 0)
 
     def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -145,7 +153,8 @@ def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Ten
         if index + 1 == number:
             outputs.append(x)
 
-    return run_layers(context, name, [inputs_embeds], run, lambda _index: (), after, dropout=dropout)
+    begin(context.tape, path)
+    return leave(path, run_layers(context, name, [inputs_embeds], run, lambda _index: (), after, dropout=dropout))
 
 
 def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
@@ -164,17 +173,19 @@ def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """Attend among the patches of each image: (images, patches, hidden_size) to the same shape."""
-    images, patches, width = x.shape
+    path, (images, patches, width) = f"{modules.prefix}self_attn", x.shape
+    begin(context.tape, path)
     heads = context.config["vision_config"]["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
     query, key, value = (ops.view(modules[f"self_attn.{each}_proj"](x), shape) for each in ("q", "k", "v"))
-    context.set_scope(f"{modules.prefix}self_attn: ")
+    context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)
-    return modules["self_attn.out_proj"](attn_output)
+    return leave(path, modules["self_attn.out_proj"](attn_output))
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    hidden_states = modules["mlp.fc1"](x)
-    context.set_scope(f"{modules.prefix}mlp: ")
+    path = f"{modules.prefix}mlp"
+    hidden_states = modules["mlp.fc1"](enter(path, x))
+    context.set_scope(f"{path}: ")
     hidden_states = activation(context.config["vision_config"]["hidden_act"])(hidden_states)
-    return modules["mlp.fc2"](hidden_states)
+    return leave(path, modules["mlp.fc2"](hidden_states))

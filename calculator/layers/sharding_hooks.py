@@ -102,6 +102,9 @@ class Hooks:
     def begin(self, parameters: Parameters) -> None:
         """Run what precedes the model's forward."""
 
+    def begin_decoder(self) -> None:
+        """Run what precedes the decoder's forward, in a model whose own forward embeds the tokens."""
+
     def module(self, role: Role) -> Unit:  # noqa: ARG002  a hook's signature
         """Return a module outside the layers, before its parameters are created."""
         return _UNIT

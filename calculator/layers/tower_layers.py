@@ -14,6 +14,7 @@ from calculator.engine import products
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.loops import INTERPRETED, Loop
+from calculator.engine.module_calls import enter, leave, reads
 from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.layers import attention, rotary
 from calculator.layers.kernels import Samples
@@ -43,14 +44,35 @@ def convolve(
     enable_input_require_grads gives these a gradient if a frozen model is checkpointed. `transposed`: whether the code
     transposes the convolution's output, so that this gradient is copied into its layout.
     """
+    out = _convolved(context, name, enter(name, pixel_values), shape)
+    return leave(name, _embedded(context, out, transposed=transposed) if is_input else out)
+
+
+def convolve_in(
+    context: Context, path: str, name: str, pixel_values: Tensor, shape: Shape, *, is_input: bool = False
+) -> Tensor:
+    """Call a module that embeds patches by the convolution of this name in it, whose dtype its code reads.
+
+    `is_input`: whether that module is the tower's input embeddings, as for `convolve`.
+    """
+    pixel_values, inner = enter(path, pixel_values), f"{path}.{name}"
+    reads(context.tape, path, f"{inner}.weight")
+    out = leave(inner, _convolved(context, inner, enter(inner, pixel_values), shape))
+    return leave(path, _embedded(context, out) if is_input else out)
+
+
+def _convolved(context: Context, name: str, pixel_values: Tensor, shape: Shape) -> Tensor:
     module = context.outer(name)
     context.set_scope(f"{name}: ")
-    weight, bias = module.own["weight"], module.own.get("bias")
-    out = products.convolution(pixel_values, weight, bias, shape, "output")
-    if is_input and context.training.gradient_checkpointing and not out.edge:
+    return products.convolution(pixel_values, module.own["weight"], module.own.get("bias"), shape, "output")
+
+
+def _embedded(context: Context, out: Tensor, *, transposed: bool = False) -> Tensor:
+    """Return a tower's input embeddings, which get a gradient if a frozen model is checkpointed."""
+    if context.training.gradient_checkpointing and not out.edge:
         embedded = context.input_requiring_grad(out, "patches")
         if transposed and embedded.edge is not None and isinstance(embedded.edge[0], AccumulateGrad):
-            embedded.edge[0].copies = shape[1] > 1 and shape[2] > 1
+            embedded.edge[0].copies = out.shape[1] > 1 and out.shape[2] > 1
         return embedded
     return out
 
@@ -76,14 +98,16 @@ def run_layers(
     with _of_tower(context, dropout, mask):
         for index, (unit, modules) in enumerate(_layers(context, name)):
             check_budget()
+            context.tape.tower_layer = index
             given = unit.cast(tuple(captured(index)))
-            run = partial(_within, context, dropout, mask, unit, partial(layer, index, modules, given))
+            run = partial(_within, context, dropout, mask, unit, index, partial(layer, index, modules, given))
             x = unit.before(x)
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = (checkpoint_reentrant if context.training.use_reentrant else checkpoint)(run, x, captured=given)
             else:
                 x = run(x)
             x = unit.after(x)
+            context.tape.tower_layer = None
             after(index, x)
     return x
 
@@ -105,11 +129,21 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
 
 
 def _within(
-    context: Context, dropout: float, mask: Tensor | None, unit: Unit, layer: Callable[[Tensor], Tensor], x: Tensor
+    context: Context,
+    dropout: float,
+    mask: Tensor | None,
+    unit: Unit,
+    index: int,
+    layer: Callable[[Tensor], Tensor],
+    x: Tensor,
 ) -> Tensor:
     """Run a layer of a tower, in the forward pass or when a backward pass recomputes it."""
-    with _of_tower(context, dropout, mask):
-        return layer(unit.receive(x))
+    outer, context.tape.tower_layer = context.tape.tower_layer, index
+    try:
+        with _of_tower(context, dropout, mask):
+            return layer(unit.receive(x))
+    finally:
+        context.tape.tower_layer = outer
 
 
 @contextmanager
@@ -165,13 +199,20 @@ def _times(lengths: Sequence[int], start: int, period: int) -> int:
 def tower_attention(
     context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
 ) -> Tensor:
-    """Attend within each chunk of patches: (patches, hidden_size) to the same shape.
+    """Run the tower's module for attention within each chunk of patches: (patches, hidden_size) to the same shape.
 
     One projection computes queries, keys and values. `bounds`: the position of each chunk's first patch, and the end of
     the last chunk.
 
     Queries and keys are rotated in float32. The code keeps everything up to the output projection.
     """
+    path = f"{modules.prefix}attn"
+    return leave(path, _attended(context, modules, enter(path, x), tables, chunks, bounds))
+
+
+def _attended(
+    context: Context, modules: LayerModules, x: Tensor, tables: Sequence[Tensor], chunks: Chunks, bounds: Tensor
+) -> Tensor:
     patches, width = x.shape
     heads = context.config["vision_config"]["num_attention_heads"]
     head_dim = int(width) // int(heads)

@@ -117,11 +117,8 @@ def _windows(context: Context) -> list[Tensor]:
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
-    inputs_embeds = _embeddings(context, ids)
-    if context.images and forward.tower is not None:
-        inputs_embeds = forward.tower.run(context, inputs_embeds)
-        if context.cache is not None and context.cache.given:
-            context.cache.windows = masks.window_tensors(context)
+    inputs_embeds = _with_images(context, _embeddings(context, ids))
+    context.hooks.begin_decoder()
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
@@ -166,6 +163,17 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return context.keep_hidden_states(hidden_states, is_last=True)
+
+
+def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower, if the batch has images, and write its tokens over the placeholders."""
+    tower = context.forward.tower
+    if not context.images or tower is None:
+        return inputs_embeds
+    inputs_embeds = tower.run(context, inputs_embeds)
+    if context.cache is not None and context.cache.given:
+        context.cache.windows = masks.window_tensors(context)
+    return inputs_embeds
 
 
 def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:

@@ -11,6 +11,7 @@ from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import pooling, products
+from calculator.engine.module_calls import enter, leave, transposed
 from calculator.layers import image_encoder, masks, norms
 from calculator.layers.decoder_forward import Tower
 from calculator.layers.fixed_images import no_limits
@@ -72,8 +73,10 @@ def _project(context: Context, vision_outputs: Tensor) -> Tensor:
     vision, side = context.config["vision_config"], _pooled_side(context.config)
     patches = int(vision["image_size"]) // int(vision["patch_size"])
     context.set_scope(f"{_PROJECTOR}: ")
+    vision_outputs, pool = enter(_PROJECTOR, vision_outputs), f"{_PROJECTOR}.avg_pool"
     by_channels = ops.contiguous(ops.view(vision_outputs, (images, width, patches, patches)), "patches, by channels")
-    pooled = pooling.average(by_channels, (images, width, side, side), "patches, pooled")
+    pooled = pooling.average(enter(pool, by_channels), (images, width, side, side), "patches, pooled")
+    pooled = leave(pool, pooled)
     pooled = ops.view(pooled, (images, named(side**2, "tokens"), width))
     normed = norms.offset_rms_norm(context.outer(f"{_PROJECTOR}.mm_soft_emb_norm"), pooled)
     weight = context.outer(_PROJECTOR).own["mm_input_projection_weight"]
@@ -81,8 +84,11 @@ def _project(context: Context, vision_outputs: Tensor) -> Tensor:
     factor = normed
     if weight.edge is not None and images > 1:
         factor = ops.contiguous(normed, "tokens, contiguous")
-    projected = products.matmul(factor, weight, None, weight.shape[1], "tokens")
-    return ops.cast(projected, vision_outputs.dtype, "tokens in the tower's dtype")
+    if weight.edge is None:
+        weight = transposed(weight)
+    # DeepSpeed replaces F.linear, not torch.matmul.
+    projected = products.addmm(factor, weight, None, weight.shape[1], "tokens")
+    return leave(_PROJECTOR, ops.cast(projected, vision_outputs.dtype, "tokens in the tower's dtype"))
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:

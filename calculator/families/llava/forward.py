@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.families.llama.forward import LLAMA
 from calculator.layers import image_encoder, norms
 from calculator.layers.activation import activation
@@ -96,10 +97,10 @@ def _without_class_token(context: Context, selected: Tensor) -> Tensor:
 
 def _project(context: Context, image_features: Tensor) -> Tensor:
     """Run LlavaMultiModalProjector: (images, tokens, hidden_size of the tower) to (images, tokens, hidden_size)."""
-    hidden_states = context.outer(f"{PROJECTOR}.linear_1")(image_features)
+    hidden_states = context.outer(f"{PROJECTOR}.linear_1")(enter(PROJECTOR, image_features))
     context.set_scope(f"{PROJECTOR}: ")
     hidden_states = activation(context.config["projector_act"])(hidden_states)
-    return context.outer(f"{PROJECTOR}.linear_2")(hidden_states)
+    return leave(PROJECTOR, context.outer(f"{PROJECTOR}.linear_2")(hidden_states))
 
 
 _IMAGES = Tower(

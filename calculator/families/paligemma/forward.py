@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
+from calculator.engine.module_calls import enter, leave
 from calculator.families.gemma.forward import GEMMA
 from calculator.families.gemma3.forward import embed_words, refuses_flash
 from calculator.layers import image_encoder, masks, norms
@@ -52,7 +53,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 def _project(context: Context, vision_outputs: Tensor) -> Tensor:
     """Project each patch: (images, patches, hidden_size) to (images, tokens, hidden_size of the text model)."""
-    return context.outer(f"{PROJECTOR}.linear")(vision_outputs)
+    return leave(PROJECTOR, context.outer(f"{PROJECTOR}.linear")(enter(PROJECTOR, vision_outputs)))
 
 
 def _masks(context: Context) -> dict[MixerType, Tensor | None]:

@@ -50,8 +50,13 @@ QWEN2_MOE = DecoderForward(
     masks=("full_attention", "sliding_attention"),
 )
 
-QWEN3_MOE = DecoderForward(
-    layer=SequentialLayer(
-        attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back, is_leaf=True))
-    )
-)
+
+def _qwen3_moe(*, is_leaf: bool) -> DecoderForward:
+    mixture = Mixture(router=routers.softmax_and_cast_back, is_leaf=is_leaf)
+    return DecoderForward(layer=SequentialLayer(attention=_QWEN3, mlp=in_sparse_layers(mixture)))
+
+
+QWEN3_MOE = _qwen3_moe(is_leaf=True)
+
+#: The text model of Qwen 3 VL, whose mixture DeepSpeed's stage 3 treats as modules like all others.
+QWEN3_MOE_OF_IMAGES = _qwen3_moe(is_leaf=False)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave
 from calculator.families.qwen_vl import placeholders
 from calculator.families.qwen_vl.images import processor
 from calculator.families.qwen_vl.vision import plain_layer, whole_tables
 from calculator.layers import norms
 from calculator.layers.decoder_forward import Tower
-from calculator.layers.tower_layers import Chunks, convolve, run_layers
+from calculator.layers.tower_layers import Chunks, convolve_in, run_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def _tower(context: Context, pixel_values: Tensor, image: Processed, count: int)
     weights = tape.new((patches, _TAPS), "float32", "their weights")
     position_ids = tape.new((patches, 2), "int64", "position_ids")
     bounds = tape.new((count + 1,), "int32", "cu_seqlens")
-    embedded = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, config["hidden_size"]))
+    embedded = convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, (patches, config["hidden_size"]))
     positions = _interpolated(context, indices, weights)
     inputs = [ops.add(embedded, ops.cast(positions, embedded.dtype, "positions, cast"), "patches with positions")]
     del embedded
@@ -68,7 +69,9 @@ def _interpolated(context: Context, indices: Tensor, weights: Tensor) -> Tensor:
     """Return the learned position of every patch in float32: a weighted sum of four."""
     table = context.outer(f"{_PATH}.pos_embed")
     context.set_scope(f"{_PATH}.pos_embed: ")
+    begin(context.tape, table.name)
     rows = products.embedding(indices, context.method.embedding_weight(table), table.module.out_features, "output")
+    rows = leave(table.name, rows)
     weighted = ops.mul(rows, ops.view(weights, (*weights.shape, 1)), "positions, weighted")
     del rows
     return ops.sum_over(weighted, (weighted.shape[0], weighted.shape[2]), "positions")
@@ -79,13 +82,13 @@ def _merger(context: Context, path: str, x: Tensor, tokens: int, *, shuffled: bo
 
     With `shuffled`, the norm follows the join; else it precedes it.
     """
-    wide = context.outer(f"{path}.linear_fc1")
+    x, wide, act = enter(path, x), context.outer(f"{path}.linear_fc1"), f"{path}.act_fn"
     shape = (named(tokens, "image tokens"), wide.module.in_features)
     normed = norms.layer_norm(context.outer(f"{path}.norm"), ops.view(x, shape) if shuffled else x)
     hidden = wide(ops.view(normed, shape))
     context.set_scope(f"{path}: ")
-    hidden = ops.unary(hidden, "gelu", saves="input")
-    return context.outer(f"{path}.linear_fc2")(hidden)
+    hidden = leave(act, ops.unary(enter(act, hidden), "gelu", saves="input"))
+    return leave(path, context.outer(f"{path}.linear_fc2")(hidden))
 
 
 def add_features(context: Context, number: int, hidden_states: Tensor) -> Tensor:

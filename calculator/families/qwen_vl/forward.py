@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.families.qwen.forward import QWEN2, QWEN3, QWEN3_MOE
+from calculator.engine.module_calls import passed
+from calculator.families.qwen.forward import QWEN2, QWEN3, QWEN3_MOE_OF_IMAGES
 from calculator.families.qwen_vl import deepstack, vision
 from calculator.layers import norms
 from calculator.layers.decoder_forward import embed, final
@@ -48,6 +49,7 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
     # With images, positions are computed for each sequence.
     shape = (_AXES, batch, length) if context.training.has_images else (length,)
     given = context.gives_positions
+    passed(tape, f"{_MODEL}.rotary_emb")
     position_ids = context.position_ids(length) if given else tape.new(shape, "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
@@ -99,5 +101,5 @@ QWEN3_VL, QWEN3_VL_MOE = (
         tower=deepstack.QWEN3,
         positions_of_token=POSITIONS_OF_TOKEN,
     )
-    for text in (QWEN3, QWEN3_MOE)
+    for text in (QWEN3, QWEN3_MOE_OF_IMAGES)
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, leave_with
 from calculator.layers.tower import token_types
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     #: A function that runs a tower. It returns the last hidden states, the tokens of all images, and those of earlier
     #: layers.
     RunTower = Callable[[Context, Tensor, Processed, int], tuple[Tensor, Tensor, list[Tensor]]]
+
+
+_TOWER = "model.visual"
 
 
 def batch(config: Config, training: Training, image: Processed) -> list[BatchTensor]:
@@ -49,7 +53,9 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
     image, count = context.image, context.image_count
     weight = context.outer("model.visual.patch_embed.proj").own["weight"]
     pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")
+    begin(context.tape, _TOWER)
     hidden_states, merged, features = tower(context, pixel_values, image, count)
+    hidden_states, merged, *features = leave_with(_TOWER, hidden_states, merged, *features)
     del pixel_values
     context.image_outputs = [(hidden_states, 1), *((each, count) for each in (merged, *features))]
     del hidden_states

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave, passed
 from calculator.families.qwen_vl import placeholders
 from calculator.families.qwen_vl.images import processor
 from calculator.layers import norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import Tower
-from calculator.layers.tower_layers import Chunks, convolve, run_layers, tower_attention
+from calculator.layers.tower_layers import Chunks, convolve_in, run_layers, tower_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def _whole(context: Context, pixel_values: Tensor, image: Processed, count: int)
     chunks = Chunks((image.patches,), count)
     bounds = tape.new((count + 1,), "int32", "cu_seqlens")
     shape = (patches, context.config["vision_config"]["hidden_size"])
-    inputs = [convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, shape, is_input=True)]
+    inputs = [convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, shape, is_input=True)]
     given = [*whole_tables(context, patches), bounds]
 
     def run(_index: int, modules: LayerModules, given: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ def _windowed(
     images, of_windows = Chunks((image.patches,), count), Chunks((*windows(config, image),), count)
     bounds = tape.new((images.number + 1,), "int32", "cu_seqlens")
     of_bounds = tape.new((of_windows.number + 1,), "int32", "cu_window_seqlens")
-    embedded = convolve(context, f"{_PATH}.patch_embed.proj", pixel_values, (patches, hidden_size), is_input=True)
+    shape = (patches, hidden_size)
+    embedded = convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, shape, is_input=True)
     context.set_scope(f"{_PATH}: ")
     inputs = [indexing.index_list(embedded, embedded.shape, "patches, by windows")]
     del embedded
@@ -107,6 +109,7 @@ def whole_tables(context: Context, patches: int) -> list[Tensor]:
     """Return cos and sin of every patch. Half of the pairs encode the row, half the column."""
     tape, config = context.tape, context.config["vision_config"]
     head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    passed(tape, f"{_PATH}.rotary_pos_emb")
     context.set_scope(f"{_PATH}: ")
     freqs = tape.new((patches, 2, head_dim // 4), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
@@ -143,15 +146,18 @@ def plain_layer(
     normed = norms.layer_norm(modules["norm1"], x)
     x = ops.add(x, tower_attention(context, modules, normed, given[:2], chunks, given[2]), "residual after attention")
     del normed
+    path = f"{modules.prefix}mlp"
     normed = norms.layer_norm(modules["norm2"], x)
-    hidden = modules[linears[0]](normed)
-    context.set_scope(f"{modules.prefix}mlp: ")
+    hidden = modules[linears[0]](enter(path, normed))
+    context.set_scope(f"{path}: ")
     hidden = activation(context.config["vision_config"]["hidden_act"])(hidden)
-    return ops.add(x, modules[linears[1]](hidden), "residual after MLP")
+    return ops.add(x, leave(path, modules[linears[1]](hidden)), "residual after MLP")
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """Return down(act(gate(x)) · up(x)), with the tower's activation."""
+    path = f"{modules.prefix}mlp"
+    x = enter(path, x)
     gate = modules["mlp.gate_proj"](x)
     context.set_scope(f"{modules.prefix}mlp: ")
     act_gate = activation(context.config["vision_config"]["hidden_act"])(gate)
@@ -160,17 +166,17 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     context.set_scope(f"{modules.prefix}mlp: ")
     product = ops.mul(act_gate, up, "activated gate · up")
     del act_gate, up
-    return modules["mlp.down_proj"](product)
+    return leave(path, modules["mlp.down_proj"](product))
 
 
 def _merger(context: Context, x: Tensor, tokens: int, norm: Callable[[BoundModule, Tensor], Tensor]) -> Tensor:
     path = f"{_PATH}.merger"
-    normed = norm(context.outer(f"{path}.ln_q"), x)
-    wide = context.outer(f"{path}.mlp.0")
-    hidden = wide(ops.view(normed, (named(tokens, "image tokens"), wide.module.in_features)))
+    inner, wide = f"{path}.mlp", context.outer(f"{path}.mlp.0")
+    normed = norm(context.outer(f"{path}.ln_q"), enter(path, x))
+    hidden = wide(enter(inner, ops.view(normed, (named(tokens, "image tokens"), wide.module.in_features))))
     context.set_scope(f"{path}: ")
-    hidden = ops.unary(hidden, "gelu", saves="input")
-    return context.outer(f"{path}.mlp.2")(hidden)
+    hidden = leave(f"{inner}.1", ops.unary(enter(f"{inner}.1", hidden), "gelu", saves="input"))
+    return leave(path, leave(inner, context.outer(f"{path}.mlp.2")(hidden)))
 
 
 #: The limits of pixels in the preprocessor_config.json of Qwen's checkpoints.

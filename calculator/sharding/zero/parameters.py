@@ -21,6 +21,11 @@ class Key(NamedTuple):
     name: str
     layer: int | None
 
+    @property
+    def numbered(self) -> Key:
+        """The same with the number in its name, which stands for one parameter then."""
+        return Key(self.name.replace("*", str(self.layer)), None)
+
 
 def gradient_key(label: str, layer: int | None) -> Key:
     """Return the parameter of a ready gradient from the label of its mark.
@@ -48,7 +53,7 @@ def in_order(
 ) -> Iterator[Trained]:
     """Yield every trained parameter, layer by layer. `tensors` are the resident tensors of the model.
 
-    `frozen`: include the frozen parameters. `layers`: only yield the layers with these numbers.
+    `frozen`: include the frozen parameters. `layers`: of the decoder, only yield the layers with these numbers.
     """
     sizes: dict[int, int] = {}
     for layer, own in parts(model, tensors, frozen=frozen, layers=layers):
@@ -67,7 +72,7 @@ def parts(
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer with its number, and those before and after the layers.
 
-    Layers of one kind share a sequence. `layers`: only yield the layers with these numbers.
+    Layers of one kind share a sequence. `layers`: of the decoder, only yield the layers with these numbers.
     """
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
@@ -77,7 +82,8 @@ def parts(
         own, left = _own(left, prefix)
         if own:
             alike = own[0].count == len(stack.layers)
-            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)}, layers)
+            chosen = None if model.towers and prefix.startswith(model.towers) else layers
+            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)}, chosen)
     yield None, left
 
 

@@ -41,14 +41,17 @@ class Called(Unit):
 class AfterDecoder(Unit):
     """The output head. The decoder's call ends before it."""
 
-    __slots__ = ("_model", "_path")
+    __slots__ = ("_model", "_paths")
 
-    def __init__(self, path: str, model: str) -> None:
-        self._path, self._model = path, model
+    def __init__(self, paths: tuple[str, ...], model: str) -> None:
+        #: The decoder, and the module around it that embeds tokens and images, if there is one.
+        self._paths, self._model = paths, model
 
     def before(self, x: Tensor) -> Tensor:
         """End the decoder's call."""
-        return leave(self._path, x)
+        for path in self._paths:
+            x = leave(path, x)
+        return x
 
     def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """End the decoder's call.
@@ -63,7 +66,7 @@ class AfterDecoder(Unit):
 class PartitionedHooks(FlatHooks):
     """The hooks of stage 3, which mark calls for the coordinator."""
 
-    __slots__ = ("_decoder", "_embeddings", "_outer", "_runs", "_tape")
+    __slots__ = ("_decoders", "_embeddings", "_outer", "_runs", "_tape")
 
     couples_layers = True
     calls_modules = True
@@ -71,9 +74,11 @@ class PartitionedHooks(FlatHooks):
     def __init__(self, prepared: Prepared, outer: tuple[str, ...], runs: str | None = None) -> None:
         super().__init__(prepared, adds=False)
         self.param_dtype = None  # modules run in the dtypes of their gathered weights
-        self._decoder, self._embeddings = "decoder", prepared.model.embedding.name
+        self._embeddings = prepared.model.embedding.name
         #: The modules around the decoder, the outermost first.
         self._outer = outer
+        #: The decoder and, in a model that reads images, the module in which it follows the embeddings and the tower.
+        self._decoders = ("decoder", "model") if prepared.model.towers else ("decoder",)
         #: The name of the pass without a graph that runs inside the step. None in a pass of the trained model.
         self._runs = runs
 
@@ -82,18 +87,27 @@ class PartitionedHooks(FlatHooks):
         self._tape = parameters.tape
         if self._runs is not None:
             self._tape.mark(f"{NO_GRAPH}{self._runs}")
-        for path in (*self._outer, self._decoder):
+        for path in (*self._outer, self._decoders[-1]):
+            begin(self._tape, path)
+
+    def begin_decoder(self) -> None:
+        """Begin the call of a decoder that receives embeddings."""
+        for path in self._decoders[:-1]:
             begin(self._tape, path)
 
     def module(self, role: Role) -> Unit:
         """Return a module outside the layers. The final norm and the head mark their own calls."""
         if role == "embeddings":
             return Called(self._embeddings)
-        return AfterDecoder(self._decoder, self._outer[-1]) if role == "head" else super().module(role)
+        return AfterDecoder(self._decoders, self._outer[-1]) if role == "head" else super().module(role)
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
         """Return a layer. Its call is outside its checkpoint."""
         return Called("layer.*")
+
+    def tower_layer(self, layer: Layer, stack: str) -> Unit:  # noqa: ARG002  a hook's signature
+        """Return a layer of a vision tower."""
+        return Called(f"{stack}.*")
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """End the calls of the modules around the decoder. The gradients of their outputs reach them."""

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from calculator.engine import module_calls
-from calculator.engine.autograd import GRADIENT_OF
+from calculator.engine.autograd import GRADIENT_OF, parameter_of
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key, gradient_key
@@ -305,6 +305,8 @@ def _parts(
             layer = numbers[at] if at < len(numbers) else None
         elif label.startswith(GRADIENT_OF):
             text, own = gradient_key(label, layer)
+            if parameter_of(label)[1] is not None:  # of a tower, whose modules are outside the repeated layers
+                text, own = Key(text, own).numbered
             marks.append(Placed(position, GRADIENT_OF, text, own))
     yield window, marks
 

@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, in_order, parts
+from calculator.sharding.zero.parameters import Key, Trained, in_order, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -87,8 +87,7 @@ class PartitionedState:
 
     def _in_state(self, tensors: Sequence[ResidentTensor], followed: Followed, sizes: Sizes) -> list[Partitioned]:
         found, part = [], 0
-        ordered = in_order(self.prepared.model, tensors, frozen=True, layers=followed.layers())
-        for number, each in enumerate(ordered):
+        for number, each in enumerate(self._in_order(tensors, followed.layers())):
             layer = each.key.layer
             # Odd parts are layers. Even parts are the parameters around them.
             part += (layer is not None) != bool(part % 2)
@@ -99,6 +98,16 @@ class PartitionedState:
             own.order, own.represents = (int(after), part, layer or 0, number), 1 + represents * followed.skipped
             found.append(own)
         return found
+
+    def _in_order(self, tensors: Sequence[ResidentTensor], layers: Collection[int]) -> Iterator[Trained]:
+        """Yield every parameter in order, of the decoder's layers with these numbers.
+
+        The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
+        """
+        model = self.prepared.model
+        for each in in_order(model, tensors, frozen=True, layers=layers):
+            in_tower = each.key.layer is not None and model.towers and each.key.name.startswith(model.towers)
+            yield each._replace(key=each.key.numbered) if in_tower else each
 
     @cached_property
     def every(self) -> list[Partitioned]:
@@ -145,7 +154,7 @@ class PartitionedState:
         gathered like all others.
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
-        own = in_order(self.prepared.model, self.tensors, frozen=True, layers=layers)
+        own = self._in_order(self.tensors, layers)
         inside = tuple(f"{path}." for path in leaves)
         of_copy = [each for each in own if each.key.layer is not None]
         every = sum(each.elements for each in of_copy)
