@@ -234,11 +234,11 @@ class ShortBatch:
     def _numbered_back(self, window: Window) -> list[int | None]:
         """Return the events of a window with rows of the short micro-batch, and None for other events."""
         sizes, last, by = self._by_event, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
-        if window.lowest:
-            return [event if sizes[event] else None for event in window.events]
+        middle, events = self._base + self._stride, window.events
+        if window.lowest or max(events, default=0) < middle > ~min(events, default=0):
+            return [event if sizes[event] else None for event in events]
         short: list[int | None] = []
-        middle = self._base + self._stride
-        for event in window.events:
+        for event in events:
             row = event if event >= 0 else ~event
             if row < middle or row >= self._workspace:
                 short.append(event if sizes[event] else None)

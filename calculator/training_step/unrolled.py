@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress, groupby
+from operator import invert
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.frame_snapshots import without_frame_snapshots
@@ -260,6 +261,7 @@ class Periods:
         "events",
         "has_backward",
         "marks",
+        "middle",
         "more",
         "repeated",
         "rows",
@@ -291,6 +293,9 @@ class Periods:
         for n, rows in enumerate(periods):
             for k, row in enumerate(rows):
                 numbers[row] = self.base + n * self.stride + k
+        #: The events of the third period's rows.
+        own = range(self.base + self.stride, self.base + 2 * self.stride)
+        self.middle = {*own, *map(invert, own)}
         # Each row has two numbers here, so that its events `n` and `~n` are valid indices.
         numbers += [~number for number in reversed(numbers)]
         self.events = [*map(numbers.__getitem__, self.events)]
@@ -357,9 +362,10 @@ class Periods:
         They are added to the events `before` them, between the same periods.
         """
         unrolled: list[int] = [] if before is None else before
-        own = range(self.base + self.stride, self.base + 2 * self.stride)
-        events = [event for event in self.events[start:end] if event not in self.skipped]
-        for of_middle, group in groupby(events, lambda event: (event if event >= 0 else ~event) in own):
+        events = self.events[start:end]
+        if self.skipped:
+            events = [event for event in events if event not in self.skipped]
+        for of_middle, group in groupby(events, self.middle.__contains__):
             rows = list(group)
             if not of_middle:
                 unrolled += self._shifted(rows, self.base + 2 * self.stride, self.more)
