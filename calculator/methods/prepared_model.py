@@ -13,10 +13,10 @@ from calculator.stack.changes import older_behavior
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterator
+    from collections.abc import Collection, Hashable, Iterable, Iterator
 
     from calculator.architecture.config import Config
-    from calculator.architecture.model import Model
+    from calculator.architecture.model import Layer, Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.devices.kernels import Kernels
@@ -140,13 +140,21 @@ class PreparedModel:
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
         """Every module with its path and its spec, in the model's order. Layers follow one another."""
         for part in self.model.parts:
-            if not isinstance(part, Stack):
-                yield part.name, part, self.module_spec(part.name, part)
-                continue
-            for layer in part.layers:
-                for module in layer.modules:
-                    path = module.under(f"{part.name}.*")
-                    yield path, module, self.module_spec(path, module)
+            yield from self._of_part(part, part.layers if isinstance(part, Stack) else ())
+
+    @property
+    def distinct_modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
+        """The same modules, with those of each kind of layer once."""
+        for part in self.model.parts:
+            yield from self._of_part(part, [layer for layer, _ in part.distinct] if isinstance(part, Stack) else ())
+
+    def _of_part(self, part: Module | Stack, layers: Iterable[Layer]) -> Iterator[tuple[str, Module, ModuleSpec]]:
+        if not isinstance(part, Stack):
+            yield part.name, part, self.module_spec(part.name, part)
+        for layer in layers:
+            for module in layer.modules:
+                path = module.under(f"{part.name}.*")
+                yield path, module, self.module_spec(path, module)
 
     def for_run(self, training: Training, device: Device) -> PreparedModel:
         """Return the same model for a run with another batch, length, accumulation or device. The specs are shared."""

@@ -57,5 +57,5 @@ class Substitutes(NamedTuple):
 
 def substitutes_of(prepared: PreparedModel) -> Substitutes:
     """Return the parameters that a prepared model's modules use in place of their own."""
-    copies = {path: spec.copied for path, _, spec in prepared.modules if spec.copied is not None}
+    copies = {path: spec.copied for path, _, spec in prepared.distinct_modules if spec.copied is not None}
     return Substitutes(prepared.model.tied, copies)

@@ -167,7 +167,7 @@ def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
     """
     if prepared.training.adapter_dtype != "float32" or prepared.cast_to is None:
         return
-    specs = [spec for _, _, spec in prepared.modules]
+    specs = [spec for _, _, spec in prepared.distinct_modules]
     if not any(added.trained for spec in specs for added in spec.added):
         return
     method, trained = prepared.method, [spec for spec in specs if spec.trained]
@@ -183,7 +183,7 @@ def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
 def _of_copies(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield copies of modules that hold others, whose calls are not modeled."""
     method = prepared.method
-    for path, _, spec in prepared.modules:
+    for path, _, spec in prepared.distinct_modules:
         owner = path.rpartition(".")[0]
         if spec.copied is not None and method.copy_name(owner) is not None:
             message = f"the copy of {owner}, which holds modules, is not modeled under zero3: name them, or {_INSTEAD}"
