@@ -66,7 +66,7 @@ def step_candidates(
 
 def bytes_of(tensors: Iterable[ResidentTensors]) -> int:
     """Return the bytes of some tensors together."""
-    return sum(tensor.bytes for tensor in tensors)
+    return sum([tensor.bytes for tensor in tensors])
 
 
 def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
