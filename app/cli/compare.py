@@ -74,12 +74,12 @@ def _lines(rows: tuple[ComparisonRow, ...]) -> Iterator[str]:
     )
     for row in rows:
         for problem in row.problems:
-            yield f"{row.method.facts.label} is refused: {problem.loc}: {problem.msg}"
+            yield f"{row.method.label} is refused: {problem.loc}: {problem.msg}"
 
 
 def _row(row: ComparisonRow) -> tuple[str, ...]:
     plan = row.estimate
-    return (row.method.facts.label, *(_figures(plan) if plan else ("Refused", "", "", "", "")))
+    return (row.method.label, *(_figures(plan) if plan else ("Refused", "", "", "", "")))
 
 
 def _figures(plan: Estimate) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the estimate; return its verdict as an exit status."""
     plan = parse_request(request.body(args))
     answer = answered(plan, Client(progress=_progress))
-    text = "\n".join(lines(plan.method.facts.label, answer))
+    text = "\n".join(lines(plan.method.label, answer))
     request.print_answer(args, SingleEstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
 

@@ -108,7 +108,7 @@ def lines(answer: Plan) -> Iterator[str]:
 def _shardings(part: DevicePlan) -> Iterator[str]:
     """Yield the first configuration's method under each sharding, where the plan chose one."""
     if part.shardings:
-        yield f"\n{part.configurations[0].request.method.facts.label} under each sharding"
+        yield f"\n{part.configurations[0].request.method.label} under each sharding"
     for option in part.shardings:
         if option.request is None or option.estimate is None or option.estimate.fit is None or option.cost is None:
             yield f"- {option.sharding}: {option.sentence}"

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(answer: WholeRun) -> Iterator[str]:
-    yield f"{answer.estimate.method.facts.label} of {run_text.model_name(answer)}"
+    yield f"{answer.estimate.method.label} of {run_text.model_name(answer)}"
     yield run_text.sentence(answer)
     yield ""
     yield table(

@@ -46,7 +46,7 @@ class Tool:
 def _estimate(body: Any, client: Client) -> ToolAnswer:
     request = parse_request(body)
     found = answered(request, client, whole=True)
-    return _answer(estimate.lines(request.method.facts.label, found), SingleEstimateAnswer.model_validate(found))
+    return _answer(estimate.lines(request.method.label, found), SingleEstimateAnswer.model_validate(found))
 
 
 def _plan(body: Any, _: Client) -> ToolAnswer:

@@ -39,7 +39,7 @@ def model_name(run: WholeRun) -> str:
 
 def title(run: WholeRun) -> str:
     """Return the title of the page."""
-    return f"The whole run: {run.estimate.method.facts.label} of {model_name(run)}"
+    return f"The whole run: {run.estimate.method.label} of {model_name(run)}"
 
 
 def sentence(run: WholeRun) -> str:

@@ -63,6 +63,11 @@ class Method:
         return self.facts.label
 
     @property
+    def label(self) -> str:
+        """The method's name in lists and headings."""
+        return self.facts.label
+
+    @property
     def quantizes_base(self) -> bool:
         """Whether the base model's linear layers are stored in 4 or 8 bits."""
         return self.facts.quantizes_base

@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 
 def label(method: Method) -> str:
     """Return a method's name and size, such as "LoRA, r 16 on every linear layer"."""
-    return ", ".join((method.facts.label, *method.label_parts))
+    return ", ".join((method.label, *method.label_parts))

@@ -18,6 +18,12 @@ UNCHECKPOINTED = (
     " without checkpointing"
 )
 
+#: The same with finetuning_type freeze, if frozen layers come after trained ones.
+PARTLY_CHECKPOINTED = (
+    "LLaMA-Factory checkpoints the layers with trained parameters alone, and the frozen ones after them keep their"
+    " activations, which is not modeled: the figures are with every layer checkpointed"
+)
+
 _LAYERS = "model.layers"
 
 

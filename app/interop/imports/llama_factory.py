@@ -35,6 +35,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
+    freezes_later = _freezes_later(keys)
     by_turns = layers_by_turns.badam(keys, keys.left.get("finetuning_type", "lora"))
     method = _method(keys, model_or_none(model))
     method = {"name": "full", **by_turns} if by_turns else method
@@ -52,6 +53,8 @@ def imported(keys: Keys, given: Any) -> Imported:
         **_lengths(keys, stage),
     }
     training |= _without_checkpointing(keys, training) if by_turns else {}
+    if freezes and training["gradient_checkpointing"] and freezes_later:
+        keys.miss("disable_gradient_checkpointing", False, layers_by_turns.PARTLY_CHECKPOINTED)
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= preferences.rows_of_kto(keys, training)
     training |= _liger(keys, model_or_none(model))
@@ -116,6 +119,12 @@ def _freeze(keys: Keys, model: Model | None) -> dict[str, Any]:
         raise refusal("content.freeze_trainable_layers", message, layers)
     choice = FrozenLayers(layers=layers, modules=modules, extra=extra, spread=spread)
     return {"name": "full", "unfrozen_parameters": [*choice.patterns(model)]}
+
+
+def _freezes_later(keys: Keys) -> bool:
+    """Return whether frozen layers come after trained parameters, so that the backward pass goes through them."""
+    first = str(keys.left.get("freeze_trainable_layers", "")).startswith("-")
+    return first or bool(keys.left.get("use_llama_pro")) or "embed" in str(keys.left.get("freeze_extra_modules"))
 
 
 def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:

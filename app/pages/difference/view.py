@@ -50,7 +50,7 @@ class ComparedPlan:
         model = self.estimate.model
         name = model.id or f"a {model.model_type or 'model'} of {model.parameters:,} parameters"
         card = f" on {verdict.device_name(self.estimate.fit)}" if self.estimate.fit else ""
-        return f"{self.request.method.facts.label}, {name}{card}"
+        return f"{self.request.method.label}, {name}{card}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,5 +106,5 @@ def _refused(form: Form, messages: Mapping[str, str], context: Mapping[str, Any]
 
 
 def _title(comparison: view.Comparison, chosen: Estimate) -> str:
-    subject = f"{comparison.chosen.method.facts.label} on {comparison.model_name}"
+    subject = f"{comparison.chosen.method.label} on {comparison.model_name}"
     return f"{verdict.VERDICTS[chosen.fit.verdict]}: {subject}" if chosen.fit else subject

@@ -58,9 +58,9 @@ class Comparison:
         shown: dict[str, Estimate] = {}
         for row in self.rows:
             if row.estimate:
-                shown[row.method.facts.label] = row.estimate
+                shown[row.method.label] = row.estimate
             elif row.alternative:
-                shown[f"{row.method.facts.label} *"] = row.alternative.estimate
+                shown[f"{row.method.label} *"] = row.alternative.estimate
         return shown
 
     def changes(self, row: ComparisonRow) -> dict[str, str]:

@@ -64,9 +64,9 @@ class Full(FullSettings):
         return "Full fine-tuning of chosen parameters" if self.trains_part else FACTS.label
 
     @property
-    def label_parts(self) -> tuple[str, ...]:
-        """Whether layers are trained by turns."""
-        return (self.title,) if self.by_turns else ()
+    def label(self) -> str:
+        """The method's name, with that of what trains layers by turns."""
+        return f"{FACTS.label} with {self.title}" if self.by_turns else FACTS.label
 
     @property
     def assumptions(self) -> tuple[str, ...]:
