@@ -41,7 +41,7 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
     if not training.use_vllm:
         message = f"{trainer} with images is modeled with vLLM alone: use true, or leave images out"
         yield Problem(loc="training.use_vllm", msg=message, input=False)
-    if sharding != "none":
+    if sharding == "zero3":
         message = f"{trainer} with images is modeled on one GPU: use none, or leave images out"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if prepared.model.model_type == "internvl":
