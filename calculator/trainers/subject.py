@@ -83,6 +83,10 @@ class Subject(Protocol):
         """The device, and the number of GPUs."""
 
     @property
+    def cast_to(self) -> DType | None:
+        """The dtype that every parameter is cast to after the method is applied. None if they are not cast."""
+
+    @property
     def stack(self) -> StackVersions:
         """The releases of the libraries."""
 

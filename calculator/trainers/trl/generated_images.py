@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
+from calculator.common.dtype import FLOATS
 from calculator.common.errors import Problem
+from calculator.inputs.sharding import STAGES
 from calculator.trainers import image_batch
 from calculator.trainers.trl import generated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.architecture.model import Model
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
@@ -34,7 +35,7 @@ _GRID = "image_grid_thw"
 
 
 def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield what is not modeled of images: completions by `generate`, and several GPUs."""
+    """Yield what is not modeled of images: completions by `generate`, and ZeRO-3."""
     training, sharding = prepared.training, prepared.device.sharding
     if not training.has_images:
         return
@@ -42,24 +43,24 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
         message = f"{trainer} with images is modeled with vLLM alone: use true, or leave images out"
         yield Problem(loc="training.use_vllm", msg=message, input=False)
     if sharding == "zero3":
-        message = f"{trainer} with images is modeled on one GPU: use none, or leave images out"
+        message = f"{trainer} with images is not modeled under zero3: use zero2 or fsdp, or leave images out"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if prepared.model.model_type == "internvl":
         message = f"the tiles that {trainer} counts for internvl are not modeled: use another model, or trl-sft"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
-def of_step(model: Model, training: Training) -> list[BatchTensor]:
+def of_step(prepared: Subject) -> list[BatchTensor]:
     """Return what is one tensor for all micro-batches: a shuffle copies it, and each micro-batch has a part of it."""
-    whole = _whole(model, training)
-    split = _split_names(whole, training)
+    whole = _whole(prepared)
+    split = _split_names(whole, prepared.training)
     return [each for each in whole if each[0] not in split]
 
 
-def of_micro_batch(model: Model, training: Training) -> list[BatchTensor]:
+def of_micro_batch(prepared: Subject) -> list[BatchTensor]:
     """Return what each micro-batch has a copy of, joined from the images of its rows."""
-    own = image_batch.tensors(model, training)
-    split = _split_names(own, training)
+    own = tensors(prepared, prepared.training)
+    split = _split_names(own, prepared.training)
     return [each for each in own if each[0] in split]
 
 
@@ -70,7 +71,8 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
     """
     tape, training = context.tape, context.training
     count, prompt = generated.rows(training), named(training.sequence_length - generated.completion(training), "P")
-    whole = _whole(context.model, training)
+    prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+    whole = _whole(prepared)
     if not whole:
         return [], [], []
     tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
@@ -95,8 +97,18 @@ def counted(context: Context, rows: int) -> list[Tensor]:
     return [tape.new((size,), "int64", "rows of pixels") for size in sizes]
 
 
-def _whole(model: Model, training: Training) -> list[BatchTensor]:
-    return image_batch.tensors(model, training.by_sequences(training.micro_batches))
+def tensors(prepared: Subject, training: Training) -> list[BatchTensor]:
+    """Return the tensors of images. With DeepSpeed, Trainer casts pixels to its dtype on their way from the host.
+
+    Source: transformers/trainer.py, _prepare_input.
+    """
+    cast_to = prepared.cast_to if prepared.device.sharding in STAGES else None
+    given = image_batch.tensors(prepared.model, training)
+    return [(name, shape, cast_to if cast_to and dtype in FLOATS else dtype) for name, shape, dtype in given]
+
+
+def _whole(prepared: Subject) -> list[BatchTensor]:
+    return tensors(prepared, prepared.training.by_sequences(prepared.training.micro_batches))
 
 
 def _split_names(tensors: list[BatchTensor], training: Training) -> set[str]:

@@ -16,7 +16,6 @@ from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels
-from calculator.trainers import image_batch
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
@@ -92,7 +91,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the images of each micro-batch, which its part of the generation batch has. A batch is texts."""
-        return generated_images.of_micro_batch(prepared.model, prepared.training)
+        return generated_images.of_micro_batch(prepared)
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
         """Return nothing, because texts and images are on the host."""
@@ -100,7 +99,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the scored generation batch, which stays until the next one replaces it."""
-        rows, images = generated.rows(prepared.training), generated_images.of_step(prepared.model, prepared.training)
+        rows, images = generated.rows(prepared.training), generated_images.of_step(prepared)
         tokens = generated.tokens(prepared.training)
         return [*tokens, ("advantages", (rows,), "float32"), *self.scores(prepared), *images]
 
@@ -128,7 +127,8 @@ class GeneratingTrainer(ComparingTrainer):
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return views of the generation batch, which are not tensors of their own."""
-        views = image_batch.tensors(context.model, context.training)
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        views = generated_images.tensors(prepared, context.training)
         context.images = [generated.unowned(context, shape, dtype) for _, shape, dtype in views]
         return [generated.unowned(context, (context.batch, context.length), "int64")]
 
