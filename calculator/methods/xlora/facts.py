@@ -5,6 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="X-LoRA",
+    shardings=("ddp",),
     summary="X-LoRA (Buehler & Buehler 2024): a classifier that mixes trained LoRA adapters, token by token.",
     trainable="the classifier: hidden_size · n + n for n adapters at depth 1; the adapters too if they are trainable",
     inference_overhead="each token runs the model twice, with all adapters and without a cache of keys and values",
