@@ -22,9 +22,9 @@ class ColocatedEngine:
         """Return the memory that a process can use while it trains: all but the share of an awake engine."""
         if self.engine.sleeps:
             return usable
-        taken = self.engine.bytes_of(usable.bytes)
-        less = f"less {taken:,} bytes that vLLM takes ({self.engine.share:.0%}, vllm_gpu_memory_utilization)"
-        return Usable(bytes=usable.bytes - taken, assumption=f"{usable.assumption}, {less}")
+        engine_bytes = self.engine.bytes_of(usable.bytes)
+        less = f"less {engine_bytes:,} bytes that vLLM takes ({self.engine.share:.0%}, vllm_gpu_memory_utilization)"
+        return Usable(bytes=usable.bytes - engine_bytes, assumption=f"{usable.assumption}, {less}")
 
     def needed(self, usable_bytes: int) -> int:
         """Return the bytes that the GPU needs while a sleeping engine generates.

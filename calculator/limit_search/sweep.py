@@ -130,7 +130,7 @@ def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> s
     parts = path.split(".")
     if len(parts) > MAX_DEPTH:
         return f"leads through {len(parts):,} objects; a request is at most {MAX_DEPTH} levels deep"
-    if not all(parts) or not _known(path, request):
+    if not all(parts) or not _is_field(path, request):
         return "is not a field of a request, such as training.sequence_length or method.r"
     whole = next((above for above in _above(parts) if above in grid), None)
     return f"is part of {whole}, which has a list too: leave one of them out" if whole else None
@@ -159,7 +159,7 @@ def _above(parts: list[str]) -> Iterator[str]:
     return accumulate(parts[:-1], "{}.{}".format)
 
 
-def _known(path: str, request: dict[str, Any]) -> bool:
+def _is_field(path: str, request: dict[str, Any]) -> bool:
     part, _, name = path.partition(".")
     if not name:
         return part in known_fields()

@@ -100,14 +100,14 @@ class WithFrozenAdapters(PreparedModel):
 
 
 def compared_tensors(
-    prepared: PreparedModel, compared: Compared | None, own: Iterable[ResidentTensor]
+    prepared: PreparedModel, compared: Compared | None, trained: Iterable[ResidentTensor]
 ) -> Iterator[ResidentTensor]:
     """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model.
 
     `own` are the tensors of the trained model.
     """
     if compared == "model":
-        for tensor in own if _is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):
+        for tensor in trained if _is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):
             yield tensor.in_reference(f"{REFERENCE}{tensor.name}", base=True)
     elif compared == "adapter copies":
         for tensor in resident_tensors(compared_model(prepared, compared)):

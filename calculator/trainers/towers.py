@@ -59,10 +59,10 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield settings of a trainer that are not modeled for a model that also reads images."""
     training, name = prepared.training, prepared.model.model_type
     generating = GENERATING if training.has_images or name in GENERATE else ()
-    known = (*MODELED, *(() if training.has_images else ON_TEXT), *generating)
-    if training.trainer not in known:
+    accepted = (*MODELED, *(() if training.has_images else ON_TEXT), *generating)
+    if training.trainer not in accepted:
         what = "images are" if training.has_images else f"{name}, which also reads images, is"
-        message = f"{what} modeled with {', '.join(known[:-1])} and {known[-1]}: use one, or leave it out"
+        message = f"{what} modeled with {', '.join(accepted[:-1])} and {accepted[-1]}: use one, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     for setting in _SETTINGS:
         if given := getattr(training, setting):

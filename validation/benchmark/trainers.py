@@ -46,10 +46,10 @@ def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> It
     """Yield the ratios of every trainer, method and way to find reserved memory."""
     for reserved in ("rule", "replay"):
         for method in methods:
-            own = {**body, "method": method, "reserved": reserved}
-            plain = parse_request({**own, "training": _TRAINING})
+            body_of_method = {**body, "method": method, "reserved": reserved}
+            plain = parse_request({**body_of_method, "training": _TRAINING})
             for trainer, settings in TRAINERS.items():
-                other = parse_request({**own, "training": {**_TRAINING, "trainer": trainer, **settings}})
+                other = parse_request({**body_of_method, "training": {**_TRAINING, "trainer": trainer, **settings}})
                 alone = _ratio(_by_itself(plain), _by_itself(other), runs)
                 further = _ratio(_in_a_series(plain), _in_a_series(other), runs)
                 yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}", alone, further)
@@ -76,10 +76,10 @@ def _ratio(plain: Callable[[], object], other: Callable[[], object], runs: int) 
     """Return the ratio of the medians of runs that alternate, after one that is not counted."""
     times: tuple[list[float], list[float]] = [], []
     for run in range(runs + 1):
-        for own, timed in zip(times, (plain, other), strict=True):
+        for durations, timed in zip(times, (plain, other), strict=True):
             start = process_time()
             timed()
             if run:
-                own.append(process_time() - start)
+                durations.append(process_time() - start)
     before, after = map(median, times)
     return after / before

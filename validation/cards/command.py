@@ -39,14 +39,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the table, or print the models that it lacks."""
-    known = catalogue.read(FILE)["rows"]
-    lacking = [entry.id for entry in modeled_models() if not _of(entry.id, known)]
+    published = catalogue.read(FILE)["rows"]
+    lacking = [entry.id for entry in modeled_models() if not _of(entry.id, published)]
     if args.list:
         sys.stdout.write("".join(f"{model}\n" for model in lacking))
         return int(bool(lacking))
     some = lacking if args.missing else [catalogue.model(name).id for name in args.model]
     ids = some if args.missing or args.model else [entry.id for entry in modeled_models()]
-    rows_of = {entry.id: _of(entry.id, known) for entry in modeled_models()}
+    rows_of = {entry.id: _of(entry.id, published) for entry in modeled_models()}
     for model, found in zip(ids, _computed(ids, args.processes), strict=True):
         rows_of[model] = found
         args.output.write_text(text(row for of_model in rows_of.values() for row in of_model), encoding="utf-8")
@@ -59,8 +59,8 @@ def text(table: Iterable[dict[str, Any]]) -> str:
     return f'{{"groups": {json.dumps([*groups()])},\n"rows": [\n{lines}\n]}}\n'
 
 
-def _of(model: str, known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in known if row["model"] == model]
+def _of(model: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["model"] == model]
 
 
 def _computed(ids: list[str], processes: int) -> Iterator[list[dict[str, Any]]]:

@@ -39,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Trace each case and print its line; returns 1 if a case failed or its peak is off by more than 0.01 %."""
     silence_libraries()
     results = Path(args.results) if args.results else None
-    known = {row["id"]: row for row in _rows(results)} if results else {}
+    results_by_id = {row["id"]: row for row in _rows(results)} if results else {}
     cases = _selected(args)
     status = 0
     progress = Progress(len(cases), "cases")
     for case in cases:
-        row = known.get(case["id"]) or result(case)
-        if results and case["id"] not in known:
+        row = results_by_id.get(case["id"]) or result(case)
+        if results and case["id"] not in results_by_id:
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         status |= row["error"] is None or abs(row["error"]) > TOLERANCE

@@ -136,9 +136,9 @@ def _of_task(seed: int, number: int, family: str, method: MethodName) -> dict[st
     request = random_request(seed, number, [family], method)
     if task is None:
         return request
-    own = random_task_request(seed, number, task, [family])
+    task_request = random_task_request(seed, number, task, [family])
     chosen = {"name": "lora"} if method in UNMODELED[task] else request["method"]
-    return {**own, "model": request["model"], "method": chosen}
+    return {**task_request, "model": request["model"], "method": chosen}
 
 
 def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
@@ -175,8 +175,12 @@ def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
 def _differences(expected: Shapes, found: Shapes) -> str:
     """The shapes of which the two have other numbers."""
     parts = []
-    for name, own, other in zip(("added", "trained"), expected, found, strict=True):
-        odd = {shape: (own[shape], other[shape]) for shape in {*own, *other} if own[shape] != other[shape]}
+    for name, calculated, other in zip(("added", "trained"), expected, found, strict=True):
+        odd = {
+            shape: (calculated[shape], other[shape])
+            for shape in {*calculated, *other}
+            if calculated[shape] != other[shape]
+        }
         parts += [f"{name} {shape}: {ours} for {theirs}" for shape, (ours, theirs) in sorted(odd.items())]
     return "; ".join(parts)
 

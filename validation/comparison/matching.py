@@ -76,7 +76,7 @@ def differences(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> list
 
 def _classified(left: Counter[Row], all_: Counter[Row], other: Snapshot, kind: Kind) -> Iterator[Difference]:
     for row, count in left.items():
-        own, matched = all_[row], all_[row] - count
+        allocated, matched = all_[row], all_[row] - count
         refined: Kind = "count" if matched else "span" if row.kind in other.kinds else kind
-        estimated, traced = (own, matched) if kind == "extra" else (matched, own)
+        estimated, traced = (allocated, matched) if kind == "extra" else (matched, allocated)
         yield Difference(kind=refined, row=row, estimated=estimated, traced=traced)

@@ -86,8 +86,8 @@ def _printed(name: str, recorded: Case, traced: Case) -> bool:
     """Whether a case differs from its trace, which is printed."""
     if recorded == traced:
         return False
-    own = [{key: value for key, value in each.items() if key != "request"} for each in (recorded, traced)]
-    print(f"{name}: recorded {own[0]}, traced {own[1]}: {json.dumps(recorded['request'])}")
+    figures = [{key: value for key, value in each.items() if key != "request"} for each in (recorded, traced)]
+    print(f"{name}: recorded {figures[0]}, traced {figures[1]}: {json.dumps(recorded['request'])}")
     return True
 
 
@@ -187,7 +187,7 @@ def _merge(case: Case) -> Case:
     from calculator.inference.settings import Serving  # noqa: PLC0415  (as above)
     from validation.tracing.merging import trace_merge  # noqa: PLC0415  (as above)
 
-    own = parse_run(case["request"]).estimate
-    serving = Serving(dtype=own.training.dtype, adapter_dtype=own.training.adapter_dtype)
-    before, peak = trace_merge(own.model, ServedMethod(method=own.method, quantization=None), serving)
+    estimate = parse_run(case["request"]).estimate
+    serving = Serving(dtype=estimate.training.dtype, adapter_dtype=estimate.training.adapter_dtype)
+    before, peak = trace_merge(estimate.model, ServedMethod(method=estimate.method, quantization=None), serving)
     return {"phase": "merge", "peak_bytes": peak - before}

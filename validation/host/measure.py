@@ -57,9 +57,9 @@ def experts_config(hidden_size: int, layers: int) -> dict[str, Any]:
 
 def write_model(config: dict[str, Any], folder: Path) -> None:
     """Write a model with these shapes in bfloat16."""
-    own = AutoConfig.for_model(**config)
+    model_config = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(own, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.bfloat16)
     model.to_empty(device="cpu").save_pretrained(folder)
 
 

@@ -127,15 +127,15 @@ def _load_for_deepspeed(
     from validation.sharding.accelerator import forget_groups, posing_as_cuda  # noqa: PLC0415  (as above)
     from validation.sharding.zero import config_of  # noqa: PLC0415  (as above)
 
-    own, streams = request.estimate, Streams()
+    estimate, streams = request.estimate, Streams()
     growth = Growth()
-    with zero_init(own, sharding, streams, torch.device("cpu")):
-        is_partitioned = applies(own, sharding)
-        dtype = own.training.dtype
+    with zero_init(estimate, sharding, streams, torch.device("cpu")):
+        is_partitioned = applies(estimate, sharding)
+        dtype = estimate.training.dtype
         with CastsOnHost() if is_partitioned else nullcontext():
             loaded = from_pretrained(model, dtype) if is_partitioned else load(model, dtype)
     if not is_partitioned:
-        config = config_of(own.training, sharding, loaded.config.hidden_size)
+        config = config_of(estimate.training, sharding, loaded.config.hidden_size)
         optimizer = torch.optim.SGD(loaded.parameters())
         forget_groups()
         broadcast = _after(growth, DeepSpeedEngine._broadcast_model)

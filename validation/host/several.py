@@ -86,9 +86,9 @@ def zero_3_loading_cases(config: dict[str, Any], folder: Path) -> Iterator[NodeC
 
 def _while_reading(body: dict[str, Any]) -> int:
     """The most bytes on a GPU while a model is filled under deepspeed.zero.Init."""
-    own = parse_run(body).estimate
-    model = model_of(own.model)
-    state = resident_state(within_positions(own, model)).partitioned
+    estimate = parse_run(body).estimate
+    model = model_of(estimate.model)
+    state = resident_state(within_positions(estimate, model)).partitioned
     assert state is not None
     *_, (alive, _) = LoadingUnderZeroInit(state).moments()
     return sum(size for _, size in alive)

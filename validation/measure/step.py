@@ -105,8 +105,8 @@ class Run:
         if not read:
             return
         reading = self.meter.read(host=self._on_host())
-        known = self.phases.get(self.phase)
-        if known is None or (reading.peak_allocated or 0) >= (known.peak_allocated or 0):
+        phase = self.phases.get(self.phase)
+        if phase is None or (reading.peak_allocated or 0) >= (phase.peak_allocated or 0):
             self.phases[self.phase] = reading
 
     def _on_host(self) -> list[torch.Tensor]:
@@ -162,8 +162,8 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 def _most(figures: Any) -> int | None:
-    known = [figure for figure in figures if figure is not None]
-    return max(known) if known else None
+    measured = [figure for figure in figures if figure is not None]
+    return max(measured) if measured else None
 
 
 def release(run: Run | None) -> None:

@@ -51,8 +51,8 @@ def _runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
 
 def caps(request: Request) -> list[tuple[int, int | None]]:
     """The caps in bytes, each with the predicted retries; None where the run ends out of memory."""
-    own = with_longest_batch(request)
-    replay = device_replay(own, training_step(own), SeriesCache())
+    longest = with_longest_batch(request)
+    replay = device_replay(longest, training_step(longest), SeriesCache())
     context = replay.context_bytes
     least = int((replay.outcome(replay.peak_reserved_bytes + context).minimum_bytes() - context) * (1 + MARGIN))
     ruled = estimate(replace(request, reserved="rule")).memory.peak_reserved_bytes

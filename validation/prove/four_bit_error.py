@@ -59,8 +59,8 @@ class Weights:
     def against_best(self) -> Figure:
         """NF4's error over the smallest error of the other formats, for the worst seed."""
         by_format = {name: self.errors(levels, double_quant=False) for name, levels in LEVELS.items()}
-        own = by_format.pop(NF4)
-        ratios = [mine / min(others) for mine, *others in zip(own, *by_format.values(), strict=True)]
+        error = by_format.pop(NF4)
+        ratios = [mine / min(others) for mine, *others in zip(error, *by_format.values(), strict=True)]
         name = f"NF4's error over the smallest of the other formats' errors, {self.name}, worst seed"
         return Figure(key=f"{self.key}_against_best", name=name, value=max(ratios))
 

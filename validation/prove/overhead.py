@@ -89,18 +89,18 @@ def _served(method: dict[str, Any], size: Size, setting: Setting, *, merged: boo
 
 def _cost(variant: Variant, base: Served, size: Size, setting: Setting) -> Cost:
     """Time a variant alternately with its base, and count its bytes."""
-    own = _served(variant.method, size, setting, merged=variant.merged)
-    prompts = paired(base.prompt, own.prompt, rounds=size.prompts, device=setting.device)
+    served = _served(variant.method, size, setting, merged=variant.merged)
+    prompts = paired(base.prompt, served.prompt, rounds=size.prompts, device=setting.device)
     setting.step()
-    tokens = paired(base.token, own.token, rounds=size.single, device=setting.device)
+    tokens = paired(base.token, served.token, rounds=size.single, device=setting.device)
     setting.step()
     return Cost(
         prompt=_latency(variant, "prompt", prompts),
         token=_latency(variant, "token", tokens),
-        weights=own.weight_bytes,
-        more_weights=own.weight_bytes - base.weight_bytes,
-        cache=own.cache_bytes(),
-        more_cache=own.cache_bytes() - base.cache_bytes(),
+        weights=served.weight_bytes,
+        more_weights=served.weight_bytes - base.weight_bytes,
+        cache=served.cache_bytes(),
+        more_cache=served.cache_bytes() - base.cache_bytes(),
     )
 
 

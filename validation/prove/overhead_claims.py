@@ -124,10 +124,12 @@ def _none(key: str, lesson: str, how: str, costs: dict[str, Cost], setup: str, u
 def _quantized(costs: dict[str, Cost], setup: str) -> Claim:
     """Merged QLoRA compared with its base in NF4, and that base compared with an unquantized one."""
     prompt, token = costs["nf4"].ratios
-    own = _none("qlora_merged", "Merged QLoRA has no overhead at inference.", "Merged into NF4.", costs, setup, "qlora")
+    in_nf4 = _none(
+        "qlora_merged", "Merged QLoRA has no overhead at inference.", "Merged into NF4.", costs, setup, "qlora"
+    )
     return replace(
-        own,
-        figures=(*own.figures, prompt, token),
+        in_nf4,
+        figures=(*in_nf4.figures, prompt, token),
         remark=f"This is compared with a base in NF4, whose latency here is {prompt.value:.2f} times that of an"
         f" unquantized base for a prompt and {token.value:.2f} times for a token.",
     )

@@ -46,7 +46,7 @@ def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: i
         gc.enable()
     neighbors = list(pairwise(bases))
     return Paired(
-        ratios=[own / both[number % 2] for number, (own, both) in enumerate(zip(others, neighbors, strict=True))],
+        ratios=[time / both[number % 2] for number, (time, both) in enumerate(zip(others, neighbors, strict=True))],
         control=[after / before for before, after in neighbors],
     )
 

@@ -79,8 +79,8 @@ def bamba(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
 def falcon_h1(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Draw sizes of Mamba, whose width is a multiple of the hidden size or its own."""
     sizes = _mamba(config, draw)
-    own = draw.rng.choice([None, sizes["mamba_n_heads"] * 16])
-    return {**sizes, "mamba_d_ssm": own}
+    width = draw.rng.choice([None, sizes["mamba_n_heads"] * 16])
+    return {**sizes, "mamba_d_ssm": width}
 
 
 def nemotron_h(config: dict[str, Any], draw: Draw) -> dict[str, Any]:

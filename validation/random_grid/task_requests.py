@@ -60,8 +60,8 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     if task == "image_cls":
         request["training"] = _of_images(request["training"])
         settings = CLASSIFIER
-    own = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
-    return {**request, "task": task, **own}
+    drawn = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
+    return {**request, "task": task, **drawn}
 
 
 def _of_texts(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:

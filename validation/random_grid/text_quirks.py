@@ -94,8 +94,8 @@ def with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     left_out = ("rope_parameters", "use_bidirectional_attention", "output_router_logits", "sliding_window")
     kept = {key: value for key, value in config.items() if key not in left_out}
     types = [*(rng.choice(["full_attention", "sliding_attention"]) for _ in range(draw.layers - 1)), "full_attention"]
-    own = types[: draw.layers - rng.randint(0, draw.layers - 1)]
-    shared = draw.layers - len(own) if set(own) == set(types) else 0
+    storing = types[: draw.layers - rng.randint(0, draw.layers - 1)]
+    shared = draw.layers - len(storing) if set(storing) == set(types) else 0
     inputs = rng.choice([16, 24]) if shared else rng.choice([0, 8])
     among = {"num_experts": draw.experts, "top_k_experts": rng.randint(1, 2), "moe_intermediate_size": 24}
     sizes = {"global_head_dim": 2 * draw.head, "num_global_key_value_heads": rng.choice([None, 1, draw.kv])}

@@ -65,9 +65,9 @@ def with_qwen2_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Add the tower of Qwen2-VL, whose `hidden_size` is the width of the text model."""
     config = with_qwen_vision(text, draw)
     vision = config["vision_config"]
-    own = {"embed_dim": vision["hidden_size"], "hidden_size": draw.hidden, "mlp_ratio": draw.rng.randint(1, 4)}
+    sizes = {"embed_dim": vision["hidden_size"], "hidden_size": draw.hidden, "mlp_ratio": draw.rng.randint(1, 4)}
     kept = {key: vision[key] for key in ("depth", "num_heads", "patch_size")}
-    return {**config, "vision_config": kept | own}
+    return {**config, "vision_config": kept | sizes}
 
 
 def with_pixtral(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def with_pixtral(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
     }
     kind = rng.choice(["mistral", "ministral3"])
     outer = {"spatial_merge_size": rng.randint(1, 3), "multimodal_projector_bias": rng.random() < 0.5}
-    own = {"model_type": kind, **(text_quirks.scaled_queries(text, draw) if kind == "ministral3" else text)}
-    return {"text_config": own, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
+    text_config = {"model_type": kind, **(text_quirks.scaled_queries(text, draw) if kind == "ministral3" else text)}
+    return {"text_config": text_config, "vision_config": vision, **outer, "tie_word_embeddings": rng.random() < 0.5}
 
 
 def with_clip(text: dict[str, Any], draw: Draw) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class ReferenceModel:
         }
         for name, parameter in self.model.named_parameters():
             owner, update, rest = name.partition(".lora_")
-            own = wrapped.get(owner + update)
-            yield (unwrapped(name, self.root) if own is None else own + rest), parameter
+            wrapped_parameter = wrapped.get(owner + update)
+            yield (unwrapped(name, self.root) if wrapped_parameter is None else wrapped_parameter + rest), parameter
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every buffer, under the name that it had before the method was applied."""
@@ -139,19 +139,21 @@ def adapted(base: ReferenceModel, request: Request, device: torch.device) -> Ref
     Raises:
         PlanError: if PEFT refuses the request.
     """
-    own = {id(parameter): parameter for parameter in base.model.parameters()}
+    before = {id(parameter): parameter for parameter in base.model.parameters()}
     with refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(base.model, request)
     wrapped.train()
     reference = base.wrapped_as(wrapped)
-    return _with_replicated_layers(reference, own) if getattr(request.method, "layer_replication", None) else reference
+    return (
+        _with_replicated_layers(reference, before) if getattr(request.method, "layer_replication", None) else reference
+    )
 
 
-def _with_replicated_layers(reference: ReferenceModel, own: Mapping[int, nn.Parameter]) -> ReferenceModel:
+def _with_replicated_layers(reference: ReferenceModel, before: Mapping[int, nn.Parameter]) -> ReferenceModel:
     """The model whose base is what is left of its own parameters, which other layers may have now."""
-    kept = {id(parameter) for parameter in reference.model.parameters()} & own.keys()
+    kept = {id(parameter) for parameter in reference.model.parameters()} & before.keys()
     names = {name for name, parameter in reference.named_parameters() if id(parameter) in kept}
-    dropped = sum(size_of(parameter) for key, parameter in own.items() if key not in kept)
+    dropped = sum(size_of(parameter) for key, parameter in before.items() if key not in kept)
     return replace(reference, base=frozenset(names), base_parameters=reference.base_parameters - dropped)
 
 

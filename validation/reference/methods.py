@@ -353,10 +353,10 @@ def cast(model: nn.Module, dtype: AdapterDType) -> None:
         dtype = "float32"  # it loads adapters with PEFT's default
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
-        device, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
-        own = torch.float32 if device is None else own
-        own = layer.get_param().dtype if isinstance(layer, ParamWrapper) else own
-        own = own if own.is_floating_point else torch.float32
+        device, base_dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        base_dtype = torch.float32 if device is None else base_dtype
+        base_dtype = layer.get_param().dtype if isinstance(layer, ParamWrapper) else base_dtype
+        base_dtype = base_dtype if base_dtype.is_floating_point else torch.float32
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):
-                parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)
+                parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else base_dtype)

@@ -26,8 +26,8 @@ class Survivors(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             # A wrapper of other tensors, as a state of torchao's, has no memory of its own.
-            own = isinstance(tensor, torch.Tensor) and not is_traceable_wrapper_subclass(tensor)
-            if own and tensor.device.type == self._device:
+            is_plain = isinstance(tensor, torch.Tensor) and not is_traceable_wrapper_subclass(tensor)
+            if is_plain and tensor.device.type == self._device:
                 self._remember(tensor, func._schema.name.removeprefix("aten::"))
         return out
 

@@ -61,11 +61,11 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         folder = stack.enter_context(TemporaryDirectory())
         recipe = replace(recipe, distribution=arguments(training, sharding))
         with HostReads(), meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
-            known = (
+            training_args = (
                 TrainingArguments(**training_arguments(recipe, folder)) if applies(recipe.request, sharding) else None
             )
             run = build_run(recipe, folder)
-            del known  # transformers knows of ZeRO-3 as long as these arguments exist
+            del training_args  # transformers knows of ZeRO-3 as long as these arguments exist
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())
         yield Launched(run, engine, streams)

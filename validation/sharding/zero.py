@@ -203,9 +203,9 @@ class ZeROEngine(Engine):
 
     def track_rest(self, record: Record) -> None:
         """Track what DeepSpeed keeps."""
-        known = {tensor.untyped_storage()._cdata for tensor in self.on_host()}
+        on_host = {tensor.untyped_storage()._cdata for tensor in self.on_host()}
         for op, tensor in self._survivors.tensors():
-            if tensor.untyped_storage()._cdata not in known:
+            if tensor.untyped_storage()._cdata not in on_host:
                 record(f"deepspeed.{op}", tensor, "workspace")
 
 

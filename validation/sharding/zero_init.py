@@ -42,6 +42,6 @@ def zero_init(request: Request, sharding: Sharding, streams: Streams, device: to
     backend = "fake" if device.type == "meta" else "gloo"
     with posing_as_cuda(device.type, streams, backend), HostReads():
         comm.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-        known = HfDeepSpeedConfig(config_of(request.training, sharding, hidden_size))
+        hf_config = HfDeepSpeedConfig(config_of(request.training, sharding, hidden_size))
         yield
-        del known
+        del hf_config

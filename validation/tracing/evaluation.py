@@ -81,7 +81,7 @@ def whole_sequences(run: RunSettings, request: Request) -> Iterator[None]:
     def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
         return length >= most
 
-    def known(_: Any, seek_outputs: torch.Tensor, decoder_input_ids: torch.Tensor, **__: Any) -> Any:
+    def whole(_: Any, seek_outputs: torch.Tensor, decoder_input_ids: torch.Tensor, **__: Any) -> Any:
         count = seek_outputs.shape[1] - decoder_input_ids.shape[1]
         return [torch.ones(count, dtype=torch.long)] * len(seek_outputs), seek_outputs
 
@@ -91,7 +91,7 @@ def whole_sequences(run: RunSettings, request: Request) -> Iterator[None]:
     pad = generation_whisper._pad_to_max_length
     with (
         mock.patch("transformers.generation.utils.StopCheck.__call__", stop),
-        mock.patch.object(generation_whisper.WhisperGenerationMixin, "_postprocess_outputs", known),
+        mock.patch.object(generation_whisper.WhisperGenerationMixin, "_postprocess_outputs", whole),
         mock.patch.object(generation_whisper, "_pad_to_max_length", padded),
     ):
         yield
@@ -117,13 +117,13 @@ def trace_evaluation(body: dict[str, Any], run: RunSettings) -> TracedEvaluation
 
 def _set_language(wrapped: Any, model: Model) -> None:
     """Give the generation config of a model of audio the fields of OpenAI's checkpoints, a language and a task."""
-    own = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    base_model = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     fields: dict[str, Any] = {"no_timestamps_token_id": 4, "suppress_tokens": [5, 6], "begin_suppress_tokens": [7, 8]}
     if prompt_tokens(model) > ENGLISH_PROMPT:
         of_tokens = {"lang_to_id": {"<|en|>": 1}, "task_to_id": {"transcribe": 2, "translate": 3}}
         fields |= {"is_multilingual": True, "language": "en", "task": "transcribe", **of_tokens}
     for name, value in fields.items():
-        setattr(own.generation_config, name, value)
+        setattr(base_model.generation_config, name, value)
 
 
 def _rows_by_labels(training: Training) -> list[int]:

@@ -30,8 +30,10 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             tracker.track_external(name if is_weight else f"{name}.{part}", tensor, component)
         if stored:
             continue
-        own: ComponentName = "base_weights" if name in reference.base else "adapter_weights"
-        tracker.track_external(name, parameter, "quantization_constants" if name.endswith(SCALES) else own)
+        component_of_weights: ComponentName = "base_weights" if name in reference.base else "adapter_weights"
+        tracker.track_external(
+            name, parameter, "quantization_constants" if name.endswith(SCALES) else component_of_weights
+        )
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
     for path, module in reference.model.named_modules():

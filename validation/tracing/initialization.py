@@ -96,9 +96,9 @@ def _with_gradients(model: Any, config: Any) -> None:
 
 def _moved(layer: BaseTunerLayer, adapter_name: str, device: torch.device | None = None) -> None:
     """PEFT's function of that name, which leaves out what is on the meta device."""
-    own, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+    layer_device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
     for name in layer.adapter_layer_names:
         adapters = getattr(layer, name, {})
         if adapter_name in adapters:
             to = {"dtype": dtype} if dtype is not None and dtype.is_floating_point else {}
-            adapters[adapter_name] = adapters[adapter_name].to(device=device or own, **to)
+            adapters[adapter_name] = adapters[adapter_name].to(device=device or layer_device, **to)

@@ -75,13 +75,13 @@ def kept_bytes(features: int, count: int, tokens: int) -> int:
 
     They include the singular values and statistics.
     """
-    found = min(_asked(count), tokens + count + 1, features)
+    found = min(_requested_rank(count), tokens + count + 1, features)
     scalars = _size((1,), "int64") + _size((), "float64")
     values = 3 * _size((found,), "float64") + _size((count,), "bool")
     return _size((found, features), "float64") + 2 * _size((features,), "float64") + values + scalars
 
 
-def _asked(count: int) -> int:
+def _requested_rank(count: int) -> int:
     """Return how many singular vectors IncrementalPCA requests from torch.svd_lowrank, to keep `count`."""
     return 2 * count
 
@@ -109,7 +109,7 @@ def _partial_fit(x: Tensor, count: int) -> list[Tensor]:
     rows = int(tokens) + count + 1
     x = tape.new((rows, features), "float64", "vectors, inputs and mean's correction")
     del vectors
-    left, values, right = _svd_lowrank(tape, rows, int(features), _asked(count))
+    left, values, right = _svd_lowrank(tape, rows, int(features), _requested_rank(count))
     signs = tape.new(right.shape, "float64", "singular vectors, absolute")
     largest = tape.new(values.shape, "int64", "largest elements")
     del signs

@@ -41,7 +41,7 @@ def _elements(spectrum: Tensor, shape: Shape) -> Tensor:
     """Return zeros with the coefficients at their positions, scaled: (out_features, in_features)."""
     positions = spectrum.tape.new((2, *spectrum.shape), "int64", "positions of the coefficients")
     dense = spectrum.tape.new(shape, spectrum.dtype, "dense coefficients")
-    return ops.scale(_put_(dense, spectrum, positions), "update")
+    return ops.scale(_index_put_(dense, spectrum, positions), "update")
 
 
 def _transformed(spectrum: Tensor, shape: Shape, filter_length: int) -> Tensor:
@@ -57,7 +57,7 @@ def _transformed(spectrum: Tensor, shape: Shape, filter_length: int) -> Tensor:
     mask = _mask_within(padded)
     kept = _selected(padded, mask)
     values = _masked(spectrum, mask)
-    dense = _put_(dense, values, kept)
+    dense = _index_put_(dense, values, kept)
     update = ops.scale(_reconstructed(dense, filter_length), "update")
     del positions, padded, mask, kept, values, dense
     return ops.narrow(ops.narrow(update, (shape[0], update.shape[1])), shape)
@@ -93,7 +93,7 @@ def _masked(spectrum: Tensor, mask: Tensor) -> Tensor:
     return values
 
 
-def _put_(dense: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+def _index_put_(dense: Tensor, values: Tensor, positions: Tensor) -> Tensor:
     """Compute `dense[rows, columns] = values`. The positions are saved."""
     node = Node(values.tape, _put_back, (values.edge,), values.shape) if values.edge else None
     if node is not None:

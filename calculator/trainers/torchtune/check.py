@@ -111,9 +111,9 @@ def _model(prepared: Subject) -> Iterator[Problem]:
         message = "heads of torchtune are modeled for widths that are multiples of 8: use null as the trainer"
         yield Problem(loc="model.config.head_dim", msg=message, input=config["head_dim"])
     scaling = config.get("rope_type", "default")
-    known = SCALINGS.get(model.model_type, ("default",))
-    if scaling not in known:
-        message = f"torchtune's {model.model_type} has {' or '.join(known)} positions: use null as the trainer"
+    accepted = SCALINGS.get(model.model_type, ("default",))
+    if scaling not in accepted:
+        message = f"torchtune's {model.model_type} has {' or '.join(accepted)} positions: use null as the trainer"
         yield Problem(loc="model.config.rope_scaling", msg=message, input=scaling)
     for name, value in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if config.get(name, value) != value:

@@ -61,9 +61,9 @@ class TrlTrainer(Transformers):
 
     def _loss_problem(self, given: str) -> Problem:
         """Return why a value of `loss_type` is refused."""
-        known = f"use one of {', '.join(self.losses)}" if self.losses else "leave it out"
+        way_out = f"use one of {', '.join(self.losses)}" if self.losses else "leave it out"
         reason = self.other_losses.get(given, "is no loss of this trainer that is modeled")
-        return Problem(loc="training.loss_type", msg=f"{self.facts.label}: {given} {reason}: {known}", input=given)
+        return Problem(loc="training.loss_type", msg=f"{self.facts.label}: {given} {reason}: {way_out}", input=given)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield sentences on the memory that the loop adds, and on TRL's casts."""

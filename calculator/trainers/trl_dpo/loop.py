@@ -110,8 +110,8 @@ class TrlDpo(ComparingTrainer):
 def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:
     """Compute the loss `sigmoid`, which represents every loss."""
     chosen, rejected = (
-        ops.subtract(own, other, "log-ratios of chosen and rejected")
-        for own, other in zip(policy, reference, strict=True)
+        ops.subtract(trained, other, "log-ratios of chosen and rejected")
+        for trained, other in zip(policy, reference, strict=True)
     )
     delta = ops.subtract(chosen, rejected, "difference of log-ratios")
     losses = ops.unary(ops.scale(delta, "β · difference"), "log-sigmoid", saves="input")

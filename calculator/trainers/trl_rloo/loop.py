@@ -45,10 +45,10 @@ class TrlRloo(GeneratingTrainer):
 
     def reference_sentence(self, prepared: Subject) -> str:
         """Return a sentence on the reference model, and on the memory that it keeps."""
-        own = GeneratingTrainer.reference_sentence(self, prepared)
+        sentence = GeneratingTrainer.reference_sentence(self, prepared)
         if self.uses_reference(prepared.training) or self.compared(prepared) is None:
-            return own
-        return f"{own} RLOOTrainer copies the adapters in float32 all the same, as adapter_dtype is model."
+            return sentence
+        return f"{sentence} RLOOTrainer copies the adapters in float32 all the same, as adapter_dtype is model."
 
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""
@@ -75,9 +75,9 @@ class TrlRloo(GeneratingTrainer):
         """Return the loss of whole sequences, over the number of micro-batches."""
         rows = logps.shape[:1]
         mask = generated.unowned(context, logps.shape, "int64")
-        own = ops.sum_over(ops.mul(logps, mask, "log-probabilities, masked"), rows, "log-probabilities of sequences")
+        total = ops.sum_over(ops.mul(logps, mask, "log-probabilities, masked"), rows, "log-probabilities of sequences")
         old = generated.unowned(context, rows, logps.dtype)
-        ratios = ops.unary(ops.subtract(own, old, "log-ratios"), "ratios", saves="result")
+        ratios = ops.unary(ops.subtract(total, old, "log-ratios"), "ratios", saves="result")
         losses = clipped(ratios, generated.unowned(context, rows, "float32"))
         loss = ops.sum_over(losses, (), "loss, mean")
         if aux_loss is not None:

@@ -108,8 +108,8 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
     if not _is_patched(training):
         return
     first = named(FIRST_BUFFER, "2 × 256 × 2048")
-    own = max(first, named(hidden, "B × S × hidden_size")) if offloads(prepared.model, training) else first
-    for name, size in (("GPU_BUFFERS", own), ("GPU_BUFFERS_B", own if training.is_highest else first)):
+    largest = max(first, named(hidden, "B × S × hidden_size")) if offloads(prepared.model, training) else first
+    for name, size in (("GPU_BUFFERS", largest), ("GPU_BUFFERS_B", largest if training.is_highest else first)):
         yield _buffer(name, (size,), training.dtype)
 
 

@@ -57,8 +57,8 @@ def _model(prepared: Subject) -> Iterator[Problem]:
     model_type = prepared.model.model_type
     if model_type not in FAMILIES:
         how = "patches in another way" if model_type in OTHER_PATCHES else "compiles in place of a patch"
-        known = ", ".join(FAMILIES)
-        message = f"Unsloth is modeled for {known}; {model_type} is a family that it {how}: use trl-sft"
+        names = ", ".join(FAMILIES)
+        message = f"Unsloth is modeled for {names}; {model_type} is a family that it {how}: use trl-sft"
         yield Problem(loc="training.trainer", msg=message, input="unsloth")
     if older_behavior(prepared.stack, model_type):
         message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"

@@ -67,7 +67,7 @@ class Peer:
 def peers() -> tuple[Peer, ...]:
     """The peers' committed answers to the current questions; answers to earlier questions are left out."""
     committed = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
-    known = {
+    answered = {
         question["id"] for question in questions() if committed["questions"].get(question["id"]) == digest(question)
     }
     return tuple(
@@ -75,7 +75,7 @@ def peers() -> tuple[Peer, ...]:
             name=name,
             version=peer["version"],
             date=peer["date"],
-            answers={id_: answer for id_, answer in peer["answers"].items() if id_ in known},
+            answers={id_: answer for id_, answer in peer["answers"].items() if id_ in answered},
         )
         for name, peer in committed["peers"].items()
         if peer["version"]

@@ -131,9 +131,12 @@ def _run(row: Row) -> Run:
 
 
 def _differs(row: Row) -> Iterator[str]:
-    own = f"transformers {row['versions']['transformers']}"
+    release = f"transformers {row['versions']['transformers']}"
     if _release(row, "transformers") < COPYING_CACHES:
-        yield f"the cache of {own}, which refers to keys and values without copies: the run keeps them, the replay not"
+        yield (
+            f"the cache of {release}, which refers to keys and values without copies: the run keeps them, the replay"
+            " not"
+        )
     if row["optimizer"] == LORAFA and _release(row, "peft") >= DISABLES_ADAPTERS:
         yield (
             "disable_adapter before the steps, for a loss of the base model: PEFT makes A require a gradient again when"
@@ -144,7 +147,7 @@ def _differs(row: Row) -> Iterator[str]:
     if row["method"] == "OSF" and _release(row, "peft") < (0, 21):
         yield "OSF of peft 0.19, which keeps every singular vector and multiplies them to a weight"
     if _passes_tokens_otherwise(row):
-        yield f"virtual tokens in {own}: the request has 5.24"
+        yield f"virtual tokens in {release}: the request has 5.24"
 
 
 def _protocol(row: Row) -> Protocol:

@@ -29,11 +29,11 @@ def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     model, training = model_of(request.model), request.training
     if model.hears:
         training = within_positions(request, model).training
-    own = [
+    rows = [
         *task_labels.inputs(model, training, ("input_ids", "attention_mask"), request.method.hidden_dtype(training)),
         *task_labels.labels(model, training),
     ]
-    return [_row(own, training, row) for _ in range(recipe.batches) for row in range(training.micro_batch_size)]
+    return [_row(rows, training, row) for _ in range(recipe.batches) for row in range(training.micro_batch_size)]
 
 
 def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         PlanError: if transformers or PEFT refuses the request.
     """
     reference = build_model(recipe.request, device, quant_storage=recipe.quant_storage)
-    own = {"remove_unused_columns": False} if recipe.request.training.has_images else {}
+    more = {"remove_unused_columns": False} if recipe.request.training.has_images else {}
     kind, arguments = (Seq2SeqTrainer, Seq2SeqTrainingArguments) if recipe.generates else (Trainer, TrainingArguments)
     if recipe.generates and recipe.request.task == "causal_lm":
         base = reference.model.get_base_model() if hasattr(reference.model, "get_base_model") else reference.model
@@ -44,7 +44,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     with refusing("training"):
         trainer = kind(
             model=with_quantizer(reference.model),
-            args=arguments(**training_arguments(recipe, folder), **own),
+            args=arguments(**training_arguments(recipe, folder), **more),
             train_dataset=(labeled_rows if recipe.request.task == "causal_lm" else task_rows)(recipe),
             data_collator=_collator(recipe, reference.model.config),
             optimizers=(_optimizer(recipe, reference.model), None),

@@ -106,22 +106,22 @@ def _processing_class(recipe: Recipe, config: Any) -> Any:
 
 
 def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
-    own: dict[str, Any] = {"max_length": recipe.request.training.sequence_length}
+    arguments: dict[str, Any] = {"max_length": recipe.request.training.sequence_length}
     if recipe.loss_type:
-        own["loss_type"] = recipe.loss_type
+        arguments["loss_type"] = recipe.loss_type
     if recipe.activation_offloading:
-        own["activation_offloading"] = True
+        arguments["activation_offloading"] = True
     if kind.has_reference:
-        own["precompute_ref_log_probs"] = recipe.precompute_ref_log_probs
-    return own
+        arguments["precompute_ref_log_probs"] = recipe.precompute_ref_log_probs
+    return arguments
 
 
 def _pairs(recipe: Recipe) -> list[Row]:
     """Pairs of completions to one prompt. A prompt has one token, or more if `completion_tokens` is set."""
     length = recipe.request.training.sequence_length
-    known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} if recipe.precompute_ref_log_probs else {}
+    precomputed = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} if recipe.precompute_ref_log_probs else {}
     counts = labeled_tokens(recipe, sequences=2)
-    return [{**_row(length, count, ("chosen_ids", "rejected_ids")), **known} for count in counts]
+    return [{**_row(length, count, ("chosen_ids", "rejected_ids")), **precomputed} for count in counts]
 
 
 def _texts(recipe: Recipe) -> list[Row]:
@@ -143,9 +143,9 @@ def _unpaired(recipe: Recipe) -> list[Row]:
     estimated = recipe.loss_type != "apo_zero_unpaired"
     names = ("completion_ids", "KL_completion_ids") if estimated else ("completion_ids",)
     references = ("ref_logps", "ref_KL_logps") if estimated else ("ref_logps",)
-    known = dict.fromkeys(references, -1.0) if recipe.precompute_ref_log_probs else {}
+    precomputed = dict.fromkeys(references, -1.0) if recipe.precompute_ref_log_probs else {}
     return [
-        {**_row(length, count, names), **known, "label": bool(number % 2)}
+        {**_row(length, count, names), **precomputed, "label": bool(number % 2)}
         for number, count in enumerate(labeled_tokens(recipe))
     ]
 

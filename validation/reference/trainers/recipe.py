@@ -103,16 +103,18 @@ def parse_recipe(body: Any) -> Recipe | None:
     if trainer not in TRAINERS:
         raise refusal("training.trainer", f"traced are {', '.join(TRAINERS)}", trainer)
     is_modeled = trainer in MODELED
-    own = {name: training.pop(name) for name in SETTINGS if name in training and not (is_modeled and name in DECLARED)}
-    own.pop("trainer", None)
+    settings = {
+        name: training.pop(name) for name in SETTINGS if name in training and not (is_modeled and name in DECLARED)
+    }
+    settings.pop("trainer", None)
     if "trl" in stack:
-        own["trl"] = stack.pop("trl")
+        settings["trl"] = stack.pop("trl")
     rest = {name: value for name, value in body.items() if name != "stack"}
     request = parse_request({**rest, "training": training, **({"stack": stack} if stack else {})})
     if is_modeled:
-        own |= _settings(request.training)
+        settings |= _settings(request.training)
         request = replace(request, training=replace(request.training, **DECLARED))
-    return Recipe(request=request, trainer=trainer, **own)
+    return Recipe(request=request, trainer=trainer, **settings)
 
 
 def _settings(training: Training) -> dict[str, Any]:

@@ -57,18 +57,18 @@ def run(args: argparse.Namespace) -> int:
     """Trace what has no result yet, and print how many types are answered."""
     silence_libraries()
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    known = written() | results(args.results)
+    answers = written() | results(args.results)
     if args.again:
-        known = {name: row for name, row in known.items() if row["engine"]}
-    wanted = [name for name in args.types or model_types() if name not in known and not modeled(name)]
+        answers = {name: row for name, row in answers.items() if row["engine"]}
+    wanted = [name for name in args.types or model_types() if name not in answers and not modeled(name)]
     progress = Progress(len(wanted), "types")
     for name in wanted:
-        known[name] = row(name, args.seconds)
+        answers[name] = row(name, args.seconds)
         with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(known[name]) + "\n")
+            file.write(json.dumps(answers[name]) + "\n")
         progress.step()
     progress.close()
-    table = document(known)
+    table = document(answers)
     print("\n".join(summary(table["types"])))
     if args.write:
         TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
@@ -93,11 +93,11 @@ def modeled(model_type: str) -> bool:
     return family is not None and family.forward is not None
 
 
-def document(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def document(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The table of every type."""
     rows = []
     for name in model_types():
-        answer = MODELED if modeled(name) else known.get(name, NOT_TRIED)
+        answer = MODELED if modeled(name) else answers.get(name, NOT_TRIED)
         rows.append({"model_type": name, "tasks": tasks_of(name), **graded(answer)})
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -117,8 +117,8 @@ def _cross_entropy(input: Tensor, target: Tensor, **kwargs: Any) -> Tensor:  # n
     if input.dtype == torch.float32:
         return torch.nn.functional.cross_entropy(input, target, **kwargs)
     log_probabilities = torch.log_softmax(input, 1, dtype=input.dtype).to(torch.float32)
-    own = {name: value for name, value in kwargs.items() if name in ("weight", "ignore_index", "reduction")}
-    return torch.nn.functional.nll_loss(log_probabilities, target, **own)
+    options = {name: value for name, value in kwargs.items() if name in ("weight", "ignore_index", "reduction")}
+    return torch.nn.functional.nll_loss(log_probabilities, target, **options)
 
 
 @contextmanager
