@@ -34,7 +34,7 @@ Counts = dict[int, tuple[int, int]]
 MAX_MOMENTS = 64
 
 
-class Changes(NamedTuple):
+class Changes:
     """The changes in the number of storages of one size.
 
     Attributes:
@@ -43,9 +43,25 @@ class Changes(NamedTuple):
         of_copies: The changes that copies add: twice the position, and the number of storages.
     """
 
-    positions: list[int]
-    counts: list[int]
-    of_copies: list[tuple[int, int]]
+    __slots__ = ("_listed", "counts", "of_copies", "positions")
+
+    def __init__(self, positions: list[int], counts: list[int]) -> None:
+        self.positions = positions
+        self.counts = counts
+        self.of_copies: list[tuple[int, int]] = []
+        self._listed: list[tuple[int, int]] | None = None
+
+    @property
+    def listed(self) -> list[tuple[int, int]]:
+        """The changes of events and of copies in order, at twice their positions.
+
+        An event's position is 1 more, so that other changes at a position come before it. `of_copies` must be complete
+        when this is first read.
+        """
+        if self._listed is None:
+            own = [(2 * position + 1, count) for position, count in zip(self.positions, self.counts, strict=True)]
+            self._listed = sorted([*own, *self.of_copies]) if self.of_copies else own
+        return self._listed
 
 
 class Copies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,15 @@ def peak_counts(
     return {size: most for size, (most, _) in counts.items()}
 
 
+@lru_cache(maxsize=MAX_COUNTS)
+def groups_of(equal: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+    """Return the numbers of equal sizes, by their first number."""
+    groups: dict[int, list[int]] = {}
+    for number, first in enumerate(equal):
+        groups.setdefault(first, []).append(number)
+    return {first: tuple(numbers) for first, numbers in groups.items()}
+
+
 def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> Counts:
     """Return the counts for each distinct size, under the first number that has that size.
 
@@ -58,18 +68,15 @@ def _counted(
 
     A group of equal sizes that occurs again in another run is counted once.
     """
-    together: dict[int, list[int]] = {}
-    for number, first in enumerate(equal):
-        together.setdefault(first, []).append(number)
     more: dict[int, list[tuple[int, int]]] = {}
     for position, size, count in extra:
         more.setdefault(equal[size], []).append((2 * position, count))
     known = copies.counts_of_sizes
     if len(known) >= MAX_SIZES:
         known.clear()
-    for first, numbers in together.items():
+    for first, numbers in groups_of(equal).items():
         own = more.get(first)
-        key = (*numbers, *own) if own else (*numbers,)
+        key = (*numbers, *own) if own else numbers
         if key not in known:
             known[key] = _peak(copies, numbers, own or ())
         yield first, known[key]
@@ -79,21 +86,13 @@ def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int
     """Return the peak number of live storages of some equal sizes, and the number that is left."""
     changes = changes_of(copies)
     own = [changes[number] for number in numbers if number in changes]
-    if len(own) == 1 and not extra and not own[0].of_copies and len(numbers) == 1:
-        counts = own[0].counts
+    if len(numbers) == 1 and not extra:
+        counts = [count for _, count in own[0].listed] if own else []
     else:
-        ordered = sorted([*chain.from_iterable(map(_listed, own)), *extra, *_together(copies, numbers)])
+        corrections = _together(copies, numbers) if len(numbers) > 1 else ()
+        ordered = sorted([*chain.from_iterable([each.listed for each in own]), *extra, *corrections])
         counts = [count for _, count in ordered]
     return max(accumulate(counts, initial=0)), sum(counts)
-
-
-def _listed(changes: Changes) -> list[tuple[int, int]]:
-    """Return changes at twice their positions.
-
-    An event's position is 1 more, so that other changes at a position come before it.
-    """
-    own = [(2 * position + 1, count) for position, count in zip(changes.positions, changes.counts, strict=True)]
-    return [*own, *changes.of_copies]
 
 
 def _together(copies: Copies, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -146,4 +145,4 @@ def _of_events(copies: Copies) -> dict[int, Changes]:
     positions: dict[int, list[int]] = {number: [] for number in {*size_of}}
     for position, size in enumerate(sizes):
         positions[size].append(position)
-    return {size: Changes(own, [*map(added.__getitem__, own)], []) for size, own in positions.items()}
+    return {size: Changes(own, [*map(added.__getitem__, own)]) for size, own in positions.items()}

@@ -104,7 +104,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         parameters=ParameterCounts.of(*resident.parameters),
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
-        saved_bytes=request.method.for_model(model).saved_bytes(resident.whole, model),
+        saved_bytes=resident.saved_bytes,
         assumptions=(*remarks.assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
         warnings=(
             *without_gradient(model, resident.tensors),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.engine.counts_by_size import MAX_SIZES, changes_of_events
+from calculator.engine.counts_by_size import MAX_SIZES, changes_of_events, groups_of
 
 if TYPE_CHECKING:
     from calculator.engine.copies import Copies, CountChange
@@ -61,9 +61,9 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
     known = copies.of_first_layer
     if len(known) >= MAX_SIZES:
         known.clear()
-    found = []
+    groups, found = groups_of(equal), []
     for first in dict.fromkeys([equal[size] for size in copies.sizes_left]):
-        numbers = tuple([number for number, own in enumerate(equal) if own == first])
+        numbers = groups[first]
         if numbers not in known:
             known[numbers] = _count(copies, numbers)
         count = known[numbers]
