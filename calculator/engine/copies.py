@@ -9,7 +9,7 @@ share one `Copies`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.engine.live_tensors import LiveKinds
 
