@@ -238,6 +238,19 @@ def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
         if "one_inv_freq" in older and buffer.name.endswith("original_inv_freq"):
             continue
         yield buffer, buffer.name, 1
+    yield from _masks_of_every_layer(prepared.model, older)
+
+
+def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterator[tuple[Buffer, str, int]]:
+    """Return the buffers that GPT-2's attention has in older releases."""
+    attention, count = f"{model.decoder.name}.*.attn", len(model.decoder.layers)
+    if "causal_mask_of_every_layer" in older:
+        positions = Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings")
+        mask = Buffer(name=f"{attention}.bias", shape=(1, 1, positions, positions), dtype="bool")
+        yield mask, mask.name, count
+    if "masked_bias_of_every_layer" in older:
+        score = Buffer(name=f"{attention}.masked_bias", shape=(), dtype="float32")
+        yield score, score.name, count
 
 
 def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:

@@ -33,6 +33,8 @@ ChangeName = Literal[
     "windows_without_counters",
     "tables_of_all_positions",
     "embeddings_scaled_by_a_number",
+    "causal_mask_of_every_layer",
+    "masked_bias_of_every_layer",
     "masks_of_windowed_layers",
     "masks_copied_by_index",
     "masks_in_every_pass",
@@ -189,6 +191,20 @@ CHANGES: dict[ChangeName, Change] = {
         source="transformers 4.57.6, models/gemma/modeling_gemma.py, GemmaModel.forward (normalizer)",
         model_types=("gemma", "gemma2"),
     ),
+    "causal_mask_of_every_layer": Change(
+        package="transformers",
+        before=(5, 2),
+        sentence="every layer has a buffer with a causal mask of all positions",
+        source="transformers 5.1.0, models/gpt2/modeling_gpt2.py, GPT2Attention.__init__ (bias)",
+        model_types=("gpt2",),
+    ),
+    "masked_bias_of_every_layer": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="every layer has a buffer with the score of masked positions",
+        source="transformers 4.57.6, models/gpt2/modeling_gpt2.py, GPT2Attention.__init__ (masked_bias)",
+        model_types=("gpt2",),
+    ),
     "masks_of_windowed_layers": Change(
         package="transformers",
         before=(4, 53),
@@ -230,7 +246,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(5, 0),
         sentence="the model makes no cache while it trains",
         source="transformers 4.57.6, models/gemma2/modeling_gemma2.py, Gemma2Model.forward",
-        model_types=("gemma2",),
+        model_types=("gemma2", "gemma3_text"),
     ),
     "sdpa_without_softcapping": Change(
         package="transformers",
