@@ -156,6 +156,7 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     masked = training.sequence_length if windows else 0
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
+    yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from verified.trainer_problems(stack, training)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
 

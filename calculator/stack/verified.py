@@ -217,6 +217,20 @@ def bigcode_problems(
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
 
 
+def gpt2_problems(versions: StackVersions, model_type: str | None, training: Training) -> Iterator[Problem]:
+    """Yield the attention of GPT-2 that older releases compute with the buffers of their layers.
+
+    Source: transformers 4.57.6, models/gpt2/modeling_gpt2.py, eager_attention_forward.
+    """
+    if training.attention != "eager" or "causal_mask_of_every_layer" not in older_behavior(versions, model_type):
+        return
+    message = (
+        f"gpt2's eager in transformers {versions.transformers} is not known: use sdpa, or stack.transformers"
+        f" {DEFAULT_STACK.transformers}"
+    )
+    yield Problem(loc="training.attention", msg=message, input="eager")
+
+
 def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:
     """Return whether the trainer's step in an older transformers is known.
 
@@ -241,6 +255,8 @@ def _messages(
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {named} are not known"
+    if model_type == "gemma3_text" and release(versions.transformers) < (5,) and len({*config["layer_types"]}) == 1:
+        yield f"the rotary tables of {named} for layers of one type are not known"
     window = config.get("sliding_window")
     if "float_masks" in older_behavior(versions, model_type) and window is not None and tokens >= window:
         yield f"the masks of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
