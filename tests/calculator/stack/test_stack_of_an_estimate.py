@@ -109,7 +109,7 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
             {"model": "mistralai/Mixtral-8x7B-v0.1"},
             "what transformers 4.48 does for mixtral is not known (before 5, an expert is a module of its own",
         ),
-        ({"model": "Qwen/Qwen3-4B"}, "what transformers 4.48 does for qwen3 is not known; from 4.57 on"),
+        ({"model": "Qwen/Qwen3-4B"}, "what transformers 4.48 does for qwen3 is not known; from 4.51 on"),
         (
             {"method": {"name": "prefix"}},
             "how transformers 4.48 runs the virtual tokens of prefix is not known",
