@@ -94,8 +94,8 @@ class Node:
             self.hooks = hooks[-1]
             saved = self.hooks.pack(tensor)
         else:
-            own = tensor.edge is not None and tensor.edge not in self.edges
-            saved = tensor.detach() if own else tensor
+            is_traced = tensor.edge is not None and tensor.edge not in self.edges
+            saved = tensor.detach() if is_traced else tensor
         if self.saved:
             self.saved.append(saved)
         else:

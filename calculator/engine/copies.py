@@ -296,11 +296,11 @@ class Copies:
 
     def left_after(self, position: int) -> dict[int, int]:
         """Return the storages alive after the last event that were not allocated before a position, by kind."""
-        known = self.left_cache.get(position)
-        if known is None:
+        cached = self.left_cache.get(position)
+        if cached is None:
             events = self.lifetimes.events[:position]
-            known = self.left_cache[position] = dict(Counter(self.left) - self.of(events))
-        return known
+            cached = self.left_cache[position] = dict(Counter(self.left) - self.of(events))
+        return cached
 
     def live_kinds(
         self, moment: Moment, retained: tuple[int, ...], left: tuple[tuple[int, int], ...] = ()
@@ -310,15 +310,15 @@ class Copies:
         They are ordered by kind.
         """
         key = (moment.event, moment.repeats, retained, left)
-        known = self.live_cache.get(key)
-        if known is None:
+        cached = self.live_cache.get(key)
+        if cached is None:
             if len(self.live_cache) >= MAX_MOMENTS:
                 self.live_cache.clear()
             counts = self._live_counts(moment, retained)
             for kind, count in left:
                 counts[kind] += count
-            known = self.live_cache[key] = LiveKinds({kind: counts[kind] for kind in sorted(counts)}, {})
-        return known
+            cached = self.live_cache[key] = LiveKinds({kind: counts[kind] for kind in sorted(counts)}, {})
+        return cached
 
     def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> Counter[int]:
         counts = self.of((*self.lifetimes.alive(moment.event), *retained))

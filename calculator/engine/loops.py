@@ -116,9 +116,13 @@ class _Expansion:
         #: The new number of each row. A repeated row has its number in the first and in the last repetition.
         self._first, self._last = self._numbers(), self._numbers()
         for window in self._middles.values():
-            own = slice(window.first_row, window.last_row)
-            self._first[own] = [window.row(row, 0) for row in range(own.start, own.stop)]
-            self._last[own] = [window.row(row, window.skipped) for row in range(own.start, own.stop)]
+            rows_of_window = slice(window.first_row, window.last_row)
+            self._first[rows_of_window] = [
+                window.row(row, 0) for row in range(rows_of_window.start, rows_of_window.stop)
+            ]
+            self._last[rows_of_window] = [
+                window.row(row, window.skipped) for row in range(rows_of_window.start, rows_of_window.stop)
+            ]
         freed = {~event for w in self._windows for event in tape.events[w.start : w.end] if event < 0}
         #: Return the new number of every row that is not repeated.
         self._kept = {row for w in self._middles.values() for row in range(w.first_row, w.last_row)} - freed
@@ -235,10 +239,10 @@ def _windows(tape: Tape) -> Iterator[_Window]:
     before, rows, at = 0, 0, 0
     for start, end, skipped, step, place, group in sorted(found):
         rows += _allocated(tape.events[at:start])
-        own = _allocated(tape.events[start:end])
-        yield _Window(start, end, rows, rows + own, skipped, before, step, place, group)
-        before += 0 if place else skipped * own
-        rows, at = rows + own, end
+        allocated = _allocated(tape.events[start:end])
+        yield _Window(start, end, rows, rows + allocated, skipped, before, step, place, group)
+        before += 0 if place else skipped * allocated
+        rows, at = rows + allocated, end
 
 
 def _allocated(events: Sequence[int]) -> int:

@@ -196,8 +196,8 @@ class SymInt(Dim):
     @property
     def name(self) -> str:
         """The name of what the size counts."""
-        own = self.evaluate(self.shape_env.values)
-        return own.name if isinstance(own, Dim) else f"{own:,}"
+        value = self.evaluate(self.shape_env.values)
+        return value.name if isinstance(value, Dim) else f"{value:,}"
 
     def renamed(self, name: str) -> SymInt:
         """Return the same size under another name."""

@@ -53,8 +53,8 @@ def streams_of(rows: Sequence[Allocation], sharding: ShardingName, *, offloads: 
     endings = OF_OFFLOADING if offloads else ALLOCATED_ON.get(sharding)
     if endings is None:
         return ()
-    known: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for name, *_ in rows:
-        if name not in known:
-            known[name] = next((number for ending, number in endings.items() if name.endswith(ending)), 0)
-    return [known[row[0]] for row in rows]
+        if name not in numbers:
+            numbers[name] = next((number for ending, number in endings.items() if name.endswith(ending)), 0)
+    return [numbers[row[0]] for row in rows]

@@ -71,19 +71,19 @@ class BySizes(Generic[Result]):
         traced: Callable[[ShapeEnv, Training, AnyMethod], Traced[Result]],
     ) -> Result | None:
         """Return the result for a training and a method. Their sizes are symbolic when they are traced."""
-        own = [*sizes(training), *sizes(method)]
+        settings = [*sizes(training), *sizes(method)]
         if self.kept is None and not self.traces_first:
-            self.kept = own, plain()
-        if self.kept is not None and own == self.kept[0]:
+            self.kept = settings, plain()
+        if self.kept is not None and settings == self.kept[0]:
             return self.kept[1]
-        found = next(filter(None, (trace.with_sizes(own) for trace in self.traces)), None)
+        found = next(filter(None, (trace.with_sizes(settings) for trace in self.traces)), None)
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
             self.traces.append(traced(shape_env, *symbolic))
-            found = self.traces[-1].with_sizes(own)
+            found = self.traces[-1].with_sizes(settings)
         if self.traces_first and found is not None:
-            self.kept = own, found
+            self.kept = settings, found
         return found
 
 

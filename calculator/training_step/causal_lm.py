@@ -295,9 +295,9 @@ def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
     layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}
-    known = {id(table) for table in tables_for(context.position_tables, own)}
+    kept = {id(table) for table in tables_for(context.position_tables, own)}
     tables = [table for attention in types for table in tables_for(context.position_tables, attention)[:2]]
-    return [table for table in tables if id(table) not in known]
+    return [table for table in tables if id(table) not in kept]
 
 
 def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:

@@ -36,8 +36,8 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
     """
     sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
     parameters: dict[_Key, Bucket] = {}
-    for layer, own in parts(prepared.model, tensors):
-        parameters.update({(each.name, layer): sizes[id(each)] for each in own})
+    for layer, tensors_of_part in parts(prepared.model, tensors):
+        parameters.update({(each.name, layer): sizes[id(each)] for each in tensors_of_part})
 
     def ready() -> list[Bucket]:
         left = dict(parameters)
@@ -73,13 +73,13 @@ def _by_position(tape: Tape) -> dict[int, list[str]]:
     """
     start = next(at for at, label in tape.marks if label == "backward")
     found: dict[int, list[str]] = {}
-    own: list[str] = []
+    names: list[str] = []
     for at, label in tape.marks:
         if at >= start and label.startswith(GRADIENT_OF):
-            own.append(label)
+            names.append(label)
         elif at >= start and label.startswith("layer ") and label.endswith(" backward"):
-            found[int(label.split()[1])], own = own, []
-    return {**found, min(found, default=0) - 1: own}
+            found[int(label.split()[1])], names = names, []
+    return {**found, min(found, default=0) - 1: names}
 
 
 def _backward_places(layers: Repetition) -> Iterator[tuple[int, int | None]]:

@@ -52,9 +52,12 @@ def step_candidates(
         in_order = sorted(trained, key=lambda each: each.name in optimizer.targets)
         return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]
     if optimizer.others is not None:
-        own = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
+        targeted = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
         others = tuple(tensor for tensor in trained if tensor.name not in optimizer.targets)
-        return [*step_candidates([own], own, replace(optimizer, others=None)), _foreach(others, optimizer.others)]
+        return [
+            *step_candidates([targeted], targeted, replace(optimizer, others=None)),
+            _foreach(others, optimizer.others),
+        ]
     if optimizer.storage == "host":
         return [loop.temporaries(LOOPS[optimizer.name], group, optimizer) for group in groups]
     if optimizer.name in LOOPS:

@@ -63,8 +63,8 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         places, period = {label: at for at, label in tape.marks}, len(layers.repeated_positions)
         second = layers.repeated_positions.start
         first, start, end = (places[f"{prefix}layer {at} forward"] for at in (second - period, second, second + period))
-        own, rest = tape.events[start:end], tape.events[end:]
-        left = _left(tape, tape.events[first:start], own, rest)
+        in_copy, rest = tape.events[start:end], tape.events[end:]
+        left = _left(tape, tape.events[first:start], in_copy, rest)
         if left is None:
             return None
         before, after = left
@@ -73,11 +73,11 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
             rest = [other.get(event, event) for event in rest]
         freed_at = [at for at, event in enumerate(rest, end) if ~event in after.stays] if after.stays else []
         if after.stays:
-            added, rest = _with_rows_that_stay(tape, own, other, after.stays, layers.repeats, rest)
+            added, rest = _with_rows_that_stay(tape, in_copy, other, after.stays, layers.repeats, rest)
         else:
-            both = [*own, *(other.get(event, event) for event in own)]
+            both = [*in_copy, *(other.get(event, event) for event in in_copy)]
             repeated.append(Repeated(start, start + len(both), (layers.repeats + 1) // 2))
-            added = [*both[len(own) :], *(() if layers.repeats % 2 else own)]
+            added = [*both[len(in_copy) :], *(() if layers.repeats % 2 else in_copy)]
         tape.events[end:] = [*added, *rest]
         tape.marks = [
             (at + len(added) + layers.repeats * bisect_left(freed_at, at) if at >= end else at, label)

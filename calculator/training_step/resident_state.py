@@ -63,9 +63,9 @@ class ResidentState:
         self.shards = shards_of(prepared)
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
         #: a reference model.
-        own = resident_tensors(prepared)
+        resident = resident_tensors(prepared)
         compared = trainer_of(prepared.training).compared(prepared)
-        self.whole = self.shards.whole((*own, *compared_tensors(prepared, compared, own)))
+        self.whole = self.shards.whole((*resident, *compared_tensors(prepared, compared, resident)))
         #: The part of the tensors that is on this rank.
         self.tensors = self.shards.kept(self.whole)
         self.optimizer = with_targets(
@@ -290,8 +290,8 @@ class ResidentState:
     @property
     def replayed_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states that the first step of a replay allocates, and the tensors that the trainer keeps."""
-        own = self.flat or self.partitioned
-        return self.optimizer_states if own is None else (*own.states, *self.of_loop)
+        sharded = self.flat or self.partitioned
+        return self.optimizer_states if sharded is None else (*sharded.states, *self.of_loop)
 
     @property
     def replayed_temporaries(self) -> tuple[ResidentTensors, ...]:
@@ -300,12 +300,12 @@ class ResidentState:
         Under ZeRO this is the update of the largest group. What precedes it is part of the replayed micro-batch. With
         offload, the host updates.
         """
-        own = self.flat or self.partitioned
-        if own is None:
+        sharded = self.flat or self.partitioned
+        if sharded is None:
             return self.step_temporaries
-        if own.host_bytes is not None:
+        if sharded.host_bytes is not None:
             return ()
-        like = row("float32 gradients", own.largest_partition, "trained parameters, padded, / count", "float32")
+        like = row("float32 gradients", sharded.largest_partition, "trained parameters, padded, / count", "float32")
         return temporaries([(like,)], self.optimizer, clips=False, keeps_norm=False)
 
     @property

@@ -193,8 +193,8 @@ class _Layout:
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
         blocks: dict[int, int] = {}
         for size, count in self._blocks().items():
-            own = size if values is None else values[size]
-            blocks[own] = blocks.get(own, 0) + count
+            bound_size = size if values is None else values[size]
+            blocks[bound_size] = blocks.get(bound_size, 0) + count
         blocks.pop(0, None)
         return blocks
 

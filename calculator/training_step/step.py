@@ -126,8 +126,8 @@ class TrainingStep:
         prepared = self.resident.prepared
         if trainer_of(prepared.training).generation(prepared.training) is None:
             return ()
-        known = self.traces.generation_of(prepared)
-        return known.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+        cached = self.traces.generation_of(prepared)
+        return cached.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""

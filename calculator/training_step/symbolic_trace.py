@@ -87,8 +87,10 @@ class SymbolicTrace:
         bytes_of = [*map(values.__getitem__, self.sizes)]
         made = partial(self._allocation, shared, values, {})
         storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
-        own = self.interpretation
-        return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
+        interpretation = self.interpretation
+        return Run(
+            tape=interpretation.tape, repetition=interpretation.repetition, copies=shared.copies, storages=storages
+        )
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
@@ -116,19 +118,19 @@ class SymbolicTrace:
             ]
         )
         key: tuple[object, ...] = equal_pairs
-        known = self.known.get(key)
-        if known is not None and known.copies.compares_layouts:
+        cached = self.known.get(key)
+        if cached is not None and cached.copies.compares_layouts:
             key = self._equal_shapes(values)
-            known = self.known.get(key)
-        if known is None:
+            cached = self.known.get(key)
+        if cached is None:
             if len(self.known) >= MAX_PATTERNS:
                 self.known.clear()
             equal_shapes = self._equal_shapes(values)
-            known = self._merged(equal_shapes) if equal_pairs else self._separate(equal_shapes)
-            self.known[equal_pairs] = known
-            if known.copies.compares_layouts:
-                self.known[equal_shapes] = known
-        return known
+            cached = self._merged(equal_shapes) if equal_pairs else self._separate(equal_shapes)
+            self.known[equal_pairs] = cached
+            if cached.copies.compares_layouts:
+                self.known[equal_shapes] = cached
+        return cached
 
     def _equal_shapes(self, values: Sequence[int]) -> tuple[int, ...]:
         """Return a number for each shape. Shapes that are equal in a run have equal numbers."""
@@ -168,19 +170,19 @@ class SymbolicTrace:
         name, shape, dtype, component, _ = self._row(first)
         return name, shape, dtype, component, self.shape_env.values[self.sizes[self.size_of[first]]]
 
-    def _allocation(self, shared: _Shared, values: Sequence[int], own: dict[int, int], kind: int) -> Allocation:
+    def _allocation(self, shared: _Shared, values: Sequence[int], evaluated: dict[int, int], kind: int) -> Allocation:
         """Return a kind with its shape in a run.
 
-        `own` caches the run's dimensions by the identity of the symbolic ones.
+        `evaluated` caches the run's dimensions by the identity of the symbolic ones.
         """
         first = shared.kinds[kind]
         name, shape, dtype, component, _ = self._row(first)
         dims = []
         for dim in shape:
-            known = own.get(id(dim))
-            if known is None:
-                known = own[id(dim)] = dim.evaluate(values) if isinstance(dim, SymInt) else dim
-            dims.append(known)
+            dimension = evaluated.get(id(dim))
+            if dimension is None:
+                dimension = evaluated[id(dim)] = dim.evaluate(values) if isinstance(dim, SymInt) else dim
+            dims.append(dimension)
         return name, tuple(dims), dtype, component, values[self.sizes[self.size_of[first]]]
 
 

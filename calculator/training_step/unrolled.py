@@ -160,11 +160,11 @@ def _unrolled(
     marks = {label: position for position, label in tape.marks}
     if more <= 0:
         middle, end = marks["backward"], marks["end"]
-        own = without_previous(tape)
+        outside = without_previous(tape)
         return Unrolled(
             rows=tape.rows,
-            forward=[Window(own(each.start, each.end), 0, (0,) * each.times) for each in _parts(again, 0, middle)],
-            backward=[_once(own(middle, end))],
+            forward=[Window(outside(each.start, each.end), 0, (0,) * each.times) for each in _parts(again, 0, middle)],
+            backward=[_once(outside(middle, end))],
             base=len(tape.events),
             stride=1,
             copies=0,

@@ -40,11 +40,11 @@ class UnrolledCache:
         `reduces`: whether it is the last of its step.
         """
         settings = (*settings_of(prepared), reduces)
-        known = self._by_settings
-        if prepared.model is not self._model or (settings not in known and len(known) >= MICRO_BATCHES):
+        cached = self._by_settings
+        if prepared.model is not self._model or (settings not in cached and len(cached) >= MICRO_BATCHES):
             self._model = prepared.model
-            known.clear()
-        by_sizes = known.setdefault(settings, BySizes(traces_first=self._traces_first))
+            cached.clear()
+        by_sizes = cached.setdefault(settings, BySizes(traces_first=self._traces_first))
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
         return by_sizes.of(prepared, plain, traced) or plain(prepared)
 
@@ -104,14 +104,14 @@ class UnrolledTrace:
         if values is None:
             return None
         kinds = [(name, (), dtype, component, values[size]) for name, _, dtype, component, size in self._kinds]
-        own = self._unrolled
+        unrolled = self._unrolled
         return Unrolled(
             rows=[*map(kinds.__getitem__, self._of_row)],
-            forward=own.forward,
-            backward=own.backward,
-            base=own.base,
-            stride=own.stride,
-            copies=own.copies,
-            streams=own.streams,
-            known=own.known,
+            forward=unrolled.forward,
+            backward=unrolled.backward,
+            base=unrolled.base,
+            stride=unrolled.stride,
+            copies=unrolled.copies,
+            streams=unrolled.streams,
+            known=unrolled.known,
         )

@@ -143,12 +143,12 @@ class _Repeated:
     def _is_certain(self, part: _Part) -> bool:
         """Return whether rows that every period has are only freed in a part, with no mark between two of them."""
         periods, marks = self._periods, self._tape.marks
-        own = range(periods.base + periods.stride, periods.base + 2 * periods.stride)
+        repeated = range(periods.base + periods.stride, periods.base + 2 * periods.stride)
         start, end = marks[part.first][0] if part.first else 0, marks[part.last][0]
         events = periods.events[start:end]
-        if any(event in own for event in events):
+        if any(event in repeated for event in events):
             return False
-        freed = [~event in own for event in events]
+        freed = [~event in repeated for event in events]
         return not any(
             freed[position - start - 1] and freed[position - start]
             for position, _ in marks[part.first : part.last]

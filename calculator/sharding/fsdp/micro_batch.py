@@ -127,12 +127,12 @@ class MicroBatch(Hooks):
 
         Mixed precision is a policy of the units. They compute in its dtype, mostly without autocast.
         """
-        own, dtype = self.prepared, self.prepared.training.autocast
+        given, dtype = self.prepared, self.prepared.training.autocast
         if dtype is None:
             return prepared
-        base = own.training.dtype if own.method.facts.quantizes_base else dtype
+        base = given.training.dtype if given.method.facts.quantizes_base else dtype
         autocast = dtype if self.runs_autocast else None
-        return own.gathered_in(dtype, replace(own.training, autocast=autocast, adapter_dtype="model", dtype=base))
+        return given.gathered_in(dtype, replace(given.training, autocast=autocast, adapter_dtype="model", dtype=base))
 
     def accumulation(self, training: Training) -> Accumulation:
         """Return whether the micro-batch adds to existing gradients.

@@ -122,11 +122,11 @@ class UnitParameters:
 def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
     """Return the unit of a layer of the decoder, or of the vision tower whose layers `stack` names."""
     name = stack or prepared.model.decoder.name
-    known: UnitParameters | None = prepared.units.get((name, id(layer)))
-    if known is None:
-        known = _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
-        prepared.units[name, id(layer)] = known
-    return known
+    cached: UnitParameters | None = prepared.units.get((name, id(layer)))
+    if cached is None:
+        cached = _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
+        prepared.units[name, id(layer)] = cached
+    return cached
 
 
 def tower_stacks(model: Model) -> Iterator[Stack]:
@@ -158,10 +158,10 @@ class OuterUnits:
 
 def outer_units(prepared: PreparedModel) -> OuterUnits:
     """Return the units outside the layers."""
-    known: OuterUnits | None = prepared.units.get("outer")
-    if known is None:
-        known = prepared.units["outer"] = _outer_units(prepared)
-    return known
+    cached: OuterUnits | None = prepared.units.get("outer")
+    if cached is None:
+        cached = prepared.units["outer"] = _outer_units(prepared)
+    return cached
 
 
 def _outer_units(prepared: PreparedModel) -> OuterUnits:

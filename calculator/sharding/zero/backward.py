@@ -235,10 +235,10 @@ def _curves(recording: Recording) -> tuple[list[int], list[int]]:
         added[at] = added.get(at, 0) - size
 
     def curve(changes: Sequence[int]) -> list[int]:
-        own = [*changes, 0]
+        steps = [*changes, 0]
         for at, size in added.items():
-            own[at] += size
-        return [0, *accumulate(own)]
+            steps[at] += size
+        return [0, *accumulate(steps)]
 
     first = curve(recording.curve.changes)
     return first, first if not recording.retained_by_copies else curve(recording.changes)

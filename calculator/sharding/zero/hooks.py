@@ -33,10 +33,10 @@ class FlatHooks(Hooks):
         self._adds = adds
         #: The operation that DeepSpeed applies to the loss. The Trainer has already divided it by the number of labels
         #: of the step.
-        own = prepared.training.trainer is None
+        is_reference = prepared.training.trainer is None
         #: The dtype to which the Trainer casts floating-point tensors of a batch.
-        self._casts = None if own else prepared.cast_to
-        self._scales = ("loss, divided by the micro-batches", "loss, scaled") if own else ("loss, scaled",)
+        self._casts = None if is_reference else prepared.cast_to
+        self._scales = ("loss, divided by the micro-batches", "loss, scaled") if is_reference else ("loss, scaled",)
 
     def batch(self, x: Tensor) -> Tensor:
         """Return a tensor of a batch in DeepSpeed's dtype (transformers/trainer.py, _prepare_input)."""

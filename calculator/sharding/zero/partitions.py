@@ -147,8 +147,8 @@ class FlatGroup:
             return Owned(0, 0, ())
         first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, end) - 1
         from_start = self._starts[first]
-        own = self.parts[first][1].starts
-        begin = bisect_right(own, start - from_start) - 1
+        starts = self.parts[first][1].starts
+        begin = bisect_right(starts, start - from_start) - 1
         before = self._counts[first] + begin
         from_last = self._starts[last]
         of_last = self.parts[last][1].starts
@@ -164,7 +164,7 @@ class FlatGroup:
                 sizes[-1] -= offset + pattern.starts[high] - end
             slices += enumerate(sizes, self._counts[at] + low - before)
         return Owned(
-            self._counts[last] + stop - before, from_last + of_last[stop] - from_start - own[begin], tuple(slices)
+            self._counts[last] + stop - before, from_last + of_last[stop] - from_start - starts[begin], tuple(slices)
         )
 
     def _different(self, first: int, last: int) -> list[int]:

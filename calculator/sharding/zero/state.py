@@ -321,15 +321,15 @@ class FlatState:
         )
 
     def _with_gradient(self) -> list[tuple[int | None, Gradients]]:
-        known: dict[int, Gradients] = {}
+        by_number: dict[int, Gradients] = {}
         found = []
         for layer, pattern, idle in (each for group in self._groups for each in group):
-            if id(pattern) not in known:
+            if id(pattern) not in by_number:
                 names = [name for name in pattern.index if name not in idle]
                 sizes = [pattern.sizes[pattern.index[name]] for name in names]
                 are_joined = self.partitions.is_regular and not idle
-                known[id(pattern)] = Gradients(names, sizes, self.dtype, are_joined=are_joined)
-            found.append((layer, known[id(pattern)]))
+                by_number[id(pattern)] = Gradients(names, sizes, self.dtype, are_joined=are_joined)
+            found.append((layer, by_number[id(pattern)]))
         return found
 
 
@@ -338,13 +338,13 @@ def _of_group(
 ) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
     """Return the parameters of a group in the model's order, with the names of those that get no gradient."""
     names = {tensor.name for tensor in group}
-    known: dict[int, tuple[Pattern, frozenset[str]]] = {}
+    patterns: dict[int, tuple[Pattern, frozenset[str]]] = {}
     kept = []  # keeps the objects alive, so that their ids are not reused
     for layer, tensors in ordered:
-        if id(tensors) not in known:
+        if id(tensors) not in patterns:
             kept.append(tensors)
-            own = [tensor for tensor in tensors if tensor.name in names]
-            idle = frozenset(tensor.name for tensor in own if not tensor.in_graph)
-            pattern = Pattern([each.name for each in own], [int(elements(each.shape)) for each in own])
-            known[id(tensors)] = pattern, idle
-        yield layer, *known[id(tensors)]
+            of_group = [tensor for tensor in tensors if tensor.name in names]
+            idle = frozenset(tensor.name for tensor in of_group if not tensor.in_graph)
+            pattern = Pattern([each.name for each in of_group], [int(elements(each.shape)) for each in of_group])
+            patterns[id(tensors)] = pattern, idle
+        yield layer, *patterns[id(tensors)]

@@ -79,12 +79,12 @@ class OptimizerStep:
         several = self._owned[group][0] + (self._padding[group] is not None) > 1
         flat = (state.like_partition(group, "flat gradients", state.dtype),) if several else ()
         master = state.like_partition(group, "float32 gradients")
-        own = (master,) if state.dtype != "float32" else flat
+        updated = (master,) if state.dtype != "float32" else flat
         numbers = _scalars(KEPT_SCALARS)
-        copied = (*flat, *own) if own is not flat else flat
+        copied = (*flat, *updated) if updated is not flat else flat
         yield *(self._gradients if group <= self._last else ()), *self._zeros_from(group), *copied, numbers
-        kept = self._zeros_from(group + 1 if own else group)
-        after = (*(self._gradients if group < self._last or not own else ()), *kept, *own, numbers)
+        kept = self._zeros_from(group + 1 if updated else group)
+        after = (*(self._gradients if group < self._last or not updated else ()), *kept, *updated, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
         yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)

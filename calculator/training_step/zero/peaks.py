@@ -289,19 +289,22 @@ class FlatPeaks:
         point, intervals = self.fullest.point, self._reduction.intervals
         copied, large, separate = (max(map(attrgetter(name), intervals)) for name in ("copied", "large", "separate"))
         most = point._replace(has_bucket=True, copied=copied, large=large, separate=separate)
-        own, zeros = self._state.gradients_of(self.fullest.number)
+        gradients, zeros = self._state.gradients_of(self.fullest.number)
         earlier = self._state.partition_of_earlier(self.fullest.number)
-        return (*own, *zeros, *earlier, *self._state.reducing(most))
+        return (*gradients, *zeros, *earlier, *self._state.reducing(most))
 
     def line(self) -> list[int]:
         """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
-        own = _bytes(self._state.gradients_of(number)[0])
+        gradient_bytes = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
         freed = {each.interval: each.bytes for each in self._large.get(number, [])}
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
-            max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
+            max(
+                size + (gradient_bytes if at > first else 0) - sum(freed[end] for end in freed if end < at)
+                for at, size in points
+            )
             for points in self._line
         ]
         if self._earlier is not None:

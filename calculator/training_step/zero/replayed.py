@@ -128,8 +128,8 @@ class FlatStep:
     def _take_own(self) -> None:
         """Copy what belongs to this rank to its gradients, which are allocated for the first part of them."""
         if not self._added and any(self._rank in place.ranks for place in self._bucket):
-            own, _ = self._state.gradients_of(self._rank)
-            self._added = [row for each in own for row in self.events.allocate_like(each, self._stream)]
+            gradients, _ = self._state.gradients_of(self._rank)
+            self._added = [row for each in gradients for row in self.events.allocate_like(each, self._stream)]
 
     def _copies(self) -> Iterator[int]:
         """Return the elements of each flat copy.

@@ -37,10 +37,10 @@ class Curve:
         self._in_last = self._accumulated(recording.changes) if recording.retained_by_copies else self._bytes
 
     def _accumulated(self, changes: Sequence[int]) -> list[int]:
-        own = [*changes, 0]
+        steps = [*changes, 0]
         for at, size in self.freed.items():
-            own[at] -= size
-        return [0, *accumulate(own)]
+            steps[at] -= size
+        return [0, *accumulate(steps)]
 
     def _is_last(self, repeats: tuple[int, ...]) -> bool:
         """Return whether the last copy of the backward pass is running, or has run."""
@@ -79,7 +79,7 @@ class Curve:
         at = Moment(event=moment.event, bytes=moment.bytes, repeats=moment.repeats)
         found = recording.alive(at, resident_tensors, left)
         if moment.missing is not None:
-            own = Counter(found.live_kinds.counts)
-            own.subtract(moment.missing.counts)
-            found.live_kinds = LiveKinds(own, {})
+            counts = Counter(found.live_kinds.counts)
+            counts.subtract(moment.missing.counts)
+            found.live_kinds = LiveKinds(counts, {})
         return found

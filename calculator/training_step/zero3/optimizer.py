@@ -92,8 +92,8 @@ def _update(state: PartitionedState, number: int) -> Iterator[Alive]:
     flat = (state.like_sub_group(number, "flat gradients", state.dtype),) if several else ()
     master = state.like_sub_group(number, "float32 gradients")
     numbers = _scalars(len(state.sub_groups) + KEPT_SCALARS)
-    own = (master,) if state.dtype != "float32" else flat
-    yield *flat, *(own if own is not flat else ()), numbers
+    updated = (master,) if state.dtype != "float32" else flat
+    yield *flat, *(updated if updated is not flat else ()), numbers
     if state.prepared.training.max_grad_norm:
-        yield *own, numbers, _scalars(CLIP_SCALARS)
-    yield *own, numbers, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)
+        yield *updated, numbers, _scalars(CLIP_SCALARS)
+    yield *updated, numbers, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)

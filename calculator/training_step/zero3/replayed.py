@@ -208,12 +208,12 @@ class PartitionedStep:
             like = state.like_sub_group
             copied = events.allocate_like(like(number, FLAT, state.dtype, "gradients")) if several else []
             if casts:
-                own = events.allocate_like(like(number, IN_FLOAT32, component="gradients"))
+                copies = events.allocate_like(like(number, IN_FLOAT32, component="gradients"))
                 events.free(copied)
             else:
-                own = copied
+                copies = copied
             if number != largest:
-                events.free(own)
+                events.free(copies)
 
 
 def _gathering(state: PartitionedState, tape: Tape, repetition: Repetition) -> LoggedGathering:
