@@ -46,8 +46,9 @@ def run_sublayer(
 
     `positional`: whether attention is called with its input as a positional argument, as the MLP is.
     """
-    has_own = name == "attention" and "self_attn" in modules  # parameters that are not those of a module in it
-    path = f"{modules.prefix}{'self_attn' if has_own else name}"
+    # Attention that has parameters besides those of the modules in it.
+    own = next((each for each in ("self_attn", "linear_attn") if name == "attention" and each in modules), name)
+    path = f"{modules.prefix}{own}"
     if positional or name == "mlp":
         x = enter(path, x)
     else:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.convolution import conv1d, packaged_conv1d
+from calculator.engine.module_calls import external, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +51,14 @@ def causal_conv1d(
 
 
 def _filters(conv: BoundModule) -> Tensor:
-    """Return the weight as a view (`weight.squeeze(1)`), of which autocast caches no copy."""
+    """Return the weight as a view (`weight.squeeze(1)`), of which autocast caches no copy.
+
+    The module around the convolution reads the weight, and the graph keeps the view.
+    """
     weight = conv.own["weight"]
+    if conv.tape.calls_modules:
+        external(conv.name.rpartition(".")[0], weight)
+        return transposed(weight)
     return ops.view(ops.view(weight, (weight.shape[0], weight.shape[2])), weight.shape)
 
 

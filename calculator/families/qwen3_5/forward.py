@@ -7,9 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter_with, leave, passed
 from calculator.families.qwen.forward import WithSharedExpert
 from calculator.layers import attention, fla, mlp, norms, rotary, routers
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS
 from calculator.layers.decoder_forward import DecoderForward, final, rotary_tables
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.delta_rule import CHUNK, chunk_gated_delta_rule, recurrent_gated_delta_rule
@@ -42,6 +43,7 @@ def interleaved_tables(
     `of_sequences` is whether each sequence has positions of its own.
     """
     context.set_scope("model.")
+    passed(context.tape, "model.rotary_emb")
     tape, (batch, length, _) = context.tape, hidden_states.shape
     if context.gives_positions:
         position_ids = context.position_ids(length)
@@ -175,7 +177,7 @@ def _delta_net(
         key_width, value_width = config["linear_key_head_dim"], config["linear_value_head_dim"]
         projected = project(context, modules, hidden_states)
         context.set_scope(scope)
-        convolution, act = modules["linear_attn.conv1d"], activation(config["hidden_act"])
+        convolution, act = modules["linear_attn.conv1d"], ACTIVATIONS[config["hidden_act"]]
         projected.mixed = causal_conv1d(context, convolution, projected.mixed, act)
         projected.mixed = ops.view(projected.mixed, (batch, length, projected.mixed.shape[1]))
         widths = (keys * key_width, keys * key_width, values * value_width)
@@ -232,6 +234,7 @@ def _decay(owner: BoundModule, a: Tensor) -> Tensor:
 
 def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     """Run Qwen3_5RMSNormGated: the norm, then silu of the gate in float32."""
+    x, gate = enter_with(norm.name, x, gate)
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
@@ -240,10 +243,10 @@ def _gated_norm(norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     hidden_states = ops.mul(hidden_states, root, "normalized in float32")
     del root
     hidden_states = ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalized"), "scaled")
-    act = activation("silu")(ops.cast(gate, "float32", "gate in float32"))
+    act = ACTIVATIONS["silu"](ops.cast(gate, "float32", "gate in float32"))
     hidden_states = ops.mul(hidden_states, act, "gated")
     del act
-    return ops.cast(hidden_states, dtype, "output")
+    return leave(norm.name, ops.cast(hidden_states, dtype, "output"))
 
 
 def mixer(project: Callable[[Context, LayerModules, Tensor], _Projected], attend: Sublayer) -> Sublayer:

@@ -123,9 +123,11 @@ class Program:
                     modules[path, None].parameters.append(self.by_name[model + of, None])
         for each in [each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
-            own, model = modules[path, None].parameters, SECOND if path.startswith(SECOND) else ""
-            if (parameter := self.by_name[model + name, None]) not in own:
-                own.append(parameter)
+            model = SECOND if path.startswith(SECOND) else ""
+            for key in [key for key in modules if key[0] == path]:
+                parameter = self.by_name[model + name, key[1] if "*" in name else None]
+                if parameter not in modules[key].parameters:
+                    modules[key].parameters.append(parameter)
         for module in modules.values():
             if len(module.parameters) > 1:
                 module.parameters.sort(key=_ORDER)  # DeepSpeed sorts them by their ids (ds_id)
