@@ -283,7 +283,8 @@ def _targets(rng: random.Random, model: Model, name: MethodName) -> dict[str, An
     chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])
     saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
-    return {name: value for name, value in fields.items() if value is not None}
+    has = METHODS[name].__dataclass_fields__  # X-LoRA trains no module in full
+    return {key: value for key, value in fields.items() if value is not None and key in has}
 
 
 def _copies(rng: random.Random, model: Model) -> dict[str, Any]:
