@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def forward(bound: BoundModule, x: Tensor, delta: Callable[[BoundModule], Tensor]) -> Tensor:
     """Return the output of the frozen module plus the product with the update, (out_features, in_features)."""
     dtype = x.dtype
-    result = bound.base(x)
+    result = bound.base_layer(x)
     result = ops.add(result, _product(bound, x, delta), "result + update")
     return ops.cast(result, dtype, "output")
 

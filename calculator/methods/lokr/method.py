@@ -13,6 +13,7 @@ from calculator.methods.dense_update import layer
 from calculator.methods.dense_update.method import DenseUpdate
 from calculator.methods.lokr.factorization import factorization
 from calculator.methods.lokr.facts import FACTS
+from calculator.methods.reshaping import viewed
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
@@ -106,5 +107,5 @@ def _factor(bound: BoundModule, name: str) -> Tensor:
 def _kronecker(first: Tensor, second: Tensor) -> Tensor:
     """Return torch.kron(w1, w2) * scale, as the product of two views that broadcast."""
     (a, c), (b, d) = first.shape, second.shape
-    first, second = ops.view(first, (a, 1, c, 1)), ops.view(second, (1, b, 1, d))
+    first, second = viewed(first, (a, 1, c, 1)), viewed(second, (1, b, 1, d))
     return ops.scale(ops.mul(first, second, "Kronecker product"), "update")

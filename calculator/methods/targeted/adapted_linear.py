@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.module_spec import ModuleSpec
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 def dropped(x: Tensor, probability: float) -> Tensor:
     """Return the input after a torch.nn.Dropout module, if it drops anything."""
     return ops.dropout(x, probability, "dropout") if x.tape.module_dropout else x
+
+
+def called_dropout(bound: BoundModule, name: str, x: Tensor, probability: float) -> Tensor:
+    """Call the dropout module of PEFT's layer, which has this name in it. It may be torch.nn.Identity."""
+    path = f"{bound.name}.{name}"
+    return leave(path, dropped(enter(path, x), probability))
 
 
 def add_to_output_(bound: BoundModule, result: Tensor, update: Tensor) -> Tensor:

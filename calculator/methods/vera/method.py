@@ -12,7 +12,7 @@ from calculator.engine.tape import Tensor
 from calculator.inputs.settings import setting
 from calculator.methods.costs import OtherOperations
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import dropped
+from calculator.methods.targeted.adapted_linear import called_dropout
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.targeted.shared_matrices import SharedMatrices
 from calculator.methods.vera.facts import FACTS
@@ -69,7 +69,7 @@ class VeRA(SharedMatrices):
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run peft.tuners.vera.layer.Linear.forward."""
         dtype = x.dtype
-        result = bound.base(x)
+        result = bound.base_layer(x)
         result_dtype = result.dtype
         x = ops.cast(x, bound.added[_D].dtype, "input in the vectors' dtype")
         result = ops.add(result, self._update(bound, x), "result + update")
@@ -86,5 +86,7 @@ class VeRA(SharedMatrices):
     def _inner(self, bound: BoundModule, x: Tensor) -> Tensor:
         inner = bound.added[_D]
         shared = Tensor(x.tape, None, (inner.shape[0], bound.module.in_features), inner.dtype, None)
-        after = products.matmul(dropped(x, self.vera_dropout), shared, None, inner.shape[0], "A·x")
+        after = products.matmul(
+            called_dropout(bound, "vera_dropout", x, self.vera_dropout), shared, None, inner.shape[0], "A·x"
+        )
         return ops.mul(inner, after, "λ_d · A·x")

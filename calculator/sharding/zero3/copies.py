@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.module_calls import BEFORE_BACKWARD, BEFORE_FORWARD
+from calculator.methods.dense_update.method import DenseUpdate
 from calculator.sharding.zero3.segment import OF_MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.module_spec import CopyName
@@ -29,10 +30,14 @@ class Substitutes(NamedTuple):
     Attributes:
         tied: The names of tied parameters, with the names of those that they are tied to.
         copies: The paths of copied modules, with the names of their copies.
+        added: The parameters that PEFT's layers keep in dictionaries and read themselves.
+        shaped: The weights whose shape PEFT's layers read after the wrapped layer has run, which gathers them again.
     """
 
     tied: Mapping[str, str]
     copies: Mapping[str, CopyName]
+    added: Container[str]
+    shaped: Container[str]
 
     def owners(self, path: str) -> tuple[str, ...]:
         """Return the modules that may be called to use a module's own parameters: the wrapped one, or itself."""
@@ -57,5 +62,10 @@ class Substitutes(NamedTuple):
 
 def substitutes_of(prepared: PreparedModel) -> Substitutes:
     """Return the parameters that a prepared model's modules use in place of their own."""
-    copies = {path: spec.copied for path, _, spec in prepared.distinct_modules if spec.copied is not None}
-    return Substitutes(prepared.model.tied, copies)
+    modules = [*prepared.distinct_modules]
+    copies = {path: spec.copied for path, _, spec in modules if spec.copied is not None}
+    added = [(path, each.name) for path, _, spec in modules for each in spec.added if "." not in each.name]
+    names = {f"{path}.{name}" for path, name in added}
+    reads_shape = isinstance(prepared.method, DenseUpdate)
+    shaped = {f"{path}.weight" for path, _ in added} if reads_shape else set()
+    return Substitutes(prepared.model.tied, copies, names, shaped)

@@ -60,9 +60,6 @@ READ = "lora_A"
 #: The name of DoRA's module, whose code reads the parameters of the wrapped layer.
 MAGNITUDES = "lora_magnitude_vector"
 
-#: The parameters that PEFT's layers keep in a dictionary and read themselves.
-OF_WRAPPER = frozenset(("ia3_l",))
-
 
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
 
@@ -330,13 +327,13 @@ def _modules(
         name, layer = each.key
         if name not in readers:
             readers[name] = _readers(name, leaves, substitutes)
-        owners, dora, wrapper = readers[name]
+        owners, reader, wrapper = readers[name]
         for path in owners:
             if (path, layer) in modules:
                 modules[path, layer].parameters.append(each)
                 break
-        if (dora, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
-            modules[dora, layer].parameters.append(each)
+        if (reader, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
+            modules[reader, layer].parameters.append(each)
         if wrapper is not None and (wrapper, layer) in modules:
             modules[wrapper, layer].parameters.append(each)
     return modules
@@ -346,18 +343,19 @@ class _Readers(NamedTuple):
     """The paths of modules that read a parameter: the first one that is called owns it, the others also read it."""
 
     owners: tuple[str, ...]
-    dora: str
+    reader: str
     wrapper: str | None
 
 
 def _readers(name: str, leaves: set[str], substitutes: Substitutes) -> _Readers:
     """Return the modules that read a parameter."""
-    owner, _, last = name.rpartition(".")
+    owner = name.rpartition(".")[0]
     model = SECOND if name.startswith(SECOND) else ""
     leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
     around, _, own = owner.rpartition(".")
-    owners = (owner,) if last in OF_WRAPPER else (*substitutes.owners(owner), *leaf)
-    return _Readers(owners, f"{owner}.{MAGNITUDES}", around if own == READ else None)
+    owners = (owner,) if name in substitutes.added else (*substitutes.owners(owner), *leaf)
+    reader = owner if name in substitutes.shaped else f"{owner}.{MAGNITUDES}"
+    return _Readers(owners, reader, around if own == READ else None)
 
 
 def _look_inside(segments: Iterable[Segment]) -> None:

@@ -97,7 +97,7 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are known to be called in the order of the real model.
-METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning")
+METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning", "lokr", "vera")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
