@@ -41,9 +41,7 @@ def of_training(training: Training) -> Iterator[Problem]:
 def of_settings(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[Problem]:
     """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
     yield from _experts(method, model)
-    if not method.adapters:
-        yield Problem(loc="method.adapters", msg="X-LoRA has nothing to mix: name an adapter", input=[])
-    if method.top_k_lora is not None and method.top_k_lora > len(method.adapters) > 0:
+    if method.top_k_lora is not None and method.top_k_lora > len(method.adapters):
         message = f"there are {len(method.adapters):,} adapters: keep at most that many"
         yield Problem(loc="method.top_k_lora", msg=message, input=method.top_k_lora)
     width = int(model.embedding.out_features)
