@@ -48,8 +48,12 @@ def fullest(state: PartitionedState, gathered: int, kept: int, persistent: int) 
 
 
 def _offloaded(state: PartitionedState, gathered: int, kept: int, persistent: int) -> Iterator[Alive]:
-    """Yield the moments of a step that updates partitions on the host. The norms stay on the GPU until it ends."""
-    norms = sum(len(group) for group in state.sub_groups)
+    """Yield the moments of a step that updates partitions on the host.
+
+    The norms of gradients stay on the GPU until it ends. Parameters that the batch does not use have none.
+    """
+    is_idle = state.prepared.model.is_idle
+    norms = sum(not is_idle(each.key.name) for group in state.sub_groups for each in group)
     yield *_gathered(state, gathered), _scalars(norms)
     yield *_gathered(state, kept), _scalars(norms + OFFLOADED_SCALARS)
     yield _gathered(state, persistent)
