@@ -32,7 +32,7 @@ def margin(count: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """Capitalise the first letter."""
+    """Capitalize the first letter."""
     return text[:1].upper() + text[1:]
 
 
