@@ -62,6 +62,15 @@ class SameUnits(Hooks):
             unit.gathered = self.trained.units[-1].gathered  # every layer's weights are already gathered
         return Part(unit, len(self.trained.parameters.leaves), is_last=True)
 
+    def tower_layer(self, layer: Layer, stack: str) -> Unit:
+        """Return a layer of a vision tower, which is gathered again if it was freed after the pass with a graph."""
+        trained = self.trained
+        if not trained.reshards:
+            return super().tower_layer(layer, stack)
+        unit = FSDPUnit(trained, trained.parameters_of(layer, stack), reshards=True)
+        unit.is_entered = True
+        return Part(unit, len(trained.parameters.leaves), is_last=True)
+
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Record that the unit that ran last precedes the first unit. So the first unit's backward pass gathers it."""
         trained = self.trained

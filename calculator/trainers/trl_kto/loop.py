@@ -49,10 +49,12 @@ class TrlKto(ComparingTrainer):
         """Yield settings that KTOTrainer refuses, or that are not modeled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
-        if training.has_images and _estimates_kl(training) and prepared.device.sharding == "fsdp":
+        config = training.fsdp_config if prepared.device.sharding == "fsdp" else None
+        keeps_tower = config is not None and not config.reshard_after_forward
+        if training.has_images and _estimates_kl(training) and keeps_tower:
             message = (
-                "the pass over images that estimates the KL divergence is not modeled under fsdp: "
-                "use apo_zero_unpaired, or the sharding ddp"
+                "the pass over images that estimates the KL divergence is not modeled under fsdp where weights stay "
+                "gathered: use apo_zero_unpaired, or reshard_after_forward true"
             )
             yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
         if training.micro_batch_size < self.least("micro_batch_size", training):
