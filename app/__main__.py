@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli import COMMANDS
+from app.cli.command_parser import CommandParser
 from app.resources import VERSION
 from calculator.common.errors import PlanError
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     args = parser.parse_args(argv)
     module = import_module(COMMANDS[args.command])
-    command = argparse.ArgumentParser(
+    command = CommandParser(
         prog=f"{_program()} {args.command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

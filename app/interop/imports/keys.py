@@ -25,6 +25,8 @@ class Script:
     defaults: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     frozen: FrozenParameters = field(default_factory=FrozenParameters)
+    #: The training settings of a loop that Headroom writes. None if there is no such loop.
+    loop: Mapping[str, Any] | None = None
 
 
 _UNREAD = "is not read: it may change the memory of the step"

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
+from app.interop.imports.exported_loop import loop_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD
@@ -95,6 +96,7 @@ def keys_of(text: str) -> Keys:
         defaults=found.defaults,
         pins=pins(code),
         frozen=frozen_in(modules),
+        loop=loop_in(modules),
     )
     keys = Keys(found.arguments, script)
     for each in wrong:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import base_storage, other_runs, tasks, unsloth
+from app.interop.imports import base_storage, exported_loop, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_parameters import settings_of
@@ -57,7 +57,10 @@ def imported(keys: Keys, given: Any) -> Imported:
     if is_unsloth:
         other_runs.warn_of(keys, other_runs.VLLM)
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
-    if is_unsloth and unsloth.is_modeled(calls, trainer, method, model):
+    loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
+    if loop is not None:
+        training |= exported_loop.settings_of(keys, loop)
+    elif is_unsloth and unsloth.is_modeled(calls, trainer, method, model):
         training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))
     else:
         training |= arguments(keys, trainer, defaults)
@@ -74,11 +77,11 @@ def imported(keys: Keys, given: Any) -> Imported:
     if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
         effect = "The vision tower runs for each, and their tokens count in a sequence."
         keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
-    if tasks.has_fixed_length(keys, task):
+    if loop is None and tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
     if embeds:
         training = tasks.in_own_loop(keys, training)
-    elif trainer_of(calls) is None and not is_unsloth:
+    elif trainer_of(calls) is None and not is_unsloth and loop is None:
         why = "no Trainer is called, and the code of a loop is not read: its batch, length and optimizer are defaults"
         keys.miss("trainer", None, why)
     spread = distributed(keys, "script", training)

@@ -158,6 +158,14 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+def test_an_unknown_option_names_the_one_with_a_close_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["estimate", "--micro_batchsize", "4"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].endswith("unrecognized arguments: --micro_batchsize 4: did you mean --micro_batch_size?")
+    assert len(lines) == 3
+
+
 def test_a_size_in_gib_and_one_in_bytes_exclude_each_other(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora"]
     assert main([*plan, "--memory_gib", "24", "--memory_bytes", "1000"]) == 2
