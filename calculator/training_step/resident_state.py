@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,8 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
-from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
-from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states, sizes
+from calculator.resident.per_parameter import sizes
 from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
@@ -22,15 +20,15 @@ from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState, row
 from calculator.sharding.zero3.state import PartitionedState
 from calculator.trainers import trainer_of
-from calculator.trainers.resident import GRADIENT_NORM, embeddings, groups, kept, while_fetching
+from calculator.trainers.resident import GRADIENT_NORM, groups, kept, while_fetching
 from calculator.training_step.ddp_buckets import ddp_buckets
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.optimizer_targets import with_targets
+from calculator.training_step.optimizer_tensors import states, step_temporaries
 from calculator.training_step.unrolled_cache import UnrolledCache
-from calculator.training_step.updates import block_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable
 
     from calculator.inputs.device import Device
     from calculator.inputs.training import Training
@@ -143,28 +141,7 @@ class ResidentState:
 
     @cached_property
     def _states(self) -> tuple[ResidentTensors, ...]:
-        optimizer = self.optimizer
-        method = self.prepared.method
-        overrides = self.trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
-        overrides = overrides and not method.steps_copies
-        in_32_bits = embeddings(self.prepared.model, self.tensors) if overrides else ()
-        if optimizer.early and self.trainer.moves_states and not optimizer.in_backward:
-            optimizer = replace(optimizer, step_on_device=True)
-        statistics = method.statistics(self.tensors, self.prepared.training)
-        apart = further_code_books(self.tensors, optimizer) if self.updates_in_backward else ()
-        optimized = method.optimized(self.tensors, self.prepared.model)
-        kept = shared_states if method.drops_states else optimizer_states
-        states = kept(optimized, optimizer, in_32_bits)
-        return (*states, *apart, *self._of_groups, *statistics)
-
-    @property
-    def _of_groups(self) -> Iterator[ResidentTensor]:
-        """The tensors that exist per parameter group: learning rates on the device, and the scheduler's copies of them.
-
-        Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
-        """
-        for name in self.optimizer.of_groups if self.trainer.moves_states else ():
-            yield ResidentTensor(name=name, shape=(), dtype="float32", component="activations", count=2)
+        return states(self.prepared, self.tensors, self.optimizer)
 
     @cached_property
     def gradients(self) -> tuple[ResidentTensors, ...]:
@@ -354,43 +331,7 @@ class ResidentState:
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
         """The tensors that clipping, the optimizer or logging allocates while every gradient is alive."""
-        if self.updates_in_backward:
-            return self._after_backward
-        trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
-        separates = self.prepared.training.loraplus_lr_ratio is not None
-        model = self.prepared.model
-        of_groups = loraplus.groups(model, trained) if separates else groups(self.trainer, model, trained)
-        if self.optimizer.projects:
-            of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
-        keeps_norm = self.trainer.keeps_norm
-        clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
-        if self.prepared.method.steps_copies:
-            return block_copies.temporaries(
-                trained,
-                self.optimizer,
-                clips=clips,
-                keeps_norm=keeps_norm,
-                returns_norm=self.trainer.returns_norm,
-                drops_states=self.prepared.method.drops_states,
-            )
-        of_step = temporaries(
-            of_groups,
-            self.optimizer,
-            clips=clips,
-            keeps_norm=keeps_norm,
-            norm_vectors=self.shards.norm_vectors,
-            returns_norm=self.trainer.returns_norm,
-        )
-        after = self.prepared.method.after_step(self.tensors, self.prepared.training)
-        return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))
-
-    @property
-    def _after_backward(self) -> tuple[ResidentTensors, ...]:
-        """The tensors that the loop or the method allocates after the backward pass has updated every parameter."""
-        if self.prepared.training.trainer == "torchtune":
-            name = "logged loss and speed"
-            return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
-        return self.prepared.method.after_step(self.tensors, self.prepared.training)
+        return step_temporaries(self.prepared, self.tensors, self.optimizer, self.shards)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """Return the same state for a run with another batch, length, or device that divides the state alike."""

@@ -49,10 +49,7 @@ class EvaluationGathering(Gathering):
 
         The tapes have all layers.
         """
-        self._kept_before = []
-        for each in self._kept:
-            each.drop()
-        self._kept = []
+        self._references.free_graphs()
         events = [[*_events(tape, self.program)] for tape in tapes]
         return [[*map(self._batch, events)] for _ in range(count)]
 

@@ -7,21 +7,20 @@ all of them leave the same state relative to their position. Otherwise, more cop
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from functools import cached_property
 from itertools import pairwise
 from math import inf
-from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.known_copies import KnownCopies, KnownRun
-from calculator.sharding.zero3.parameters import Live, Partitioned
+from calculator.sharding.zero3.parameters import Live
 from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH
+from calculator.sharding.zero3.references import References
 from calculator.sharding.zero3.steady import Steady
-from calculator.sharding.zero3.track import Moment, Track
+from calculator.sharding.zero3.track import Moment, Track, with_more
 from calculator.sharding.zero3.used_elements import used
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.known_calls import KnownCopy
-    from calculator.sharding.zero3.parameters import Module, Parameters, Storage
+    from calculator.sharding.zero3.parameters import Module, Parameters
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
     from calculator.sharding.zero3.sizes import Sizes
@@ -38,12 +37,8 @@ if TYPE_CHECKING:
 #: The number of micro-batches of a step that differ, and that of a step whose first one does more than the others.
 MICRO_BATCHES, WITH_LONGER_FIRST = 3, 4
 
-
 #: How the weights that vLLM reads are gathered: TRL merges adapters into all of them at once.
 Syncs = Literal["one by one", "all at once"]
-
-#: The number of a view, and the parameter that it is a view of.
-Pin = tuple[str, Partitioned]
 
 
 class Gathering:
@@ -78,14 +73,7 @@ class Gathering:
         #: The coordinator of a second model, and the coordinator of the model that is running.
         self._second = Coordinator(sizes[1], self._live, parameters.of_second)
         self._running = self._coordinator
-        #: The storages that views refer to, by the number of the view and its parameter. Then the views that
-        #: recomputations created.
-        self._pins: dict[Pin, Storage] = {}
-        self._recomputed: dict[Pin, None] = {}
-        #: The storages that the graph of the last loss refers to, and those that the graph of the loss before refers
-        #: to.
-        self._kept: list[Storage] = []
-        self._kept_before: list[Storage] = []
+        self._references = References(program.backward)
         self._known_copies = KnownCopies(program.backward)
         self._keeps_loss, self._generates, self._syncs = keeps_loss, generates, syncs
         #: The bytes of gathered weights while the trainer generates, and the most while vLLM reads them.
@@ -137,7 +125,8 @@ class Gathering:
                 return
             self._end_step()
             if step == 1 and is_single and self._reuses:
-                self.passes = [[*self._with_kept(self.passes[0], self._live.bytes - started)]]
+                kept = self._live.bytes - started if self._keeps_loss else 0
+                self.passes = [[*with_more(self.passes[0], kept, self.program.backward)]]
                 return
 
     @property
@@ -146,30 +135,12 @@ class Gathering:
 
         A graph may keep more in it.
         """
-        return not self._pins and self.program.second_root is None
+        return not self._references.has_views and self.program.second_root is None
 
     @property
     def _knows_calls(self) -> bool:
         """Whether all passes of the only model call its modules alike."""
         return self.program.runs == 1 and self.first is None and self.program.second_root is None
-
-    def _with_kept(self, tracks: list[Track], kept: int) -> Iterator[Track]:
-        """Yield the tracks with some more bytes, up to the point at which the new loss replaces the previous one."""
-        if not self._keeps_loss:
-            yield from tracks
-            return
-        backward = self.program.backward
-        for track in tracks:
-            before, moments = track.before + kept, track.moments
-            at = bisect_right(track.segment.events, backward, key=itemgetter(0))
-            if kept and at < len(track.segment.events):
-                first = [each.more(kept) for each in moments if each.number < at]
-                alive = first[-1].after if first else before
-                freed = Moment(backward, alive, alive - kept, is_event=False, number=at)
-                moments, kept = [*first, freed, *(each for each in moments if each.number >= at)], 0
-            elif kept:
-                moments = [each.more(kept) for each in moments]
-            yield Track(track.segment, before, track.after + kept, moments)
 
     def _record(self) -> None:
         """Run a first step of one micro-batch, of which only the order of modules matters."""
@@ -192,7 +163,7 @@ class Gathering:
         for number in range(count):
             before, found_before = self._gathered_bytes, found
             if not self._keeps_loss:
-                _free(self._kept)
+                self._references.free_graph()
             if number == 0:
                 self._complete()
             found = self._coordinator.found() if number and self._reuses and not self.program.keeps else None
@@ -239,7 +210,8 @@ class Gathering:
 
         In a step's first one, a run without a graph is repeated for the rows of each micro-batch.
         """
-        self._kept, self._kept_before, self._running_program = [], self._kept, program
+        self._running_program = program
+        self._references.begin(program.backward)
         tracks: list[Track] = []
         *without_graph, last = program.model_runs
         for number, segments in enumerate(without_graph):
@@ -247,17 +219,10 @@ class Gathering:
         tracks += self._run_model(last)
         self._live.in_copies, self._live.position = False, program.end
         self._live.reset()
-        self._unpin()
+        self._references.drop_views()
         self._coordinator.end_backward()
         self.is_steady = self.is_steady and not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
-
-    def _unpin(self) -> None:
-        """Drop views that layers have passed on to others: the micro-batch's own objects are freed with its graph."""
-        for pinned in self._pins.values():
-            pinned.drop()
-        self._pins.clear()
-        self._recomputed.clear()
 
     def _without_graph(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
         """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""
@@ -296,15 +261,15 @@ class Gathering:
         return tracks
 
     def _moments(self, events: list[Event], active: Sequence[int] | None = None) -> list[Moment]:
-        live, backward = self._live, self._running_program.backward
+        live, references, backward = self._live, self._references, self._running_program.backward
         found: list[Moment] = []
         for number in range(len(events)) if active is None else active:
             position, kind, module, parameter, serial = events[number]
             live.position = position
-            if self._kept_before and position > backward:
+            if references.previous_graph and position > backward:
                 # The loss of the forward pass that has ended replaces the previous loss.
                 before = live.bytes
-                _free(self._kept_before)
+                references.free_previous_graph()
                 found.append(Moment(backward, before, live.bytes, is_event=False, number=number))
             if module is not None:
                 before = live.most = live.bytes
@@ -325,14 +290,14 @@ class Gathering:
                 continue
             elif parameter is not None:
                 before = live.most = live.bytes
-                self._of_parameter(position, kind, parameter, serial)
+                references.of_event(position, kind, parameter, serial)
             if live.most != before or live.bytes != before:
                 found.append(Moment(position, live.most, live.bytes, number=number))
         return found
 
     def _known(self, segment: Segment) -> KnownCopy | None:
         """Return the calls of a copy, or None if all of its events are followed."""
-        frees = self._kept_before and segment.end > self._running_program.backward
+        frees = self._references.previous_graph and segment.end > self._running_program.backward
         return None if frees or not self._knows_calls else self._known_copies.of(segment, self._running)
 
     def _follow(self, segment: Segment) -> list[Moment]:
@@ -341,28 +306,9 @@ class Gathering:
         if known is None:
             return self._moments(segment.events, segment.active)
         end = running.order.place + len(segment.fetched)
-        moments = KnownRun(running, self._live, segment.events, self._of_parameter).follow(known)
+        moments = KnownRun(running, self._live, segment.events, self._references.of_event).follow(known)
         running.order.place = end
         return moments
-
-    def _of_parameter(self, position: int, kind: str, parameter: Partitioned, serial: str) -> None:
-        if kind == module_calls.UNPINNED:
-            pin = serial, parameter
-            pinned = self._pins.pop(pin, None)
-            self._recomputed.pop(pin, None)
-            if pinned is not None:
-                pinned.drop()
-        elif parameter.storage is None:
-            return
-        elif kind == module_calls.PINNED:
-            parameter.storage.references += 1
-            pin = serial, parameter
-            self._pins[pin] = parameter.storage
-            if position > self._running_program.backward:
-                self._recomputed[pin] = None
-        elif position <= self._running_program.backward:
-            parameter.storage.references += 1
-            self._kept.append(parameter.storage)
 
     def state(self, slot: int) -> Hashable:
         """Return the state that determines what is gathered next. Layers are counted from a followed copy on."""
@@ -373,8 +319,7 @@ class Gathering:
             place = None if layer is None else places.get(layer)
             return key if place is None else (name, place[0], place[1] - slot)
 
-        pinned = frozenset(relative(parameter.key) for _, parameter in self._recomputed)
-        return self._running.state(relative), pinned
+        return self._running.state(relative), frozenset(map(relative, self._references.recomputed))
 
     def looks_ahead(self, window: int) -> bool:
         """Return whether the modules after the copies of this window are prefetched."""
@@ -399,10 +344,3 @@ class Gathering:
             if segment.window is not None and following.copy is None:
                 ends[segment.window] = places[second]
         return ends
-
-
-def _free(of_graph: list[Storage]) -> None:
-    """Free the storages that the graph of a loss refers to."""
-    for each in of_graph:
-        each.drop()
-    of_graph.clear()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.segment import Segment
@@ -55,3 +57,18 @@ class Track(NamedTuple):
                 at += 1
             if is_left_out:
                 yield Moment(position, after, after, number=number)
+
+
+def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]:
+    """Yield the tracks of a micro-batch with some more bytes, which are freed after the position `until`."""
+    for track in tracks:
+        before, moments = track.before + size, track.moments
+        at = bisect_right(track.segment.events, until, key=itemgetter(0))
+        if size and at < len(track.segment.events):
+            first = [moment.more(size) for moment in moments if moment.number < at]
+            alive = first[-1].after if first else before
+            freed = Moment(until, alive, alive - size, is_event=False, number=at)
+            moments, size = [*first, freed, *(moment for moment in moments if moment.number >= at)], 0
+        elif size:
+            moments = [moment.more(size) for moment in moments]
+        yield Track(track.segment, before, track.after + size, moments)

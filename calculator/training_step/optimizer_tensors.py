@@ -1,0 +1,93 @@
+"""The states of a run's optimizer, and the temporaries of its step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.methods.low_rank import loraplus
+from calculator.resident.optimizers import updates_in_backward
+from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states
+from calculator.resident.tensors import ResidentTensor
+from calculator.trainers import trainer_of
+from calculator.trainers.resident import embeddings, groups
+from calculator.training_step.optimizer_step import temporaries
+from calculator.training_step.updates import block_copies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.optimizer import Optimizer
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.sharding.shards import Shards
+
+
+def states(
+    prepared: PreparedModel, tensors: Sequence[ResidentTensor], optimizer: Optimizer
+) -> tuple[ResidentTensors, ...]:
+    """Return the optimizer's states from its second step on, for the tensors of a rank."""
+    method, trainer = prepared.method, trainer_of(prepared.training).facts
+    overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
+    overrides = overrides and not method.steps_copies
+    in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
+    of_groups = _of_groups(optimizer) if trainer.moves_states else ()
+    if optimizer.early and trainer.moves_states and not optimizer.in_backward:
+        optimizer = replace(optimizer, step_on_device=True)
+    statistics = method.statistics(tensors, prepared.training)
+    apart = further_code_books(tensors, optimizer) if updates_in_backward(prepared.training) else ()
+    optimized = method.optimized(tensors, prepared.model)
+    of_optimizer = shared_states if method.drops_states else optimizer_states
+    return (*of_optimizer(optimized, optimizer, in_32_bits), *apart, *of_groups, *statistics)
+
+
+def _of_groups(optimizer: Optimizer) -> Iterator[ResidentTensor]:
+    """Yield the tensors that exist per parameter group: learning rates on the device, and the scheduler's copies.
+
+    Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
+    """
+    for name in optimizer.of_groups:
+        yield ResidentTensor(name=name, shape=(), dtype="float32", component="activations", count=2)
+
+
+def step_temporaries(
+    prepared: PreparedModel, tensors: Sequence[ResidentTensor], optimizer: Optimizer, shards: Shards
+) -> tuple[ResidentTensors, ...]:
+    """Return the tensors that clipping, the optimizer or logging allocates while every gradient is alive."""
+    training, method, model = prepared.training, prepared.method, prepared.model
+    if updates_in_backward(training):
+        return _after_backward(prepared, tensors)
+    trainer = trainer_of(training).facts
+    trained = [tensor for tensor in tensors if tensor.gets_gradient]
+    separates = training.loraplus_lr_ratio is not None
+    of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained)
+    if optimizer.projects:
+        of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
+    clips = trainer.keeps_norm or bool(training.max_grad_norm)
+    if method.steps_copies:
+        return block_copies.temporaries(
+            trained,
+            optimizer,
+            clips=clips,
+            keeps_norm=trainer.keeps_norm,
+            returns_norm=trainer.returns_norm,
+            drops_states=method.drops_states,
+        )
+    of_step = temporaries(
+        of_groups,
+        optimizer,
+        clips=clips,
+        keeps_norm=trainer.keeps_norm,
+        norm_vectors=shards.norm_vectors,
+        returns_norm=trainer.returns_norm,
+    )
+    after = method.after_step(tensors, training)
+    return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))
+
+
+def _after_backward(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:
+    """Return the tensors that the loop or the method allocates after the backward pass has updated every parameter."""
+    if prepared.training.trainer == "torchtune":
+        name = "logged loss and speed"
+        return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
+    return prepared.method.after_step(tensors, prepared.training)
