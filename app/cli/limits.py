@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--solve_for",
         metavar="|".join(get_args(SolveFor)),
-        help="the setting to maximize, or count: the fewest GPUs, with --sharding",
+        help="the setting to maximize; count finds the fewest GPUs, with --sharding",
     )
     request.add_method_argument(parser)
     request.add_arguments(parser)

@@ -78,7 +78,9 @@ class HQQ(Base):
             yield Problem(loc=f"{self.loc}.group_size", msg=message, input=self.group_size)
             return
         if not any(path.startswith("model.layers.") for path, _ in model.paths):
-            message = f"hqq quantizes models whose blocks are model.layers, which {model.model_type} has not: use gptq"
+            message = (
+                f"hqq quantizes models whose blocks are model.layers, and {model.model_type} has none there: use gptq"
+            )
             yield Problem(loc=f"{self.loc}.quant_method", msg=message, input="hqq")
         for path, module in model.paths:
             if any(parameter.dtype != "model" for parameter in module.parameters):

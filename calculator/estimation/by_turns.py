@@ -31,10 +31,12 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if not isinstance(method, Full) or not method.by_turns:
         return
     if training.trainer not in (None, "transformers"):
-        message = f"{method.title} is modeled in the reference step and with transformers: use that, or leave it out"
+        message = (
+            f"{method.title} is modeled with transformers and without a trainer only: use transformers, or leave it out"
+        )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.optimizer_in_bwd:
-        message = f"{method.title} steps one optimizer after the backward pass: use false"
+        message = f"{method.title} updates parameters after the backward pass: use false"
         yield Problem(loc="training.optimizer_in_bwd", msg=message, input=True)
     reason = _refuses(OPTIMIZERS[training.optimizer], method)
     if reason is not None:
@@ -45,7 +47,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 def _refuses(optimizer: Optimizer, method: Full) -> str | None:
     """Return why an optimizer is refused. BlockOptimizer replaces the states with empty ones at each change."""
     if method.use_badam and optimizer.early:
-        return "creates its states with the optimizer, and fails with the copies of BAdam (KeyError)"
+        return "creates its states when it is constructed, and fails with BAdam's copies (KeyError)"
     if method.drops_states and optimizer.storage == "factored":
         return "is not modeled with badam_switch_interval 1"
     if optimizer.package or optimizer.on_one_gpu or optimizer.others is not None or optimizer.in_backward:
@@ -58,14 +60,14 @@ def _sharded(request: Request, method: Full, model: Model) -> Iterator[Problem]:
     if sharding == "none":
         return
     message = f"{method.title} is modeled on one GPU only"
-    way_out = "use none, and device.count 1"
+    way_out = "use none with device.count 1"
     if method.use_badam and sharding == "zero3":
         block = badam.patterns(method, model)
         named = f" {list(block)}" if len(block) == 1 else " its names"
         message = (
-            f"{message}; under ZeRO-3, DeepSpeed keeps the float32 copies, and the block changes what it partitions"
+            f"{message}; under ZeRO-3, DeepSpeed keeps the float32 copies, and its partitions change with the block"
         )
-        way_out = f"give the fullest block as method.unfrozen_parameters{named} in place of use_badam, or {way_out}"
+        way_out = f"give the largest block as method.unfrozen_parameters{named} instead of use_badam, or {way_out}"
     elif method.use_badam:
         message = f"{message} ({_BADAM_ALONE})"
     elif sharding == "ddp":

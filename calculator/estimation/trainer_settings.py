@@ -81,7 +81,7 @@ def _refused_model(training: Training, model: Model) -> str | None:
     if model.idle and not model.towers:
         return f"{model.model_type} has weights that no batch uses, which is not modeled with a trainer: leave it out"
     if training.trainer != "transformers" and forward_of(model).head_input is not identity:
-        return f"{model.model_type} is modeled in the reference step and with transformers: use that, or leave it out"
+        return f"{model.model_type} is modeled only without a trainer or with transformers: use that, or leave it out"
     return None
 
 

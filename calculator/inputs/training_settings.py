@@ -264,9 +264,9 @@ class TrainingSettings:
     activation_offloading: bool | None = setting(
         None,
         label="Offload activations",
-        help="Whether saved tensors, with gradient checkpointing the layers' inputs, are kept in host memory; null"
-        " means the trainer's default. With TRL's SFT, DPO, KTO and Reward trainers it is their activation_offloading,"
-        " which is modeled with checkpoints that do not re-enter. With unsloth it is the default"
+        help="Whether saved tensors are kept in host memory; with gradient checkpointing, these are the layers' inputs."
+        " Null means the trainer's default. TRL's SFT, DPO, KTO and Reward trainers have it as activation_offloading,"
+        " which is modeled with use_reentrant false. With unsloth it is the default"
         " (use_gradient_checkpointing); false keeps the inputs on the GPU.",
         example=True,
         empty="the trainer's default",

@@ -225,7 +225,7 @@ def gpt2_problems(versions: StackVersions, model_type: str | None, training: Tra
     if training.attention != "eager" or "causal_mask_of_every_layer" not in older_behavior(versions, model_type):
         return
     message = (
-        f"gpt2's eager in transformers {versions.transformers} is not known: use sdpa, or stack.transformers"
+        f"eager attention of gpt2 in transformers {versions.transformers} is not known: use sdpa, or stack.transformers"
         f" {DEFAULT_STACK.transformers}"
     )
     yield Problem(loc="training.attention", msg=message, input="eager")

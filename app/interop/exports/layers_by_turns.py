@@ -31,7 +31,7 @@ def without_keys(planned: Planned, method: Full) -> Iterator[NotExpressed]:
     """Yield what LLaMA-Factory does otherwise than the request with BAdam."""
     for name in ("include_embedding", "include_lm_head"):
         if getattr(method, name):
-            yield differs(f"method.{name}", True, "LLaMA-Factory leaves it out: BAdam's blocks are the layers alone")
+            yield differs(f"method.{name}", True, "LLaMA-Factory has no key for it: only layers are blocks")
     if planned.request.training.gradient_checkpointing:
         yield differs("training.gradient_checkpointing", True, UNCHECKPOINTED)
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 #: What LLaMA-Factory does with checkpointing, of which one layer at most is left.
 UNCHECKPOINTED = (
-    "LLaMA-Factory checkpoints the layers with trained parameters alone, which is BAdam's one block: the figures are"
-    " without checkpointing"
+    "LLaMA-Factory checkpoints only layers with trained parameters, and BAdam trains one block at a time: the figures"
+    " are without checkpointing"
 )
 
 #: The same with finetuning_type freeze, if frozen layers come after trained ones.
 PARTLY_CHECKPOINTED = (
-    "LLaMA-Factory checkpoints the layers with trained parameters alone, and the frozen ones after them keep their"
+    "LLaMA-Factory checkpoints only layers with trained parameters, and the frozen layers after them keep their"
     " activations, which is not modeled: the figures are with every layer checkpointed"
 )
 
@@ -33,7 +33,7 @@ def badam(keys: Keys, method: str) -> dict[str, Any]:
         keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
         return {}
     if method not in ("full", "freeze"):
-        keys.miss("use_badam", True, "is refused by LLaMA-Factory with an adapter: the adapter alone is trained")
+        keys.miss("use_badam", True, "is refused by LLaMA-Factory with an adapter: only the adapter is trained")
         keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
         return {}
     found = {
@@ -51,7 +51,7 @@ def _interval(keys: Keys) -> int:
     """Return the steps between changes of the block. `step % -1` is 0, so that -1 changes it in every step."""
     given = keys.integer("badam_switch_interval", 50)
     if given < 0:
-        why = f"changes the block every {-given} steps in BlockOptimizer, not never: {-given} is used"
+        why = f"does not mean never: BlockOptimizer changes the block every {-given} steps, so {-given} is used"
         keys.miss("badam_switch_interval", given, why)
     return abs(given)
 
@@ -63,10 +63,10 @@ def lisa(keys: Keys, name: str, model: Model | None) -> dict[str, Any]:
     if not layers or not interval:
         return {}
     if name != "full":
-        why = "draws layers whose weights an adapter freezes, which is not modeled: the adapter alone is trained"
+        why = "is not modeled with an adapter: only the adapter is trained"
         keys.miss("lisa_n_layers", layers, why)
         return {}
     if model is not None and attribute != model.decoder.name:
-        why = f"is not where the layers are, which is {model.decoder.name}: that is used"
+        why = f"is not the path of this model's layers: {model.decoder.name} is used"
         keys.miss("lisa_layers_attribute", attribute, why)
     return {"lisa_n_layers": layers, "lisa_step_interval": interval}

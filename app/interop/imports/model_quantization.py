@@ -24,7 +24,7 @@ def kept_base(keys: Keys, name: str) -> dict[str, Any]:
     if kind is None or arguments.pop("dequantize", False) is True:
         return {}
     if kind != "FineGrainedFP8Config":
-        why = "transformers trains over no such base: the weights are dequantized, as with dequantize true"
+        why = "transformers does not train over this format: the weights are dequantized, as with dequantize true"
         keys.miss(KEY, kind, why)
         return {}
     if name != "lora":

@@ -50,7 +50,7 @@ _OF_IMAGES = "The vision tower runs for each image of the dataset, and their tok
 OFFLOADING = Feature(
     keys=("activation_offloading",),
     effect="TRL moves every saved tensor of 1 kB or more to pinned host memory, on a CUDA stream of its own.",
-    modeled="one that keeps them on the GPU (with checkpoints that do not re-enter, the other is modeled too)",
+    modeled="one that keeps them on the GPU (offloading is modeled too, with use_reentrant false)",
     reads_itself=True,
 )
 
@@ -88,7 +88,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
         Feature(
             keys=("activation_offloading", "layer_offloading"),
-            effect="Offloading moves activations or weights to the CPU; for an adapter, by a manager of axolotl's.",
+            effect="Offloading moves activations or weights to the CPU; with an adapter, by axolotl's own manager.",
             modeled="one that keeps them on the GPU",
         ),
         Feature(

@@ -136,20 +136,21 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
     count, start = len(of_model(method, model)), method.badam_start_block
     if not count:
         message = (
-            f"finds no layers in {model.model_type}, whose parameters are not named layers.*: use unfrozen_parameters,"
-            " or set false"
+            f"BlockOptimizer finds no layers in {model.model_type}, whose parameters have no 'layers.' in their names:"
+            " use unfrozen_parameters, or set it false"
         )
         yield Problem(loc="method.use_badam", msg=message, input=True)
     elif start is not None and start >= count:
-        message = f"is one of {count} blocks: use 0 to {count - 1}"
+        message = f"is the index of one of {count} blocks: use 0 to {count - 1}"
         yield Problem(loc="method.badam_start_block", msg=message, input=start)
     elif start is None and method.badam_switch_mode == "fixed":
-        message = "BlockOptimizer has no current block then, and raises an error: name it"
+        message = "with badam_switch_mode fixed, BlockOptimizer raises an error without a first block: give its index"
         yield Problem(loc="method.badam_start_block", msg=message, input=None)
     unused = next(_without_gradient(method, model), None)
     if unused is not None:
         message = (
-            f"BAdam raises an error (AssertionError), since {unused} gets no gradient: use another block, or false"
+            f"BAdam raises an error (AssertionError), because {unused} is in the block and gets no gradient: use"
+            " another block, or set it false"
         )
         yield Problem(loc="method.use_badam", msg=message, input=True)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def chosen(count: int, model: Model) -> tuple[int, ...]:
-    """Return the layers of the fullest draw: those with the most parameters, and of equal ones the last.
+    """Return the layers of the largest draw: those with the most parameters, and of equal ones the last.
 
     The backward pass reaches the last ones while the most activations are alive.
     """

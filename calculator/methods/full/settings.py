@@ -16,8 +16,8 @@ class FullSettings(Method):
     unfrozen_parameters: tuple[str, ...] | None = setting(
         None,
         label="Unfrozen parameters",
-        help="The starts of the names of the parameters that are trained, or regular expressions for them, as in"
-        " axolotl; null trains all.",
+        help="The trained parameters, by the beginnings of their names or by regular expressions, as in axolotl; null"
+        " trains all.",
         example=("model.layers.30.", "model.layers.31.", "lm_head"),
         empty="all",
     )
@@ -25,14 +25,15 @@ class FullSettings(Method):
     unfrozen_dtype: Literal["model", "float32"] = setting(
         "model",
         label="Data type of unfrozen parameters",
-        help="That of the model, or float32, to which LLaMA-Factory casts them; it needs autocast.",
+        help="The model's, or float32, to which LLaMA-Factory casts them. float32 needs autocast.",
     )
 
     use_badam: bool = setting(
         False,
         label="BAdam",
-        help="Train one block of layers at a time, in a copy in float32, and drop the optimizer's states when the block"
-        " changes (LLaMA-Factory's use_badam, BlockOptimizer of badam). The figures are for the fullest block.",
+        help="Train one block of parameters at a time, such as a layer. The optimizer updates a float32 copy of the"
+        " block, and drops its states when the block changes (use_badam of LLaMA-Factory, BlockOptimizer of badam). The"
+        " figures are for the largest block.",
     )
 
     badam_mode: Literal["layer", "ratio"] = setting(
@@ -42,14 +43,14 @@ class FullSettings(Method):
     badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] = setting(
         "ascending",
         label="BAdam's order",
-        help="The order of BAdam's blocks. With fixed, badam_start_block alone is trained.",
+        help="The order in which BAdam trains the blocks. With fixed, only badam_start_block is trained.",
     )
 
     badam_switch_interval: int = setting(
         50,
         label="BAdam's interval",
-        help="The steps until BAdam changes the block and drops the optimizer's states. With 1, no states are kept"
-        " between steps.",
+        help="The number of steps after which BAdam changes the block and drops the optimizer's states. With 1, no"
+        " states are kept between steps.",
         minimum=1,
         maximum=1_000_000_000,
         unit="steps",
@@ -58,7 +59,7 @@ class FullSettings(Method):
     badam_start_block: int | None = setting(
         None,
         label="BAdam's first block",
-        help="The number of BAdam's first block, from 0; null means the first one of the order.",
+        help="The index of the block that BAdam trains first, from 0; null means the first one in the order.",
         minimum=0,
         maximum=100_000,
         example=0,
@@ -75,14 +76,14 @@ class FullSettings(Method):
         False,
         label="BAdam trains the head",
         help="Whether the output head, with everything else outside the layers, is a block of BAdam (include_lm_head of"
-        " BlockOptimizer). The embeddings belong to it unless they are a block.",
+        " BlockOptimizer). The embeddings belong to it, unless include_embedding is set.",
     )
 
     lisa_n_layers: int | None = setting(
         None,
         label="LISA's layers",
-        help="Train so many layers at a time, drawn at random, and all weights outside the layers, as axolotl does"
-        " (lisa_n_layers). The optimizer keeps the states of every layer that it has trained.",
+        help="The number of layers that are trained at a time. LISA draws them at random, as in axolotl, and always"
+        " trains the weights outside the layers. The optimizer keeps the states of every layer that it has trained.",
         minimum=1,
         maximum=100_000,
         example=2,
@@ -92,7 +93,7 @@ class FullSettings(Method):
     lisa_step_interval: int = setting(
         20,
         label="LISA's interval",
-        help="The steps until LISA draws other layers (lisa_step_interval). It changes no figure.",
+        help="The number of steps after which LISA draws other layers. It does not change memory.",
         minimum=1,
         maximum=1_000_000_000,
         unit="steps",

@@ -23,6 +23,8 @@ _OF_BADAM = {
     "include_lm_head": False,
 }
 
+_ONE_OF_BOTH = "BAdam and LISA cannot be used together: set it false, or leave lisa_n_layers out"
+
 
 def problems(method: Full, model: Model) -> Iterator[Problem]:
     """Yield settings that exclude each other, and those that the libraries refuse."""
@@ -32,12 +34,12 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
                 message = "is a setting of BAdam: set use_badam, or leave it out"
                 yield Problem(loc=f"method.{name}", msg=message, input=value)
     elif method.lisa_n_layers is not None:
-        yield Problem(loc="method.use_badam", msg="is not LISA: set it false, or leave lisa_n_layers out", input=True)
+        yield Problem(loc="method.use_badam", msg=_ONE_OF_BOTH, input=True)
         return
     if not method.by_turns:
         return
     if method.unfrozen_parameters != method.in_turn(model):
-        message = f"{method.title} chooses what is trained: leave it out"
+        message = f"{method.title} chooses the trained parameters itself: leave it out"
         yield Problem(loc="method.unfrozen_parameters", msg=message, input=[*(method.unfrozen_parameters or ())])
     if method.unfrozen_dtype != "model":
         message = f"{method.title} trains parameters in the model's dtype: use model"
@@ -54,23 +56,24 @@ def assumptions(method: Full) -> tuple[str, ...]:
         return tuple(_of_badam(method))
     sentence = (
         f"LISA trains {method.lisa_n_layers} layers at a time, drawn at random, and all weights outside the layers. The"
-        " figures are for the layers with the most parameters, and of equal ones the last. The optimizer keeps the"
-        " states of every layer that was ever drawn, so in the end it has the states of full fine-tuning: the figures"
-        " are for then. Gradients exist for the drawn layers alone."
+        " figures are for the layers with the most parameters, and for the last ones if several have as many. The"
+        " optimizer keeps the states of every layer that was ever drawn. The figures are for a late step, which has the"
+        " states of full fine-tuning. Of the layers, only those drawn have gradients."
     )
     return (sentence,)
 
 
 def _of_badam(method: Full) -> Iterator[str]:
     block = (
-        f"block {method.badam_start_block}, which stays"
+        f"block {method.badam_start_block}, which never changes"
         if method.badam_switch_mode == "fixed"
-        else "the fullest block: that with the most parameters, and of equal ones the first"
+        else "the block with the most parameters, and for the first one if several have as many"
     )
     yield (
-        f"BAdam (BlockOptimizer) trains one block at a time. The figures are for {block}. Its optimizer updates float32"
-        " copies of the block's parameters, and gradients move to float32 one by one. When the block changes, the old"
-        " copies and states are alive until the new copies exist. Every step empties the allocator's cache."
+        f"BAdam (BlockOptimizer) trains one block at a time. The figures are for {block}. The optimizer updates"
+        " float32 copies of the block's parameters, and gradients are cast to float32 one by one. When the block"
+        " changes, the old copies and states are alive until the new copies exist. Every step empties the allocator's"
+        " cache."
     )
     if method.badam_switch_interval == 1:
-        yield "The block changes in every step, so no step begins with the optimizer's states."
+        yield "The block changes in every step, so no step begins with states of the optimizer."

@@ -76,7 +76,7 @@ class Lily(AdaptedLinear):
         """
         if self.target_modules == "all-linear":
             names = ", ".join(sorted({path.rpartition(".")[2] for path in found}))
-            message = f"which layers share matrices with all-linear is not modeled: list names ({names})"
+            message = f"which layers share matrices is not modeled for all-linear: list names ({names})"
             yield Problem(loc="method.target_modules", msg=message, input="all-linear")
 
     def names(self, model: Model) -> tuple[str, ...]:

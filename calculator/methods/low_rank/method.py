@@ -267,7 +267,7 @@ class LowRank(TargetedMethod):
         if self.target_parameters:
             return "what each pass reads and computes to add updates to all experts' weights is not counted"
         if self.layer_replication:
-            return "passes of replicated layers are not modeled"
+            return "passes through replicated layers are not modeled"
         return tokens.REFUSES_UNMERGED if self.trainable_token_indices else self.facts.refuses_unmerged
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:

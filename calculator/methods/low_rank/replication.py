@@ -86,9 +86,7 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
     elif (wrong := _types(model, _numbers(ranges))) is not None:
         yield Problem(loc=loc, msg=wrong, input=given)
     if method.quantizes_base:
-        message = (
-            "over a quantized base is not modeled, whose clones keep constants of their own: use a base in 16 bits"
-        )
+        message = "over a quantized base is not modeled, since each copy has its own constants: use a base in 16 bits"
         yield Problem(loc=loc, msg=message, input=given)
     yield from _not_modeled(method)
 
@@ -104,7 +102,7 @@ def _types(model: Model, numbers: list[int]) -> str | None:
         count = f"{len(layers)} types, of which layer {len(layers):,} would have none"
         return f"the config of {model.model_type} has {count}: list at most {len(layers):,} layers, or leave it out"
     if any(layers[of].kind.attention != layers[at].kind.attention for at, of in enumerate(numbers)):
-        return f"{model.model_type} would run layers as of the types of others, which is not modeled: leave it out"
+        return f"copies would run as another layer type of {model.model_type}, which is not modeled: leave it out"
     return None
 
 

@@ -71,7 +71,7 @@ class XLoRA(AdaptedLinear):
     hidden_size: int | None = setting(
         None,
         label="Hidden size",
-        help="The width of the classifier's input, which must be the model's; null for that.",
+        help="The width of the hidden states that the classifier reads: the model's, which null means.",
         minimum=1,
         maximum=1_000_000,
         empty="the model's",
@@ -79,14 +79,22 @@ class XLoRA(AdaptedLinear):
     )
     enable_softmax: bool = _switch("Softmax", "Apply a softmax to the scalings.", default=True)
     enable_softmax_topk: bool = _switch(
-        "Softmax of the largest", "Apply a softmax to the largest scalings in each layer.", default=False
+        "Softmax of the top k", "Apply a softmax to the scalings that top_k_lora keeps, in each layer.", default=False
     )
-    layerwise_scalings: bool = _switch("Scalings of layers", "Predict scalings for each adapted module.", default=False)
+    layerwise_scalings: bool = _switch(
+        "Layerwise scalings",
+        "Predict scalings for each adapted module, instead of the same ones for all.",
+        default=False,
+    )
     xlora_depth: int = setting(
-        1, label="Depth of the classifier", help="How many linear layers it has.", minimum=1, maximum=100
+        1, label="Depth of the classifier", help="The number of its linear layers.", minimum=1, maximum=100
     )
     xlora_size: int = setting(
-        2048, label="Width of the classifier", help="The width between its layers.", minimum=1, maximum=1_000_000
+        2048,
+        label="Width of the classifier",
+        help="The width between its linear layers; unused at depth 1.",
+        minimum=1,
+        maximum=1_000_000,
     )
     xlora_dropout_p: float = setting(
         0.2,
@@ -95,24 +103,34 @@ class XLoRA(AdaptedLinear):
         minimum=0,
         maximum=0.99,
     )
-    use_trainable_adapters: bool = _switch("Train the adapters", "Train the adapters too.", default=False)
+    use_trainable_adapters: bool = _switch(
+        "Train the adapters", "Train the adapters together with the classifier.", default=False
+    )
     softmax_temperature: float = setting(
-        1.0, label="Temperature", help="The logits are divided by it.", minimum=1e-6, maximum=1e6
+        1.0, label="Temperature", help="The classifier's logits are divided by it.", minimum=1e-6, maximum=1e6
     )
     top_k_lora: int | None = setting(
         None,
         label="Adapters per token",
-        help="How many of a token's scalings are kept; null for all.",
+        help="The number of adapters that each token uses, those with the largest scalings; null means all.",
         minimum=1,
         maximum=10_000,
         example=1,
         empty="all",
     )
     scaling_pass_value: float = setting(
-        0.0, label="Scalings of the first pass", help="The value of every scaling in it.", minimum=-1e6, maximum=1e6
+        0.0,
+        label="Scalings of the first pass",
+        help="The scaling of every adapter while the model computes the classifier's input.",
+        minimum=-1e6,
+        maximum=1e6,
     )
     global_scaling_weight: float = setting(
-        1.0, label="Weight of the adapters", help="Multiplies each update.", minimum=-1e6, maximum=1e6
+        1.0,
+        label="Weight of the adapters",
+        help="The output of every adapter is multiplied by it.",
+        minimum=-1e6,
+        maximum=1e6,
     )
 
     @property
@@ -141,7 +159,7 @@ class XLoRA(AdaptedLinear):
         return (
             "X-LoRA's adapters have the same rank and targets, and are in float32, PEFT's default.",
             "config.use_cache is false, as PEFT's X-LoRA requires.",
-            "Each forward pass runs the model twice: first without a graph, with the loss and all hidden states.",
+            "Each forward pass runs the model twice, first without a graph, to compute the classifier's input.",
         )
 
     def peft_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:

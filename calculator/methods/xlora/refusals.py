@@ -22,18 +22,21 @@ _BASE = "model."
 
 
 def of_training(training: Training) -> Iterator[Problem]:
-    """Yield checkpointing and SFTTrainer.
+    """Yield the refusals of checkpointing and of SFTTrainer.
 
-    A layer is recomputed after PEFT removed the hooks that pass the scalings. It raises an error then, or passes no
+    A layer is recomputed after PEFT has removed the hooks that pass the scalings. It raises an error then, or passes no
     gradient to the classifier if the checkpoint is re-entrant.
     """
     if training.gradient_checkpointing:
-        message = "hooks pass X-LoRA's scalings to layers, and are gone when layers are recomputed: use false"
+        message = (
+            "X-LoRA passes its scalings to the layers in hooks, and PEFT has removed these by the time that a layer is"
+            " recomputed: use false"
+        )
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if training.trainer == "trl-sft":
         message = (
-            "X-LoRA reads the hidden states of the model's output, which has none in SFTTrainer: use transformers, or"
-            " leave it out for the reference step"
+            "X-LoRA reads hidden states from the model's output, and SFTTrainer's model returns none: use transformers,"
+            " or leave the trainer out"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
@@ -42,17 +45,17 @@ def of_settings(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[P
     """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
     yield from _experts(method, model)
     if method.top_k_lora is not None and method.top_k_lora > len(method.adapters):
-        message = f"there are {len(method.adapters):,} adapters: keep at most that many"
+        message = f"is more than the number of adapters: use {len(method.adapters):,} or fewer"
         yield Problem(loc="method.top_k_lora", msg=message, input=method.top_k_lora)
     width = int(model.embedding.out_features)
     if method.hidden_size not in (None, width):
-        message = f"the model's hidden states have the width {width:,}: use that, or leave it out"
+        message = f"must be the hidden size of the model: use {width:,}, or leave it out"
         yield Problem(loc="method.hidden_size", msg=message, input=method.hidden_size)
     outside = next((path for path in found if not path.startswith(_BASE)), None)
     if outside is not None:
         message = (
-            f"X-LoRA looks for the parameters of adapters inside {_BASE.removesuffix('.')}, and raises an error for"
-            f" those of {outside}: name modules inside it, use a model that has it, or another method"
+            f"PEFT loads X-LoRA's adapters only for modules whose names begin with {_BASE!r}, and raises an error for"
+            f" {outside}: name modules that do, or use another model or method"
         )
         yield Problem(loc="method.target_modules", msg=message, input=outside)
 
@@ -63,7 +66,7 @@ def _experts(method: XLoRA, model: Model) -> Iterator[Problem]:
     names_experts = targets == "all-linear" or any(is_named(each, fused) for each in targets or ())
     if fused and names_experts:
         message = (
-            f"LoRA adapts the fused experts of {model.model_type} as parameters, and X-LoRA fails on their layer:"
+            f"LoRA adapts the fused experts of {model.model_type} as parameters, for which X-LoRA has no layer:"
             f" {proposed(method, model)}"
         )
         yield Problem(loc="method.target_modules", msg=message, input=listed(targets))

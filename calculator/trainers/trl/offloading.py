@@ -23,15 +23,15 @@ FIRST = (1, 15)
 OFFLOADED = (
     "TRL's OffloadActivations copies every saved tensor of 1 kB or more to pinned host memory: here the inputs of the "
     "layers, and what the norm and the loss after them save. The last five stay on the GPU until the backward pass "
-    "begins. One that is copied back stays until the next node that reads another has run."
+    "begins. A tensor that was copied back stays until the next node that reads an offloaded one has run."
 )
 
 #: The sentence on what depends on the time that the copies take.
 TIMING = (
-    "Which tensors are alive does not depend on the time of the copies. What is reserved can: a block for which "
-    "record_stream was called counts as free when its tensor is, as if its copy had ended; it is free later on a GPU "
-    "whose copies lag behind. The manager also empties the allocator's cache before each micro-batch if bitsandbytes "
-    "is imported, as PEFT does for LoRA, which is not replayed."
+    "Which tensors are alive does not depend on how long the copies take. Reserved memory can depend on it: a block "
+    "for which record_stream was called is used again once its copy has ended. The figures assume that the copy has "
+    "ended when the tensor is freed. TRL also empties the allocator's cache before each micro-batch if bitsandbytes is "
+    "imported, which PEFT does for LoRA. That is not replayed."
 )
 
 
@@ -41,15 +41,15 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
     if not training.activation_offloading:
         return
     reasons = {
-        "without gradient checkpointing is not modeled: it copies what every operator saves, in the order of "
-        "PyTorch's kernels and by addresses that are used again: set gradient_checkpointing true": (
+        "without gradient checkpointing is not modeled, because what stays on the GPU then depends on the order in "
+        "which PyTorch's operators save tensors: set gradient_checkpointing true": (
             not training.gradient_checkpointing
         ),
-        "with re-entrant checkpoints is not modeled, since their recomputed tensors are offloaded too: set "
+        "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
         "gradient_checkpointing_kwargs.use_reentrant false": training.use_reentrant,
         "with images is not modeled: use false, or leave images out": training.has_images,
         "on several GPUs is not modeled: use false, or device.sharding none": sharding != "none",
-        "is not modeled for layers that receive an input of their own: use false": bool(
+        "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
             prepared.model.config.get("hidden_size_per_layer_input")
         ),
         "is not modeled for layers that receive a mask as a positional argument: use false, or sdpa without padding": (

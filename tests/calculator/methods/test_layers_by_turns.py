@@ -90,7 +90,7 @@ def test_lisa_keeps_the_states_of_every_layer_and_the_gradients_of_few():
     ("method", "fields", "loc", "part"),
     [
         ({"use_badam": True, "badam_mode": "ratio"}, {}, "method.badam_mode", "use layer"),
-        ({"use_badam": True, "badam_switch_mode": "fixed"}, {}, "method.badam_start_block", "name it"),
+        ({"use_badam": True, "badam_switch_mode": "fixed"}, {}, "method.badam_start_block", "give its index"),
         ({"use_badam": True, "badam_start_block": 4}, {}, "method.badam_start_block", "use 0 to 3"),
         ({"badam_switch_mode": "fixed"}, {}, "method.badam_switch_mode", "set use_badam"),
         ({"use_badam": True, "lisa_n_layers": 1}, {}, "method.use_badam", "leave lisa_n_layers out"),
