@@ -31,13 +31,19 @@ class Added:
     gradient_base: Shape | None = None
 
     def cast(self, dtype: DType) -> Added:
-        """Return the same parameter in a dtype. dataclasses.replace takes several times as long."""
+        """Return the same parameter in a dtype, or the buffer as it is.
+
+        dataclasses.replace takes several times as long.
+
+        Source: deepspeed/runtime/engine.py, _cast_module_mixed_precision, which keeps the dtypes of buffers.
+        """
+        if self.buffer:
+            return self
         return Added(
             name=self.name,
             shape=self.shape,
             dtype=dtype,
             trained=self.trained,
-            buffer=self.buffer,
             gradient_base=self.gradient_base,
         )
 

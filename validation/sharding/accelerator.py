@@ -111,6 +111,8 @@ def posing_as_cuda(device: str, streams: Streams, backend: str) -> Iterator[None
         stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", return_value=None))
         stack.enter_context(mock.patch.dict("os.environ", {"LOCAL_RANK": "0"}))
         if device == "meta":
+            # PEFT names the current device for the rows that other ranks than the first get.
+            stack.enter_context(mock.patch.object(torch.cuda, "current_device", return_value=0))
             # Rank 0 sends lists whose values the other ranks compare with their own.
             stack.enter_context(mock.patch.object(zero_utils, "get_lst_from_rank0", lambda values: values))
             stack.enter_context(mock.patch.object(zero_utils, "assert_lst_len_same_as_other_ranks"))

@@ -4,6 +4,7 @@ from calculator.methods.facts import in_plain_steps
 
 FACTS = in_plain_steps(
     label="BitFit",
+    shardings=("zero3",),
     summary="BitFit (Ben Zaken et al. 2021): only the biases are trained, every parameter whose name ends in bias.",
     trainable="every bias",
     inference_overhead="none",

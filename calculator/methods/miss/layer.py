@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
-from calculator.methods.targeted.adapted_linear import dropped
+from calculator.methods.targeted.adapted_linear import called_dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -29,20 +29,19 @@ def forward(method: MiSS, bound: BoundModule, x: Tensor) -> Tensor:
     if method.init_weights == "bat":
         return ops.cast(_changed_weight(bound, x), dtype, "output")
     block, r, width = bound.added[BLOCK], named(method.r, "r"), bound.module.out_features
-    result = bound.base(x)
+    result = bound.base_layer(x)
     if method.init_weights == "mini":
         block = _tiled(block, (r, width))
     if x.shape[-1] % r:
         x = ops.pad(x, (*x.shape[:-1], named(ceil_div(x.shape[-1], r) * r, "in_features, padded")), "input, padded")
     x = ops.cast(x, block.dtype, "input in the block's dtype")
-    result = ops.add(result, _product(method, x, block, width), "result + update")
+    result = ops.add(result, _product(method, bound, x, block), "result + update")
     return ops.cast(result, dtype, "output")
 
 
-def _product(method: MiSS, x: Tensor, block: Tensor, width: int) -> Tensor:
-    return products.matmul(
-        _sum_of_blocks(dropped(x, method.miss_dropout), block.shape[0]), block, None, width, "update"
-    )
+def _product(method: MiSS, bound: BoundModule, x: Tensor, block: Tensor) -> Tensor:
+    x = called_dropout(bound, "miss_dropout", x, method.miss_dropout)
+    return products.matmul(_sum_of_blocks(x, block.shape[0]), block, None, bound.module.out_features, "update")
 
 
 def _sum_of_blocks(x: Tensor, r: int) -> Tensor:

@@ -8,6 +8,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import in_place, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.module_calls import enter, leave
 from calculator.methods.reshaping import copied, permuted, tokens_of
 from calculator.methods.solving import solved
 
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.oft.method import OFT
 
-#: The names within a module of the parameter, and of the buffers with the indices of its elements.
-WEIGHT, ROWS, COLUMNS = "oft_R.weight", "oft_R.rows", "oft_R.cols"
+#: The names within a module of the one that rotates, of its parameter, and of its buffers with the indices of elements.
+ROTATION = "oft_R"
+WEIGHT, ROWS, COLUMNS = f"{ROTATION}.weight", f"{ROTATION}.rows", f"{ROTATION}.cols"
 
 
 def forward(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module for the rotated input."""
     dtype = x.dtype
     x = ops.cast(x, bound.added[WEIGHT].dtype, "input in the rotations' dtype")
-    x = _rotated(method, bound, x)
+    path = f"{bound.name}.{ROTATION}"
+    x = leave(path, _rotated(method, bound, enter(path, x)))
     x = ops.cast(x, dtype, "rotated input")
-    return ops.cast(bound.base(x), dtype, "output")
+    return ops.cast(bound.base_layer(x), dtype, "output")
 
 
 def _rotated(method: OFT, bound: BoundModule, x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are known to be called in the order of the real model.
-METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning", "lokr", "vera")
+METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning", "lokr", "vera", "trainable_tokens", "bitfit", "oft", "miss")
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
@@ -220,6 +220,6 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_copies(prepared)
     yield from _of_empty_copies(prepared)
     embedding = model.embedding
-    if prepared.module_spec(embedding.name, embedding).added:
+    if method.name != "trainable_tokens" and prepared.module_spec(embedding.name, embedding).added:
         message = f"LoRA of the embeddings is not modeled under zero3: leave them out, or {_INSTEAD}"
         yield Problem(loc="method.target_modules", msg=message, input=None)
