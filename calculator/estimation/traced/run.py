@@ -65,6 +65,11 @@ class TracedState:
     while_fetching: tuple[ResidentTensor, ...] = ()
 
     @property
+    def frees_gradients(self) -> bool:
+        """Whether the gradients are freed before the optimizer's step."""
+        return self.training.has_bucket_views
+
+    @property
     def replayed_states(self) -> tuple[ResidentTensor, ...]:
         """The optimizer's states, as a replay allocates them."""
         return self.optimizer_states

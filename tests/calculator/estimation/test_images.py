@@ -162,7 +162,12 @@ def test_a_larger_image_needs_more():
         ),
         (
             {
-                "training": {"trainer": "trl-kto", "micro_batch_size": 2, "autocast": "bfloat16"},
+                "training": {
+                    "trainer": "trl-kto",
+                    "micro_batch_size": 2,
+                    "autocast": "bfloat16",
+                    "fsdp_config": {"reshard_after_forward": False},
+                },
                 "device": {"count": 2, "sharding": "fsdp", "memory_bytes": 10**9},
             },
             "training.loss_type",

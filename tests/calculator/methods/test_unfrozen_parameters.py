@@ -69,7 +69,6 @@ def test_a_bias_alone_is_not_cast_to_float32():
 @pytest.mark.parametrize(
     ("changed", "loc"),
     [
-        ({"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16"}, "device.sharding"),
         ({"trainer": "torchtune", "attention": "sdpa"}, "method.unfrozen_parameters"),
         ({"optimizer": "galore_adamw", "optim_target_modules": "all-linear"}, "training.optimizer"),
     ],

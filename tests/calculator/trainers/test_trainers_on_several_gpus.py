@@ -102,7 +102,7 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
                 "use_vllm": True,
             },
         ),
-        ("method.name", {"sharding": "zero3", "trainer": "trl-reward"}),
+        ("method.modules_to_save", {"sharding": "zero3", "trainer": "trl-reward"}),
         (
             "training.ddp.find_unused_parameters",
             {"sharding": "ddp", "trainer": "trl-reward", "ddp": {"find_unused_parameters": True}},

@@ -6,6 +6,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.resident.per_parameter import tensors
+from calculator.training_step.unrolled import events
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
 MODEL = "meta-llama/Llama-3.2-1B"
@@ -17,7 +18,7 @@ def request(method=LORA, **training):
 
 
 def passes(**changes):
-    rows = [row[0] for row in training_step(request(**changes)).run.rows]
+    rows = [row[0] for row in events(training_step(request(**changes)).resident.prepared).rows]
     return [name.rpartition("model.embed_tokens")[0] for name in rows if name.endswith("model.embed_tokens: output")]
 
 
