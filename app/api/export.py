@@ -54,6 +54,8 @@ def post_export(body: JsonBody) -> Response:
     `peft` is a Python script for transformers and peft. It runs the training step that the figures describe, with any
     method: a plain loop, or `transformers.Trainer` or TRL's trainer if `training.trainer` names one.
 
+    With images, the script is for `transformers` and `trl-sft` on one GPU, and loads the model's processor.
+
     With several GPUs, the script prepares the model with accelerate or a trainer, and `additional_files` has
     accelerate's configuration for FSDP2, and DeepSpeed's for ZeRO. The comment at the script's head states the command.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.exports import script_imports, several_gpus, task_script, unsloth_script
+from app.interop.exports import image_script, script_imports, several_gpus, task_script, unsloth_script
 from app.interop.exports.checkpoint import unquantized
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
@@ -57,7 +57,10 @@ def exported(planned: Planned) -> Exported:
         *others, last = filter(None, TRAINER_SCRIPTS)
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
-    of_task = task_script.context(planned.request, planned.model)
+    if planned.request.training.has_images:
+        image_script.check(planned.request)
+        trainer = image_script.with_images(trainer)
+    of_task = {**task_script.context(planned.request, planned.model), **image_script.context(planned.request)}
     context = {**_context(planned, script, trainer), **of_task, **script.context(method)}
     content = script_template(f"methods/{script.template}.py.jinja").render(
         parent=f"{trainer.template}.py.jinja", **context
@@ -185,6 +188,8 @@ def _run(request: Request) -> tuple[str, ...]:
     where = "" if request.model.id is not None else " It starts from random weights."
     lines = [f"Run it with: {command}", f"Without --text it runs a few steps on a sample text.{where}"]
     if request.training.trainer is not None:
+        if request.training.has_images:
+            lines.append("Without --images it makes images of the planned size; it needs Pillow and torchvision.")
         lines.append(f"Install {_releases(request)}: other releases can need other memory.")
     elif request.training.padding and request.task == "causal_lm":
         lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")

@@ -34,10 +34,13 @@ class Planned:
 
 
 def check_language_model(request: Request, tool: str) -> None:
-    """Refuse a file of a tool that has no other tasks, or that is not written for them."""
+    """Refuse a file of a tool that has no other tasks, or that is not written for them or for images."""
     if request.task != "causal_lm":
         message = f"{tool} files are written for causal language models: use peft, or leave task out"
         raise refusal("task", message, request.task)
+    if request.training.has_images:
+        message = f"{tool} files are written for text alone: use peft with transformers or trl-sft, or leave images out"
+        raise refusal("training.images", message, asdict(request.training.images or Images()))
 
 
 def planned(request: Request, answer: Estimate | None = None) -> Planned:
@@ -52,8 +55,5 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
     if request.accounting == "textbook":
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
-    if request.training.has_images:
-        message = "exported files train on text only: leave images out"
-        raise refusal("training.images", message, asdict(request.training.images or Images()))
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

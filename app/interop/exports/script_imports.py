@@ -32,7 +32,7 @@ def modules(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[s
 
 def from_transformers(request: Request, auto_model: str, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
     """Return the classes that it imports from transformers."""
-    named = [auto_model, "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
+    named = [auto_model, trainer.reader if request.model.id is not None else "AutoConfig"]
     if request.method.quantizes_base and not by_hand:
         named.append(quantization_call(request.method).partition("(")[0] or "BitsAndBytesConfig")
     if trainer.classes:

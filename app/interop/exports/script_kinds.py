@@ -43,6 +43,8 @@ class TrainerScript:
     takes_reference: bool = False
     #: The class of its model, where it is not that of the family, and PEFT's name of its task, if it has one.
     auto_model: str = ""
+    #: The class that reads a row for a model with a hub id.
+    reader: Literal["AutoTokenizer", "AutoProcessor"] = "AutoTokenizer"
     task_type: str | None = "CAUSAL_LM"
 
     @property

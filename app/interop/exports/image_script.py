@@ -1,0 +1,59 @@
+"""Training scripts of models that read images: `transformers.Trainer` and TRL's SFTTrainer on one GPU.
+
+Source: trl/trainer/sft_trainer.py, DataCollatorForVisionLanguageModeling; transformers/processing_utils.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.interop.exports.script_kinds import TrainerScript
+    from calculator.common.names import TrainerName
+    from calculator.estimation.request import Request
+
+#: The trainers whose scripts train on images.
+TRAINERS: tuple[TrainerName, ...] = ("transformers", "trl-sft")
+
+
+def check(request: Request) -> None:
+    """Refuse what scripts with images do not have yet.
+
+    Raises:
+        PlanError: with every such setting.
+    """
+    problems = tuple(_problems(request))
+    if problems:
+        raise PlanError(*problems)
+
+
+def with_images(trainer: TrainerScript) -> TrainerScript:
+    """Return a trainer's script on rows of images and text, whose model has a processor in place of a tokenizer."""
+    return replace(trainer, template="images", reader="AutoProcessor")
+
+
+def context(request: Request) -> dict[str, Any]:
+    """Return the template variables: the images, and the limits of pixels that the processor is loaded with."""
+    images = request.training.images
+    if images is None or not request.training.has_images:
+        return {"images": None}
+    given = {"min_pixels": images.min_pixels, "max_pixels": images.max_pixels}
+    return {"images": images, "limits": [f"{name}={value}" for name, value in given.items() if value is not None]}
+
+
+def _problems(request: Request) -> Iterator[Problem]:
+    training, sharding = request.training, request.device.sharding
+    if training.trainer not in TRAINERS:
+        message = f"scripts with images are written for {' and '.join(TRAINERS)}: use one of them, or leave images out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if sharding != "none":
+        message = "scripts with images run on one GPU: use none, or leave images out"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
+    if request.model.id is None:
+        message = "images go through the processor of a checkpoint, and a config has none: give a hub id"
+        yield Problem(loc="model.config", msg=message, input=None)
