@@ -136,8 +136,8 @@ def test_the_limits_and_the_map_change_with_the_answer(open_page):
     after_update(page, lambda: page.get_by_label("GPU", exact=True).select_option("h100-sxm5-80gb"))
     wait_for_limits(page)
     assert page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="Rank")).first.inner_text() != rank
-    own = page.locator(".cell[aria-current]")
-    assert (own.count(), own.get_attribute("data-verdict")) == (1, "fits")
+    current = page.locator(".cell[aria-current]")
+    assert (current.count(), current.get_attribute("data-verdict")) == (1, "fits")
 
 
 def test_a_suggestion_links_to_its_plan_and_its_difference(open_page):

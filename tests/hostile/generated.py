@@ -80,8 +80,8 @@ def bodies():
         for _, body in examples.requests.values():
             small = {key: value for key, value in SMALL.items() if key in examples.request_model.model_fields}
             nested = {"request": {**body["request"], **SMALL}} if isinstance(body.get("request"), dict) else {}
-            own = {} if isinstance(body.get("model"), dict) or body.get("accounting") else small
-            found.append((examples.path, {**body, **own, **nested}))
+            added = {} if isinstance(body.get("model"), dict) or body.get("accounting") else small
+            found.append((examples.path, {**body, **added, **nested}))
     found += [
         ("/api/v1/estimate", {**SMALL, "model": {"config": config}, "method": {"name": "lora"}})
         for config in CONFIGS.values()

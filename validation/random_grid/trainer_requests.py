@@ -156,8 +156,8 @@ def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, A
     settings = {**drawn, "micro_batch_size": rows, "sequence_length": training["sequence_length"] + 1}
     if rng.random() < 0.4:
         longest = training["sequence_length"] - tokens
-        each = max(1, int(rng.choice((0.1, 0.5, 0.9)) * longest))
-        settings["completion_tokens"] = rows * (2 if trainer == "trl-dpo" else 1) * each
+        completion = max(1, int(rng.choice((0.1, 0.5, 0.9)) * longest))
+        settings["completion_tokens"] = rows * (2 if trainer == "trl-dpo" else 1) * completion
     return settings
 
 

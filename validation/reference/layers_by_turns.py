@@ -108,13 +108,13 @@ class Draws:
     """axolotl's LISACallback, whose draws reach every layer before the one that the figures are for."""
 
     def __init__(self, request: Request, model: torch.nn.Module) -> None:
-        method, known = request.method, model_of(request.model)
+        method, modeled = request.method, model_of(request.model)
         assert isinstance(method, Full)
         assert method.lisa_n_layers is not None
-        count, layers = method.lisa_n_layers, len(known.decoder.layers)
+        count, layers = method.lisa_n_layers, len(modeled.decoder.layers)
         starts = [min(start, layers - count) for start in range(0, layers, count)]
-        self.sets = [[*range(start, start + count)] for start in starts] + [[*lisa.chosen(count, known)]]
-        args = SimpleNamespace(lisa_n_layers=count, lisa_step_interval=1, lisa_layers_attribute=known.decoder.name)
+        self.sets = [[*range(start, start + count)] for start in starts] + [[*lisa.chosen(count, modeled)]]
+        args = SimpleNamespace(lisa_n_layers=count, lisa_step_interval=1, lisa_layers_attribute=modeled.decoder.name)
         self.callback: Any = _callback(SimpleNamespace(model=model, args=args))
         self.callback.on_step_begin = self.on_step_begin
         self._switch = self.callback.switch_active_layers

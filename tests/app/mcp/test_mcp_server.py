@@ -76,9 +76,9 @@ def test_a_tool_answers_as_the_endpoint_does(answered, name, endpoint):
 def test_the_text_of_an_answer_is_what_the_command_prints(answered, capsys):
     for name in ("estimate", "plan", "limits"):
         options = ["--model", SMALL["model"], "--gpu", "rtx-4090", "--reserved", "rule"]
-        own = {"estimate": ["--method", "lora", "--r", "8"], "plan": ["--must_merge"]}
-        own["limits"] = ["--method", "lora", "--solve_for", "r"]
-        assert main([name, *options, *own[name]]) == 0
+        options_of = {"estimate": ["--method", "lora", "--r", "8"], "plan": ["--must_merge"]}
+        options_of["limits"] = ["--method", "lora", "--solve_for", "r"]
+        assert main([name, *options, *options_of[name]]) == 0
         assert answered[2][name].content[0].text == capsys.readouterr().out.rstrip("\n")
 
 

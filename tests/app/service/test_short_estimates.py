@@ -42,9 +42,9 @@ def without_short(client, body, monkeypatch):
 )
 def test_the_response_is_that_of_the_middleware_inside(change, short, client, answered_short, monkeypatch):
     body = {**RUN, **change}
-    own = client.post("/api/v1/estimate", json=body, headers=IDENTITY)
+    response = client.post("/api/v1/estimate", json=body, headers=IDENTITY)
     inner = without_short(client, body, monkeypatch)
-    assert (own.status_code, own.headers.multi_items(), own.content) == (
+    assert (response.status_code, response.headers.multi_items(), response.content) == (
         inner.status_code,
         inner.headers.multi_items(),
         inner.content,

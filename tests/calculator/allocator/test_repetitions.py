@@ -30,8 +30,8 @@ class Layers:
         self.lowest, self.step = kept.count(False), max(1, kept.count(True))
         rows = [self.lowest + sum(kept[:n]) if kept[n] else kept[:n].count(False) for n in range(len(requests))]
         self.sizes = [size for size, keeps in zip(requests, kept, strict=True) if not keeps]
-        own = [size for size, keeps in zip(requests, kept, strict=True) if keeps] or [1]
-        self.sizes += own * (self.times + 1)
+        kept_sizes = [size for size, keeps in zip(requests, kept, strict=True) if keeps] or [1]
+        self.sizes += kept_sizes * (self.times + 1)
         self.before = range(self.lowest, self.lowest + kept.count(True))
         self.events = self._events(random, rows, kept)
         self.holes = self._holes(random, requests)

@@ -78,10 +78,10 @@ def most_alive(events):
 def test_a_step_has_the_live_tensors_of_the_peaks(resident):
     """Tensors that a step leaves for the next forward pass, and numbers of norms, are not the next pass's own."""
     step = step_of(resident)
-    own = TrainingStep(resident)
-    kept = sum(each.bytes for each in (own.flat or own.partitioned).kept)
-    frozen = sum(each.bytes for each in resident.tensors if not each.trained) if own.flat else 0
-    backward = next(peak.bytes for peak in own.peaks() if peak.phase == "backward")
+    training = TrainingStep(resident)
+    kept = sum(each.bytes for each in (training.flat or training.partitioned).kept)
+    frozen = sum(each.bytes for each in resident.tensors if not each.trained) if training.flat else 0
+    backward = next(peak.bytes for peak in training.peaks() if peak.phase == "backward")
     assert most_alive(step.events) == pytest.approx(backward - kept - frozen, rel=0.02)
 
 

@@ -20,10 +20,10 @@ STATED = {"quant_method": "aqlm", "num_codebooks": 2, "nbits_per_codebook": 8, "
 
 def answered(base=None, stated=None, model=None, **training):
     config = {**LLAMA, **(model or {}), **({"quantization_config": stated} if stated else {})}
-    own = {"quantization_config": {"quant_method": "aqlm", **(base or {})}} if stated is None else {}
+    quantized = {"quantization_config": {"quant_method": "aqlm", **(base or {})}} if stated is None else {}
     body = {
         "model": {"config": config},
-        "method": {"name": "lora", "target_modules": ["q_proj"], **own},
+        "method": {"name": "lora", "target_modules": ["q_proj"], **quantized},
         "training": {"sequence_length": 128, **training},
         "reserved": "rule",
     }

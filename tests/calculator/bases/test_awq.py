@@ -8,9 +8,9 @@ from calculator.estimation.request import parse_request
 
 
 def body(method=None, **training):
-    own = {"name": "lora", "quantization_config": {"quant_method": "awq"}, **(method or {})}
+    lora = {"name": "lora", "quantization_config": {"quant_method": "awq"}, **(method or {})}
     settings = {"dtype": "float16", "sequence_length": 512, "gradient_checkpointing": True, **training}
-    return {"model": "Qwen/Qwen2.5-7B-Instruct", "method": own, "training": settings, "reserved": "rule"}
+    return {"model": "Qwen/Qwen2.5-7B-Instruct", "method": lora, "training": settings, "reserved": "rule"}
 
 
 def test_preparation_casts_what_is_not_quantized_to_float32():

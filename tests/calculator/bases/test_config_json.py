@@ -33,9 +33,9 @@ def refused(stated, method=None, **changes):
 
 def test_lora_trains_over_the_base_that_the_config_states():
     stated = answered(GPTQ)
-    own = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}
-    assert stated.memory == answered(None, {"name": "lora", "quantization_config": own}).memory
-    assert stated.method.quantization_config == QuantizationConfig(**own)
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}
+    assert stated.memory == answered(None, {"name": "lora", "quantization_config": config}).memory
+    assert stated.method.quantization_config == QuantizationConfig(**config)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ LLAMA = {
 
 
 def answered(model=None, method=None, gpu=None, **training):
-    own = {"name": "lora", "target_modules": ["q_proj"], "quantization_config": {"quant_method": "eetq"}}
+    lora = {"name": "lora", "target_modules": ["q_proj"], "quantization_config": {"quant_method": "eetq"}}
     body = {
         "model": {"config": {**LLAMA, **(model or {})}},
-        "method": {**own, **(method or {})},
+        "method": {**lora, **(method or {})},
         "training": {"sequence_length": 128, "dtype": "float16", **training},
         "device": {"gpu": gpu},
         "reserved": "rule",

@@ -10,9 +10,9 @@ QWEN = "Qwen/Qwen2.5-7B-Instruct"
 
 
 def body(method=None, **training):
-    own = {"name": "lora", "quantization_config": {"quant_method": "gptq"}, **(method or {})}
+    lora = {"name": "lora", "quantization_config": {"quant_method": "gptq"}, **(method or {})}
     settings = {"dtype": "float16", "sequence_length": 512, **training}
-    return {"model": QWEN, "method": own, "training": settings, "reserved": "rule"}
+    return {"model": QWEN, "method": lora, "training": settings, "reserved": "rule"}
 
 
 def test_the_base_has_the_bytes_of_its_checkpoint():

@@ -27,8 +27,8 @@ NAMES = ["q_proj", "v_proj"]
 
 def answered(base=None, model=LLAMA, method=None, **training):
     config = {"quant_method": "hqq", **(base or {})}
-    own = {"name": "lora", "target_modules": NAMES, "quantization_config": config, **(method or {})}
-    body = {"model": {"config": model}, "method": own, "training": {"sequence_length": 128, **training}}
+    lora = {"name": "lora", "target_modules": NAMES, "quantization_config": config, **(method or {})}
+    body = {"model": {"config": model}, "method": lora, "training": {"sequence_length": 128, **training}}
     return estimate(parse_request({**body, "reserved": "rule"}))
 
 

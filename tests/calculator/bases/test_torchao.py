@@ -11,9 +11,9 @@ STATED = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8We
 
 
 def answered(method=None, **training):
-    own = {"name": "lora", "quantization_config": {"quant_method": "torchao"}, **(method or {})}
+    lora = {"name": "lora", "quantization_config": {"quant_method": "torchao"}, **(method or {})}
     settings = {"sequence_length": 512, "gradient_checkpointing": True, **training}
-    body = {"model": "Qwen/Qwen2.5-7B-Instruct", "method": own, "training": settings, "reserved": "rule"}
+    body = {"model": "Qwen/Qwen2.5-7B-Instruct", "method": lora, "training": settings, "reserved": "rule"}
     return estimate(parse_request(body))
 
 

@@ -39,9 +39,9 @@ def answer(body):
 
 
 def test_the_table_has_every_model_and_method_once():
-    known = [entry.id for entry in catalogue.models() if entry.id not in missing()]
+    in_table = [entry.id for entry in catalogue.models() if entry.id not in missing()]
     assert [(runs.entry.id, runs.method) for runs in table()] == [
-        (model, name) for model in known for name in CARD_METHODS
+        (model, name) for model in in_table for name in CARD_METHODS
     ]
 
 
@@ -139,9 +139,9 @@ def test_rows_are_sorted_and_unknown_figures_come_last(sort):
     for order in ("ascending", "descending"):
         shown = matching(rows(), CardQuery(sort=sort, order=order, fits="all"))
         values = [getattr(row, sort) for row in shown]
-        known = [value.lower() if sort == "model" else value for value in values if value is not None]
-        assert known == sorted(known, reverse=order == "descending")
-        assert values[len(known) :] == [None] * (len(values) - len(known))
+        stated = [value.lower() if sort == "model" else value for value in values if value is not None]
+        assert stated == sorted(stated, reverse=order == "descending")
+        assert values[len(stated) :] == [None] * (len(values) - len(stated))
 
 
 def test_no_row_matches_a_model_that_is_not_there():

@@ -70,15 +70,15 @@ def test_each_saving_is_the_difference_of_two_estimates():
     lengths = lengths_of([64] * 90 + [256] * 9 + [1024])
     body = {**RUN, "training": {**RUN["training"], "sequence_lengths": [list(pair) for pair in lengths.pairs]}}
     found = advice(parse_request(body), lengths)
-    own = estimate(parse_request(body)).memory.required_bytes
-    assert found.estimate.memory.required_bytes == own
+    before = estimate(parse_request(body)).memory.required_bytes
+    assert found.estimate.memory.required_bytes == before
     cut = [each for each in found.changes if each.kind == "truncation"]
     assert [each.changes["training.sequence_length"] for each in cut] == [64, 256]
     for each in cut:
         length = each.changes["training.sequence_length"]
         changed = {**body, "training": {**body["training"], "sequence_length": length}}
         required = estimate(parse_request(changed)).memory.required_bytes
-        assert (each.required_bytes, each.saved_bytes) == (required, own - required)
+        assert (each.required_bytes, each.saved_bytes) == (required, before - required)
     (bucketing,) = [each for each in found.changes if each.kind == "bucketing"]
     assert (bucketing.saved_bytes, bucketing.tokens < found.tokens) == (0, True)
 

@@ -108,9 +108,9 @@ def test_without_either_figure_reserve_and_error_correction_are_subtracted_from_
 
 
 def test_error_correction_uses_a_sixteenth_of_every_data_centre_card_with_gddr_and_a_known_driver():
-    known = [card for card in gpus() if has_inline_ecc(card) and card.memory_driver_mib is not None]
-    assert len(known) >= 6
-    for card in known:
+    cards = [card for card in gpus() if has_inline_ecc(card) and card.memory_driver_mib is not None]
+    assert len(cards) >= 6
+    for card in cards:
         assert card.memory_driver_mib == pytest.approx(card.memory_gb * 1024 * 15 / 16, rel=0.002)
 
 

@@ -30,11 +30,11 @@ def kinds(value):
     """The types in a value, each container visited once."""
     found, seen, queue = set(), set(), [value]
     while queue:
-        each = queue.pop()
-        found.add(type(each))
-        if isinstance(each, list | tuple | dict) and id(each) not in seen:
-            seen.add(id(each))
-            queue += [*each.keys(), *each.values()] if isinstance(each, dict) else each
+        container = queue.pop()
+        found.add(type(container))
+        if isinstance(container, list | tuple | dict) and id(container) not in seen:
+            seen.add(id(container))
+            queue += [*container.keys(), *container.values()] if isinstance(container, dict) else container
     return found
 
 

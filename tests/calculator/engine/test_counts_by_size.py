@@ -29,12 +29,12 @@ def tape(sizes):
 
 def recorded(sizes, copies=None):
     """The run with these sizes, or with copies that other sizes share."""
-    own = tape(sizes)
-    storages = storages_of(own)
+    with_sizes = tape(sizes)
+    storages = storages_of(with_sizes)
     if copies is None:
-        copies = Copies(own, Lifetimes(EVENTS, len(own.rows)), storages.kinds, WINDOWS, shared_rows=1)
+        copies = Copies(with_sizes, Lifetimes(EVENTS, len(with_sizes.rows)), storages.kinds, WINDOWS, shared_rows=1)
         return Recording(copies, storages)
-    return Recording(copies, Storages(copies.kinds, sizes, own.rows.__getitem__))
+    return Recording(copies, Storages(copies.kinds, sizes, with_sizes.rows.__getitem__))
 
 
 def by_hand(sizes):

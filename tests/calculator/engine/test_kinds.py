@@ -21,9 +21,9 @@ def tape():
 
 
 def recording():
-    own = tape()
-    storages = storages_of(own)
-    return Recording(Copies(own, Lifetimes(own.events, len(own.rows)), storages.kinds), storages)
+    recorded = tape()
+    storages = storages_of(recorded)
+    return Recording(Copies(recorded, Lifetimes(recorded.events, len(recorded.rows)), storages.kinds), storages)
 
 
 def test_rows_with_equal_name_shape_dtype_and_component_are_of_one_kind():
@@ -43,9 +43,9 @@ def test_operations_are_named_by_the_row_of_the_last_event():
 
 
 def test_storages_of_a_kind_are_counted_together():
-    own = recording()
-    alive = own.alive(own.curve.peak(0, 4), (), StorageCounts(own.storages, own.copies.left))
-    assert own.copies.left == {0: 2}
+    recorded = recording()
+    alive = recorded.alive(recorded.curve.peak(0, 4), (), StorageCounts(recorded.storages, recorded.copies.left))
+    assert recorded.copies.left == {0: 2}
     assert {kind[0]: count for kind, count in alive.kinds().items()} == {"first": 3, "second": 1}
     assert alive.by_component()["activations"] == 3 * 1024 + 2048
 

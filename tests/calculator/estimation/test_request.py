@@ -30,8 +30,8 @@ def test_the_known_fields_have_one_order_in_every_process(seed):
     done = subprocess.run(
         [sys.executable, "-c", UNKNOWN_FIELD], env=environment, capture_output=True, text=True, check=True
     )
-    known = "model, method, training, device, stack, reserved, accounting, task, num_labels, problem_type, engine"
-    assert done.stdout.strip().endswith(f"known fields are {known}")
+    fields = "model, method, training, device, stack, reserved, accounting, task, num_labels, problem_type, engine"
+    assert done.stdout.strip().endswith(f"known fields are {fields}")
 
 
 @pytest.mark.parametrize("accounting", ["exact", "textbook"])

@@ -108,11 +108,11 @@ def test_a_micro_batch_has_padding_where_its_samples_may_differ(batch, lengths, 
 
 
 def test_figures_are_those_of_the_longest_micro_batch():
-    own = estimate(request(micro_batch_size=4, sequence_lengths=PAIRS))
+    sampled = estimate(request(micro_batch_size=4, sequence_lengths=PAIRS))
     longest = estimate(request(micro_batch_size=4, sequence_length=400, padding=True))
-    assert own.memory.components == longest.memory.components
-    assert own.memory.peak_allocated_bytes == longest.memory.peak_allocated_bytes
-    assert own.memory.history.constant_reserved_bytes == longest.memory.peak_reserved_bytes
+    assert sampled.memory.components == longest.memory.components
+    assert sampled.memory.peak_allocated_bytes == longest.memory.peak_allocated_bytes
+    assert sampled.memory.history.constant_reserved_bytes == longest.memory.peak_reserved_bytes
     assert longest.memory.history is None
 
 

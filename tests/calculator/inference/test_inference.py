@@ -140,11 +140,11 @@ def test_an_unmerged_adapter_is_read_by_every_token_and_multiplies_it():
 
 def test_dora_works_its_norms_out_in_every_pass():
     """An identity matrix times A and B, the sum with W, and the norm: for q_proj and v_proj of 32 layers."""
-    each = [2 * 4096 * 8 * (4096 + outer) + 4 * 4096 * outer for outer in (4096, 1024)]
+    operations = [2 * 4096 * 8 * (4096 + outer) + 4 * 4096 * outer for outer in (4096, 1024)]
     plain, dora = (
         cost(answer({"name": "lora", "use_dora": use}, batch_size=4), "operations_per_token") for use in (False, True)
     )
-    assert dora.added - plain.added == 32 * sum(each) // 4
+    assert dora.added - plain.added == 32 * sum(operations) // 4
     assert "DoRA's norms" in dora.formula
 
 

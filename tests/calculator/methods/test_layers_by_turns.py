@@ -60,8 +60,8 @@ def test_blocks_are_formed_as_block_optimizer_forms_them(options, expected):
 def test_badam_s_block_is_the_fullest():
     chosen = answer({"use_badam": True}).memory.peak_allocated_bytes
     fixed = {"use_badam": True, "badam_switch_mode": "fixed"}
-    each = [answer({**fixed, "badam_start_block": n}).memory.peak_allocated_bytes for n in range(4)]
-    assert chosen == max(each) == each[0] > each[3]
+    peaks = [answer({**fixed, "badam_start_block": n}).memory.peak_allocated_bytes for n in range(4)]
+    assert chosen == max(peaks) == peaks[0] > peaks[3]
 
 
 def test_badam_keeps_copies_and_states_of_one_block_alone():

@@ -41,8 +41,8 @@ def test_modules_are_adapted_too_where_they_are_named():
 
 def test_names_of_fused_experts_are_adapted_as_parameters_with_the_ranks_of_both_halves():
     named = answer(target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"])
-    own = answer(target_modules=["q_proj"], target_parameters=EXPERTS, rank_pattern={r".*\.gate_up_proj": 8})
-    assert (named.memory, named.saved_bytes) == (own.memory, own.saved_bytes)
+    as_parameters = answer(target_modules=["q_proj"], target_parameters=EXPERTS, rank_pattern={r".*\.gate_up_proj": 8})
+    assert (named.memory, named.saved_bytes) == (as_parameters.memory, as_parameters.saved_bytes)
 
 
 def test_a_half_of_a_fused_weight_is_refused():

@@ -17,10 +17,10 @@ BODY = {
 def test_configurations_are_ordered_by_the_middle_of_their_cost():
     answer = plan(parse_plan(BODY))
     costs = [each.token_cost for each in answer.plans[0].configurations]
-    known = [each.middle for each in costs if each is not None]
-    assert len(known) > 1
-    assert known == sorted(known)
-    assert costs[len(known) :] == [None] * (len(costs) - len(known))
+    middles = [each.middle for each in costs if each is not None]
+    assert len(middles) > 1
+    assert middles == sorted(middles)
+    assert costs[len(middles) :] == [None] * (len(costs) - len(middles))
     assert any("the list price of RunPod Secure Cloud on 2026-11-09" in each for each in answer.assumptions)
 
 

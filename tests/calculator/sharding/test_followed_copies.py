@@ -112,12 +112,12 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
 @pytest.mark.parametrize("draw", [drawn, drawn_with_experts])
 def test_a_copy_gathers_at_its_known_calls_as_at_all_events(draw, seed, monkeypatch):
     request = parse_request(draw(seed + 200))
-    known = training_step(request).partitioned.gathering
+    at_calls = training_step(request).partitioned.gathering
     monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
-    every = training_step(request).partitioned.gathering
-    assert bytes_of(known) == bytes_of(every)
-    assert any(known._known_copies._of_windows.values())
-    assert not every._known_copies._of_windows
+    at_events = training_step(request).partitioned.gathering
+    assert bytes_of(at_calls) == bytes_of(at_events)
+    assert any(at_calls._known_copies._of_windows.values())
+    assert not at_events._known_copies._of_windows
 
 
 def bytes_of(gathered):

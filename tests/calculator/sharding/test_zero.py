@@ -92,16 +92,16 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
     sizes = [size for _, pattern in parts for size in pattern.sizes]
     (group,) = Partitions([parts], count).groups
     for rank in range(count):
-        own, start = group.owned(rank), rank * group.partition
+        owned, start = group.owned(rank), rank * group.partition
         ends = [*accumulate(sizes)]
         parts_of = [
             min(end, start + group.partition) - max(end - size, start) for end, size in zip(ends, sizes, strict=True)
         ]
         mine = [(part, size) for part, size in zip(parts_of, sizes, strict=True) if part > 0]
-        assert (own.parameters, own.whole) == (len(mine), sum(size for _, size in mine))
-        assert {(at, part) for at, (part, _) in enumerate(mine)} >= {*own.slices}
+        assert (owned.parameters, owned.whole) == (len(mine), sum(size for _, size in mine))
+        assert {(at, part) for at, (part, _) in enumerate(mine)} >= {*owned.slices}
         largest = max(((part, at) for at, (part, _) in enumerate(mine)), default=None)
-        assert max(((part, at) for at, part in own.slices), default=None) == largest
+        assert max(((part, at) for at, part in owned.slices), default=None) == largest
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2"])
@@ -110,10 +110,10 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
 def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accumulation, bucket, length):
     sizes = {"gradient_accumulation_steps": accumulation, "sequence_length": length}
     flat = training_step(request(sharding, 24, zero={"reduce_bucket_size": bucket}, **sizes)).flat
-    ranks, known = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
+    ranks, caches = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
     assert len(flat._shares) < 24  # some ranks share
     for rank in ranks:
-        for each in known:
+        for each in caches:
             each.clear()
         assert flat._rank(rank.number) == rank
 

@@ -116,11 +116,11 @@ def test_a_run_that_no_published_one_is_near_is_refused(changes, loc):
 
 
 def test_the_coverage_of_all_sources_is_the_sum_of_each():
-    every, *each = coverage()
-    assert every.runs == sum(of.runs for of in each) > 0
-    assert every.covered == sum(of.covered for of in each)
-    assert every.runs + every.refused == sum(run.counts for run in published_runs())
-    assert {of.source for of in each} == {run.source.name for run in published_runs() if run.counts}
+    total, *of_sources = coverage()
+    assert total.runs == sum(of.runs for of in of_sources) > 0
+    assert total.covered == sum(of.covered for of in of_sources)
+    assert total.runs + total.refused == sum(run.counts for run in published_runs())
+    assert {of.source for of in of_sources} == {run.source.name for run in published_runs() if run.counts}
 
 
 def test_the_coverage_leaves_the_source_out():
@@ -145,10 +145,10 @@ def test_runs_with_deterministic_algorithms_count_in_no_interval():
 
 
 def test_a_source_counts_once_in_the_share_of_all():
-    every, *each = coverage()
-    assert every.share == mean(of.share for of in each if of.share is not None)
-    assert every.sources == sum(of.share is not None for of in each)
-    assert every.share >= LEVEL
+    total, *of_sources = coverage()
+    assert total.share == mean(of.share for of in of_sources if of.share is not None)
+    assert total.sources == sum(of.share is not None for of in of_sources)
+    assert total.share >= LEVEL
 
 
 def test_the_documented_coverage_is_the_computed_one():

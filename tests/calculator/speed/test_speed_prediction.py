@@ -29,7 +29,7 @@ def test_it_contains_further_sources_as_often_as_it_states():
     random, inside, draws = Random(20), 0, 2000
     for _ in range(draws):
         sources = [log(0.2) + random.gauss(0, 0.3) for _ in range(6)]
-        known = [[exp(source + random.gauss(0, 0.1)) for _ in range(4)] for source in sources[:5]]
-        found = predicted(known)
+        measured = [[exp(source + random.gauss(0, 0.1)) for _ in range(4)] for source in sources[:5]]
+        found = predicted(measured)
         inside += found.low <= exp(sources[5] + random.gauss(0, 0.1)) <= found.high
     assert abs(inside / draws - LEVEL) < 0.03

@@ -131,8 +131,8 @@ def test_a_model_names_the_first_release_that_is_known() -> None:
 def test_peft_before_0_12_keeps_adapters_in_the_models_dtype() -> None:
     body = {**LLAMA, "method": {"name": "lora"}, "training": {"sequence_length": 256}, "stack": {"peft": "0.11.1"}}
     assert "model's dtype" in problems(body)["training.adapter_dtype"]
-    own = {"sequence_length": 256, "adapter_dtype": "model"}
-    assert estimate(parse_request({**body, "training": own})).memory.peak_allocated_bytes > 0
+    training = {"sequence_length": 256, "adapter_dtype": "model"}
+    assert estimate(parse_request({**body, "training": training})).memory.peak_allocated_bytes > 0
 
 
 #: Of the package vramcalc 0.1.2, benchmarks/results.jsonl: an RTX A6000, torch 2.14.1, transformers 4.57.6. The script

@@ -21,10 +21,10 @@ CONFIG = {
 
 def request(config=CONFIG, **training):
     given = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 128, "gradient_checkpointing": True}
-    own = {"activation_offloading": True, "stack": {}, "device": {}} | training
-    stack, device = own.pop("stack"), own.pop("device")
+    settings = {"activation_offloading": True, "stack": {}, "device": {}} | training
+    stack, device = settings.pop("stack"), settings.pop("device")
     body = {"model": {"config": config}, "method": {"name": "lora"}, "stack": stack, "device": device}
-    return parse_request({**body, "training": given | own})
+    return parse_request({**body, "training": given | settings})
 
 
 def test_pinned_blocks_are_powers_of_two():

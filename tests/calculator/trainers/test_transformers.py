@@ -109,8 +109,8 @@ def test_the_answer_states_what_the_trainer_adds():
 @pytest.mark.parametrize("length", [64, 50])
 def test_many_micro_batches_are_one_row_of_the_same_bytes(length):
     few, many = (estimate(request(gradient_accumulation_steps=steps, sequence_length=length)) for steps in (1000, 2000))
-    each = 3 * -(-8 * 2 * length // 512) * 512
-    assert many.memory.peak_allocated_bytes - few.memory.peak_allocated_bytes == 1000 * each
+    ids = 3 * -(-8 * 2 * length // 512) * 512
+    assert many.memory.peak_allocated_bytes - few.memory.peak_allocated_bytes == 1000 * ids
     rows = [row for part in many.memory.components for row in part.rows if row.name.startswith("input_ids")]
     assert [(row.name, row.count) for row in rows] == [("input_ids of every micro-batch", 1)]
 

@@ -108,15 +108,15 @@ def test_a_verdict_by_replay_includes_generation():
         "method": LORA,
         "training": {**settings, "gradient_accumulation_steps": 8, "gradient_checkpointing": True},
     }
-    known = estimate(parse_request(body)).memory
-    step = max(phase.peak_bytes for phase in known.phases[1:])
-    assert known.peak_allocated_bytes > step
-    assert known.peak_reserved_bytes >= known.peak_allocated_bytes
-    between = (known.peak_allocated_bytes + known.peak_reserved_bytes) // 2 + known.required_bytes
-    usable = between - known.peak_reserved_bytes
+    unlimited = estimate(parse_request(body)).memory
+    step = max(phase.peak_bytes for phase in unlimited.phases[1:])
+    assert unlimited.peak_allocated_bytes > step
+    assert unlimited.peak_reserved_bytes >= unlimited.peak_allocated_bytes
+    between = (unlimited.peak_allocated_bytes + unlimited.peak_reserved_bytes) // 2 + unlimited.required_bytes
+    usable = between - unlimited.peak_reserved_bytes
     fit = estimate(parse_request({**body, "device": {"memory_bytes": usable}})).fit
     assert (fit.verdict, fit.minimum_bytes > step) == ("tight", True)
-    fit = estimate(parse_request({**body, "device": {"memory_bytes": known.peak_allocated_bytes}})).fit
+    fit = estimate(parse_request({**body, "device": {"memory_bytes": unlimited.peak_allocated_bytes}})).fit
     assert fit.verdict == "does_not_fit"
 
 
@@ -266,8 +266,8 @@ def test_rloo_copies_the_adapters_of_a_model_that_is_passed_without_beta_too(tra
         tensors = resident_state(parse_request({**body, "reserved": "rule"})).tensors
         return sum(tensor.bytes for tensor in tensors if tensor.component == "adapter_weights")
 
-    own, with_copies = adapters(0.0), adapters(0.05)
-    assert with_copies == 3 * own if not copies else with_copies == own
+    plain, with_copies = adapters(0.0), adapters(0.05)
+    assert with_copies == 3 * plain if not copies else with_copies == plain
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2"])

@@ -40,9 +40,9 @@ def test_the_loss_apo_zero_unpaired_needs_no_second_batch():
 
 def test_precomputed_log_probabilities_are_in_the_batch():
     assert {"ref_logps", "ref_KL_logps"} <= fetched(precompute_ref_log_probs=True)
-    known = fetched(precompute_ref_log_probs=True, loss_type="apo_zero_unpaired")
-    assert "ref_logps" in known
-    assert "ref_KL_logps" not in known
+    unpaired = fetched(precompute_ref_log_probs=True, loss_type="apo_zero_unpaired")
+    assert "ref_logps" in unpaired
+    assert "ref_KL_logps" not in unpaired
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def test_a_traced_micro_batch_has_the_events_and_bytes_of_an_interpreted_one(mod
     traces = BatchTraces(prepared)
     for length in LENGTHS:
         program, sizes = traces.sized(length)
-        own = prepared.for_run(replace(request.training, sequence_length=length), request.device)
-        expected = events(own)
+        of_length = prepared.for_run(replace(request.training, sequence_length=length), request.device)
+        expected = events(of_length)
         empty = {row for row, kind in enumerate(expected.rows) if not kind[4]}
         assert sizes == [row[4] for row in expected.rows]
         assert program.names == [row[0] for row in expected.rows]

@@ -108,13 +108,17 @@ def test_a_pass_that_decides_no_figure_is_left_out_without_a_change(
     request = _request(model, "trl-kto", autocast=None, sequence_length=640)
     request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
     rows = len(_tapes(request)[0].rows)
-    own = estimate(request, SeriesCache()).memory
+    shortened = estimate(request, SeriesCache()).memory
     monkeypatch.setattr(KnownPasses, "_more_alive", lambda *_: None)
     assert rows < len(_tapes(request)[0].rows)
     whole = estimate(request, SeriesCache()).memory
-    assert (own.phases, own.peak_operation, [*own.timeline]) == (whole.phases, whole.peak_operation, [*whole.timeline])
-    assert own.peak_reserved_bytes == whole.peak_reserved_bytes
-    assert [[*each.rows] for each in own.components] == [[*each.rows] for each in whole.components]
+    assert (shortened.phases, shortened.peak_operation, [*shortened.timeline]) == (
+        whole.phases,
+        whole.peak_operation,
+        [*whole.timeline],
+    )
+    assert shortened.peak_reserved_bytes == whole.peak_reserved_bytes
+    assert [[*each.rows] for each in shortened.components] == [[*each.rows] for each in whole.components]
 
 
 def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> None:
@@ -123,11 +127,11 @@ def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> No
     for on in (tape, recorded):
         on.grad_enabled = False
         context.tape = on
-        known = KnownLayers(_dropped if on is tape else _copied, {})
+        layers = KnownLayers(_dropped if on is tape else _copied, {})
         x = on.new((2, 64, 8), "bfloat16", "input")
-        known.run(context, 0, x)
+        layers.run(context, 0, x)
         on.trains = False
-        known.run(context, 0, x)
+        layers.run(context, 0, x)
     assert [row[0] for row in tape.rows] == ["input", "dropped", "dropped, mask"]
     assert [row[0] for row in recorded.rows] == ["input", "copied", "copied"]
 
@@ -150,12 +154,12 @@ def test_passes_without_their_first_period_have_the_figures_of_passes_with_it(
     settings = {"autocast": None, "gradient_checkpointing": method == "lora", "sequence_length": 640, **lengths}
     request = _request(model, trainer, **settings)
     request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
-    own = estimate(request, SeriesCache()).memory
+    shortened = estimate(request, SeriesCache()).memory
     _interpret_first_periods(monkeypatch)
     whole = estimate(request, SeriesCache()).memory
-    assert (own.phases, own.peak_operation) == (whole.phases, whole.peak_operation)
-    assert (own.peak_reserved_bytes, [*own.timeline]) == (whole.peak_reserved_bytes, [*whole.timeline])
-    assert [[*each.rows] for each in own.components] == [[*each.rows] for each in whole.components]
+    assert (shortened.phases, shortened.peak_operation) == (whole.phases, whole.peak_operation)
+    assert (shortened.peak_reserved_bytes, [*shortened.timeline]) == (whole.peak_reserved_bytes, [*whole.timeline])
+    assert [[*each.rows] for each in shortened.components] == [[*each.rows] for each in whole.components]
 
 
 def test_a_pass_whose_periods_differ_is_interpreted_again(monkeypatch: pytest.MonkeyPatch) -> None:

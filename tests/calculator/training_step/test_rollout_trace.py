@@ -26,15 +26,15 @@ def _prepared(model: str, **training: Any) -> PreparedModel:
 
 def _compare(passes: tuple[StepPass, ...], prepared: PreparedModel) -> None:
     whole = rolled_out(prepared)
-    for own, each in zip(passes, whole, strict=True):
-        counts = peak_counts(each.recording)
-        assert (own.moment.bytes, own.operation) == (each.moment.bytes, each.operation)
-        assert peak_counts(own.recording) == counts
-        if own.bound is not None:
-            assert all(own.bound()[size] >= count for size, count in counts.items())
+    for step_pass, expected in zip(passes, whole, strict=True):
+        counts = peak_counts(expected.recording)
+        assert (step_pass.moment.bytes, step_pass.operation) == (expected.moment.bytes, expected.operation)
+        assert peak_counts(step_pass.recording) == counts
+        if step_pass.bound is not None:
+            assert all(step_pass.bound()[size] >= count for size, count in counts.items())
     highest = max(range(len(whole)), key=lambda number: whole[number].moment.bytes)
-    own, each = passes[highest], whole[highest]
-    assert own.recording.alive(own.moment).kinds() == each.recording.alive(each.moment).kinds()
+    alive = [each[highest].recording.alive(each[highest].moment).kinds() for each in (passes, whole)]
+    assert alive[0] == alive[1]
 
 
 @pytest.mark.parametrize("completion", [1, 2, 3, 400])

@@ -48,8 +48,8 @@ def counted(monkeypatch):
 
     def counting(function):
         def run(context, **options):
-            own = isinstance(context.training.sequence_length, SymInt)
-            runs["symbolic" if own else "concrete"] += 1
+            is_symbolic = isinstance(context.training.sequence_length, SymInt)
+            runs["symbolic" if is_symbolic else "concrete"] += 1
             return function(context, **options)
 
         return run

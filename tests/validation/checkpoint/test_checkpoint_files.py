@@ -111,9 +111,9 @@ def test_the_optimizers_file_is_that_of_the_trainers_checkpoint(optimizer, metho
     )
     model = build_model(request, torch.device("cpu")).model
     Trainer(model=model, args=arguments, train_dataset=[row]).train()
-    own = saving.Saving(resident_state(request))
+    predicted = saving.Saving(resident_state(request))
     written = tmp_path / "checkpoint-1"
-    for file in (*own.model_files, *own.optimizer_files):
+    for file in (*predicted.model_files, *predicted.optimizer_files):
         assert file.bytes == (written / file.name).stat().st_size
 
 
@@ -171,7 +171,7 @@ def test_the_files_of_a_task_are_those_of_the_trainers_checkpoint(task, config, 
         train_dataset=task_rows(recipe),
         data_collator=default_data_collator,
     ).train()
-    own = saving.Saving(resident_state(parse_request(body)))
+    predicted = saving.Saving(resident_state(parse_request(body)))
     written = tmp_path / "checkpoint-1"
-    for file in (*own.model_files, *own.optimizer_files):
+    for file in (*predicted.model_files, *predicted.optimizer_files):
         assert file.bytes == (written / file.name).stat().st_size

@@ -25,9 +25,9 @@ def test_a_method_of_peft_is_described_by_its_configuration():
         config = cls.facts.config_class
         if config is not None:
             arguments = {field.name: field.default for field in fields(getattr(peft, config))}
-            own = config_arguments(cls())
-            assert own.keys() <= arguments.keys(), name
-            differing = {key for key, value in own.items() if arguments[key] not in (value, MISSING)}
+            settings = config_arguments(cls())
+            assert settings.keys() <= arguments.keys(), name
+            differing = {key for key, value in settings.items() if arguments[key] not in (value, MISSING)}
             assert differing <= NEEDED, name
             assert PEFT_TYPE_TO_CONFIG_MAPPING[cls.facts.peft_type].__name__ == config
 

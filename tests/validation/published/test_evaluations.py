@@ -58,7 +58,7 @@ def test_questions_reserve_a_prefix_for_all_of_them_beside_what_the_steps_left_c
 
 
 def test_the_script_of_a_run_is_that_of_its_date():
-    own = [each for each in measurements() if each.source == "peft_metamathqa" and each.run.request]
-    protocols = {protocol: [each.date for each in own if each.run.protocol == protocol] for protocol in PROTOCOLS}
+    runs = [each for each in measurements() if each.source == "peft_metamathqa" and each.run.request]
+    protocols = {protocol: [each.date for each in runs if each.run.protocol == protocol] for protocol in PROTOCOLS}
     assert max(protocols["buckets"]) < "2025-12-03" < min(protocols["buckets_after_loss"])
     assert max(protocols["buckets_after_loss"]) < "2026-07-14" < min(protocols["buckets_after_loss_of_base"])

@@ -17,9 +17,9 @@ ROWS = {row["id"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8")
 
 
 def test_an_allocated_peak_includes_library_workspaces():
-    each = MEASURED["fms_acceleration/8/max_memory_allocated"]
-    memory = estimate(parse_request(each.run.request)).memory
-    prediction = predicted(each)
+    measurement = MEASURED["fms_acceleration/8/max_memory_allocated"]
+    memory = estimate(parse_request(measurement.run.request)).memory
+    prediction = predicted(measurement)
     assert prediction.phase == memory.peak_phase == "optimizer_step"
     assert prediction.bytes == memory.peak_allocated_bytes + memory.library_workspace_bytes
 

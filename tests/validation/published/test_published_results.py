@@ -32,8 +32,8 @@ def test_the_committed_file_has_every_figure_in_order():
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_committed_row_equals_the_commands_result(name):
-    each = next(each for each in measurements() if each.id == name)
-    assert filled(result(each)) == ROWS[name]
+    measurement = next(each for each in measurements() if each.id == name)
+    assert filled(result(measurement)) == ROWS[name]
 
 
 def test_every_error_is_computed_from_its_rows_bytes():

@@ -53,11 +53,11 @@ def test_every_request_is_valid():
 
 
 def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
-    each = by_id("fms_acceleration/8/max_memory_allocated")
-    assert each.expressed == "whole"
-    assert each.bytes == 72_434_837_504
-    assert each.run.request["method"] == {"name": "full"}
-    assert each.run.request["training"]["sequence_length"] == 4096
+    measurement = by_id("fms_acceleration/8/max_memory_allocated")
+    assert measurement.expressed == "whole"
+    assert measurement.bytes == 72_434_837_504
+    assert measurement.run.request["method"] == {"name": "full"}
+    assert measurement.run.request["training"]["sequence_length"] == 4096
 
 
 def test_fused_lora_of_4_bit_layers_is_named_where_it_matters():
@@ -114,6 +114,6 @@ def test_the_runs_of_further_methods_have_the_published_number_of_trained_parame
 
 def test_the_ia3_runs_have_the_published_number_of_trained_parameters():
     for number, trained in ((18, 630_784), (19, 286_720), (20, 286_720)):
-        each = by_id(f"peft_metamathqa/{number}/max_memory_reserved")
-        assert each.expressed == "whole"
-        assert estimate(parse_request(each.run.request)).parameters.trainable == trained
+        measurement = by_id(f"peft_metamathqa/{number}/max_memory_reserved")
+        assert measurement.expressed == "whole"
+        assert estimate(parse_request(measurement.run.request)).parameters.trainable == trained

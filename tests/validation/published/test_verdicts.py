@@ -46,8 +46,8 @@ def test_the_replay_is_closer_than_the_rule_to_process_memory_of_every_method():
 
 
 def test_readings_of_runs_with_transformers_own_code_are_within_one_and_a_half_per_cent_in_the_median():
-    own = [row for row in ROWS if row["statistic"] == "nvidia_smi" and row["expressed"] == "whole"]
-    errors = [abs(row["error"]) for row in own if "protocol" not in row and "baseline" not in row["setting"]]
+    readings = [row for row in ROWS if row["statistic"] == "nvidia_smi" and row["expressed"] == "whole"]
+    errors = [abs(row["error"]) for row in readings if "protocol" not in row and "baseline" not in row["setting"]]
     assert len(errors) == 18
     assert median(errors) < 0.015
 

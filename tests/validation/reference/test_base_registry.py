@@ -12,8 +12,8 @@ from validation.reference.bases import BUILDERS
 
 
 def test_the_registry_has_every_quant_method_of_transformers():
-    known = (*(BASES.keys() | config_json.DEQUANTIZED), *config_json.CHOSEN_BY_METHOD, *config_json.REFUSED)
-    assert sorted(known) == sorted(method.value for method in QuantizationMethod)
+    named = (*(BASES.keys() | config_json.DEQUANTIZED), *config_json.CHOSEN_BY_METHOD, *config_json.REFUSED)
+    assert sorted(named) == sorted(method.value for method in QuantizationMethod)
 
 
 def test_every_base_has_a_product_a_reference_and_random_requests():

@@ -20,9 +20,9 @@ def test_blocks_are_those_of_block_optimizer(embedding, head):
     package = pytest.importorskip("badam", reason="BAdam is installed in a folder of its own")
     names = [f"model.layers.{n}.{rest}" for n in range(12) for rest in ("mlp.weight", "self_attn.bias")]
     names = ["model.embed_tokens.weight", *names, "model.norm.weight", "lm_head.weight"]
-    own = package.BlockOptimizer.infer_param_groups(None, names, embedding, head)
+    expected = package.BlockOptimizer.infer_param_groups(None, names, embedding, head)
     found = blocks(((name, 1) for name in names), include_embedding=embedding, include_lm_head=head)
-    assert [list(block) for block, _ in found] == own
+    assert [list(block) for block, _ in found] == expected
 
 
 def test_a_step_of_block_optimizer_is_as_estimated():

@@ -98,5 +98,5 @@ def alike(real, own):
 )
 def test_modules_are_called_in_the_order_of_the_real_model(family, method):
     request = requested(family, method)
-    real, own = called(request), marked(request)
-    assert [pair for pair in zip(real, own, strict=True) if not alike(*pair)] == []
+    real, modeled = called(request), marked(request)
+    assert [pair for pair in zip(real, modeled, strict=True) if not alike(*pair)] == []

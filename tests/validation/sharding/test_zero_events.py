@@ -71,8 +71,10 @@ def test_a_step_allocates_what_deepspeed_does_in_its_order(sharding, zero, train
     born = {*events}
     real = [(event >= 0, ledger.storages[max(event, ~event)]) for event in events if max(event, ~event) in born]
     rows, streams = step.events.rows, step.events.streams
-    own = [(event >= 0, max(event, ~event)) for event in step.events.events[: step.update]]
-    first = [(is_born, rows[row][4]) for is_born, row in own if not streams[row] and rows[row][0].startswith(PREFIX)]
+    modeled = [(event >= 0, max(event, ~event)) for event in step.events.events[: step.update]]
+    first = [
+        (is_born, rows[row][4]) for is_born, row in modeled if not streams[row] and rows[row][0].startswith(PREFIX)
+    ]
     added = [(is_born, each.bytes) for is_born, each in real if not each.stream and not each.op.startswith("aten")]
     assert first == added
     names = {each.stream for _, each in real if each.stream}
@@ -80,6 +82,7 @@ def test_a_step_allocates_what_deepspeed_does_in_its_order(sharding, zero, train
         in_order((is_born, each.bytes) for is_born, each in real if each.stream == name) for name in sorted(names)
     ]
     ours = [
-        in_order((is_born, rows[row][4]) for is_born, row in own if streams[row] == n) for n in sorted({*streams} - {0})
+        in_order((is_born, rows[row][4]) for is_born, row in modeled if streams[row] == n)
+        for n in sorted({*streams} - {0})
     ]
     assert traced == ours

@@ -35,12 +35,12 @@ def kernel(
         out.sum().backward()
     assert out.shape == (2, heads, 48, value_dim or head_dim)
     assert [t.grad.shape for t in (q, k, v)] == [t.shape for t in (q, k, v)]
-    known = {
+    kernels = {
         "_scaled_dot_product_flash_attention": "flash",
         "_scaled_dot_product_efficient_attention": "efficient",
         "_safe_softmax": "math",
     }
-    (name,) = {known[name] for name in mode.names if name in known}
+    (name,) = {kernels[name] for name in mode.names if name in kernels}
     return name
 
 

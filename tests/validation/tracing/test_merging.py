@@ -64,7 +64,7 @@ def test_the_peak_of_merging_equals_the_trace(config, method, options):
 
 def test_a_recorded_merge_in_a_run_is_that_of_peft():
     case = json.loads((CASE_FILES / "run" / "merge.jsonl").read_text().splitlines()[1])
-    own = parse_run(case["request"]).estimate
-    serving = Serving(dtype=own.training.dtype, adapter_dtype=own.training.adapter_dtype)
-    before, peak = trace_merge(own.model, ServedMethod(method=own.method, quantization=None), serving)
+    request = parse_run(case["request"]).estimate
+    serving = Serving(dtype=request.training.dtype, adapter_dtype=request.training.adapter_dtype)
+    before, peak = trace_merge(request.model, ServedMethod(method=request.method, quantization=None), serving)
     assert peak - before == case["peak_bytes"]

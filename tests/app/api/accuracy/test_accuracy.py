@@ -19,13 +19,13 @@ def plan_of(method, **more):
 
 def test_the_errors_of_lora_are_those_of_its_measured_figures():
     found = accuracy(plan_of({"name": "lora"}))
-    own = [residual for residual in residuals() if residual.method == "lora"]
-    assert sum(each.figures for each in found.errors) == len(own) > 0
+    of_lora = [residual for residual in residuals() if residual.method == "lora"]
+    assert sum(each.figures for each in found.errors) == len(of_lora) > 0
     for each in found.errors:
-        errors = [residual.error for residual in own if residual.statistic == each.statistic]
+        errors = [residual.error for residual in of_lora if residual.statistic == each.statistic]
         assert (each.lowest_error, each.highest_error) == (min(errors), max(errors))
         assert each.configurations <= each.figures == len(errors)
-    assert str(len(own)) in found.sentence
+    assert str(len(of_lora)) in found.sentence
 
 
 def test_dora_is_distinguished_from_lora():

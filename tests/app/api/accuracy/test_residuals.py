@@ -15,9 +15,9 @@ STEP = {
 
 
 def test_every_published_figure_of_a_complete_request_is_a_residual():
-    whole = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
-    own = [row for row in whole if row.get("protocol") not in OTHER_CODE]
-    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in own)
+    complete = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
+    training_runs = [row for row in complete if row.get("protocol") not in OTHER_CODE]
+    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in training_runs)
 
 
 def test_runs_of_other_kernels_and_passes_without_training_bound_no_answer():

@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 )
 def test_the_optimizer_is_the_one_of_the_figures(name):
     trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
-    known = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
-    ours, theirs = eval(script_optimizer.OPTIMIZERS[name], known), optimizer_for(name, trainable)
+    names = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
+    ours, theirs = eval(script_optimizer.OPTIMIZERS[name], names), optimizer_for(name, trainable)
     assert type(ours) is type(theirs)
     assert ours.defaults == theirs.defaults
     if name not in ("sgd", "adafactor", "adagrad", "rmsprop") and "torch" not in name:

@@ -231,7 +231,7 @@ def test_a_config_is_read_from_a_folder():
     ],
 )
 def test_a_file_of_axolotl_names_the_trainer_that_it_does_not_run(trainer, why):
-    own = {"autocast": "bfloat16"} if trainer == "unsloth" else {}
+    autocast = {"autocast": "bfloat16"} if trainer == "unsloth" else {}
     length = {"sequence_length": 32, "micro_batch_size": 2}
-    made = exported("axolotl", {"name": "lora"}, "meta-llama/Llama-3.2-1B", trainer=trainer, **length, **own)
+    made = exported("axolotl", {"name": "lora"}, "meta-llama/Llama-3.2-1B", trainer=trainer, **length, **autocast)
     assert [why in each.why for each in made.not_expressed if each.loc == "training.trainer"] == [True]
