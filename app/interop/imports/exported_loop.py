@@ -46,6 +46,9 @@ def loop_in(modules: Sequence[ast.Module]) -> dict[str, Any] | None:
         "padding": any(each.name == "micro_batches" and "'attention_mask'" in ast.unparse(each) for each in functions),
         "unread": [name for name in _UNREAD if name in constants or name in calls],
     }
+    added = constants.get("ADDED_DTYPE")
+    if isinstance(added, ast.Attribute):
+        settings["adapter_dtype"] = "float32" if added.attr == "float32" else "model"
     optimizer = _optimizer({ast.unparse(node) for node in nodes if isinstance(node, ast.Call)})
     return {**settings, "optimizer": optimizer} if optimizer else settings
 
@@ -59,7 +62,7 @@ def settings_of(keys: Keys, loop: Mapping[str, Any]) -> dict[str, Any]:
         keys.miss("optimizer", None, "is none of those that exported loops have: AdamW of PyTorch is used")
     attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
     in_float32 = keys.flag("autocast_adapter_dtype", default=True)
-    return {**settings, "attention": attention, "adapter_dtype": "float32" if in_float32 else "model"}
+    return {"adapter_dtype": "float32" if in_float32 else "model", **settings, "attention": attention}
 
 
 def _runs_step(function: ast.FunctionDef) -> bool:

@@ -27,6 +27,8 @@ class Script:
     frozen: FrozenParameters = field(default_factory=FrozenParameters)
     #: The training settings of a loop that Headroom writes. None if there is no such loop.
     loop: Mapping[str, Any] | None = None
+    #: The method of the bottleneck adapters that Headroom writes. None if there are none.
+    adapters: Mapping[str, Any] | None = None
 
 
 _UNREAD = "is not read: it may change the memory of the step"

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
+from app.interop.imports.exported_adapters import adapters_in
 from app.interop.imports.exported_loop import loop_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
@@ -97,6 +98,7 @@ def keys_of(text: str) -> Keys:
         pins=pins(code),
         frozen=frozen_in(modules),
         loop=loop_in(modules),
+        adapters=adapters_in(modules),
     )
     keys = Keys(found.arguments, script)
     for each in wrong:

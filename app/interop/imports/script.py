@@ -138,6 +138,8 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         adapts = False
     if not adapts and in_8_bits:
         keys.miss("load_in_8bit", True, "8-bit weights are modeled under LoRA only: half-precision weights are used")
+    if keys.script.adapters is not None:
+        return dict(keys.script.adapters)
     base = quantized_base(keys, calls)
     other = next((name for call, name in OF_CLASSES.items() if call in calls), None)
     if other is not None and not adapts:

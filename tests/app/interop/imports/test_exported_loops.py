@@ -24,6 +24,8 @@ def script(method, training):
         ({"name": "qlora"}, {"gradient_checkpointing": True, "optimizer": "paged_adamw_8bit"}),
         ({"name": "full"}, {"max_grad_norm": 0, "optimizer": "muon"}),
         ({"name": "prefix", "num_virtual_tokens": 30}, {"dtype": "float32"}),
+        ({"name": "adapter"}, {"adapter_dtype": "model"}),
+        ({"name": "adapter", "placement": "pfeiffer", "non_linearity": "silu", "bottleneck_size": 24}, {}),
     ],
 )
 def test_an_exported_loop_is_read_as_the_request_that_it_was_exported_from(method, training):
@@ -31,7 +33,7 @@ def test_an_exported_loop_is_read_as_the_request_that_it_was_exported_from(metho
     found = read(text)
     again = parse_request(found.request)
     assert [each.key for each in found.not_understood] == ["model_name"]
-    assert again.training == request.training
+    assert (again.training, again.method) == (request.training, request.method)
     assert estimate(again).memory.peak_allocated_bytes == estimate(request).memory.peak_allocated_bytes
 
 
