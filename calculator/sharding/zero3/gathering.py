@@ -249,7 +249,7 @@ class Gathering:
             if segment.copy is not None:
                 slack = -inf if running.limited > limited and running.available < available else running.slack
                 steady.compare(tracks[-1], running.sent - sent, running.available - available, slack)
-                if not steady.is_so:
+                if not steady.all_equal:
                     self.is_steady = False
                     return tracks
             if segment.skipped:

@@ -29,7 +29,7 @@ class Steady:
         self._state: Hashable = None
         self._done: Hashable = None
         #: Whether all comparisons so far were equal.
-        self.is_so = True
+        self.all_equal = True
 
     def compare(self, track: Track, sent: int, available: int, slack: float) -> None:
         """Compare a copy that is next to the skipped ones with the copy before it.
@@ -49,9 +49,9 @@ class Steady:
             self._done = _done(track, sent, available)
             looks_ahead = window is None or self._gathering.looks_ahead(window)
             is_alike = available * (self._gathering.followed.skipped + 1) < slack
-            self.is_so = self.is_so and state == self._state and not looks_ahead and is_alike
+            self.all_equal = self.all_equal and state == self._state and not looks_ahead and is_alike
         elif slot == before:
-            self.is_so = self.is_so and _done(track, sent, available) == self._done
+            self.all_equal = self.all_equal and _done(track, sent, available) == self._done
 
 
 def _done(track: Track, sent: int, available: int) -> Hashable:

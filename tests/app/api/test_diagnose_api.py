@@ -87,7 +87,7 @@ def test_an_error_of_the_evaluation_names_its_batch_and_the_changes_of_the_run(c
     assert [each["loc"] for each in wrong.json()["errors"]] == ["request.run.eval_samples"]
 
 
-def test_a_change_of_the_answer_is_a_request_of_its_own(client):
+def test_the_request_of_a_change_can_be_estimated(client):
     answer = post(client, message=MESSAGE, request=RUN).json()
     change = answer["changes"][0]
     assert change["ends"] is True
@@ -95,7 +95,7 @@ def test_a_change_of_the_answer_is_a_request_of_its_own(client):
     assert estimate.status_code == 200
 
 
-def test_a_size_that_no_tensor_has_is_said_plainly_with_status_1(client, tmp_path, capsys):
+def test_a_size_that_no_tensor_has_is_reported_with_status_1(client, tmp_path, capsys):
     text = MESSAGE.replace("384.00", "391.00")
     answer = post(client, message=text, request=RUN).json()
     assert (answer["found"], answer["matches"], answer["alive"]) == ("none", [], [])

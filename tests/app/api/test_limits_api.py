@@ -82,7 +82,7 @@ def test_the_plans_page_leads_to_its_limits(client):
     assert "/limits" not in client.get("/?gpu=").text
 
 
-def test_a_limit_of_the_models_own_is_reported_on_the_page(client):
+def test_a_limit_of_the_model_is_reported_on_the_page(client):
     text = client.get("/limits?model=gpt2&method=prompt").text
     assert "context length" in text
     assert "max_position_embeddings" in text

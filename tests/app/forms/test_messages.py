@@ -218,7 +218,7 @@ def test_if_every_method_is_refused_the_page_shows_the_problems_of_the_selected_
     assert ("virtual tokens" in line) == virtual
 
 
-def test_needs_that_no_method_meets_are_reported_at_their_own_inputs(client):
+def test_needs_that_no_method_meets_are_reported_at_their_inputs(client):
     assert wrong(client, "/plan", model="gpt2", sequence_length="4096") == [
         "Sequence length: 4,096 positions are needed; the model has 1,024 only"
     ]

@@ -139,7 +139,7 @@ def test_ticked_methods_are_in_a_plans_address():
     assert typed("compared=vera&compared=lokr").address() == "?compared=vera%2Clokr"
 
 
-def test_a_setting_that_differs_between_methods_has_a_field_of_its_own():
+def test_a_setting_that_differs_between_methods_has_its_own_field():
     assert typed("method=vera").shown("vera_r") == "256"
     assert typed("method=loha").estimate()["method"]["r"] == 16
     assert field_of("method.r", "vera") == "vera_r"
@@ -153,7 +153,7 @@ def test_ln_tuning_does_not_copy_every_linear_layer_because_lora_adapts_them():
     assert named == {"name": "ln_tuning", "target_modules": "all-linear"}
 
 
-def test_methods_share_an_input_only_where_they_declare_it_alike():
+def test_methods_share_an_input_only_if_they_declare_it_equally():
     declared = {}
     for field in (field for fields in METHOD.values() for field in fields):
         declared.setdefault(field.name, set()).add((str(field.declared.type), field.declared.default))

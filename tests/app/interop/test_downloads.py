@@ -47,7 +47,7 @@ def test_a_method_that_a_tool_lacks_is_reported_in_the_links_place(client, metho
     assert ("use the format peft" in text) == (not has)
 
 
-def test_a_file_of_torchtune_is_offered_for_its_trainer_alone(client):
+def test_a_file_of_torchtune_is_offered_only_for_its_trainer(client):
     query = "/?method=lora&target_modules=q_proj&trainer=torchtune&adapter_dtype=model&reserved=rule"
     link = re.search(r'href="(/export/torchtune[^"]*)"', client.get(query).text)[1]
     assert yaml.safe_load(client.get(link.replace("&amp;", "&")).text)["model"]["lora_attn_modules"] == ["q_proj"]

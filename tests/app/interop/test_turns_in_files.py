@@ -58,7 +58,7 @@ def test_lisa_is_read_only_if_both_of_its_numbers_are_set():
         ({"lisa_n_layers": 2, "lisa_step_interval": 5}, "axolotl"),
     ],
 )
-def test_layers_by_turns_survive_their_tool_s_file(method, format_):
+def test_badam_and_lisa_survive_a_round_trip_through_a_tools_file(method, format_):
     file = exported(method, format_)
     assert not [each for each in file.not_expressed if each.loc.startswith("method")]
     read_back = read(file.content).request["method"]

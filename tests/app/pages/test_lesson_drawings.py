@@ -37,7 +37,7 @@ def test_a_spread_is_drawn_on_both_sides():
     assert trace["arrayminus"] == pytest.approx([0.1, 0.1])
 
 
-def test_many_points_are_a_line_alone():
+def test_many_points_are_drawn_as_a_line_only():
     x = list(range(1, drawings.MANY + 2))
     trace = drawn(points(x, low=[0] * len(x), high=[1] * len(x)))["data"][0]
     assert trace["mode"] == "lines"
@@ -55,13 +55,13 @@ def test_eight_series_differ_in_color_or_dash():
     assert len({(trace["meta"], trace["line"]["dash"]) for trace in trace}) == 8
 
 
-def test_no_figure_has_a_color_of_its_own():
+def test_no_figure_defines_a_color():
     for figure in (drawings.levels_figure(), drawings.shares_figure(), drawings.curve_figure(curve(points([1, 2])))):
         assert "color" not in figure
         assert "<" not in figure
 
 
-def test_the_levels_stand_on_the_bell():
+def test_the_levels_are_points_of_the_bell_curve():
     bell, _, levels = json.loads(drawings.levels_figure())["data"]
     assert levels["x"] == [round(level, 4) for level in nf4.levels()]
     for x, y in zip(levels["x"], levels["y"], strict=True):

@@ -7,7 +7,7 @@ PUBLISHED = validation().published
 WHOLE = validation_view.whole(PUBLISHED)
 
 
-def test_alike_figures_that_are_far_off_stand_together_the_furthest_first():
+def test_groups_of_similar_figures_are_sorted_by_their_largest_error():
     groups = validation_view.worst(WHOLE)
     furthest = [max(abs(row.error) for row in group.rows) for group in groups]
     assert furthest == sorted(furthest, reverse=True)
@@ -15,7 +15,7 @@ def test_alike_figures_that_are_far_off_stand_together_the_furthest_first():
     assert sum(len(group.rows) for group in groups) == sum(abs(row.error) >= validation_view.WORST for row in WHOLE)
 
 
-def test_every_row_is_expressed_whole_in_part_or_not():
+def test_every_row_is_expressed_as_a_whole_in_part_or_not_at_all():
     counted = [group.figures for kind in ("in part", "not") for group in validation_view.unexpressed(PUBLISHED, kind)]
     assert sum(counted) + sum(row.expressed == "whole" for row in PUBLISHED.rows) == len(PUBLISHED.rows)
 

@@ -90,7 +90,7 @@ def test_a_streamed_answer_may_take_longer_which_the_refusal_of_another_names(cl
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_an_answer_that_could_be_streamed_has_a_limit_of_its_own(client_with):
+def test_an_answer_that_could_be_streamed_has_its_own_limit(client_with):
     body = {
         "model": "gpt2",
         "method": {"name": "lora"},

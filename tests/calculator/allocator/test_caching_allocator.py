@@ -62,7 +62,7 @@ def served_plainly(plain, size, stream):
 
 @pytest.mark.parametrize("conf", CONFS)
 @given(ACTIONS, STREAMS, st.one_of(st.none(), st.integers(1, 80)))
-def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, streams, pages):
+def test_every_block_is_placed_where_pytorchs_steps_place_it(conf, actions, streams, pages):
     capacity, settings = pages and pages * 2 * MIB, dict(CONFS[conf])
     if "allowed" in settings:
         settings["allowed"] = int(settings["allowed"] * capacity) if capacity else None
@@ -350,7 +350,7 @@ def test_the_split_limit_does_not_keep_a_request_from_the_end_of_an_expandable_s
     assert allocator.reserved == 60 * MIB
 
 
-def test_each_stream_has_pools_of_its_own():
+def test_each_stream_has_its_own_pools():
     """BlockComparatorSize orders by stream first, so that get_free_block never crosses it."""
     allocator = CachingAllocator(capacity=100 * MIB)
     pool, block = allocator.allocate(40 * MIB, stream=7)

@@ -186,7 +186,7 @@ def test_every_resident_tensor_is_loaded_and_everything_else_freed():
         assert sorted(left) == sorted(t.bytes // t.count for t in one_by_one(state.tensors))
 
 
-def test_unrolled_layers_have_as_much_alive_as_counted_layers():
+def test_unrolled_and_counted_layers_have_the_same_live_bytes():
     """Random requests of every family."""
     compared = 0
     for number in range(120):

@@ -53,7 +53,7 @@ def test_fragmentation_is_reserved_memory_without_tensors_and_workspaces():
     assert row.bytes == memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
 
 
-def test_a_hoppers_workspaces_have_segments_of_their_own_and_an_amperes_share_one():
+def test_workspaces_have_separate_segments_on_hopper_and_share_one_on_ampere():
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "training": {"sequence_length": 512}}
     ampere, hopper = (
         estimate(parse_request(body | {"reserved": "rule", "device": {"gpu": name}})).memory.peak_reserved_bytes

@@ -62,7 +62,7 @@ def test_the_fast_replay_reserves_what_the_plain_one_does(resident):
     assert peak_reserved(resident, WORKSPACES) == full_peak_reserved(resident, WORKSPACES)
 
 
-def test_gradients_of_earlier_micro_batches_are_there_once_in_a_step_with_passes_before_that_with_a_graph():
+def test_earlier_gradients_count_once_in_a_step_with_passes_without_a_graph():
     config = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
     model = {"config": {**config, "num_attention_heads": 4, "vocab_size": 8000}}
     accumulated = {"trainer": "trl-kto", "micro_batch_size": 2, "gradient_accumulation_steps": 2}
@@ -97,7 +97,7 @@ def test_the_last_micro_batch_takes_every_gradient_of_the_first_once():
     assert batches.repeats == 2
 
 
-def test_gathers_and_reductions_have_streams_of_their_own():
+def test_gathers_and_reductions_have_their_own_streams():
     """foreach_all_gather and foreach_reduce: what is copied out and in is where the model computes."""
     events = step_batches(resident_of(autocast="bfloat16")).first.events()
     streams = {row[0]: STREAMS[stream] for row, stream in zip(events.rows, events.streams, strict=True)}

@@ -85,7 +85,7 @@ def test_a_step_has_the_live_tensors_of_the_peaks(resident):
     assert most_alive(step.events) == pytest.approx(backward - kept - frozen, rel=0.02)
 
 
-def test_gathers_and_reductions_have_streams_of_their_own_with_overlap_comm_alone():
+def test_gathers_and_reductions_have_their_own_streams_only_with_overlap_comm():
     streams = {}
     for overlap in (True, False):
         zero = {"zero_optimization": {"overlap_comm": overlap, "stage3_param_persistence_threshold": 0}}

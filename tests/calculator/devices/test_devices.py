@@ -107,7 +107,7 @@ def test_without_either_figure_reserve_and_error_correction_are_subtracted_from_
     assert "1/16" in memory.assumption
 
 
-def test_error_correction_uses_a_sixteenth_of_every_data_centre_card_with_gddr_and_a_known_driver():
+def test_error_correction_uses_a_sixteenth_of_every_data_center_card_with_gddr_and_a_known_driver():
     cards = [card for card in gpus() if has_inline_ecc(card) and card.memory_driver_mib is not None]
     assert len(cards) >= 6
     for card in cards:

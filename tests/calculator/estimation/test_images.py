@@ -202,7 +202,7 @@ def test_settings_that_are_not_modeled_are_refused_with_a_way_out(change, loc, m
     assert message in refusals(**change | wrapped)[loc]
 
 
-def test_symbolic_sizes_give_the_same_figures_as_a_step_of_its_own():
+def test_symbolic_sizes_give_the_same_figures_as_a_concrete_step():
     lengths = (128, 200, 256)
     shared = [answer(training={"sequence_length": length}).memory.peak_allocated_bytes for length in lengths]
     alone = [

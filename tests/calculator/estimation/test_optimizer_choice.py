@@ -142,7 +142,7 @@ def test_an_answer_says_what_is_not_traced(optimizer):
     assert set(OPTIMIZERS[optimizer].assumptions) <= set(estimate(parse_request(body(optimizer))).assumptions)
 
 
-def test_lorafa_trains_and_keeps_states_of_b_alone():
+def test_lorafa_trains_and_keeps_states_of_b_only():
     lora = {"name": "lora", "r": 8, "target_modules": ["down_proj"]}
     answer = estimate(parse_request(body("lorafa", lora)))
     rows = {part.name: part.bytes for part in answer.memory.components}

@@ -165,7 +165,7 @@ def test_the_rows_of_a_run_on_another_card_are_those_of_the_first():
     assert rows[2]["base_weights"] is rows[0]["base_weights"]  # kernels change no resident tensor
 
 
-def test_a_sharding_has_the_buckets_of_its_own_run():
+def test_each_sharding_has_the_buckets_of_its_run():
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "reserved": "rule"}
     alone = parse_request(body)
     sharded = parse_request({**body, "device": {"gpu": "h200", "count": 4, "sharding": "ddp"}})

@@ -213,7 +213,7 @@ def test_robertas_positions_begin_after_the_padding_token():
 
 
 @pytest.mark.parametrize("size", [{"micro_batch_size": 3}, {"sequence_length": 24}])
-def test_a_size_and_another_task_after_it_have_figures_of_their_own(size):
+def test_answers_of_another_task_do_not_share_figures(size):
     """Answers of one kind share their work: that of another task is not among them."""
     first = answer(LLAMA, training=size)
     assert answer(LLAMA, task="causal_lm", training=size).memory != first.memory
@@ -336,7 +336,7 @@ def test_a_catalogue_model_of_t5_is_answered():
     assert any("no decoder_start_token_id" in line for line in plan.assumptions)
 
 
-def test_every_layer_of_t5_keeps_a_bias_of_its_own():
+def test_every_layer_of_t5_keeps_its_own_bias():
     """A bias has a number for every head and pair of tokens; attention saves a copy of it in each layer."""
     plan = seq2seq("lora", {"sequence_length": 128, "target_length": 8}, config=T5)
     rows = [row for part in plan.memory.components for row in part.rows if "position bias, contiguous" in row.name]

@@ -66,7 +66,7 @@ def test_flash_attention_2_makes_no_mask_for_a_window():
     assert phases({**mistral, "sliding_window": 64}, attention="flash_attention_2") == without
 
 
-def test_sliding_layers_are_a_class_of_their_own_only_if_they_alone_need_a_mask():
+def test_sliding_layers_are_a_separate_class_if_no_others_need_a_mask():
     """The first layer of full attention is one too where each type has tables or a mask, which it frees."""
     gemma3, first_differs = {"model_type": "gemma3_text", "sliding_window": 64}, "aaaaabaaaaaa"
     assert kinds(gemma3) == "aaaaabaaaaab"
@@ -76,7 +76,7 @@ def test_sliding_layers_are_a_class_of_their_own_only_if_they_alone_need_a_mask(
     assert kinds(gemma3, attention="flash_attention_2") == first_differs
 
 
-def test_layers_without_rotary_embeddings_are_a_class_of_their_own():
+def test_layers_without_rotary_embeddings_are_a_separate_class():
     assert kinds({"model_type": "smollm3"}) == "aaabaaabaaab"
     assert kinds({"model_type": "cohere2", "sliding_window": 4096}) == "aaabaaabaaab"
 

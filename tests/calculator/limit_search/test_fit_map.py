@@ -49,7 +49,7 @@ def test_the_plan_and_the_cells_near_the_limit_are_replayed():
         assert fit.verdict is Verdict.DOES_NOT_FIT or fit.headroom_bytes >= fit.usable_bytes // 20
 
 
-def test_the_rule_and_a_replay_decide_alike():
+def test_the_rule_and_a_replay_give_the_same_verdict():
     found = fit_map(parse_request(QLORA))
     for row in found.rows[::2]:
         for cell in row[::2]:

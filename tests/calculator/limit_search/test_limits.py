@@ -73,7 +73,7 @@ def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
     ],
     ids=lambda method: method["name"],
 )
-def test_a_rank_that_blocks_divide_is_solved_in_their_multiples(method):
+def test_a_rank_that_must_be_a_multiple_is_solved_in_multiples(method):
     body = {"model": "meta-llama/Llama-3.2-1B", "method": method, "training": {"sequence_length": 64}}
     answer = solved(body, "r", device={"memory_bytes": 4_000_000_000})
     assert (answer.value % 4, answer.above.value) == (0, answer.value + 4)

@@ -57,20 +57,20 @@ def test_blocks_are_formed_as_block_optimizer_forms_them(options, expected):
     assert dict(found)[("model.layers.0.",)] == 2
 
 
-def test_badam_s_block_is_the_fullest():
+def test_badam_is_estimated_for_the_block_with_the_highest_peak():
     chosen = answer({"use_badam": True}).memory.peak_allocated_bytes
     fixed = {"use_badam": True, "badam_switch_mode": "fixed"}
     peaks = [answer({**fixed, "badam_start_block": n}).memory.peak_allocated_bytes for n in range(4)]
     assert chosen == max(peaks) == peaks[0] > peaks[3]
 
 
-def test_badam_keeps_copies_and_states_of_one_block_alone():
+def test_badam_keeps_copies_and_states_of_one_block_only():
     block = sum(size for _, size in [(0, 128 * 128 * 2 + 64 * 128 * 2 + 128 * 344 * 3 + 2 * 128)])
     assert component(answer({"use_badam": True}), "optimizer_states") == 12 * block
     assert component(answer({"use_badam": True, "badam_switch_interval": 1}), "optimizer_states") == 4 * block
 
 
-def test_lisa_s_layers_are_the_fullest(monkeypatch):
+def test_lisa_is_estimated_for_the_layers_with_the_highest_peak(monkeypatch):
     chosen = answer({"lisa_n_layers": 2}).memory.peak_allocated_bytes
     peaks = []
     for drawn in combinations(range(4), 2):

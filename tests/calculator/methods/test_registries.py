@@ -44,7 +44,7 @@ def test_the_package_exports_every_method():
     assert {cls.__name__ for cls in METHODS.values()} <= set(methods.__all__)
 
 
-def test_a_method_that_peft_lacks_has_a_script_of_its_own():
+def test_a_method_that_peft_lacks_has_its_own_script():
     lacking = {name for name, cls in METHODS.items() if cls.facts.config_class is None}
     assert lacking <= script_kinds.SCRIPTS.keys()
 

@@ -50,7 +50,7 @@ def test_a_method_that_peft_refuses_has_the_reasons_instead():
     assert [problem.loc for problem in at.problems] == ["method.name"]
 
 
-def test_a_prefix_is_tried_without_checkpointing_alone():
+def test_a_prefix_is_tried_only_without_checkpointing():
     found = search("prefix", evaluator(gpu="a100-sxm4-80gb")).candidates
     assert [candidate.gradient_checkpointing for candidate in found] == [False]
 

@@ -154,7 +154,7 @@ def test_roomier_changes_are_offered_only_if_little_is_left(plans):
     assert (roomy.roomier, "little_room" in reasons(roomy, "against")) == ((), False)
 
 
-def test_a_warning_of_every_estimate_is_the_plans_own():
+def test_a_warning_of_every_estimate_is_a_warning_of_the_plan():
     needs = {"sequence_length": 4224}
     part = planned({"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": needs})
     (warning,) = part.warnings

@@ -69,7 +69,7 @@ def test_a_wrong_setting_of_the_trainer_is_refused_at_its_place(training, loc, s
     assert says in problem.msg
 
 
-def test_a_batch_that_the_trainer_refuses_is_placed_at_the_need_that_decides_it():
+def test_a_batch_that_the_trainer_refuses_is_reported_at_the_need_that_decides_it():
     body = {**BODY, "needs": {"effective_batch_size": 1}, "training": {"trainer": "trl-kto"}}
     with pytest.raises(PlanError) as refused:
         plan(parse_plan(body))

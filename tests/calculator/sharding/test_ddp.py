@@ -87,7 +87,7 @@ def test_ddp_keeps_the_order_of_the_parameters_where_it_looks_for_unused_ones():
     assert static == buckets(tensors, DDPConfig())
 
 
-def test_each_dtype_has_buckets_of_its_own_and_frozen_parameters_have_none():
+def test_each_dtype_has_its_own_buckets_and_frozen_parameters_have_none():
     tensors = [weight("a", 100), weight("b", 60, dtype="bfloat16"), weight("c", 7), weight("d", 9, trained=False)]
     found = buckets(tensors, DDPConfig())
     assert sorted(found.steady) == [Bucket(60, "bfloat16"), Bucket(107, "float32")]

@@ -107,7 +107,7 @@ def test_a_rank_owns_of_layers_of_one_kind_what_it_owns_of_parameters_one_by_one
 @pytest.mark.parametrize("sharding", ["zero1", "zero2"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(("bucket", "length"), [(10_000, 1024), (70_000, 64), (70_000, 1024), (10**8, 1024)])
-def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accumulation, bucket, length):
+def test_ranks_that_share_a_result_have_the_one_that_each_would_compute(sharding, accumulation, bucket, length):
     sizes = {"gradient_accumulation_steps": accumulation, "sequence_length": length}
     flat = training_step(request(sharding, 24, zero={"reduce_bucket_size": bucket}, **sizes)).flat
     ranks, caches = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
@@ -119,7 +119,7 @@ def test_ranks_that_own_as_much_have_what_each_of_them_has_alone(sharding, accum
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_rank_has_the_fullest_point_of_all_intervals(seed):
+def test_the_peak_of_a_rank_is_the_highest_point_of_its_intervals(seed):
     chance = random.Random(seed)
     flat = training_step(request("zero2", 24, zero={"reduce_bucket_size": 10_000})).flat
     reduction, always = flat._reduction, flat._always[1]
@@ -327,7 +327,7 @@ HYBRID["layer_types"].append("full_attention")
         ),
     ],
 )
-def test_kinds_of_layers_of_which_there_are_as_many_have_parameters_of_their_own(method, sharding, traced):
+def test_kinds_of_layers_with_equal_counts_have_their_own_parameters(method, sharding, traced):
     """Traced with `python -m validation compare`, DeepSpeed 0.19.8."""
     body = {"model": {"config": HYBRID}, "method": method, "device": {"count": 4, "sharding": sharding}}
     training = {"micro_batch_size": 2, "sequence_length": 64, "autocast": "bfloat16"}

@@ -104,7 +104,7 @@ def test_gradients_are_reduced_when_the_next_does_not_fit_and_large_ones_stay_ou
     assert live.bytes == 6144
 
 
-def test_more_gpus_divide_what_stays_on_each():
+def test_every_phase_needs_less_on_more_gpus():
     two, eight = phases(NONE_STAY, count=2), phases(NONE_STAY, count=8)
     assert eight["optimizer_step"] < two["optimizer_step"]
     assert all(eight[phase] < two[phase] for phase in two)

@@ -72,7 +72,7 @@ def test_more_micro_batches_take_more_time_at_the_same_speed():
     assert isclose(four.tokens_per_second.high, one.tokens_per_second.high)
 
 
-def test_a_card_without_three_sources_of_its_own_has_the_interval_of_all_cards():
+def test_a_card_with_fewer_than_three_sources_has_the_interval_of_all_cards():
     cards = {run.card for run in speed(device={"gpu": "rtx-4090"}).runs}
     assert len(cards) > 1
 

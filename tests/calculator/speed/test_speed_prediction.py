@@ -25,7 +25,7 @@ def test_runs_that_differ_within_a_source_widen_it():
     assert uneven.high / uneven.low > even.high / even.low
 
 
-def test_it_contains_further_sources_as_often_as_it_states():
+def test_the_interval_contains_further_sources_as_often_as_it_states():
     random, inside, draws = Random(20), 0, 2000
     for _ in range(draws):
         sources = [log(0.2) + random.gauss(0, 0.3) for _ in range(6)]

@@ -37,7 +37,7 @@ def test_pinned_blocks_are_powers_of_two():
     assert estimate(request(activation_offloading=None)).memory.host_bytes is None
 
 
-def test_what_returns_has_a_stream_of_its_own_and_a_replay_frees_what_the_step_before_left():
+def test_copied_back_tensors_have_their_own_stream_and_a_replay_frees_those_of_the_previous_step():
     prepared = training_step(request()).resident.prepared
     found = events(prepared)
     assert {row[0].endswith(RETURNED) for row, stream in zip(found.rows, found.streams, strict=True) if stream} == {

@@ -55,7 +55,7 @@ def test_only_the_first_micro_batch_of_a_step_scores():
     assert training_step(request(beta=0.04)).first is None
 
 
-def test_a_replay_scores_in_the_first_micro_batch_alone():
+def test_a_replay_scores_only_in_the_first_micro_batch():
     prepared = training_step(request(beta=0.04, gradient_accumulation_steps=2)).resident.prepared
     names = {row[0] for row in events(prepared.first_micro_batch).rows}
     assert any(name.startswith("reference: model.layers") for name in names)
@@ -97,7 +97,7 @@ def test_generation_can_set_the_peak_and_has_moments_on_the_timeline():
 
 
 @pytest.mark.parametrize(("length", "passes"), [(1, 1), (2, 2), (3, 3), (100, 3)])
-def test_each_token_but_the_first_is_a_pass_of_its_own(length, passes):
+def test_each_token_after_the_first_is_a_separate_pass(length, passes):
     assert len(training_step(request(max_completion_length=length)).generation) == passes
 
 

@@ -180,7 +180,7 @@ def _interpret_first_periods(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "leave_out", lambda _: None)
 
 
-def test_generation_of_a_further_length_is_that_of_the_length_by_itself() -> None:
+def test_generation_of_a_further_length_equals_that_of_a_single_request() -> None:
     series = SeriesCache()
     for length in (640, 900, 1300):
         request = _request(MODELS[1], "trl-rloo", sequence_length=length, max_completion_length=400)

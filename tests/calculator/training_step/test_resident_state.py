@@ -19,7 +19,7 @@ GRID = {
 }
 
 
-def test_a_point_of_a_sweep_is_answered_as_by_itself():
+def test_a_point_of_a_sweep_has_the_answer_of_a_single_request():
     sweep = parse_sweep({"request": {"model": LORA["model"], "method": {"name": "lora"}}, "grid": GRID})
     for swept in answers(sweep):
         assert swept.estimate == estimate(parse_request(sweep.body(swept.point)), SeriesCache()), swept.point

@@ -46,7 +46,7 @@ def listed(monkeypatch):
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
-def test_a_step_of_other_sizes_reserves_as_by_itself(sharding, listed):
+def test_a_later_step_of_other_sizes_reserves_what_it_would_alone(sharding, listed):
     series = SeriesCache()
     lengths = (48, 160, 1500, 160, 160)
     by_itself = [reserved(request(sharding, length), SeriesCache()) for length in lengths]
@@ -56,7 +56,7 @@ def test_a_step_of_other_sizes_reserves_as_by_itself(sharding, listed):
 
 
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
-def test_a_step_on_more_gpus_reserves_as_by_itself(sharding):
+def test_a_later_step_on_more_gpus_reserves_what_it_would_alone(sharding):
     series = SeriesCache()
     found = [reserved(request(sharding, 48, count), series) for count in (2, 8, 2)]
     assert found == [reserved(request(sharding, 48, count), SeriesCache()) for count in (2, 8, 2)]

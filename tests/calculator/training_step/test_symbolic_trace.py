@@ -69,7 +69,7 @@ def answered(series, **changes):
     ("seed", "reserved", "traces_first"),
     [(0, "rule", False), (1, "rule", True), (2, "rule", True), (3, "replay", False), (4, "replay", True)],
 )
-def test_each_request_of_a_series_is_answered_as_by_itself(seed, reserved, traces_first):
+def test_each_request_of_a_series_has_the_answer_of_a_single_request(seed, reserved, traces_first):
     chance, traced = random.Random(seed), 0
     count = 25 if reserved == "rule" else 5
     for number in range(count):
@@ -116,7 +116,7 @@ def test_a_request_and_those_of_its_sizes_are_run_once_with_their_own_sizes(coun
     assert counted == {"concrete": 1, "symbolic": 0}
 
 
-def test_a_batch_of_one_has_a_trace_of_its_own(counted):
+def test_a_batch_of_one_is_traced_separately(counted):
     series = SeriesCache()
     for batch in (4, 2, 1, 3, 1, 8):
         answered(series, micro_batch_size=batch)

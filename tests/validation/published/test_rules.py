@@ -68,7 +68,7 @@ def test_fused_lora_of_4_bit_layers_is_named_where_it_matters():
     assert by_id("fms_acceleration/1013/nvidia_smi").run.protocol == "fast_kernels_and_fused_head"
 
 
-def test_runs_of_trl_before_it_had_a_loss_of_its_own_name_its_release():
+def test_runs_of_trl_before_its_own_loss_name_the_release():
     baseline = by_id("fms_acceleration/180/max_memory_allocated").run.request
     assert (baseline["training"]["trainer"], baseline["stack"]["trl"]) == ("trl-sft", "0.11.4")
 

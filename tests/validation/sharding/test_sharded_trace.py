@@ -86,7 +86,7 @@ def test_units_are_gathered_for_their_passes_and_named_after_their_parameters():
     assert not {s.name for s in traced("fsdp").alive_at_peak("optimizer_step") if s.name.endswith("gathered")}
 
 
-def test_gathers_and_reductions_have_streams_of_their_own():
+def test_gathers_and_reductions_have_their_own_streams():
     streams = {(s.op, s.stream) for s in traced("fsdp").ledger.storages if s.op.startswith("foreach")}
     assert ("foreach_all_gather", "all_gather_copy_in_stream") in streams
     assert ("foreach_reduce", "") in streams

@@ -20,14 +20,14 @@ def test_every_published_figure_of_a_complete_request_is_a_residual():
     assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in training_runs)
 
 
-def test_runs_of_other_kernels_and_passes_without_training_bound_no_answer():
+def test_runs_with_other_kernels_and_passes_without_training_are_no_residuals():
     protocols = [row.get("protocol") for row in results.published()["rows"] if row["expressed"] == "whole"]
     assert all(protocols.count(name) for name in OTHER_CODE)
     of_lora = [each.error for each in residuals() if (each.method, each.statistic) == ("lora", "nvidia_smi")]
     assert -0.05 < min(of_lora) < max(of_lora) < 0.01
 
 
-def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
+def test_our_own_measurements_are_residuals_too(monkeypatch, tmp_path):
     contents = {"environment": {"device": "a card", "driver": "1"}, "layers": [], "verdicts": []}
     (tmp_path / "card.json").write_text(json.dumps({**contents, "steps": [STEP, {**STEP, "measured": None}]}))
     monkeypatch.setattr(results, "published", lambda: None)

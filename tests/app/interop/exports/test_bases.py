@@ -69,7 +69,7 @@ def test_llama_factory_quantizes_with_eetq():
     assert read(file.content).request["method"]["quantization_config"] == {"quant_method": "eetq"}
 
 
-def test_a_checkpoint_in_aqlm_is_told_of_its_head():
+def test_an_answer_about_an_aqlm_checkpoint_mentions_its_head():
     (missed,) = [each for each in exported("aqlm").not_expressed if each.loc == LOC]
     assert "add lm_head" in missed.why
 

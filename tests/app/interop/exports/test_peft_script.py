@@ -166,7 +166,7 @@ def test_a_script_needs_no_other_file(tmp_path):
     assert "step 1: loss" in alone.stdout
 
 
-def test_values_cannot_leave_their_place(tmp_path):
+def test_values_of_a_config_cannot_change_the_code_of_a_script(tmp_path):
     hostile = {**LLAMA, "note": "'''\"\"\"\nimport os\n", "nested": {"true": True, "none": None, "list": [1.5, "a\\"]}}
     file = tmp_path / "train.py"
     file.write_text(script(body({"name": "lora"}, hostile)))
