@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
 from calculator.engine import products
-from calculator.engine.module_calls import passed
+from calculator.engine.module_calls import enter, leave, passed
 from calculator.engine.tape import Tensor
 from calculator.layers import masks, norms, rotary
 
@@ -32,15 +32,19 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
     """
     embed = context.outer(name)
     context.set_scope(f"{name}: ")
-    rows = products.embedding(ids, context.method.embedding_weight(embed), embed.module.out_features, "output")
+    table = context.method.embedding_weight(embed)
+    adapted = bool(embed.added) and table is embed.own["weight"]
+    path = f"{name}.base_layer"
+    rows = products.embedding(enter(path, ids) if adapted else ids, table, embed.module.out_features, "output")
     scale = Tensor(context.tape, None, (), context.buffer_dtype, None) if scaled else None
     if scale is not None:
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
-    if not embed.added or rows.edge:
+    if not adapted:
         return rows
     # Trainers of TRL wrap the model first. So enable_input_require_grads sees the adapter's output.
     if context.training.gradient_checkpointing and not (context.training.trainer or "").startswith("trl"):
         rows = context.input_requiring_grad(rows)
+    rows = leave(path, rows)
     return context.method.embedding_forward(embed, ids, rows, scale)
 
 

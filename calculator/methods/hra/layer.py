@@ -8,6 +8,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
+from calculator.methods.reshaping import viewed
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -24,10 +25,11 @@ def forward(bound: BoundModule, x: Tensor, r: int) -> Tensor:
     eye = x.tape.scratch((width, width), "float32", "identity matrix")
     reflections = _reflections(bound, r)
     eye = ops.cast(eye, reflections.dtype, "identity matrix in the vectors' dtype")
-    reflections_of_one = products.matmul(eye, reflections, None, width, "I · reflections")
+    reflections_of_one = products.addmm(eye, reflections, None, width, "I · reflections")
     del eye
-    weight = ops.cast(bound.own["weight"].detach(), reflections_of_one.dtype, "weight in the vectors' dtype")
-    reflected = products.matmul(weight, reflections_of_one, None, width, "reflected weight")
+    given = bound.own["weight"]
+    weight = ops.cast(viewed(given, given.shape), reflections_of_one.dtype, "weight in the vectors' dtype")
+    reflected = products.addmm(weight, reflections_of_one, None, width, "reflected weight")
     del reflections_of_one
     bias = bound.own.get("bias")
     if bias is not None:
@@ -50,11 +52,11 @@ def _reflections(bound: BoundModule, r: int) -> Tensor:
 def _reflection(weight: Tensor, column: Tensor) -> Tensor:
     """Return 2 · weight @ u @ u.T."""
     width = weight.shape[0]
-    return products.matmul(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
+    return products.addmm(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
 
 
 def _seen(weight: Tensor, column: Tensor) -> Tensor:
-    return products.matmul(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
+    return products.addmm(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
 
 
 def _column(vectors: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
 from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
+from calculator.methods.reshaping import viewed
 from calculator.methods.targeted.adapted_linear import add_to_output_
 from calculator.resident.module_spec import Added
 
@@ -112,8 +113,8 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
     A scale of the frozen rows is applied to the update too.
     """
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
-    after_a = products.embedding(ids, ops.view(a, a.shape[::-1]), a.shape[0], "rows of A")
-    update = ops.scale(products.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
+    after_a = products.embedding(ids, viewed(a, a.shape[::-1]), a.shape[0], "rows of A")
+    update = ops.scale(products.addmm(after_a, viewed(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
     if scale is not None:
         update = ops.mul(update, ops.cast(scale, update.dtype, "scale in the update's dtype"), "update, scaled as rows")
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")

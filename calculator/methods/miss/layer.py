@@ -41,7 +41,7 @@ def forward(method: MiSS, bound: BoundModule, x: Tensor) -> Tensor:
 
 def _product(method: MiSS, bound: BoundModule, x: Tensor, block: Tensor) -> Tensor:
     x = called_dropout(bound, "miss_dropout", x, method.miss_dropout)
-    return products.matmul(_sum_of_blocks(x, block.shape[0]), block, None, bound.module.out_features, "update")
+    return products.addmm(_sum_of_blocks(x, block.shape[0]), block, None, bound.module.out_features, "update")
 
 
 def _sum_of_blocks(x: Tensor, r: int) -> Tensor:

@@ -123,7 +123,7 @@ class PartitionedHooks(FlatHooks):
         It runs a second model, which DeepSpeed shards too, or the trained model with or without its adapters.
         """
         if compared == "model":
-            return PartitionedHooks(prepared, outer_modules("full"), SECOND)
+            return PartitionedHooks(prepared, outer_modules(in_peft=False), SECOND)
         return PartitionedHooks(prepared, self._outer, None if compared is None else "")
 
 
@@ -140,14 +140,14 @@ class GenerationHooks(PartitionedHooks):
 
 def generation_pass(prepared: PreparedModel) -> GenerationHooks:
     """Return the hooks of a pass of `generate`, which Seq2SeqTrainer calls while stage 3 gathers weights."""
-    return GenerationHooks(prepared, outer_modules("full"))
+    return GenerationHooks(prepared, outer_modules(in_peft=False))
 
 
 def stage_3(prepared: PreparedModel) -> PartitionedHooks:
     """Return the hooks of stage 3."""
-    return PartitionedHooks(prepared, outer_modules(prepared.method.name))
+    return PartitionedHooks(prepared, outer_modules(in_peft=prepared.method.facts.config_class is not None))
 
 
-def outer_modules(method: str) -> tuple[str, ...]:
-    """Return the modules around the decoder: the causal language model, and PEFT's model around it."""
-    return ("causal lm",) if method == "full" else ("peft model", "tuner", "causal lm")
+def outer_modules(*, in_peft: bool) -> tuple[str, ...]:
+    """Return the modules around the decoder: the causal language model, and PEFT's model around it, if there is one."""
+    return ("peft model", "tuner", "causal lm") if in_peft else ("causal lm",)

@@ -279,6 +279,8 @@ def _parts(
     window: int | None = None
     marks: list[Placed] = []
     layer: int | None = None
+    #: The layers in which views were created. They may end in another, whose parameters differ.
+    viewed: dict[str, int | None] = {}
     for position, label in tape.marks:
         if position > end:
             continue
@@ -288,6 +290,7 @@ def _parts(
             text, serial, own = without_graph + text, "", layer if "*" in text else None
             if prefix in _OF_VIEWS:
                 serial, text = text.split(maxsplit=1)
+                own = viewed.setdefault(serial, own)
             marks.append(Placed(position, prefix, text, own, inside and not without_graph, serial))
             continue
         if label.startswith(module_calls.NO_GRAPH):

@@ -97,7 +97,20 @@ FAMILIES = frozenset(
 )
 
 #: The methods whose modules are known to be called in the order of the real model.
-METHODS = ("full", "lora", "qlora", "ia3", "ln_tuning", "lokr", "vera", "trainable_tokens", "bitfit", "oft", "miss")
+METHODS = (
+    "full",
+    "lora",
+    "qlora",
+    "ia3",
+    "ln_tuning",
+    "lokr",
+    "vera",
+    "trainable_tokens",
+    "bitfit",
+    "oft",
+    "miss",
+    "hra",
+)
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
 
@@ -210,7 +223,7 @@ def _of_empty_copies(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
-    method, model = prepared.method, prepared.model
+    method = prepared.method
     if method.name not in METHODS:
         message = f"is not modeled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
         yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
@@ -219,7 +232,3 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_dtypes(prepared)
     yield from _of_copies(prepared)
     yield from _of_empty_copies(prepared)
-    embedding = model.embedding
-    if method.name != "trainable_tokens" and prepared.module_spec(embedding.name, embedding).added:
-        message = f"LoRA of the embeddings is not modeled under zero3: leave them out, or {_INSTEAD}"
-        yield Problem(loc="method.target_modules", msg=message, input=None)
