@@ -84,11 +84,11 @@ class HostValues:
         host = torch.empty(0, dtype=tensor.dtype)
         return host.set_(copy, tensor.storage_offset(), tensor.shape, tensor.stride())
 
-    def _repeat(self, gathered: torch.Tensor, own: torch.Tensor) -> None:
+    def _repeat(self, gathered: torch.Tensor, of_rank: torch.Tensor) -> None:
         """Keep the values of a tensor that is gathered from all processes, whose values are those of this one."""
-        value = self.value(own)
+        value = self.value(of_rank)
         if value is not None:
-            self._keep(gathered, value.flatten().repeat(gathered.numel() // own.numel()).view(gathered.shape))
+            self._keep(gathered, value.flatten().repeat(gathered.numel() // of_rank.numel()).view(gathered.shape))
 
     def _read(self, tensor: torch.Tensor) -> Any:
         value = self.value(tensor)

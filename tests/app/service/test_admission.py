@@ -33,7 +33,7 @@ async def _answers(requests, *, fail=False):
             return 500, {}
         return sent[0]["status"], dict(sent[0]["headers"])
 
-    waiting = [asyncio.ensure_future(one({**SCOPE, **own})) for own in requests]
+    waiting = [asyncio.ensure_future(one({**SCOPE, **settings})) for settings in requests]
     await asyncio.sleep(0)
     everybody.set()
     return [await each for each in waiting], admission.present

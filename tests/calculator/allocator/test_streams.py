@@ -93,7 +93,7 @@ def test_the_last_micro_batch_takes_every_gradient_of_the_first_once():
     first = batches.first.events()
     assert sorted(of_first for _, of_first in batches.taken) == sorted(first.gradients)
     sizes = [(batches.last.rows[row][4], batches.first.rows[of_first][4]) for row, of_first in batches.taken]
-    assert all(own == of_first for own, of_first in sizes)
+    assert all(size == of_first for size, of_first in sizes)
     assert batches.repeats == 2
 
 

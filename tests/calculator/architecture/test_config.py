@@ -194,7 +194,7 @@ def test_all_contradictions_are_reported_at_once():
 def test_an_unknown_family_is_refused_with_the_known_ones(model_type):
     problem = _refusal(_with(LLAMA, model_type=model_type))
     assert problem.loc == "model.config.model_type"
-    assert all(known in problem.msg for known in FAMILIES)
+    assert all(family in problem.msg for family in FAMILIES)
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": None}, {"hidden_size": 64}])

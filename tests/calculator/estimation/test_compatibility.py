@@ -11,7 +11,7 @@ TINY = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediat
 TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2}
 
 
-def of(**keys):
+def request_with(**keys):
     return parse_request({"model": {"config": {**TINY, **keys}}, "method": {"name": "lora"}})
 
 
@@ -19,7 +19,7 @@ def of(**keys):
 def test_a_key_that_changes_every_familys_step_is_refused(name):
     value, _ = SWITCHES[name]
     with pytest.raises(PlanError, match="leave it out") as caught:
-        estimate(of(**{name: value}))
+        estimate(request_with(**{name: value}))
     (problem,) = caught.value.problems
     assert (problem.loc, problem.input) == (f"model.config.{name}", value)
 
@@ -27,7 +27,7 @@ def test_a_key_that_changes_every_familys_step_is_refused(name):
 @pytest.mark.parametrize("name", SWITCHES)
 def test_the_same_key_with_its_usual_value_changes_nothing(name):
     value, _ = SWITCHES[name]
-    assert estimate(of(**{name: not value})).memory == estimate(of()).memory
+    assert estimate(request_with(**{name: not value})).memory == estimate(request_with()).memory
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_answers_of_several_threads_are_those_of_one():
     expected = [whole_answer(request) for request in requests]
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda request: read(estimate(request, whole=True)), requests))
-    for (answer, _, timeline), (own, _, own_timeline) in zip(found, expected, strict=True):
-        assert (answer, timeline) == (own, own_timeline)
+    for (answer, _, timeline), (alone, _, timeline_alone) in zip(found, expected, strict=True):
+        assert (answer, timeline) == (alone, timeline_alone)
 
 
 def test_a_kind_is_lent_to_one_request_at_a_time():

@@ -127,8 +127,8 @@ def test_the_peak_of_a_rank_is_the_highest_point_of_its_intervals(seed):
     reduction.intervals = [point._replace(bytes=more + chance.randrange(600_000)) for point in reduction.intervals]
     sizes = [point.bytes for point in reduction.intervals]
     for rank in flat.ranks:
-        first, (own, _) = reduction.reduced[rank.number], flat._state.gradients_of(rank.number)
-        gradients = sum(each.bytes for each in own)
+        first, (tensors, _) = reduction.reduced[rank.number], flat._state.gradients_of(rank.number)
+        gradients = sum(each.bytes for each in tensors)
         assert rank.peaks[1] == always + max(*sizes[: first + 1], *[size + gradients for size in sizes[first + 1 :]])
 
 

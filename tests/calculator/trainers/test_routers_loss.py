@@ -47,14 +47,14 @@ def answer(config, trainer="trl-sft", stack=None):
     )
 
 
-def says(answered):
+def mentions_coefficient(answered):
     return any("router_aux_loss_coef" in each for each in answered.assumptions)
 
 
 @pytest.mark.parametrize("trainer", ["trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo"])
 def test_the_loss_is_added_unless_its_coefficient_is_0(trainer):
-    assert says(answer(MIXTRAL, trainer))
-    assert not says(answer({**MIXTRAL, "router_aux_loss_coef": 0.0}, trainer))
+    assert mentions_coefficient(answer(MIXTRAL, trainer))
+    assert not mentions_coefficient(answer({**MIXTRAL, "router_aux_loss_coef": 0.0}, trainer))
 
 
 def test_the_logits_of_the_routers_stay_in_memory():
@@ -63,7 +63,7 @@ def test_the_logits_of_the_routers_stay_in_memory():
 
 
 def test_a_family_that_declares_no_coefficient_has_no_such_loss():
-    assert not says(answer(DEEPSEEK))
+    assert not mentions_coefficient(answer(DEEPSEEK))
     with pytest.raises(PlanError, match=r"router_aux_loss_coef: the routers' loss that SFTTrainer adds to deepseek_v3"):
         answer({**DEEPSEEK, "router_aux_loss_coef": 0.001})
 
@@ -74,7 +74,7 @@ def test_sfttrainer_turns_the_configs_own_loss_off_too():
 
 
 def test_older_releases_add_it_only_if_the_config_asks_for_it():
-    assert not says(answer(MIXTRAL, stack={"trl": "1.0"}))
+    assert not mentions_coefficient(answer(MIXTRAL, stack={"trl": "1.0"}))
     with pytest.raises(PlanError, match=r"output_router_logits: with SFTTrainer of TRL 1\.0 it is not modeled"):
         answer({**MIXTRAL, "output_router_logits": True}, stack={"trl": "1.0"})
     with pytest.raises(PlanError, match=r"SFTTrainer adds to mixtral is not modeled"):
@@ -87,7 +87,7 @@ def test_hybrids_with_experts_name_the_setting_of_the_routers_loss(family):
     training = {"trainer": "trl-sft", "sequence_length": 128}
     body = {"model": model.id, "method": {"name": "full"}, "training": training, "reserved": "rule"}
     if family == "nemotron_h":
-        assert not says(estimate(parse_request(body)))
+        assert not mentions_coefficient(estimate(parse_request(body)))
     else:
         with pytest.raises(PlanError, match=r"router_aux_loss_coef: SFTTrainer reads num_experts"):
             estimate(parse_request(body))

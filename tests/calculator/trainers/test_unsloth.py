@@ -227,7 +227,7 @@ def test_full_fine_tuning_and_other_trainers_offloading_are_refused():
 def test_trl_offloads_nothing_by_default():
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}}
     plain, named = (
-        estimate(parse_request({**body, "training": {"trainer": "trl-sft", **own}})).memory.peak_reserved_bytes
-        for own in ({}, {"activation_offloading": False})
+        estimate(parse_request({**body, "training": {"trainer": "trl-sft", **option}})).memory.peak_reserved_bytes
+        for option in ({}, {"activation_offloading": False})
     )
     assert plain == named

@@ -67,10 +67,10 @@ def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
     prepared = resident_state(request).prepared
     short = rollout.rolled_out(prepared)
     monkeypatch.setattr(sharding_hooks, "repetition", _every_layer)
-    for own, whole in zip(short, rollout.rolled_out(prepared), strict=True):
-        assert len(own.recording.changes) < len(whole.recording.changes)
-        assert own.recording.alive(own.moment).kinds() == whole.recording.alive(whole.moment).kinds()
-        assert (own.moment.bytes, own.operation) == (whole.moment.bytes, whole.operation)
+    for step_pass, whole in zip(short, rollout.rolled_out(prepared), strict=True):
+        assert len(step_pass.recording.changes) < len(whole.recording.changes)
+        assert step_pass.recording.alive(step_pass.moment).kinds() == whole.recording.alive(whole.moment).kinds()
+        assert (step_pass.moment.bytes, step_pass.operation) == (whole.moment.bytes, whole.operation)
 
 
 @pytest.mark.parametrize("autocast", [None, "bfloat16"])
@@ -82,8 +82,8 @@ def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
     request = _request(model, "trl-rloo", sequence_length=5000, max_completion_length=400, autocast=autocast)
     recorded = _tapes(request)
     monkeypatch.setattr(KnownLayers, "of", lambda *_: None)
-    for own, run in zip(recorded, _tapes(request), strict=True):
-        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+    for tape, expected in zip(recorded, _tapes(request), strict=True):
+        assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
 
 
 @pytest.mark.parametrize("trainer", ["trl-kto", "trl-rloo"])
@@ -96,8 +96,8 @@ def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
     request = replace(request, method=parse_method({"name": "full"}))
     shared = _tapes(request)
     monkeypatch.setattr(known_layers, "layers_of", lambda _: {})
-    for own, run in zip(shared, _tapes(request), strict=True):
-        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+    for tape, expected in zip(shared, _tapes(request), strict=True):
+        assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -167,8 +167,8 @@ def test_a_pass_whose_periods_differ_is_interpreted_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(FirstPeriod, "compare", _differs)
     again = _tapes(request)
     _interpret_first_periods(monkeypatch)
-    for own, run in zip(again, _tapes(request), strict=True):
-        assert (own.rows, own.events, own.marks) == (run.rows, run.events, run.marks)
+    for tape, expected in zip(again, _tapes(request), strict=True):
+        assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
 
 
 def _differs(_: FirstPeriod, context: Context, __: Tensor) -> None:

@@ -86,9 +86,9 @@ def marked(request):
     return calls
 
 
-def alike(real, own):
-    """Whether one call follows the other; where the real module has parameters, its path too."""
-    return real[0] == own[0] and real[1:] in ("", own[1:])
+def is_same_call(real, modeled):
+    """Whether two calls have the same kind and, if the real module has parameters, the same path."""
+    return real[0] == modeled[0] and real[1:] in ("", modeled[1:])
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def alike(real, own):
 def test_modules_are_called_in_the_order_of_the_real_model(family, method):
     request = requested(family, method)
     real, modeled = called(request), marked(request)
-    assert [pair for pair in zip(real, modeled, strict=True) if not alike(*pair)] == []
+    assert [pair for pair in zip(real, modeled, strict=True) if not is_same_call(*pair)] == []
