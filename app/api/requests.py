@@ -267,7 +267,7 @@ InferenceRequest = model(
         Field(
             default_factory=lambda: {"name": "full"},
             title="Method",
-            description="The method that fine-tuned it. Without a method, the base model alone is served.",
+            description="The method that fine-tuned it. Without a method, the base model is served.",
             examples=[{"name": "lora", "r": 16}],
         ),
     ),

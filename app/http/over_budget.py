@@ -60,6 +60,6 @@ def _of_training(prefix: str, body: Any) -> Iterator[tuple[str, Any, str]]:
         return
     lengths, steps = training.get("sequence_lengths"), training.get("gradient_accumulation_steps")
     if lengths:
-        yield f"{prefix}training.sequence_lengths", lengths, "give fewer lengths, or sequence_length alone"
+        yield f"{prefix}training.sequence_lengths", lengths, "give fewer lengths, or only sequence_length"
     if isinstance(steps, int) and steps > _FEW_MICRO_BATCHES:
         yield f"{prefix}training.gradient_accumulation_steps", steps, "accumulate fewer micro-batches"

@@ -31,9 +31,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if not isinstance(method, Full) or not method.by_turns:
         return
     if training.trainer not in (None, "transformers"):
-        message = (
-            f"{method.title} is modeled with transformers and without a trainer only: use transformers, or leave it out"
-        )
+        message = f"{method.title} is modeled only without a trainer or with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     if training.optimizer_in_bwd:
         message = f"{method.title} updates parameters after the backward pass: use false"

@@ -51,7 +51,7 @@ _TRAINS_ALONE = (None, "transformers", "trl-sft")
 
 #: The sentences of an answer on these packages.
 FROM_SOURCE = (
-    "With {packages}: their part of the figures is from their source alone ({sources}). Steps with their own Python"
+    "With {packages}: their part of the figures is only from their source ({sources}). Steps with their own Python"
     " functions, whose kernels were not launched, allocate the same; what kernels allocate themselves is not counted,"
     " and nothing was measured on a GPU."
 )

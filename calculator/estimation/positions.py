@@ -40,7 +40,7 @@ def positions_reason(model: Model, most: int) -> str:
     """Return the reason for the limit of `most_positions`, as a clause that ends in the number of positions."""
     if forward_of(model).positions_followed is None:
         return f"the model has {most:,}"
-    return f"{model.model_type} runs one position after the other, which is followed up to {most:,}"
+    return f"{model.model_type} runs one position after the other, which is modeled up to {most:,}"
 
 
 def within_positions(request: Request, model: Model) -> Request:

@@ -24,10 +24,10 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a task other than causal language modeling is refused."""
     task, device, training = model.task, request.device, request.training
     if task.name != "seq_2_seq_lm" and training.target_length is not None:
-        message = "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
+        message = "only encoder-decoders have a target: set task seq_2_seq_lm, or leave it out"
         yield Problem(loc="training.target_length", msg=message, input=training.target_length)
     if not task.embeds and training.texts_per_example != 2:
-        message = "texts are embedded by task feature_extraction alone: set it, or leave texts_per_example out"
+        message = "only task feature_extraction embeds texts: set it, or leave texts_per_example out"
         yield Problem(loc="training.texts_per_example", msg=message, input=training.texts_per_example)
     if task.name == "causal_lm":
         return

@@ -95,10 +95,10 @@ def _completion_tokens(request: Request) -> Iterator[Problem]:
     if training.flattened:
         most = training.micro_batch_size * training.sequence_length - training.samples
     if given > most:
-        message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
+        message = f"a micro-batch has at most {most:,} labeled tokens: use {most:,} or fewer"
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
     if training.sequence_lengths is not None:
-        message = "a number of labeled tokens is for micro-batches of one length: leave sequence_lengths out"
+        message = "requires micro-batches of one length: leave sequence_lengths out"
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
 
 
@@ -121,5 +121,5 @@ def _offloading(prepared: PreparedModel, facts: TrainerFacts) -> Iterator[Proble
     if facts.offloads_saved_tensors:
         yield from offloading.problems(prepared, prepared.device.sharding)
         return
-    message = f"{facts.label} is modeled with layer inputs on the GPU only: leave it out, or use trl-sft or unsloth"
+    message = f"offloading is not modeled with {facts.label}: leave it out, or use trl-sft or unsloth"
     yield Problem(loc="training.activation_offloading", msg=message, input=given)

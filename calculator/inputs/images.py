@@ -12,7 +12,7 @@ class Images:
     images_per_sequence: int = setting(
         0,
         label="Images per sequence",
-        help="Images in each sequence of a model that reads images; 0 means text alone, for which its vision tower "
+        help="Images in each sequence of a model that reads images; 0 means text only, for which its vision tower "
         "does not run. An image's tokens are part of sequence_length.",
         minimum=0,
         maximum=1024,

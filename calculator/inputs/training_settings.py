@@ -108,7 +108,7 @@ class TrainingSettings:
     images: Images | None = setting(
         None,
         label="Images",
-        help="The images of each sequence of a model that reads images; null means text alone.",
+        help="The images of each sequence of a model that reads images; null means text only.",
         example={"images_per_sequence": 1, "image_height": 1008, "image_width": 1792},
     )
     gradient_accumulation_steps: int = setting(
@@ -245,7 +245,7 @@ class TrainingSettings:
         None,
         label="Kernel packages",
         help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention),"
-        " causal_conv1d and mamba_ssm. Their part of the figures is from their source alone, not measured. Null means"
+        " causal_conv1d and mamba_ssm. Their part of the figures is read from their source, not measured. Null means"
         " none.",
         example=["fla", "causal_conv1d"],
     )

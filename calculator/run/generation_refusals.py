@@ -32,7 +32,7 @@ def problems_of_generation(request: RunRequest) -> Iterator[Problem]:
         return
     if not run.generates:
         message = (
-            "Seq2SeqTrainer generates for compute_metrics alone: set compute_metrics, without prediction_loss_only, or"
+            "Seq2SeqTrainer generates only for compute_metrics: set compute_metrics, without prediction_loss_only, or"
             " use false"
         )
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)

@@ -58,7 +58,7 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
         message = f"a run is a Trainer's, which has no loss for {estimate.task}: use the estimate for its step"
         yield Problem(loc="task", msg=message, input=estimate.task)
     if estimate.training.has_images:
-        message = "the phases of a run are modeled for text alone: leave images out"
+        message = "the phases of a run are modeled for text only: leave images out"
         yield Problem(loc="training.images", msg=message, input=asdict(estimate.training.images or Images()))
     if OPTIMIZERS[estimate.training.optimizer].on_one_gpu and request.run.saves and not request.run.save_only_model:
         message = "the file of its states is not modeled: set run.save_only_model true, or run.save_strategy no"

@@ -67,7 +67,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         yield Problem(loc=FIELD, msg=message, input=True)
     head = prepared.module_spec(model.output.name, model.output)
     message = (
-        f"the loss reads the weight of {model.output.name} alone, and an adapter on it learns nothing: leave it out"
+        f"the loss reads only the weight of {model.output.name}, so an adapter on it gets no gradient: leave it out"
     )
     yield from adapted_head.problems(prepared, message, "cut_cross_entropy false, or leave the tokens out")
     if head.dtype == "float32":

@@ -223,7 +223,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     fused = fused and training.trainer not in WITHOUT_LABELS
     if fused:
         name = model.output.name
-        message = f"Liger reads the weight of {name} alone, so that an adapter on it learns nothing: leave it out"
+        message = f"Liger reads only the weight of {name}, so an adapter on it gets no gradient: leave it out"
         yield from adapted_head.problems(prepared, message, "use_liger_kernel false, or leave the tokens out")
 
 

@@ -135,7 +135,7 @@ def _full(planned: Planned) -> Part:
         return Part(heading="Method", keys=keys)
     chosen = chosen_layers(method, planned.model)
     if chosen is None:
-        why = "finetuning_type freeze trains modules of the first or the last layers alone: every weight is trained"
+        why = "finetuning_type freeze trains only modules of the first or the last layers: every weight is trained"
         missed = differs("method.unfrozen_parameters", [*method.unfrozen_parameters], why)
         return Part(heading="Method", keys=keys, not_expressed=(missed,))
     keys = {**_stage(planned), "finetuning_type": "freeze", **chosen.keys()}

@@ -68,7 +68,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if unfrozen and name == "full":
         method["unfrozen_parameters"] = unfrozen
     elif unfrozen:
-        keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modeled: the adapter alone is trained")
+        keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modeled: only the adapter is trained")
     kept = kept_base(keys, name)
     method |= layers_by_turns.lisa(keys, name, model_or_none(model))
     if name == "qlora":

@@ -57,9 +57,9 @@ def settings_of(keys: Keys, loop: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training settings of an exported loop, and of the calls around it."""
     settings = dict(loop)
     for name in settings.pop("unread"):
-        keys.miss(name, None, "is not read from the code of a loop: its setting is a default")
+        keys.miss(name, None, "is in the loop, but its settings are not read: the default is used")
     if "optimizer" not in settings:
-        keys.miss("optimizer", None, "is none of those that exported loops have: AdamW of PyTorch is used")
+        keys.miss("optimizer", None, "is not one that Headroom writes into scripts: PyTorch's AdamW is used")
     attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
     in_float32 = keys.flag("autocast_adapter_dtype", default=True)
     return {"adapter_dtype": "float32" if in_float32 else "model", **settings, "attention": attention}

@@ -69,7 +69,7 @@ def _warn_of_rewards(keys: Keys) -> None:
     texts = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, str) and "/" in each]
     if model is not None or texts:
         effect = "A model that scores completions is in memory too, and runs on all completions of a step."
-        keys.warn(f"the reward model {model or texts[0]}", effect, "one with reward functions alone")
+        keys.warn(f"the reward model {model or texts[0]}", effect, "one with reward functions only")
     elif given is not None:
         keys.without_effect.append("reward_funcs")
 

@@ -111,7 +111,7 @@ def _freeze(keys: Keys, model: Model | None) -> dict[str, Any]:
     layers, spread = keys.integer("freeze_trainable_layers", TRAINABLE_LAYERS), keys.flag("use_llama_pro")
     modules, extra = keys.names("freeze_trainable_modules") or ["all"], keys.names("freeze_extra_modules") or []
     if model is None:
-        message = "freezes layers by their number, for which the model has to be known: give its id or config"
+        message = "freezes layers by number, which requires a known model: give its id or config"
         raise refusal("content.finetuning_type", message, "freeze")
     count = len(model.decoder.layers)
     if not layers or (spread and (layers < 0 or count % layers)):

@@ -104,7 +104,11 @@ def keys_of(text: str) -> Keys:
     for each in wrong:
         keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")
     for name in other_trainers(found.calls):
-        keys.miss(name, None, f"sets up another run, before that of {trainer_of(found.calls)}: paste its cells alone")
+        keys.miss(
+            name,
+            None,
+            f"sets up another run before that of {trainer_of(found.calls)}: to read it, paste only its cells",
+        )
     return keys
 
 

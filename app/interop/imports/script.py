@@ -82,7 +82,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if embeds:
         training = tasks.in_own_loop(keys, training)
     elif trainer_of(calls) is None and not is_unsloth and loop is None:
-        why = "no Trainer is called, and the code of a loop is not read: its batch, length and optimizer are defaults"
+        why = "no Trainer is called, and training loops are not read: batch, length and optimizer are defaults"
         keys.miss("trainer", None, why)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}

@@ -29,7 +29,7 @@ class BitFit(Method):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which parameters are trained."""
-        return ("BitFit trains the parameters whose names end in bias alone; PEFT has no such method.",)
+        return ("BitFit trains only the parameters whose names end in bias. PEFT has no such method.",)
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse a model that runs no bias."""

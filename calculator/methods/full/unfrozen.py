@@ -64,7 +64,7 @@ def dtype_problems(method: Full, model: Model, training: Training) -> Iterator[P
     for path, module in method.with_layers(model).paths:
         chosen = trained(patterns, full_name(path, module), module)
         if chosen and len(chosen) != len(module.parameters):
-            message = f"is modeled for whole modules; of {path}, {', '.join(chosen)} is trained alone: use model"
+            message = f"is modeled for whole modules, and of {path} only {', '.join(chosen)} is trained: use model"
             yield Problem(loc=loc, msg=message, input=method.unfrozen_dtype)
             return
 

@@ -53,7 +53,7 @@ OF_TRAINING: dict[str, tuple[object, str]] = {
     "use_liger_kernel": (False, "torchtune has modules of its own: use false"),
     "loss_type": (None, "torchtune is modeled with CEWithChunkedOutputLoss: leave it out"),
     "completion_tokens": (None, "the memory of torchtune's loss does not depend on it: leave it out"),
-    "sequence_lengths": (None, "sample lengths are not modeled for torchtune: give sequence_length alone"),
+    "sequence_lengths": (None, "sample lengths are not modeled for torchtune: give only sequence_length"),
     "loraplus_lr_ratio": (None, "torchtune has no LoRA+: leave it out"),
     "precompute_ref_log_probs": (False, "these recipes have no reference: use false"),
     "beta": (None, "these recipes have no reference: leave it out"),

@@ -82,7 +82,7 @@ def _drops_attention(prepared: Subject) -> float:
 def head_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield an adapter on the output head. TRL's own head only reads the weight."""
     name = prepared.model.output.name
-    message = f"TRL reads the weight of {name} alone and refuses an adapter on it: leave it out"
+    message = f"TRL reads only the weight of {name}, and refuses an adapter on it: leave it out"
     yield from adapted_head.problems(prepared, message, "use transformers, or leave the tokens out")
 
 

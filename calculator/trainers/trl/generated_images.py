@@ -40,7 +40,7 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
     if not training.has_images:
         return
     if not training.use_vllm:
-        message = f"{trainer} with images is modeled with vLLM alone: use true, or leave images out"
+        message = f"{trainer} with images is modeled only with vLLM: use true, or leave images out"
         yield Problem(loc="training.use_vllm", msg=message, input=False)
     if sharding == "zero3":
         message = f"{trainer} with images is not modeled under zero3: use zero2 or fsdp, or leave images out"

@@ -45,7 +45,7 @@ class TrlTrainer(Transformers):
                 message = f"{self.facts.label} trains on padded rows: use false"
                 yield Problem(loc=f"training.{name}", msg=message, input=True)
         if training.sequence_lengths is not None:
-            message = f"sample lengths are not modeled for {self.facts.label}: give sequence_length alone"
+            message = f"sample lengths are not modeled for {self.facts.label}: give only sequence_length"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
         yield from check.model_problems(prepared, self.facts)
         yield from self.router_problems(prepared)

@@ -42,7 +42,7 @@ OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
     "use_liger_kernel": ((False,), "Unsloth has kernels of its own: use false"),
     "padding": ((False,), "Unsloth passes no mask to attention while it trains: use false"),
     "completion_tokens": ((None,), "Unsloth's loss reads every token, labeled or not: leave it out"),
-    "sequence_lengths": ((None,), "sample lengths are not modeled for Unsloth: give sequence_length alone"),
+    "sequence_lengths": ((None,), "sample lengths are not modeled for Unsloth: give only sequence_length"),
 }
 
 

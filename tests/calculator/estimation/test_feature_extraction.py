@@ -80,7 +80,7 @@ def test_a_trainer_has_no_such_loss(trainer):
 
 def test_other_tasks_have_one_text():
     assert refused(task="causal_lm", training={"texts_per_example": 3}) == {
-        "training.texts_per_example": "texts are embedded by task feature_extraction alone: set it, or leave"
+        "training.texts_per_example": "only task feature_extraction embeds texts: set it, or leave"
         " texts_per_example out"
     }
 

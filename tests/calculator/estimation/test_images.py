@@ -84,8 +84,8 @@ def test_an_answer_states_the_tokens_of_an_image():
     text = " ".join(answer().assumptions)
     assert "resizes an image to 252 × 280: 18 × 20 patches, 90 tokens and 2 around them" in text
     assert "92 of the 128 tokens" in text
-    assert "text alone" not in text
-    assert "text alone" in " ".join(answer(images=None).assumptions)
+    assert "only text" not in text
+    assert "only text" in " ".join(answer(images=None).assumptions)
 
 
 def test_a_tower_that_is_trained_needs_more_than_a_frozen_one():
@@ -153,7 +153,7 @@ def test_a_larger_image_needs_more():
         (
             {"training": {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 9}},
             "training.use_vllm",
-            "with vLLM alone",
+            "only with vLLM",
         ),
         (
             {"training": {"trainer": "trl-rloo", "micro_batch_size": 2, "use_vllm": True}},

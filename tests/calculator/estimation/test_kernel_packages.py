@@ -34,7 +34,7 @@ def test_each_package_saves_activations():
 
 def test_the_answer_states_what_is_from_the_source_of_a_package():
     stated = " ".join(answer(training={"kernels": ["fla"]}).assumptions)
-    assert "from their source alone (fla 0.5.2, fla/ops/gated_delta_rule/chunk.py" in stated
+    assert "only from their source (fla 0.5.2, fla/ops/gated_delta_rule/chunk.py" in stated
     assert "transformers' own PyTorch code" not in stated
     assert "counts them with training.kernels" in " ".join(answer().assumptions)
 

@@ -359,7 +359,7 @@ def test_adapters_follow_self_attention_and_the_mlp_of_both_stacks():
 
 def test_a_target_length_is_an_encoder_decoders():
     message = refusals(LLAMA, task="causal_lm", training={"target_length": 8})["training.target_length"]
-    assert message == "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
+    assert message == "only encoder-decoders have a target: set task seq_2_seq_lm, or leave it out"
 
 
 def test_the_cases_cover_every_encoder_and_loss():

@@ -76,7 +76,7 @@ def test_the_loss_has_numbers_for_labeled_tokens_only():
         ("training.cut_cross_entropy", "no patch of gpt2", {"model": "openai-community/gpt2"}),
         ("training.cut_cross_entropy", "Liger", {"use_liger_kernel": True}),
         ("training.cut_cross_entropy", "sharding ddp", {"device": {"count": 2, "sharding": "ddp"}}),
-        ("method.target_modules", "learns nothing", {"method": {**LORA, "target_modules": ["lm_head"]}}),
+        ("method.target_modules", "gets no gradient", {"method": {**LORA, "target_modules": ["lm_head"]}}),
     ],
 )
 def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
