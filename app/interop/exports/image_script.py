@@ -55,5 +55,5 @@ def _problems(request: Request) -> Iterator[Problem]:
         message = "scripts with images run on one GPU: use none, or leave images out"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if request.model.id is None:
-        message = "images go through the processor of a checkpoint, and a config has none: give a hub id"
+        message = "scripts with images load the processor of a checkpoint: give the id of a model on the Hub"
         yield Problem(loc="model.config", msg=message, input=None)
