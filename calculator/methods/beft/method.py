@@ -54,5 +54,5 @@ class BEFT(AdaptedLinear):
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run peft.tuners.beft.layer.Linear.forward."""
         bias = ops.view(bound.added[_BIAS], (bound.module.out_features,))
-        result = bound.base(x)
+        result = bound.base_layer(x)
         return ops.cast(ops.add(result, bias, "result + bias"), result.dtype, "output")

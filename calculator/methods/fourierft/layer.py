@@ -23,7 +23,7 @@ SPECTRUM = "fourierft_spectrum"
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module plus the product with the dense update."""
     dtype = x.dtype
-    result = bound.base(x)
+    result = bound.base_layer(x)
     update = _update(bound)
     x = ops.cast(x, update.dtype, "input in the spectrum's dtype")
     product = products.matmul(x, update, None, bound.module.out_features, "update · x")

@@ -18,7 +18,7 @@ THETA, ALPHA = "road_theta", "road_alpha"
 
 def forward(method: RoAd, bound: BoundModule, x: Tensor) -> Tensor:
     """Return the rotated output of the frozen module."""
-    result = bound.base(x)
+    result = bound.base_layer(x)
     dtype = result.dtype
     result = ops.cast(result, bound.added[THETA].dtype, "output in the angles' dtype")
     return ops.cast(_rotated(method, bound, result), dtype, "output")

@@ -27,7 +27,7 @@ def forward(bound: BoundModule, x: Tensor, filter_length: int | None) -> Tensor:
     Without a filter length, the coefficients are elements of the update.
     """
     dtype, module, spectrum = x.dtype, bound.module, bound.added[SPECTRUM]
-    result = bound.base(x)
+    result = bound.base_layer(x)
     shape = (module.out_features, module.in_features)
     update = _elements(spectrum, shape) if filter_length is None else _transformed(spectrum, shape, filter_length)
     x = ops.cast(x, update.dtype, "input in the update's dtype")

@@ -110,6 +110,10 @@ METHODS = (
     "oft",
     "miss",
     "hra",
+    "beft",
+    "road",
+    "fourierft",
+    "waveft",
 )
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
