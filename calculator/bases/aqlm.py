@@ -93,7 +93,7 @@ class AQLM(Base):
             message = f"aqlm has CUDA kernels that train for these code books: {kernels}"
             yield Problem(loc=f"{self.loc}.num_codebooks", msg=message, input=self.config.num_codebooks)
         if training.dtype == "float32":
-            message = "aqlm's CUDA kernels take float16 and bfloat16: use one of them"
+            message = "aqlm's CUDA kernels support only float16 and bfloat16: use one of them"
             yield Problem(loc="training.dtype", msg=message, input="float32")
         if training.autocast is not None:
             message = "a base in AQLM is modeled without autocast: leave it out"

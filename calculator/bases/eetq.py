@@ -73,7 +73,7 @@ class EETQ(Base):
     def problems(self, method: LowRank, model: Model, training: Training) -> Iterator[Problem]:
         """Yield data types that the kernel can't read, biases without a gradient, and sizes that tiles don't divide."""
         if training.dtype != "float16":
-            message = "EETQ's kernel reads its inputs as float16, whatever they are in: use float16"
+            message = "EETQ's kernel reads its inputs as float16, whatever their dtype: use float16"
             yield Problem(loc="training.dtype", msg=message, input=training.dtype)
         if training.autocast is not None:
             message = "EETQ's kernel takes no other dtype than float16: leave autocast out"

@@ -174,7 +174,7 @@ def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
         message = f"{method.title} is modeled for causal_lm only: use that, or another method"
         yield Problem(loc="task", msg=message, input=request.task)
     if stack.peft != DEFAULT_STACK.peft:
-        message = f"{method.title} is modeled as in peft {DEFAULT_STACK.peft} only: use that"
+        message = f"{method.title} is modeled only with peft {DEFAULT_STACK.peft}: use that release"
         yield Problem(loc="stack.peft", msg=message, input=stack.peft)
     if method.quantizes_base and stack != DEFAULT_STACK:
         message = f"{method.title} is modeled with the default releases only: leave stack out"

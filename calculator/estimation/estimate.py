@@ -325,7 +325,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         tensors = resident_state(request).whole
         request.method.check(model, request.training)
         if request.method.quantizes_base and not request.method.facts.quantizes_base:
-            message = f"the lesson's rules have no base of {request.method.title}: use exact"
+            message = f"the textbook rules do not cover the base of {request.method.title}: use exact"
             raise refusal("accounting", message, request.accounting)
         summary, counts = model_summary(model), parameter_counts(tensors)
         quantized = sum(s.parameters * s.count for s in tensors if s.packed)

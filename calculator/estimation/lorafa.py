@@ -30,7 +30,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         return
     yield from _of_method(method.for_model(model))
     if any(m.kind == "embedding" and method.is_target(path, m, model) for path, m in model.paths):
-        message = "LoRA-FA freezes no A of an embedding, which is not modeled: leave embeddings out"
+        message = "LoRA-FA does not freeze A of an embedding, which is not modeled: leave embeddings out"
         yield Problem(loc="method.target_modules", msg=message, input=method.target_modules)
     if training.optimizer_in_bwd:
         message = "LoRA-FA's optimizer needs A and B of a pair at once: use false"

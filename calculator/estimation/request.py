@@ -214,10 +214,10 @@ def known_fields() -> tuple[str, ...]:
 def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
     """Yield settings of a classifier in a request for another task."""
     if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls", "image_cls"):
-        message = "num_labels is a classifier's: set task seq_cls, token_cls or image_cls, or leave it out"
+        message = "only classifiers have num_labels: set task seq_cls, token_cls or image_cls, or leave it out"
         yield Problem(loc="num_labels", msg=message, input=body["num_labels"])
     if choices.problem_type is not None and choices.task not in ("seq_cls", "image_cls"):
-        message = "problem_type is that of a classifier: set task seq_cls or image_cls, or leave it out"
+        message = "only classifiers have a problem_type: set task seq_cls or image_cls, or leave it out"
         yield Problem(loc="problem_type", msg=message, input=body["problem_type"])
 
 

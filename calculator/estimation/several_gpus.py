@@ -142,7 +142,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
     if model.idle and not config.find_unused_parameters and not config.static_graph:
         tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
         if any(tensor.trained and not tensor.in_graph for tensor in tensors):
-            message = "DDP refuses trained parameters without a gradient, and text gives some none: set it true"
+            message = "DDP raises an error for trained parameters that batches of text give no gradient: set it true"
             yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)
 
 

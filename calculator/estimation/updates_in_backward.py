@@ -27,7 +27,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from _released(request)
     yield from _accumulated(request)
     if request.method.name == "adalora":
-        message = "AdaLoRA reads gradients after the optimizer's step, which are freed by then: use lora"
+        message = "AdaLoRA reads gradients after the optimizer's step, when they have been freed: use lora"
         yield Problem(loc="method.name", msg=message, input="adalora")
     if request.training.optimizer in ("lomo", "adalomo"):
         yield from _lomo(request, model)
@@ -58,7 +58,9 @@ def _released(request: Request) -> Iterator[Problem]:
     if reason is not None:
         yield Problem(loc="training.optimizer", msg=reason, input=training.optimizer)
     if training.loraplus_lr_ratio is not None:
-        message = "has groups of one optimizer, and each parameter has its own: leave it out, or optimizer_in_bwd"
+        message = (
+            "needs parameter groups of one optimizer, and each parameter has its own: leave it out, or optimizer_in_bwd"
+        )
         yield Problem(loc="training.loraplus_lr_ratio", msg=message, input=training.loraplus_lr_ratio)
 
 

@@ -99,7 +99,7 @@ class Needs:
             )
             yield Problem(loc="needs.must_merge", msg=message, input=True)
         if self.switch_per_request and self.tasks == 1:
-            message = "one task has nothing to switch to: set the number of tasks, or switch_per_request false"
+            message = "with one task, there is nothing to switch: set the number of tasks, or switch_per_request false"
             yield Problem(loc="needs.tasks", msg=message, input=1)
 
 

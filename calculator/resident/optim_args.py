@@ -71,7 +71,7 @@ def problems(training: Training) -> Iterator[Problem]:
     for name, value in options(text).items():
         if name not in names:
             yield Problem(
-                loc="training.optim_args", msg=f"{name} is none of {', '.join(names)}: leave it out", input=text
+                loc="training.optim_args", msg=f"{name} is not one of {', '.join(names)}: leave it out", input=text
             )
         elif not names[name][0](value):
             yield Problem(loc="training.optim_args", msg=f"{name} must be {names[name][1]}", input=text)

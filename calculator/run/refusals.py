@@ -136,7 +136,7 @@ def _of_groups(request: RunRequest) -> Iterator[Problem]:
     together = run.per_device_eval_batch_size * request.estimate.device.count
     if group is not None and together % group:
         message = (
-            f"the {together:,} rows of a batch on all GPUs are no whole groups of {group:,} completions"
+            f"the {together:,} rows of a batch on all GPUs cannot be divided into groups of {group:,} completions"
             f" (training.num_generations): use a multiple of {group:,}"
         )
         yield Problem(loc="run.per_device_eval_batch_size", msg=message, input=run.per_device_eval_batch_size)

@@ -131,5 +131,5 @@ def _joined(value: Any, name: str, number: int) -> str:
 
 
 def _no_text(name: str, number: int) -> PlanError:
-    message = f"{name} of sample {number:,} is no text and no list of messages: name another field with --field"
+    message = f"{name} of sample {number:,} is neither a text nor a list of messages: name another field with --field"
     return refusal("--field", message, name)

@@ -158,7 +158,9 @@ def _length(keys: Keys) -> dict[str, Any]:
     length = keys.integer("tokenizer.max_seq_len", 0) or keys.integer("dataset.max_seq_len", 0)
     if length:
         return {"sequence_length": length}
-    keys.miss("tokenizer.max_seq_len", None, "is not set, so that samples are not cut: state the longest sample")
+    keys.miss(
+        "tokenizer.max_seq_len", None, "is not set, so samples are not cut: give the length of the longest sample"
+    )
     return {}
 
 

@@ -29,7 +29,7 @@ def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 def _unsupported_fields(config: Config) -> Iterator[tuple[str, str]]:
     if config["z_loss_coefficient"] > 0:
-        yield "z_loss_coefficient", "its loss of the logits is not modeled: set it to 0"
+        yield "z_loss_coefficient", "the z-loss of the logits is not modeled: set it to 0"
 
 
 BAMBA = DecoderForward(

@@ -165,7 +165,10 @@ def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
     if config["num_attention_heads"] * config["head_dim"] != config["hidden_size"]:
         yield "head_dim", "the heads (attention_head_size) together are not as wide as hidden_size: leave it out"
     if config["pooler_hidden_size"] != config["hidden_size"]:
-        yield "pooler_hidden_size", "it is not hidden_size, of what it pools, and the model fails: leave it out"
+        yield (
+            "pooler_hidden_size",
+            "it differs from hidden_size, the width of what is pooled, and the model fails: leave it out",
+        )
     if config["conv_kernel_size"]:
         yield "conv_kernel_size", "the convolution after the first layer is not modeled: use DeBERTa v3, without one"
 

@@ -99,7 +99,10 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
         yield "num_ln_in_parallel_attn", "2 norms are run in the new_decoder_architecture only: make it 1"
     keys, queries = config["num_kv_heads"], config["num_attention_heads"]
     if not new and not config["multi_query"] and keys != queries:
-        yield "num_kv_heads", f"without multi_query each of {queries} heads has its key: leave it out, not {keys}"
+        yield (
+            "num_kv_heads",
+            f"without multi_query, each of the {queries} heads has its own key, so {keys} is wrong: leave it out",
+        )
 
 
 FALCON = DecoderForward(

@@ -90,7 +90,7 @@ class AdaLoRA(AdaptedLinear):
         targets = (path for path, module in model.paths if self.is_target(path, module, model))
         idle = next((path for path in targets if model.is_idle(path)), None)
         if idle is not None and training.trainer is None:
-            message = f"update_and_allocate needs the gradient of {idle}, which text does not use: name other modules"
+            message = f"update_and_allocate needs the gradient of {idle}, and texts do not use it: name other modules"
             raise refusal("method.target_modules", message, idle)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002

@@ -34,9 +34,7 @@ class BitFit(Method):
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse a model that runs no bias."""
         if not any(_biases(module) for _, module in model.running):
-            message = (
-                f"{model.model_type} has no biases that text uses, which are all that BitFit trains: use ln_tuning"
-            )
+            message = f"BitFit trains biases, and {model.model_type} has none that batches of text use: use ln_tuning"
             raise refusal("method.name", message, self.name)
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:

@@ -104,7 +104,7 @@ class LNTuning(TargetedMethod):
         for path in norms_without_weight(model):
             if is_named(path, names) and not self.is_saved(path):
                 message = (
-                    f"{path} of {model.model_type} has no weight in every layer, for want of which PEFT fails: leave"
+                    f"{path} of {model.model_type} has no weight in every layer, and PEFT fails without one: leave"
                     " its name out"
                 )
                 yield Problem(loc="method.target_modules", msg=message, input=list(names))

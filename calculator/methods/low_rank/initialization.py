@@ -114,6 +114,6 @@ def _of_eva(method: LowRank) -> Iterator[Problem]:
         yield Problem(loc="method.eva_config", msg=message, input=method.eva_config)
     if method.trainable_token_indices:
         message = (
-            "EVA's hooks fail on the tokens' numbers that a table with trained rows gets: leave it out, or use true"
+            "EVA's hooks fail on the token ids that an embedding with trained rows receives: leave it out, or use true"
         )
         yield Problem(loc="method.trainable_token_indices", msg=message, input=list(method.trainable_token_indices))

@@ -50,7 +50,7 @@ class Prompt(VirtualTokens):
         """Refuse configs whose number of heads PEFT can't read, token labels, and embeddings of another width."""
         heads.check(model)
         if model.task.name == "token_cls":
-            message = "PEFT lengthens the input by the virtual tokens and not the labels, and the loss fails: use lora"
+            message = "PEFT adds the virtual tokens to the input but not to the labels, and the loss fails: use lora"
             raise refusal("method.name", message, self.name)
         width, hidden_size = model.embedding.out_features, model.config["hidden_size"]
         if width != hidden_size:

@@ -133,7 +133,7 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
             message = f"Liger reads the weight of {head}, which FSDP2 has not gathered, so that PyTorch raises an error"
             yield Problem(loc="training.use_liger_kernel", msg=f"{message}: use false", input=True)
     elif tail.trained:
-        message = f"TRL gathers {head} outside of its unit, of which FSDP then sees no gradient: use ddp or zero2"
+        message = f"TRL gathers {head} outside of its unit, so FSDP does not get its gradient: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif training.fsdp_config is not None and training.fsdp_config.cpu_offload:
         message = (

@@ -36,7 +36,7 @@ class TrlTrainer(Transformers):
         """Yield settings that the trainer refuses, or that are not modeled."""
         training, trl = prepared.training, prepared.stack.trl
         if release(trl)[:2] not in self.releases:
-            message = f"{self.facts.label} is modeled for TRL 1.16: use that"
+            message = f"{self.facts.label} is modeled only with TRL 1.16: use that release"
             yield Problem(loc="stack.trl", msg=message, input=trl)
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)

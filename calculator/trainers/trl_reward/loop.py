@@ -52,10 +52,10 @@ class TrlReward(TrlTrainer):
             message = f"sequence classification of {model.model_type} is not modeled yet: use another trainer"
             yield Problem(loc="training.trainer", msg=message, input=training.trainer)
         if training.use_liger_kernel:
-            message = "Liger looks for an output head, which a model for sequence classification has not: use false"
+            message = "Liger looks for an output head, which a model for sequence classification lacks: use false"
             yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
         if training.completion_tokens is not None:
-            message = "a reward is that of a whole sequence: leave it out"
+            message = "a reward is for a whole sequence, not for tokens: leave it out"
             yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
 
         names = getattr(prepared.method, "target_modules", None)

@@ -51,7 +51,7 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
         message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type: leave it out"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
-        message = f"{training.loss_type} is no loss of SFTTrainer that is modeled: use nll, chunked_nll or dft"
+        message = f"{training.loss_type} is not a modeled loss of SFTTrainer: use nll, chunked_nll or dft"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type == "dft" and trl < FUSED:
         message = f"dft in TRL {prepared.stack.trl} is not modeled: use nll, or stack.trl 1.15 or later"

@@ -140,7 +140,7 @@ def test_the_typed_text_is_shown_with_the_allowed_values(client):
         ),
         (
             "/plan?switch_per_request=true",
-            "Tasks to serve: one task has nothing to switch to: set the number of tasks",
+            "Tasks to serve: with one task, there is nothing to switch: set the number of tasks",
         ),
         ("/plan?gpus=1,2,3,4,5,6,7,8", "More cards: name at most 8 cards, the one above among them, not 9"),
         ("/plan?model=a,b,c,d,e,f,g,h,i", "Model: name at most 8 models, not 9"),

@@ -195,9 +195,9 @@ def test_galore_in_float32_keeps_every_singular_vector():
     [
         ({"optim_args": "rank"}, "rank must be a whole number"),
         ({"optim_args": "rank=0"}, "rank must be a whole number"),
-        ({"optim_args": "ranks=8"}, "ranks is none of rank, update_proj_gap, scale, proj_type: leave it out"),
+        ({"optim_args": "ranks=8"}, "ranks is not one of rank, update_proj_gap, scale, proj_type: leave it out"),
         ({"optim_args": "proj_type=full"}, "proj_type must be std or reverse_std or left or right"),
-        ({"optim_args": "proj=svd"}, "proj is none of"),
+        ({"optim_args": "proj=svd"}, "proj is not one of"),
         ({"optim_target_modules": None}, "needs the names of the modules whose gradients it projects"),
         ({"optim_target_modules": ["nowhere"]}, "no linear layer has one of these in its name"),
         ({"optim_target_modules": [".*proj"]}, "regular expressions and numbers of layers are not modeled"),

@@ -63,8 +63,8 @@ def test_the_answer_names_the_task_and_the_loss():
 
 def test_a_language_model_has_no_labels():
     assert refusals(LLAMA, task="causal_lm", num_labels=3, problem_type="regression") == {
-        "num_labels": "num_labels is a classifier's: set task seq_cls, token_cls or image_cls, or leave it out",
-        "problem_type": "problem_type is that of a classifier: set task seq_cls or image_cls, or leave it out",
+        "num_labels": "only classifiers have num_labels: set task seq_cls, token_cls or image_cls, or leave it out",
+        "problem_type": "only classifiers have a problem_type: set task seq_cls or image_cls, or leave it out",
     }
 
 
@@ -149,7 +149,7 @@ def test_a_refusal_of_deberta_names_its_field(config, training, loc):
 
 
 def test_virtual_tokens_have_no_labels():
-    assert "not the labels" in refusals(BERT, "prompt", task="token_cls")["method.name"]
+    assert "not to the labels" in refusals(BERT, "prompt", task="token_cls")["method.name"]
     assert answer(BERT, "prompt", task="question_ans").parameters.added == 20 * 64 + 2 * 64 + 2
 
 

@@ -42,7 +42,7 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
         ({"name": "boft", "boft_block_size": 3}, "method.boft_block_size", "must be a multiple"),
         ({"name": "shira", "r": 410, "target_modules": ["k_proj"]}, "method.r", "at most 409"),
         ({"name": "c3a", "block_size": 96, "target_modules": ["k_proj"]}, "method.block_size", "both sides of"),
-        ({"name": "bitfit"}, "method.name", "no biases"),
+        ({"name": "bitfit"}, "method.name", "trains biases"),
         ({"name": "oft", "oft_block_size": 1, "target_modules": ["q_proj"]}, "method.oft_block_size", "blocks of 1"),
         ({"name": "lily", "num_B": 1}, "method.num_B", "2"),
         ({"name": "lily", "target_modules": "all-linear"}, "method.target_modules", "list names (down_proj,"),

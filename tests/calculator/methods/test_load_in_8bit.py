@@ -61,7 +61,7 @@ def test_checkpointing_keeps_the_inputs_of_layers_in_8_bits_unless_it_is_reentra
     [
         ({"device": {"count": 2, "sharding": "ddp"}}, "device.count", "with load_in_8bit is modeled on one GPU only"),
         ({"stack": {"transformers": "5.20"}}, "stack", "default releases only"),
-        ({"accounting": "textbook"}, "accounting", "no base of LoRA with load_in_8bit"),
+        ({"accounting": "textbook"}, "accounting", "the base of LoRA with load_in_8bit"),
         ({"task": "seq_cls"}, "task", "causal_lm only"),
     ],
     ids=str,

@@ -56,7 +56,7 @@ def test_the_base_of_an_adapter_is_counted_without_the_model_that_the_trainer_co
         ({"gradient_checkpointing": True}, "training.gradient_checkpointing", "leave it out"),
         ({"trainer": "nobody"}, "training.trainer", "trl-grpo"),
         ({"beta": 0.1}, "training.beta", "set training.trainer"),
-        ({"trainer": "trl-sft", "loss_type": "ipo"}, "training.loss_type", "no loss of SFTTrainer"),
+        ({"trainer": "trl-sft", "loss_type": "ipo"}, "training.loss_type", "not a modeled loss of SFTTrainer"),
         ({"unknown": 1}, "training.unknown", "unknown field"),
         ([], "training", "must be an object"),
     ],

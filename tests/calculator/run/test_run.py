@@ -204,7 +204,7 @@ def test_an_evaluation_generates_completions_and_scores_them(trainer):
     found = answer(training=training, run={"eval_strategy": "steps"})
     assert not found.unanswered
     assert "losses of the batch before" in {row.name for row in phase(found, "evaluation").rows}
-    with pytest.raises(PlanError, match="no whole groups of 2 completions"):
+    with pytest.raises(PlanError, match="cannot be divided into groups of 2 completions"):
         answer(training=training, run={"eval_strategy": "steps", "per_device_eval_batch_size": 3})
 
 

@@ -93,7 +93,9 @@ def test_linear_layers_of_any_method_run_in_older_releases() -> None:
     body = {**LLAMA, "method": {"name": "miss"}, "training": {"sequence_length": 256}}
     found = estimate(parse_request({**body, "stack": {"transformers": "4.57.1"}}))
     assert any("No step of llama with miss was traced" in line for line in found.assumptions)
-    assert problems({**body, "stack": {"peft": "0.18.1"}})["stack.peft"].startswith("MiSS is modeled as in peft 0.21")
+    assert problems({**body, "stack": {"peft": "0.18.1"}})["stack.peft"].startswith(
+        "MiSS is modeled only with peft 0.21"
+    )
 
 
 def problems(body: dict[str, Any]) -> dict[str, str]:
