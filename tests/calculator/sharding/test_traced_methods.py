@@ -30,7 +30,8 @@ def test_every_phase_is_exact(case):
 
 def test_every_sharding_that_a_method_names_has_a_case():
     named = {(name, sharding) for name, method in METHODS.items() for sharding in method.facts.plain_shardings}
-    assert named == {(case["request"]["method"]["name"], case["request"]["device"]["sharding"]) for case in CASES}
+    traced = {(case["request"]["method"]["name"], case["request"]["device"]["sharding"]) for case in CASES}
+    assert named == {(name, sharding) for name, sharding in traced if METHODS[name].facts.plain_shardings}
 
 
 def refused(method, sharding, config=LLAMA, **training):

@@ -233,7 +233,6 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
             "training.deepspeed.zero3_init_flag",
             {"method": {"name": "ln_tuning"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
         ),
-        ("method.target_modules", {"method": {"name": "lora", "target_modules": ["embed_tokens"]}}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
             {
