@@ -106,11 +106,11 @@ def _each_with_its_own(
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
     selected = _selected(named, first, count)
     biases = _selected(named, f"{first}_bias", count)
-    proj_out = _own_product(x, named, first, biases)
+    proj_out = _own_product(x, selected, named, first, biases)
     proj_out = gate(context, proj_out, half)
     selected = _selected(named, "down_proj", count)
     biases = _selected(named, "down_proj_bias", count)
-    proj_out = _own_product(proj_out, named, "down_proj", biases)
+    proj_out = _own_product(proj_out, selected, named, "down_proj", biases)
     weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
     final_hidden_states = indexing.sum_groups(
         weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts"
@@ -132,7 +132,10 @@ def _selected(weights: Weights, name: str, count: int) -> Tensor | None:
     return every.tape.scratch((count, *every.shape[1:]), every.dtype, f"{name}, selected")
 
 
-def _own_product(x: Tensor, weights: Weights, name: str, biases: Tensor | None) -> Tensor:
+def _own_product(x: Tensor, selected: Tensor | None, weights: Weights, name: str, biases: Tensor | None) -> Tensor:
+    """Multiply every row with its own copy of a matrix (torch.bmm), and add its biases in place."""
+    if x.tape.autocast is not None and selected is not None:
+        x, selected = x.tape.autocast.cast_factors(x, selected, ("tokens", f"{name}, selected"))
     out = x.tape.new((x.shape[0], _other_side(weights[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.add_(out, biases)
 
