@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, products
 from calculator.engine import operations as ops
-from calculator.methods.reshaping import copied, permuted, tokens_of
-from calculator.methods.targeted.adapted_linear import dropped
+from calculator.engine.module_calls import enter, leave
+from calculator.methods.reshaping import copied, permuted, tokens_of, viewed
+from calculator.methods.targeted.adapted_linear import called_dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -21,7 +22,7 @@ PLAIN_A, PLAIN_B = "gralora_A_general.weight", "gralora_B_general.weight"
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     """Run the frozen module, and add the updates to its output in place."""
     dtype = x.dtype
-    result = bound.base(x)
+    result = bound.base_layer(x)
     output = _blocks(bound, x, dropout)
     result = in_place.add_(result, _scaled(output, result))
     if PLAIN_A in bound.added:
@@ -35,12 +36,18 @@ def _scaled(output: Tensor, result: Tensor) -> Tensor:
 
 
 def _plain(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    return _product(bound, dropped(ops.cast(x, bound.added[A].dtype, "input in the factors' dtype"), dropout))
+    return _product(bound, called_dropout(bound, "gralora_dropout", _cast(bound, x), dropout))
+
+
+def _cast(bound: BoundModule, x: Tensor) -> Tensor:
+    return ops.cast(x, bound.added[A].dtype, "input in the factors' dtype")
 
 
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added[PLAIN_A], bound.added[PLAIN_B]
-    return products.matmul(products.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
+    of_a, of_b = (f"{bound.name}.{name.removesuffix('.weight')}" for name in (PLAIN_A, PLAIN_B))
+    after_a = leave(of_a, products.matmul(enter(of_a, x), a, None, a.shape[0], "A·x"))
+    return leave(of_b, products.matmul(enter(of_b, after_a), b, None, b.shape[0], "B·A·x"))
 
 
 def _blocks(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
@@ -56,11 +63,11 @@ def _times_a(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     a = bound.added[A]
     count, width, r = a.shape
     tokens = tokens_of(x)
-    x = dropped(ops.cast(x, a.dtype, "input in the factors' dtype"), dropout)
-    product = products.bmm(permuted(x, (count, tokens, width)), a, (count, tokens, r), "A·x")
+    x = called_dropout(bound, "gralora_dropout", _cast(bound, x), dropout)
+    product = products.bmm(permuted(x, (count, tokens, width)), viewed(a, a.shape), (count, tokens, r), "A·x")
     return copied(product, (count, tokens, r), "A·x, shuffled", copies_gradient=True)
 
 
 def _times_b(bound: BoundModule, x: Tensor) -> Tensor:
     b = bound.added[B]
-    return products.bmm(x, b, (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")
+    return products.bmm(x, viewed(b, b.shape), (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")

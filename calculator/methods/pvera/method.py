@@ -12,7 +12,7 @@ from calculator.engine.tape import Tensor
 from calculator.inputs.settings import setting
 from calculator.methods.pvera.facts import FACTS
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import dropped
+from calculator.methods.targeted.adapted_linear import called_dropout
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.targeted.shared_matrices import SharedMatrices
 from calculator.resident.module_spec import Added
@@ -58,7 +58,7 @@ class PVeRA(SharedMatrices):
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run peft.tuners.pvera.layer.Linear.forward."""
         dtype = x.dtype
-        result = bound.base(x)
+        result = bound.base_layer(x)
         x = ops.cast(x, bound.added[_D].dtype, "input in the vectors' dtype")
         inner = self._inner(bound, x)
         mean, variance = ops.split(inner, [(*inner.shape[:-1], inner.shape[-1] // 2)] * 2)
@@ -69,7 +69,8 @@ class PVeRA(SharedMatrices):
     def _inner(self, bound: BoundModule, x: Tensor) -> Tensor:
         vector = bound.added[_D]
         shared = Tensor(x.tape, None, (vector.shape[0], bound.module.in_features), vector.dtype, None)
-        after = products.matmul(dropped(x, self.pvera_dropout), shared, None, vector.shape[0], "A·x")
+        x = called_dropout(bound, "pvera_dropout", x, self.pvera_dropout)
+        after = products.matmul(x, shared, None, vector.shape[0], "A·x")
         return ops.mul(vector, after, "λ_d · A·x")
 
     def _update(self, bound: BoundModule, mean: Tensor, variance: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ METHODS = (
     "oft",
     "miss",
     "hra",
+    "pvera",
+    "gralora",
     "beft",
     "road",
     "fourierft",
