@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, products
 from calculator.engine import operations as ops
-from calculator.engine.module_calls import enter, leave
-from calculator.methods.reshaping import copied, permuted, tokens_of, viewed
+from calculator.engine.module_calls import enter, leave, transposed
+from calculator.methods.reshaping import copied, permuted, tokens_of
 from calculator.methods.targeted.adapted_linear import called_dropout
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def _times_a(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     count, width, r = a.shape
     tokens = tokens_of(x)
     x = called_dropout(bound, "gralora_dropout", _cast(bound, x), dropout)
-    product = products.bmm(permuted(x, (count, tokens, width)), viewed(a, a.shape), (count, tokens, r), "A·x")
+    product = products.bmm(permuted(x, (count, tokens, width)), transposed(a), (count, tokens, r), "A·x")
     return copied(product, (count, tokens, r), "A·x, shuffled", copies_gradient=True)
 
 
 def _times_b(bound: BoundModule, x: Tensor) -> Tensor:
     b = bound.added[B]
-    return products.bmm(x, viewed(b, b.shape), (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")
+    return products.bmm(x, transposed(b), (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")
