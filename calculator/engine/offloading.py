@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape
 
-#: Tensors with fewer bytes stay on the device, and so many saved tensors are kept until their copies have ended.
+#: The minimum size of an offloaded tensor in bytes, and the number of saved tensors that wait for their copies.
 MIN_OFFLOAD_SIZE, MAX_FWD_STASH_SIZE = 1024, 5
 
 #: The name of a tensor that returns to the device, which is allocated on the stream of the copies.

@@ -31,7 +31,7 @@ class Added:
     gradient_base: Shape | None = None
 
     def cast(self, dtype: DType) -> Added:
-        """Return the same parameter in a dtype, or the buffer as it is.
+        """Return the parameter in another dtype. A buffer keeps its dtype.
 
         dataclasses.replace takes several times as long.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements, named
 from calculator.architecture.model import Stack
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, refusal
 from calculator.inputs.settings import setting
 from calculator.methods.low_rank.targets import FUSED_EXPERTS
 from calculator.methods.targeted import settings
@@ -275,6 +275,14 @@ class XLoRA(AdaptedLinear):
         """Return the forward of adapted modules with the scalings of a pass."""
         return partial(layer.forward, self, context)
 
-    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """Run an adapted module outside a pass, without scalings, which PEFT does not do in a step."""
-        raise NotImplementedError
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:  # noqa: ARG002  the signature of adapted layers
+        """Refuse a module that is called outside the model's forward pass, whose hooks pass the scalings.
+
+        Raises:
+            PlanError: always.
+        """
+        name = bound.name.rpartition(".*.")[2]
+        message = (
+            f"PEFT's hooks pass no scalings to {name} outside the model's forward pass: name target_modules without it"
+        )
+        raise refusal("method.target_modules", message, name)
