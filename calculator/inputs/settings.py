@@ -134,6 +134,9 @@ def _by_name(cls: type) -> dict[str, Declared]:
 def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:
     """Build a settings dataclass from decoded JSON, without coercion. Unknown fields are errors.
 
+    A class can have `respelled`, a function that replaces other spellings of its object, and `OTHER_KEYS`, what to do
+    about keys that its fields do not have.
+
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
@@ -143,10 +146,13 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
         default: T = _default(cls)  # type: ignore[arg-type]  # a class is hashable
         return default
     declarations = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
+    respelled = getattr(cls, "respelled", None)
+    value = respelled(value) if respelled is not None else value
+    others = getattr(cls, "OTHER_KEYS", {})
     problems = [
         Problem(
             loc=f"{loc}.{key}",
-            msg=f"unknown field; known fields are {', '.join(declarations) or 'none'}",
+            msg=others.get(key) or f"unknown field; known fields are {', '.join(declarations) or 'none'}",
             input=value[key],
         )
         for key in value

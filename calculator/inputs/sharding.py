@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from calculator.common.errors import PlanError, Problem
+from calculator.inputs import deepspeed_keys
 from calculator.inputs.settings import parse, setting
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class FSDPConfig:
 class Offload:
     """Where DeepSpeed stores optimizer states (`offload_optimizer`) or weights (`offload_param`)."""
 
+    OTHER_KEYS: ClassVar[dict[str, str]] = deepspeed_keys.OF_NVME
+
     device: Literal["none", "cpu"] = setting("none", label="Offload device", help="none, or cpu for host memory.")
     pin_memory: bool = setting(True, label="Pinned memory", help="Whether the host memory is page-locked.")
 
@@ -90,6 +93,8 @@ class ZeroOptimization:
     References:
         deepspeed/runtime/zero/config.py, `DeepSpeedZeroConfig`.
     """
+
+    OTHER_KEYS: ClassVar[dict[str, str]] = deepspeed_keys.OF_ZERO
 
     stage: int | None = setting(None, label="Stage", help="ZeRO's stage.", minimum=1, maximum=3, form=False)
     contiguous_gradients: bool = setting(
@@ -196,6 +201,11 @@ class ZeroOptimization:
         value = getattr(self, name)
         return auto[name] if value == "auto" else int(value)
 
+    @staticmethod
+    def respelled(value: dict[str, Any]) -> dict[str, Any]:
+        """Return the object without DeepSpeed's other spellings of names and numbers."""
+        return deepspeed_keys.respelled(value)
+
 
 def offloads_optimizer(zero: ZeroOptimization) -> bool:
     """Return whether master weights and optimizer states are in host memory."""
@@ -215,6 +225,8 @@ def pins(zero: ZeroOptimization) -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepSpeedConfig:
     """The keys of a DeepSpeed config that change memory. `Training` has the others."""
+
+    OTHER_KEYS: ClassVar[dict[str, str]] = deepspeed_keys.OF_CONFIG
 
     zero_optimization: ZeroOptimization | None = setting(
         None,

@@ -74,10 +74,10 @@ def read(
     keys = _keys(content)
     name = format or _format(keys)
     other_runs.warn(keys, name)
-    of_gpus = name in launchers.FORMATS and plan is not None
+    of_gpus = name in launchers.FORMATS
     imported = FORMATS[name](keys, plan["model"] if of_gpus and plan and model is None else model)
-    if of_gpus and plan:
-        imported = launchers.applied(imported, plan)
+    if of_gpus:
+        imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
     parse_request(imported.request, catalogued=False)
     return imported
 

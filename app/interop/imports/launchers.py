@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.imports import zero_config
 from app.interop.imports.distribution import distributed
+from app.interop.imports.imported import NotUnderstood
 from app.interop.imports.other_runs import text_of
 from calculator.common.errors import refusal
 
@@ -75,6 +76,20 @@ def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Im
     keys.miss("method", None, "is not in the file: full fine-tuning is used, or the plan's own method")
     request = {"model": given, "method": {"name": "full"}, "training": spread.training, **spread.request}
     return keys.close(format, request)
+
+
+def alone(imported: Imported) -> Imported:
+    """Return the request of a file without a plan. DeepSpeed's `auto` takes the precision of a tool, which is bf16.
+
+    In float32, ZeRO keeps no weights in half precision, which few runs mean.
+    """
+    training, sharding = imported.request["training"], imported.request.get("device", {}).get("sharding", "")
+    if training.get("autocast") or not sharding.startswith("zero"):
+        return imported
+    why = "is not in the file, or is auto: Trainer's bf16=True is assumed"
+    assumed = NotUnderstood(key="bf16.enabled", value=None, why=why)
+    request = {**imported.request, "training": {**training, "autocast": "bfloat16"}}
+    return replace(imported, request=request, not_understood=(*imported.not_understood, assumed))
 
 
 def applied(imported: Imported, plan: dict[str, Any]) -> Imported:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from calculator.inputs import deepspeed_keys
 from calculator.inputs.settings import declared, mismatch, out_of_range
 from calculator.inputs.sharding import STAGES, Offload, ZeroOptimization
 from calculator.inputs.training import Training
@@ -30,17 +31,25 @@ _FIELDS = {each.name: each for each in declared(ZeroOptimization)}
 _TRAINING = {each.name: each for each in declared(Training)}
 _OFFLOAD = {each.name: each for each in declared(Offload)}
 
-#: DeepSpeed reads the settings of stage 3 without their prefix too.
-_SHORT = {name.removeprefix("stage3_"): name for name in _FIELDS if name.startswith("stage3_")}
+#: Keys that do not change the memory of a step, or that repeat others.
+WITHOUT_EFFECT = frozenset((*deepspeed_keys.WITHOUT_EFFECT, "train_batch_size"))
 
-#: Keys that do not change the memory of a step.
-WITHOUT_EFFECT = frozenset(
-    (
-        *("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "wall_clock_breakdown", "steps_per_print"),
-        *("scheduler", "monitor_config", "tensorboard", "csv_monitor", "wandb", "comms_logger", "comms_config"),
-        *("flops_profiler", "dump_state", "checkpoint", "_comment", "train_batch_size", "prescale_gradients", "seed"),
-    )
-)
+#: DeepSpeed's older flags of offloading, and the objects that they stand for.
+_OLDER_OFFLOADS = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"}
+
+_EAGER = ("torch.compile fuses operations and saves other tensors.", "one in eager mode")
+_DIVIDED = ("It divides weights or sequences among the GPUs.", "one that divides only what ZeRO divides")
+
+#: Features of DeepSpeed that change the memory of a step: their effect, and the run that the figures are of.
+_OTHER_RUNS = {
+    "compile": _EAGER,
+    "tensor_parallel": _DIVIDED,
+    "sequence_parallel_size": _DIVIDED,
+    "compression_training": ("It quantizes or prunes weights while they are trained.", "one without it"),
+    "sparse_attention": ("It replaces the attention of the model.", "one with transformers' attention"),
+    "progressive_layer_drop": ("It leaves out layers of a step.", "one that runs all layers"),
+    "data_efficiency": ("It can drop tokens in the middle layers.", "one with all tokens in all layers"),
+}
 
 #: Keys whose `auto` the tool fills in from its own settings.
 SIZES = {
@@ -70,9 +79,13 @@ def read(keys: Keys, config: dict[str, Any]) -> ZeroRun:
     left = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
     zero = left.pop("zero_optimization", None)
     found = _zero(keys, dict(zero)) if isinstance(zero, dict) else {}
-    training = _sizes(keys, left) | _precision(keys, left)
+    training = _sizes(keys, left) | _precision(keys, left) | _optimizer(keys, left)
     for key, value in left.items():
-        if value:
+        if isinstance(value, dict) and value.get("enabled") is False:
+            keys.without_effect.append(f"deepspeed.{key}")
+        elif value and key in _OTHER_RUNS:
+            keys.warn(f"deepspeed.{key}", *_OTHER_RUNS[key])
+        elif value:
             keys.miss(f"deepspeed.{key}", value, "is not modeled: DeepSpeed's default is used")
     stage = found.pop("stage", 0)
     name = next((name for name, number in STAGES.items() if number == stage), "ddp")
@@ -122,6 +135,26 @@ def _precision(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
     return {"autocast": "float16"} if isinstance(fp16, dict) and fp16.get("enabled") is True else {}
 
 
+def _optimizer(keys: Keys, left: dict[str, Any]) -> dict[str, Any]:
+    """Return the optimizer that DeepSpeed creates in place of the tool's.
+
+    FusedAdam updates parameters without temporaries, as PyTorch's fused AdamW does. Source: runtime/engine.py,
+    _configure_basic_optimizer; ops/adam/fused_adam.py.
+    """
+    given = left.pop("optimizer", None)
+    if not given:
+        return {}
+    kind = given.get("type") if isinstance(given, dict) else given
+    if str(kind).lower() not in ("adam", "adamw"):
+        keys.miss("deepspeed.optimizer", kind, "is not modeled: the request's own optimizer is used")
+        return {}
+    params = given.get("params")
+    if isinstance(params, dict) and params.get("torch_adam") is True:
+        return {"optimizer": "adamw_torch"}
+    keys.miss("deepspeed.optimizer", kind, "is DeepSpeed's FusedAdam: adamw_torch_fused is used, which needs the same")
+    return {"optimizer": "adamw_torch_fused"}
+
+
 #: Keys of bf16 and fp16 that do not change memory.
 _SCALE = {"enabled", "auto_cast", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis"} | {
     "min_loss_scale",
@@ -132,8 +165,12 @@ _SCALE = {"enabled", "auto_cast", "loss_scale", "initial_scale_power", "loss_sca
 def _zero(keys: Keys, given: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in given.items():
-        name = _SHORT.get(key, key)
-        if name in ("offload_optimizer", "offload_param"):
+        name = deepspeed_keys.SHORT_NAMES.get(key, key)
+        if key in deepspeed_keys.ZERO_WITHOUT_EFFECT:
+            keys.without_effect.append(f"deepspeed.zero_optimization.{key}")
+        elif key in _OLDER_OFFLOADS:
+            found |= {_OLDER_OFFLOADS[key]: {"device": "cpu"}} if value is True else {}
+        elif name in ("offload_optimizer", "offload_param"):
             found |= _offloaded(keys, name, value)
         elif name == "stage" and value == 0:
             found["stage"] = 0
@@ -146,8 +183,17 @@ def _offloaded(keys: Keys, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("device", "none") == "none":
         return {}
     found: dict[str, Any] = {}
+    path = f"zero_optimization.{name}"
+    if value.get("device") == "nvme":
+        keys.warn(
+            f"deepspeed.{path}.device: nvme", "States are swapped to a disk.", "one that keeps them in host memory"
+        )
+        value = {**value, "device": "cpu"}
     for key, part in value.items():
-        found |= _setting(keys, f"zero_optimization.{name}.{key}", key, _OFFLOAD.get(key), part)
+        if key in deepspeed_keys.OF_NVME:
+            keys.without_effect.append(f"deepspeed.{path}.{key}")
+        else:
+            found |= _setting(keys, f"{path}.{key}", key, _OFFLOAD.get(key), part)
     return {name: found} if found.get("device") == "cpu" else {}
 
 

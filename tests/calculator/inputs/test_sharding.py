@@ -92,3 +92,30 @@ def test_settings_that_contradict_the_run_are_refused_at_their_field(loc, kwargs
 
 def test_a_config_of_deepspeed_must_be_an_object():
     assert problems("zero2", deepspeed="ds_config.json") == {"training.deepspeed": "must be an object or null"}
+
+
+def test_zero_optimization_is_read_as_deepspeeds_files_write_it():
+    written = {"reduce_bucket_size": 2e8, "max_live_parameters": 1e9, "sub_group_size": 1e9}
+    zero = parsed("zero3", deepspeed={"zero_optimization": written}).zero_optimization
+    assert (zero.reduce_bucket_size, zero.stage3_max_live_parameters) == (200_000_000, 1_000_000_000)
+    both = {"max_live_parameters": 1e9, "stage3_max_live_parameters": 5}
+    assert [*problems("zero3", deepspeed={"zero_optimization": both})] == [
+        "training.deepspeed.zero_optimization.max_live_parameters"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "loc", "way_out"),
+    [
+        ({"bf16": {"enabled": True}}, "bf16", "training.autocast"),
+        ({"optimizer": {"type": "AdamW"}}, "optimizer", "training.optimizer"),
+        ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload", "offload_optimizer"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu", "buffer_count": 4}}},
+            "zero_optimization.offload_optimizer.buffer_count",
+            "NVMe",
+        ),
+    ],
+)
+def test_other_keys_of_deepspeeds_files_are_refused_with_the_way_out(config, loc, way_out):
+    assert way_out in problems("zero2", deepspeed=config)[f"training.deepspeed.{loc}"]

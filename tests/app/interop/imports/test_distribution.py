@@ -129,16 +129,12 @@ def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
         4,
         0.5,
     ]
-    assert training["deepspeed"]["zero_optimization"] == {"stage3_max_live_parameters": 10**9}
+    offload = {"offload_param": {"device": "cpu"}}
+    assert training["deepspeed"]["zero_optimization"] == offload | {"stage3_max_live_parameters": 10**9}
     listed = {each.key for each in found.not_understood}
     zero = "deepspeed.zero_optimization"
-    assert listed == {
-        "method",
-        "deepspeed.optimizer",
-        f"{zero}.offload_param.device",
-        f"{zero}.offload_param.nvme_path",
-        f"{zero}.zero_hpz_partition_size",
-    }
+    assert listed == {"method", "deepspeed.optimizer", f"{zero}.zero_hpz_partition_size"}
+    assert f"{zero}.offload_param.nvme_path" in found.without_effect
 
 
 @pytest.mark.parametrize("name", KNOWN_FILES)
@@ -199,3 +195,38 @@ def test_the_page_keeps_the_plan_that_a_file_distributes(client):
     assert "The model, the method and the other settings stay as they were" in page
     assert 'id="method-lora"' in page
     assert "all_gather" in page
+
+
+@pytest.mark.parametrize(
+    ("params", "optimizer"),
+    [({"torch_adam": True}, "adamw_torch"), ({}, "adamw_torch_fused")],
+)
+def test_the_optimizer_that_deepspeed_creates_replaces_the_plans(params, optimizer):
+    config = {"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW", "params": params}}
+    plan = {"model": "gpt2", "method": {"name": "full"}, "training": {"autocast": "bfloat16", "optimizer": "sgd"}}
+    training = read(json.dumps(config), plan=plan).request["training"]
+    assert (training["optimizer"], training["autocast"]) == (optimizer, "bfloat16")
+
+
+def test_a_deepspeed_file_without_a_plan_trains_in_bfloat16():
+    found = read('{"zero_optimization": {"stage": 1}, "bf16": {"enabled": "auto"}}', model="gpt2")
+    assert found.request["training"]["autocast"] == "bfloat16"
+    assert "bf16.enabled" in {each.key for each in found.not_understood}
+    estimate(parse_request(found.request))
+
+
+def test_older_flags_and_a_disk_are_read_as_offloading():
+    zero = {"stage": 2, "cpu_offload": True}
+    found = read(json.dumps({"zero_optimization": zero}), model="gpt2").request["training"]["deepspeed"]
+    assert found == {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    zero = {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/disk", "buffer_count": 5}}
+    found = read(json.dumps({"zero_optimization": zero}), model="gpt2")
+    assert found.request["training"]["deepspeed"]["zero_optimization"] == {"offload_param": {"device": "cpu"}}
+    assert "nvme" in found.warnings[0]
+
+
+def test_a_feature_of_deepspeed_that_is_not_modeled_is_warned_about():
+    config = {"zero_optimization": {"stage": 1}, "tensor_parallel": {"autotp_size": 4}, "flat": {"enabled": False}}
+    found = read(json.dumps(config), model="gpt2")
+    assert "deepspeed.tensor_parallel" in found.warnings[0]
+    assert "deepspeed.flat" in found.without_effect
