@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.copies import substitutes_of
-from calculator.sharding.zero3.followed import choices
+from calculator.sharding.zero3.followed import Followed, choices
 from calculator.sharding.zero3.gathering import Gathering
+from calculator.sharding.zero3.known_step import KnownStep
+from calculator.sharding.zero3.numbered_calls import step_calls
 from calculator.sharding.zero3.program import Program, leaves_of
 from calculator.trainers import trainer_of
 
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.zero3.gathering import Syncs
+    from calculator.sharding.zero3.numbered_calls import StepCalls
     from calculator.sharding.zero3.state import PartitionedState
+
+
+#: The windows of a step without passes apart from those of the loss: forward and backward.
+WINDOWS = 2
 
 
 class Called(NamedTuple):
@@ -28,7 +35,9 @@ class Called(NamedTuple):
     windows: Sequence[Window]
 
 
-def gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
+def gathering_of(
+    state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
+) -> Gathering | KnownStep:
     """Return the weights that the steps of a run gather.
 
     It is cached for runs with other batch sizes that call modules alike.
@@ -46,28 +55,60 @@ def _syncs(prepared: PreparedModel) -> Syncs | None:
     return "all at once" if prepared.method.facts.config_class else "one by one"
 
 
-def _calls_alike(known: Gathering, last: Called, first: Called | None) -> bool:
+def _calls_alike(known: Gathering | KnownStep, last: Called, first: Called | None) -> bool:
     of_first = None if known.first is None else known.first.marks
     return known.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
 
 
-def _gathering_of(state: PartitionedState, last: Called, first: Called | None, repetition: Repetition) -> Gathering:
-    training, substitutes = state.prepared.training, substitutes_of(state.prepared)
-    for followed in choices(repetition, state.reach(repetition, leaves_of(last.tape))):
-        parameters = state.parameters(followed)
-        every = [*parameters.own, *parameters.of_second]
-        longer = None if first is None else Program(*first, followed, every, substitutes)
-        found = Gathering(
-            Program(*last, followed, every, substitutes, None if longer is None else longer.modules),
-            followed,
-            parameters,
-            (state.sizes, state.sizes_of_second),
-            training.gradient_accumulation_steps,
-            keeps_loss=training.trainer is None,
-            generates=trainer_of(training).generation(training) is not None,
-            syncs=_syncs(state.prepared),
-            first=longer,
+def _gathering_of(
+    state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
+) -> Gathering | KnownStep:
+    leaves = leaves_of(last.tape)
+    calls = _known_calls(state, last, repetition) if first is None and not leaves else None
+    for followed in choices(repetition, state.reach(repetition, leaves)):
+        known = (
+            None
+            if calls is None
+            else KnownStep(calls, followed, state.sizes, keeps_loss=state.prepared.training.trainer is None)
         )
+        found = known if known is not None and known.is_known else _followed(state, last, first, followed)
         if found.is_steady:
             break
     return found
+
+
+def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
+    """Return the calls of a step of one micro-batch, or None if what it gathers depends on more than them."""
+    training, sizes = state.prepared.training, state.sizes
+    offloads = sizes.offloads_parameters or sizes.offloads_optimizer
+    is_single = training.gradient_accumulation_steps == 1 and trainer_of(training).generation(training) is None
+    if offloads or not is_single or training.use_vllm or not sizes.prefetch_bucket:
+        return None
+    if len(last.windows) != WINDOWS or not repetition.copies:
+        return None
+    followed = Followed(repetition=repetition, before=1, skipped=repetition.copies)
+    own, of_second = state.parameters(followed)
+    if of_second:
+        return None
+    return step_calls(
+        Program(*last, followed, own, substitutes_of(state.prepared)), followed, own, sizes.max_reuse_distance
+    )
+
+
+def _followed(state: PartitionedState, last: Called, first: Called | None, followed: Followed) -> Gathering:
+    """Return the weights that steps gather if each event is followed."""
+    training, substitutes = state.prepared.training, substitutes_of(state.prepared)
+    parameters = state.parameters(followed)
+    every = [*parameters.own, *parameters.of_second]
+    longer = None if first is None else Program(*first, followed, every, substitutes)
+    return Gathering(
+        Program(*last, followed, every, substitutes, None if longer is None else longer.modules),
+        followed,
+        parameters,
+        (state.sizes, state.sizes_of_second),
+        training.gradient_accumulation_steps,
+        keeps_loss=training.trainer is None,
+        generates=trainer_of(training).generation(training) is not None,
+        syncs=_syncs(state.prepared),
+        first=longer,
+    )

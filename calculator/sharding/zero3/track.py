@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.segment import Segment
@@ -32,6 +32,10 @@ class Moment(NamedTuple):
         return Moment(self.position, self.most + size, self.after + size, self.gradient, self.is_event, self.number)
 
 
+#: A moment as a plain tuple.
+Happening = tuple[int, int, int, "Partitioned | None", bool, int]
+
+
 class Track(NamedTuple):
     """The gathered bytes in a segment: at its start, at its end, and at its moments.
 
@@ -42,7 +46,7 @@ class Track(NamedTuple):
     segment: Segment
     before: int
     after: int
-    moments: list[Moment]
+    moments: Sequence[Happening]
     run: int = 0
     rows_left: int = 0
 
@@ -51,9 +55,10 @@ class Track(NamedTuple):
         after, at = self.before, 0
         for number, (position, *_) in enumerate(self.segment.events):
             is_left_out = True
-            while at < len(self.moments) and self.moments[at].number == number:
-                yield self.moments[at]
-                after, is_left_out = self.moments[at].after, not self.moments[at].is_event
+            while at < len(self.moments) and self.moments[at][-1] == number:
+                moment = Moment(*self.moments[at])
+                yield moment
+                after, is_left_out = moment.after, not moment.is_event
                 at += 1
             if is_left_out:
                 yield Moment(position, after, after, number=number)
@@ -62,7 +67,7 @@ class Track(NamedTuple):
 def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]:
     """Yield the tracks of a micro-batch with some more bytes, which are freed after the position `until`."""
     for track in tracks:
-        before, moments = track.before + size, track.moments
+        before, moments = track.before + size, [Moment(*each) for each in track.moments]
         at = bisect_right(track.segment.events, until, key=itemgetter(0))
         if size and at < len(track.segment.events):
             first = [moment.more(size) for moment in moments if moment.number < at]

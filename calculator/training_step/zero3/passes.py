@@ -5,6 +5,7 @@ They include the micro-batch's own tensors, the gathered weights, and the buffer
 
 from __future__ import annotations
 
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import StorageCounts
     from calculator.sharding.zero3.gathering import Gathering
+    from calculator.sharding.zero3.known_step import KnownStep
     from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.segment import Segment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Track
     from calculator.training_step.peak import MicroBatchRun
@@ -108,7 +111,7 @@ class Passes:
 
     def __init__(
         self,
-        gathering: Gathering,
+        gathering: Gathering | KnownStep,
         curve: Curve,
         first: First | None,
         sizes: Sizes,
@@ -131,6 +134,10 @@ class Passes:
         self._less = 0
         #: The fullest moments of ranges of events, which all copies share: a position, an event, and the bytes.
         self._fullest: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
+        #: The same for the events of segments, by their positions.
+        self._known_events: dict[
+            tuple[int, int, int, tuple[int, ...]], tuple[list[tuple[int, int]], list[int], list[int]]
+        ] = {}
         for number, tracks in enumerate(gathering.passes):
             self._batch, self._first = Batch([], []), None
             if number == 0 and gathering.first is not None and first is not None:
@@ -155,7 +162,10 @@ class Passes:
         self._repeats = segment.repeats
         self._missing = self._first.missing(track) if self._first is not None and track.rows_left else None
         self._less = 0 if self._missing is None else self._missing.bytes
-        if not (self._keeps_moments or segment.skipped or segment.start <= self._program.backward < segment.end):
+        has_backward = segment.start <= self._program.backward < segment.end
+        if not (self._keeps_moments or has_backward) and self._read_at_once(track):
+            return
+        if not (self._keeps_moments or segment.skipped or has_backward):
             self._read_fullest(track)
             return
         readings = [*self._readings(track)]
@@ -167,6 +177,62 @@ class Passes:
             growth = self._curve.growth[window] + gathered
             alike = self._skip(readings, window, segment.skipped, growth, gathered) if window == BACKWARD else None
             self._batch.skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
+
+    def _read_at_once(self, track: Track) -> bool:
+        """Read the fullest moment of a segment and of the skipped copies after it, if their gradients fit the bucket.
+
+        Their bytes grow by the same amount from copy to copy, and the followed copies on both sides have the extremes.
+        Return whether they do fit.
+        """
+        # Where only a gradient is ready, no moment is fuller than one before it.
+        moments = [each for each in track.moments if each[3] is None]
+        ready = [each[3] for each in track.moments if each[3] is not None]
+        if not moments:
+            return False
+        positions, mosts, afters, _, are_events, _ = zip(*moments, strict=True)
+        times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
+        elements = sum([each.elements for each in ready]) * times
+        if not self._bucket.takes(elements) or self._bucket.orders or not all(are_events):
+            return False
+        self._bucket.take(ready * times, elements)
+        curve, repeats = self._curve, track.segment.repeats
+        own, before_events, at_events = self._at_events(positions, curve.of(repeats), track.segment)
+        gathered = (track.before, *afters)
+        between = [*map(add, before_events, gathered)]
+        at = [*map(add, at_events, mosts)]
+        most, most_at = max(between), max(at)
+        found, found_at = between.index(most), at.index(most_at)
+        added = curve.added(repeats)
+        if most_at > most or (most_at == most and found_at < found):
+            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at])
+        else:
+            position, event = own[found]
+            self._note(position, event, most + added, gathered[found])
+        return True
+
+    def _at_events(
+        self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
+    ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+        """Return the fullest moments between events, with the bytes there, and the bytes at the events.
+
+        Copies that gather at the same events share them.
+        """
+        key = id(base), segment.start, segment.end, positions
+        known = self._known_events.get(key)
+        if known is None:
+            freed, at = self._curve.freed, segment.start
+            found, sizes, ranges, of = [], [], self._fullest, id(base)
+            for position in (*positions, segment.end):
+                event, size = position, -1 << 80  # there is no event in between
+                if position > at:
+                    own = of, at + 1, position + 1
+                    ((_, event, size),) = ranges[own] if own in ranges else self._fullest_in(base, at + 1, position + 1)
+                    at = position
+                found.append((position, event))
+                sizes.append(size)
+            known = found, sizes, [base[each] - freed.get(each, 0) for each in positions]
+            self._known_events[key] = known
+        return known
 
     def _read_fullest(self, track: Track) -> None:
         """Read the gradients of a segment, and the fullest moments before, between and after them."""

@@ -10,6 +10,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.sharding.zero3 import followed, gathering, steps
 from calculator.sharding.zero3.hooks import PartitionedHooks
+from calculator.sharding.zero3.known_step import KnownStep
 
 LLAMA = {
     "model_type": "llama",
@@ -112,12 +113,36 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
 @pytest.mark.parametrize("draw", [drawn, drawn_with_experts])
 def test_a_copy_gathers_at_its_known_calls_as_at_all_events(draw, seed, monkeypatch):
     request = parse_request(draw(seed + 200))
+    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
     at_calls = training_step(request).partitioned.gathering
     monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
     at_events = training_step(request).partitioned.gathering
     assert bytes_of(at_calls) == bytes_of(at_events)
     assert any(at_calls._known_copies._of_windows.values())
     assert not at_events._known_copies._of_windows
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("trainer", [{}, {"trainer": "transformers"}])
+@pytest.mark.parametrize("bucket", [700, 5_000, 60_000])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_one_micro_batch_gathers_at_numbered_calls_as_at_all_events(
+    method, bucket, trainer, checkpointing, monkeypatch
+):
+    body = drawn(bucket)
+    zero = {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": 80_000}
+    zero |= {"stage3_max_reuse_distance": 30_000 if checkpointing else 200_000}
+    training = {"gradient_checkpointing": checkpointing, "deepspeed": {"zero_optimization": zero}, **trainer}
+    request = parse_request({**body, "method": method, "training": {"sequence_length": 48, **training}})
+    numbered = training_step(request).partitioned
+    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
+    at_events = training_step(request).partitioned
+    assert isinstance(numbered.gathering, KnownStep)
+    assert isinstance(at_events.gathering, gathering.Gathering)
+    assert bytes_of(numbered.gathering) == bytes_of(at_events.gathering)
+    assert numbered.gathering.followed == at_events.gathering.followed
+    assert numbered.passes.forward == at_events.passes.forward
+    assert numbered.passes.backward == at_events.passes.backward
 
 
 def bytes_of(gathered):

@@ -1,0 +1,130 @@
+"""The segments of a step in order. Parameters have numbers: first those outside of the copies, then each copy's."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.sharding.zero3.known_calls import RELEASE
+from calculator.sharding.zero3.program import BACKWARD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.sharding.zero3.followed import Followed
+    from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
+    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.segment import Segment
+
+
+class PlacedSegment(NamedTuple):
+    """A segment where it runs.
+
+    Attributes:
+        segment: The segment.
+        calls: Its calls, with the numbers of the parameters of the first copy.
+        slot: The index of its copy among the followed ones. None outside of the copies.
+        shift: How much larger the numbers of its copy are than those of the first copy.
+        from_copy: The same for the copy from which a state at its end is counted.
+        begin: The number of modules that are called before it.
+        end: The number of modules that are called before its end.
+        gap: The elements of the modules between its start and the start of the backward pass of the same copy.
+        behind: The index in the order of modules after all copies of its window.
+    """
+
+    segment: Segment
+    calls: Sequence[NumberedCall]
+    slot: int | None
+    shift: int
+    from_copy: int
+    begin: int
+    end: int
+    gap: float = 0
+    behind: int = 0
+
+
+#: A segment of one copy, and where it runs.
+Placed = tuple["NumberedSegment", PlacedSegment]
+
+
+class Layout:
+    """The segments of a step, and the parameters in the order in which modules use them."""
+
+    def __init__(self, step: StepCalls, followed: Followed) -> None:
+        self._step, self._followed = step, followed
+        self.backward = step.program.backward
+        #: The number of the first parameter of the copies, and how many parameters a copy has.
+        self.first, self.period = len(step.outside), len(step.of_copy)
+        self.parameters: list[Partitioned] = [*step.outside, *step.of_copy * len(followed.numbers)]
+        self.elements = [each.elements for each in self.parameters]
+        self.represents = 1 + followed.skipped
+        begin = self.first + followed.before * self.period
+        #: The numbers of the parameters that represent those of the skipped copies.
+        self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
+        self.persistent_bytes = self._of_persistent([each.with_padding for each in self.parameters])
+        self.persistent_payload = self._of_persistent([each.payload for each in self.parameters])
+        placed = self._placed()
+        #: The parameters in the order of their uses, and the index of the module that uses each. The last is infinite.
+        self.numbers = [number + each.shift for own, each in placed for number, _ in own.order]
+        self.places: list[float] = [place + each.begin for own, each in placed for _, place in own.order]
+        self.places.append(inf)
+        self.segments = [*self._with_distances(placed)]
+
+    def _of_persistent(self, sizes: Sequence[int]) -> int:
+        """Return the sum over the persistent parameters of all copies."""
+        own = [size for size, each in zip(sizes, self.parameters, strict=True) if each.persists]
+        again = [sizes[number] for number in self.representing if self.parameters[number].persists]
+        return sum(own) + sum(again) * (self.represents - 1)
+
+    def _placed(self) -> list[Placed]:
+        """Return the segments in order. The backward pass runs the last copy first."""
+        followed = self._followed
+        placed: list[Placed] = []
+        repeats, begin, last = [0, 0], 0, followed.copies - 1
+        for own in self._step.segments:
+            window = own.segment.window
+            backward = window == BACKWARD
+            before_gap = followed.before + followed.skipped if backward else followed.before - 1
+            for copy in (None,) if window is None else followed.numbers[:: -1 if backward else 1]:
+                if copy is not None:
+                    repeats[backward] = last - copy if backward else copy
+                skipped = followed.skipped if copy == before_gap else 0
+                segment = own.segment._replace(repeats=(*repeats,), copy=copy, skipped=skipped)
+                slot = None if copy is None else followed.slots[copy]
+                shift = (slot or 0) * self.period
+                from_copy = shift if backward else shift + self.period
+                end = begin + own.modules
+                placed.append((own, PlacedSegment(segment, own.calls, slot, shift, from_copy, begin, end)))
+                begin = end
+        return placed
+
+    def _with_distances(self, placed: Sequence[Placed]) -> Iterator[PlacedSegment]:
+        """Yield the segments with the distances to the next uses of parameters."""
+        starts = [*accumulate([own.before[-1] * (1 + each.segment.skipped) for own, each in placed], initial=0)]
+        behind = {each.segment.window: each.end for _, each in placed}
+        backward = {each.slot: at for at, (_, each) in enumerate(placed) if each.segment.window == BACKWARD}
+        for at, (own, each) in enumerate(placed):
+            window = each.segment.window
+            if window is None:
+                yield each._replace(calls=[_outside(call, at, placed, starts) for call in own.calls])
+            else:
+                yield each._replace(gap=starts[backward[each.slot]] - starts[at], behind=behind[window])
+
+
+def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
+    """Return a call outside of the copies, with the distances to the next uses of parameters."""
+    if call.kind != RELEASE:
+        return call
+    return call._replace(own=tuple([(each, _distance(each, call.place, at, placed, starts)) for each, _ in call.own]))
+
+
+def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> float:
+    """Return the elements up to the next use of a parameter that is outside of the copies."""
+    since = starts[at] + placed[at][0].before[place]
+    for later in range(at, len(placed)):
+        own = placed[later][0]
+        following = [each for each in own.uses.get(number, ()) if later > at or each >= place]
+        if following:
+            return starts[later] + own.before[following[0]] - since
+    return inf
