@@ -91,22 +91,31 @@ def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tenso
     The positions are computed for each image. enable_input_require_grads sees the sum of patches and positions.
     """
     embeddings = f"{path}.embeddings"
+    begin(context.tape, path)
+    begin(context.tape, embeddings)
     patch_embeds = embed_patches(context, embeddings, pixel_values, is_input=False)
     table = context.outer(f"{embeddings}.position_embedding")
     context.set_scope(f"{embeddings}: ")
     ids = context.tape.new(patch_embeds.shape[:2], "int64", "position_ids")
+    begin(context.tape, table.name)
     rows = products.embedding(ids, context.method.embedding_weight(table), table.module.out_features, "positions")
+    rows = leave(table.name, rows)
     hidden_states = ops.add(patch_embeds, rows, "patches with positions")
     del patch_embeds, rows, ids
     if context.training.gradient_checkpointing and not hidden_states.edge:
         hidden_states = context.input_requiring_grad(hidden_states, "patches with positions")
+    hidden_states = leave(embeddings, hidden_states)
     last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
-    return norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
+    return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
 
 
 def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:
     """Embed patches by a convolution, prepend the class token, and add positions."""
-    embeddings = patch_embeds = embed_patches(context, path, enter(path, pixel_values))
+    pixel_values, name = enter(path, pixel_values), f"{path}.patch_embedding"
+    reads(context.tape, path, f"{name}.weight")
+    context.set_scope(f"{path}: ")
+    pixel_values = ops.cast(pixel_values, context.outer(name).own["weight"].dtype, "pixel values, cast")
+    embeddings = patch_embeds = embed_patches(context, path, pixel_values)
     if with_class:
         context.set_scope(f"{path}: ")
         images, patches, width = patch_embeds.shape
@@ -116,12 +125,8 @@ def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class
 
 
 def embed_patches(context: Context, path: str, pixel_values: Tensor, *, is_input: bool = True) -> Tensor:
-    """Cast pixels and embed patches by a convolution: (images, patches, hidden_size)."""
-    name = f"{path}.patch_embedding"
-    table, weight = context.model.outer[f"{path}.position_embedding"], context.outer(name).own["weight"]
-    reads(context.tape, path, f"{name}.weight")
-    context.set_scope(f"{path}: ")
-    pixel_values = ops.cast(pixel_values, weight.dtype, "pixel values, cast")
+    """Embed patches by a convolution: (images, patches, hidden_size)."""
+    name, table = f"{path}.patch_embedding", context.model.outer[f"{path}.position_embedding"]
     vision = context.config["vision_config"]
     patches = named((int(vision["image_size"]) // int(vision["patch_size"])) ** 2, "patches")
     shape = (pixel_values.shape[0], patches, table.out_features)

@@ -49,16 +49,25 @@ def convolve(
 
 
 def convolve_in(
-    context: Context, path: str, name: str, pixel_values: Tensor, shape: Shape, *, is_input: bool = False
+    context: Context,
+    path: str,
+    name: str,
+    pixel_values: Tensor,
+    shape: Shape,
+    *,
+    is_input: bool = False,
+    transposed: bool = False,
 ) -> Tensor:
-    """Call a module that embeds patches by the convolution of this name in it, whose dtype its code reads.
+    """Call a module that embeds patches by the convolution of this name in it, to whose dtype its code casts them.
 
     `is_input`: whether that module is the tower's input embeddings, as for `convolve`.
     """
     pixel_values, inner = enter(path, pixel_values), f"{path}.{name}"
     reads(context.tape, path, f"{inner}.weight")
+    context.set_scope(f"{path}: ")
+    pixel_values = ops.cast(pixel_values, context.outer(inner).own["weight"].dtype, "pixel values, cast")
     out = leave(inner, _convolved(context, inner, enter(inner, pixel_values), shape))
-    return leave(path, _embedded(context, out) if is_input else out)
+    return leave(path, _embedded(context, out, transposed=transposed) if is_input else out)
 
 
 def _convolved(context: Context, name: str, pixel_values: Tensor, shape: Shape) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.families.idefics3.images import process
 from calculator.families.llama.forward import LLAMA
 from calculator.layers import image_encoder, norms
@@ -90,7 +91,8 @@ def _connected(context: Context, x: Tensor) -> Tensor:
 
     A reshape does not copy if one token has all patches, or if each token has one patch.
     """
-    tiles, patches, width = x.shape
+    (tiles, patches, width), projection = x.shape, f"{CONNECTOR}.modality_projection"
+    x = enter(CONNECTOR, x)
     factor = int(context.config["scale_factor"])
     side, wide = int(int(patches) ** 0.5) // factor, int(width) * factor**2
     shapes: list[Shape] = [(tiles, side, side, wide), (tiles, named(side**2, "tokens"), wide)]
@@ -98,7 +100,8 @@ def _connected(context: Context, x: Tensor) -> Tensor:
     for shape, name in zip(shapes, ("rows", "columns"), strict=True):
         copies = side > 1 and factor > 1
         x = ops.contiguous(ops.permute(x, shape), f"{name}, shuffled") if copies else ops.view(x, shape)
-    return context.outer(f"{CONNECTOR}.modality_projection.proj")(x)
+    x = enter(projection, x)
+    return leave(CONNECTOR, leave(projection, context.outer(f"{projection}.proj")(x)))
 
 
 IDEFICS3 = replace(

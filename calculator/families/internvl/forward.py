@@ -13,6 +13,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.module_calls import begin, enter, leave
 from calculator.families.internvl.tiles import process
 from calculator.families.qwen.forward import QWEN3, QWEN3_MOE
 from calculator.layers import attention, image_encoder, masks, norms
@@ -20,7 +21,7 @@ from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import Tower, embed, final
 from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.self_attention import SelfAttention, norm_each_projection, project_qkv
-from calculator.layers.tower_layers import convolve, run_layers
+from calculator.layers.tower_layers import convolve_in, run_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,10 +64,13 @@ def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
     embeddings = context.outer(f"{TOWER}.embeddings").own
     context.set_scope("model: ")
     pixel_values = ops.cast(context.images[0], embeddings["cls_token"].dtype, "pixel values, cast")
+    begin(context.tape, TOWER)
     encoded = _encoded(context, [_embeddings(context, pixel_values)])
-    last_hidden_state = encoded
-    if not context.config["vision_config"]["use_mean_pooling"]:
+    if context.config["vision_config"]["use_mean_pooling"]:
+        last_hidden_state = leave(f"{TOWER}.layernorm", enter(f"{TOWER}.layernorm", encoded))
+    else:
         last_hidden_state = norms.layer_norm(context.outer(f"{TOWER}.layernorm"), encoded)
+    last_hidden_state = leave(TOWER, last_hidden_state)
     images, tokens, width = last_hidden_state.shape
     patches = ops.sliced_rows(last_hidden_state, (images, tokens - 1, width))
     return encoded, last_hidden_state, _project(context, _shuffled(context, patches))
@@ -75,12 +79,11 @@ def _features(context: Context) -> tuple[Tensor, Tensor, Tensor]:
 def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
     """Embed patches by a convolution, prepend the class token, add positions, and apply dropout."""
     vision, path = context.config["vision_config"], f"{TOWER}.embeddings"
-    name, parameters = f"{path}.patch_embeddings.projection", context.outer(path).own
-    context.set_scope(f"{path}: ")
-    pixel_values = ops.cast(pixel_values, context.outer(name).own["weight"].dtype, "pixel values, cast")
+    parameters, pixel_values = context.outer(path).own, enter(path, pixel_values)
     images, width = pixel_values.shape[0], parameters["cls_token"].shape[2]
     patches = named((int(vision["image_size"]) // int(vision["patch_size"])) ** 2, "patches")
-    embeddings = convolve(context, name, pixel_values, (images, patches, width), is_input=True, transposed=True)
+    shape, module = (images, patches, width), f"{path}.patch_embeddings"
+    embeddings = convolve_in(context, module, "projection", pixel_values, shape, is_input=True, transposed=True)
     context.set_scope(f"{path}: ")
     cls_tokens = ops.expand(parameters["cls_token"], (images, 1, width))
     embeddings = ops.cat((cls_tokens, embeddings), (images, patches + 1, width), "class token and patches")
@@ -89,7 +92,12 @@ def _embeddings(context: Context, pixel_values: Tensor) -> Tensor:
         if positions.edge is not None and images == 1 and isinstance(positions.edge[0], AccumulateGrad):
             positions.edge[0].copies = True  # the gradient is that of the patches too, and not summed over images
         embeddings = ops.add(embeddings, positions, "with positions")
-    return ops.dropout(embeddings, vision["hidden_dropout_prob"], "dropped")
+    return leave(path, _dropped(path + ".dropout", embeddings, vision["hidden_dropout_prob"], "dropped"))
+
+
+def _dropped(path: str, x: Tensor, probability: float, name: str) -> Tensor:
+    """Call a module of dropout."""
+    return leave(path, ops.dropout(enter(path, x), probability, name))
 
 
 def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
@@ -99,7 +107,9 @@ def _encoded(context: Context, inputs: list[Tensor]) -> Tensor:
     def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
         return _layer(context, modules, x)
 
-    return run_layers(context, f"{TOWER}.encoder.layer", inputs, run, lambda _index: (), dropout=dropout)
+    inputs.append(enter(f"{TOWER}.encoder", inputs.pop()))
+    encoded = run_layers(context, f"{TOWER}.encoder.layer", inputs, run, lambda _index: (), dropout=dropout)
+    return leave(f"{TOWER}.encoder", encoded)
 
 
 def _norm(context: Context) -> Callable[[BoundModule, Tensor], Tensor]:
@@ -118,7 +128,8 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
     layer_output = norm(modules["layernorm_after"], hidden_states)
     layer_output = _mlp(context, modules, layer_output)
     context.set_scope(modules.prefix)
-    layer_output = ops.dropout(layer_output, context.config["vision_config"]["hidden_dropout_prob"], "MLP, dropped")
+    probability = context.config["vision_config"]["hidden_dropout_prob"]
+    layer_output = _dropped(f"{modules.prefix}dropout", layer_output, probability, "MLP, dropped")
     layer_output = ops.mul(parameters["lambda_2"], layer_output, "MLP, scaled")
     return ops.add(layer_output, hidden_states, "residual after MLP")
 
@@ -126,25 +137,35 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
 def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """Attend among the patches of each tile. Queries, keys and values stay alive until the module returns."""
     vision, (images, patches, width) = context.config["vision_config"], x.shape
+    path = f"{modules.prefix}attention"
+    x = enter(path, x)
     heads = vision["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
     query, key, value = (modules[f"attention.{name}_proj"](x) for name in ("q", "k", "v"))
-    if vision["use_qk_norm"]:
-        query = norms.rms_norm(modules["attention.q_norm"], query)
-        key = norms.rms_norm(modules["attention.k_norm"], key)
+    query, key = (_normed(modules, f"attention.{name}_norm", each) for name, each in (("q", query), ("k", key)))
     query, key, value = (ops.view(each, shape) for each in (query, key, value))
-    context.set_scope(f"{modules.prefix}attention: ")
+    context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)
     output = modules["attention.projection_layer"](attn_output)
-    context.set_scope(f"{modules.prefix}attention: ")
-    return ops.dropout(output, vision["projection_dropout"], "output, dropped")
+    context.set_scope(f"{path}: ")
+    probability = vision["projection_dropout"]
+    return leave(path, _dropped(f"{path}.projection_dropout", output, probability, "output, dropped"))
+
+
+def _normed(modules: LayerModules, name: str, x: Tensor) -> Tensor:
+    """Call the norm of queries or keys, which is torch.nn.Identity where the config has none."""
+    if name in modules:
+        return norms.rms_norm(modules[name], x)
+    path = f"{modules.prefix}{name}"
+    return leave(path, enter(path, x))
 
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    hidden_states = modules["mlp.fc1"](hidden_states)
-    context.set_scope(f"{modules.prefix}mlp: ")
+    path = f"{modules.prefix}mlp"
+    hidden_states = modules["mlp.fc1"](enter(path, hidden_states))
+    context.set_scope(f"{path}: ")
     hidden_states = activation(context.config["vision_config"]["hidden_act"])(hidden_states)
-    return modules["mlp.fc2"](hidden_states)
+    return leave(path, modules["mlp.fc2"](hidden_states))
 
 
 def _shuffled(context: Context, x: Tensor) -> Tensor:
@@ -165,11 +186,11 @@ def _shuffled(context: Context, x: Tensor) -> Tensor:
 
 def _project(context: Context, image_features: Tensor) -> Tensor:
     """Run InternVLMultiModalProjector: (tiles, tokens, ...) to (tiles, tokens, hidden_size)."""
-    hidden_states = norms.layer_norm(context.outer(f"{PROJECTOR}.layer_norm"), image_features)
+    hidden_states = norms.layer_norm(context.outer(f"{PROJECTOR}.layer_norm"), enter(PROJECTOR, image_features))
     hidden_states = context.outer(f"{PROJECTOR}.linear_1")(hidden_states)
     context.set_scope(f"{PROJECTOR}: ")
     hidden_states = activation(context.config["projector_act"])(hidden_states)
-    return context.outer(f"{PROJECTOR}.linear_2")(hidden_states)
+    return leave(PROJECTOR, context.outer(f"{PROJECTOR}.linear_2")(hidden_states))
 
 
 def _projections(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:

@@ -246,20 +246,25 @@ class PartitionedState:
 
     @property
     def _frozen(self) -> Iterator[ResidentTensor]:
-        """The partitions of frozen parameters, each a tensor of its own."""
+        """The partitions of frozen parameters, each a tensor of its own.
+
+        DeepSpeed casts them before 4-bit layers cast their gathered biases to the dtype in which they compute.
+        """
         count = named(self.sizes.ranks, "count")
         second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
                 whole = int(elements(tensor.shape))
                 size = -(-whole // self.sizes.ranks)
+                is_cast = tensor.base and tensor.dtype == "float32"
+                dtype = (self.prepared.cast_to or tensor.dtype) if is_cast else tensor.dtype
                 yield ResidentTensor(
                     name=f"{tensor.name}: partition",
                     shape=(named(whole, "parameters").divided(count),),
-                    dtype=tensor.dtype,
+                    dtype=dtype,
                     component=tensor.component,
                     count=tensor.count,
-                    bytes=allocated(size, ITEMSIZE[tensor.dtype]) * tensor.count,
+                    bytes=allocated(size, ITEMSIZE[dtype]) * tensor.count,
                 )
 
     @cached_property
