@@ -8,6 +8,7 @@ from calculator.engine import module_calls
 from calculator.engine.repetition import Repetition
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of
+from calculator.estimation.image_requests import image_families
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES
 from calculator.methods.prepared_model import PreparedModel
@@ -16,8 +17,10 @@ from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.training_context import training_context
 from validation.random_grid.random_configs import MIDDLING, random_config
 from validation.reference.build import META, build_model
+from validation.reference.images import known_batch
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.refusals import positions_needed
+from validation.tracing.host_values import HostValues
 from validation.tracing.known_values import KnownValues
 from validation.tracing.memory_tracker import EmulatedKernels
 from validation.tracing.shims import emulate_cuda, patched_model_code
@@ -31,9 +34,10 @@ IA3 = {"name": "ia3"}
 LORA = {"name": "lora", "r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}
 
 
-def requested(family, method):
+def requested(family, method, images=None):
     """A request of a random model of the family that the calculator does not refuse."""
-    training = {"micro_batch_size": 1, "sequence_length": 4, "autocast": "bfloat16"}
+    length = 4 if images is None else 2048
+    training = {"micro_batch_size": 1, "sequence_length": length, "autocast": "bfloat16", "images": images}
     device = {"count": 2, "sharding": "zero3"}
     for seed in range(50):
         config = random_config(FAMILIES[family], seed, MIDDLING)
@@ -60,9 +64,13 @@ def called(request):
             path = name.removeprefix("base_model.model.").replace(".default", "") if has else ""
             hooks.append(module.register_forward_pre_hook(lambda *_, path=path: calls.append(f"+{path}")))
             hooks.append(module.register_forward_hook(lambda *_, path=path: calls.append(f"-{path}")))
-        ids = torch.zeros((1, 4), dtype=torch.long, device=META)
-        with patched_model_code(), EmulatedKernels(KnownValues(positions_needed(request))):
-            reference.model(input_ids=ids, labels=ids)
+        ids = torch.zeros((1, request.training.sequence_length), dtype=torch.long, device=META)
+        batch, values = {}, KnownValues(positions_needed(request))
+        if request.training.has_images:
+            values = HostValues(unknown=0)
+            batch = known_batch(values, request, reference.model.config, ids, None)
+        with patched_model_code(), EmulatedKernels(values):
+            reference.model(input_ids=ids, labels=ids, **batch)
     return calls
 
 
@@ -98,5 +106,12 @@ def is_same_call(real, modeled):
 )
 def test_modules_are_called_in_the_order_of_the_real_model(family, method):
     request = requested(family, method)
+    real, modeled = called(request), marked(request)
+    assert [pair for pair in zip(real, modeled, strict=True) if not is_same_call(*pair)] == []
+
+
+@pytest.mark.parametrize("family", sorted(ORDERED & {*image_families()}))
+def test_modules_of_a_batch_with_images_are_called_in_the_order_of_the_real_model(family):
+    request = requested(family, LORA, {"images_per_sequence": 1, "image_height": 60, "image_width": 80})
     real, modeled = called(request), marked(request)
     assert [pair for pair in zip(real, modeled, strict=True) if not is_same_call(*pair)] == []
