@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.allocator.host_loading import HostLoading
-from calculator.allocator.loading import Loading
+from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.segments import SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ class FlattenedLoading(HostLoading):
         super().__init__(resident.prepared)
         groups, on_host = [group.names for group in state.partitions.groups], state.host_bytes is not None
         emptied = frozenset[str]().union(*groups[:-1])
-        last = self._load(
-            resident.prepared, tuple(tensor for tensor in resident.tensors if tensor.name not in emptied), groups[-1]
-        )
+        loaded = tuple(each for each in resident.tensors if not (each.trained and each.name in emptied))
+        last = self._load(resident.prepared, loaded, groups[-1])
         for number, weights in enumerate(state.flat_weights):
             self._stay([weights])
             if number == len(groups) - 1:
@@ -63,7 +62,9 @@ class FlattenedLoading(HostLoading):
     ) -> Sequence[int]:
         """Load a model onto the GPU, and return the rows of the weights of the last group."""
         if not prepared.method.facts.quantizes_base:
-            return [row for row in self._allocate(tensors) if self.names[row] in of_last]
+            # The weights of frozen layers have the names of trained ones.
+            rows = zip(one_by_one(tensors), self._allocate(tensors), strict=True)
+            return [row for each, row in rows if each.trained and each.name in of_last]
         whole = Loading(tensors, prepared.training)
         self.names, self.sizes, self.events = whole.names, whole.sizes, whole.events
         freed = {~event for event in self.events if event < 0}

@@ -69,9 +69,17 @@ class OffloadedPeaks(FlatPeaks):
                 yield point, (*_norms(done), tensor)
         yield self._done(large), _norms(len(copies))
 
+    @property
+    def in_backward(self) -> tuple[ResidentTensors, ...]:
+        """The tensors of the fullest rank in the backward pass, with all norms and the largest float64 copy."""
+        copies = self._reduction.copies.get(self.fullest.number, ())
+        largest = max((copy.elements for copy in copies), default=0)
+        copied = (_in_float64(largest),) if largest else ()
+        return (*super().in_backward, *_norms(len(copies)), *copied)
+
     def _copied(self, elements: int) -> Iterator[ResidentTensor]:
         """Yield the tensors that a rank allocates, one after the other, for a gradient of its partition."""
-        yield row("gradient in float64", elements, "gradient", "float64")
+        yield _in_float64(elements)
         yield _numbers(OVERFLOW_SCALARS)
         if self._state.dtype != "float32":
             yield row("gradient in float32", elements, "gradient", "float32")
@@ -123,6 +131,10 @@ def _with(point: Point, large: int) -> Point:
 
 def _norms(count: int) -> tuple[ResidentTensor, ...]:
     return (row("norms of gradients", 1, "", "float64", count=count),) if count else ()
+
+
+def _in_float64(elements: int) -> ResidentTensor:
+    return row("gradient in float64", elements, "gradient", "float64")
 
 
 def _numbers(count: int) -> ResidentTensor:

@@ -11,7 +11,7 @@ from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
 from calculator.allocator.sharded_loading import loading_of
 from calculator.devices import library_workspace
-from calculator.estimation.estimate import resident_state
+from calculator.estimation.estimate import estimate, resident_state
 from calculator.estimation.request import parse_request
 from calculator.sharding.zero.replayed import GATHERS, REDUCTIONS
 from calculator.training_step.replayed_step import step_of
@@ -102,6 +102,28 @@ def test_weights_that_become_a_flat_tensor_stay_cached_where_nothing_empties_the
         cached.append(sum(loading.sizes[row] for row in freed if loading.names[row].startswith("model.")))
     assert cached[0] == pytest.approx(2 * 1_235_814_400, rel=1e-3)
     assert cached[1] < 1_000_000
+
+
+def test_frozen_layers_stay_loaded_whose_weights_have_the_names_of_trained_ones():
+    method = {"name": "full", "unfrozen_parameters": ["model.layers.1."]}
+    loaded = []
+    for each in (method, {"name": "full"}):
+        resident = resident_of("zero2", each)
+        loading = loading_of(resident)
+        alive = sum(loading.sizes[max(event, ~event)] * (1 if event >= 0 else -1) for event in loading.events)
+        states = sum(state.bytes for state in resident.flat.states)
+        loaded.append(alive + states - sum(tensor.bytes for tensor in resident.flat.kept))
+    assert loaded[0] == loaded[1]
+
+
+def test_the_rule_counts_the_float64_copy_of_an_offloaded_gradient():
+    zero = {"zero_optimization": {"reduce_bucket_size": 50_000, "offload_optimizer": {"device": "cpu"}}}
+    config = {"model_type": "llama", "vocab_size": 100_000, "hidden_size": 512, "intermediate_size": 1024}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 8}
+    request = body("zero2", count=2, deepspeed=zero, sequence_length=16)
+    request |= {"model": {"config": config}, "reserved": "rule"}
+    memory = estimate(parse_request(request)).memory
+    assert memory.peak_reserved_bytes >= memory.peak_allocated_bytes + memory.library_workspace_bytes
 
 
 def test_a_run_that_ends_while_gradients_are_copied_ends_in_the_optimizers_step():
