@@ -222,6 +222,11 @@ class Model:
         return "tokens_of_audio" in self.config
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether ids of tokens are the model's main input (`main_input_name`), not audio or pixels."""
+        return not self.hears and self.task.name != "image_cls"
+
+    @property
     def with_images(self) -> Model:
         """The model for batches with images, for which the vision tower runs."""
         return replace(self, idle=self.idle_with_images, notes=tuple(note for note in self.notes if note != TEXT_ALONE))

@@ -141,6 +141,10 @@ class Prepared(Protocol):
         """Whether torch.nn.Dropout modules drop nothing."""
 
     @property
+    def grads_inputs(self) -> bool:
+        """Whether checkpointing gives embeddings a gradient even if nothing before them is trained."""
+
+    @property
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
 

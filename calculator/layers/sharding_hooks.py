@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
 
 #: A module outside the layers that a sharding may treat separately.
-Role = Literal["embeddings", "final_norm", "head"]
+Role = Literal["embeddings", "embeddings_norm", "final_norm", "head"]
 
 
 class Unit:

@@ -102,6 +102,16 @@ class PreparedModel:
         return trainer_of(self.training).facts.disables_dropout
 
     @property
+    def grads_inputs(self) -> bool:
+        """Whether checkpointing gives embeddings a gradient even if nothing before them is trained.
+
+        PEFT needs it. `gradient_checkpointing_enable` does it by itself if the main input is ids
+        (transformers/modeling_utils.py, enable_input_require_grads).
+        """
+        checkpoints = self.training.gradient_checkpointing and trainer_of(self.training).facts.grads_inputs
+        return checkpoints and (self.model.reads_ids or not self.method.facts.trains_base)
+
+    @property
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return trainer_of(self.training).offloads_inputs(self)

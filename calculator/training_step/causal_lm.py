@@ -201,8 +201,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
     module = context.hooks.module("embeddings")
     module.before(ids)
     inputs_embeds = context.forward.embeddings(context, ids)
-    grads_inputs = context.training.gradient_checkpointing and trainer_of(context.training).facts.grads_inputs
-    if grads_inputs and not inputs_embeds.edge:
+    if context.prepared.grads_inputs and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     return module.after(inputs_embeds)
 

@@ -133,7 +133,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
-        elif trainer_of(context.training).facts.grads_inputs and context.training.autocast is None:
+        elif context.prepared.grads_inputs and context.training.autocast is None:
             context.repetition = context.repetition.from_first_period()
         else:
             # What a layer does under autocast depends on its input, and whether the first one is like the others on
@@ -141,7 +141,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
             is_reentrant = trainer_of(context.training).is_reentrant(context)
             context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
             context.bounds_first_layer = context.may_repeat_first_period and not (
-                whole or context.hooks.couples_layers or trainer_of(context.training).facts.grads_inputs
+                whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
     micro_batch(context)

@@ -136,7 +136,9 @@ def _gelu_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
-    return norms.layer_norm(context.outer("transformer.word_embeddings_layernorm"), inputs_embeds)
+    norm = context.hooks.module("embeddings_norm")
+    inputs_embeds = norm.before(inputs_embeds)
+    return norm.after(norms.layer_norm(context.outer("transformer.word_embeddings_layernorm"), inputs_embeds))
 
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:

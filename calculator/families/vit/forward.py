@@ -33,7 +33,7 @@ def _patches(context: Context, pixel_values: Tensor) -> Tensor:
     context.set_scope(f"{_EMBEDDINGS}.patch_embeddings.projection: ")
     shape = (context.batch, named(context.length - 1, "patches"), weight.shape[0])
     out = products.convolution(pixel_values, weight, bias, shape, "output")
-    if not context.training.gradient_checkpointing or out.edge:
+    if not context.prepared.grads_inputs or out.edge:
         return out
     leaf = AccumulateGrad(context.tape, "patches", "activations")
     leaf.context, leaf.copies = out, context.length > 2  # the code transposes the convolution's output

@@ -64,7 +64,7 @@ def _encoded(context: Context, hidden_states: Tensor) -> Tensor:
 def _target(context: Context, ids: Tensor) -> Tensor:
     """Embed the target. Word and position embeddings, and position ids, stay alive while the layers run."""
     inputs_embeds = embed(context, ids, "model.decoder.embed_tokens")
-    if context.training.gradient_checkpointing and not inputs_embeds.edge:
+    if context.prepared.grads_inputs and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     if context.caches:
         context.cache = Cache(windowed=False)

@@ -109,8 +109,8 @@ class MicroBatch(Hooks):
         self.roles: dict[Role, FSDPUnit] = {"embeddings": first}
         if outer.has_head:
             self.roles["head"] = tail
-        if outer.has_norm:
-            self.roles["final_norm"] = tail
+        if outer.norm is not None:
+            self.roles[outer.norm] = tail
         self.layer_units: dict[int, UnitParameters] = {}
         #: Every unit that runs, in the order of `named_modules()`.
         self.units: list[FSDPUnit] = [self.root, first]

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer, Model
+    from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.layers.sharding_hooks import Role
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensors import ResidentTensor
 
@@ -139,14 +141,14 @@ def tower_stacks(model: Model) -> Iterator[Stack]:
 class OuterUnits:
     """The units outside the layers.
 
-    `embeddings` is None if the head shares their weight and their unit. `has_norm` and `has_head`: whether the tail has
-    the final norm and the output head. Otherwise the head belongs to the root.
+    `embeddings` is None if the head shares their weight and their unit. `norm` is the role of the norm in the tail, or
+    None. `has_head`: whether the tail has the output head. Otherwise the head belongs to the root.
     """
 
     root: UnitParameters
     embeddings: UnitParameters | None
     tail: UnitParameters
-    has_norm: bool
+    norm: Role | None
     has_head: bool
 
     @property
@@ -177,7 +179,7 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
         root=_unit(prepared, ROOT, [each for each in left if each.name not in placed]),
         embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
         tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
-        has_norm=norm is not None,
+        norm=_role(model, norm) if norm is not None else None,
         has_head=head is not None,
     )
 
@@ -201,11 +203,7 @@ def final_norm(prepared: PreparedModel) -> str | None:
     method = prepared.method
     if prepared.model.model_type in WITHOUT_BASE:
         return None
-    norms = [
-        module.name
-        for module in prepared.model.outer.values()
-        if _is_child_norm(module.name, module.kind) and not prepared.module_spec(module.name, module).copied
-    ]
+    norms = [each.name for each in _child_norms(prepared.model) if not prepared.module_spec(each.name, each).copied]
     if not norms:
         return None
     wraps = method.name not in ("full", "adapter", "prompt", "prefix", "p_tuning")
@@ -214,8 +212,13 @@ def final_norm(prepared: PreparedModel) -> str | None:
     return norms[-1]
 
 
-def _is_child_norm(path: str, kind: str) -> bool:
-    return kind == "norm" and path.count(".") == 1
+def _child_norms(model: Model) -> list[Module]:
+    return [module for module in model.outer.values() if module.kind == "norm" and module.name.count(".") == 1]
+
+
+def _role(model: Model, norm: str) -> Role:
+    """Return what a norm outside the layers does. BLOOM also has one after its embeddings."""
+    return "final_norm" if norm == _child_norms(model)[-1].name else "embeddings_norm"
 
 
 def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:

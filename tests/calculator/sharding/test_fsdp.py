@@ -253,7 +253,7 @@ def test_accelerate_finds_no_final_norm_of_llama_4():
     model = {"model": "meta-llama/Llama-4-Scout-17B-16E", "method": {"name": "full"}}
     device = {"count": 8, "sharding": "fsdp"}
     units = outer_units(resident_state(parse_request({**model, "device": device})).prepared)
-    assert not units.has_norm
+    assert units.norm is None
     assert [each.name for each in units.root.parameters] == ["model.norm.weight"]
 
 
