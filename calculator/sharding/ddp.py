@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain, compress, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
@@ -28,6 +29,9 @@ DEFAULT_CAP_MB = 25
 
 NAME = "DistributedDataParallel: gradient bucket"
 USED = "DistributedDataParallel: map of used parameters"
+
+
+_DTYPE, _ELEMENTS = attrgetter("dtype"), attrgetter("elements")
 
 
 class Bucket(NamedTuple):
@@ -116,9 +120,11 @@ def _assigned(parameters: Sequence[Bucket], caps: tuple[int, ...]) -> tuple[Buck
     #: The buckets, by the place of the parameter that completes one, or that begins one which is never complete.
     complete: list[tuple[int, Bucket]] = []
     others: list[tuple[int, Bucket]] = []
-    for dtype in {bucket.dtype: None for bucket in parameters}:
-        places = [place for place, bucket in enumerate(parameters) if bucket.dtype == dtype]
-        filled = [*accumulate([parameters[place].elements for place in places])]
+    dtypes, elements = [*map(_DTYPE, parameters)], [*map(_ELEMENTS, parameters)]
+    for dtype in dict.fromkeys(dtypes):
+        of_dtype = map(dtype.__eq__, dtypes)
+        places = [*compress(range(len(dtypes)), of_dtype)]
+        filled = [*accumulate(map(elements.__getitem__, places))]
         before = number = 0
         for cap in chain(caps, repeat(caps[-1])) if caps else ():
             last = bisect_left(filled, before - (-cap // ITEMSIZE[dtype]), number)

@@ -5,6 +5,7 @@ Layers that are not interpreted have the order of the layer that represents them
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
@@ -36,13 +37,18 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
     """
     sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
     parameters: dict[_Key, Bucket] = {}
-    for layer, tensors_of_part in parts(prepared.model, tensors):
-        parameters.update({(each.name, layer): sizes[id(each)] for each in tensors_of_part})
+    every = [*parts(prepared.model, tensors)]
+    distinct = {id(own): own for _, own in every}
+    names = {key: [each.name for each in own] for key, own in distinct.items()}
+    of_part = {key: [sizes[id(each)] for each in own] for key, own in distinct.items()}
+    for layer, own in every:
+        keys = zip(names[id(own)], repeat(layer), strict=False)
+        parameters.update(zip(keys, of_part[id(own)], strict=True))
 
     def ready() -> list[Bucket]:
-        left = dict(parameters)
-        ordered = [left.pop(key) for key in _ready(prepared, run) if key in left]
-        return [*ordered, *left.values()]
+        order = dict.fromkeys(filter(parameters.__contains__, _ready(prepared, run)))
+        left = [] if len(order) == len(parameters) else [key for key in parameters if key not in order]
+        return [*map(parameters.__getitem__, (*order, *left))]
 
     return buckets([*parameters.values()], prepared.training.ddp or DDPConfig(), ready)
 
@@ -59,11 +65,15 @@ def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
 def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:
     """Return the parameters whose gradients a tape marks, including those of layers that are not interpreted."""
     found = {at: [parameter_of(label) for label in labels] for at, labels in _by_position(tape).items()}
-    return [
-        (name, own if own is not None else layer if "*" in name else None)
-        for at, layer in _backward_places(layers)
-        for name, own in found.get(at, ())
-    ]
+    in_layers = {at: [name for name, own in marks if own is None and "*" in name] for at, marks in found.items()}
+    order: list[_Key] = []
+    for at, layer in _backward_places(layers):
+        marks, names = found.get(at, ()), in_layers.get(at, ())
+        if len(names) == len(marks):
+            order.extend(zip(names, repeat(layer), strict=False))
+        else:
+            order += [(name, own if own is not None else layer if "*" in name else None) for name, own in marks]
+    return order
 
 
 def _by_position(tape: Tape) -> dict[int, list[str]]:
