@@ -1,4 +1,7 @@
-"""The bytes that stage 3 gathers and releases at known calls. The parameters are numbers."""
+"""The bytes that stage 3 gathers and releases at known calls. The parameters are numbers.
+
+It does what `Coordinator`, `ModuleOrder` and `References` do, without the objects of each copy's modules and parameters.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,21 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
-from calculator.sharding.zero3.parameters import GATHERED, IN_FLIGHT, PARTITIONED
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.sharding.zero3.layout import Layout, PlacedSegment
-    from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Happening
 
+#: The number of parameters of the order that are looked at together.
+ROW = 40
+
 
 class _Gather:
-    """An all-gather that nothing has waited for yet, or that parameters have not been taken from."""
+    """An all-gather of several parameters, from which some have not been taken."""
 
     __slots__ = ("buffer", "is_done", "left", "numbers")
 
@@ -30,28 +34,31 @@ class _Gather:
         self.left, self.is_done = len(numbers), False
 
 
+#: The gather of one parameter into its own buffer.
+_ALONE = _Gather((), 0)
+
+
 class KnownGathers:
-    """The state of the parameters in a step whose calls are known: of `Coordinator`, `ModuleOrder` and `Live`."""
+    """The state of the parameters in a step whose calls are known."""
 
     def __init__(self, layout: Layout, sizes: Sizes) -> None:
         self._layout, self._ranks = layout, sizes.ranks
         self._bucket, self._max_live, self._max_reuse = sizes.prefetch_bucket, sizes.max_live, sizes.max_reuse_distance
-        self._parameters, self._end = layout.parameters, len(layout.numbers)
-        self._elements, self._whole = layout.elements, [each.whole for each in layout.parameters]
-        count = len(layout.parameters)
-        self._state = [GATHERED if each.persists else PARTITIONED for each in layout.parameters]
+        self._parameters, self._elements = layout.parameters, layout.elements
+        self._queue, self._end = layout.queue, len(layout.order)
+        self._persistent = layout.persistent
+        #: The parameters that are neither gathered nor in flight.
+        self._partitioned = {*range(len(layout.parameters))} - layout.persistent
         #: The gathered weights by number: how many parameters and views refer to them, and their bytes.
-        self._storages: list[list[int] | None] = [
-            [1, each.with_padding] if each.persists else None for each in layout.parameters
-        ]
-        self._fetched_for: list[float] = [-1] * count
+        self._storages = {number: [1, layout.parameters[number].with_padding] for number in layout.persistent}
+        #: The last module in the order for which each parameter was prefetched or used.
+        self._fetched_for: dict[int, float] = dict.fromkeys(range(len(layout.parameters)), -1)
         self._in_flight: dict[int, _Gather] = {}
         self._pins: dict[tuple[str, int], list[int]] = {}
         self._recomputed: set[tuple[str, int]] = set()
-        #: The number of parameters in the order of their uses that have been prefetched or used.
-        self._head = 0
-        self._in_copies = False
-        self._is_apart = False
+        #: The number of parameters in the order that have been prefetched or used, and the module that uses the next.
+        self._head, self._next = 0, layout.places[0]
+        self._in_copies = self._is_apart = False
         self.bytes = self._most = layout.persistent_bytes
         self.sent = self.available = 0
         #: Whether a prefetch of the current segment was smaller because too many parameters were gathered, and the
@@ -64,45 +71,38 @@ class KnownGathers:
         self.limited, self.slack, self._in_copies = False, inf, placed.slot is not None
         moments: list[Happening] = []
         begin, shift, gap = placed.begin, placed.shift, placed.gap
-        places, most_live, enough = self._layout.places, self._max_live, self._max_live - self._bucket
-        waits, releases, pins = self._wait, self._release, self._of_view
-        for kind, number, place, position, own, rest, parameter in placed.calls:
-            if kind == AHEAD:
-                if self.available > enough:
-                    self.limited = True
-                if places[self._head] < begin + place + len(rest) or self.available < most_live:
-                    self._look_ahead(rest, shift, begin + place, moments)
+        most_live, enough = self._max_live, self._max_live - self._bucket
+        for kind, number, place, position, own, others, parameter in placed.calls:
+            if kind == GRADIENT:
+                moments.append((position, self.bytes, self.bytes, parameter, True, number))
                 continue
             before = most = self.bytes
-            if kind == FETCH:
+            if kind == RELEASE:
+                self._release(own, others, shift, begin + place, gap)
+            elif kind == FETCH:
                 self._most = before
-                waits(own, shift)
+                self._wait(own, shift)
                 if self.available > enough:
                     self.limited = True
-                if self.available < most_live or places[self._head] <= begin + place:
-                    self._advance(rest, shift, begin + place)
+                if self.available < most_live or self._next <= begin + place:
+                    self._advance(others, shift, begin + place)
                 most = self._most
-            elif kind == RELEASE:
-                releases(own, rest, shift, begin + place, gap)
-            elif kind == GRADIENT:
-                moments.append((position, before, before, parameter, True, number))
+            elif kind == AHEAD:
+                if self.available > enough:
+                    self.limited = True
+                if self._next < begin + place + len(others) or (self.available < most_live and self._head < self._end):
+                    self._look_ahead(others, shift, begin + place, moments)
                 continue
             else:
-                pins(own, shift, rest, position)
+                self._of_view(own + shift, others, position)
             if most != before or self.bytes != before:
                 moments.append((position, most, self.bytes, None, True, number))
         return moments
 
     def _look_ahead(
-        self,
-        calls: Sequence[tuple[int, int, tuple[int, ...]]],
-        shift: int,
-        step: int,
-        moments: list[Happening],
+        self, calls: Iterable[tuple[int, int, Sequence[int]]], shift: int, step: int, moments: list[Happening]
     ) -> None:
         """Call modules whose parameters are gathered, before which those of later ones are gathered."""
-        if self._head == self._end:
-            return
         for place, (position, number, numbers) in enumerate(calls, step):
             before = self._most = self.bytes
             self._advance(numbers, shift, place)
@@ -111,145 +111,146 @@ class KnownGathers:
 
     def _wait(self, own: Sequence[int], shift: int) -> None:
         """Gather the parameters of a module that are not gathered, and wait for them."""
-        state, in_flight = self._state, self._in_flight
         for each in own:
-            if state[each + shift] == PARTITIONED:
-                self._gather([each + shift for each in own if state[each + shift] == PARTITIONED])
+            if each + shift in self._partitioned:
+                self._gather([each + shift for each in own if each + shift in self._partitioned])
         for each in own:
-            if state[each + shift] == IN_FLIGHT or each + shift in in_flight:
-                self._take(in_flight.pop(each + shift))
+            gather = self._in_flight.pop(each + shift, _ALONE)
+            if gather is not _ALONE:
+                if not gather.is_done:
+                    self._copy_out(gather)
+                gather.left -= 1
+                if not gather.left:
+                    self.bytes -= gather.buffer
 
-    def _take(self, gather: _Gather) -> None:
-        """Make the gathered parameters available, and drop the reference of one of them."""
-        if not gather.is_done:
-            gather.is_done = True
-            state, buffer = self._state, gather.buffer
-            for number in gather.numbers:
-                if buffer:
-                    size = self._whole[number]
-                    self._storages[number] = [1, size]
-                    self.bytes += size
-                state[number] = GATHERED
-            self._most = max(self._most, self.bytes)
-            if not self._in_copies:
-                self._check(gather.numbers)
-        gather.left -= 1
-        if not gather.left:
-            self.bytes -= gather.buffer
+    def _copy_out(self, gather: _Gather) -> None:
+        """Make the parameters of a gather available."""
+        gather.is_done = True
+        parameters, storages = self._parameters, self._storages
+        for number in gather.numbers:
+            storages[number] = [1, parameters[number].whole]
+            self.bytes += parameters[number].whole
+        self._most = max(self._most, self.bytes)
+        if not self._in_copies:
+            self._check(gather.numbers)
 
     def _check(self, numbers: Sequence[int]) -> None:
         """Note whether a parameter that represents other copies is gathered outside of the copies."""
-        representing = self._layout.representing
-        self._is_apart = self._is_apart or any(number in representing for number in numbers)
+        self._is_apart = self._is_apart or any(number in self._layout.representing for number in numbers)
 
     def _advance(self, numbers: Sequence[int], shift: int, step: int) -> None:
         """Remove the parameters of the module that is called from the queue, and gather those of later ones."""
-        if self._layout.places[self._head] <= step:
+        if self._next <= step:
             self._use(numbers, shift, step)
         left = self._max_live - self.available
         if left < self._bucket:
             self.limited = True
-        if left > 0:
+        if left > 0 and self._head < self._end:
             self._prefetch(left)
 
     def _use(self, numbers: Sequence[int], shift: int, step: int) -> None:
         """Do what `ModuleOrder.use` does."""
-        fetched_for, order, places = self._fetched_for, self._layout.numbers, self._layout.places
+        fetched_for = self._fetched_for
         missing = len([each for each in numbers if fetched_for[each + shift] < step])
         removed: set[int] = set()
-        while missing > len(removed) and self._head < self._end:
-            number = order[self._head]
-            fetched_for[number] = places[self._head]
-            self._head += 1
+        head = self._head
+        while missing > len(removed) and head < self._end:
+            number, place = self._queue[head]
+            fetched_for[number] = place
             removed.add(number)
+            head += 1
+        self._head, self._next = head, self._layout.places[head]
 
     def _prefetch(self, left: int) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
-        state, order, places, elements = self._state, self._layout.numbers, self._layout.places, self._elements
+        order, elements, partitioned = self._layout.order, self._elements, self._partitioned
         chosen: dict[int, None] = {}
-        most, head, end = min(left, self._bucket), self._head, self._end
+        most, head = min(left, self._bucket), self._head
         total = before_last = 0
-        while head < end and total < most:
-            number = order[head]
-            self._fetched_for[number] = places[head]
-            head += 1
-            if state[number] == PARTITIONED and number not in chosen:
-                chosen[number] = None
-                before_last, total = total, total + elements[number]
-        self._head = head
+        while head < self._end and total < most:
+            start = head
+            for head, number in enumerate(order[start : start + ROW], start + 1):  # noqa: B007  read after the loop
+                if number in partitioned and number not in chosen:
+                    chosen[number] = None
+                    before_last, total = total, total + elements[number]
+                    if total >= most:
+                        break
+        self._fetched_for.update(self._queue[self._head : head])
+        self._head, self._next = head, self._layout.places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
             self._gather([*chosen])
 
     def _gather(self, numbers: list[int]) -> None:
         """Gather a parameter into its own buffer, or several into one for each dtype that is copied out at the end."""
-        state, in_flight, buffer = self._state, self._in_flight, 0
-        parameters = [self._parameters[number] for number in numbers]
         if len(numbers) == 1:
-            size = parameters[0].with_padding
+            gather, size = _ALONE, self._parameters[numbers[0]].with_padding
             self._storages[numbers[0]] = [1, size]
         else:
-            size = buffer = self._buffers(parameters)
-        gather = _Gather(numbers, buffer)
-        for number, each in zip(numbers, parameters, strict=True):
-            state[number] = IN_FLIGHT
-            in_flight[number] = gather
-            self.available += each.elements
-            self.sent += each.payload
+            size = self._buffers(numbers)
+            gather = _Gather(numbers, size)
+        self._partitioned.difference_update(numbers)
+        self._in_flight.update(dict.fromkeys(numbers, gather))
+        self.available += sum(map(self._elements.__getitem__, numbers))
+        self.sent += sum(map(self._layout.payloads.__getitem__, numbers))
         self.bytes += size
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(numbers)
 
-    def _buffers(self, parameters: Sequence[Partitioned]) -> int:
+    def _buffers(self, numbers: Sequence[int]) -> int:
+        layout = self._layout
+        if layout.dtype is not None:
+            partition = sum(map(layout.partitions.__getitem__, numbers))
+            return allocated(partition * self._ranks, ITEMSIZE[layout.dtype])
         partitions: dict[DType, int] = {}
-        for each in parameters:
+        for each in map(self._parameters.__getitem__, numbers):
             partitions[each.dtype] = partitions.get(each.dtype, 0) + each.partition
         return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in partitions.items()])
 
     def _release(
-        self, own: Sequence[tuple[int, float]], recomputed: Sequence[int], shift: int, step: int, gap: float
+        self, own: Iterable[tuple[int, float]], recomputed: Iterable[int], shift: int, step: int, gap: float
     ) -> None:
         """Free parameters that no other module uses: those that are not used again soon, and recomputed ones.
 
         `gap` is the number of elements up to the backward pass of the same copy.
         """
-        state, fetched_for = self._state, self._fetched_for
-        for each, threshold in own:
+        partitioned, in_flight = self._partitioned, self._in_flight
+        for each, distance in own:
             number = each + shift
-            if state[number] == GATHERED and threshold + gap >= self._max_reuse and fetched_for[number] <= step:
+            is_far = distance + gap >= self._max_reuse and self._fetched_for[number] <= step
+            if is_far and number not in partitioned and number not in in_flight:
                 self._free(number)
         for each in recomputed:
-            if state[each + shift] == GATHERED:
+            if each + shift not in partitioned and each + shift not in in_flight:
                 self._free(each + shift)
 
     def _free(self, number: int) -> None:
-        self._state[number] = PARTITIONED
+        self._partitioned.add(number)
         self.available -= self._elements[number]
-        storage, self._storages[number] = self._storages[number], None
-        if storage is not None:
-            storage[0] -= 1
-            if not storage[0]:
-                self.bytes -= storage[1]
+        storage = self._storages.pop(number)
+        storage[0] -= 1
+        if not storage[0]:
+            self.bytes -= storage[1]
 
-    def _of_view(self, number: int, shift: int, view: tuple[str, str], position: int) -> None:
-        """Add or drop the reference of a view."""
+    def _of_view(self, number: int, view: tuple[str, str], position: int) -> None:
+        """Add or drop a reference: of a view, or of the graph of the loss."""
         kind, serial = view
-        pin = serial, number + shift
-        storage = self._storages[number + shift]
         if kind == UNPINNED:
-            pinned = self._pins.pop(pin, None)
-            self._recomputed.discard(pin)
+            pinned = self._pins.pop((serial, number), None)
+            self._recomputed.discard((serial, number))
             if pinned is not None:
                 pinned[0] -= 1
                 if not pinned[0]:
                     self.bytes -= pinned[1]
-        elif storage is not None and kind == PINNED:
+            return
+        storage, is_recomputed = self._storages.get(number), position > self._layout.backward
+        if storage is not None and kind == PINNED:
             storage[0] += 1
-            self._pins[pin] = storage
-            if position > self._layout.backward:
-                self._recomputed.add(pin)
-        elif storage is not None and position <= self._layout.backward:  # the graph of the loss keeps it
+            self._pins[serial, number] = storage
+            if is_recomputed:
+                self._recomputed.add((serial, number))
+        elif storage is not None and not is_recomputed:
             storage[0] += 1
 
     def end(self, lingering: Iterable[int]) -> bool:
@@ -261,15 +262,14 @@ class KnownGathers:
         for (_, number), storage in self._pins.items():
             self._drop(number, storage)
         for number in lingering:
-            if self._state[number] == GATHERED:
+            if number not in self._partitioned:
                 self._free(number)
         return not (self._in_flight or self._is_apart)
 
     def release_all(self) -> None:
         """Release every parameter, before the optimizer's step. The graph of the loss may keep some."""
-        for number, storage in enumerate(self._storages):
-            if storage is not None:
-                self._drop(number, storage)
+        for number, storage in self._storages.items():
+            self._drop(number, storage)
 
     def _drop(self, number: int, storage: list[int]) -> None:
         """Drop a reference outside of the copies."""
@@ -280,29 +280,25 @@ class KnownGathers:
 
     def looks_ahead_to(self, place: int) -> bool:
         """Return whether the module at an index of the order, or a later one, is prefetched."""
-        return self._layout.places[self._head] >= place
+        return self._next >= place
 
     def state(self, placed: PlacedSegment) -> Hashable:
-        """Return what determines what is gathered next, with numbers relative to the next copy."""
+        """Return what determines what is gathered next. Numbers count from a copy on."""
         first, from_copy = self._layout.first, placed.from_copy
-        numbers = range(len(self._state))
-        relative: list[Hashable] = [number - from_copy if number >= first else (number,) for number in numbers]
-        storages, parameters = self._storages, self._parameters
-        gathered = frozenset(
+
+        def relative(number: int) -> Hashable:
+            return number - from_copy if number >= first else (number,)
+
+        storages, in_flight = self._storages, self._in_flight
+        others = {*range(len(self._parameters))} - self._partitioned - self._persistent
+        gathered = frozenset([(relative(number), number in in_flight, *storages.get(number, ())) for number in others])
+        gathers = frozenset(
             [
-                (relative[number], state, *(storages[number] or ()))
-                for number, state in enumerate(self._state)
-                if state == IN_FLIGHT or (state == GATHERED and not parameters[number].persists)
+                (relative(number), relative(each.numbers[0] if each.numbers else number), each.left, each.buffer)
+                for number, each in in_flight.items()
             ]
         )
-        in_flight = frozenset(
-            [
-                (relative[number], relative[each.numbers[0]], each.left, each.buffer)
-                for number, each in self._in_flight.items()
-            ]
-        )
-        recomputed = frozenset([relative[number] for _, number in self._recomputed])
-        at_end = self._head == self._end
-        order, places = self._layout.numbers, self._layout.places
-        ahead = None if at_end else (relative[order[self._head]], places[self._head] - placed.end)
-        return gathered, in_flight, recomputed, ahead
+        recomputed = frozenset([relative(number) for _, number in self._recomputed])
+        is_at_end = self._head == self._end
+        ahead = None if is_at_end else (relative(self._layout.order[self._head]), self._next - placed.end)
+        return gathered, gathers, recomputed, ahead

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.known_calls import RELEASE
+from calculator.sharding.zero3.parameters import ELEMENTS, PARTITION
 from calculator.sharding.zero3.program import BACKWARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from calculator.common.dtype import DType
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.segment import Segment
+
+_PAYLOAD = attrgetter("payload")
 
 
 class PlacedSegment(NamedTuple):
@@ -57,25 +62,34 @@ class Layout:
         #: The number of the first parameter of the copies, and how many parameters a copy has.
         self.first, self.period = len(step.outside), len(step.of_copy)
         self.parameters: list[Partitioned] = [*step.outside, *step.of_copy * len(followed.numbers)]
-        self.elements = [each.elements for each in self.parameters]
+        count = len(followed.numbers)
+        self.elements, self.payloads, self.partitions = (
+            [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, PARTITION)
+        )
+        self.persistent = {number for number, each in enumerate(self.parameters) if each.persists}
+        dtypes = {each.dtype for each in (*step.outside, *step.of_copy)}
+        #: The dtype of all parameters, or None if there are several.
+        self.dtype: DType | None = dtypes.pop() if len(dtypes) == 1 else None
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
         self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
         self.persistent_bytes = self._of_persistent([each.with_padding for each in self.parameters])
-        self.persistent_payload = self._of_persistent([each.payload for each in self.parameters])
+        self.persistent_payload = self._of_persistent(self.payloads)
         placed = self._placed()
-        #: The parameters in the order of their uses, and the index of the module that uses each. The last is infinite.
-        self.numbers = [number + each.shift for own, each in placed for number, _ in own.order]
-        self.places: list[float] = [place + each.begin for own, each in placed for _, place in own.order]
-        self.places.append(inf)
+        #: The parameters in the order of their uses, each with the index of the module that uses it.
+        self.queue = [(number + each.shift, place + each.begin) for own, each in placed for number, place in own.order]
+        self.order = [number for number, _ in self.queue]
+        #: The index of the module that uses each of them. The last is infinite.
+        self.places: list[float] = [*[place for _, place in self.queue], inf]
         self.segments = [*self._with_distances(placed)]
 
     def _of_persistent(self, sizes: Sequence[int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
-        own = [size for size, each in zip(sizes, self.parameters, strict=True) if each.persists]
-        again = [sizes[number] for number in self.representing if self.parameters[number].persists]
-        return sum(own) + sum(again) * (self.represents - 1)
+        again = self.persistent.intersection(self.representing)
+        return sum([sizes[number] for number in self.persistent]) + sum([sizes[number] for number in again]) * (
+            self.represents - 1
+        )
 
     def _placed(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
