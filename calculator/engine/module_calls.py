@@ -138,10 +138,10 @@ def _numbered(tape: Tape, path: str) -> str:
 def enter(path: str, x: Tensor) -> Tensor:
     """Begin the call of a module with a positional argument. Return the argument that the module receives."""
     tape = x.tape
-    if not _marks(tape):
+    if not tape.calls_modules or tape.in_leaf:
         return x
-    path = _numbered(tape, path)
-    tape.mark(f"{BEFORE_FORWARD}{path}")
+    path = path if tape.tower_layer is None else _numbered(tape, path)
+    tape.marks.append((len(tape.events), BEFORE_FORWARD + path))
     if x.edge is None:
         return x
     return _alias(x, Mark(tape, _after_backward, (x.edge,), path))
@@ -172,7 +172,12 @@ class _Ends:
 
 def leave(path: str, x: Tensor) -> Tensor:
     """End the call of a module. Return its output."""
-    return leave_with(path, x)[0] if _marks(x.tape) else x
+    tape = x.tape
+    if not tape.calls_modules or tape.in_leaf:
+        return x
+    path = path if tape.tower_layer is None else _numbered(tape, path)
+    tape.marks.append((len(tape.events), AFTER_FORWARD + path))
+    return x if x.edge is None else _alias(x, Mark(tape, _before_backward, (x.edge,), path))
 
 
 def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:
@@ -217,7 +222,8 @@ def _alias(x: Tensor, node: Node) -> Tensor:
 
 
 def _before_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
-    grad.tape.mark(f"{BEFORE_BACKWARD}{node.context}")
+    tape = grad.tape
+    tape.marks.append((len(tape.events), BEFORE_BACKWARD + node.context))
     return (grad,)
 
 
@@ -230,8 +236,8 @@ def _after_one(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _after_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
-    leaf_module = grad.tape.leaves.get(node.context)
-    if leaf_module is not None:
-        leaf_module.end()
-    grad.tape.mark(f"{AFTER_BACKWARD}{node.context}")
+    tape = grad.tape
+    if tape.leaves and node.context in tape.leaves:
+        tape.leaves[node.context].end()
+    tape.marks.append((len(tape.events), AFTER_BACKWARD + node.context))
     return (grad,)

@@ -72,6 +72,7 @@ class KnownGathers:
         moments: list[Happening] = []
         begin, shift, gap = placed.begin, placed.shift, placed.gap
         most_live, enough = self._max_live, self._max_live - self._bucket
+        partitioned, in_flight = self._partitioned, self._in_flight
         for kind, number, place, position, own, others, parameter in placed.calls:
             if kind == GRADIENT:
                 moments.append((position, self.bytes, self.bytes, parameter, True, number))
@@ -81,7 +82,12 @@ class KnownGathers:
                 self._release(own, others, shift, begin + place, gap)
             elif kind == FETCH:
                 self._most = before
-                self._wait(own, shift)
+                if len(own) > 1 or own[0] + shift in partitioned:
+                    self._gather_missing([each + shift for each in own])
+                for each in own:
+                    gather = in_flight.pop(each + shift, _ALONE)
+                    if gather is not _ALONE:
+                        self._take(gather)
                 if self.available > enough:
                     self.limited = True
                 if self.available < most_live or self._next <= begin + place:
@@ -109,19 +115,19 @@ class KnownGathers:
             if self._most != before:
                 moments.append((position, self._most, self.bytes, None, True, number))
 
-    def _wait(self, own: Sequence[int], shift: int) -> None:
-        """Gather the parameters of a module that are not gathered, and wait for them."""
-        for each in own:
-            if each + shift in self._partitioned:
-                self._gather([each + shift for each in own if each + shift in self._partitioned])
-        for each in own:
-            gather = self._in_flight.pop(each + shift, _ALONE)
-            if gather is not _ALONE:
-                if not gather.is_done:
-                    self._copy_out(gather)
-                gather.left -= 1
-                if not gather.left:
-                    self.bytes -= gather.buffer
+    def _gather_missing(self, numbers: Sequence[int]) -> None:
+        """Gather those of a module's parameters that are not gathered."""
+        missing = [number for number in numbers if number in self._partitioned]
+        if missing:
+            self._gather(missing)
+
+    def _take(self, gather: _Gather) -> None:
+        """Make the parameters of a gather available, and drop the reference of one of them."""
+        if not gather.is_done:
+            self._copy_out(gather)
+        gather.left -= 1
+        if not gather.left:
+            self.bytes -= gather.buffer
 
     def _copy_out(self, gather: _Gather) -> None:
         """Make the parameters of a gather available."""
@@ -215,12 +221,14 @@ class KnownGathers:
 
         `gap` is the number of elements up to the backward pass of the same copy.
         """
-        partitioned, in_flight = self._partitioned, self._in_flight
+        in_flight, storages = self._in_flight, self._storages
         for each, distance in own:
             number = each + shift
-            is_far = distance + gap >= self._max_reuse and self._fetched_for[number] <= step
-            if is_far and number not in partitioned and number not in in_flight:
+            if distance + gap < self._max_reuse or self._fetched_for[number] > step:
+                continue
+            if number in storages and number not in in_flight:
                 self._free(number)
+        partitioned = self._partitioned
         for each in recomputed:
             if each + shift not in partitioned and each + shift not in in_flight:
                 self._free(each + shift)
@@ -291,10 +299,13 @@ class KnownGathers:
 
         storages, in_flight = self._storages, self._in_flight
         others = {*range(len(self._parameters))} - self._partitioned - self._persistent
-        gathered = frozenset([(relative(number), number in in_flight, *storages.get(number, ())) for number in others])
+        places = {number: relative(number) for number in others}
+        gathered = frozenset(
+            [(place, number in in_flight, *storages.get(number, ())) for number, place in places.items()]
+        )
         gathers = frozenset(
             [
-                (relative(number), relative(each.numbers[0] if each.numbers else number), each.left, each.buffer)
+                (places[number], relative(each.numbers[0] if each.numbers else number), each.left, each.buffer)
                 for number, each in in_flight.items()
             ]
         )

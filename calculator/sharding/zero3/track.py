@@ -27,10 +27,6 @@ class Moment(NamedTuple):
     is_event: bool = True
     number: int = 0
 
-    def more(self, size: int) -> Moment:
-        """Return the moment with some more bytes."""
-        return Moment(self.position, self.most + size, self.after + size, self.gradient, self.is_event, self.number)
-
 
 #: A moment as a plain tuple.
 Happening = tuple[int, int, int, "Partitioned | None", bool, int]
@@ -67,13 +63,21 @@ class Track(NamedTuple):
 def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]:
     """Yield the tracks of a micro-batch with some more bytes, which are freed after the position `until`."""
     for track in tracks:
-        before, moments = track.before + size, [Moment(*each) for each in track.moments]
+        before, moments = track.before + size, track.moments
         at = bisect_right(track.segment.events, until, key=itemgetter(0))
         if size and at < len(track.segment.events):
-            first = [moment.more(size) for moment in moments if moment.number < at]
-            alive = first[-1].after if first else before
+            first = _more([moment for moment in moments if moment[-1] < at], size)
+            alive = first[-1][2] if first else before
             freed = Moment(until, alive, alive - size, is_event=False, number=at)
-            moments, size = [*first, freed, *(moment for moment in moments if moment.number >= at)], 0
+            moments, size = [*first, freed, *[moment for moment in moments if moment[-1] >= at]], 0
         elif size:
-            moments = [moment.more(size) for moment in moments]
+            moments = _more(moments, size)
         yield Track(track.segment, before, track.after + size, moments)
+
+
+def _more(moments: Iterable[Happening], size: int) -> list[Happening]:
+    """Return moments with some more bytes."""
+    return [
+        (position, most + size, after + size, gradient, is_event, number)
+        for position, most, after, gradient, is_event, number in moments
+    ]

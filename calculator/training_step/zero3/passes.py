@@ -5,7 +5,7 @@ They include the micro-batch's own tensors, the gathered weights, and the buffer
 
 from __future__ import annotations
 
-from operator import add
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from calculator.training_step.peak import MicroBatchRun
     from calculator.training_step.zero3.curve import Curve
     from calculator.training_step.zero3.other_rows import OtherRows
+
+_MOST = itemgetter(1)
 
 #: The number of copies of the repeated layers that came before, one for each pass.
 Repeats = tuple[int, ...]
@@ -163,7 +165,7 @@ class Passes:
         self._missing = self._first.missing(track) if self._first is not None and track.rows_left else None
         self._less = 0 if self._missing is None else self._missing.bytes
         has_backward = segment.start <= self._program.backward < segment.end
-        if not (self._keeps_moments or has_backward) and self._read_at_once(track):
+        if not (self._keeps_moments or has_backward) and self._fits(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
             self._read_fullest(track)
@@ -178,37 +180,45 @@ class Passes:
             alike = self._skip(readings, window, segment.skipped, growth, gathered) if window == BACKWARD else None
             self._batch.skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
 
-    def _read_at_once(self, track: Track) -> bool:
-        """Read the fullest moment of a segment and of the skipped copies after it, if their gradients fit the bucket.
+    def _fits(self, track: Track) -> bool:
+        """Add the gradients of a segment, and of the skipped copies after it, if all of them fit the bucket.
 
-        Their bytes grow by the same amount from copy to copy, and the followed copies on both sides have the extremes.
-        Return whether they do fit.
+        Return whether they do. The bytes of skipped copies grow by the same amount from one to the next, and the
+        followed copies on both sides have the extremes.
         """
-        # Where only a gradient is ready, no moment is fuller than one before it.
-        moments = [each for each in track.moments if each[3] is None]
         ready = [each[3] for each in track.moments if each[3] is not None]
-        if not moments:
-            return False
-        positions, mosts, afters, _, are_events, _ = zip(*moments, strict=True)
         times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
         elements = sum([each.elements for each in ready]) * times
-        if not self._bucket.takes(elements) or self._bucket.orders or not all(are_events):
+        if self._first is not None or self._bucket.orders or not self._bucket.takes(elements):
             return False
         self._bucket.take(ready * times, elements)
         curve, repeats = self._curve, track.segment.repeats
+        base, start, end = curve.of(repeats), track.segment.start, track.segment.end
+        gathered = max([track.before, *map(_MOST, track.moments)])
+        ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
+        bound = size + gathered + curve.added(repeats)
+        fullest = self.forward if end <= self._program.backward else self.backward
+        if bound > fullest.bytes:
+            self._read_at_once(track)
+        return True
+
+    def _read_at_once(self, track: Track) -> None:
+        """Read the fullest moment of a segment whose gradients fit the bucket."""
+        # Where only a gradient is ready, no moment is fuller than one before it.
+        moments = [each for each in track.moments if each[3] is None]
+        positions, mosts, afters, *_ = zip(*moments, strict=True) if moments else ((), (), ())
+        curve, repeats = self._curve, track.segment.repeats
         own, before_events, at_events = self._at_events(positions, curve.of(repeats), track.segment)
         gathered = (track.before, *afters)
-        between = [*map(add, before_events, gathered)]
-        at = [*map(add, at_events, mosts)]
-        most, most_at = max(between), max(at)
-        found, found_at = between.index(most), at.index(most_at)
+        between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
+        most, most_at = max(between), max(at, default=-1)
+        found, found_at = between.index(most), at.index(most_at) if at else 0
         added = curve.added(repeats)
         if most_at > most or (most_at == most and found_at < found):
             self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at])
         else:
             position, event = own[found]
             self._note(position, event, most + added, gathered[found])
-        return True
 
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
