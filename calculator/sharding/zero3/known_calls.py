@@ -27,23 +27,11 @@ AHEAD, FETCH, RELEASE, GRADIENT, VIEW = range(5)
 Found = tuple[int, int]
 
 
-class KnownCall(NamedTuple):
-    """An event of a copy, or several calls of modules in a row.
-
-    Attributes:
-        kind: What happens.
-        place: The number of modules that are called before it in the copy.
-        number: The index of the event.
-        own: The indices of those of the module's parameters that no other module uses and that do not persist. For
-            modules whose parameters are gathered, the indices of the events.
-        recomputed: The parameters that a recomputation gathered and no module uses any more.
-    """
-
-    kind: int
-    place: int
-    number: int
-    own: tuple[int, ...] = ()
-    recomputed: tuple[Found, ...] = ()
+#: An event of a copy, or several calls of modules in a row: what happens, the number of modules that are called before
+#: it in the copy, the index of the event, the indices of those of the module's parameters that no other module uses and
+#: that do not persist, and the parameters that a recomputation gathered and no module uses any more. For modules whose
+#: parameters are gathered, the indices of the events instead of those of parameters.
+KnownCall = tuple[int, int, int, tuple[int, ...], tuple[Found, ...]]
 
 
 class KnownCopy(NamedTuple):
@@ -63,25 +51,8 @@ def known_copy(events: Sequence[Event], active: Sequence[int], backward: int) ->
     begins.
     """
     uses = _Uses(events, active, backward)
-    calls = [*_in_rows(uses.calls())]
+    calls = [*uses.calls()]
     return KnownCopy(calls, uses.lingering) if uses.is_closed else None
-
-
-def _in_rows(calls: Iterator[KnownCall]) -> Iterator[KnownCall]:
-    """Yield the calls, with one for all calls in a row of modules whose parameters are gathered."""
-    row: list[int] = []
-    place = 0
-    for call in calls:
-        if call.kind == AHEAD:
-            place = place if row else call.place
-            row.append(call.number)
-            continue
-        if row:
-            yield KnownCall(AHEAD, place, row[0], tuple(row))
-            row = []
-        yield call
-    if row:
-        yield KnownCall(AHEAD, place, row[0], tuple(row))
 
 
 class _Uses:
@@ -109,23 +80,34 @@ class _Uses:
         return (*self._in_backward.values(),)
 
     def calls(self) -> Iterator[KnownCall]:
-        """Yield the calls in order."""
-        inert = self._inert_views()
+        """Yield the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
+        inert, events = self._inert_views(), self._events
+        row: list[int] = []
         for number in self._active:
-            position, kind, module, parameter, _ = self._events[number]
-            if module is None:
-                if kind == GRADIENT_OF:
-                    yield KnownCall(GRADIENT, self._place, number)
-                elif parameter is not None and number not in inert:
-                    yield KnownCall(VIEW, self._place, number)
-            elif kind in FETCHES:
+            position, kind, module, parameter, _ = events[number]
+            call: KnownCall | None = None
+            if kind in FETCHES and module is not None:
                 own = self._fetch(number, module, position, backward=kind == module_calls.BEFORE_BACKWARD)
-                yield KnownCall(FETCH if own else AHEAD, self._place, number, own)
                 self._place += 1
-            else:
+                if not own:
+                    row.append(number)
+                    continue
+                call = FETCH, self._place - 1, number, own, ()
+            elif module is not None:
                 own, recomputed = self._release(module, backward=kind == module_calls.AFTER_BACKWARD)
                 if own or recomputed:
-                    yield KnownCall(RELEASE, self._place, number, own, recomputed)
+                    call = RELEASE, self._place, number, own, recomputed
+            elif kind == GRADIENT_OF:
+                call = GRADIENT, self._place, number, (), ()
+            elif parameter is not None and number not in inert:
+                call = VIEW, self._place, number, (), ()
+            if call is not None:
+                if row:
+                    yield AHEAD, call[1] - len(row), row[0], (*row,), ()
+                    row = []
+                yield call
+        if row:
+            yield AHEAD, self._place - len(row), row[0], (*row,), ()
 
     def _inert_views(self) -> set[int]:
         """Return the indices of events that change nothing.
@@ -196,7 +178,7 @@ class OutsideCalls(_Uses):
     def segment(self, events: Sequence[Event], active: Sequence[int]) -> KnownCopy | None:
         """Return the calls of a segment, or None if a recomputation in it belongs to a backward pass outside of it."""
         self._events, self._active, self._begun, self._place = events, active, (*self._in_backward,), 0
-        calls = [*_in_rows(self.calls())]
+        calls = [*self.calls()]
         return KnownCopy(calls, ()) if self._is_known and not any(self._recomputed.values()) else None
 
     def left(self) -> list[Partitioned]:

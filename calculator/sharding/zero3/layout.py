@@ -128,9 +128,11 @@ class Layout:
 
 def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
     """Return a call outside of the copies, with the distances to the next uses of parameters."""
-    if call.kind != RELEASE:
+    kind, number, place, position, own, others, gradient = call
+    if kind != RELEASE:
         return call
-    return call._replace(own=tuple([(each, _distance(each, call.place, at, placed, starts)) for each, _ in call.own]))
+    distances = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
+    return kind, number, place, position, distances, others, gradient
 
 
 def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> float:

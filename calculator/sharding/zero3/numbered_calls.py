@@ -13,10 +13,10 @@ from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEAS
 from calculator.sharding.zero3.program import BACKWARD, WITHOUT_GRAPH
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.sharding.zero3.followed import Followed
-    from calculator.sharding.zero3.known_calls import KnownCall, KnownCopy
+    from calculator.sharding.zero3.known_calls import KnownCall
     from calculator.sharding.zero3.parameters import Module, Partitioned
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
@@ -24,29 +24,17 @@ if TYPE_CHECKING:
 _KIND = itemgetter(1)
 
 
-class NumberedCall(NamedTuple):
-    """An event of a segment, or several calls of modules in a row.
-
-    Attributes:
-        kind: What happens.
-        number: The index of the event.
-        place: The number of modules that are called before it in the segment.
-        position: The position on the tape.
-        own: Of a fetch, the parameters that no other module uses. Of a release, those with the distances to their next
-            uses (see `_with_distances`). Of a view, its parameter.
-        others: Of a fetch, all parameters of the module. Of a release, the parameters that a recomputation gathered. Of
-            several calls, the position, the index of the event, and the parameters of each. Of a view, the kind of the
-            event, and the number of the view.
-        gradient: The parameter whose gradient is ready.
-    """
-
-    kind: int
-    number: int
-    place: int
-    position: int
-    own: Any
-    others: Any
-    gradient: Partitioned | None = None
+#: An event of a segment, or several calls of modules in a row: what happens, the index of the event, the number of
+#: modules that are called before it in the segment, and the position on the tape. Then, of
+#:
+#: - a fetch: the parameters that no other module uses, and all parameters of the module,
+#: - a release: the parameters that may be freed with the distances to their next uses (see `_distances`); those that a
+#:   recomputation gathered,
+#: - several calls: nothing; the position, the index of the event, and the parameters of each,
+#: - a view: its parameter; the kind of the event, and the number of the view.
+#:
+#: Last, the parameter whose gradient is ready.
+NumberedCall = tuple[int, int, int, int, Any, Any, "Partitioned | None"]
 
 
 class NumberedSegment(NamedTuple):
@@ -59,6 +47,7 @@ class NumberedSegment(NamedTuple):
         order: The parameters in the order of their uses, each with the index of the module that uses it.
         uses: The indices of the modules that use each parameter.
         before: The elements of the modules before each module, and of all.
+        used: The parameters of each module.
     """
 
     segment: Segment
@@ -67,11 +56,7 @@ class NumberedSegment(NamedTuple):
     order: list[tuple[int, int]]
     uses: Mapping[int, list[int]]
     before: list[int]
-
-    @property
-    def elements(self) -> int:
-        """The elements of all modules."""
-        return self.before[-1]
+    used: list[tuple[int, ...]]
 
 
 class StepCalls(NamedTuple):
@@ -98,52 +83,63 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers = {each: number for number, each in enumerate((*outside, *of_copy))}
-    segments, uses = [], OutsideCalls(program.backward)
+    uses = OutsideCalls(program.backward)
+    calls = []
     for segment in program.segments:
-        is_outside = segment.window is None
-        calls = uses.segment if is_outside else partial(known_copy, backward=program.backward)
-        known = calls(segment.events, segment.active)
+        of_segment = uses.segment if segment.window is None else partial(known_copy, backward=program.backward)
+        known = of_segment(segment.events, segment.active)
         if known is None or WITHOUT_GRAPH in map(_KIND, segment.events):
             return None
-        found = _numbered(segment, known, numbers)
-        views = [] if is_outside else [call.own for call in found.calls if call.kind == VIEW]
-        if any((number < len(outside)) != is_outside for number in (*found.uses, *views)):
+        calls.append(known.calls)
+    segments = [_numbered(segment, numbers) for segment in program.segments]
+    backward = next(each for each in segments if each.segment.window == BACKWARD)
+    after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
+    found = []
+    for own, known_calls in zip(segments, calls, strict=True):
+        window = own.segment.window
+        distance = _distances(own, {} if window == BACKWARD else after, most)
+        numbered = [*_numbered_calls(own, known_calls, numbers, _unknown if window is None else distance)]
+        views = [] if window is None else [each[4] for each in numbered if each[0] == VIEW]
+        if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
             return None
-        segments.append(found)
-    return StepCalls(
-        program, _with_distances(segments, most), outside, of_copy, [numbers[each] for each in uses.left()]
-    )
+        found.append(own._replace(calls=numbered))
+    return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
 
 
-def _numbered(segment: Segment, known: KnownCopy, numbers: Mapping[Partitioned, int]) -> NumberedSegment:
-    used = [tuple([numbers[each] for each in module.parameters]) for module in segment.fetched]
-    order = [(number, place) for place, own in enumerate(used) for number in own]
+def _numbered(segment: Segment, numbers: Mapping[Partitioned, int]) -> NumberedSegment:
+    """Return a segment without its calls."""
+    used = [tuple([numbers[each] for each in own]) if (own := module.parameters) else () for module in segment.fetched]
+    order = [(number, place) for place, own in enumerate(used) if own for number in own]
     uses: dict[int, list[int]] = {}
     for number, place in order:
         uses.setdefault(number, []).append(place)
     sizes = [module.elements if module.parameters else 0 for module in segment.fetched]
-    calls = [_call(segment.events, call, used, numbers) for call in known.calls]
-    return NumberedSegment(segment, calls, len(used), order, uses, [*accumulate(sizes, initial=0)])
+    return NumberedSegment(segment, (), len(used), order, uses, [*accumulate(sizes, initial=0)], used)
 
 
-def _call(
-    events: Sequence[Event], call: KnownCall, used: Sequence[tuple[int, ...]], numbers: Mapping[Partitioned, int]
-) -> NumberedCall:
-    kind, place, number, own, recomputed = call
-    position, of_event, module, parameter, serial = events[number]
-    if kind == AHEAD:
-        row = [(events[each][0], each, used[at]) for at, each in enumerate(own, place)]
-        return NumberedCall(kind, number, place, position, (), row)
-    if kind == FETCH:
-        every = used[place]
-        return NumberedCall(kind, number, place, position, tuple([every[at] for at in own]), every)
-    if kind == RELEASE and module is not None:
-        freed = tuple([(numbers[module.parameters[at]], inf) for at in own])
-        again = tuple([numbers[_module(events, event).parameters[at]] for event, at in recomputed])
-        return NumberedCall(kind, number, place, position, freed, again)
-    if kind == GRADIENT or parameter is None:
-        return NumberedCall(kind, number, place, position, (), (), parameter)
-    return NumberedCall(kind, number, place, position, numbers[parameter], (of_event, serial))
+def _numbered_calls(
+    own: NumberedSegment,
+    calls: Iterable[KnownCall],
+    numbers: Mapping[Partitioned, int],
+    distance: Callable[[int, int], float],
+) -> Iterator[NumberedCall]:
+    events, used = own.segment.events, own.used
+    for kind, place, number, some, recomputed in calls:
+        position, of_event, module, parameter, serial = events[number]
+        if kind == FETCH:
+            every = used[place]
+            yield kind, number, place, position, tuple([every[at] for at in some]), every, None
+        elif kind == RELEASE and module is not None:
+            freed = [numbers[module.parameters[at]] for at in some]
+            again = [numbers[_module(events, event).parameters[at]] for event, at in recomputed]
+            yield kind, number, place, position, [(each, distance(each, place)) for each in freed], again, None
+        elif kind == AHEAD:
+            row = [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
+            yield kind, number, place, position, (), row, None
+        elif kind == GRADIENT or parameter is None:
+            yield kind, number, place, position, (), (), parameter
+        else:
+            yield kind, number, place, position, numbers[parameter], (of_event, serial), None
 
 
 def _module(events: Sequence[Event], number: int) -> Module:
@@ -152,20 +148,17 @@ def _module(events: Sequence[Event], number: int) -> Module:
     return module
 
 
-def _with_distances(segments: list[NumberedSegment], most: int) -> list[NumberedSegment]:
-    """Return the segments of copies with the distance from each release to the next use of a parameter.
+def _unknown(number: int, place: int) -> float:  # noqa: ARG001
+    """Return the distance outside of the copies, which depends on how many copies are followed."""
+    return inf
 
-    `most` is the distance over which a parameter stays gathered.
+
+def _distances(own: NumberedSegment, after: Mapping[int, int], most: int) -> Callable[[int, int], float]:
+    """Return a function of the elements up to the next use of a parameter from an index of the segment's modules on.
+
+    In the forward pass of a copy, the elements up to its backward pass are left out if the next use is in that. `most`
+    is the distance over which a parameter stays gathered: a next use in the same pass is infinitely far or near.
     """
-    backward = next(each for each in segments if each.segment.window == BACKWARD)
-    after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
-    return [
-        each if each.segment.window is None else _with_distances_in(each, {} if each is backward else after, most)
-        for each in segments
-    ]
-
-
-def _with_distances_in(own: NumberedSegment, after: Mapping[int, int], most: int) -> NumberedSegment:
     before, uses = own.before, own.uses
 
     def distance(number: int, place: int) -> float:
@@ -175,10 +168,4 @@ def _with_distances_in(own: NumberedSegment, after: Mapping[int, int], most: int
             return inf if before[following] - before[place] >= most else -inf
         return after[number] - before[place] if number in after else inf
 
-    calls = [
-        call
-        if call.kind != RELEASE
-        else call._replace(own=tuple([(number, distance(number, call.place)) for number, _ in call.own]))
-        for call in own.calls
-    ]
-    return own._replace(calls=calls)
+    return distance

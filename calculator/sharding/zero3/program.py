@@ -51,6 +51,9 @@ WITHOUT_GRAPH = "before forward without a graph: "
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
 
+#: The kinds of events that are calls.
+CALLS = frozenset((*OF_MODULES, WITHOUT_GRAPH))
+
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
@@ -78,6 +81,7 @@ class Program:
         parameters: Sequence[Partitioned],
         substitutes: Substitutes,
         modules: dict[Name, Module] | None = None,
+        leaves: set[str] | None = None,
     ) -> None:
         self.marks, self._followed, self.substitutes = tape.marks, followed, substitutes
         #: The parameters by their names and layers.
@@ -88,7 +92,7 @@ class Program:
             (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
             for window, own in _parts(tape, self.end, windows, followed)
         ]
-        leaves = leaves_of(tape)
+        leaves = leaves_of(tape) if leaves is None else leaves
         #: The modules by their paths and layers.
         self.modules = self._with_parameters(parts, parameters, leaves) if modules is None else modules
         begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
@@ -118,7 +122,8 @@ class Program:
                 path = next((path for path in owners if (path, None) in modules), None)
                 if path is not None:
                     modules[path, None].parameters.append(self.by_name[model + of, None])
-        for each in [each for _, marks in parts for each in marks if each.kind == module_calls.EXTERNAL]:
+        read = [marks for _, marks in parts if module_calls.EXTERNAL in map(_KIND, marks)]
+        for each in [each for marks in read for each in marks if each.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
             for key in [key for key in modules if key[0] == path]:
@@ -162,7 +167,8 @@ class Program:
         last = followed.copies - 1
         repeats = [0] * len(windows)
         for window, given in parts:
-            own = [each for each in given if each.kind != module_calls.EXTERNAL]
+            reads = module_calls.EXTERNAL in map(_KIND, given)
+            own = [each for each in given if each.kind != module_calls.EXTERNAL] if reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
@@ -204,18 +210,18 @@ class Program:
             found[-1].append(segment)
         return found
 
-    def _events(self, marks: Iterable[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
+    def _events(self, marks: Sequence[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
         """Return a function that lists, for a copy, the events of marks, the fetched modules, and the active events."""
-        of_modules: list[Name | None] = []
-        of_parameters: list[Name | None] = []
-        positions, kinds, serials = [], [], []
-        for position, kind, text, layer, wraps, serial in marks:
-            positions.append(position)
-            kinds.append(WITHOUT_GRAPH if wraps and kind == module_calls.BEFORE_FORWARD else kind)
-            serials.append(serial)
-            is_call = kind in OF_MODULES
-            of_modules.append((text, layer) if is_call else None)
-            of_parameters.append(None if is_call else (text, layer))
+        positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
+        if any(wraps):
+            kinds = [
+                WITHOUT_GRAPH if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
+                for kind, is_wrapped in zip(kinds, wraps, strict=True)
+            ]
+        names = [*zip(texts, layers, strict=True)]
+        are_calls = [kind in CALLS for kind in kinds]
+        of_modules = [name if is_call else None for name, is_call in zip(names, are_calls, strict=True)]
+        of_parameters = [None if is_call else name for name, is_call in zip(names, are_calls, strict=True)]
         modules = _Named(self.modules, of_modules, self._followed.period)
         parameters = _Named(self.by_name, of_parameters, self._followed.period)
         own = [*modules.of(0)]

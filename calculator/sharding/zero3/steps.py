@@ -91,7 +91,10 @@ def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) 
     if of_second:
         return None
     return step_calls(
-        Program(*last, followed, own, substitutes_of(state.prepared)), followed, own, sizes.max_reuse_distance
+        Program(*last, followed, own, substitutes_of(state.prepared), leaves=set()),
+        followed,
+        own,
+        sizes.max_reuse_distance,
     )
 
 
