@@ -1,6 +1,6 @@
 """The bytes that stage 3 gathers and releases at known calls. The parameters are numbers.
 
-It does what `Coordinator`, `ModuleOrder` and `References` do, without objects for the modules and parameters of each copy.
+It does what `Coordinator`, `ModuleOrder` and `References` do, without objects for each copy of modules and parameters.
 """
 
 from __future__ import annotations
