@@ -27,7 +27,7 @@ from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
-from calculator.training_step import first_layer_bound
+from calculator.training_step import first_layer_bound, left_out_passes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -256,21 +256,30 @@ def _left_by_layers(step: TrainingStep) -> int:
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer could need more segments, the step is interpreted with that layer. If one with too many
-    live tensors could need fewer, the layer's own events are used.
+    If a skipped first layer, or passes whose decoder is not interpreted, could need more segments, the step is
+    interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts, copies = _peak_counts(step), step.run.copies
+    bounds = _bounds(step, counts)
     if copies.bounds_first:
         least = _peak_counts(step, first_layer_bound.least_counts(copies))
-        return counts if in_segments(least) == in_segments(counts) else _peak_counts(step.whole)
-    if step.recording.first is None:
-        return counts
-    sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
-    bounds = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
-    bound = {size: max(counts[size], count) for size, count in bounds}
-    if not bound or in_segments(counts | bound) == in_segments(counts):
+        return counts if in_segments(least) == in_segments(counts | bounds) else _peak_counts(step.whole)
+    if step.recording.first is not None:
+        sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
+        of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
+        bounds |= {size: max(counts[size], bounds.get(size, 0), count) for size, count in of_first}
+    if not bounds or in_segments(counts | bounds) == in_segments(counts):
         return counts
     return _peak_counts(step.whole)
+
+
+def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
+    """Return bounds on the counts of some sizes in passes whose decoder is not interpreted."""
+    found = left_out_passes.bounds(step.recording, counts)
+    if step.first is None:
+        return found
+    of_first = left_out_passes.bounds(step.first.recording, counts)
+    return {size: max(found.get(size, 0), of_first.get(size, 0)) for size in {*found, *of_first}}
 
 
 def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.layer_loop import LayerLoop
+    from calculator.engine.left_out_passes import LeftOutPasses
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.layers.cache import Cache
@@ -62,6 +63,7 @@ class Context(BatchState):
         "kernels",
         "layer_loop",
         "leaves_out_first_period",
+        "left_out",
         "length",
         "marks",
         "mask",
@@ -90,7 +92,9 @@ class Context(BatchState):
     )
 
     attn_weights: Tensor | None
+    left_out: LeftOutPasses | None
     returned_attn_weights: Tensor | None
+    skipped_layer: SkippedLayer | None
 
     def __init__(
         self,
@@ -195,7 +199,8 @@ class Context(BatchState):
         #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
         #: Whether its backward pass is a bound on that of the first layer.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
-        self.skipped_layer: SkippedLayer | None = None
+        #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
+        self.skipped_layer = self.left_out = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 

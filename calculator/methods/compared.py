@@ -36,7 +36,7 @@ def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel
     match compared:
         case "model":
             second = PreparedModel(prepared.model, Full(), prepared.training, prepared.device, prepared.stack)
-            if _is_like_second(prepared):
+            if is_like_second(prepared):
                 second.module_specs = prepared.module_specs
             return second
         case "without adapters":
@@ -107,7 +107,7 @@ def compared_tensors(
     `own` are the tensors of the trained model.
     """
     if compared == "model":
-        for tensor in trained if _is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):
+        for tensor in trained if is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):
             yield tensor.in_reference(f"{REFERENCE}{tensor.name}", base=True)
     elif compared == "adapter copies":
         for tensor in resident_tensors(compared_model(prepared, compared)):
@@ -115,6 +115,6 @@ def compared_tensors(
                 yield tensor.in_reference(f"{tensor.name} of the adapter ref", base=False)
 
 
-def _is_like_second(prepared: PreparedModel) -> bool:
+def is_like_second(prepared: PreparedModel) -> bool:
     """Return whether the trained model stores every module as a second model does."""
     return prepared.method == Full() and prepared.training is prepared.given and prepared.cast_to is None

@@ -87,7 +87,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
     context.method.before_forward(context)
-    hidden_states = decoder(context, ids)
+    hidden_states = _hidden_states(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
@@ -104,6 +104,20 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.returned_cache = context.cache if is_returned else None
     context.cache, context.num_items, context.images = None, None, batch
     return loss, outputs
+
+
+def _hidden_states(context: Context, ids: Tensor) -> Tensor:
+    """Run the decoder, unless the pass is one whose layers are left out."""
+    left_out = context.left_out
+    if left_out is None:
+        return decoder(context, ids)
+    if not context.tape.grad_enabled and context.cache is None:
+        shape = (context.batch, context.length, context.model.output.in_features)
+        return left_out.hidden_states(context.tape, context.marks, shape, context.dtype)
+    hidden_states = decoder(context, ids)
+    if context.tape.grad_enabled:
+        left_out.compare(hidden_states)
+    return hidden_states
 
 
 def _windows(context: Context) -> list[Tensor]:

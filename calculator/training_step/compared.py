@@ -16,6 +16,7 @@ from calculator.methods.compared import WithFrozenAdapters, compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
+from calculator.training_step.left_out_passes import may_be_left_out
 from calculator.training_step.repeated_layers import of_repeated_period
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName
     from calculator.engine.known_passes import Outputs
+    from calculator.engine.left_out_passes import LeftOutPasses
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
@@ -51,6 +53,8 @@ class ModelPasses:
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
+        if self.context.left_out is not None:
+            self.context.left_out.begin_trained(self.context.tape)
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -69,9 +73,15 @@ class ModelPasses:
         outer, tape = self.context, self.context.tape
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         leaves_out = not outer.unrolls and not prepared.known_passes.are_replayed
-        run = partial(self._run, prepared, name, reference=reference, leaves_out=leaves_out)
-        if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
-            layers: Repetition | None
+        compared = trainer_of(prepared.training).compared(prepared) if reference else None
+        left_out = outer.left_out if may_be_left_out(outer, prepared, compared) else None
+        run = partial(self._run, prepared, name, compared, leaves_out=leaves_out, left_out=left_out)
+        layers: Repetition | None
+        if left_out is not None:
+            before = left_out.count
+            outputs, layers = named(tape, name, run)
+            layers = layers if left_out.count == before else None
+        elif outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
             key = reference, tape.trains, tape.scope, autocast.state(tape), leaves_out
@@ -82,10 +92,16 @@ class ModelPasses:
         return outputs
 
     def _run(
-        self, prepared: PreparedModel, name: str, *, reference: bool, leaves_out: bool
+        self,
+        prepared: PreparedModel,
+        name: str,
+        compared: Compared | None,
+        *,
+        leaves_out: bool,
+        left_out: LeftOutPasses | None,
     ) -> tuple[Outputs, Repetition]:
-        compared = trainer_of(prepared.training).compared(prepared) if reference else None
         context = _context(self.context, prepared, compared, name)
+        context.left_out = left_out
         before = _Recorded.on(context.tape)
         if leaves_out:
             leave_out(context)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.copies import Copies
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
+from calculator.engine.left_out_passes import LeftOutPasses
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
@@ -15,7 +16,7 @@ from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.layers import masks
 from calculator.trainers import trainer_of
-from calculator.training_step import first_layer_bound
+from calculator.training_step import first_layer_bound, left_out_passes
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.first_period import output_of, outputs_of
 from calculator.training_step.training_context import training_context
@@ -121,7 +122,9 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
 
 
 def _is_determined(recording: Recording) -> bool:
-    """Return whether a recording without the first layer, or with one that has more bytes alive, gives every peak."""
+    """Return whether a recording without all layers, or with a first one with more bytes alive, gives every peak."""
+    if not left_out_passes.is_determined(recording):
+        return False
     if recording.first is not None:
         return recording.first.is_determined(recording)
     return not recording.copies.bounds_first or first_layer_bound.is_before_peak(recording)
@@ -144,6 +147,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
+    context.left_out = None if whole else LeftOutPasses()
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)

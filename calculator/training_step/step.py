@@ -13,6 +13,7 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
+from calculator.training_step.left_out_passes import has_any
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
@@ -115,10 +116,15 @@ class TrainingStep:
 
     @property
     def whole(self) -> TrainingStep:
-        """The same step with the first layer interpreted, for figures of every layer."""
-        if self.recording.first is None and not self.run.copies.bounds_first:
+        """The same step with the first layer and every pass interpreted, for figures of every layer."""
+        if self.recording.first is None and not self.run.copies.bounds_first and not self.leaves_out_passes:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
+
+    @property
+    def leaves_out_passes(self) -> bool:
+        """Whether the decoders of passes without a graph are not interpreted."""
+        return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @cached_property
     def generation(self) -> tuple[StepPass, ...]:

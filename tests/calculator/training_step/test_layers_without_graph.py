@@ -12,12 +12,12 @@ from calculator.engine import operations as ops
 from calculator.engine.known_passes import KnownPasses
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
-from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_method, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
 from calculator.trainers import trainer_of
-from calculator.training_step import compared, known_layers, rollout
+from calculator.training_step import compared, known_layers, left_out_passes, rollout
 from calculator.training_step import unrolled as unrolled_module
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
@@ -51,7 +51,7 @@ def _tapes(request: Request) -> list[Tape]:
     prepared = resident_state(request).prepared
     batch = trainer_of(prepared.training).generation(prepared.training)
     passes = rollout.Rollout(prepared, batch).passes() if batch is not None else ()
-    return [interpreted(training_context(prepared), whole=False).tape, *(each.interpretation.tape for each in passes)]
+    return [interpreted(training_context(prepared), whole=True).tape, *(each.interpretation.tape for each in passes)]
 
 
 def _every_layer(kinds: Sequence[Hashable]) -> Repetition:
@@ -98,6 +98,35 @@ def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
     monkeypatch.setattr(known_layers, "layers_of", lambda _: {})
     for tape, expected in zip(shared, _tapes(request), strict=True):
         assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-rloo"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_decoder_that_is_left_out_before_the_trained_pass_changes_no_figure(
+    model: str, trainer: str, method: str, checkpoints: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: dict[str, Any] = {} if trainer == "trl-kto" else {"max_completion_length": 300}
+    request = _request(
+        model, trainer, autocast=None, sequence_length=640, gradient_checkpointing=checkpoints, **lengths
+    )
+    request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
+    short = estimate(request, SeriesCache()).memory
+    monkeypatch.setattr(compared, "may_be_left_out", lambda *_: False)
+    assert short == estimate(request, SeriesCache()).memory
+    step = training_step(request, SeriesCache(), whole=False)
+    assert not step.leaves_out_passes
+
+
+def test_a_bound_that_reaches_the_peak_has_the_decoder_interpreted() -> None:
+    request = _request(MODELS[0], "trl-kto", autocast=None, sequence_length=640)
+    step = training_step(request, SeriesCache(), whole=False)
+    assert step.leaves_out_passes
+    assert left_out_passes.is_determined(step.recording)
+    step.run.copies.left_out = [[(0, 1 << 40)]]
+    assert not left_out_passes.is_determined(step.recording)
+    assert not step.whole.leaves_out_passes
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -1,0 +1,109 @@
+"""Passes without a graph whose decoder is not interpreted, because the trained pass after them decides every peak.
+
+Such a pass runs the trained model on the batch that the trained pass runs on later, or the same model without its
+adapters, or a second one like it. A graph and adapters only add tensors and references to tensors. So at each
+operation, of the storages of any size that a pass has allocated itself, no more are alive than at the same operation of
+the trained pass, which also keeps the inputs of its layers. What other code has allocated before may be more than what
+is alive when the trained pass begins. This excess is added to what is alive in the trained pass, as a bound.
+
+The head is interpreted, because the trainer reads its outputs. If the bound reaches a peak, or could change the
+segments of the rule, all passes are interpreted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from calculator.engine.left_out_passes import DIFFERS, LEFT_OUT, TRAINED
+from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.methods.compared import is_like_second
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from calculator.engine.copies import Copies
+    from calculator.engine.recording import Recording
+    from calculator.layers.context import Context
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.trainers.loop import Compared
+
+#: The methods whose modules add an update to what they return without it.
+_SUMS = ("lora", "qlora")
+
+
+def may_be_left_out(context: Context, prepared: PreparedModel, compared: Compared | None) -> bool:
+    """Return whether the trained pass decides the peaks in place of a pass before it, if the bound allows it.
+
+    `context` is that of the trained pass. `compared` is the reference that runs, or None for the trained model.
+    """
+    if context.left_out is None or context.left_out.is_over or context.hooks is not NO_HOOKS or context.older:
+        return False
+    model, method = context.model, context.method
+    if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.task.embeds:
+        return False
+    if method.virtual_tokens or method.couples_layers or method.runs_without_graph_first:
+        return False
+    if prepared.offloads_activations or prepared.offloads_inputs or prepared.known_passes.are_replayed:
+        return False
+    if context.training.autocast is not None and context.dtype != "float32":
+        return False  # the last norm may return another dtype than the embeddings
+    if compared == "without adapters":
+        specs = prepared.module_specs.values()
+        return prepared.method.name in _SUMS and not any(spec.copied or spec.trained for spec in specs)
+    # A second model has no kernels of Liger.
+    return compared is None or (
+        compared == "model" and is_like_second(prepared) and not context.training.use_liger_kernel
+    )
+
+
+def has_any(recording: Recording) -> bool:
+    """Return whether the decoders of passes are left out of a recording."""
+    return TRAINED in recording.copies.marks
+
+
+def is_determined(recording: Recording) -> bool:
+    """Return whether the passes that are left out of a recording decide no peak."""
+    marks = recording.copies.marks
+    if TRAINED not in marks:
+        return True
+    curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
+    # A later layer without a graph has its own input alive, and the first one's.
+    most = max(curve.without_copies(marks[TRAINED], backward)) + max(curve.growth[:1], default=0)
+    excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
+    return DIFFERS not in marks and most + excess < curve.peak_bytes(marks["forward"], backward)
+
+
+def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
+    """Return upper bounds on the number of storages of some sizes in the passes that are left out of a recording.
+
+    They are the sizes of which more are alive before a pass than before the trained pass. `counts` has the peak number
+    of storages of each size in bytes.
+    """
+    found: dict[int, int] = {}
+    if has_any(recording):
+        sizes = recording.storages.sizes
+        for each in _excess(recording.copies):
+            more: dict[int, int] = {}
+            for number, count in each:
+                if count > 0:
+                    more[sizes[number]] = more.get(sizes[number], 0) + count
+            for size, count in more.items():
+                found[size] = max(found.get(size, 0), counts.get(size, 0) + count)
+    return found
+
+
+def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
+    """Return how many more storages of each size are alive before each pass than before the trained pass.
+
+    Sizes are numbers. The list is the same for runs with the same events and equal kinds.
+    """
+    if copies.left_out is None:
+        marks, events = copies.marks, copies.kinds.size_events
+        copies.left_out = []
+        for at in [position for label, position in marks.items() if label.endswith(LEFT_OUT)]:
+            freed: dict[int, int] = {}
+            for event, count in Counter(events[at : marks[TRAINED]]).items():
+                freed[max(event, ~event)] = freed.get(max(event, ~event), 0) + (-count if event >= 0 else count)
+            copies.left_out.append([(size, count) for size, count in freed.items() if count])
+    return copies.left_out
