@@ -13,11 +13,11 @@ from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
-from calculator.allocator.repetitions import play_repetitions, repetitions_of
+from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
-from calculator.allocator.transients import MicroBatch, play
+from calculator.allocator.transients import MicroBatch, Need, play
 from calculator.training_step.step_batches import step_batches
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class FastReplay:
         #: For each pool, the sizes of what each optimizer step allocates, and of what is freed after a step's batches
         #: are fetched.
         self.temporaries = _sizes(resident.replayed_temporaries)
+        self.needs = [*map(Need.of_sizes, self.temporaries)]
         self.fetching = _sizes(resident.while_fetching)
         sizes = [*self.loading.sizes, *self.first.sizes]
         sizes += (size for kind in (*self.temporaries, *self.fetching) for size in kind)
@@ -136,10 +137,14 @@ class FastReplay:
         places = [0] * len(sizes), [0] * len(sizes)
         large = [size > SMALL for size in sizes]
         small = [not each for each in large]
-        events = self.loading.events
         for n, (pool, chosen) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
             # The two events of a row, `n` and `~n`, are indices of the same element.
-            pool.play(compress(events, map([*chosen, *reversed(chosen)].__getitem__, events)), sizes, places)
+            every = self.loading.events
+            events = [*compress(every, map([*chosen, *reversed(chosen)].__getitem__, every))]
+            # Most of a load is not freed.
+            last = next((at for at in reversed(range(len(events))) if events[at] < 0), -1) + 1
+            pool.play(events[:last], sizes, places)
+            pool.allocate(map(sizes.__getitem__, events[last:]))
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
@@ -181,8 +186,10 @@ class FastReplay:
     def _optimizer_step(self, n: int, pool: FlatPool) -> None:
         if not self.steps:
             for sizes, times in self.states[n]:
-                _allocate_layers(pool, sizes, times)
-        pool.allocate_and_free(self.temporaries[n])
+                pool.allocate(sizes, times)
+        need = self.needs[n]
+        if not pool.serves(need.quick, need.needs):
+            pool.allocate_and_free(self.temporaries[n])
 
     def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
         """Run forward and backward.
@@ -251,22 +258,6 @@ def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Return the places of rows. They are copied, because the next micro-batch overwrites them."""
     addresses, behinds = batch.places
     return [(addresses[row], behinds[row]) for row in rows]
-
-
-def _allocate_layers(pool: FlatPool, sizes: list[int], times: int) -> None:
-    """Allocate the tensors of several layers that have equal tensors."""
-    step = len(sizes)
-    places = [0] * step * times, [0] * step * times
-    every = sizes * times
-    repetitions = repetitions_of(range(step), sizes, times, step)
-
-    def allocate(first: int, last: int) -> None:
-        pool.play(range(first * step, last * step), every, places)
-
-    if repetitions is None:
-        allocate(0, times)
-    else:
-        play_repetitions(pool, repetitions, places, allocate)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

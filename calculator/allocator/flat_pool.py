@@ -6,6 +6,7 @@ Sizes and addresses are in units of 512 bytes. A block is a pair of its address 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
@@ -116,6 +117,51 @@ class FlatPool:
                 edges[address] = behind
                 edges[behind] = address
                 insort(free, behind - address << shift | address)
+
+    def allocate(self, sizes: Iterable[int], times: int = 1) -> None:
+        """Allocate blocks that are never freed, `times` over, on an unlimited device.
+
+        Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
+        """
+        free, shift, waste = self.free_keys, self.shift, self.waste
+        before = {*free}
+        for size, equal in _runs(sizes, times):
+            wanted, count = size << shift, equal
+            while count:
+                place = bisect_left(free, wanted)
+                if place == len(free):
+                    count -= self._add_segments(size, count)
+                    continue
+                fitting = 1 if count == 1 else min(count, (free[place] >> shift) // size)
+                count -= fitting
+                rest = free[place] - fitting * (wanted - size)
+                if rest >> shift <= waste:
+                    del free[place]
+                elif place and free[place - 1] > rest:
+                    del free[place]
+                    insort(free, rest)
+                else:
+                    free[place] = rest
+        after = {*free}
+        for key in before - after:
+            address = key & self._mask
+            del self.edges[address], self.edges[address + (key >> shift)]
+        for key in after - before:
+            address, behind = key & self._mask, (key & self._mask) + (key >> shift)
+            self.edges[address], self.edges[behind] = behind, address
+
+    def _add_segments(self, size: int, count: int) -> int:
+        """Add the segments that equal requests fill, or a free one. Return how many requests they serve."""
+        segment = self._segment(size)
+        in_each = segment // size
+        filled = count // in_each if segment - in_each * size <= self.waste else 0
+        first, step, added = segment << self.shift | self.next_address, segment + 1, filled or 1
+        self.segments += range(first, first + added * step, step)
+        self.reserved += added * segment
+        self.next_address += added * step
+        if not filled:
+            insort(self.free_keys, first)
+        return filled * in_each
 
     def free(self, blocks: Iterable[Placed]) -> None:
         """Free blocks, all at once."""
@@ -292,6 +338,15 @@ def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
         if lacking >= 0:
             return False
     return True
+
+
+def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:
+    """Return each size and how often it comes in a row, in sizes that are repeated."""
+    once = [(size, len([*group])) for size, group in groupby(sizes)]
+    if len(once) < 2 or once[0][0] != once[-1][0]:
+        return [(once[0][0], once[0][1] * times)] if len(once) == 1 else once * times
+    (size, first), *between, (_, last) = once
+    return [(size, first), *between, *[(size, last + first), *between] * (times - 1), (size, last)]
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import partial
-from itertools import accumulate, repeat
+from itertools import accumulate, groupby, repeat
 from operator import add, floordiv, itemgetter, mul, neg, sub
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,7 +27,7 @@ from calculator.common.budget import check_budget
 from calculator.training_step.unrolled import Window, first_product, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Needs, Places
@@ -132,13 +132,17 @@ class Need:
         self.needs = tuple(self.sizes.items())
 
     @classmethod
-    def of_sizes(cls, sizes: Sequence[int]) -> Need:
-        """Return the need of requests of which none is freed before the last."""
+    def of_sizes(cls, sizes: Iterable[int]) -> Need:
+        """Return the need of requests of which none is freed before the last.
+
+        Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part
+        of size `s` is left, the requests and what they waste fill at least `f - s + 1` of each free block `f`.
+        """
         total, quick, lost = 0, 0, dict[int, int]()
-        for count, size in enumerate(sizes):
-            quick = max(quick, total + (count + 1) * size)
-            lost[size] = max(total + count * (size - 1), lost.get(size, 0))
-            total += size + SMALL
+        for size, group in groupby(sizes):
+            total += len([*group]) * (size + SMALL)
+            lost[size] = total - size - SMALL
+            quick = max(quick, total - SMALL)
         return cls(quick, lost)
 
     def together(self, other: Need) -> Need:

@@ -13,7 +13,7 @@ from calculator.allocator.fast_replay import Beginning, FastReplay, _allocate, p
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.replay import full_peak_reserved
 from calculator.allocator.segments import BLOCK, MIB
-from calculator.allocator.transients import MicroBatch
+from calculator.allocator.transients import MicroBatch, Need
 from calculator.devices import library_workspace
 from calculator.devices.gpus import gpu
 from calculator.estimation.estimate import resident_state
@@ -236,6 +236,21 @@ def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(befor
     pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
     assert not served or pool.free_blocks() == begun
     assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
+
+
+@given(ACTIONS, st.lists(UNITS, max_size=12), st.integers(1, 9), st.integers(1, 3), st.booleans())
+def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(before, requests, run, times, large):
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    later = [rows.add(units) for _ in range(times) for units in requests for _ in range(run)]
+    sizes, other, reserved = [rows.sizes[row] for row in later], pool.copied(), pool.reserved
+    need = Need.of_sizes(sizes)
+    is_served = pool.serves(need.quick, need.needs)
+    other.allocate(sizes[: len(sizes) // times], times)
+    pool.play(later, rows.sizes, rows.places)
+    assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
+    assert not is_served or pool.reserved == reserved
 
 
 @given(ACTIONS, ACTIONS, st.booleans())
