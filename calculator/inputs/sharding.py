@@ -74,6 +74,13 @@ class FSDPConfig:
         " sharding a unit at a time (cpu_ram_efficient_loading). It changes only the load, and not that of 4-bit"
         " weights. False is transformers' default; accelerate launch and its configuration files set true.",
     )
+    transformer_layer_cls_to_wrap: tuple[str, ...] | None = setting(
+        None,
+        label="Classes of units",
+        help="The names of the layer classes whose modules are units; null means the model's _no_split_modules. Some"
+        " models name classes there that they do not contain, and accelerate fails unless this is set.",
+        example=["Qwen3_5DecoderLayer"],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

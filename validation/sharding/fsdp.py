@@ -47,9 +47,11 @@ class FSDPEngine(Engine):
         """Shard the model and create its optimizer."""
         sharding, reference = self._sharding, self.reference
         precision = MIXED_PRECISION[self.training.autocast]
+        classes = list(sharding.fsdp_config.transformer_layer_cls_to_wrap or ()) or None
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+            transformer_cls_names_to_wrap=classes,
             cpu_ram_efficient_loading=sharding.fsdp_config.cpu_ram_efficient_loading,
             reshard_after_forward=sharding.fsdp_config.reshard_after_forward,
             state_dict_type="FULL_STATE_DICT",

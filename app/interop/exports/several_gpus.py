@@ -89,8 +89,10 @@ def partitions_while_loading(request: Request) -> bool:
 def fsdp_config(request: Request) -> dict[str, Any]:
     """Return the settings of FSDP2, without the prefix that accelerate gives them."""
     config = request.training.fsdp_config or FSDPConfig()
+    classes = config.transformer_layer_cls_to_wrap
     return {
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        **({"transformer_layer_cls_to_wrap": ",".join(classes)} if classes else {}),
         "reshard_after_forward": config.reshard_after_forward,
         "offload_params": config.cpu_offload,
         "cpu_ram_efficient_loading": config.cpu_ram_efficient_loading,

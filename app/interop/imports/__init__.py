@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.imports import (
     axolotl,
     command,
+    fsdp_keys,
     launchers,
     llama_factory,
     other_runs,
@@ -78,6 +79,7 @@ def read(
     imported = FORMATS[name](keys, plan["model"] if of_gpus and plan and model is None else model)
     if of_gpus:
         imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
+    imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
     return imported
 

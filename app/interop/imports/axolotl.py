@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.architecture.model import Model
+    from calculator.common.names import TrainerName
 
 #: The part of the plugin's name.
 LIGER_PLUGIN = "integrations.liger"
@@ -53,7 +54,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(WITHOUT_EFFECT["axolotl"])
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
-    rl = keys.take("rl")
+    rl = keys.take("rl") or preferences.reward_of_axolotl(keys)
     training = {"trainer": preferences.of_axolotl(keys, rl), "dtype": dtype, "autocast": autocast, **_training(keys)}
     training |= _lengths(keys, training) | _liger(keys, model_or_none(model))
     training |= preferences.axolotl_settings(keys, rl, training)
@@ -64,7 +65,9 @@ def imported(keys: Keys, given: Any) -> Imported:
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys, model_or_none(model))
         method |= adapter
-    unfrozen = keys.names("unfrozen_parameters")
+    else:
+        keys.forget([key for key in keys.left if key.startswith(("lora_", "peft_"))])
+    unfrozen = _unfrozen(keys, model_or_none(model))
     if unfrozen and name == "full":
         method["unfrozen_parameters"] = unfrozen
     elif unfrozen:
@@ -72,7 +75,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     kept = kept_base(keys, name)
     method |= layers_by_turns.lisa(keys, name, model_or_none(model))
     if name == "qlora":
-        method |= _quantization(keys, model_or_none(model))
+        method |= _quantization(keys, model_or_none(model), training["trainer"])
     elif kept:
         method |= kept
     elif _in_gptq(keys, name):
@@ -83,6 +86,14 @@ def imported(keys: Keys, given: Any) -> Imported:
         _in_float32(keys, model_or_none(model), method, training)
     request = {"model": model, "method": method, "training": training, **spread.request}
     return keys.close("axolotl", request, tool="axolotl" if training["trainer"] == "transformers" else "")
+
+
+def _unfrozen(keys: Keys, model: Model | None) -> list[str] | None:
+    """Return the patterns of trained parameters. A text model lacks the part `language_model` of their names."""
+    given = keys.names("unfrozen_parameters")
+    if given is None or model is None or model.towers:
+        return given
+    return [pattern.replace("model.language_model.", "model.") for pattern in given]
 
 
 def _method_name(keys: Keys) -> str:
@@ -129,7 +140,7 @@ def _targets(keys: Keys, model: Model | None) -> dict[str, Any]:
     return {"target_modules": "all-linear"} if all_linear else found
 
 
-def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
+def _quantization(keys: Keys, model: Model | None, trainer: TrainerName) -> dict[str, Any]:
     value = keys.take("bnb_config_kwargs", {})
     kwargs = dict(value) if isinstance(value, dict) else {}
     method = {
@@ -140,7 +151,10 @@ def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
         keys.miss(
             "bnb_config_kwargs", kwargs or value, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read"
         )
-    return {**method, "prepare_model_for_kbit_training": _prepared(keys, model, "qlora")}
+    prepared = _prepared(keys, model, "qlora")
+    if trainer == "trl-orpo" and not prepared:
+        keys.miss("adapter", "qlora", "axolotl prepares the model only in part: TRL's ORPOTrainer prepares it whole")
+    return {**method, "prepare_model_for_kbit_training": prepared or trainer == "trl-orpo"}
 
 
 def _in_gptq(keys: Keys, name: str) -> bool:

@@ -53,7 +53,7 @@ class Distribution:
 def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distribution:  # noqa: A002  the API's word
     """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
     _from_accelerate(keys)
-    count = keys.integer("num_processes", 0) or keys.integer("nproc_per_node", 0)
+    count = keys.integer("num_processes", 0) or keys.integer("nproc_per_node", 0) or _of_tool(keys, format)
     nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
     keys.forget(("machine_rank", "main_process_ip", "main_process_port"))
     ddp = _ddp(keys)
@@ -80,6 +80,19 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     elif nodes > 1:
         device["nodes"] = nodes
     return Distribution(device=device, training=found)
+
+
+def _of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
+    """Return the number of GPUs that a tool's keys imply, or 0: FSDP's shards in axolotl, and Ray's workers.
+
+    Source: axolotl at 067b021, utils/distributed.py (_get_parallel_config_kwargs) and schemas/integrations.py;
+    LLaMA-Factory at ff6d4d1, hparams/training_args.py.
+    """
+    if format not in ("axolotl", "llama-factory"):
+        return 0
+    workers = keys.integer("ray_num_workers", 1)
+    runs = format == "llama-factory" or keys.flag("use_ray")
+    return keys.integer("dp_shard_size", 0) or (workers if runs else 0)
 
 
 def _from_accelerate(keys: Keys) -> None:

@@ -6,12 +6,16 @@ Source: accelerate 1.15, utils/dataclasses.py (FullyShardedDataParallelPlugin); 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports.imported import NotUnderstood
 from app.interop.imports.other_runs import text_of
+from app.interop.imports.reference import model_or_none
+from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
 
 if TYPE_CHECKING:
+    from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
 #: Keys that do not change the memory of a step under FSDP2.
@@ -22,6 +26,9 @@ WITHOUT_EFFECT = frozenset(
         *("cpu_offload_pin_memory", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings", "use_orig_params"),
     )
 )
+
+#: The key that names the classes of units.
+CLASSES = "transformer_layer_cls_to_wrap"
 
 #: Whether a strategy of FSDP1 frees weights after the forward pass.
 STRATEGIES = {"FULL_SHARD": True, "1": True, "SHARD_GRAD_OP": False, "2": False}
@@ -86,6 +93,9 @@ def read(keys: Keys, settings: dict[str, Any], version: int, *, broadcasts: bool
         config["cpu_offload"] = True
     if _is_true(left.pop("cpu_ram_efficient_loading", broadcasts)):
         config["cpu_ram_efficient_loading"] = True
+    classes = left.pop(CLASSES, None)
+    if classes:
+        config[CLASSES] = _names(classes)
     training: dict[str, Any] = {"fsdp_config": config} if config else {}
     if _is_true(left.pop("activation_checkpointing", None)):
         training["gradient_checkpointing"] = True
@@ -110,12 +120,28 @@ def _list_others(keys: Keys, left: dict[str, Any]) -> None:
     if policy and str(policy).upper() != "TRANSFORMER_BASED_WRAP":
         keys.miss("fsdp_config.auto_wrap_policy", policy, "is not modeled: each decoder layer is a unit")
     for key, value in left.items():
-        if value and key == "transformer_layer_cls_to_wrap":
-            keys.miss(
-                f"fsdp_config.{key}", value, "is read as the class of the decoder layers, each of which is a unit"
-            )
-        elif value:
+        if value:
             keys.miss(f"fsdp_config.{key}", value, "is not modeled: its default is used")
+
+
+def with_modeled_classes(imported: Imported) -> Imported:
+    """Return the import without class names whose units are not modeled for its model; they are listed."""
+    request, settings = imported.request, imported.request.get("training", {}).get("fsdp_config") or {}
+    names, model = settings.get(CLASSES), model_or_none(request["model"])
+    if names is None or model is None or {*names} == {*LAYER_CLASSES.get(model.model_type, ())}:
+        return imported
+    why = "units of these classes are not modeled: each layer of the model is a unit"
+    listed = NotUnderstood(key=f"fsdp_config.{CLASSES}", value=",".join(names), why=why)
+    config = {key: value for key, value in settings.items() if key != CLASSES}
+    training = {key: value for key, value in request["training"].items() if key != "fsdp_config"}
+    request = {**request, "training": {**training, **({"fsdp_config": config} if config else {})}}
+    return replace(imported, request=request, not_understood=(*imported.not_understood, listed))
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names of a list, or of a text that commas separate."""
+    parts = value if isinstance(value, list) else str(value).split(",")
+    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def _is_true(value: Any) -> bool:

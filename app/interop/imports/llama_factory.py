@@ -9,6 +9,7 @@ from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
 from app.interop.imports import layers_by_turns, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets
+from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -34,6 +35,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         )
         raise refusal("content", message, keys.left["model"])
     model = reference(keys, "model_name_or_path", given)
+    _warn_of_other_commands(keys)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     freezes_later = _freezes_later(keys)
     by_turns = layers_by_turns.badam(keys, keys.left.get("finetuning_type", "lora"))
@@ -66,6 +68,24 @@ def imported(keys: Keys, given: Any) -> Imported:
     return keys.close(
         "llama-factory", request, tool="llama-factory" if spread.training["trainer"] == "transformers" else ""
     )
+
+
+def _warn_of_other_commands(keys: Keys) -> None:
+    """Warn that a file is for a command other than train. Source: src/llamafactory/cli.py and hparams."""
+    if keys.left.get("do_train") is True:
+        return
+    named = [key for key in ("export_dir", "infer_backend", "do_predict") if keys.left.get(key)]
+    if named:
+        effect = "The file merges, serves or evaluates a model, and trains none."
+        keys.warn(f"{named[0]}: {text_of(keys.left[named[0]])}", effect, "one that trains it with the tool's defaults")
+        keys.forget((*_OF_OTHER_COMMANDS,))
+
+
+#: The keys of merging, serving and evaluating a model.
+_OF_OTHER_COMMANDS = (
+    *("export_dir", "export_size", "export_device", "export_legacy_format", "infer_backend", "do_predict"),
+    *("predict_with_generate", "adapter_name_or_path"),
+)
 
 
 def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:

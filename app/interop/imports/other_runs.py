@@ -68,9 +68,15 @@ VLLM = Feature(
 FEATURES: dict[str, tuple[Feature, ...]] = {
     "axolotl": (
         Feature(
-            keys=("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size"),
-            effect="These divide weights, sequences or optimizer states among the GPUs.",
-            modeled="one that divides nothing",
+            keys=("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "expert_parallel_size"),
+            effect="These divide weights, sequences or experts among the GPUs.",
+            modeled="one that divides only what FSDP or ZeRO divides",
+            counts=True,
+        ),
+        Feature(
+            keys=("dp_replicate_size",),
+            effect="Groups of GPUs have the whole model each.",
+            modeled="one that divides the model among all GPUs",
             counts=True,
         ),
         Feature(keys=("liger_",), plugin="liger", effect=LIGER_EFFECT, modeled=TRANSFORMERS_LAYERS, reads_itself=True),
@@ -120,9 +126,23 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modeled="one with transformers' own layers, loss and checkpointing",
         ),
         Feature(
-            keys=("use_megatron_bridge", "use_mca", "use_hyper_parallel"),
-            effect="Another engine trains the model, and can divide it among the GPUs.",
+            keys=("use_megatron_bridge", "use_mca", "use_hyper_parallel", "use_kt"),
+            effect="Another engine trains the model, and can divide it among the GPUs or keep experts on the CPU.",
             modeled="one with transformers' Trainer",
+        ),
+        Feature(
+            keys=(
+                *("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"),
+                *("context_parallel_size", "virtual_pipeline_model_parallel_size"),
+            ),
+            effect="Megatron divides layers, weights or sequences among the GPUs.",
+            modeled="one with transformers' Trainer",
+            counts=True,
+        ),
+        Feature(
+            keys=("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "video_"),
+            effect=_OF_IMAGES,
+            modeled="one with text only (images can be stated as training.images)",
         ),
         Feature(
             keys=("fp8",),

@@ -26,6 +26,7 @@ AXOLOTL: dict[str, TrainerName] = {
     "kto": "trl-kto",
     "orpo": "trl-orpo",
     "grpo": "trl-grpo",
+    "reward_model": "trl-reward",
 }
 
 #: The trainer of each of LLaMA-Factory's stages.
@@ -41,6 +42,14 @@ _OTHER = "Preference and reinforcement learning add a reference model, more sequ
 def of_axolotl(keys: Keys, rl: Any) -> TrainerName:
     """Return the trainer that `rl` names, or transformers' Trainer, with a warning for what is not modeled."""
     return _named(keys, "rl", rl, AXOLOTL, AXOLOTL_STEP) if rl else "transformers"
+
+
+def reward_of_axolotl(keys: Keys) -> str | None:
+    """Return the name of a run that trains a reward model. Source: core/builders/causal.py, _get_trainer_cls."""
+    names = [name for name in ("reward_model", "process_reward_model") if keys.flag(name)]
+    if names:
+        keys.forget(("num_labels", "center_rewards_coefficient"))
+    return names[0] if names else None
 
 
 def of_stage(keys: Keys, stage: Any) -> TrainerName:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports.other_runs import text_of
 from calculator.inputs import deepspeed_keys
 from calculator.inputs.settings import declared, mismatch, out_of_range
 from calculator.inputs.sharding import STAGES, Offload, ZeroOptimization
@@ -84,7 +85,7 @@ def read(keys: Keys, config: dict[str, Any]) -> ZeroRun:
         if isinstance(value, dict) and value.get("enabled") is False:
             keys.without_effect.append(f"deepspeed.{key}")
         elif value and key in _OTHER_RUNS:
-            keys.warn(f"deepspeed.{key}", *_OTHER_RUNS[key])
+            keys.warn(f"deepspeed.{key}: {text_of(value)}", *_OTHER_RUNS[key])
         elif value:
             keys.miss(f"deepspeed.{key}", value, "is not modeled: DeepSpeed's default is used")
     stage = found.pop("stage", 0)

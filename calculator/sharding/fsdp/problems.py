@@ -9,6 +9,7 @@ from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import resident_tensors
+from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
 from calculator.sharding.fsdp.parameters import cast_biases, stored
 from calculator.sharding.fsdp.units import TOWER_LAYERS, outer_units, units_of
 from calculator.trainers import trainer_of
@@ -57,9 +58,14 @@ GENERATION_FAILS = (
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield the problems of a run under FSDP."""
     training = prepared.training
+    wrapped = (training.fsdp_config or FSDPConfig()).transformer_layer_cls_to_wrap
     layer = MISSING_LAYERS.get(prepared.model.model_type)
-    if layer is not None:
-        message = f"accelerate looks for {layer}, which the model does not have, and raises an error: use ddp or zero2"
+    if wrapped is not None:
+        yield from _of_wrapped_classes(prepared, wrapped)
+    elif layer is not None:
+        message = (
+            f"accelerate looks for {layer}, which the model does not have, and raises an error: {_other(prepared)}"
+        )
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS:
         message = f"the units in the vision tower of {prepared.model.model_type} are not modeled: use ddp or zero2"
@@ -87,6 +93,24 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
     if config.cpu_ram_efficient_loading:
         yield from _of_broadcasts(prepared)
+
+
+def _of_wrapped_classes(prepared: PreparedModel, wrapped: tuple[str, ...]) -> Iterator[Problem]:
+    """Yield why units of the named classes are not modeled."""
+    classes = LAYER_CLASSES.get(prepared.model.model_type)
+    if classes is not None and {*wrapped} == {*classes}:
+        return
+    way_out = "leave it out" if classes is None else f"its layers are of {' and '.join(classes)}: name them"
+    message = f"units of these classes are not modeled for {prepared.model.model_type}: {way_out}"
+    yield Problem(loc="training.fsdp_config.transformer_layer_cls_to_wrap", msg=message, input=[*wrapped])
+
+
+def _other(prepared: PreparedModel) -> str:
+    """Return what to set where a class of the model's is missing: the classes of its layers, or another sharding."""
+    classes = LAYER_CLASSES.get(prepared.model.model_type)
+    if classes is None:
+        return "use ddp or zero2"
+    return f"set training.fsdp_config.transformer_layer_cls_to_wrap to {list(classes)}, or use ddp or zero2"
 
 
 def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:

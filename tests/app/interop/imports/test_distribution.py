@@ -230,3 +230,44 @@ def test_a_feature_of_deepspeed_that_is_not_modeled_is_warned_about():
     found = read(json.dumps(config), model="gpt2")
     assert "deepspeed.tensor_parallel" in found.warnings[0]
     assert "deepspeed.flat" in found.without_effect
+
+
+WRAPPED = "fsdp_version: 2\nfsdp_config: {transformer_layer_cls_to_wrap: NAMES}"
+
+
+def test_the_classes_of_units_are_read_where_their_units_are_modeled():
+    found = read(AXOLOTL + WRAPPED.replace("NAMES", "GPT2Block"))
+    assert found.request["training"]["fsdp_config"] == {"transformer_layer_cls_to_wrap": ["GPT2Block"]}
+    other = read(AXOLOTL + WRAPPED.replace("NAMES", "GPT2MLP"))
+    assert "fsdp_config" not in other.request["training"]
+    assert "fsdp_config.transformer_layer_cls_to_wrap" in {each.key for each in other.not_understood}
+
+
+def test_the_classes_of_units_survive_export_and_import():
+    training = {"autocast": "bfloat16", "fsdp_config": {"transformer_layer_cls_to_wrap": ["GPT2Block"]}}
+    request = {"model": "gpt2", "method": {"name": "lora"}, "training": training}
+    request["device"] = {"count": 2, "sharding": "fsdp"}
+    files = {each.filename: each.content for each in export(parse_request(request), "peft").additional_files}
+    (config,) = [text for text in files.values() if "fsdp_transformer_layer_cls_to_wrap: GPT2Block" in text]
+    again = read(config, plan={"model": "gpt2", "method": {"name": "lora"}}).request["training"]["fsdp_config"]
+    assert again["transformer_layer_cls_to_wrap"] == ["GPT2Block"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AXOLOTL + "fsdp_version: 2\nfsdp_config: {reshard_after_forward: true}\ndp_shard_size: 4",
+        AXOLOTL + "use_ray: true\nray_num_workers: 4",
+        FACTORY + "ray_num_workers: 4",
+    ],
+)
+def test_the_number_of_gpus_is_read_from_the_keys_of_a_tool(text):
+    found = read(text)
+    assert found.request["device"]["count"] == 4
+    assert found.warnings == ()
+    assert "num_processes" not in {each.key for each in found.not_understood}
+
+
+def test_names_of_a_language_model_are_those_of_a_text_model():
+    text = "base_model: Qwen/Qwen3.5-0.8B\nunfrozen_parameters: [model.language_model.*]\nbf16: true"
+    assert read(text).request["method"]["unfrozen_parameters"] == ["model.*"]

@@ -35,6 +35,8 @@ def imported(tool, text):
         ("llama-factory", "packing: true", "packing: true"),
         ("llama-factory", "stage: pt\nneat_packing: true", "neat_packing: true"),
         ("llama-factory", "stage: dpo", "stage: dpo"),
+        ("llama-factory", "image_max_pixels: 262144\nvideo_max_pixels: 16384", "image_max_pixels: 262144"),
+        ("llama-factory", "tensor_model_parallel_size: 4", "tensor_model_parallel_size: 4"),
     ],
 )
 def test_a_key_that_is_not_modeled_is_a_warning_and_counts_as_read(tool, text, warning):
@@ -64,6 +66,13 @@ def test_a_key_that_is_not_modeled_is_a_warning_and_counts_as_read(tool, text, w
 )
 def test_features_that_are_switched_off_bring_no_warning(tool, text):
     assert imported(tool, text).warnings == ()
+
+
+def test_a_file_of_llama_factory_that_trains_nothing_is_warned_about():
+    found = imported("llama-factory", "adapter_name_or_path: mine\nexport_dir: merged\nexport_size: 5")
+    assert "trains none" in found.warnings[0]
+    assert found.not_understood == ()
+    assert imported("llama-factory", "do_train: true\ndo_predict: true").warnings == ()
 
 
 def test_keys_of_one_feature_are_one_warning():

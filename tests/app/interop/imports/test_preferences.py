@@ -29,6 +29,8 @@ def imported(text):
             "trl-grpo",
             {"beta": 0.01, "max_completion_length": 128, "sequence_length": 640},
         ),
+        (AXOLOTL + "reward_model: true\nnum_labels: 1", "trl-reward", {}),
+        (AXOLOTL.replace("adapter: lora", "adapter: qlora\nload_in_4bit: true") + "rl: orpo", "trl-orpo", {}),
         (FACTORY + "stage: dpo\npref_loss: ipo", "trl-dpo", {"loss_type": "ipo"}),
         (FACTORY + "stage: dpo\npref_loss: simpo", "trl-orpo", {}),
         (FACTORY + "stage: kto\npref_beta: 0.1", "trl-kto", {}),

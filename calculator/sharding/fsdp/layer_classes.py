@@ -1,0 +1,140 @@
+"""The classes of the layers that are FSDP2's units: those of a model's `_no_split_modules` that the model contains.
+
+`fsdp_config.transformer_layer_cls_to_wrap` can name them. accelerate then looks for no others, and so finds the units
+of models whose class also names layers of a tower that they do not have.
+
+Source: transformers 5.24, `_no_split_modules`; accelerate/utils/fsdp_utils.py, fsdp2_prepare_auto_wrap_policy.
+"""
+
+from __future__ import annotations
+
+LAYER_CLASSES: dict[str, tuple[str, ...]] = {
+    "apertus": ("ApertusDecoderLayer",),
+    "bamba": ("BambaDecoderLayer",),
+    "bart": (
+        "BartDecoderLayer",
+        "BartEncoderLayer",
+    ),
+    "bert": (
+        "BertEmbeddings",
+        "BertLayer",
+    ),
+    "bloom": ("BloomBlock",),
+    "cohere": ("CohereDecoderLayer",),
+    "cohere2": ("Cohere2DecoderLayer",),
+    "deepseek_v2": ("DeepseekV2DecoderLayer",),
+    "deepseek_v3": ("DeepseekV3DecoderLayer",),
+    "deepseek_v32": ("DeepseekV32DecoderLayer",),
+    "ernie4_5": ("Ernie4_5DecoderLayer",),
+    "ernie4_5_moe": ("Ernie4_5_MoeDecoderLayer",),
+    "exaone4": ("Exaone4DecoderLayer",),
+    "falcon": ("FalconDecoderLayer",),
+    "falcon_h1": ("FalconH1DecoderLayer",),
+    "gemma": ("GemmaDecoderLayer",),
+    "gemma2": ("Gemma2DecoderLayer",),
+    "gemma3_text": ("Gemma3DecoderLayer",),
+    "gemma3n_text": ("Gemma3nTextDecoderLayer",),
+    "gemma4_text": ("Gemma4TextDecoderLayer",),
+    "gemma4_unified_text": ("Gemma4UnifiedTextDecoderLayer",),
+    "glm": ("GlmDecoderLayer",),
+    "glm4": ("Glm4DecoderLayer",),
+    "glm4_moe": ("Glm4MoeDecoderLayer",),
+    "glm4_moe_lite": ("Glm4MoeLiteDecoderLayer",),
+    "glm4v": (
+        "Glm4vTextDecoderLayer",
+        "Glm4vVisionBlock",
+    ),
+    "glm_moe_dsa": ("GlmMoeDsaDecoderLayer",),
+    "gpt2": ("GPT2Block",),
+    "gpt_bigcode": ("GPTBigCodeBlock",),
+    "gpt_neo": ("GPTNeoBlock",),
+    "gpt_neox": ("GPTNeoXLayer",),
+    "gpt_oss": ("GptOssDecoderLayer",),
+    "gptj": ("GPTJBlock",),
+    "granite": ("GraniteDecoderLayer",),
+    "granitemoe": ("GraniteMoeDecoderLayer",),
+    "granitemoehybrid": ("GraniteMoeHybridDecoderLayer",),
+    "hunyuan_v1_dense": ("HunYuanDenseV1DecoderLayer",),
+    "internvl": (
+        "InternVLVisionLayer",
+        "Qwen3DecoderLayer",
+    ),
+    "jamba": (
+        "JambaAttentionDecoderLayer",
+        "JambaMambaDecoderLayer",
+    ),
+    "kimi_k25": (
+        "DeepseekV3DecoderLayer",
+        "Kimi_K25VisionEncoderLayer",
+    ),
+    "lfm2": ("Lfm2DecoderLayer",),
+    "lfm2_moe": ("Lfm2MoeDecoderLayer",),
+    "llama": ("LlamaDecoderLayer",),
+    "llama4_text": ("Llama4TextDecoderLayer",),
+    "mamba2": ("Mamba2Block",),
+    "minimax_m2": ("MiniMaxM2DecoderLayer",),
+    "mistral": ("MistralDecoderLayer",),
+    "mistral4": ("Mistral4DecoderLayer",),
+    "mixtral": ("MixtralDecoderLayer",),
+    "modernbert": (
+        "ModernBertEmbeddings",
+        "ModernBertEncoderLayer",
+    ),
+    "mpt": ("MptBlock",),
+    "mt5": ("MT5Block",),
+    "nemotron": ("NemotronDecoderLayer",),
+    "nemotron_h": ("NemotronHBlock",),
+    "olmo": ("OlmoDecoderLayer",),
+    "olmo2": ("Olmo2DecoderLayer",),
+    "olmo3": ("Olmo3DecoderLayer",),
+    "olmoe": ("OlmoeDecoderLayer",),
+    "opt": ("OPTDecoderLayer",),
+    "phi": ("PhiDecoderLayer",),
+    "phi3": ("Phi3DecoderLayer",),
+    "phi4_multimodal": ("Phi4MultimodalDecoderLayer",),
+    "phimoe": ("PhimoeDecoderLayer",),
+    "qwen2": ("Qwen2DecoderLayer",),
+    "qwen2_5_vl": (
+        "Qwen2_5_VLDecoderLayer",
+        "Qwen2_5_VLVisionBlock",
+    ),
+    "qwen2_moe": ("Qwen2MoeDecoderLayer",),
+    "qwen2_vl": (
+        "Qwen2VLDecoderLayer",
+        "Qwen2VLVisionBlock",
+    ),
+    "qwen3": ("Qwen3DecoderLayer",),
+    "qwen3_5_moe_text": ("Qwen3_5MoeDecoderLayer",),
+    "qwen3_5_text": ("Qwen3_5DecoderLayer",),
+    "qwen3_moe": ("Qwen3MoeDecoderLayer",),
+    "qwen3_next": ("Qwen3NextDecoderLayer",),
+    "qwen3_vl": (
+        "Qwen3VLTextDecoderLayer",
+        "Qwen3VLVisionBlock",
+    ),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoeTextDecoderLayer",
+        "Qwen3VLMoeVisionBlock",
+    ),
+    "roberta": (
+        "RobertaEmbeddings",
+        "RobertaLayer",
+    ),
+    "seed_oss": ("SeedOssDecoderLayer",),
+    "smollm3": ("SmolLM3DecoderLayer",),
+    "stablelm": ("StableLmDecoderLayer",),
+    "starcoder2": ("Starcoder2DecoderLayer",),
+    "t5": ("T5Block",),
+    "vit": (
+        "ViTEmbeddings",
+        "ViTLayer",
+    ),
+    "whisper": (
+        "WhisperDecoderLayer",
+        "WhisperEncoderLayer",
+    ),
+    "xlm-roberta": (
+        "XLMRobertaEmbeddings",
+        "XLMRobertaLayer",
+    ),
+}
