@@ -78,6 +78,7 @@ def clamp_(x: Tensor, name: str) -> Tensor:
     """Compute `x.clamp_()`. A copy of the old x is saved."""
     if x.edge is None:
         return x
+    x.tape.reads_graph = True
     node = Node(x.tape, _clamp_back, (x.edge,))
     node.save(x.tape.new(x.shape, x.dtype, name))
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
@@ -104,6 +105,7 @@ def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
         total = ops.shift(total, "sum of a row + epsilon")
     node = Node(x.tape, _normalize_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
+        x.tape.reads_graph = True
         node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
         node.save(total)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)

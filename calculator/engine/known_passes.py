@@ -144,7 +144,7 @@ class KnownPasses:
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
         # This string is equal, but a distinct object: rows that inherit the component are recognized by its identity.
-        tape.component = inherits = _another(outer)
+        tape.component = inherits = another(outer)
         outputs, layers = run()
         end = None if tape.component is inherits else tape.component
         tape.component = end or outer
@@ -185,7 +185,7 @@ def _rename(tape: Tape, name: str, first: int) -> None:
     tape.rows[first:] = zip(map(name.__add__, names), shapes, dtypes, components, sizes, strict=True)
 
 
-def _another(component: ComponentName) -> ComponentName:
+def another(component: ComponentName) -> ComponentName:
     """Return an equal string that is a distinct object."""
     return cast("ComponentName", str(component.encode(), "ascii"))
 

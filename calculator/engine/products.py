@@ -37,6 +37,7 @@ def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, nam
         x, weight = autocast.cast_factors(*given, ("input", "weight"))
     if weight.edge and isinstance(x, SlicedTensor):
         # Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold.
+        x.tape.reads_graph = True
         x = contiguous(x, "input, contiguous")
     node = None
     bias_edge = None if bias is None else bias.edge
@@ -136,6 +137,7 @@ def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:
         weight, x = x.tape.autocast.cast_factors(*given, ("weight", "input"))
     if not weight.edge:
         return bmm(x, weight, shape, name)
+    x.tape.reads_graph = True
     product = addmm(view(x, (batch, length, x.shape[1])), weight, None, shape[1], name)
     return contiguous(positions_last(product, shape), f"{name}, transposed")
 

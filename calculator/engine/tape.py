@@ -77,6 +77,7 @@ class Tape:
         "marked_rows",
         "marks",
         "module_dropout",
+        "reads_graph",
         "reads_trains",
         "rows",
         "scope",
@@ -89,6 +90,8 @@ class Tape:
         self._trains = trains
         #: Whether anything has read `trains` since this was set to False.
         self.reads_trains = False
+        #: Whether an operation has allocated other tensors because it records a graph since this was set to False.
+        self.reads_graph = False
         #: The allocations in order.
         self.rows: list[Allocation] = []
         self.events: list[int] = []

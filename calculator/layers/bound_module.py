@@ -43,6 +43,7 @@ class Parameters:
         "tied",
         "tower_layer",
         "trained",
+        "trains",
     )
 
     def __init__(
@@ -63,8 +64,9 @@ class Parameters:
         self.keeps_inputs = keeps_inputs
         #: The dtype of all parameters, whatever they are stored in. None if each has its own.
         self.dtype = dtype
-        #: Whether the pass records a graph.
+        #: Whether the pass records a graph, and whether its parameters get gradients.
         self.graph = graph
+        self.trains = graph and tape.trains
         self.known: dict[str, Tensor] = {}
         #: The number of the bound layer. `shared` has the trained parameters by that number and their name, if several
         #: passes share them.
@@ -96,7 +98,7 @@ class Parameters:
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         if trained and not self.graph and not self.tape.calls_modules:
             return LeafTensor(self.tape, None, shape, dtype)
-        if not trained or not self.tape.trains or not self.graph:
+        if not trained or not self.trains:
             return self.plain(name, shape, dtype, None)
         key = (self.layer if self.tower_layer is None else self.tower_layer), name
         if self.shared is not None and key in self.shared:

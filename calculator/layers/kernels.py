@@ -84,6 +84,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
     edges = tuple([each.edge for each in (*inputs, *trained)])
     node = Node(tape, _efficient_back, edges) if any(edges) else None
     if node is not None:
+        tape.reads_graph = True
         for tensor in (*inputs, *((bias,) if bias is not None else ())):
             node.save(tensor)
     batch, heads, length, _ = query.shape

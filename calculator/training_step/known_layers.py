@@ -11,8 +11,11 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.engine.known_passes import another
 from calculator.engine.tape import Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.methods.compared import is_like_second
+from calculator.trainers import trainer_of
 from calculator.training_step.layers_of_passes import layers_of
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
     from calculator.layers.cache import Cache
     from calculator.layers.context import Context
+    from calculator.methods.prepared_model import PreparedModel
 
 
 class _Left(NamedTuple):
@@ -93,9 +97,9 @@ class KnownLayers:
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
         `layer` runs a layer.
         """
-        if context.tape.grad_enabled or not can_be_recorded(context):
-            return None
-        return cls(layer, layers_of(context))
+        if context.tape.grad_enabled:
+            return TrainedLayers(layer, layers_of(context)) if _run_again(context) else None
+        return cls(layer, layers_of(context)) if can_be_recorded(context) else None
 
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
@@ -114,6 +118,45 @@ class KnownLayers:
         self._known[key] = _recorded(context, state, out)
         self.has_others = self.has_others or self._known[key] is None
         return out
+
+
+class TrainedLayers(KnownLayers):
+    """The checkpointed layers of a trained pass, which a second model without a graph runs again."""
+
+    __slots__ = ()
+
+    def run(self, context: Context, position: int, x: Tensor) -> Tensor:
+        """Run the layer at a position, and record its events. Return its output."""
+        key, tape = (context.classes[context.repetition.numbers[position]], x.dtype, x.merged), context.tape
+        if key in self._known or x.__class__ is not Tensor or x.storage is None:
+            return self._layer(context, position, x)
+        state, outer = _state(context), tape.component
+        # Rows that inherit the component are recognized by the identity of this string.
+        tape.component = inherits = another(outer)
+        tape.reads_trains = tape.reads_graph = False
+        out = self._layer(context, position, x)
+        recorded = None if tape.reads_graph else _recorded(context, state, out, has_graph=True)
+        if tape.component is inherits:
+            tape.component = outer
+        if recorded is not None:
+            self._known[key] = recorded
+        return out
+
+
+def _run_again(context: Context) -> bool:
+    """Return whether a pass without a graph runs the checkpointed layers of a trained pass again.
+
+    Saving tensors changes the order in which some are freed together, on which a replay depends.
+    """
+    trainer, training = trainer_of(context.training), context.training
+    if not trainer.facts.compares or not training.gradient_checkpointing or context.unrolls:
+        return False
+    if training.use_liger_kernel or trainer.is_reentrant(context) or not can_be_recorded(context):
+        return False
+    prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+    if prepared.known_passes.are_replayed:
+        return False
+    return trainer.compared(prepared) == "model" and is_like_second(prepared)
 
 
 def can_be_recorded(context: Context) -> bool:
@@ -137,7 +180,7 @@ def _state(context: Context) -> _State:
     )
 
 
-def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
+def _recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = False) -> _Layer | None:
     """Return the layer that ran since a state, or None if it left or freed a tensor that a known layer may not."""
     tape, cache, first = context.tape, context.cache, state.rows
     if len(tape.marks) != state.marks or len(tape.loops) != state.loops:
@@ -149,7 +192,7 @@ def _recorded(context: Context, state: _State, out: Tensor) -> _Layer | None:
     events = tape.events[state.events :]
     left = [out, *windows, *copies, *(tensor for each in kept for tensor in each)]
     rows = {each.storage.row if each.storage is not None else -1 for each in left}
-    if any(each.__class__ is not Tensor or each.edge is not None or each.viewed for each in left):
+    if any(each.__class__ is not Tensor or each.viewed or (each.edge and not has_graph) for each in left):
         return None
     # In order, these are the frees of the layer's own rows, those of earlier rows, and the allocations.
     ordered = sorted(events)
