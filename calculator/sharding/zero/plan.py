@@ -12,13 +12,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.sharding.zero.partitions import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.sharding.zero.backward import At, Stretch
-    from calculator.sharding.zero.partitions import Partitions, Place
+    from calculator.sharding.zero.partitions import Partitions
 
 
 class Point(NamedTuple):
@@ -141,11 +142,13 @@ class Stream:
         moves = {}
         for number, (key, offset) in self._first_of.items():
             group, start = self._partitions.start(self.stretch.key_in(key, copy))
-            moves[number] = group.at, start - offset
+            moves[number] = start - offset, group.partition
 
         def moved(place: Place) -> Place:
             group, offset, elements, _ = place
-            at, by = moves[group]
-            return at(offset + by, elements)
+            by, partition = moves[group]
+            offset += by
+            # A group without elements is in no stretch.
+            return Place(group, offset, elements, range(offset // partition, -(-(offset + elements) // partition)))
 
         return moved
