@@ -117,9 +117,10 @@ class _Uses:
         """
         found: set[int] = set()
         pinned: dict[tuple[str, Partitioned], int] = {}
-        for number in self._active:
-            position, kind, module, parameter, serial = self._events[number]
-            if module is not None or parameter is None:
+        events = self._events
+        for number in [number for number in self._active if events[number][2] is None]:
+            position, kind, _, parameter, serial = events[number]
+            if parameter is None:
                 continue
             if kind == module_calls.KEPT and position > self._backward:
                 found.add(number)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
+from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -71,38 +72,46 @@ class KnownGathers:
         self.limited, self.slack, self._in_copies = False, inf, placed.slot is not None
         moments: list[Happening] = []
         begin, shift, gap = placed.begin, placed.shift, placed.gap
-        most_live, enough = self._max_live, self._max_live - self._bucket
+        most_live, enough, limited = self._max_live, self._max_live - self._bucket, False
         partitioned, in_flight = self._partitioned, self._in_flight
         for kind, number, place, position, own, others, parameter in placed.calls:
-            if kind == GRADIENT:
-                moments.append((position, self.bytes, self.bytes, parameter, True, number))
-                continue
-            before = most = self.bytes
-            if kind == RELEASE:
-                self._release(own, others, shift, begin + place, gap)
-            elif kind == FETCH:
+            before = self.bytes
+            if kind == FETCH:
                 self._most = before
-                if len(own) > 1 or own[0] + shift in partitioned:
-                    self._gather_missing([each + shift for each in own])
-                for each in own:
-                    gather = in_flight.pop(each + shift, _ALONE)
-                    if gather is not _ALONE:
-                        self._take(gather)
-                if self.available > enough:
-                    self.limited = True
+                gather = in_flight.pop(own + shift, _ALONE)
+                if gather is not _ALONE:
+                    self._take(gather)
+                elif own + shift in partitioned:
+                    self._gather([own + shift])
+                    del in_flight[own + shift]
+                limited = limited or self.available > enough
                 if self.available < most_live or self._next <= begin + place:
                     self._advance(others, shift, begin + place)
-                most = self._most
+                if self._most != before or self.bytes != before:
+                    moments.append((position, self._most, self.bytes, None, True, number))
+                continue
+            if kind == RELEASE:
+                self._release(own, shift, begin + place, gap)
+                if others:
+                    self._release_recomputed(others, shift)
             elif kind == AHEAD:
-                if self.available > enough:
-                    self.limited = True
+                limited = limited or self.available > enough
                 if self._next < begin + place + len(others) or (self.available < most_live and self._head < self._end):
                     self._look_ahead(others, shift, begin + place, moments)
                 continue
+            elif kind == GRADIENT:
+                moments.append((position, before, before, parameter, True, number))
+                continue
+            elif kind == FETCH_SEVERAL:
+                self._fetch_several([each + shift for each in own], others, shift, begin + place)
+                if self._most != before or self.bytes != before:
+                    moments.append((position, self._most, self.bytes, None, True, number))
+                continue
             else:
                 self._of_view(own + shift, others, position)
-            if most != before or self.bytes != before:
-                moments.append((position, most, self.bytes, None, True, number))
+            if self.bytes != before:
+                moments.append((position, before, self.bytes, None, True, number))
+        self.limited = self.limited or limited
         return moments
 
     def _look_ahead(
@@ -115,11 +124,17 @@ class KnownGathers:
             if self._most != before:
                 moments.append((position, self._most, self.bytes, None, True, number))
 
-    def _gather_missing(self, numbers: Sequence[int]) -> None:
-        """Gather those of a module's parameters that are not gathered."""
-        missing = [number for number in numbers if number in self._partitioned]
+    def _fetch_several(self, own: Sequence[int], numbers: Sequence[int], shift: int, step: int) -> None:
+        """Gather those of a module's parameters that are not gathered, wait for all of them, and look ahead."""
+        self._most = self.bytes
+        missing = [number for number in own if number in self._partitioned]
         if missing:
             self._gather(missing)
+        for number in own:
+            gather = self._in_flight.pop(number, _ALONE)
+            if gather is not _ALONE:
+                self._take(gather)
+        self._advance(numbers, shift, step)
 
     def _take(self, gather: _Gather) -> None:
         """Make the parameters of a gather available, and drop the reference of one of them."""
@@ -214,23 +229,27 @@ class KnownGathers:
             partitions[each.dtype] = partitions.get(each.dtype, 0) + each.partition
         return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in partitions.items()])
 
-    def _release(
-        self, own: Iterable[tuple[int, float]], recomputed: Iterable[int], shift: int, step: int, gap: float
-    ) -> None:
-        """Free parameters that no other module uses: those that are not used again soon, and recomputed ones.
+    def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, gap: float) -> None:
+        """Free parameters that no other module uses, and that are not used again soon.
 
         `gap` is the number of elements up to the backward pass of the same copy.
         """
-        in_flight, storages = self._in_flight, self._storages
+        storages, in_flight, enough = self._storages, self._in_flight, self._max_reuse - gap
         for each, distance in own:
             number = each + shift
-            if distance + gap < self._max_reuse or self._fetched_for[number] > step:
+            if distance < enough or self._fetched_for[number] > step or number in in_flight or number not in storages:
                 continue
-            if number in storages and number not in in_flight:
-                self._free(number)
-        partitioned = self._partitioned
-        for each in recomputed:
-            if each + shift not in partitioned and each + shift not in in_flight:
+            self._partitioned.add(number)
+            self.available -= self._elements[number]
+            storage = storages.pop(number)
+            storage[0] -= 1
+            if not storage[0]:
+                self.bytes -= storage[1]
+
+    def _release_recomputed(self, numbers: Iterable[int], shift: int) -> None:
+        """Free parameters that a recomputation gathered, and that no module uses any more."""
+        for each in numbers:
+            if each + shift not in self._partitioned and each + shift not in self._in_flight:
                 self._free(each + shift)
 
     def _free(self, number: int) -> None:

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 _KIND = itemgetter(1)
 
+#: The kind of a call whose module has several parameters that no other module uses.
+FETCH_SEVERAL = -1
+
 
 #: An event of a segment, or several calls of modules in a row: what happens, the index of the event, the number of
 #: modules that are called before it in the segment, and the position on the tape. Then, of
 #:
-#: - a fetch: the parameters that no other module uses, and all parameters of the module,
+#: - a fetch: the parameter that no other module uses, or those parameters; all parameters of the module,
 #: - a release: the parameters that may be freed with the distances to their next uses (see `_distances`); those that a
 #:   recomputation gathered,
 #: - several calls: nothing; the position, the index of the event, and the parameters of each,
@@ -128,7 +131,10 @@ def _numbered_calls(
         position, of_event, module, parameter, serial = events[number]
         if kind == FETCH:
             every = used[place]
-            yield kind, number, place, position, tuple([every[at] for at in some]), every, None
+            if len(some) == 1:
+                yield kind, number, place, position, every[some[0]], every, None
+            else:
+                yield FETCH_SEVERAL, number, place, position, [every[at] for at in some], every, None
         elif kind == RELEASE and module is not None:
             freed = [numbers[module.parameters[at]] for at in some]
             again = [numbers[_module(events, event).parameters[at]] for event, at in recomputed]
