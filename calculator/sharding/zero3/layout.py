@@ -79,9 +79,10 @@ class Layout:
         placed = self._placed()
         #: The parameters in the order of their uses, each with the index of the module that uses it.
         self.queue = [(number + each.shift, place + each.begin) for own, each in placed for number, place in own.order]
-        self.order = [number for number, _ in self.queue]
+        order, places = zip(*self.queue, strict=True)
+        self.order: tuple[int, ...] = order
         #: The index of the module that uses each of them. The last is infinite.
-        self.places: list[float] = [*[place for _, place in self.queue], inf]
+        self.places: tuple[float, ...] = (*places, inf)
         self.segments = [*self._with_distances(placed)]
 
     def _of_persistent(self, sizes: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from calculator.engine import module_calls
@@ -64,6 +64,7 @@ READ = "lora_A"
 MAGNITUDES = "lora_magnitude_vector"
 
 
+_POSITION, _LABEL = itemgetter(0), itemgetter(1)
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
 
 #: A name or a path with `*` for the number of its layer, and that number.
@@ -86,7 +87,7 @@ class Program:
         self.marks, self._followed, self.substitutes = tape.marks, followed, substitutes
         #: The parameters by their names and layers.
         self.by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
-        marks = {label: at for at, label in tape.marks if label in {"forward", "backward", "epilogue"}}
+        marks = dict(zip(map(_LABEL, tape.marks), map(_POSITION, tape.marks), strict=True))
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [
             (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
@@ -251,7 +252,8 @@ class Program:
 
 def leaves_of(tape: Tape) -> set[str]:
     """Return the paths of leaf modules, whose parameters are gathered with those of all modules in them."""
-    return {label.removeprefix(module_calls.LEAF) for _, label in tape.marks if label.startswith(module_calls.LEAF)}
+    labels = filter(methodcaller("startswith", module_calls.LEAF), map(_LABEL, tape.marks))
+    return {label.removeprefix(module_calls.LEAF) for label in labels}
 
 
 class _Named(Generic[Named]):
@@ -278,7 +280,8 @@ def _parts(
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     without_graph, inside = "", False
-    names = dict.fromkeys(label.partition("layer ")[0] for _, label in tape.marks if label.endswith(" forward"))
+    of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
+    names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
     cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
     entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
     left = {last for _, last in cuts[: len(windows)]}
