@@ -82,7 +82,7 @@ class Stretch:
     def moved(self, at: At, copy: int) -> At:
         """Return a moment of the first copy in another copy."""
         more = copy - self.copies[0]
-        return At(at.bytes + more * self._growth, at.event, copy) if more else at
+        return tuple.__new__(At, (at.bytes + more * self._growth, at.event, copy)) if more else at
 
     def key_in(self, key: Key, copy: int) -> Key:
         """Return a parameter of the first copy in another copy."""

@@ -134,7 +134,7 @@ class FlatGroup:
         """Return the place of consecutive elements."""
         partition = self.partition
         ranks = range(offset // partition, -(-(offset + elements) // partition)) if partition else range(0)
-        return Place(self.number, offset, elements, ranks)
+        return tuple.__new__(Place, (self.number, offset, elements, ranks))  # faster than a call of the class
 
     def padding(self, rank: int) -> int:
         """Return the elements of a rank's partition that belong to no parameter."""

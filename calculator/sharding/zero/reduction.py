@@ -199,7 +199,9 @@ class Reduction:
             self._large += gradient
         self._bucket.append(place)
         self._filled += place.elements
-        if plan.accumulated or not plan.streams:
+        if not plan.streams:
+            self._note_less(at)
+        elif plan.accumulated:
             self._note(at)
 
     def _add_all(self, layer: int | None, gradients: Gradients, at: At) -> None:
@@ -215,7 +217,7 @@ class Reduction:
             first, sizes = gradients.bytes[done], gradients.bytes
             # The bytes only decrease from one gradient to the next.
             self._held -= sizes[done + 1] - first
-            self._note(at)
+            self._note_less(at)
             self._held -= sizes[end] - sizes[done + 1]
             self._filled += gradients.elements[end] - gradients.elements[done]
             if gradients.are_joined:
@@ -234,44 +236,59 @@ class Reduction:
 
     def _reduce(self, at: At) -> None:
         """Reduce the bucket, and copy each part to the partition of its rank."""
-        self.intervals.append(self._note(at, copied=self._copied()))
-        for rank in chain.from_iterable({*map(_RANKS, self._bucket)}):
-            self.reduced.setdefault(rank, len(self.intervals) - 1)
-        for place in self._bucket if self._plan.offloads else ():
-            for rank, elements in self._plan.partitions.slices(place):
-                self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
+        intervals, reduced, ranks = self.intervals, self.reduced, {*map(_RANKS, self._bucket)}
+        intervals.append(self._note(at, copied=self._copied(ranks)))
+        for rank in chain.from_iterable(ranks):
+            if rank not in reduced:
+                reduced[rank] = len(intervals) - 1
+        if self._plan.offloads:
+            self._copy_to_host()
         self._open = None
-        self.intervals.append(self._note(at))
+        intervals.append(self._note(at))
         self._open = None
         if self._waiting:
-            self.large.append(Large(len(self.intervals) - 1, self._waiting, self._bucket[0].ranks))
-        if not self._plan.keeps_large:
-            self._large -= self._waiting
+            self.large.append(Large(len(intervals) - 1, self._waiting, self._bucket[0].ranks))
+            if not self._plan.keeps_large:
+                self._large -= self._waiting
         self._bucket, self._filled, self._waiting = [], 0, 0
 
-    def _copied(self) -> int:
+    def _copy_to_host(self) -> None:
+        for place in self._bucket:
+            for rank, elements in self._plan.partitions.slices(place):
+                self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
+
+    def _copied(self, ranks: set[range]) -> int:
         """Return the bytes of the largest flat copy.
 
-        Parts for different ranks are copied together. A single part is a view.
+        `ranks` are those of each place. Parts for different ranks are copied together. A single part is a view.
         """
-        if not self._plan.copies or not self._bucket:
+        plan, elements = self._plan, self._filled
+        if not plan.copies or not self._bucket:
             return 0
-        most, elements = 0, self._filled
-        parts = 2 if len({*map(_RANKS, self._bucket)}) > 1 else len(self._bucket[0].ranks)
-        if elements > self._plan.bucket_size:
-            parts = elements = 0
-            for size in self._parts():
-                parts, elements = parts + 1, elements + size
-                if elements > self._plan.bucket_size:
-                    most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
+        if elements <= plan.bucket_size:
+            is_view = len(ranks) == 1 and len(self._bucket[0].ranks) <= 1
+            return 0 if is_view else allocated(elements, ITEMSIZE[plan.dtype])
+        most = parts = elements = 0
+        for size in self._parts():
+            parts, elements = parts + 1, elements + size
+            if elements > plan.bucket_size:
+                most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
         most = max(most, elements if parts > 1 else 0)
-        return allocated(most, ITEMSIZE[self._plan.dtype])
+        return allocated(most, ITEMSIZE[plan.dtype])
 
     def _parts(self) -> Iterator[int]:
         """Yield the elements of each run of gradients for one rank."""
         slices = (part for place in self._bucket for part in self._plan.partitions.slices(place))
         for _, run in groupby(slices, lambda part: part[0]):
             yield sum(size for _, size in run)
+
+    def _note_less(self, at: At) -> None:
+        """Record the end of the backward pass after gradients went to the bucket.
+
+        It is no fuller than the moments before it in the same interval: the bytes only decrease.
+        """
+        if self._open is None or self._keeps_line:
+            self._note(at)
 
     def _note_in(self, copy: int, more: int, at: At) -> None:
         """Record a moment of the first copy in another copy, which has some more bytes."""
@@ -280,7 +297,8 @@ class Reduction:
         if self._keeps_line:
             self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
-            self._open = Point(size, At(own, at.event, copy), self._has_bucket, self._large, self._held, 0)
+            own_at = tuple.__new__(At, (own, at.event, copy))  # faster than calls of the classes
+            self._open = tuple.__new__(Point, (size, own_at, self._has_bucket, self._large, self._held, 0))
 
     def _note(self, at: At, *, copied: int = 0) -> Point:
         """Record a moment, and return the fullest point of the interval so far."""
@@ -288,7 +306,7 @@ class Reduction:
         if self._keeps_line:
             self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
-            self._open = Point(size, at, self._has_bucket, self._large, self._held, copied)
+            self._open = tuple.__new__(Point, (size, at, self._has_bucket, self._large, self._held, copied))
         return self._open
 
     def _close(self) -> None:
