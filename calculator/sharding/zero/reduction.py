@@ -199,9 +199,7 @@ class Reduction:
             self._large += gradient
         self._bucket.append(place)
         self._filled += place.elements
-        if not plan.streams:
-            self._note_less(at)
-        elif plan.accumulated:
+        if plan.accumulated or not plan.streams:
             self._note(at)
 
     def _add_all(self, layer: int | None, gradients: Gradients, at: At) -> None:
@@ -217,7 +215,7 @@ class Reduction:
             first, sizes = gradients.bytes[done], gradients.bytes
             # The bytes only decrease from one gradient to the next.
             self._held -= sizes[done + 1] - first
-            self._note_less(at)
+            self._note(at)
             self._held -= sizes[end] - sizes[done + 1]
             self._filled += gradients.elements[end] - gradients.elements[done]
             if gradients.are_joined:
@@ -281,14 +279,6 @@ class Reduction:
         slices = (part for place in self._bucket for part in self._plan.partitions.slices(place))
         for _, run in groupby(slices, lambda part: part[0]):
             yield sum(size for _, size in run)
-
-    def _note_less(self, at: At) -> None:
-        """Record the end of the backward pass after gradients went to the bucket.
-
-        It is no fuller than the moments before it in the same interval: the bytes only decrease.
-        """
-        if self._open is None or self._keeps_line:
-            self._note(at)
 
     def _note_in(self, copy: int, more: int, at: At) -> None:
         """Record a moment of the first copy in another copy, which has some more bytes."""
