@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key, gradient_key
 from calculator.sharding.zero3.copies import WRAPPED, Substitutes
 from calculator.sharding.zero3.parameters import Module
-from calculator.sharding.zero3.segment import OF_MODULES, Event, Placed, Segment
+from calculator.sharding.zero3.segment import Event, Placed, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,9 +50,6 @@ WITHOUT_GRAPH = "before forward without a graph: "
 
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
-
-#: The kinds of events that are calls.
-CALLS = frozenset((*OF_MODULES, WITHOUT_GRAPH))
 
 #: The number of the window of the backward pass.
 BACKWARD = 1
@@ -220,12 +217,9 @@ class Program:
                 for kind, is_wrapped in zip(kinds, wraps, strict=True)
             ]
         names = [*zip(texts, layers, strict=True)]
-        are_calls = [kind in CALLS for kind in kinds]
-        of_modules = [name if is_call else None for name, is_call in zip(names, are_calls, strict=True)]
-        of_parameters = [None if is_call else name for name, is_call in zip(names, are_calls, strict=True)]
-        modules = _Named(self.modules, of_modules, self._followed.period)
-        parameters = _Named(self.by_name, of_parameters, self._followed.period)
-        own = [*modules.of(0)]
+        # No module has the name of a parameter.
+        own: list[Module | None] = [*map(self.modules.get, names)]
+        of_own: list[Partitioned | None] = [*map(self.by_name.get, names)]
         active = [
             number
             for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
@@ -233,9 +227,18 @@ class Program:
         ]
         fetched = [number for number in active if kinds[number] in FETCHES]
 
+        @cache
+        def distinct() -> tuple[_Named[Module], _Named[Partitioned]]:
+            modules = [name if module is not None else None for name, module in zip(names, own, strict=True)]
+            parameters = [name if module is None else None for name, module in zip(names, own, strict=True)]
+            period = self._followed.period
+            return _Named(self.modules, modules, period), _Named(self.by_name, parameters, period)
+
         def of_copy(copy: int) -> tuple[list[Event], list[Module], list[int]]:
-            of_events = own if copy == 0 else [*modules.of(copy)]
-            events = [*zip(positions, kinds, of_events, parameters.of(copy), serials, strict=True)]
+            of_events, of_parameters = own, of_own
+            if copy:
+                of_events, of_parameters = ([*named.of(copy)] for named in distinct())
+            events = [*zip(positions, kinds, of_events, of_parameters, serials, strict=True)]
             return events, [of_events[number] for number in fetched], active  # type: ignore[misc]  # fetched: all are calls
 
         return of_copy
