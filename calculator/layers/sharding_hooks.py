@@ -47,6 +47,10 @@ class Unit:
         """Run what follows its forward, outside a checkpoint. Return its output."""
         return x
 
+    def attention(self) -> Unit:
+        """Return the attention module of a tower's layer, if a sharding treats it separately from the layer."""
+        return _UNIT
+
 
 _UNIT = Unit()
 

@@ -128,6 +128,7 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
         unit = context.hooks.tower_layer(each, name)
         context.parameters.tower_layer = number
         bound = context.layer(each, f"{name}.*.")
+        bound.attention = unit.attention()
         context.parameters.tower_layer = None
         yield unit, bound
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]

@@ -18,15 +18,17 @@ from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.sharding.fsdp.parameters import RANKS, shard_shape
 from calculator.sharding.fsdp.reference import EarlierPass, SameUnits, SecondModel
-from calculator.sharding.fsdp.unit import FSDPUnit, Part
+from calculator.sharding.fsdp.unit import FSDPUnit, LayerAround, Nested, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
+    ATTENTION,
     CAST_SHARDS,
     FULL,
     GATHERED,
     GRADIENT_SHARDS,
     REDUCE_SCATTER_INPUT,
     REDUCE_SCATTER_OUTPUT,
+    TOWER_ATTENTION,
     UPLOADED,
     layer_unit,
     outer_units,
@@ -210,10 +212,20 @@ class MicroBatch(Hooks):
         return Part(unit, len(self.parameters.leaves), is_last=True)
 
     def tower_layer(self, layer: Layer, stack: str) -> Unit:
-        """Return a layer of a vision tower. It is a unit that precedes the embeddings in the order of modules."""
+        """Return a layer of a vision tower. It is a unit that precedes the embeddings in the order of modules.
+
+        In some towers, its attention module is that unit.
+        """
         unit = FSDPUnit(self, self.parameters_of(layer, stack), reshards=self.reshards)
         self.units.insert(self.units.index(self.roles["embeddings"]), unit)
-        return Part(unit, len(self.parameters.leaves), is_last=True)
+        return self.part_of_tower(unit)
+
+    def part_of_tower(self, unit: FSDPUnit) -> Unit:
+        """Return the layer of a vision tower that a unit belongs to."""
+        first_leaf = len(self.parameters.leaves)
+        if self.prepared.model.model_type in TOWER_ATTENTION:
+            return LayerAround(Nested(unit, first_leaf, ATTENTION))
+        return Part(unit, first_leaf, is_last=True)
 
     def parameters_of(self, layer: Layer, stack: str | None = None) -> UnitParameters:
         """Return the parameters of a layer's unit."""

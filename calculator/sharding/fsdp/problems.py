@@ -11,7 +11,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
 from calculator.sharding.fsdp.parameters import cast_biases, stored
-from calculator.sharding.fsdp.units import TOWER_LAYERS, outer_units, units_of
+from calculator.sharding.fsdp.units import TOWER_ATTENTION, TOWER_LAYERS, outer_units, units_of
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import computes_logits, is_patched
 
@@ -67,7 +67,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
             f"accelerate looks for {layer}, which the model does not have, and raises an error: {_other(prepared)}"
         )
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
-    elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS:
+    elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS | TOWER_ATTENTION:
         message = f"the units in the vision tower of {prepared.model.model_type} are not modeled: use ddp or zero2"
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     if training.trainer not in TRAINERS:

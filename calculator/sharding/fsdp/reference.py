@@ -69,7 +69,7 @@ class SameUnits(Hooks):
             return super().tower_layer(layer, stack)
         unit = FSDPUnit(trained, trained.parameters_of(layer, stack), reshards=True)
         unit.is_entered = True
-        return Part(unit, len(trained.parameters.leaves), is_last=True)
+        return trained.part_of_tower(unit)
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Record that the unit that ran last precedes the first unit. So the first unit's backward pass gathers it."""

@@ -62,7 +62,11 @@ class FSDPUnit:
         """Gather the weights. Reduce their gradients when the gradient of the input is complete."""
         if not self.of.parameters:
             return x
-        if not self.enter() or x.edge is None:
+        return self.before_reduction(x) if self.enter() else x
+
+    def before_reduction(self, x: Tensor) -> Tensor:
+        """Return an input that reduces the unit's gradients when its own gradient is complete."""
+        if x.edge is None:
             return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _post_backward, (x.edge,), self))
 
@@ -166,6 +170,53 @@ class Part(Unit):
         """
         self.unit.leaves += self.unit.micro_batch.parameters.leaves[self.first_leaf :]
         return self._in_param_dtype(self.unit.after(x) if self.is_last else x, "output")
+
+
+class Nested(Part):
+    """A unit inside a layer that may be checkpointed.
+
+    A recomputation gathers its weights for the backward pass.
+
+    Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, post_forward.
+    """
+
+    __slots__ = ("_has_run", "_path")
+
+    def __init__(self, unit: FSDPUnit, first_leaf: int, path: str) -> None:
+        super().__init__(unit, first_leaf, is_last=True)
+        #: The path of its module in the layer.
+        self._path = f".{path}."
+        self._has_run = False
+
+    def before(self, x: Tensor) -> Tensor:
+        """Gather the weights. Reduce their gradients when the gradient of the input is complete."""
+        self.unit.enter()
+        return self.unit.before_reduction(x)
+
+    def after(self, x: Tensor) -> Tensor:
+        """End the unit's forward pass. A recomputation only frees the buffer from which it copied the weights."""
+        unit, micro_batch = self.unit, self.unit.micro_batch
+        if self._has_run:
+            micro_batch.kept_buffer = None
+        else:
+            leaves = micro_batch.parameters.leaves[self.first_leaf :]
+            unit.leaves += [leaf for leaf in leaves if self._path in leaf.name]
+            micro_batch.leave(unit)
+        self._has_run = True
+        return self._in_param_dtype(unit.before_gradient(x), "output")
+
+
+class LayerAround(Unit):
+    """A layer that is no unit, and whose attention module is one."""
+
+    __slots__ = ("_attention",)
+
+    def __init__(self, attention: Unit) -> None:
+        self._attention = attention
+
+    def attention(self) -> Unit:
+        """Return the attention module."""
+        return self._attention
 
 
 def _cast_table(x: Tensor, dtype: DType) -> Tensor:

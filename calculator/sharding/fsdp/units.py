@@ -8,7 +8,7 @@ Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model and _find_final_norm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,13 @@ WITHOUT_BASE = ("llama4", "llama4_text")
 TOWER_LAYERS = frozenset(
     {"internvl", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
 )
+
+#: Models whose vision towers have attention modules that are units, because their class is among `_no_split_modules`.
+#: Their layers are no units, and the rest of each layer belongs to the root.
+TOWER_ATTENTION = frozenset({"idefics3", "smolvlm"})
+
+#: The path of that module in its layer.
+ATTENTION = "self_attn"
 
 #: The suffixes of the names of a unit's own tensors.
 GATHERED = ": gathered"
@@ -122,13 +129,23 @@ class UnitParameters:
 
 
 def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
-    """Return the unit of a layer of the decoder, or of the vision tower whose layers `stack` names."""
+    """Return the unit of a layer of the decoder, or of the vision tower whose layers `stack` names.
+
+    In some towers, it has the parameters of the layer's attention module only.
+    """
     name = stack or prepared.model.decoder.name
     cached: UnitParameters | None = prepared.units.get((name, id(layer)))
     if cached is None:
-        cached = _unit(prepared, f"{name}.*", layer_parameters(prepared, layer, name))
+        parameters = layer_parameters(prepared, layer, name)
+        if name != prepared.model.decoder.name and prepared.model.model_type in TOWER_ATTENTION:
+            parameters = [each for each in parameters if _is_of_attention(each)]
+        cached = _unit(prepared, f"{name}.*", parameters)
         prepared.units[name, id(layer)] = cached
     return cached
+
+
+def _is_of_attention(parameter: ResidentTensor) -> bool:
+    return f".{ATTENTION}." in parameter.name
 
 
 def tower_stacks(model: Model) -> Iterator[Stack]:
@@ -176,12 +193,28 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
     tail = [name for name in (norm, embedding if tied else None, head) if name]
     placed = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
     return OuterUnits(
-        root=_unit(prepared, ROOT, [each for each in left if each.name not in placed]),
+        root=_unit(prepared, ROOT, [each for each in (*_of_root(prepared, left),) if each.name not in placed]),
         embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
         tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
         norm=_role(model, norm) if norm is not None else None,
         has_head=head is not None,
     )
+
+
+def _of_root(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[ResidentTensor]:
+    """Yield parameters outside the layers, and those of a tower's layers that belong to no unit of their own."""
+    model = prepared.model
+    stacks = [*tower_stacks(model)] if model.model_type in TOWER_ATTENTION else []
+    at = 0
+    for stack in stacks:
+        before = tuple(f"{part.name}." for part in model.parts[: model.parts.index(stack)])
+        end = sum(each.name.startswith(before) for each in outer)
+        yield from outer[at:end]
+        at = end
+        for number, layer in enumerate(stack.layers):
+            rest = (each for each in layer_parameters(prepared, layer, stack.name) if not _is_of_attention(each))
+            yield from (replace(each, name=each.name.replace("*", str(number))) for each in rest)
+    yield from outer[at:]
 
 
 def _unit(prepared: PreparedModel, name: str, parameters: list[ResidentTensor]) -> UnitParameters:
