@@ -96,17 +96,46 @@ def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tenso
     patch_embeds = embed_patches(context, embeddings, pixel_values, is_input=False)
     table = context.outer(f"{embeddings}.position_embedding")
     context.set_scope(f"{embeddings}: ")
-    ids = context.tape.new(patch_embeds.shape[:2], "int64", "position_ids")
+    ids, computed = _position_ids(context, patch_embeds.shape[0])
     begin(context.tape, table.name)
     rows = products.embedding(ids, context.method.embedding_weight(table), table.module.out_features, "positions")
     rows = leave(table.name, rows)
     hidden_states = ops.add(patch_embeds, rows, "patches with positions")
-    del patch_embeds, rows, ids
+    del patch_embeds, rows, ids, computed
     if context.training.gradient_checkpointing and not hidden_states.edge:
         hidden_states = context.input_requiring_grad(hidden_states, "patches with positions")
     hidden_states = leave(embeddings, hidden_states)
     last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
     return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
+
+
+def _position_ids(context: Context, tiles: int) -> tuple[Tensor, list[Tensor]]:
+    """Return the positions of patches as fractions of a tile's sides, and what the code keeps that computes them.
+
+    Source: Idefics3VisionEmbeddings.forward.
+    """
+    tape, vision = context.tape, context.config["vision_config"]
+    side = int(vision["image_size"]) // int(vision["patch_size"])
+    of_tiles, of_sides, of_patches = (tiles,), (tiles, side), (tiles, named(side**2, "patches"))
+    kept = [tape.new((side,), "float32", "boundaries of positions")]
+    zeros = tape.new(of_patches, "int64", "positions, zeros")
+    kept += [tape.new(of_tiles, "int64", f"patches of {each}") for each in ("columns", "rows")]
+    for each in ("rows", "columns"):
+        reciprocal = tape.new(of_tiles, "float32", f"1 / patches of {each}")
+        kept.append(tape.new(of_tiles, "float32", f"step of {each}"))
+        del reciprocal
+    kept += [tape.new((side,), "float32", f"indices of {each}") for each in ("rows", "columns")]
+    fractions = [tape.new(of_sides, "float32", f"fractions of {each}") for each in ("rows", "columns")]
+    while fractions:
+        kept.append(tape.new(of_sides, "float32", "fractions, limited"))
+        fractions.pop(0)
+    kept += [tape.new(of_sides, "int64", f"positions of {each}") for each in ("rows", "columns")]
+    times_side = tape.new(of_sides, "int64", "positions of rows · side")
+    kept.append(tape.new(of_patches, "int64", "positions"))
+    del times_side
+    ids = tape.new(of_patches, "int64", "position_ids")
+    del zeros
+    return ids, kept
 
 
 def _embeddings(context: Context, path: str, pixel_values: Tensor, *, with_class: bool = False) -> Tensor:

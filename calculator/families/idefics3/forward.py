@@ -59,7 +59,8 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     weight = context.outer(f"{TOWER}.embeddings.patch_embedding").own["weight"]
     joined = ops.cast(joined, weight.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
-    context.decoder_locals.append(joined)
+    # SmolVLM's forward keeps the mask, which is local to a function of Idefics 3 (inputs_merger).
+    context.decoder_locals += [joined, mask] if context.model.model_type == "smolvlm" else [joined]
     return indexing.fill_masked(inputs_embeds, mask, joined, "words and images")
 
 

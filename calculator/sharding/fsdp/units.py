@@ -8,7 +8,7 @@ Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model and _find_final_norm
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -211,9 +211,8 @@ def _of_root(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[R
         end = sum(each.name.startswith(before) for each in outer)
         yield from outer[at:end]
         at = end
-        for number, layer in enumerate(stack.layers):
-            rest = (each for each in layer_parameters(prepared, layer, stack.name) if not _is_of_attention(each))
-            yield from (replace(each, name=each.name.replace("*", str(number))) for each in rest)
+        for layer in stack.layers:
+            yield from (each for each in layer_parameters(prepared, layer, stack.name) if not _is_of_attention(each))
     yield from outer[at:]
 
 

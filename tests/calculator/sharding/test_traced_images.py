@@ -31,7 +31,6 @@ def test_a_replay_reserves_at_least_what_is_allocated(case):
         ("google/paligemma-3b-pt-224", "accelerate looks for SiglipTextEmbeddings"),
         ("google/gemma-4-E2B", "accelerate looks for Gemma4AudioLayer"),
         ("llava-hf/llava-1.5-7b-hf", "accelerate looks for CLIPTextEmbeddings"),
-        ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "units in the vision tower of smolvlm"),
     ],
 )
 def test_towers_that_fsdp_does_not_wrap_are_refused(model, words):
