@@ -14,7 +14,7 @@ from calculator.layers.batch_state import BatchState
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.layer_classes import layer_classes
 from calculator.layers.layer_modules import LayerModules
-from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
+from calculator.layers.sharding_hooks import NO_HOOKS, Hooks, Unit
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -87,6 +87,7 @@ class Context(BatchState):
         "skipped_layer_tensors",
         "skipped_router_gradients",
         "tape",
+        "tower_unit",
         "training",
         "unrolls",
     )
@@ -115,6 +116,8 @@ class Context(BatchState):
         super().__init__(is_causal=forward.is_causal)
         #: The hooks of the sharding in a micro-batch.
         self.hooks = hooks
+        #: The layer of a vision tower that runs.
+        self.tower_unit = Unit()
         #: The dtype of the model's buffers that have none of their own.
         self.buffer_dtype: DType = prepared.given.dtype
         prepared = self.hooks.computed(prepared)

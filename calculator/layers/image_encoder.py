@@ -209,13 +209,14 @@ def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """Attend among the patches of each image: (images, patches, hidden_size) to the same shape."""
     path, (images, patches, width) = f"{modules.prefix}self_attn", x.shape
     begin(context.tape, path)
-    x = modules.attention.receive(modules.attention.before(x))
+    unit = context.tower_unit.attention()
+    x = unit.receive(unit.before(x))
     heads = context.config["vision_config"]["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
     query, key, value = (ops.view(modules[f"self_attn.{each}_proj"](x), shape) for each in ("q", "k", "v"))
     context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)
-    return leave(path, modules.attention.after(modules["self_attn.out_proj"](attn_output)))
+    return leave(path, unit.after(modules["self_attn.out_proj"](attn_output)))
 
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

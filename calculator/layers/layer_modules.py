@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.layers.sharding_hooks import Unit
-
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import LayerKind
     from calculator.layers.bound_module import BoundModule
@@ -14,15 +12,13 @@ if TYPE_CHECKING:
 class LayerModules:
     """The bound modules of one layer."""
 
-    __slots__ = ("attention", "kind", "modules", "prefix")
+    __slots__ = ("kind", "modules", "prefix")
 
     def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
         self.modules = modules
         #: The path of the layer, with `*` for its number.
         self.prefix = prefix
         self.kind = kind
-        #: What a sharding runs around the attention module of a tower's layer.
-        self.attention = Unit()
 
     @property
     def names(self) -> list[str]:

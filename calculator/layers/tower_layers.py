@@ -128,7 +128,6 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
         unit = context.hooks.tower_layer(each, name)
         context.parameters.tower_layer = number
         bound = context.layer(each, f"{name}.*.")
-        bound.attention = unit.attention()
         context.parameters.tower_layer = None
         yield unit, bound
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
@@ -148,7 +147,7 @@ def _within(
     x: Tensor,
 ) -> Tensor:
     """Run a layer of a tower, in the forward pass or when a backward pass recomputes it."""
-    outer, context.tape.tower_layer = context.tape.tower_layer, index
+    outer, context.tape.tower_layer, context.tower_unit = context.tape.tower_layer, index, unit
     try:
         with _of_tower(context, dropout, mask):
             return layer(unit.receive(x))
