@@ -14,7 +14,7 @@ from calculator.layers.batch_state import BatchState
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.layer_classes import layer_classes
 from calculator.layers.layer_modules import LayerModules
-from calculator.layers.sharding_hooks import NO_HOOKS, Hooks, Unit
+from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calculator.layers.cache import Cache
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.method_hooks import Prepared
+    from calculator.layers.sharding_hooks import Unit
     from calculator.layers.tower import Processed
 
 
@@ -95,6 +96,8 @@ class Context(BatchState):
     attn_weights: Tensor | None
     left_out: LeftOutPasses | None
     returned_attn_weights: Tensor | None
+    #: The layer of a vision tower that runs. It is set while one does.
+    tower_unit: Unit
     skipped_layer: SkippedLayer | None
 
     def __init__(
@@ -116,8 +119,6 @@ class Context(BatchState):
         super().__init__(is_causal=forward.is_causal)
         #: The hooks of the sharding in a micro-batch.
         self.hooks = hooks
-        #: The layer of a vision tower that runs.
-        self.tower_unit = Unit()
         #: The dtype of the model's buffers that have none of their own.
         self.buffer_dtype: DType = prepared.given.dtype
         prepared = self.hooks.computed(prepared)
