@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.zero.peaks import FlatPeaks
     from calculator.training_step.zero3.peaks import PartitionedPeaks
@@ -141,9 +142,21 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     kept = _kept_in_generation(step, workspaces)
     passes = in_segments(Counter(sizes(step.before_generation)))
     for each in step.generation:
-        if each.bound is None or in_segments(each.bound()) > max(passes, least - kept):
+        if not _fits(each, max(passes, least - kept)):
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
+
+
+def _fits(step_pass: StepPass, size: int) -> bool:
+    """Return whether the blocks of a pass are certain to fit in some bytes of segments.
+
+    A large segment of blocks of one size below 10 MiB has at least two of them, and less room than for one more: two
+    thirds of it are used, except in the last segment of a size. A larger block leaves less than a sixth of its segment.
+    """
+    if step_pass.bound is None or step_pass.bytes_of_bound is None:
+        return False
+    count, total = step_pass.bytes_of_bound()
+    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size or in_segments(step_pass.bound()) <= size
 
 
 def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
@@ -268,9 +281,21 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
         of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
         bounds |= {size: max(counts[size], bounds.get(size, 0), count) for size, count in of_first}
-    if not bounds or in_segments(counts | bounds) == in_segments(counts):
-        return counts
-    return _peak_counts(step.whole)
+    return _peak_counts(step.whole) if bounds and _needs_more(counts, bounds) else counts
+
+
+def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
+    """Return whether blocks need more segments with higher counts of some sizes."""
+    small = more = 0
+    for size, count in bounds.items():
+        before = counts.get(size, 0)
+        if size <= SMALL_REQUEST:
+            more += size * (count - before)
+        elif in_segments({size: count}) != in_segments({size: before}):
+            return True
+    if more:
+        small = sum([size * count for size, count in counts.items() if size <= SMALL_REQUEST])
+    return whole_segments(small + more) != whole_segments(small)
 
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:

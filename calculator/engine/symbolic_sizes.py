@@ -34,7 +34,7 @@ _PLACE = re.compile(f"{_OPEN}(\\d+){_BETWEEN}([^{_CLOSE}]*){_CLOSE}")
 class ShapeEnv:
     """The values that a trace computes from its symbolic sizes, by index. The symbolic sizes come first."""
 
-    __slots__ = ("constants", "expressions", "guards", "known", "values", "writes_places")
+    __slots__ = ("_known_dependents", "constants", "expressions", "guards", "known", "values", "writes_places")
 
     def __init__(self) -> None:
         #: Every value, computed with the sizes of this trace.
@@ -50,6 +50,7 @@ class ShapeEnv:
         #: Whether the text of a size is a place for digits, which `Texts` fills. Otherwise the text is a guard on the
         #: size.
         self.writes_places = False
+        self._known_dependents: tuple[object, tuple[list[Expression], set[int]]] | None = None
 
     def create_symint(self, size: int) -> SymInt:
         """Make a size symbolic. Create all of them before any other value has an index."""
@@ -125,17 +126,27 @@ class ShapeEnv:
 
         `alias` and `source` are indices.
         """
-        found, traced, changed = [*values], self.values, {alias}
+        found, traced = [*values], self.values
         found[alias] = found[source]
-        start = bisect_right(self.expressions, alias, key=itemgetter(0))
+        expressions, guards = self._dependents(alias)
         try:
-            for index, function, left, right in self.expressions[start:]:
-                if left in changed or right in changed:
-                    changed.add(index)
-                    found[index] = function(found[left], found[right])
+            for index, function, left, right in expressions:
+                found[index] = function(found[left], found[right])
         except ZeroDivisionError:
             return None
-        return found if all(found[index] == traced[index] for index in changed & self.guards) else None
+        return found if all(found[index] == traced[index] for index in guards) else None
+
+    def _dependents(self, alias: int) -> tuple[list[Expression], set[int]]:
+        """Return the expressions and the guards that depend on an alias. The last ones are cached."""
+        key = (alias, len(self.expressions), len(self.guards))
+        if self._known_dependents is None or self._known_dependents[0] != key:
+            changed, expressions = {alias}, []
+            for expression in self.expressions[bisect_right(self.expressions, alias, key=itemgetter(0)) :]:
+                if expression[2] in changed or expression[3] in changed:
+                    changed.add(expression[0])
+                    expressions.append(expression)
+            self._known_dependents = key, (expressions, changed & self.guards)
+        return self._known_dependents[1]
 
     def extended(self, values: Sequence[int]) -> list[int]:
         """Return the values together with those of indices that were added after they were computed."""

@@ -62,7 +62,7 @@ class _WithoutAdapters(PreparedModel):
         spec = self.adapted.module_spec(path, module)
         if not spec.added and spec.copied is None:
             return spec
-        return replace(spec, added=(), trained=() if spec.copied else spec.trained, copied=None)
+        return spec.without_added()
 
 
 class _WithCopies(PreparedModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from functools import partial
 from itertools import chain, pairwise, repeat
-from operator import neg
+from operator import mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
@@ -36,12 +36,14 @@ class StepPass(NamedTuple):
     """One pass: the moment with the most bytes, the operation before it, and the recording, made when it is read.
 
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
+    `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of these storages.
     """
 
     moment: Moment
     operation: str
     deferred: Deferred[Recording]
     bound: Deferred[Mapping[int, int]] | None = None
+    bytes_of_bound: Callable[[], tuple[int, int]] | None = None
 
     @classmethod
     def of(cls, peak: PassPeak) -> StepPass:
@@ -188,7 +190,13 @@ class _Layout:
             self._names[last if last >= 0 else ~last],
             Deferred(lambda: run().recorded()),
             Deferred(partial(self._bound, values)),
+            partial(self._bytes_of_bound, values),
         )
+
+    def _bytes_of_bound(self, values: Sequence[int] | None) -> tuple[int, int]:
+        blocks = self._blocks()
+        sizes = blocks.keys() if values is None else map(values.__getitem__, blocks)
+        return len(blocks), sum(map(mul, sizes, blocks.values()))
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
         blocks: dict[int, int] = {}

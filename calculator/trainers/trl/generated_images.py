@@ -52,6 +52,8 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
 
 def of_step(prepared: Subject) -> list[BatchTensor]:
     """Return what is one tensor for all micro-batches: a shuffle copies it, and each micro-batch has a part of it."""
+    if not prepared.training.has_images:
+        return []
     whole = _whole(prepared)
     split = _split_names(whole, prepared.training)
     return [each for each in whole if each[0] not in split]
@@ -59,6 +61,8 @@ def of_step(prepared: Subject) -> list[BatchTensor]:
 
 def of_micro_batch(prepared: Subject) -> list[BatchTensor]:
     """Return what each micro-batch has a copy of, joined from the images of its rows."""
+    if not prepared.training.has_images:
+        return []
     own = tensors(prepared, prepared.training)
     split = _split_names(own, prepared.training)
     return [each for each in own if each[0] in split]
