@@ -15,13 +15,14 @@ from calculator.estimation.compatibility import check
 from calculator.estimation.remarks import assumptions, warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.architecture.model import Model
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
     from calculator.methods import Method
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.by_sizes import BySizes
 
 
@@ -51,17 +52,19 @@ class CheckedTrace:
         return Remarks(self._assumptions.with_values(values), self._warnings.with_values(values))
 
 
-def checked(request: Request, model: Model) -> Remarks:
+def checked(request: Request, model: Model, prepared: Callable[[], PreparedModel] | None = None) -> Remarks:
     """Check a request, and return the remarks on it.
 
     Raises:
         PlanError: if it can't be answered.
     """
-    check(request, model)
+    check(request, model, prepared)
     return Remarks(assumptions(request, model), warnings(request, model))
 
 
-def checked_by_sizes(request: Request, model: Model, cache: BySizes[Remarks]) -> Remarks:
+def checked_by_sizes(
+    request: Request, model: Model, cache: BySizes[Remarks], prepared: Callable[[], PreparedModel] | None = None
+) -> Remarks:
     """Check a request, and return the remarks on it. `known` caches those of requests that differ in sizes alone.
 
     Raises:
@@ -69,7 +72,7 @@ def checked_by_sizes(request: Request, model: Model, cache: BySizes[Remarks]) ->
     """
     if request.drawn is not None:
         return checked(request, model)
-    plain, traced = partial(checked, request, model), partial(CheckedTrace, request, model)
+    plain, traced = partial(checked, request, model, prepared), partial(CheckedTrace, request, model)
     try:
         found = cache.of_settings(request.training, request.method, plain, traced)
     except PlanError:

@@ -6,6 +6,7 @@ Each refusal gives a reason.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
@@ -28,10 +29,11 @@ from calculator.estimation.model_cache import returns_cache
 from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
+from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import verified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
@@ -50,8 +52,10 @@ SWITCHES: dict[str, tuple[bool, str]] = {
 }
 
 
-def check(request: Request, model: Model) -> None:
+def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] | None = None) -> None:
     """Refuse a request that the calculator can't answer.
+
+    `prepared` returns the request's model with its method applied, if the caller needs it too.
 
     Raises:
         PlanError: with every reason found.
@@ -81,11 +85,15 @@ def check(request: Request, model: Model) -> None:
         *by_turns.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
-        *several_gpus.problems(request, model),
+        *several_gpus.problems(request, model, prepared or partial(_prepared, request, model)),
     ]
     if problems:
         raise PlanError(*problems)
     request.method.for_model(model).check(model, request.training)
+
+
+def _prepared(request: Request, model: Model) -> PreparedModel:
+    return PreparedModel(model, request.method, request.training, request.device, request.stack)
 
 
 def _switches(request: Request, model: Model) -> Iterator[Problem]:

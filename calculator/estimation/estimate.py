@@ -92,7 +92,8 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     request = within_positions(with_longest_batch(request), model)
     by = reserved_by(request.reserved, request.device, request.drawn or request.training)
     request = request if request.reserved == by else replace(request, reserved=by)
-    remarks = checked_by_sizes(request, model, series.remarks_on(request, model))
+    prepared = partial(series.prepared_model, model, request.method, request.training, request.device, request.stack)
+    remarks = checked_by_sizes(request, model, series.remarks_on(request, model), prepared)
     step = training_step(request, series, whole=whole)
     resident = step.resident
     memory, verdict = _memory(request, step, series)

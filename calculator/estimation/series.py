@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.size_settings import other_settings, sizes
@@ -39,6 +40,7 @@ class SeriesCache:
     """
 
     __slots__ = (
+        "_prepared",
         "_replays",
         "_traces_first",
         "model",
@@ -55,6 +57,8 @@ class SeriesCache:
 
     def __init__(self, *, traces_first: bool = False, replays_several: bool = False) -> None:
         self._traces_first = traces_first
+        #: The model with its method applied that a check has read, with what it was made of.
+        self._prepared: tuple[tuple[object, ...], PreparedModel] | None = None
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
@@ -96,6 +100,15 @@ class SeriesCache:
             self._replays.popitem(last=False)
         return replays
 
+    def prepared_model(
+        self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
+    ) -> PreparedModel:
+        """Return a request's model with its method applied, which its resident state then uses."""
+        arguments = model, method, training, device, stack
+        if self._prepared is None or not all(map(is_, self._prepared[0], arguments)):
+            self._prepared = arguments, PreparedModel(*arguments)
+        return self._prepared[1]
+
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
     ) -> ResidentState:
@@ -108,8 +121,9 @@ class SeriesCache:
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:
-            self.state = ResidentState(PreparedModel(model, method, training, device, stack), self.unrolled)
-            self.state_key = key
+            prepared = self.prepared_model(model, method, training, device, stack)
+            self.state, self.state_key = ResidentState(prepared, self.unrolled), key
+        self._prepared = None
         return self.state
 
     def step_of(self, resident: ResidentState, *, whole: bool) -> TrainingStep:

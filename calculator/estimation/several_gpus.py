@@ -10,18 +10,18 @@ from calculator.estimation.model_cache import returns_cache
 from calculator.inputs.sharding import MODELED, DDPConfig, ShardingName
 from calculator.methods import Full
 from calculator.methods.low_rank.method import LowRank
-from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp import problems as fsdp
 from calculator.sharding.zero.refusals import zero_problems
 from calculator.sharding.zero3 import refusals as zero3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
     from calculator.inputs.device import Device
+    from calculator.methods.prepared_model import PreparedModel
 
 
 #: Why several cards are refused, and what to request instead.
@@ -30,17 +30,18 @@ ONE_CARD = "only one card is modeled here: set device.count 1 and device.shardin
 TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
 
-def problems(request: Request, model: Model) -> Iterator[Problem]:
+def problems(request: Request, model: Model, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield problems of a run on several GPUs, and options of a sharding that the request does not use.
 
-    Tasks that are modeled on one GPU only have a problem already.
+    `prepared` returns the request's model with its method applied. Tasks that are modeled on one GPU only have a
+    problem already.
     """
     yield from _layers_apart(request)
     if request.device.sharding != "none" and model.task.name != "causal_lm":
         return
-    yield from _ddp(request, model)
-    yield from _fsdp(request, model)
-    yield from _zero3(request, model)
+    yield from _ddp(request, model, prepared)
+    yield from _fsdp(request, prepared)
+    yield from _zero3(request, prepared)
     yield from zero_problems(
         request.training,
         request.device,
@@ -109,7 +110,7 @@ def _layers_apart(request: Request) -> Iterator[Problem]:
         yield Problem(loc="device.count", msg=message, input=request.device.count)
 
 
-def _ddp(request: Request, model: Model) -> Iterator[Problem]:
+def _ddp(request: Request, model: Model, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield options of DDP without DDP, settings that DDP refuses, and settings that are not modeled with it."""
     training, config = request.training, request.training.ddp
     if request.device.sharding != "ddp":
@@ -140,22 +141,22 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
         )
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
     if model.idle and not config.find_unused_parameters and not config.static_graph:
-        tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
+        tensors = resident_tensors(prepared())
         if any(tensor.trained and not tensor.in_graph for tensor in tensors):
             message = "DDP raises an error for trained parameters that batches of text give no gradient: set it true"
             yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)
 
 
-def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
+def _fsdp(request: Request, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield options of FSDP without FSDP, settings that FSDP refuses, and settings that are not modeled with it."""
     if request.device.sharding == "fsdp":
-        yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
+        yield from fsdp.problems(prepared())
     elif request.training.fsdp_config is not None:
         message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
         yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
 
 
-def _zero3(request: Request, model: Model) -> Iterator[Problem]:
+def _zero3(request: Request, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield settings that are not modeled under ZeRO-3."""
     if request.device.sharding == "zero3":
-        yield from zero3.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
+        yield from zero3.problems(prepared())

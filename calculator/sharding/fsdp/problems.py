@@ -189,7 +189,8 @@ def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
     Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_reduce.
     """
     training = prepared.training
-    if not prepared.method.facts.quantizes_base or training.autocast == training.dtype:
+    method = prepared.method
+    if not (method.facts.quantizes_base and method.trains_biases) or training.autocast == training.dtype:
         return
     whole = stored(resident_tensors(prepared), prepared.method, training)
     bias = next((each for each in cast_biases(whole, training) if each.gets_gradient), None)
