@@ -48,15 +48,27 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         value = keys.take(name, modeled)
         if value != modeled:
             keys.miss(name, value, f"is modeled as {str(modeled).lower()}")
-    steps = keys.take("steps_per_generation")
-    if steps is not None:
-        keys.miss("steps_per_generation", steps, "completions are generated once for each optimizer step")
+    groups = _groups(keys, trainer)
     return {
         "sequence_length": prompt + completion,
         "max_completion_length": completion,
-        "num_generations": keys.integer("num_generations", GENERATIONS[trainer]),
+        **groups,
         **_vllm(keys),
     }
+
+
+def _groups(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
+    """Return the completions of a prompt, unless the file also says how many are generated at once.
+
+    TRL then divides those, and not the rows of an optimizer step, into groups. No figure depends on the groups.
+    Source: trainer/grpo_config.py, __post_init__.
+    """
+    size = keys.integer("num_generations", GENERATIONS[trainer])
+    given = {name: keys.take(name) for name in ("steps_per_generation", "generation_batch_size")}
+    stated = {name: value for name, value in given.items() if value is not None}
+    for name, value in stated.items():
+        keys.miss(name, value, "the rows of an optimizer step are generated at once")
+    return {} if stated else {"num_generations": size}
 
 
 def _warn_of_rewards(keys: Keys) -> None:
