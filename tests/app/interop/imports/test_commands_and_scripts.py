@@ -326,7 +326,7 @@ def test_a_script_without_a_trainer_lists_that_its_loop_is_not_read():
 
 
 def test_completions_generated_at_once_are_divided_into_groups_instead_of_the_rows_of_a_step():
-    command = "trl grpo --model_name_or_path Qwen/Qwen3-0.6B --per_device_train_batch_size 2 --num_generations 16 --max_steps 1"
+    command = "trl grpo --model_name_or_path Qwen/Qwen3-0.6B --per_device_train_batch_size 2 --num_generations 16"
     assert read(command).request["training"]["num_generations"] == 16
     found = read(f"{command} --generation_batch_size 16")
     assert "num_generations" not in found.request["training"]
