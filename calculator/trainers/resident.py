@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named, symbolic
@@ -56,19 +57,21 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
     training = prepared.training
-    scalars = (
-        ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
-        for name in loop.scalars(prepared)
-    )
     return (
         *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
         *(_of_step(*each, 1) for each in loop.kept_for_step(prepared)),
-        *scalars,
+        *map(_scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
         *_of_images(loop, prepared),
     )
+
+
+@lru_cache(maxsize=64)
+def _scalar(name: str) -> ResidentTensor:
+    """Return a scalar of a trainer, which is the same in all runs."""
+    return ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
 
 
 def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:

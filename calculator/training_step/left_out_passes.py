@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from calculator.engine.copies import Copies
+    from calculator.engine.memory_curve import MemoryCurve
     from calculator.engine.recording import Recording
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
@@ -69,9 +70,18 @@ def is_determined(recording: Recording) -> bool:
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
     # A later layer without a graph has its own input alive, and the first one's.
-    most = max(curve.without_copies(marks[TRAINED], backward)) + max(curve.growth[:1], default=0)
+    most = _most(curve, marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak_bytes(marks["forward"], backward)
+
+
+def _most(curve: MemoryCurve, start: int, end: int) -> int:
+    """Return the peak bytes alive between two positions without the copies of the forward pass, or a bound on them."""
+    growth = [growth for window, growth in zip(curve.windows, curve.growth, strict=True) if window.start < end]
+    if min(growth, default=-1) < 0 or any(at < end for at, _ in curve.drops):
+        return max(curve.without_copies(start, end))
+    window, copied = curve.windows[0], curve.windows[0].copies * curve.growth[0]
+    return max(curve.peak_bytes(start, window.start), curve.peak_bytes(window.start, end) - copied)
 
 
 def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:

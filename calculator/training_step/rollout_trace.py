@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from functools import partial
 from itertools import chain, pairwise, repeat
-from operator import mul, neg
+from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
@@ -149,7 +149,7 @@ class _Layout:
     A size is in bytes, or the index of a value in bytes.
     """
 
-    __slots__ = ("_blocks", "_growth", "_is_simple", "_names", "_windows", "ran", "sizes")
+    __slots__ = ("_blocks", "_growth", "_indices", "_is_simple", "_names", "_windows", "ran", "sizes")
 
     def __init__(self, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> None:
         """Read the events of a pass. `names` and `sizes` are those of its rows."""
@@ -172,17 +172,16 @@ class _Layout:
             freed = {names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
             self._is_simple = not any(count for (name, _), count in added.items() if name in freed)
         self._blocks = Deferred(self._most_blocks)
+        #: For each event, the index of its size in bytes, inverted if it frees. None until it is needed.
+        self._indices: list[int] | None = None
 
     def sized(self, values: Sequence[int] | None, run: Callable[[], Run]) -> StepPass:
         """Return the pass with sizes of these values; `run` makes all of it."""
         if not self._is_simple:
             return StepPass.of(self.ran.measured(run()))
-        events, sizes = self.ran.interpretation.tape.events, self.sizes
-        if values is not None:
-            sizes = [*map(values.__getitem__, sizes)]
-        both = [*sizes, *map(neg, reversed(sizes))]
+        events = self.ran.interpretation.tape.events
         growth = sum([(size if values is None else values[size]) * count for size, count in self._growth.items()])
-        curve = MemoryCurve([*map(both.__getitem__, events)], self._windows, (growth,) * len(self._windows), ())
+        curve = MemoryCurve(self._changes(values), self._windows, (growth,) * len(self._windows), ())
         moment = curve.peak(self.ran.start, len(events))
         last = events[moment.event - 1] if moment.event else 0
         return StepPass(
@@ -192,6 +191,14 @@ class _Layout:
             Deferred(partial(self._bound, values)),
             partial(self._bytes_of_bound, values),
         )
+
+    def _changes(self, values: Sequence[int] | None) -> list[int]:
+        """Return the bytes that each event adds."""
+        if values is None:
+            return _of_events(self.sizes, neg, self.ran.interpretation.tape.events)
+        if self._indices is None:
+            self._indices = _of_events(self.sizes, invert, self.ran.interpretation.tape.events)
+        return _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None) -> tuple[int, int]:
         blocks = self._blocks()
@@ -229,3 +236,9 @@ class _Layout:
         marks = [position for position, _ in self.ran.interpretation.tape.marks]
         for start, end in pairwise(marks):
             yield lifetimes.freed(lifetimes.allocated(start, end), start, end)
+
+
+def _of_events(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
+    """Return the value of each event's index, and `freed` of the value of an inverted index."""
+    both = [*values, *map(freed, reversed(values))]
+    return [*map(both.__getitem__, events)]
