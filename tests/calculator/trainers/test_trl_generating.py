@@ -45,11 +45,11 @@ def bytes_of(step, prefix):
     ],
 )
 def test_completions_are_scored_before_the_model_runs(changes, expected):
-    assert passes(training_step(request(**changes)).run) == expected
+    assert passes(training_step(request(**changes), whole=True).run) == expected
 
 
 def test_only_the_first_micro_batch_of_a_step_scores():
-    step = training_step(request(beta=0.04, gradient_accumulation_steps=2))
+    step = training_step(request(beta=0.04, gradient_accumulation_steps=2), whole=True)
     assert passes(step.run) == [""]
     assert passes(step.first.run) == ["reference: ", ""]
     assert training_step(request(beta=0.04)).first is None
@@ -146,7 +146,7 @@ def test_vllm_that_sleeps_must_fit_together_with_what_the_trainer_keeps(reserved
 
 
 def test_grpo_corrects_the_probabilities_of_vllm_and_rloo_does_not():
-    assert passes(training_step(request(use_vllm=True)).run) == ["old: ", ""]
+    assert passes(training_step(request(use_vllm=True), whole=True).run) == ["old: ", ""]
     assert kept(use_vllm=True)["importance_sampling_ratio"] == (2, 1)
     assert kept(use_vllm=True)["sampling_per_token_logps"] == kept(use_vllm=True)["old_per_token_logps"] == (2, 255)
     assert kept(trainer="trl-rloo", use_vllm=True) == kept(trainer="trl-rloo")
