@@ -42,7 +42,7 @@ def answer_text(body: Any, client: Client | None = None) -> bytes:
 
 
 def answer_text_of(request: EstimatedRequest, client: Client | None = None) -> bytes:
-    """Return the same for a parsed request."""
+    """Answer a parsed request, as JSON text."""
     text = encoded(SingleEstimateAnswer, answered(request, client, whole=True))
     ESTIMATES.labels("/api/v1/estimate").inc()
     return text

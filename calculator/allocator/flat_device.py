@@ -93,7 +93,7 @@ class FlatDevice:
         """Play the events of each pool by itself, with `play(number, pool)`.
 
         Pools are independent of each other as long as no segment is refused. If one would be refused, return False.
-        Then nothing has changed except what `play` changed outside the pools. A pool whose result is `known` is not
+        Then nothing has changed except what `play` changed outside the pools. A pool whose result `stage` has is not
         played.
         """
         pools: list[FlatPool] = []

@@ -261,8 +261,8 @@ def play(
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
     With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
-    left out. From item `until` on, all transients are placed. `known` returns whether those of a stretch are known to
-    fit, from an item on.
+    left out. From item `until` on, all transients are placed. `is_known` returns whether those of a stretch are known
+    to fit, from an item on.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until

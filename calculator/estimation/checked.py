@@ -65,7 +65,7 @@ def checked(request: Request, model: Model, prepared: Callable[[], PreparedModel
 def checked_by_sizes(
     request: Request, model: Model, cache: BySizes[Remarks], prepared: Callable[[], PreparedModel] | None = None
 ) -> Remarks:
-    """Check a request, and return the remarks on it. `known` caches those of requests that differ in sizes alone.
+    """Check a request, and return the remarks on it. `cache` has those of requests that differ in sizes alone.
 
     Raises:
         PlanError: if it can't be answered.

@@ -36,7 +36,7 @@ class DeviceReplay:
         live_bytes: The live tensors at the peak of the steady state, workspaces included.
         context_bytes: What the process uses outside the allocator.
         conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
-        known: A cache of results of replays of the same run. Replays add to it.
+        cached: A cache of results of replays of the same run. Replays add to it.
     """
 
     def __init__(

@@ -205,8 +205,8 @@ def mamba2_state_update(
     """Return the output of one position after a cached state, (batch, heads, head size), in the input's dtype.
 
     x: (batch, heads, head size); dt: (batch, heads, 1); b and c: (batch, groups, state size); state: (batch, heads,
-    head size, state size), which is changed in place; z: a gate of the output in x's shape, or None. `own` has D and
-    dt_bias. Source: the same file, mamba2_selective_state_update.
+    head size, state size), which is changed in place; z: a gate of the output in x's shape, or None. `parameters` has D
+    and dt_bias. Source: the same file, mamba2_selective_state_update.
     """
     batch, heads, width = x.shape
     size, dtype = state.shape[3], x.dtype

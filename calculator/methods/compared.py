@@ -104,7 +104,7 @@ def compared_tensors(
 ) -> Iterator[ResidentTensor]:
     """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model.
 
-    `own` are the tensors of the trained model.
+    `trained` are the tensors of the trained model.
     """
     if compared == "model":
         for tensor in trained if is_like_second(prepared) else resident_tensors(compared_model(prepared, compared)):

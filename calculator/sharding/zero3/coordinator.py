@@ -116,9 +116,9 @@ class Coordinator:
         order.place += 1
 
     def fetch_known(self, module: Module, known: Sequence[int]) -> None:
-        """Do the same for a module of which only the parameters at the indices `known` may not be gathered.
+        """Gather the parameters of a module that are at the indices `known`; all of its others are gathered.
 
-        Which modules use its parameters is known.
+        Which modules use its parameters is known. Then prefetch those of later modules.
         """
         if known:
             unused = [module.parameters[at] for at in known]
@@ -211,7 +211,7 @@ class Coordinator:
                 self.available -= each.elements
 
     def release_known(self, module: Module, known: Sequence[int], recomputed: Iterable[Partitioned]) -> None:
-        """Do the same for a module of which no other one uses the parameters at the indices `known`."""
+        """Release the parameters of a module that are at the indices `known`, which no other module uses."""
         if known:
             parameters, far = module.parameters, self.order.to_release(module)
             for at in known:
