@@ -55,10 +55,13 @@ class KnownGathers:
         #: The last module in the order for which each parameter was prefetched or used.
         self._fetched_for: dict[int, float] = dict.fromkeys(range(len(layout.parameters)), -1)
         self._in_flight: dict[int, _Gather] = {}
+        #: The gathered weights that views refer to, by the number of the view and that of the parameter, and the views
+        #: that recomputations created.
         self._pins: dict[tuple[str, int], list[int]] = {}
         self._recomputed: set[tuple[str, int]] = set()
         #: The number of parameters in the order that have been prefetched or used, and the module that uses the next.
         self._head, self._next = 0, layout.places[0]
+        #: Whether a copy runs, and whether a parameter that represents others was gathered outside of the copies.
         self._in_copies = self._is_apart = False
         self.bytes = self._most = layout.persistent_bytes
         self.sent = self.available = 0

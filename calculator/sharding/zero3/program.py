@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache, cached_property
 from itertools import pairwise
 from operator import attrgetter, itemgetter, methodcaller
@@ -282,7 +283,7 @@ def _parts(
     """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
-    without_graph, inside = "", False
+    without_graph, inside, wraps = "", False, False
     of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
     names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
     cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
@@ -293,9 +294,7 @@ def _parts(
     layer: int | None = None
     #: The layers in which views were created. They may end in another, whose parameters differ.
     viewed: dict[str, int | None] = {}
-    for position, label in tape.marks:
-        if position > end:
-            continue
+    for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
         kind, colon, text = label.partition(": ")
         prefix = PREFIXES.get(kind) if colon else None
         if prefix is not None:
@@ -303,13 +302,13 @@ def _parts(
             if prefix in _OF_VIEWS:
                 serial, text = text.split(maxsplit=1)
                 own = viewed.setdefault(serial, own)
-            wraps = inside and not without_graph
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAPH):
             without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
         elif label == module_calls.NO_GRAPH_ENDS:
             without_graph, inside = "", False
+        wraps = inside and not without_graph
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []

@@ -63,14 +63,12 @@ def _calls_alike(known: Gathering | KnownStep, last: Called, first: Called | Non
 def _gathering_of(
     state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
 ) -> Gathering | KnownStep:
-    leaves = leaves_of(last.tape)
+    leaves, keeps_loss = leaves_of(last.tape), state.prepared.training.trainer is None
     calls = _known_calls(state, last, repetition) if first is None and not leaves else None
     for followed in choices(repetition, state.reach(repetition, leaves)):
-        known = (
-            None
-            if calls is None
-            else KnownStep(calls, followed, state.sizes, keeps_loss=state.prepared.training.trainer is None)
-        )
+        known = None if calls is None else KnownStep(calls, followed, state.sizes, keeps_loss=keeps_loss)
+        if known is not None and not known.is_steady:
+            continue
         found = known if known is not None and known.is_known else _followed(state, last, first, followed)
         if found.is_steady:
             break

@@ -165,7 +165,7 @@ class Passes:
         self._missing = self._first.missing(track) if self._first is not None and track.rows_left else None
         self._less = 0 if self._missing is None else self._missing.bytes
         has_backward = segment.start <= self._program.backward < segment.end
-        if not (self._keeps_moments or has_backward) and self._fits(track):
+        if not (self._keeps_moments or has_backward) and self._read_if_fitting(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
             self._read_fullest(track)
@@ -180,20 +180,21 @@ class Passes:
             alike = self._skip(readings, window, segment.skipped, growth, gathered) if window == BACKWARD else None
             self._batch.skipped.append(Skipped(readings, segment.repeats, segment.skipped, growth, alike))
 
-    def _fits(self, track: Track) -> bool:
-        """Add the gradients of a segment, and of the skipped copies after it, if all of them fit the bucket.
+    def _read_if_fitting(self, track: Track) -> bool:
+        """Read a segment and the skipped copies after it at once if all of their gradients fit the bucket.
 
-        Return whether they do. The bytes of skipped copies grow by the same amount from one to the next, and the
-        followed copies on both sides have the extremes.
+        Return whether they do. No moment is read where a bound shows that none is fuller. The bytes of skipped copies
+        grow by the same amount from one to the next, and the followed copies on both sides have the extremes.
         """
         ready = [each[3] for each in track.moments if each[3] is not None]
         times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
         elements = sum([each.elements for each in ready]) * times
-        if self._first is not None or self._bucket.orders or not self._bucket.takes(elements):
+        start, end = track.segment.start, track.segment.end
+        if self._first is not None or self._bucket.orders or not self._bucket.takes(elements) or start >= end:
             return False
         self._bucket.take(ready * times, elements)
         curve, repeats = self._curve, track.segment.repeats
-        base, start, end = curve.of(repeats), track.segment.start, track.segment.end
+        base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
         bound = size + gathered + curve.added(repeats)
