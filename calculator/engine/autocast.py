@@ -80,7 +80,7 @@ def leaf_of(x: Tensor) -> object:
 
 
 def reduction_dtype(x: Tensor) -> DType:
-    """Return the dtype of a sum or a softmax without a dtype argument."""
+    """Return the dtype of a sum, an exponential or a softmax without a dtype argument."""
     return x.dtype if x.tape.autocast is None else "float32"
 
 

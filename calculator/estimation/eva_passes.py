@@ -54,7 +54,15 @@ def eva_pass(prepared: PreparedModel, order: Mapping[str, int]) -> EvaPass | Non
     assert isinstance(method, LowRank)
     if prepared.model.task.name != "causal_lm" or given.has_images or prepared.device.sharding != "none":
         return None
-    training = replace(given, trainer=None, autocast=None, gradient_checkpointing=False, gradient_accumulation_steps=1)
+    # The trainer, which patches the model with Liger's kernels, is created later.
+    training = replace(
+        given,
+        trainer=None,
+        use_liger_kernel=False,
+        autocast=None,
+        gradient_checkpointing=False,
+        gradient_accumulation_steps=1,
+    )
     batch = prepared.for_run(training, prepared.device)
     shape = (training.micro_batch_size, training.sequence_length)
     tokens = int(shape[0]) * int(shape[1])

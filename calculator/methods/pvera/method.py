@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.autocast import cast_to, reduction_dtype
 from calculator.engine.tape import Tensor
 from calculator.inputs.settings import setting
 from calculator.methods.pvera.facts import FACTS
@@ -86,6 +87,8 @@ def _drawn(mean: Tensor, variance: Tensor) -> Tensor:
     """Return mean + noise · exp(variance / 2), or the mean alone in eval mode."""
     if not mean.tape.trains:
         return mean
-    deviation = ops.unary(ops.scale(variance, "variance / 2"), "deviation", saves="result")
+    half = ops.scale(variance, "variance / 2")
+    deviation = ops.unary(cast_to(half, reduction_dtype(half), "variance / 2"), "deviation", saves="result")
+    del half
     noise = deviation.tape.new(deviation.shape, deviation.dtype, "noise")
     return ops.add(mean, ops.mul(noise, deviation, "noise · deviation"), "drawn")

@@ -40,7 +40,7 @@ class ComparingTrainer(TrlTrainer):
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled, which these trainers add to their own."""
-        yield from routers.problems(prepared.model, self.facts.label.removeprefix("TRL "))
+        yield from routers.problems(prepared, self.facts.label.removeprefix("TRL "))
         if prepared.model.config.get("output_router_logits"):
             yield routers.unused(self.facts.label.removeprefix("TRL "))
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.trainers.subject import Subject
 
 #: Families whose config declares a coefficient other than 0, but whose loss TRL cannot compute, because it reads
 #: `num_experts`, which their configs do not have.
@@ -32,8 +33,9 @@ def is_added(model: Model) -> bool:
     return bool(coefficient)
 
 
-def problems(model: Model, trainer: str) -> Iterator[Problem]:
+def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
     """Yield routers' losses that TRL 1.15 or later cannot compute, and those that are not modeled."""
+    model, method = prepared.model, prepared.method
     added, model_type = is_added(model), model.model_type
     coefficient = model.config.get("router_aux_loss_coef")
     if added and model_type in UNNAMED_EXPERTS:
@@ -44,6 +46,12 @@ def problems(model: Model, trainer: str) -> Iterator[Problem]:
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif added and not model.has_router_loss:
         message = f"the routers' loss that {trainer} adds to {model_type} is not modeled: set it to 0.0"
+        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
+    elif added and method.virtual_tokens and not method.embeds_inputs:
+        message = (
+            f"the routers' loss that {trainer} adds fails with the mask of {method.title}, which is longer than the"
+            " input: set it to 0.0, or use another method"
+        )
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif not added and model.config.get("output_router_logits") and not model.has_router_loss:
         yield unused(trainer)

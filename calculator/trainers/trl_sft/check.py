@@ -35,7 +35,7 @@ def _router_loss(prepared: Subject) -> Iterator[Problem]:
     """Yield why the routers' loss is refused. Releases before 1.7 only add it if the config requests it."""
     trl = release(prepared.stack.trl)[:2]
     if trl >= FUSED:
-        yield from routers.problems(prepared.model, "SFTTrainer")
+        yield from routers.problems(prepared, "SFTTrainer")
     elif trl >= CHUNKED and "output_router_logits" in prepared.model.config:
         yield from check.router_problems(prepared, FACTS)
     elif prepared.model.config.get("output_router_logits"):
