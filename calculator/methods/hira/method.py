@@ -14,7 +14,7 @@ from calculator.inputs.settings import setting
 from calculator.methods.dense_update.layer import dense_operations
 from calculator.methods.hira.facts import FACTS
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import AdaptedLinear, dropped
+from calculator.methods.targeted.adapted_linear import AdaptedLinear, dropped, transposed_weight
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
 
@@ -72,15 +72,15 @@ class HiRA(AdaptedLinear):
         dtype = result.dtype
         product = _product(bound)
         x = ops.cast(x, bound.added[_A].dtype, "input in the factors' dtype")
-        x = dropped(x, self.hira_dropout)
-        result = ops.add(result, _update(bound, x, product), "result + update")
+        dropout_sub = dropped(x, self.hira_dropout)
+        result = ops.add(result, _update(bound, dropout_sub, product), "result + update")
         return ops.cast(result, dtype, "output")
 
 
 def _update(bound: BoundModule, x: Tensor, product: Tensor) -> Tensor:
     rows, columns = bound.module.out_features, bound.module.in_features
-    weight = bound.own["weight"].detach()
-    update = ops.mul(ops.view(weight, (rows, columns)), product, "weight · product of the factors")
+    weight = ops.view(transposed_weight(bound, bound.own["weight"].detach()), (rows, columns))
+    update = ops.mul(weight, product, "weight · product of the factors")
     return products.matmul(x, update, None, rows, "update")
 
 

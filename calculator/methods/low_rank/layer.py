@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
-from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.in_place import add_
 from calculator.engine.module_calls import enter, leave
-from calculator.engine.tape import Tensor
 from calculator.layers.stored_products import DENSE
 from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
 from calculator.methods.reshaping import viewed
-from calculator.methods.targeted.adapted_linear import add_to_output_
+from calculator.methods.targeted.adapted_linear import add_to_output_, transposed_weight
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.low_rank.block_diagonal import BdLoraConfig
@@ -201,7 +200,7 @@ def _dora_layer(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> Te
     mag_norm_scale = ops.mul(bound.added["lora_magnitude_vector.weight"], weight_norm, "magnitude / norm")
     lora_result = _product(bound, x)
     if base_result is None:
-        weight = _transposed(bound, weight)
+        weight = transposed_weight(bound, weight)
         base_result = products.matmul(x, weight, None, bound.module.out_features, "base result of the dropped input")
     elif bound.module.bias is not None:
         base_result = ops.add(base_result, bound.own["bias"], "base result without bias")
@@ -221,19 +220,6 @@ def _lora_weight(bound: BoundModule) -> Tensor:
 def _dense(bound: BoundModule) -> Tensor:
     stored = bound.module_spec.quantization
     return bound.own["weight"].detach() if stored is None else DENSE[type(stored)](bound.tape, bound.module, stored)
-
-
-def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
-    """Transpose a Conv1D's weight into a parameter of its own, whose gradient is not used.
-
-    A cast weight is not transposed like this.
-
-    Source: peft/utils/other.py, transpose.
-    """
-    if bound.module.kind != "conv1d" or weight.storage is not None:
-        return weight
-    leaf = AccumulateGrad(bound.tape, f"{bound.name}.weight, transposed", "activations")
-    return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
 
 
 def _weight_norm(bound: BoundModule, weight: Tensor, lora_weight: Tensor) -> Tensor:

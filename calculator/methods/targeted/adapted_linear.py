@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
+from calculator.engine.tape import Tensor
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
-    from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.resident.module_spec import Added
@@ -97,3 +98,16 @@ class AdaptedLinear(TargetedMethod, ABC):
         trained = ("bias",) if biases and module.bias is not None else ()
         added = self.parameters(path, module, model, training) if target else ()
         return ModuleSpec(dtype=dtype, trained=trained, added=added)
+
+
+def transposed_weight(bound: BoundModule, weight: Tensor) -> Tensor:
+    """Transpose a Conv1D's weight into a parameter of its own, whose gradient is not used.
+
+    A cast weight is not transposed like this.
+
+    Source: peft/utils/other.py, transpose.
+    """
+    if bound.module.kind != "conv1d" or weight.storage is not None:
+        return weight
+    leaf = AccumulateGrad(bound.tape, f"{bound.name}.weight, transposed", "activations")
+    return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
