@@ -1,7 +1,7 @@
 """The tape of a micro-batch with every layer, for steps of which every position is replayed.
 
 Four periods of layers are interpreted, and the third is repeated with the rows of each period (see `unrolled`). The
-tape is the same as if every layer were interpreted, except for the numbers of views: those of one parameter differ.
+tape is the same as if every layer were interpreted, except for the numbers of views. They differ from each other too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.autograd import GRADIENT_OF, IN_LAYER
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.loops import expanded
+from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.training_step.causal_lm import micro_batch
@@ -69,6 +70,7 @@ class _Part(NamedTuple):
         layers: By how much the numbers of marked layers are higher.
         gradients: By how much the numbers of the layers are higher whose gradients are marked.
         rows: The first row from which on rows are higher, and by how much. None outside of periods.
+        periods: By how much the numbers of periods are higher, which views belong to.
     """
 
     first: int
@@ -76,6 +78,7 @@ class _Part(NamedTuple):
     layers: int = 0
     gradients: int = 0
     rows: tuple[int, int] | None = None
+    periods: int = 0
 
 
 class _Repeated:
@@ -85,11 +88,18 @@ class _Repeated:
         self._tape, self._periods, self._more = tape, periods, more
         #: The index of each mark, by its label.
         self._index = {label: number for number, (_, label) in enumerate(tape.marks)}
+        #: The views that the last three of the periods create, and those by their numbers.
+        self._views = [self._views_of(number) for number in (1, 2, 3)]
+        self._of_view = {
+            view: (at, number) for number, views in enumerate(self._views) for at, view in enumerate(views)
+        }
         self._events: list[int] = []
         self._marks: list[tuple[int, str]] = []
 
     def tape(self) -> Tape | None:
-        """Return the tape. None if the order of events outside of the periods is not certain."""
+        """Return the tape. None if the order of events outside of the periods is not certain, or views differ."""
+        if len({*map(len, self._views)}) > 1:
+            return None
         for part in self._parts():
             if part.rows is None and not self._is_certain(part):
                 return None
@@ -113,16 +123,16 @@ class _Repeated:
         backward, end = self._index["backward"], self._index["end"]
         yield _Part(0, third)
         for copy in range(more + 1):
-            yield _Part(third, fourth, copy * period, copy * period, (base, copy * stride))
-        yield _Part(fourth, after, more * period, 0, (base + stride, more * stride))
-        yield _Part(after, backward, more * period)
+            yield _Part(third, fourth, copy * period, copy * period, (base, copy * stride), copy)
+        yield _Part(fourth, after, more * period, 0, (base + stride, more * stride), more)
+        yield _Part(after, backward, more * period, periods=more)
         of_fourth, of_third, of_second, rest = (
             self._index[f"layer {boundaries[number]} backward"] for number in (4, 3, 2, 1)
         )
-        yield _Part(backward, of_fourth, more * period)
-        yield _Part(of_fourth, of_third, more * period, 0, (base + stride, more * stride))
+        yield _Part(backward, of_fourth, more * period, periods=more)
+        yield _Part(of_fourth, of_third, more * period, 0, (base + stride, more * stride), more)
         for copy in reversed(range(more + 1)):
-            yield _Part(of_third, of_second, copy * period, copy * period, (base, copy * stride))
+            yield _Part(of_third, of_second, copy * period, copy * period, (base, copy * stride), copy)
         yield _Part(of_second, rest, 0, 0, (base, 0))
         yield _Part(rest, end)
 
@@ -137,7 +147,7 @@ class _Repeated:
                 events += shifted(periods.events[at:position], lowest, by)
             at = position
             if number < part.last:
-                self._marks.append((begin + len(events), _in_copy(label, part)))
+                self._marks.append((begin + len(events), self._in_copy(label, part)))
         self._events += events
 
     def _is_certain(self, part: _Part) -> bool:
@@ -155,13 +165,33 @@ class _Repeated:
             if start < position < end
         )
 
+    def _views_of(self, number: int) -> list[str]:
+        """Return the numbers of the views that a period creates, in its forward and in its backward pass."""
+        boundaries, index, views = self._periods.boundaries, self._index, list[str]()
+        for first, last, passed in ((number, number + 1, "forward"), (number + 1, number, "backward")):
+            start, end = (index[f"layer {boundaries[each]} {passed}"] for each in (first, last))
+            labels = (label for _, label in self._tape.marks[start:end])
+            views += [label.split()[1] for label in labels if label.startswith(PINNED)]
+        return views
 
-def _in_copy(label: str, part: _Part) -> str:
-    """Return the label of a mark with the numbers of its layers in a part."""
-    if part.layers and label.startswith("layer "):
-        word, number, rest = label.split(" ", 2)
-        return f"{word} {int(number) + part.layers} {rest}"
-    if part.gradients and label.startswith(GRADIENT_OF):
-        name, in_layer, number = label.rpartition(IN_LAYER)
-        return f"{name}{in_layer}{int(number) + part.gradients}" if in_layer else label
-    return label
+    def _in_copy(self, label: str, part: _Part) -> str:
+        """Return the label of a mark with the numbers of its layers and of its view in a part."""
+        if part.layers and label.startswith("layer "):
+            word, number, rest = label.split(" ", 2)
+            return f"{word} {int(number) + part.layers} {rest}"
+        if part.gradients and label.startswith(GRADIENT_OF):
+            name, in_layer, number = label.rpartition(IN_LAYER)
+            return f"{name}{in_layer}{int(number) + part.gradients}" if in_layer else label
+        if label.startswith((PINNED, UNPINNED)):
+            kind, view, name = label.split(" ", 2)
+            if view in self._of_view:
+                at, period = self._of_view[view]
+                return f"{kind} {self._view(at, period + part.periods)} {name}"
+        return label
+
+    def _view(self, at: int, period: int) -> str:
+        """Return the number of a view of a period, counted from the second one."""
+        last = len(self._views) - 1
+        if period < last:
+            return self._views[period][at]
+        return self._views[last][at] if period == last + self._more else f"{self._views[last - 1][at]}.{period}"

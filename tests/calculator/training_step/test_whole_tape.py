@@ -34,21 +34,21 @@ def prepared(sharding, config, method, training):
 
 
 def recorded(tape):
-    """The rows, the events and the marks up to the end, without the numbers of views."""
-    end = tape.position("end")
+    """The rows, the events and the marks up to the end, with views numbered in the order in which they come."""
+    end, numbers = tape.position("end"), {}
     events = tape.events[:end]
-    views = (module_calls.PINNED, module_calls.UNPINNED)
-    marks = [
-        (at, label.split(maxsplit=2)[::2] if label.startswith(views) else label)
-        for at, label in tape.marks
-        if at <= end
-    ]
+    marks = []
+    for at, label in tape.marks:
+        if label.startswith((module_calls.PINNED, module_calls.UNPINNED)):
+            kind, view, name = label.split(maxsplit=2)
+            label = kind, numbers.setdefault(view, len(numbers)), name
+        marks += [(at, label)] if at <= end else []
     return [tape.rows[event] for event in events if event >= 0], events, marks
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
-@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("config", [LLAMA, GEMMA, MIXTRAL], ids=lambda config: config["model_type"])
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_a_tape_of_periods_is_that_of_every_layer(sharding, method, config, checkpoints):
     model = prepared(sharding, config, method, {"gradient_checkpointing": checkpoints, "autocast": "bfloat16"})
