@@ -39,9 +39,9 @@ DEEPSEEK = {
 }
 
 
-def answer(config, trainer="trl-sft", stack=None):
+def answer(config, trainer="trl-sft", stack=None, method=None):
     training = {"trainer": trainer, "sequence_length": 128, "micro_batch_size": 2}
-    method = {"name": "lora", "target_modules": ["o_proj"]}
+    method = method or {"name": "lora", "target_modules": ["o_proj"]}
     return estimate(
         parse_request({"model": {"config": config}, "method": method, "training": training, "stack": stack or {}})
     )
@@ -91,3 +91,11 @@ def test_hybrids_with_experts_name_the_setting_of_the_routers_loss(family):
     else:
         with pytest.raises(PlanError, match=r"router_aux_loss_coef: SFTTrainer reads num_experts"):
             estimate(parse_request(body))
+
+
+@pytest.mark.parametrize("trainer", ["trl-sft", "trl-dpo", "trl-kto"])
+def test_it_fails_with_the_longer_mask_of_prefix_tuning(trainer):
+    prefix = {"name": "prefix", "num_virtual_tokens": 2}
+    with pytest.raises(PlanError, match=r"router_aux_loss_coef: the routers' loss that \w+ adds fails with the mask"):
+        answer(MIXTRAL, trainer, method=prefix)
+    assert answer({**MIXTRAL, "router_aux_loss_coef": 0.0}, trainer, method=prefix)

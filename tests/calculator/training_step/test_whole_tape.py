@@ -41,8 +41,9 @@ def recorded(tape):
     for at, label in tape.marks:
         if label.startswith((module_calls.PINNED, module_calls.UNPINNED)):
             kind, view, name = label.split(maxsplit=2)
-            label = kind, numbers.setdefault(view, len(numbers)), name
-        marks += [(at, label)] if at <= end else []
+            marks.append((at, kind, numbers.setdefault(view, len(numbers)), name))
+        elif at <= end:
+            marks.append((at, label))
     return [tape.rows[event] for event in events if event >= 0], events, marks
 
 
