@@ -23,7 +23,8 @@ def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm:
     kind, shared = modules.kind, context.passed.keys_and_values
     context.set_scope(f"{modules.prefix}self_attn: ")
     query_states = _heads(context, modules, hidden_states, "q")
-    query_states = _rotated(context, modules, norm(modules["self_attn.q_norm"], query_states), "query")
+    query_states = norm(modules["self_attn.q_norm"], query_states)
+    query_states = _rotated(context, modules, query_states, "query")
     if kind.shares == "reuse":
         key_states, value_states = shared[kind.attention]
     else:
@@ -39,7 +40,8 @@ def _keys_and_values(
     """Project to keys and values. Without a value projection, the values are the keys before their norm."""
     key_states = _heads(context, modules, hidden_states, "k")
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
-    key_states = _rotated(context, modules, norm(modules["self_attn.k_norm"], key_states), "key")
+    key_states = norm(modules["self_attn.k_norm"], key_states)
+    key_states = _rotated(context, modules, key_states, "key")
     value_states = called_unscaled(context, f"{modules.prefix}self_attn.v_norm", value_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     return context.update_cache(key_states, value_states)
