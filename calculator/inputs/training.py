@@ -126,13 +126,14 @@ class Training(TrainingSettings):
         sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}
         return DrawnRow(**{**values, **sizes, "of_samples": samples})
 
-    def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None) -> "Training":
+    def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None, shortest: int = 1) -> "Training":
         """Return the training of a trainer's model while it generates from prompts of that length.
 
-        `autocast` is the data type of the context in which it generates, or None. Prompts of one token have no padding.
+        `autocast` is the data type of the context in which it generates, or None. Prompts of the `shortest` length
+        have no padding.
         """
         changes = {"gradient_checkpointing": False, "autocast": autocast, "sequence_length": prompt}
-        return _changed(self, GeneratingTraining, {**changes, "padding": self.padding and prompt > 1})
+        return _changed(self, GeneratingTraining, {**changes, "padding": self.padding and prompt > shortest})
 
     @property
     def without_checkpointing(self) -> "Training":

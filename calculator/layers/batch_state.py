@@ -18,6 +18,7 @@ class BatchState:
         "decoder_cache",
         "decoder_ids",
         "decoder_past",
+        "encoded_images",
         "encoder_mask",
         "encoder_states",
         "generates",
@@ -72,6 +73,8 @@ class BatchState:
         self.sample_bounds: Tensor | None = None
         #: The tensors that images add to a batch, the pixels first.
         self.images: list[Tensor] = []
+        #: The tokens of images, if `generate` ran the tower before the model.
+        self.encoded_images: list[Tensor] | None = None
         #: The tensors that the loop keeps alive: the batch and the loss.
         self.caller_tensors: list[Tensor] = []
         #: The outputs of the model in addition to the loss and the logits: the cache, and tensors that images add. Each

@@ -173,8 +173,11 @@ class Tower:
     #: Returns what the model keeps from step to step because of images.
     kept: Callable[[Training], tuple[BatchTensor, ...]]
 
-    #: Takes the embeddings of words, and returns those of words and images.
-    run: Callable[[Context, Tensor], Tensor]
+    #: Runs the tower, and returns the tokens of images.
+    encode: Callable[[Context], list[Tensor]]
+
+    #: Takes the embeddings of words and the tokens of images, and returns the embeddings of both.
+    place: Callable[[Context, Tensor, list[Tensor]], Tensor]
 
     #: Returns the number of chunks of patches of one image that a layer attends within.
     chunks: Callable[[Config, Processed], int]
@@ -191,6 +194,9 @@ class Tower:
 
     #: Returns the masks of the decoder's attention types. None for those of text.
     masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
+
+    #: Whether `generate` passes the type of each new token to the model, if a batch has types of tokens.
+    types_new_tokens: bool = True
 
     #: How many of the decoder's first layers add features of images to the hidden states, and the operations of each.
     featured_layers: Callable[[Config], int] = lambda _config: 0
@@ -325,6 +331,9 @@ class DecoderForward:
 
     #: Whether the model's forward has a parameter `position_ids`, which `generate` creates.
     takes_positions: bool = True
+
+    #: Whether the model makes positions of its own from those that `generate` passes.
+    changes_positions: bool = False
 
     #: How many positions `generate` creates for a token. It is more than one if the model creates those of the text and
     #: one for each axis, and keeps rope_deltas. Source: _prepare_position_ids_for_generation of Qwen's models that read

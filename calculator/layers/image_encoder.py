@@ -51,17 +51,18 @@ def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
 
 
-def words_and_images(
-    context: Context, inputs_embeds: Tensor, path: str, project: Callable[[Context, Tensor], Tensor]
-) -> Tensor:
-    """Run SigLIP and a projector, and write the image tokens over the placeholders."""
+def projected(context: Context, path: str, project: Callable[[Context, Tensor], Tensor]) -> list[Tensor]:
+    """Run SigLIP and a projector, and return the image tokens."""
     last_hidden_state = siglip(context, path, context.images[0])
     pooler_output = project(context, last_hidden_state)
     context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
-    del last_hidden_state
+    return [pooler_output]
+
+
+def placed(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Write the image tokens over the placeholders."""
     context.set_scope("images: ")
-    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
-    del pooler_output
+    image_features = ops.cast(encoded[0], inputs_embeds.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
     context.decoder_locals = [*context.decoder_locals[1:], image_features, mask]
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from calculator.layers.tower import BatchTensor
 
 
+def shortest_prompt(model: Model, training: Training) -> int:
+    """Return the tokens of the shortest prompt: one, and those of the images."""
+    tower, images = forward_of(model).tower, training.images
+    if tower is None or images is None or not training.has_images:
+        return 1
+    return 1 + images.images_per_sequence * tower.process(model.config, images).length
+
+
 def tensors(model: Model, training: Training, sequences: int = 1) -> list[BatchTensor]:
     """Return the tensors of a batch in addition to its tokens, the pixels first. Without images there are none.
 

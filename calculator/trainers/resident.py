@@ -77,9 +77,12 @@ def _scalar(name: str) -> ResidentTensor:
 def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the position offsets that a model with several position axes keeps from its last generation.
 
+    With images, those of each micro-batch replace them.
+
     Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
     """
-    batch = loop.generation(prepared.training) if forward_of(prepared.model).positions_of_token > 1 else None
+    keeps = forward_of(prepared.model).positions_of_token > 1 and not prepared.training.has_images
+    batch = loop.generation(prepared.training) if keeps else None
     if batch is not None:
         yield ResidentTensor(name="rope_deltas", shape=(batch.rows, 1), dtype="int64", component="activations")
 

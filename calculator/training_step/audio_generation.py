@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.trainers.task_labels import inputs
-from calculator.training_step.next_token import scores, special_tokens
+from calculator.training_step.next_token import places_of_suppressed, scores, special_tokens, suppressed
 from calculator.training_step.seq2seq_generation import Seq2SeqGeneration, TargetLoop
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class AudioLoop(TargetLoop):
     def _choose(self, context: Context) -> None:
         """Choose the next token by its scores. The tokens of both lists are suppressed one list after the other."""
         self.logits = scores(context, "next_token_logits")
-        at_begin = None if context.past else _suppressed(context)
+        at_begin = None if context.past else suppressed(context)
         if context.past:
-            _mask(context)
-        self.scores = _suppressed(context)
+            places_of_suppressed(context)
+        self.scores = suppressed(context)
         del at_begin
         self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
 
@@ -99,17 +99,3 @@ def _of_caller(context: Context) -> list[Tensor]:
     tape, shape = context.tape, (context.batch, prompt_tokens(context.model))
     lists = [tape.new((), "int64", name) for name in ("suppress_tokens", "begin_suppress_tokens")]
     return [*lists, *(tape.new(shape, "int64", name) for name in ("init_tokens", "decoder_input_ids"))]
-
-
-def _mask(context: Context) -> list[Tensor]:
-    """Allocate the number of each token, and a boolean for each that says whether it is in a list."""
-    shape = (context.model.output.out_features,)
-    return [context.tape.new(shape, "int64", "numbers of tokens"), context.tape.new(shape, "bool", "in the list")]
-
-
-def _suppressed(context: Context) -> Tensor:
-    mask = _mask(context)
-    infinity = context.tape.new((), "float32", "-inf")
-    out = scores(context, "next_token_scores")
-    del mask, infinity
-    return out

@@ -180,11 +180,16 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
 
 
 def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower, if the batch has images, and write its tokens over the placeholders."""
+    """Run the tower, if the batch has images, and write its tokens over the placeholders.
+
+    The caller may have run the tower before.
+    """
     tower = context.forward.tower
     if not context.images or tower is None:
         return inputs_embeds
-    inputs_embeds = tower.run(context, inputs_embeds)
+    encoded = context.encoded_images if context.encoded_images is not None else tower.encode(context)
+    inputs_embeds = tower.place(context, inputs_embeds, encoded)
+    del encoded
     if context.cache is not None and context.cache.given:
         context.cache.windows = masks.window_tensors(context)
     return inputs_embeds

@@ -8,31 +8,47 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from calculator.trainers import image_batch
+
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
+
+
+#: The tensors with a type for each token, and that whose type of a new token is a zero of its own.
+OF_TOKENS, _ZEROS = ("token_type_ids", "mm_token_type_ids"), "mm_token_type_ids"
 
 
 class Loop(ABC):
     """The tensors of `generate` around the passes. The tensors of a token replace those of the previous token."""
 
-    __slots__ = ("ids", "kept", "logits", "mask", "positions", "tokens", "unfinished")
+    __slots__ = ("ids", "images", "kept", "logits", "mask", "positions", "tokens", "types", "unfinished")
 
     def __init__(self, context: Context) -> None:
         context.set_scope("generate: ")
-        #: What the callers of the loop refer to.
+        #: The images of the prompts, to which the callers of the loop refer too.
+        self.images: list[Tensor] = []
+        #: What else these refer to.
         self.kept = [*self._kept(context), *special_tokens(context)]
-        self.unfinished = context.tape.new((context.batch,), "int64", "unfinished_sequences")
+        self.unfinished: Tensor | None = None
         self.ids: Tensor | None = None
         self.mask: Tensor | None = None
         self.positions: Tensor | None = None
+        #: The types of all tokens so far, with which a processor tells images from text.
+        self.types: list[Tensor] = []
         self.logits: Tensor | None = None
         self.tokens: Tensor | None = None
 
     @abstractmethod
     def _kept(self, context: Context) -> list[Tensor]:
         """Allocate what stays alive of the prompts."""
+
+    def begin(self, context: Context) -> None:
+        """Allocate what the loop has before its first pass."""
+        context.set_scope("generate: ")
+        self.unfinished = context.tape.new((context.batch,), "int64", "unfinished_sequences")
 
     def after_first_token(self, context: Context) -> None:
         """Allocate what the choice of the previous token left."""
@@ -42,14 +58,27 @@ class Loop(ABC):
             self.positions = context.tape.new(of_positions(context, seen), "int64", "positions")
         if _extends_mask(context):
             self.mask = context.tape.new(seen, "int64", "attention_mask")
+        self.types = [context.tape.new(seen, "int64", name) for name in _names_of_types(context)]
         self.logits = scores(context, "next_token_logits")
         self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
 
+    def given(self, context: Context) -> list[Tensor]:
+        """Allocate what the model is given in addition to ids: of prompts, only positions that it changes."""
+        forward, shape = context.forward, (context.batch, context.length)
+        takes = forward.takes_positions if context.past else forward.changes_positions
+        names = ["position_ids"] if takes else []
+        given = [context.tape.new(of_positions(context, shape), "int64", name) for name in names]
+        if context.past and forward.tower is not None and forward.tower.types_new_tokens:
+            given += [context.tape.new(shape, "int64", name) for name in _names_of_types(context)]
+        return given
+
     def choose(self, context: Context) -> None:
         """Choose the next token."""
-        longer = (context.batch, context.past + context.length + 1)
+        longer: Shape = (context.batch, context.past + context.length + 1)
         context.set_scope("generate: ")
         before = self.mask
+        if types := _names_of_types(context):
+            self.types = [_appended(context, longer, name, copies=name == _ZEROS) for name in types]
         if context.forward.takes_positions:
             self.positions = _appended(context, of_positions(context, longer), "positions")
         if _extends_mask(context):
@@ -66,22 +95,33 @@ class Loop(ABC):
 class Sampling(Loop):
     """A loop that draws the next token by its probability, for a trainer that keeps the prompts."""
 
-    __slots__ = ("probabilities",)
+    __slots__ = ("probabilities", "scores")
 
     def _kept(self, context: Context) -> list[Tensor]:
         shape = (context.batch, context.length)
         ids = [context.tape.new(shape, "int64", name) for name in ("prompt_ids", "prompt_mask")]
+        self.images = [context.tape.new(*each) for each in _images(context)]
         return [*ids, *_prompt_positions(context)]
+
+    def begin(self, context: Context) -> None:
+        """Allocate what the loop has before its first pass, and the image token, which TRL suppresses."""
+        if self.images:
+            self.kept.append(context.tape.new((1,), "int64", "suppress_tokens"))
+        Loop.begin(self, context)
 
     def after_first_token(self, context: Context) -> None:
         """Allocate what the choice of the previous token left, including its probabilities."""
         Loop.after_first_token(self, context)
+        if self.images:
+            self.scores = scores(context, "next_token_scores")
         self.probabilities = scores(context, "probabilities")
 
     def _choose(self, context: Context) -> None:
         """Draw the next token: the largest ratio of a probability to an exponential random number."""
         tape = context.tape
         self.logits = scores(context, "next_token_logits")
+        if self.images:
+            self.scores = suppressed(context)
         self.probabilities = scores(context, "probabilities")
         quotients = scores(context, "probabilities / exponential numbers")
         drawn = tape.new((context.batch, 1), "int64", "drawn")
@@ -101,6 +141,17 @@ class GreedySearch(Loop):
     def _choose(self, context: Context) -> None:
         self.logits = scores(context, "next_token_logits")
         self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
+
+
+def _images(context: Context) -> list[tuple[Shape, DType, str]]:
+    """Return the tensors of the images in the prompts: their shapes, dtypes and names."""
+    given = image_batch.tensors(context.model, context.training)
+    return [(shape, dtype, f"{name} of the prompts") for name, shape, dtype in given]
+
+
+def _names_of_types(context: Context) -> list[str]:
+    """Return the names of the tensors with a type of each token."""
+    return [name for name, _, _ in image_batch.tensors(context.model, context.training) if name in OF_TOKENS]
 
 
 def special_tokens(context: Context) -> list[Tensor]:
@@ -129,11 +180,33 @@ def _extends_mask(context: Context) -> bool:
     return context.training.padding and not context.model.encoder_layers
 
 
-def _appended(context: Context, shape: Shape, name: str) -> Tensor:
-    """Return the ids of all tokens, with one more token for each sequence."""
-    more = context.tape.new((*shape[:-1], 1), "int64", f"{name}, next")
+def _appended(context: Context, shape: Shape, name: str, *, copies: bool = True) -> Tensor:
+    """Return a number of each token, with that of one more token for each sequence.
+
+    `copies`: whether the number of the new token is a tensor of its own, and no view.
+    """
+    more = context.tape.new((*shape[:-1], 1), "int64", f"{name}, next") if copies else None
     out = context.tape.new(shape, "int64", name)
     del more
+    return out
+
+
+def places_of_suppressed(context: Context) -> list[Tensor]:
+    """Allocate the number of each token, and a boolean for each that says whether it is suppressed.
+
+    Source: transformers/generation/logits_process.py, SuppressTokensLogitsProcessor.
+    """
+    shape = (context.model.output.out_features,)
+    numbers = context.tape.new(shape, "int64", "numbers of tokens")
+    return [numbers, context.tape.new(shape, "bool", "suppressed tokens")]
+
+
+def suppressed(context: Context) -> Tensor:
+    """Return the scores of the next token, of which those of suppressed tokens are -inf."""
+    mask = places_of_suppressed(context)
+    infinity = context.tape.new((), "float32", "-inf")
+    out = scores(context, "next_token_scores")
+    del mask, infinity
     return out
 
 

@@ -31,18 +31,18 @@ from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
-from calculator.trainers import trainer_of
+from calculator.trainers import image_batch, trainer_of
 from calculator.trainers.liger import forward_for
-from calculator.trainers.transformers.loop import in_float32
+from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import Sampling, of_positions
+from calculator.training_step.next_token import Sampling
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from calculator.architecture.dimension import Dim
+    from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
@@ -95,6 +95,7 @@ class Rollout:
     __slots__ = (
         "batch",
         "classes",
+        "encoded",
         "is_first",
         "leaves_out_first_period",
         "loop",
@@ -121,7 +122,9 @@ class Rollout:
         self.wrapped_dtype: DType | None = training.autocast if is_wrapped else None
         # The mixed precision of FSDP2 belongs to each unit, whatever calls it. accelerate then wraps no forward pass.
         dtype = training.autocast if is_fsdp else self.wrapped_dtype
-        generating = training.generating(batch.prompt, dtype)
+        generating = training.generating(batch.prompt, dtype, image_batch.shortest_prompt(prepared.model, training))
+        if training.has_images:
+            generating = generating.by_sequences(training.micro_batches)
         self.prepared = prepared.for_run(generating, prepared.device)
         self.batch = batch
         #: Records the sizes if they are symbolic.
@@ -134,6 +137,8 @@ class Rollout:
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
         self.classes: list[int] | None = None
+        #: What the tower returns for the images of the prompts.
+        self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
         self.leaves_out_first_period = True
 
@@ -170,7 +175,8 @@ class Rollout:
     def _prefill(self) -> RolledOut | None:
         context = self._context("prompts", self.shape_env)
         context.cache = Cache(windowed=True, component="kv_cache")
-        return self._run(context, self.loop(context))
+        loop = self.loop(context)
+        return self._run(context, loop)
 
     @without_frame_snapshots
     def decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut:
@@ -200,7 +206,22 @@ class Rollout:
         like = _represented(ran, entries_by_layer(interpreted, prefilled.cache.kept))
         context.cache.before = _before(context, like, first=first)
         loop.after_first_token(context)
+        loop.kept += [context.tape.new(*each) for each in self.encoded]
         return self._run(context, loop)
+
+    def _encode(self, context: Context, loop: Loop) -> None:
+        """Run the tower on the images of the prompts. Its outputs stay until the last token.
+
+        Source: transformers/generation/utils.py, _prepare_multimodal_encoder_kwargs_for_generation.
+        """
+        tower, tape = context.forward.tower, context.tape
+        assert tower is not None
+        context.images = [*loop.images]
+        context.encoded_images = tower.encode(context)
+        outputs = [each for each, _ in context.image_outputs]
+        loop.kept += outputs
+        rows = {each.storage.row: tape.rows[each.storage.row] for each in outputs if each.storage is not None}
+        self.encoded = [(shape, dtype, f"{name}, returned") for name, shape, dtype, *_ in rows.values()]
 
     def _context(self, which: PassOf, shape_env: ShapeEnv | None) -> Context:
         tape = Tape(trains=self.trains)
@@ -230,22 +251,26 @@ class Rollout:
         """
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
-        context.set_scope("generate: ")
+        if loop.images and not context.past:
+            self._encode(context, loop)
+        loop.begin(context)
         ids = tape.new((context.batch, context.length), "int64", "input_ids")
-        inputs = [ids]
-        if context.past and context.forward.takes_positions:
-            inputs.append(tape.new(of_positions(context, ids.shape), "int64", "position_ids"))
+        inputs = [ids, *loop.given(context)]
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
+        of_images: list[Tensor] = []
         if self.wrapped_dtype is not None:
             tape.scope = "outputs: "
             logits = in_float32(logits)
+            of_images = [*images_in_float32(context)]
+            context.drop_outputs()
         context.forward_locals = []
         del ids
         if not context.past:
             inputs.clear()
         loop.choose(context)
-        del inputs, logits
+        context.drop_outputs()
+        del inputs, logits, of_images
         if context.first_period_differs:
             return None
         return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache)

@@ -107,6 +107,7 @@ class Seq2SeqGeneration:
         context.forward = seq2seq.decoder_forward(context.forward)
         inputs = self.source(context)
         loop = self.loop(context)
+        loop.begin(context)
         encoded = tape.new(*self._encoded, "encoder's output")
         loop.starts(context, is_last=is_last)
         context.past, context.length = past, ONE if past else self.prompt

@@ -34,6 +34,9 @@ NOT_IN_TRL: dict[TrainerName, tuple[MethodName, ...]] = {
 #: Sequence lengths of requests whose completions are generated: a trace runs the model once for each token.
 GENERATED = (16, 32, 64, 100)
 
+#: The share of requests with images whose completions `generate` makes.
+BY_GENERATE = 0.5
+
 #: Sizes at which a trace takes seconds.
 SMALL: Options = {
     "micro_batch_size": (0.8, (1, 2, 3, 4)),
@@ -141,7 +144,9 @@ def random_image_trainer_request(
         tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
         training["completion_tokens"] = int(rng.choice((0.1, 0.5, 0.9)) * tokens)
     if trainer in GENERATING:
-        training |= _generated(rng, trainer, training, tokens_of_images(request, {"images": training["images"]}))
+        generates = random.Random(f"generate {seed} {number}").random() < BY_GENERATE
+        tokens = tokens_of_images(request, {"images": training["images"]})
+        training |= _generated(rng, trainer, training, tokens, generates=generates)
     if trainer in PREFERENCES:
         training |= _preferences(rng, trainer, training, tokens_of_images(request, {"images": training["images"]}))
     return {**request, "method": _method(trainer, request["method"]), "training": training}
@@ -161,11 +166,15 @@ def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, A
     return settings
 
 
-def _generated(rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Prompts with images, and completions by vLLM."""
+def _generated(
+    rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int, *, generates: bool
+) -> dict[str, Any]:
+    """Prompts with images, and completions by vLLM, or short ones by `generate`."""
     longest = rng.choice((2, 16, 100))
+    if generates:
+        longest = min(longest, GENERATED[0])
     of_trainer = {name: each for name, each in OWN[trainer].items() if name != "use_vllm"}
-    settings = {**_set(rng, of_trainer), "use_vllm": True, "padding": False}
+    settings = {**_set(rng, of_trainer), "use_vllm": not generates, "padding": False}
     settings["sequence_length"] = 1 + tokens + rng.choice((0, 7)) + longest
     settings |= {"micro_batch_size": max(2, training.get("micro_batch_size", 1)), "max_completion_length": longest}
     if rng.random() < 0.3 and training.get("attention") != "flash_attention_2":

@@ -5,6 +5,7 @@ Source: transformers/models/gemma3/modeling_gemma3.py.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
@@ -62,11 +63,6 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
     return [image_encoder.pixels(config, training.image_count), token_types("token_type_ids", training)]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
-    return image_encoder.words_and_images(context, inputs_embeds, _TOWER, _project)
-
-
 def _project(context: Context, vision_outputs: Tensor) -> Tensor:
     """Average the patches of each token and project them: (images, patches, hidden_size) to (images, tokens, ...)."""
     images, _, width = vision_outputs.shape
@@ -115,8 +111,10 @@ GEMMA3_IMAGES = Tower(
     process=_process,
     batch=_batch,
     kept=image_encoder.nothing_kept,
-    run=_run,
+    encode=partial(image_encoder.projected, path=_TOWER, project=_project),
+    place=image_encoder.placed,
     chunks=image_encoder.one_chunk,
     masks=_masks,
+    types_new_tokens=False,
     source="transformers/models/gemma3/processing_gemma3.py",
 )

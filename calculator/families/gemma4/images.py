@@ -44,17 +44,20 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
     ]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower, project its tokens, and replace the embeddings of the placeholders by them."""
+def _encode(context: Context) -> list[Tensor]:
+    """Run the tower, and project its tokens."""
     last_hidden_state = _tower(context, context.images[0])
     context.set_scope(f"{_EMBEDDER}.embedding_pre_projection_norm: ")
     normed = unscaled_rms_norm(last_hidden_state)
     pooler_output = context.outer(f"{_EMBEDDER}.embedding_projection")(normed)
     context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
-    del last_hidden_state, normed
+    return [pooler_output]
+
+
+def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
-    image_features = ops.cast(ops.cat((pooler_output,), pooler_output.shape, "tokens"), inputs_embeds.dtype, "cast")
-    del pooler_output
+    image_features = ops.cast(ops.cat(encoded, encoded[0].shape, "tokens"), inputs_embeds.dtype, "cast")
     mask, number = context.decoder_locals[0], context.tape.new((), "int64", "number of tokens")
     context.decoder_locals += [image_features, number]
     replaced = indexing.masked_elements(inputs_embeds, named(elements(image_features.shape), "elements"), "replaced")
@@ -262,7 +265,9 @@ GEMMA4_IMAGES = Tower(
     process=process,
     batch=_batch,
     kept=image_encoder.nothing_kept,
-    run=_run,
+    encode=_encode,
+    place=_place,
+    types_new_tokens=False,
     grads_patches=False,
     chunks=image_encoder.one_chunk,
     convolves=False,

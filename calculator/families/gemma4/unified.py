@@ -38,8 +38,8 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
     ]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Embed the patches, drop padding, and replace the embeddings of the placeholders by them."""
+def _encode(context: Context) -> list[Tensor]:
+    """Embed the patches and drop padding. Return the tokens of each image."""
     last_hidden_state, projected = _embedded(context, context.images[0])
     images, tokens, width = projected.shape
     context.set_scope("images: ")
@@ -50,9 +50,14 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     parts = ops.split(rows, [(context.image.tokens, width) for _ in range(images)])
     del rows
     context.image_outputs = [(last_hidden_state, 1), *((part, 1) for part in parts)]
-    del last_hidden_state
-    image_features = ops.cast(ops.cat(parts, (count, width), "tokens"), inputs_embeds.dtype, "tokens, cast")
-    del parts
+    return parts
+
+
+def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Replace the embeddings of the placeholders by the tokens."""
+    context.set_scope("images: ")
+    shape = (named(len(encoded) * int(encoded[0].shape[0]), "image tokens"), encoded[0].shape[1])
+    image_features = ops.cast(ops.cat(encoded, shape, "tokens"), inputs_embeds.dtype, "tokens, cast")
     mask, number = context.decoder_locals[0], context.tape.new((), "int64", "number of tokens")
     context.decoder_locals += [image_features, number]
     replaced = indexing.masked_elements(inputs_embeds, named(elements(image_features.shape), "elements"), "replaced")
@@ -126,7 +131,9 @@ GEMMA4_UNIFIED = replace(
         process=process_unified,
         batch=_batch,
         kept=image_encoder.nothing_kept,
-        run=_run,
+        encode=_encode,
+        place=_place,
+        types_new_tokens=False,
         chunks=image_encoder.one_chunk,
         convolves=False,
         source="transformers/models/gemma4_unified/image_processing_gemma4_unified.py",

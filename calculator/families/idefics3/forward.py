@@ -40,8 +40,8 @@ def _batch(config: Config, training: Training, image: Processed) -> list[BatchTe
     ]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the connector, and replace the embeddings of the placeholders by the tokens."""
+def _encode(context: Context) -> list[Tensor]:
+    """Run the tower and the connector. Return the tokens of each sequence."""
     tiles = named(context.image_count * context.image.tiles, "tiles")
     pixel_values, *masks = _real_tiles(context, tiles)
     last_hidden_state = image_encoder.of_masked_pixels(context, TOWER, pixel_values)
@@ -53,9 +53,14 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     batch, of_row = int(context.batch), int(tiles) // int(context.batch)
     parts = ops.split(image_features, [(of_row * int(tokens), width) for _ in range(batch)])
     context.image_outputs = [(each, 1) for each in (last_hidden_state, *parts)]
-    del last_hidden_state, image_features
-    joined = ops.cat(parts, (named(int(tiles) * int(tokens), "image tokens"), width), "tokens")
-    del parts
+    return parts
+
+
+def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Replace the embeddings of the placeholders by the tokens."""
+    context.set_scope("images: ")
+    tokens, width = len(encoded) * int(encoded[0].shape[0]), encoded[0].shape[1]
+    joined = ops.cat(encoded, (named(tokens, "image tokens"), width), "tokens")
     weight = context.outer(f"{TOWER}.embeddings.patch_embedding").own["weight"]
     joined = ops.cast(joined, weight.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
@@ -113,7 +118,8 @@ IDEFICS3 = replace(
         process=process,
         batch=_batch,
         kept=image_encoder.nothing_kept,
-        run=_run,
+        encode=_encode,
+        place=_place,
         chunks=image_encoder.one_chunk,
         source="transformers/models/idefics3/image_processing_idefics3.py",
     ),

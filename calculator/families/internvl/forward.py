@@ -45,15 +45,18 @@ def _batch(config: Config, training: Training, image: Processed) -> list[BatchTe
     return [image_encoder.pixels(config, training.image_count * image.tiles)]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
+def _encode(context: Context) -> list[Tensor]:
+    """Run the tower and the projector, and return the tokens."""
     encoded, last_hidden_state, pooler_output = _features(context)
     context.image_outputs = [(last_hidden_state, 1), (pooler_output, 1)]
     context.image_outputs += [] if encoded is last_hidden_state else [(encoded, 1)]
-    del encoded, last_hidden_state
+    return [pooler_output]
+
+
+def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
-    image_features = ops.cast(pooler_output, inputs_embeds.dtype, "tokens, cast")
-    del pooler_output
+    image_features = ops.cast(encoded[0], inputs_embeds.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
     context.decoder_locals += [image_features, mask]
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
@@ -217,7 +220,8 @@ INTERNVL = replace(
         process=process,
         batch=_batch,
         kept=image_encoder.nothing_kept,
-        run=_run,
+        encode=_encode,
+        place=_place,
         chunks=image_encoder.one_chunk,
         source="transformers/models/got_ocr2/image_processing_got_ocr2.py",
     ),

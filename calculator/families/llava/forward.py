@@ -54,14 +54,13 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
     return [image_encoder.pixels(config, training.image_count)]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
+def _encode(context: Context) -> list[Tensor]:
+    """Run the tower and the projector. Return the tokens of each image."""
     projected = projected_features(context, context.images[0])
     context.set_scope("images: ")
     images, tokens, width = projected.shape
     parts = ops.split(projected, [(tokens, width) for _ in range(images)], stacks=True)
-    del projected
-    return put_in_places(context, inputs_embeds, parts)
+    return with_outputs(context, parts)
 
 
 def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
@@ -73,14 +72,17 @@ def projected_features(context: Context, pixel_values: Tensor) -> Tensor:
     return _project(context, _without_class_token(context, selected))
 
 
-def put_in_places(context: Context, inputs_embeds: Tensor, parts: list[Tensor]) -> Tensor:
-    """Join the tokens (tokens, hidden_size) of all images, and replace the embeddings of the placeholders by them.
-
-    The model also returns the parts.
-    """
+def with_outputs(context: Context, parts: list[Tensor]) -> list[Tensor]:
+    """Return the tokens (tokens, hidden_size) of each image, which the model returns too."""
     context.image_outputs[1:1] = [(part, 1) for part in parts]
-    shape = (named(context.image.tokens * len(parts), "image tokens"), parts[0].shape[-1])
-    image_features = ops.cat(parts, shape, "tokens")
+    return parts
+
+
+def place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Join the tokens of all images, and replace the embeddings of the placeholders by them."""
+    context.set_scope("images: ")
+    shape = (named(context.image.tokens * len(encoded), "image tokens"), encoded[0].shape[-1])
+    image_features = ops.cat(encoded, shape, "tokens")
     image_features = ops.cast(image_features, inputs_embeds.dtype, "tokens, cast")
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
     context.decoder_locals += [image_features, mask]
@@ -107,7 +109,8 @@ _IMAGES = Tower(
     process=_process,
     batch=_batch,
     kept=image_encoder.nothing_kept,
-    run=_run,
+    encode=_encode,
+    place=place,
     chunks=image_encoder.one_chunk,
     source="transformers/models/llava/processing_llava.py",
 )

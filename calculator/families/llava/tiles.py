@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
-from calculator.families.llava.forward import LLAVA, projected_features, put_in_places
+from calculator.families.llava.forward import LLAVA, place, projected_features, with_outputs
 from calculator.layers import image_encoder
 from calculator.layers.decoder_forward import Tower
 from calculator.layers.fixed_images import no_limits
@@ -103,8 +103,8 @@ def _batch(config: Config, training: Training, image: Processed) -> list[BatchTe
     return [(name, (number, named(image.tiles, "tiles"), *shape), dtype), ("image_sizes", (number, 2), "int64")]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower on all tiles, and replace the embeddings of the placeholders by each image's tokens."""
+def _encode(context: Context) -> list[Tensor]:
+    """Run the tower on all tiles, and return each image's tokens."""
     count, tiles = context.image_count, context.image.tiles
     context.set_scope("model: ")
     given = context.images[0]
@@ -113,9 +113,7 @@ def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("images: ")
     parts = ops.split(projected, [(tiles, *projected.shape[1:]) for _ in range(count)])
     del projected
-    packed = [_packed(context, parts.pop(0)) for _ in range(count)]
-    del pixel_values
-    return put_in_places(context, inputs_embeds, packed)
+    return with_outputs(context, [_packed(context, parts.pop(0)) for _ in range(count)])
 
 
 def _packed(context: Context, image_feature: Tensor) -> Tensor:
@@ -144,7 +142,8 @@ LLAVA_NEXT = replace(
         process=_process,
         batch=_batch,
         kept=image_encoder.nothing_kept,
-        run=_run,
+        encode=_encode,
+        place=place,
         chunks=image_encoder.one_chunk,
         source="transformers/models/llava_next/processing_llava_next.py",
     ),

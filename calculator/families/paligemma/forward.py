@@ -6,6 +6,7 @@ Source: transformers/models/paligemma/modeling_paligemma.py.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
@@ -46,11 +47,6 @@ def _batch(config: Config, training: Training, _image: Processed) -> list[BatchT
     return [image_encoder.pixels(config, training.image_count), token_types("token_type_ids", training)]
 
 
-def _run(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower and the projector, and replace the embeddings of the placeholders by the tokens."""
-    return image_encoder.words_and_images(context, inputs_embeds, TOWER, _project)
-
-
 def _project(context: Context, vision_outputs: Tensor) -> Tensor:
     """Project each patch: (images, patches, hidden_size) to (images, tokens, hidden_size of the text model)."""
     return leave(PROJECTOR, context.outer(f"{PROJECTOR}.linear")(enter(PROJECTOR, vision_outputs)))
@@ -71,11 +67,13 @@ PALIGEMMA = replace(
     embeddings=embed_words,
     final_norm=final(norms.offset_rms_norm, f"{TEXT_MODEL}.norm"),
     refuses_flash=refuses_flash,
+    changes_positions=True,
     tower=Tower(
         process=_process,
         batch=_batch,
         kept=image_encoder.nothing_kept,
-        run=_run,
+        encode=partial(image_encoder.projected, path=TOWER, project=_project),
+        place=image_encoder.placed,
         chunks=image_encoder.one_chunk,
         masks=_masks,
         source="transformers/models/paligemma/processing_paligemma.py",

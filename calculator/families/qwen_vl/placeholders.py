@@ -48,8 +48,8 @@ def kept(training: Training) -> tuple[BatchTensor, ...]:
     return (("model.rope_deltas", (named(training.micro_batch_size, "B"), 1), "int64"),)
 
 
-def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
-    """Run the tower, and replace the embeddings of the placeholders by its tokens."""
+def encode(context: Context, *, tower: RunTower) -> list[Tensor]:
+    """Run the tower. Return the tokens of all images, and those of its earlier layers."""
     image, count = context.image, context.image_count
     weight = context.outer("model.visual.patch_embed.proj").own["weight"]
     pixel_values = ops.cast(context.images[0], weight.dtype, "model.visual: pixel values, cast")
@@ -58,10 +58,14 @@ def run(context: Context, inputs_embeds: Tensor, *, tower: RunTower) -> Tensor:
     hidden_states, merged, *features = leave_with(_TOWER, hidden_states, merged, *features)
     del pixel_values
     context.image_outputs = [(hidden_states, 1), *((each, count) for each in (merged, *features))]
-    del hidden_states
+    return [merged, *features]
+
+
+def place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Replace the embeddings of the placeholders by the tokens of images."""
+    merged, *features = encoded
     context.set_scope("images: ")
     image_embeds = ops.cast(ops.cat((merged,), merged.shape, "tokens"), inputs_embeds.dtype, "tokens, cast")
-    del merged
     masks = [
         context.tape.new((context.batch, context.length), "bool", f"places of {name}") for name in ("images", "videos")
     ]

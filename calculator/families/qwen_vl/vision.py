@@ -184,13 +184,15 @@ QWEN2 = Tower(
     process=processor(min_pixels=3136, max_pixels=12_845_056),
     batch=placeholders.batch,
     kept=placeholders.kept,
-    run=partial(placeholders.run, tower=_whole),
+    encode=partial(placeholders.encode, tower=_whole),
+    place=placeholders.place,
     chunks=lambda _config, _image: 1,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",
 )
 
 QWEN2_5 = replace(
     QWEN2,
-    run=partial(placeholders.run, tower=_windowed),
+    encode=partial(placeholders.encode, tower=_windowed),
+    place=placeholders.place,
     chunks=lambda config, image: len(windows(config["vision_config"], image)),
 )

@@ -162,7 +162,7 @@ class Transformers(Loop):
         of_images: list[Tensor] = []
         if dtype is not None:
             converted = [in_float32(each) for each in outputs]
-            of_images = [*_images_in_float32(context)]
+            of_images = [*images_in_float32(context)]
             outputs = converted
             del converted
         cache = context.returned_cache
@@ -187,7 +187,7 @@ class Transformers(Loop):
         return ops.scale(loss, "loss / 1")
 
 
-def _images_in_float32(context: Context) -> Iterator[Tensor]:
+def images_in_float32(context: Context) -> Iterator[Tensor]:
     """Yield float32 copies of outputs that the model returns because of images.
 
     Only outputs in half precision are copied, one for each image.

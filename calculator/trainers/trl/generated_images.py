@@ -35,12 +35,12 @@ _GRID = "image_grid_thw"
 
 
 def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
-    """Yield what is not modeled of images: completions by `generate`, and ZeRO-3."""
+    """Yield what is not modeled of images: completions by `generate` on several GPUs, and ZeRO-3."""
     training, sharding = prepared.training, prepared.device.sharding
     if not training.has_images:
         return
-    if not training.use_vllm:
-        message = f"{trainer} with images is modeled only with vLLM: use true, or leave images out"
+    if not training.use_vllm and sharding != "none":
+        message = f"{trainer} with images on several GPUs is modeled only with vLLM: use true, or one GPU"
         yield Problem(loc="training.use_vllm", msg=message, input=False)
     if sharding == "zero3":
         message = f"{trainer} with images is not modeled under zero3: use zero2 or fsdp, or leave images out"

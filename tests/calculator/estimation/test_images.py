@@ -151,7 +151,10 @@ def test_a_larger_image_needs_more():
         ),
         ({"training": {"trainer": "trl-orpo"}}, "training.trainer", "trl-kto, trl-grpo and trl-rloo"),
         (
-            {"training": {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 9}},
+            {
+                "training": {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 9},
+                "device": {"count": 2, "sharding": "ddp", "memory_bytes": 10**9},
+            },
             "training.use_vllm",
             "only with vLLM",
         ),

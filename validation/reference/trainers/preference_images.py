@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
 
+#: The tensors with a number for each token.
+_OF_TOKENS = ("input_ids", "token_type_ids", "mm_token_type_ids")
+
+
 class Processor(ProcessorMixin):
     """A stand-in for a model's processor. Its texts are numbers: those of their tokens, images included."""
 
@@ -56,11 +60,15 @@ class GeneratingProcessor(Processor):
         super().__init__(recipe, config)
         self._lengths: list[str] = []
 
-    def prompts(self, lengths: list[int]) -> list[list[int]]:
-        """Return the ids of prompts of these lengths, which the processor returns from then on."""
+    def prompts(self, lengths: list[int]) -> tuple[list[list[int]], dict[str, Any]]:
+        """Return the ids of prompts of these lengths, which the processor returns from then on, and the other tensors.
+
+        What is a number for each token is a list for each prompt, without padding.
+        """
         self._lengths = [*map(str, lengths)]
-        ids = self._prompts(len(lengths), max(lengths))["input_ids"].tolist()
-        return [row[len(row) - length :] for row, length in zip(ids, lengths, strict=True)]
+        batch = self._prompts(len(lengths), max(lengths))
+        cut = {name: _cut(batch[name], lengths) for name in _OF_TOKENS if name in batch}
+        return cut.pop("input_ids"), {**batch, **cut}
 
     def apply_chat_template(self, *_: Any, **__: Any) -> str:
         """Return a text, which is not read."""
@@ -69,6 +77,11 @@ class GeneratingProcessor(Processor):
     def __call__(self, *, text: list[str], images: list[Any] | None = None, **_: Any) -> BatchFeature:
         """Return the tokens of the prompts, and what the model needs because of the images."""
         return super().__call__(text=self._lengths[: len(text)], images=images, padding_side="left")
+
+
+def _cut(ids: torch.Tensor, lengths: list[int]) -> list[list[int]]:
+    """Return the last numbers of each row."""
+    return [row[len(row) - length :] for row, length in zip(ids.tolist(), lengths, strict=True)]
 
 
 def prompt_length(request: Any) -> int:
