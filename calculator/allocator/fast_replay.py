@@ -98,9 +98,6 @@ class FastReplay:
         self.temporaries = _sizes(resident.replayed_temporaries)
         self.needs = [*map(Need.of_sizes, self.temporaries)]
         self.fetching = _sizes(resident.while_fetching)
-        sizes = [*self.loading.sizes, *self.first.sizes]
-        sizes += (size for kind in (*self.temporaries, *self.fetching) for size in kind)
-        sizes += (size for states in self.states for each, times in states for size in each * times)
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
         #: them.
@@ -108,10 +105,12 @@ class FastReplay:
             _by_pool([bucket.bytes // BLOCK for bucket in each])
             for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
         ]
-        sizes += (size for both in self.buckets for kind in both for size in kind)
-        sizes += self.later.sizes if self.later is not None else []
-        sizes += self.last.sizes if self.last is not None else []
-        shift = (_TIMES * (sum(sizes) + len(sizes) * LARGE_SEGMENT // BLOCK)).bit_length()
+        sizes = [*self.temporaries, *self.fetching, *(kind for both in self.buckets for kind in both)]
+        sizes += [each * times for states in self.states for each, times in states]
+        sizes += [batch.sizes for batch in (self.first, self.later, self.last) if batch is not None]
+        most = sum(map(sum, sizes)) + sum(self.loading.sizes) // BLOCK
+        count = sum(map(len, sizes)) + len(self.loading.sizes)
+        shift = (_TIMES * (most + count * LARGE_SEGMENT // BLOCK)).bit_length()
         pools = range(len(self.first.passes))
         self.pools = [FlatPool(shift, small=n % 2 == 0) for n in pools]
         self.steps = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import partial
 from itertools import accumulate, groupby, repeat
-from operator import add, floordiv, itemgetter, mul, neg, sub
+from operator import add, floordiv, itemgetter, mul, sub
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
@@ -312,13 +312,14 @@ def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Ch
     All transients that are alive at a time count, each with the most that it wastes.
     """
     needs: dict[Chunk, Need] = {}
-    whole = [*map(waste.__add__, sizes)] if waste else sizes
-    # The two events of a row, `n` and `~n`, are indices of what they add.
-    added = [*whole, *map(neg, reversed(whole))]
     total = count = 0
     for chunk in chunks:
+        if not chunk.transients:
+            needs[chunk] = _NOTHING
+            continue
         allocated = chunk.allocations(count)
-        totals = [*accumulate(map(added.__getitem__, chunk.transients), initial=total)]
+        added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in chunk.transients]
+        totals = [*accumulate(added, initial=total)]
         allocated_sizes = [*map(sizes.__getitem__, allocated.rows)]
         before = [*map(totals.__getitem__, allocated.positions)]
         margins = map(mul, allocated.counts, allocated_sizes)

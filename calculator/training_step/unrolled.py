@@ -26,7 +26,7 @@ from calculator.training_step.repeated_layers import Repeated, with_every_layer
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from calculator.engine.sym_sizes import SymSizes
     from calculator.engine.tape import Allocation, Tape
@@ -247,6 +247,15 @@ def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[i
     return kept[::-1]
 
 
+def _passing(passes: Iterable[list[int]]) -> set[int]:
+    """Return the events of the rows that a pass both allocates and frees."""
+    found = set[int]()
+    for events in passes:
+        own = set(events)
+        found |= own.intersection(map(invert, own))
+    return found
+
+
 class Periods:
     """The events of four periods, the third of which represents `more` periods after it.
 
@@ -307,7 +316,8 @@ class Periods:
         The latter are allocated outside all three periods, and the third period frees a row of the same kind. Rows that
         all three free in the pass that allocates them are left out.
         """
-        windows = [[*self.events[slice(*self._forward(n))], *self._backward_events(n)] for n in (1, 2, 3)]
+        passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2, 3)]
+        windows = [[*forward, *backward] for forward, backward in passes]
         allocated = [[event for event in window if event >= 0] for window in windows]
         inner = {row for own in allocated for row in own}
         outer = [[~event for event in window if event < 0 and ~event not in inner] for window in windows]
@@ -316,14 +326,9 @@ class Periods:
         every = [
             own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)
         ]
-        passing = self._passing(1) | self._passing(2) | self._passing(3)
+        passing = _passing(events for both in passes for events in both)
         lasts = [not passing.issuperset(same) for same in zip(*every, strict=True)]
         return [[*compress(own, lasts)] for own in every]
-
-    def _passing(self, n: int) -> set[int]:
-        """Return the rows that a period frees in the pass that allocates them."""
-        passes = {*self.events[slice(*self._forward(n))]}, {*self._backward_events(n)}
-        return {row for events in passes for row in events if row >= 0 and ~row in events}
 
     def forward(self) -> list[Window]:
         """Return the forward pass, with the third period once for each period that it represents, in order."""
