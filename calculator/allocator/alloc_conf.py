@@ -128,8 +128,8 @@ def _garbage_collection_threshold(conf: AllocConf, value: str) -> AllocConf:
 
 def _per_process_memory_fraction(conf: AllocConf, value: str) -> AllocConf:
     fraction = _fraction("per_process_memory_fraction", value)
-    if not 0 <= fraction <= 1:
-        raise _refused(f"per_process_memory_fraction is {value}; set it from 0 to 1", value)
+    if not 0 < fraction <= 1:
+        raise _refused(f"per_process_memory_fraction is {value}; set it above 0, up to 1", value)
     return replace(conf, per_process_memory_fraction=fraction)
 
 

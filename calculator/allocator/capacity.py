@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
@@ -135,7 +136,10 @@ class CappedReplays:
         """Return the bytes that the run needs on an unlimited device, in whole pages."""
         peak = self._peak if self._shared is None else self._shared.peak_reserved_bytes
         if peak is None:
-            return whole_pages(self.within(device_of(_UNLIMITED)).same_from)
+            unlimited, fraction = self.within(device_of(_UNLIMITED)), self._conf.per_process_memory_fraction
+            if 0 < fraction < 1:
+                return whole_pages(ceil(unlimited.peak_reserved_bytes / fraction))
+            return whole_pages(unlimited.same_from)
         return whole_pages(max(peak, self._run.loading.warmup))
 
     def missing(self, device: DeviceMemory) -> int:
