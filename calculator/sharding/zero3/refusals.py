@@ -108,6 +108,7 @@ METHODS = (
     "ia3",
     "ln_tuning",
     "lokr",
+    "loha",
     "vera",
     "trainable_tokens",
     "bitfit",
@@ -232,6 +233,16 @@ def _of_empty_copies(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
+def _of_empty_shapes(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield LoHa of a model that is built partitioned.
+
+    PEFT reads the shape of a weight without gathering it (LoHaLayer.update_layer).
+    """
+    if prepared.method.name == "loha" and is_built_partitioned(prepared.given, prepared.device, prepared.method):
+        message = "PEFT reads the shapes of the partitioned weights, which have no dimensions, and fails: set it false"
+        yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
+
+
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     method = prepared.method
     if method.name not in METHODS:
@@ -242,3 +253,4 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_dtypes(prepared)
     yield from _of_copies(prepared)
     yield from _of_empty_copies(prepared)
+    yield from _of_empty_shapes(prepared)

@@ -234,6 +234,10 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
             {"method": {"name": "ln_tuning"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
         ),
         (
+            "training.deepspeed.zero3_init_flag",
+            {"method": {"name": "loha"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
+        ),
+        (
             "training.gradient_checkpointing_kwargs.use_reentrant",
             {
                 "method": {"name": "lora"},
