@@ -315,23 +315,19 @@ class KnownGathers:
     def state(self, placed: PlacedSegment) -> Hashable:
         """Return what determines what is gathered next. Numbers count from a copy on."""
         first, from_copy = self._layout.first, placed.from_copy
-
-        def relative(number: int) -> Hashable:
-            return number - from_copy if number >= first else (number,)
-
-        storages, in_flight = self._storages, self._in_flight
-        others = {*range(len(self._parameters))} - self._partitioned - self._persistent
-        places = {number: relative(number) for number in others}
-        gathered = frozenset(
-            [(place, number in in_flight, *storages.get(number, ())) for number, place in places.items()]
-        )
-        gathers = frozenset(
-            [
-                (places[number], relative(each.numbers[0] if each.numbers else number), each.left, each.buffer)
-                for number, each in in_flight.items()
-            ]
-        )
-        recomputed = frozenset([relative(number) for _, number in self._recomputed])
+        storages, in_flight, everything = self._storages, self._in_flight, range(len(self._parameters))
+        others = {*everything} - self._partitioned - self._persistent
+        places: dict[int, Hashable] = {
+            number: number - from_copy if number >= first else (number,) for number in others
+        }
+        gathered = [(place, number in in_flight, *storages.get(number, ())) for number, place in places.items()]
+        # The first parameter of a gather may have been released, so that it has no place.
+        gathers = [
+            (places[number], each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
+            for number, each in in_flight.items()
+        ]
+        recomputed = [number - from_copy if number >= first else (number,) for _, number in self._recomputed]
         is_at_end = self._head == self._end
-        ahead = None if is_at_end else (relative(self._layout.order[self._head]), self._next - placed.end)
-        return gathered, gathers, recomputed, ahead
+        head = -1 if is_at_end else self._layout.order[self._head]
+        ahead = head - from_copy if head >= first else head, self._next - placed.end
+        return frozenset(gathered), frozenset(gathers), frozenset(recomputed), ahead

@@ -12,7 +12,7 @@ from calculator.sharding.zero3.parameters import ELEMENTS, PARTITION
 from calculator.sharding.zero3.program import BACKWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from calculator.common.dtype import DType
     from calculator.sharding.zero3.followed import Followed
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.segment import Segment
 
-_PAYLOAD = attrgetter("payload")
+_PAYLOAD, _WITH_PADDING = attrgetter("payload"), attrgetter("with_padding")
 
 
 class PlacedSegment(NamedTuple):
@@ -66,7 +66,10 @@ class Layout:
         self.elements, self.payloads, self.partitions = (
             [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, PARTITION)
         )
-        self.persistent = {number for number, each in enumerate(self.parameters) if each.persists}
+        #: The numbers of the persistent parameters.
+        self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
+        of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
+        self.persistent.update([number + slot * self.period for slot in range(count) for number in of_copy])
         dtypes = {each.dtype for each in (*step.outside, *step.of_copy)}
         #: The dtype of all parameters, or None if there are several.
         self.dtype: DType | None = dtypes.pop() if len(dtypes) == 1 else None
@@ -74,8 +77,8 @@ class Layout:
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
         self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
-        self.persistent_bytes = self._of_persistent([each.with_padding for each in self.parameters])
-        self.persistent_payload = self._of_persistent(self.payloads)
+        self.persistent_bytes = self._of_persistent(_WITH_PADDING)
+        self.persistent_payload = self._of_persistent(_PAYLOAD)
         placed = self._placed()
         #: The parameters in the order of their uses, each with the index of the module that uses it.
         self.queue = [(number + each.shift, place + each.begin) for own, each in placed for number, place in own.order]
@@ -85,12 +88,13 @@ class Layout:
         self.places: tuple[float, ...] = (*places, inf)
         self.segments = [*self._with_distances(placed)]
 
-    def _of_persistent(self, sizes: Sequence[int]) -> int:
+    def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
-        again = self.persistent.intersection(self.representing)
-        return sum([sizes[number] for number in self.persistent]) + sum([sizes[number] for number in again]) * (
-            self.represents - 1
+        outside, of_copy = (
+            sum([size(each) for each in parameters if each.persists])
+            for parameters in (self._step.outside, self._step.of_copy)
         )
+        return outside + of_copy * self._followed.copies
 
     def _placed(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
