@@ -29,6 +29,8 @@ class Script:
     loop: Mapping[str, Any] | None = None
     #: The method of the bottleneck adapters that Headroom writes. None if there are none.
     adapters: Mapping[str, Any] | None = None
+    #: The training settings of rows with images that Headroom writes. Empty if there are none.
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 _UNREAD = "is not read: it may change the memory of the step"

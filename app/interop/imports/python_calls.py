@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
 from app.interop.imports.exported_adapters import adapters_in
+from app.interop.imports.exported_images import images_in
 from app.interop.imports.exported_loop import loop_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
@@ -99,6 +100,7 @@ def keys_of(text: str) -> Keys:
         frozen=frozen_in(modules),
         loop=loop_in(modules),
         adapters=adapters_in(modules),
+        images=images_in(modules),
     )
     keys = Keys(found.arguments, script)
     for each in wrong:

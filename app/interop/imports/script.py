@@ -57,6 +57,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     if is_unsloth:
         other_runs.warn_of(keys, other_runs.VLLM)
     defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
+    if "sequence_length" in keys.script.images:
+        keys.left.setdefault("max_length", keys.script.images["sequence_length"])
     loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
     if loop is not None:
         training |= exported_loop.settings_of(keys, loop)
@@ -74,9 +76,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         )
     if is_unsloth:
         unsloth.warn_of_experts(keys, method, model_or_none(model))
-    if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
-        effect = "The vision tower runs for each, and their tokens count in a sequence."
-        keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
+    training |= _images(keys, calls, task)
     if loop is None and tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
     if embeds:
@@ -89,6 +89,16 @@ def imported(keys: Keys, given: Any) -> Imported:
     stack = stack_of(keys, request, patches_trl=is_unsloth)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
+
+
+def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[str, Any]:
+    """Return the training settings of images that the code states. Where it states none, it is a warning."""
+    if task == {} and keys.script.images:
+        return dict(keys.script.images)
+    if any(name.startswith("FastVisionModel") for name in calls) or (task == {} and tasks.may_read_images(calls)):
+        effect = "The vision tower runs for each, and their tokens count in a sequence."
+        keys.warn("the images of a dataset, which the file does not state", effect, "one with text only")
+    return {}
 
 
 def _list_unread(keys: Keys) -> None:

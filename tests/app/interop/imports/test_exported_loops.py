@@ -1,4 +1,4 @@
-"""Scripts of the PEFT format on one GPU are read back with their loop."""
+"""Scripts of the PEFT format on one GPU are read back with their loop, and those of trainers with their images."""
 
 import pytest
 
@@ -52,3 +52,21 @@ def test_an_edited_optimizer_is_listed():
 def test_another_loop_is_not_read():
     found = read(f'model = AutoModelForCausalLM.from_pretrained("{MODEL}")\nMICRO_BATCH_SIZE = 4\n')
     assert found.request["training"]["trainer"] == "transformers"
+
+
+@pytest.mark.parametrize("trainer", ["transformers", "trl-sft"])
+@pytest.mark.parametrize(
+    ("model", "images", "padding"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", {"images_per_sequence": 2}, True),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", {"min_pixels": 50_176, "max_pixels": 200_704}, False),
+    ],
+)
+def test_images_of_an_exported_script_are_read(trainer, model, images, padding):
+    size = {"images_per_sequence": 1, "image_height": 60, "image_width": 40}
+    training = {"trainer": trainer, "sequence_length": 1536, "padding": padding, "images": {**size, **images}}
+    body = {"model": model, "method": {"name": "lora", "target_modules": ["q_proj"]}, "training": training}
+    request = parse_request(body)
+    found = read(FORMATS["peft"](planned(request)).content)
+    assert "max_length" not in [each.key for each in found.not_understood]
+    assert parse_request(found.request).training == request.training
