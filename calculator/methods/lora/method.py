@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from calculator.resident.stored_weight import StoredWeight
 
 
+#: Settings with which a step is modeled on one GPU only.
+_PLAIN_SETTINGS = ("use_bdlora", "layer_replication", "target_parameters")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoRA(LowRank):
     """LoRA: r · (in_features + out_features) parameters for each adapted matrix."""
@@ -68,18 +72,18 @@ class LoRA(LowRank):
     @property
     def plain_steps_only(self) -> bool:
         """Whether a setting is modeled on one GPU only, such as a quantized base or replicated layers."""
-        others = self.target_parameters or self.trainable_token_indices or self.use_bdlora or self.layer_replication
+        others = any(getattr(self, name) for name in _PLAIN_SETTINGS) or self.trainable_token_indices
         return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
 
     @property
     def title(self) -> str:
-        """The label, with the storage of the base, what freezes B, or the blocks."""
+        """The label, with the storage of the base, what freezes B, or a setting that is modeled on one GPU only."""
         if self.load_in_8bit:
             title = f"{self.facts.label} with load_in_8bit"
         elif self.base is not None:
             title = f"{self.facts.label} over {self.base.title}"
-        elif self.use_bdlora or self.layer_replication:
-            title = f"{self.facts.label} with {'use_bdlora' if self.use_bdlora else 'layer_replication'}"
+        elif parts := [name for name in _PLAIN_SETTINGS if getattr(self, name)]:
+            title = f"{self.facts.label} with {parts[0]}"
         else:
             title = "MiCA" if self.init_lora_weights == "mica" else self.facts.label
         return tokens.titled(self, title)

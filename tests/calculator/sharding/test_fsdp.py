@@ -269,3 +269,20 @@ def test_weights_are_not_broadcast_where_accelerate_fails(model, target):
     with pytest.raises(PlanError) as refused:
         estimate(parse_request({**body, "training": training, "device": device}))
     assert {each.loc for each in refused.value.problems} == {"training.fsdp_config.cpu_ram_efficient_loading"}
+
+
+def test_a_refusal_of_several_gpus_names_the_setting_of_lora():
+    with pytest.raises(PlanError, match="LoRA with target_parameters is modeled on one GPU only"):
+        estimate(
+            parse_request(
+                {
+                    "model": "Qwen/Qwen3-30B-A3B",
+                    "method": {
+                        "name": "lora",
+                        "target_modules": ["q_proj"],
+                        "target_parameters": ["mlp.experts.down_proj"],
+                    },
+                    "device": {"count": 2, "sharding": "fsdp"},
+                }
+            )
+        )
