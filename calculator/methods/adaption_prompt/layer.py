@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.autocast import cast_to
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers import attention, rotary
 from calculator.layers.self_attention import split_heads
@@ -46,7 +47,9 @@ def of_gpt2(context: Context, modules: LayerModules, x: Tensor, output: Tensor, 
 
     The queries are a part of the fused projection. There is no output projection.
     """
-    _, key, value = _split(modules, prompt)
+    # Conv1D multiplies a view of the prompt, and autocast does not cache copies of views.
+    autocast = prompt.tape.autocast
+    _, key, value = _split(modules, prompt if autocast is None else cast_to(prompt, autocast.dtype, "prompt"))
     adapter_k = _repeated(context, key, "prompt's key")
     adapter_v = _repeated(context, value, "prompt's value")
     query_states = split_heads(context, _split(modules, x)[0], context.config["num_attention_heads"])

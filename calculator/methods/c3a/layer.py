@@ -23,12 +23,14 @@ KERNEL = "c3a_kernel"
 
 
 def forward(bound: BoundModule, x: Tensor) -> Tensor:
-    """Run the frozen module, and add the convolution to its output in place."""
+    """Run the frozen module, and add the convolution to its output in place. Return it in the input's dtype."""
+    dtype = x.dtype
     result = bound.base(x)
     x = ops.cast(x, "float32", "input in float32")
     kernel = ops.cast(bound.added[KERNEL], "float32", "kernel in float32")
     update = ops.scale(_convolved(x, kernel, bound.module.out_features), "update")
-    return add_to_output_(bound, result, ops.cast(update, result.dtype, "update in the output's dtype"))
+    result = add_to_output_(bound, result, ops.cast(update, result.dtype, "update in the output's dtype"))
+    return ops.cast(result, dtype, "output")
 
 
 def _convolved(x: Tensor, kernel: Tensor, width: int) -> Tensor:
