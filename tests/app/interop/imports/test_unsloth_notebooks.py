@@ -70,3 +70,16 @@ def test_embeddings_among_the_targets_are_trained_in_full():
     assert (training["trainer"], training["micro_batch_size"]) == ("unsloth", 3)
     assert {"target_modules", "embedding_learning_rate"} <= {each.key for each in found.not_understood}
     assert trained(found) > 32_768 * 4_096
+
+
+@pytest.mark.parametrize(
+    ("copy", "model"),
+    [
+        ("unsloth/mistral-7b-bnb-4bit", "mistralai/Mistral-7B-v0.1"),
+        ("unsloth/mistral-7b-v0.2-bnb-4bit", "mistralai/Mistral-7B-Instruct-v0.2"),
+        ("unsloth/codellama-34b-bnb-4bit", "codellama/CodeLlama-34b-hf"),
+    ],
+)
+def test_unsloths_copies_of_older_models_are_those_models(copy, model):
+    code = f'from unsloth import FastLanguageModel\nFastLanguageModel.from_pretrained(model_name="{copy}")\n'
+    assert read(code).request["model"] == model
