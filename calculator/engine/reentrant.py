@@ -38,12 +38,14 @@ def checkpoint_reentrant(
     captured: object,
     arguments: list[Any] | None = None,
     *,
+    unused: Callable[[], Tensor | None] = lambda: None,
     offloads: bool = False,
 ) -> Tensor:
     """Run a function without a graph and save only its input.
 
     Tensors that the function captures stay alive as long as the graph. `arguments`: a list that the function reads
-    further inputs from. They are saved like the input, and freed with it. `offloads`: whether the input is saved in
+    further inputs from. They are saved like the input, and freed with it. `unused` returns another output of the last
+    run, which nothing reads: autograd makes zeros for its gradient. `offloads`: whether the input is saved in
     host memory. It returns to a buffer that always exists.
     """
     tape = x.tape
@@ -57,7 +59,9 @@ def checkpoint_reentrant(
     if x.edge is None:
         return out.detach()
     dtype = tape.autocast.dtype if tape.autocast is not None else None
-    node = Node(tape, _recompute, (x.edge,), (function, dtype, captured, arguments))
+    other = unused()
+    zeros = None if other is None else (other.shape, other.dtype)
+    node = Node(tape, _recompute, (x.edge,), (function, dtype, captured, arguments, unused, zeros))
     node.save(Tensor(tape, None, x.shape, x.dtype, None) if offloads else x)
     return Tensor(tape, out.storage, out.shape, out.dtype, node)
 
@@ -67,12 +71,26 @@ def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
 
     Its output and the output's gradient stay alive.
     """
-    function, dtype, _, arguments = node.context
+    function, dtype, _, arguments, unused, like = node.context
     (x,) = node.saved
+    zeros = None if like is None else x.tape.new(*like, "zeros for an unused output")
     leaf = AccumulateGrad(x.tape, "input of a recomputed layer", "activations")
     with autocast.region(x.tape, dtype):
         out = function(Tensor(x.tape, x.storage, x.shape, x.dtype, leaf))
+    other = unused()
+    if zeros is not None and other is not None and other.edge is not None:
+        _begin_with(other, zeros)
     backward(x.tape, out, grad)
     if arguments is not None:
         arguments.clear()
     return (leaf.grad,)
+
+
+def _begin_with(x: Tensor, gradient: Tensor) -> None:
+    """Give a tensor's node a gradient, to which others are added."""
+    assert x.edge is not None
+    node, slot = x.edge[:2]
+    if isinstance(node.incoming, list):
+        node.incoming[slot] = gradient
+    else:
+        node.incoming = gradient

@@ -283,10 +283,13 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     ]
     if trainer_of(context.training).is_reentrant(context):
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
+        weights = partial(getattr, context, "returned_attn_weights")
         if context.forward.saves_mask:
             captured[: len(types)] = [_shared(context, kind)[0] for kind in types]
-            return unit.after(checkpoint_reentrant(run, hidden_states, captured, arguments, offloads=offloads))
-        return unit.after(checkpoint_reentrant(run, hidden_states, captured, offloads=offloads))
+            return unit.after(
+                checkpoint_reentrant(run, hidden_states, captured, arguments, unused=weights, offloads=offloads)
+            )
+        return unit.after(checkpoint_reentrant(run, hidden_states, captured, unused=weights, offloads=offloads))
     return unit.after(checkpoint(run, hidden_states, captured=captured))
 
 
