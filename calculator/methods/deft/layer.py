@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import products
-from calculator.methods.targeted.adapted_linear import dropped
+from calculator.methods.reshaping import viewed
+from calculator.methods.targeted.adapted_linear import called_dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -19,7 +20,7 @@ P, R = "deft_P", "deft_R"
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     """Run everything after the frozen product in float32."""
     dtype = x.dtype
-    base = bound.base(x)
+    base = bound.base_layer(x)
     result = ops.cast(base, "float32", "output in float32")
     product = _without_bias(bound, result)
     x = ops.cast(x, "float32", "input in float32")
@@ -29,7 +30,7 @@ def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     result = ops.subtract(result, removed, "output without the removed part")
     if R in bound.added:
         injected = ops.scale(ops.cast(bound.added[R], "float32", "R in float32"), "R, scaled")
-        dropped_x = dropped(x, dropout)
+        dropped_x = called_dropout(bound, "deft_dropout", x, dropout)
         result = ops.add(result, _injected(dropped_x, injected, direction, bound), "output with the injected part")
     return ops.cast(result, dtype, "output")
 
@@ -42,14 +43,14 @@ def _without_bias(bound: BoundModule, result: Tensor) -> Tensor:
 
 
 def _removed(product: Tensor, right: Tensor, direction: Tensor, bound: BoundModule) -> Tensor:
-    inner = products.matmul(product, right, None, right.shape[1], "output · relu(P)")
-    return products.matmul(inner, _transposed(direction), None, bound.module.out_features, "removed part")
+    inner = products.addmm(product, right, None, right.shape[1], "output · relu(P)")
+    return products.addmm(inner, _transposed(direction), None, bound.module.out_features, "removed part")
 
 
 def _injected(x: Tensor, injected: Tensor, direction: Tensor, bound: BoundModule) -> Tensor:
     inner = products.matmul(x, injected, None, injected.shape[0], "R · x")
-    return products.matmul(inner, _transposed(direction), None, bound.module.out_features, "P · R · x")
+    return products.addmm(inner, _transposed(direction), None, bound.module.out_features, "P · R · x")
 
 
 def _transposed(direction: Tensor) -> Tensor:
-    return ops.view(direction, direction.shape[::-1])
+    return viewed(direction, direction.shape[::-1])

@@ -109,6 +109,7 @@ METHODS = (
     "ln_tuning",
     "lokr",
     "loha",
+    "deft",
     "vera",
     "trainable_tokens",
     "bitfit",
@@ -243,6 +244,23 @@ def _of_empty_shapes(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
+def _of_released_biases(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield DEFT of a layer with a bias, which stage 3 releases after the layer's call in the first pass.
+
+    PEFT subtracts it afterwards (DeftLinear.forward).
+    """
+    method = prepared.method
+    for path, module, spec in prepared.distinct_modules if method.name == "deft" else ():
+        if spec.added and module.bias is not None and not prepared.model.is_idle(path):
+            message = (
+                f"PEFT subtracts the bias of {path} after stage 3 has released it, and fails: leave {path} out, or"
+                f" {_INSTEAD}"
+            )
+            names = listed(getattr(method, "target_modules", None))
+            yield Problem(loc="method.target_modules", msg=message, input=names)
+            return
+
+
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     method = prepared.method
     if method.name not in METHODS:
@@ -254,3 +272,4 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
     yield from _of_copies(prepared)
     yield from _of_empty_copies(prepared)
     yield from _of_empty_shapes(prepared)
+    yield from _of_released_biases(prepared)

@@ -237,6 +237,7 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
             "training.deepspeed.zero3_init_flag",
             {"method": {"name": "loha"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
         ),
+        ("method.target_modules", {"model": "Qwen/Qwen2.5-0.5B", "method": {"name": "deft"}}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
             {
