@@ -151,7 +151,7 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a cache is refused for a model without attention."""
-    if has_no_length(model) and returns_cache(model, request.training, request.method):
+    if has_no_length(model) and returns_cache(model, request.training, request.method, request.stack):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 

@@ -25,10 +25,11 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
-from calculator.stack.changes import older_behavior
+from calculator.stack.changes import OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
+from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl import offloading
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
-        *differences(request.stack, model.model_type),
+        *differences(
+            request.stack, model.model_type, left_out=frozenset() if isinstance(trainer, Transformers) else OF_TRAINERS
+        ),
         *untraced(request.stack, model.model_type, request.method.name),
         _reserved(request),
         *_histories(request),
@@ -104,7 +107,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    if returns_cache(model, request.training, request.method):
+    if returns_cache(model, request.training, request.method, request.stack):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
         lines += [offloading.OFFLOADED, offloading.TIMING]

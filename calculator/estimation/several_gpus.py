@@ -134,7 +134,7 @@ def _ddp(request: Request, model: Model, prepared: Callable[[], PreparedModel]) 
     if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
         message = "re-entrant checkpointing marks parameters ready twice, which DDP refuses: set it false"
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
-    if config.copies_outputs and returns_cache(model, training, request.method):
+    if config.copies_outputs and returns_cache(model, training, request.method, request.stack):
         message = (
             "DDP then copies the cache of keys and values, which is not modeled yet: use false, or checkpoint, or "
             "set use_cache false in the model's config, or set training.trainer"

@@ -12,6 +12,7 @@ from calculator.estimation.remarks import not_quantized
 from calculator.families import forward_of
 from calculator.layers.cache import pairs_by_layer
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
+from calculator.stack.changes import OF_STEPS, OF_TRAINERS
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced_passes
 
@@ -65,7 +66,7 @@ def assumptions(
     serving = request.serving
     sentences = [
         f"The figures are for {named(request.stack)}.",
-        *differences(request.stack, model.model_type, trains=False),
+        *differences(request.stack, model.model_type, left_out=OF_STEPS | OF_TRAINERS),
         *untraced_passes(request.stack, model.model_type, request.method.name),
         PASSES,
     ]

@@ -85,7 +85,7 @@ class Cache:
         keys = self._after(before[0], key, "key, cached")
         if not windowed:
             before[0] = None
-        if one_dtype and value.dtype != key.dtype:
+        if one_dtype and before[1] is None and value.dtype != key.dtype:
             values = self._promoted(value, key.dtype)
         else:
             values = self._after(before[1], value, "value, cached")

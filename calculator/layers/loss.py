@@ -66,8 +66,7 @@ def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = 
     if "logits_in_their_own_dtype" not in context.older:
         logits = float32_logits(context, logits)
     if "shifted_logits" in context.older:
-        loss = _loss_of_shifted_logits(context, logits)
-        return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
+        return _loss_of_shifted_logits(context, logits, num_items)
     shifted, labels = shifted_labels(context, *logits.shape[:2])
     rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
@@ -88,10 +87,10 @@ def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, T
     return shifted, labels
 
 
-def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
+def _loss_of_shifted_logits(context: Context, logits: Tensor, num_items: Tensor | None) -> Tensor:
     """Return the loss of the logits without each sequence's last position.
 
-    If they are not contiguous, they are copied.
+    If they are not contiguous, they are copied. The copy is alive while the sum is divided by `num_items`.
     """
     batch, length, vocabulary = logits.shape
     shorter = named(length - 1, "(S - 1)")
@@ -100,7 +99,8 @@ def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
         kept = ops.contiguous(kept, "logits, shifted")
     labels = context.tape.new((batch, shorter), "int64", "labels, shifted") if batch > 1 else None
     flat = ops.view(kept, (named(batch * shorter, "B × (S - 1)"), vocabulary))
-    return cross_entropy(flat, labels)
+    loss = cross_entropy(flat, labels)
+    return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
 
 
 def log_softmax(x: Tensor, dtype: DType | None = None) -> Tensor:

@@ -67,7 +67,7 @@ class Saving:
         """The optimizer's groups of parameters."""
         facts, trained = self.resident.trainer, [each for each in self.resident.whole if each.trained]
         trained_parameters = [parameter for parameter in self.parameters if parameter.kind.trained]
-        of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained))
+        of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained, self.prepared.older))
         if facts.decay_groups and len(of_groups) == 1:
             of_groups.append([])  # the Trainer has both groups even if one is empty
         return of_groups
@@ -76,7 +76,8 @@ class Saving:
     def optimizer_files(self) -> tuple[SavedFile, ...]:
         """The files that a run needs to be resumed, besides the model's: that of the optimizer's states."""
         model, facts = self.prepared.model, self.resident.trainer
-        in_32_bits = embeddings(model, self.resident.tensors) if facts.embeddings_in_32_bits else ()
+        overrides = facts.embeddings_in_32_bits and "embeddings_in_8_bits" not in self.prepared.older
+        in_32_bits = embeddings(model, self.resident.tensors) if overrides else ()
         size = torch_file.file_bytes(state_dict(self.groups, self.resident.optimizer, in_32_bits), "optimizer")
         return (SavedFile(name="optimizer.pt", bytes=size, source=_TORCH),)
 

@@ -43,6 +43,15 @@ ChangeName = Literal[
     "no_cache_in_training",
     "sdpa_without_softcapping",
     "inputs_of_frozen_4bit_layers",
+    "cache_of_the_config",
+    "reentrant_by_default",
+    "norm_of_the_step_before",
+    "norms_only_to_clip",
+    "labels_counted_in_python",
+    "mean_loss_of_a_micro_batch",
+    "embeddings_in_8_bits",
+    "norms_by_class",
+    "norms_by_name",
 ]
 
 
@@ -261,6 +270,62 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="a 4-bit layer keeps its input for the backward pass, out of checkpointing's reach",
         source="bitsandbytes 0.43.1, autograd/_functions.py, MatMul4Bit.forward (ctx.tensors)",
     ),
+    "cache_of_the_config": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="Trainer leaves use_cache as the model's config sets it",
+        source="transformers 4.57.6, trainer.py, Trainer.__init__",
+    ),
+    "reentrant_by_default": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="checkpointing is re-entrant unless gradient_checkpointing_kwargs says otherwise",
+        source="transformers 4.57.6, modeling_utils.py, PreTrainedModel.gradient_checkpointing_enable",
+    ),
+    "norm_of_the_step_before": Change(
+        package="transformers",
+        before=(5, 3),
+        sentence="the norm of the previous step's gradients is kept while that of the next is computed",
+        source="transformers 4.57.6, trainer.py, Trainer._inner_training_loop (_grad_norm)",
+    ),
+    "norms_only_to_clip": Change(
+        package="transformers",
+        before=(5, 3),
+        sentence="without max_grad_norm, no norm of the gradients is computed",
+        source="transformers 4.57.6, trainer.py, Trainer._inner_training_loop",
+    ),
+    "labels_counted_in_python": Change(
+        package="transformers",
+        before=(4, 50),
+        sentence="the number of labels in a step is a Python number",
+        source="transformers 4.49.0, trainer.py, Trainer.get_batch_samples",
+    ),
+    "mean_loss_of_a_micro_batch": Change(
+        package="transformers",
+        before=(4, 46),
+        sentence="the loss is the mean of a micro-batch, divided by the accumulation steps",
+        source="transformers 4.45.2, trainer.py, Trainer.training_step",
+    ),
+    "embeddings_in_8_bits": Change(
+        package="transformers",
+        before=(4, 52),
+        sentence="8-bit optimizers keep the states of embeddings in 8 bits too",
+        source="transformers 4.51.3, trainer.py, Trainer.create_optimizer (Adam8bit)",
+    ),
+    "norms_by_class": Change(
+        package="transformers",
+        before=(4, 49),
+        sentence="weight decay leaves out biases, torch.nn.LayerNorm and LlamaRMSNorm, but no other norm",
+        source="transformers 4.48.3, trainer.py, Trainer.get_decay_parameter_names",
+    ),
+    "norms_by_name": Change(
+        package="transformers",
+        since=(4, 49),
+        before=(4, 53),
+        sentence="weight decay leaves out norms whose names have layernorm or rmsnorm, torch.nn.LayerNorm and"
+        " LlamaRMSNorm, but no other norm",
+        source="transformers 4.52.4, trainer.py, Trainer.get_decay_parameter_names",
+    ),
     "math_kernel_for_float32_groups": Change(
         package="torch",
         before=(2, 14),
@@ -281,6 +346,21 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
         "caches_of_checkpointed_layers",
         "no_cache_in_training",
         "inputs_of_frozen_4bit_layers",
+    }
+)
+
+#: The changes that affect the steps of Trainer and of its subclasses only.
+OF_TRAINERS: frozenset[ChangeName] = frozenset(
+    {
+        "cache_of_the_config",
+        "reentrant_by_default",
+        "norm_of_the_step_before",
+        "norms_only_to_clip",
+        "labels_counted_in_python",
+        "mean_loss_of_a_micro_batch",
+        "embeddings_in_8_bits",
+        "norms_by_class",
+        "norms_by_name",
     }
 )
 

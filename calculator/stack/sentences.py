@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.stack.changes import CHANGES, OF_STEPS, older_behavior
+from calculator.stack.changes import CHANGES, older_behavior
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
+    from calculator.stack.changes import ChangeName
 
 
 def named(versions: StackVersions) -> str:
@@ -18,9 +19,11 @@ def named(versions: StackVersions) -> str:
     )
 
 
-def differences(versions: StackVersions, model_type: str | None, *, trains: bool = True) -> list[str]:
-    """Return one sentence for each difference of older versions from the default ones, in a step or a pass."""
-    names = older_behavior(versions, model_type) - (frozenset() if trains else OF_STEPS)
+def differences(
+    versions: StackVersions, model_type: str | None, *, left_out: frozenset[ChangeName] = frozenset()
+) -> list[str]:
+    """Return one sentence for each difference of older versions from the default ones, except for those left out."""
+    names = older_behavior(versions, model_type) - left_out
     return [
         f"{change.package} {getattr(versions, change.package)}: {change.sentence} ({change.source})."
         for name, change in CHANGES.items()

@@ -99,9 +99,6 @@ EXPERTS = {
     " bits, and which runs on as many tokens as routing sends it)"
 }
 
-#: The last release of TRL in which SFTTrainer uses the loss of the model.
-OLDER_SFT = (0, 13)
-
 #: The release from which on PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit
 #: weights.
 #: Source: peft 0.12.0, tuners/tuners_utils.py, cast_adapter_dtype.
@@ -181,7 +178,7 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if not _is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if not _knows_trainer(versions, training.trainer):
+    if not _knows_trainer(training.trainer):
         message = (
             f"what {training.trainer} does with {named} is not known: use transformers, or stack.transformers {newest}"
         )
@@ -233,13 +230,9 @@ def gpt2_problems(versions: StackVersions, model_type: str | None, training: Tra
     yield Problem(loc="training.attention", msg=message, input="eager")
 
 
-def _knows_trainer(versions: StackVersions, trainer: str | None) -> bool:
-    """Return whether the trainer's step in an older transformers is known.
-
-    SFTTrainer of TRL 0.9 to 0.13 belongs to transformers 4.39 to 4.48. It uses the loss of the model.
-    """
-    older_sft = trainer == "trl-sft" and release(versions.trl)[:2] <= OLDER_SFT
-    return trainer in (None, "transformers") or older_sft
+def _knows_trainer(trainer: str | None) -> bool:
+    """Return whether the trainer's step in an older transformers is known."""
+    return trainer in (None, "transformers", "trl-sft")
 
 
 def _messages(

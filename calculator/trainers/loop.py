@@ -125,7 +125,7 @@ class Loop(ABC):
         """Return the tensors alive in addition to a step's batches while these are fetched, each with its count."""
         return []
 
-    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the model's config decides if a cache of keys and values is used."""
         return self.facts.uses_cache
 

@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
+    from calculator.stack.changes import ChangeName
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.loop import Loop
     from calculator.trainers.subject import Subject
 
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+#: The patterns of older releases, which know some norms by their classes.
+#: Source: transformers 4.48.3 and 4.52.4, trainer.py, Trainer.get_decay_parameter_names.
+_OLDER_NAMES: dict[ChangeName, re.Pattern[str]] = {
+    "norms_by_class": re.compile("bias"),
+    "norms_by_name": re.compile("bias|layernorm|rmsnorm"),
+}
+
+#: The model types with an RMSNorm that older releases know by its class (pytorch_utils.py, ALL_LAYERNORM_LAYERS).
+_KNOWN_CLASSES = ("llama",)
 
 #: Paths of norms whose name `_WITHOUT_DECAY` does not match, and which may not be a torch.nn.LayerNorm: those of Mamba
 #: 2, of Nemotron-H, and of the vision towers of Qwen, which have LayerNorms from Qwen 3 on.
@@ -148,29 +159,33 @@ def _flattened(
         yield name, (shape if name == SEQ_IDX else starts), "int32"
 
 
-def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:
+def groups(
+    facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor], older: frozenset[ChangeName]
+) -> list[tuple[ResidentTensor, ...]]:
     """Return the optimizer's parameter groups: with weight decay and without, or a single one."""
     trained = tuple(trained)
     if not facts.decay_groups:
         return [trained]
-    norms = {path for path, module in model.paths if module.kind == "norm" and not _has_decay(path, module)}
-    without = {each.name for each in trained if _has_no_decay(each.name, norms)}
+    names = next((pattern for change, pattern in _OLDER_NAMES.items() if change in older), _WITHOUT_DECAY)
+    by_class = names is not _WITHOUT_DECAY
+    norms = {
+        path
+        for path, module in model.paths
+        if module.kind == "norm" and not _has_decay(model, path, module, by_class=by_class)
+    }
+    without = {each.name for each in trained if owner_of(each.name) in norms or names.search(each.name.lower())}
     both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
     return [tuple(group) for group in both if group]
 
 
-def _has_decay(path: str, module: Module) -> bool:
-    """Return whether a norm gets weight decay, because the trainer recognizes neither its name nor its class.
+def _has_decay(model: Model, path: str, module: Module, *, by_class: bool) -> bool:
+    """Return whether a norm's class does not keep it from weight decay: that of an RMSNorm, which has no bias.
 
-    Such a norm is an RMSNorm, which has no bias.
+    Of the names, those that no pattern recognizes are listed. Older releases know norms `by_class`.
     """
-    return path in _OTHER_NAMES and len(module.parameters) == 1
-
-
-def _has_no_decay(name: str, norms: set[str]) -> bool:
-    """Return whether a parameter is a bias, or belongs to a norm."""
-    owner = owner_of(name)
-    return owner in norms or bool(_WITHOUT_DECAY.search(name.lower()))
+    if by_class and model.model_type in _KNOWN_CLASSES:
+        return False
+    return (by_class or path in _OTHER_NAMES) and len(module.parameters) == 1
 
 
 def embeddings(model: Model, tensors: Iterable[ResidentTensor]) -> set[str]:

@@ -82,7 +82,11 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         or context.method.needs_no_cache
         or (context.tape.trains and "no_cache_in_training" in context.older)
     )
-    context.caches = bool(context.config.get("use_cache")) and trainer.uses_cache(context.model) and not uncached
+    context.caches = (
+        bool(context.config.get("use_cache"))
+        and trainer.uses_cache(context.model, context.prepared.stack)
+        and not uncached
+    )
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else _windows(context))

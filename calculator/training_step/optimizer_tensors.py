@@ -29,7 +29,7 @@ def states(
     """Return the optimizer's states from its second step on, for the tensors of a rank."""
     method, trainer = prepared.method, trainer_of(prepared.training).facts
     overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
-    overrides = overrides and not method.steps_copies
+    overrides = overrides and not method.steps_copies and "embeddings_in_8_bits" not in prepared.older
     in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
     of_groups = _of_groups(optimizer) if trainer.moves_states else ()
     if optimizer.early and trainer.moves_states and not optimizer.in_backward:
@@ -60,16 +60,17 @@ def step_temporaries(
     trainer = trainer_of(training).facts
     trained = [tensor for tensor in tensors if tensor.gets_gradient]
     separates = training.loraplus_lr_ratio is not None
-    of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained)
+    of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
     if optimizer.projects:
         of_groups = [tuple(trained)]  # a projecting optimizer forms its own groups
-    clips = trainer.keeps_norm or bool(training.max_grad_norm)
+    keeps_norm = trainer.keeps_norm and "norm_of_the_step_before" not in prepared.older
+    clips = (trainer.keeps_norm and "norms_only_to_clip" not in prepared.older) or bool(training.max_grad_norm)
     if method.steps_copies:
         return block_copies.temporaries(
             trained,
             optimizer,
             clips=clips,
-            keeps_norm=trainer.keeps_norm,
+            keeps_norm=keeps_norm,
             returns_norm=trainer.returns_norm,
             drops_states=method.drops_states,
         )
@@ -77,7 +78,7 @@ def step_temporaries(
         of_groups,
         optimizer,
         clips=clips,
-        keeps_norm=trainer.keeps_norm,
+        keeps_norm=keeps_norm,
         norm_vectors=shards.norm_vectors,
         returns_norm=trainer.returns_norm,
     )

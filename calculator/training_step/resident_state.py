@@ -238,7 +238,7 @@ class ResidentState:
         if self.prepared.device.sharding not in ("zero1", "zero2"):
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
-        of_groups = groups(self.trainer, self.prepared.model, trained)
+        of_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
         kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
         return kind(self.prepared, self.tensors, of_groups, self.optimizer)
 
@@ -248,7 +248,7 @@ class ResidentState:
         if self.prepared.device.sharding != "zero3":
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
-        of_groups = groups(self.trainer, self.prepared.model, trained)
+        of_groups = groups(self.trainer, self.prepared.model, trained, self.prepared.older)
         return PartitionedState(self.prepared, self.tensors, of_groups, self.optimizer)
 
     @cached_property

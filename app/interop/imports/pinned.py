@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 _PACKAGES = {each.name.replace("_", "[-_]"): each.name for each in declared(StackVersions)}
 
 #: The known release for each way in which SFTTrainer computes its loss and prepares 4-bit models, by its first release.
-#: From 0.26 on nothing is prepared; 0.15 to 0.21 compute the accuracy from all logits, and no entropy.
+#: From 0.26 on nothing is prepared.
 #: Source: trl/trainer/sft_trainer.py, __init__ and compute_loss, of TRL 0.14.0 to 0.29.1.
 _ERAS = (
     (FUSED, DEFAULT_STACK.trl, ""),
     (CHUNKED, "1.9", ""),
     ((0, 26), "1.0", ""),
     ((0, 22), "0.24", ""),
-    ((0, 15), "0.24", ", which also computes the entropy, in the forward pass"),
-    ((0, 14), "0.24", ", which also computes the accuracy and the entropy, in the forward pass"),
+    ((0, 14), "0.15", ", which also computes the accuracy, in the forward pass"),
 )
 
 #: A pinned requirement, of pip or of a script's own metadata.

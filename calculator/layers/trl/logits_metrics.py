@@ -1,6 +1,7 @@
 """The metrics that TRL's SFTTrainer logs from all logits: their entropy and the accuracy of the tokens.
 
-Source: trl/trainer/sft_trainer.py, compute_loss, of TRL 0.24, 1.0 and 1.9; trl/trainer/utils.py, entropy_from_logits.
+Source: trl/trainer/sft_trainer.py, compute_loss, of TRL 0.15 to 0.24, 1.0 and 1.9;
+trl/trainer/utils.py, entropy_from_logits.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 ROWS = 128
 
 
-def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> None:
-    """Compute entropy and accuracy without a graph. logits: (batch, sequence, vocab_size).
+def log_from_logits(context: Context, logits: Tensor, *, entropy: bool, shifts_first: bool) -> None:
+    """Compute the accuracy, and the entropy if it is logged, without a graph. logits: (batch, sequence, vocab_size).
 
     Virtual tokens are left out. `shifts_first`: the entropy leaves out the last position too, as from TRL 1.9 on.
     """
@@ -27,14 +28,14 @@ def log_from_logits(context: Context, logits: Tensor, *, shifts_first: bool) -> 
     virtual = context.method.virtual_tokens if context.method.embeds_inputs else 0
     positions = (batch, named(length - virtual - 1, "S - 1"))
     shifted = Tensor(tape, logits.storage, (batch, named(length - 1, "P + S - 1"), vocab_size), logits.dtype, None)
-    labels = None
+    labels, entropies = None, None
     if shifts_first:
         shifted = Tensor(tape, logits.storage, (*positions, vocab_size), logits.dtype, None)
         flat = _flattened(shifted)
         entropies = _entropies(flat, positions)
         del flat
     else:
-        entropies = _entropies(logits, (batch, length))
+        entropies = _entropies(logits, (batch, length)) if entropy else None
         shifted = _flattened(shifted)
         labels = tape.new(positions, "int64", "labels, shifted") if batch > 1 else None
     predictions = tape.new(positions, "int64", "predictions")

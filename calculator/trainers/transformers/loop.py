@@ -18,9 +18,11 @@ from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
+from calculator.stack.changes import older_behavior
 from calculator.trainers import cut_cross_entropy, flattened, image_batch, liger, task_labels, towers
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
+from calculator.trainers.resident import GRADIENT_NORM
 from calculator.trainers.transformers.facts import FACTS
 from calculator.trainers.trl import vllm
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
@@ -89,7 +92,7 @@ class Transformers(Loop):
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
         model, training = context.model, context.training
-        counts = counts_items(model)
+        counts = counts_items(model) and "mean_loss_of_a_micro_batch" not in context.older
         context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
         if model.task.name == "causal_lm":
             context.images = _fetched(context, image_batch.tensors(model, training, self.facts.sequences))
@@ -106,12 +109,18 @@ class Transformers(Loop):
         dtype = prepared.method.hidden_dtype(training)
         return [*task_labels.inputs(model, training, INPUTS, dtype), *task_labels.labels(model, training)]
 
-    def uses_cache(self, model: Model) -> bool:
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
         """Return whether a cache is created.
 
-        The Trainer unsets use_cache in the model's config, but not in that of its text model.
+        The Trainer unsets use_cache in the model's config, but not in that of its text model. Older ones leave both.
         """
-        return self.facts.uses_cache or towers.makes_cache(model)
+        older = older_behavior(stack, model.model_type)
+        return self.facts.uses_cache or towers.makes_cache(model) or "cache_of_the_config" in older
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant, which is the default of older releases of transformers."""
+        left = context.training.gradient_checkpointing_kwargs is None and "reentrant_by_default" in context.older
+        return left or context.training.use_reentrant
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:
         """Return the batches of the previous step, and the temporaries that count the labels of the fetched ones."""
@@ -130,9 +139,13 @@ class Transformers(Loop):
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:
         """Return the scalars that the trainer keeps."""
-        if counts_items(prepared.model):
-            return self.facts.scalars
-        return tuple(name for name in self.facts.scalars if name != NUM_ITEMS)
+        older = older_behavior(prepared.stack, prepared.model.model_type)
+        left_out = set()
+        if not counts_items(prepared.model) or "labels_counted_in_python" in older:
+            left_out.add(NUM_ITEMS)
+        if "norms_only_to_clip" in older and not prepared.training.max_grad_norm:
+            left_out.add(GRADIENT_NORM)
+        return tuple(name for name in self.facts.scalars if name not in left_out)
 
     def head(self, context: Context) -> LossHead:
         """Return the model's head and loss, or those of a patch.

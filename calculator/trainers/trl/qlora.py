@@ -45,6 +45,8 @@ def is_prepared_by_trl(prepared: Prepared) -> bool:
 def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     """Return how a module of a 4-bit model is stored and trained."""
     if prepares(prepared.training, prepared.stack):
+        # TRL wraps the model itself, with PEFT's default for the dtype of adapters, whatever adapter_dtype is.
+        spec = replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
         if prepared.training.autocast != "bfloat16" or not _is_cast_back(path):
             return spec
         added = tuple(replace(each, dtype="bfloat16") for each in spec.added)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
+    from calculator.inputs.stack import StackVersions
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.releases import Release
     from calculator.trainers.subject import Subject
@@ -86,7 +87,7 @@ class TrlTrainer(Transformers):
         """Return how a module is stored, in the dtypes that TRL casts a 4-bit model to."""
         return qlora.module_spec(prepared, path, spec) if in_4_bits(prepared) else spec
 
-    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return False: these trainers pass use_cache=False to the model."""
         return False
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.stack.changes import older_behavior
 from calculator.stack.releases import dotted, release
 from calculator.trainers import flattened
 from calculator.trainers.trl import check, routers
-from calculator.trainers.trl_sft.eras import CHUNKED, FUSED, OWN_LOSS, SPLITS, loss_of
+from calculator.trainers.trl_sft.eras import (
+    CHUNKED,
+    FLATTENS,
+    FUSED,
+    LOGS_ENTROPY,
+    OWN_LOSS,
+    RETURNS_POSITIONS,
+    SPLITS,
+    loss_of,
+    needed,
+)
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -22,6 +34,7 @@ LAST_OF_OLDER = (4, 48)
 
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with the trainer."""
+    yield from _transformers(prepared)
     yield from _loss(prepared)
     yield from _replaced_forward(prepared)
     yield from _rows(prepared)
@@ -29,6 +42,64 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     yield from _router_loss(prepared)
     yield from check.head_problems(prepared) if release(prepared.stack.trl)[:2] >= CHUNKED else ()
     yield from check.four_bit_problems(prepared)
+
+
+def _transformers(prepared: Subject) -> Iterator[Problem]:
+    """Yield why a release of TRL does not run with an older transformers, or what is not modeled of it there."""
+    training, stack = prepared.training, prepared.stack
+    oldest = needed(stack)
+    if release(stack.transformers)[:2] < oldest:
+        message = f"TRL {stack.trl} needs transformers {dotted(oldest)} or later: name an older stack.trl"
+        yield Problem(loc="stack.trl", msg=message, input=stack.trl)
+    if (
+        training.flattened
+        and release(stack.trl)[:2] >= OWN_LOSS
+        and release(stack.transformers)[:2] < release(DEFAULT_STACK.transformers)
+    ):
+        name = "packing" if training.packing else "padding_free"
+        message = f"one row of samples in transformers {stack.transformers} is not modeled: use false"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
+    if (
+        training.attention == "flash_attention_2"
+        and RETURNS_POSITIONS[0] <= release(stack.trl)[:2] <= RETURNS_POSITIONS[1]
+    ):
+        message = f"flash_attention_2 with the batches of TRL {stack.trl} is not modeled: use sdpa, or stack.trl 0.24"
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
+    yield from _embed_out(prepared)
+    yield from _wrapped_by_script(prepared)
+
+
+def _wrapped_by_script(prepared: Subject) -> Iterator[Problem]:
+    """Yield adapters that get no gradient: SFTTrainer leaves a PeftModel as it is passed, without input gradients.
+
+    Source: TRL 0.17, trainer/sft_trainer.py, SFTTrainer._prepare_peft_model.
+    """
+    training, stack = prepared.training, prepared.stack
+    older = older_behavior(stack, prepared.model.model_type)
+    left = training.gradient_checkpointing_kwargs is None and "reentrant_by_default" in older
+    reentrant = training.gradient_checkpointing and (left or training.use_reentrant)
+    adapted = not prepared.method.facts.trains_base and training.adapter_dtype == "model"
+    if OWN_LOSS <= release(stack.trl)[:2] < LOGS_ENTROPY and reentrant and adapted:
+        message = (
+            f"adapters in the model's dtype are wrapped by the script, for which TRL {stack.trl} turns no gradient of"
+            " the inputs on, so that re-entrant checkpointing gives them none: use float32"
+        )
+        yield Problem(loc="training.adapter_dtype", msg=message, input=training.adapter_dtype)
+
+
+def _embed_out(prepared: Subject) -> Iterator[Problem]:
+    """Yield the output head of GPT-NeoX, whose name in older releases TRL does not look for when it casts heads back.
+
+    Source: transformers 4.57.6, models/gpt_neox/modeling_gpt_neox.py, GPTNeoXForCausalLM (embed_out).
+    """
+    older = release(prepared.stack.transformers)[:2] < release(DEFAULT_STACK.transformers)
+    stored = prepared.method.base_quantization(prepared.training)
+    if older and stored is not None and prepared.model.model_type == "gpt_neox":
+        message = (
+            f"the casts of a quantized gpt_neox by SFTTrainer with transformers {prepared.stack.transformers} are not"
+            " modeled: use lora or full"
+        )
+        yield Problem(loc="method.name", msg=message, input=prepared.method.name)
 
 
 def _router_loss(prepared: Subject) -> Iterator[Problem]:
@@ -47,8 +118,8 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
     if trl < OWN_LOSS and release(prepared.stack.transformers)[:2] > LAST_OF_OLDER:
         message = f"SFTTrainer of TRL {prepared.stack.trl} is known with transformers 4.39 to {dotted(LAST_OF_OLDER)}"
         yield Problem(loc="stack.trl", msg=f"{message}: name one in stack.transformers", input=prepared.stack.trl)
-    if training.loss_type is not None and trl < OWN_LOSS:
-        message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type: leave it out"
+    if training.loss_type is not None and trl < FLATTENS:
+        message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type, or none that is modeled: leave it out"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
         message = f"{training.loss_type} is not a modeled loss of SFTTrainer: use nll, chunked_nll or dft"
@@ -81,7 +152,7 @@ def _rows(prepared: Subject) -> Iterator[Problem]:
     """Yield why packed or flattened rows are refused by a release, or are not modeled."""
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
     for name in ("packing", "padding_free"):
-        if getattr(training, name) and trl < OWN_LOSS:
+        if getattr(training, name) and trl < FLATTENS:
             message = f"{name} in TRL {prepared.stack.trl} is not modeled: use false, or a later stack.trl"
             yield Problem(loc=f"training.{name}", msg=message, input=True)
     if training.packing_strategy != "bfd":

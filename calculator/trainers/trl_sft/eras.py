@@ -1,6 +1,7 @@
 """How TRL's SFTTrainer computes its loss, by release.
 
-Source: trl/trainer/sft_config.py and sft_trainer.py of TRL 0.9.6, 0.11.4, 0.13.0, 0.24, 1.0, 1.9, 1.15 and 1.16.
+Source: trl/trainer/sft_config.py and sft_trainer.py of TRL 0.9.6, 0.11.4, 0.13.0, 0.15 to 0.24, 1.0, 1.9,
+1.15 and 1.16.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from calculator.stack.releases import release
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
+    from calculator.stack.releases import Release
 
 #: How the loss is computed: from log-probabilities of a fused head, from chunks of labeled tokens, or from all logits.
 SftLoss = Literal["fused", "chunked_nll", "nll"]
 
-#: The first release that is known to have a `compute_loss` of its own. Older ones use that of transformers.Trainer.
-OWN_LOSS = (0, 24)
+#: The first release with a `compute_loss` of its own, which logs the accuracy. Older ones use that of
+#: transformers.Trainer.
+OWN_LOSS = (0, 15)
+
+#: The first release that logs the entropy too, and passes use_cache=False to the model.
+LOGS_ENTROPY = (0, 22)
+
+#: The first release whose flattened rows and values of `loss_type` are known.
+FLATTENS = (0, 24)
 
 #: The first release with `chunked_nll` as the default, and the first with the fused head for every loss.
 CHUNKED, FUSED = (1, 7), (1, 15)
@@ -28,6 +37,27 @@ SPLITS = (1, 0)
 #: The first release whose collator finds the bounds of the samples in a flattened batch. In older ones, each layer of
 #: the model finds them.
 BOUNDS = (1, 16)
+
+
+#: The first and the last release whose batches have the positions of tokens for flash_attention_2.
+RETURNS_POSITIONS = ((0, 19), (0, 22))
+
+#: The oldest transformers that a release of TRL needs, by the first such release of TRL.
+#: Source: the metadata of trl 0.15.2 to 1.16.
+NEEDS: dict[Release, Release] = {
+    (0, 15): (4, 46),
+    (0, 18): (4, 50),
+    (0, 19): (4, 51),
+    (0, 20): (4, 53),
+    (0, 21): (4, 55),
+    (0, 23): (4, 56),
+}
+
+
+def needed(stack: StackVersions) -> Release:
+    """Return the oldest transformers that the release of TRL needs, or (0,) if it is not stated here."""
+    trl = release(stack.trl)[:2]
+    return max((oldest for first, oldest in NEEDS.items() if trl >= first), default=(0,))
 
 
 def loss_of(training: Training, stack: StackVersions) -> SftLoss:
@@ -43,8 +73,13 @@ def loss_of(training: Training, stack: StackVersions) -> SftLoss:
 
 
 def logs_from_logits(training: Training, stack: StackVersions) -> bool:
-    """Return whether the trainer computes the logged entropy and accuracy from all logits."""
+    """Return whether the trainer computes the logged accuracy, and entropy if it logs it, from all logits."""
     return release(stack.trl)[:2] >= OWN_LOSS and loss_of(training, stack) == "nll"
+
+
+def logs_entropy(stack: StackVersions) -> bool:
+    """Return whether the trainer logs the entropy."""
+    return release(stack.trl)[:2] >= LOGS_ENTROPY
 
 
 def shifts_first(stack: StackVersions) -> bool:

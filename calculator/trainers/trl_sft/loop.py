@@ -19,7 +19,14 @@ from calculator.trainers.resident import SEQ_IDX
 from calculator.trainers.transformers.loop import Transformers, num_items
 from calculator.trainers.trl import qlora, routers
 from calculator.trainers.trl_sft import check, sentences
-from calculator.trainers.trl_sft.eras import FUSED, finds_bounds, logs_from_logits, loss_of, shifts_first
+from calculator.trainers.trl_sft.eras import (
+    FUSED,
+    finds_bounds,
+    logs_entropy,
+    logs_from_logits,
+    loss_of,
+    shifts_first,
+)
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
@@ -78,15 +85,15 @@ class TrlSft(Transformers):
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant. TRL before 1.0 uses PyTorch's default for 4-bit models."""
         left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
-        return left or context.training.use_reentrant
+        return left or Transformers.is_reentrant(self, context)
 
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:
         """Return the tensors that the collator of TRL 1.16 derives from the positions."""
         return ("cu_seq_lens_q", "cu_seq_lens_k", SEQ_IDX) if finds_bounds(prepared.stack) else ()
 
-    def uses_cache(self, model: Model) -> bool:  # noqa: ARG002  a hook's signature
-        """Return False: SFTTrainer passes use_cache=False to the model."""
-        return False
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
+        """Return whether a cache is created. From TRL 0.22 on, SFTTrainer passes use_cache=False to the model."""
+        return not logs_entropy(stack) and Transformers.uses_cache(self, model, stack)
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch. A flattened one may include the bounds of its samples."""
@@ -148,9 +155,10 @@ class TrlSft(Transformers):
         ]
 
     def metrics(self, context: Context, outputs: list[Tensor]) -> None:
-        """Compute entropy and accuracy from the logits if the model returns them."""
+        """Compute what is logged from the logits if the model returns them."""
         if logs_from_logits(context.training, context.prepared.stack) and outputs:
-            log_from_logits(context, outputs[0], shifts_first=shifts_first(context.prepared.stack))
+            stack = context.prepared.stack
+            log_from_logits(context, outputs[0], entropy=logs_entropy(stack), shifts_first=shifts_first(stack))
 
 
 def _weighted(context: Context, outputs: list[Tensor]) -> Tensor | None:

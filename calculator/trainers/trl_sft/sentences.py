@@ -8,7 +8,7 @@ from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
 from calculator.trainers.trl import qlora, sentences
-from calculator.trainers.trl_sft.eras import BOUNDS, OWN_LOSS, loss_of
+from calculator.trainers.trl_sft.eras import BOUNDS, OWN_LOSS, logs_entropy, loss_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,18 +21,25 @@ _LOSSES = {
     f"{VOCAB_CHUNK_SIZE:,} logits",
     "chunked_nll": f"computes the loss from the logits of {CHUNK_SIZE} labeled tokens at a time (chunked_nll)",
     "transformers": "leaves the loss to the model, as transformers.Trainer does",
+    "accuracy": "computes the loss from all logits, and then the accuracy that it logs",
     "nll": "computes the loss from all logits, and then the entropy and the accuracy that it logs (nll)",
 }
 
 
 def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) -> Iterator[str]:
     """Yield how the release computes the loss, and what it casts."""
-    loss = "transformers" if release(stack.trl)[:2] < OWN_LOSS else loss_of(training, stack)
-    yield f"TRL {stack.trl} {_LOSSES[loss]}."
+    yield f"TRL {stack.trl} {_LOSSES[_computed(training, stack)]}."
     if in_4_bits and not qlora.prepares(training, stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:
         yield sentences.prepared_by_trl(stack)
+
+
+def _computed(training: Training, stack: StackVersions) -> str:
+    """Return the key of the sentence on the loss and on what is logged from the logits."""
+    if not logs_entropy(stack):
+        return "transformers" if release(stack.trl)[:2] < OWN_LOSS else "accuracy"
+    return loss_of(training, stack)
 
 
 def warnings(training: Training, stack: StackVersions, *, is_prepared: bool) -> Iterator[str]:

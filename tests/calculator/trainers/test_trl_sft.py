@@ -126,6 +126,7 @@ def test_older_releases_cast_embeddings_and_head_of_a_prepared_model_back(trl):
         (lambda: older(LORA, loss_type="nll"), "training.loss_type"),
         (lambda: older({"name": "qlora", "prepare_model_for_kbit_training": False}), "method.prepare_model_for_kbit"),
         (lambda: request(trl="0.13"), "stack.trl"),
+        (lambda: older(LORA, trl="0.18"), "stack.trl"),
         (lambda: older(LORA, packing=True), "training.packing"),
         (lambda: older(LORA, padding_free=True), "training.padding_free"),
     ],

@@ -1,7 +1,7 @@
 """Imports of libraries in which the meta device counts as CUDA: their tests of `device.type` are rewritten.
 
-`x.device.type == "cuda"` becomes `x.device.type in ("cuda", "meta")`, a list of types with "cuda" gets "meta", and
-`x.is_cuda` is true on meta too.
+`x.device.type == "cuda"` becomes `x.device.type in ("cuda", "meta")`, a list of types with "cuda" gets "meta", one
+without it loses "meta", and `x.is_cuda` is true on meta too.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class _Rewriter(ast.NodeTransformer):
         if len(node.ops) != 1 or not isinstance(left, ast.Attribute) or left.attr != "type":
             return node
         devices = _devices(right)
-        if "cuda" not in devices or not isinstance(operator, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+        if not {"cuda", "meta"} & {*devices} or not isinstance(operator, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
             return node
-        choices = ast.Tuple([ast.Constant(name) for name in (*devices, "meta")], ast.Load())
+        names = (*devices, "meta") if "cuda" in devices else [name for name in devices if name != "meta"]
+        choices = ast.Tuple([ast.Constant(name) for name in names], ast.Load())
         negated = isinstance(operator, ast.NotEq | ast.NotIn)
         return ast.copy_location(ast.Compare(left, [ast.NotIn() if negated else ast.In()], [choices]), node)
 
