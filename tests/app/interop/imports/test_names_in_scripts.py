@@ -92,8 +92,8 @@ def test_the_lengths_of_prompts_and_answers_do_not_matter_to_a_trainer_that_does
 @pytest.mark.parametrize(
     ("pinned", "used", "differs"),
     [
-        ("0.19.1", "0.24", ", which also computes the entropy, in the forward pass"),
-        ("0.23.0", "0.24", ""),
+        ("0.14.0", "0.15", ", which also computes the accuracy, in the forward pass"),
+        ("0.25.0", "0.24", ""),
         ("0.28.0", "1.0", ""),
         ("1.4.0", "1.0", ""),
         ("1.12.0", "1.9", ""),
