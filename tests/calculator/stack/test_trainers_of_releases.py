@@ -1,8 +1,8 @@
 """Steps of trainers in older releases, traced on PyTorch's meta device, and the calculator's.
 
-traced_trainers.json has the most bytes alive in each phase of the real trainers, with the releases of TRL and transformers
-that a case names, peft 0.21.2 and bitsandbytes 0.50.2. With transformers 4.48 to 4.55, flash attention's output has the
-layout of its queries.
+traced_trainers.json has the most bytes alive in each phase of the real trainers, with the releases of TRL and
+transformers that a case names, peft 0.21.2 and bitsandbytes 0.50.2. With transformers 4.48 to 4.55, flash attention's
+output has the layout of its queries.
 """
 
 from __future__ import annotations
