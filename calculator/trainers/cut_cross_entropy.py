@@ -86,7 +86,10 @@ def _of_other_trainers(prepared: Subject) -> Iterator[Problem]:
         message = f"{name} computes the loss its own way: use false, or the trainer transformers, which axolotl runs"
         yield Problem(loc=FIELD, msg=message, input=True)
     elif name == "trl-sft" and release(trl)[:2] < OWN_LOSS:
-        message = f"is not modeled with TRL {trl}: use false, or the trainer transformers"
+        message = (
+            f"SFTTrainer of TRL {trl} calls the models of transformers 4.39 to 4.48, for which no patch is modeled: use"
+            " false, or the trainer transformers with the default stack"
+        )
         yield Problem(loc=FIELD, msg=message, input=True)
     elif name == "trl-sft" and logs_from_logits(training, prepared.stack):
         message = (

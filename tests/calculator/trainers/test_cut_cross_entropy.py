@@ -69,6 +69,11 @@ def test_the_loss_has_numbers_for_labeled_tokens_only():
             "axolotl runs",
             {"trainer": "trl-sft", "loss_type": "nll", "stack": {"trl": "1.9"}},
         ),
+        (
+            "training.cut_cross_entropy",
+            "for which no patch is modeled",
+            {"trainer": "trl-sft", "stack": {"trl": "0.13", "transformers": "4.48"}},
+        ),
         ("training.cut_cross_entropy", "axolotl runs", {"trainer": "unsloth"}),
         ("training.cut_cross_entropy", "in float32", {"dtype": "float32", "autocast": "bfloat16"}),
         ("training.cut_cross_entropy", "here has float32", {"dtype": "float16", "autocast": "bfloat16"}),
