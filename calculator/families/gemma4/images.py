@@ -191,7 +191,9 @@ def _rotated(modules: LayerModules, x: Tensor, name: str, tables: Sequence[Tenso
         rotary.rotate(ops.narrow(x, half), ops.narrow(cos, _half(cos)), ops.narrow(sin, _half(sin)), f"{name}, part")
         for _ in range(2)
     ]
-    return ops.cat(parts, x.shape, f"{name}, rotated")
+    rotated = ops.cat(parts, x.shape, f"{name}, rotated")
+    rotated.merged = False  # its memory has the patches before the heads
+    return rotated
 
 
 def _half(table: Tensor) -> tuple[int, ...]:
