@@ -10,6 +10,7 @@ from calculator.allocator.capacity import capped
 from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, whole_pages
+from calculator.allocator.shared_stages import is_same_on
 from calculator.devices.outcome import OutOfMemory
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class CappedAnswers:
 
     def _on(self, device: DeviceMemory) -> AnswerReplay:
         """Return a replay on a device. It starts anew, or continues from the last state shared with a larger device."""
-        states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
+        states = [state for state in self._states if is_same_on(device, state.allocator)]
         run = states[-1].saved() if states and self._spare(device) >= 0 else AnswerReplay(self._run)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total

@@ -14,12 +14,17 @@ those before it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.configured_pools import AgedPool, ConfiguredPool
 from calculator.allocator.expandable_pool import ExpandablePool
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import SMALL_REQUEST, SMALL_SEGMENT, segment_bytes, whole_pages
+
+if TYPE_CHECKING:
+    from calculator.allocator.address_space import Totals
 
 
 class CachingAllocator:
@@ -87,6 +92,11 @@ class CachingAllocator:
     def every_pool(self) -> list[Pool]:
         """Return the pools of all streams that requests were made on."""
         return [pool for pools in self._streams.values() for pool in pools]
+
+    @property
+    def same_totals(self) -> list[Totals]:
+        """For each expandable pool, the memory of devices that serve its requests so far from the same blocks."""
+        return [pool.same_totals for pool in self.every_pool() if isinstance(pool, ExpandablePool)]
 
     @property
     def streams(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from calculator.allocator.known_stages import KnownStages
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
-from calculator.allocator.shared_stages import SharedStages
+from calculator.allocator.shared_stages import SharedStages, total_from
 from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding.zero.replayed import OF_UPDATE
@@ -81,8 +81,13 @@ def capped(
     same_from = device.capacity
     same_below: int | None = device.capacity + 1
     if spare >= 0:
-        same_from = max(allocator.most_mapped * unit, device.capacity - spare)
-        same_below = allocator.least_refused * unit if allocator.least_refused is not None else None
+        total = total_from(allocator)
+        below = [other - device.outside for _, other in allocator.same_totals if other is not None]
+        if allocator.least_refused is not None:
+            below.append(allocator.least_refused * unit)
+        same_from = max(allocator.most_mapped * unit, device.capacity - spare, total - device.outside)
+        same_from = min(same_from, device.capacity)
+        same_below = max(device.capacity + 1, min(below)) if below else None
     return CappedReplay(
         peak_reserved_bytes=allocator.max_reserved * unit,
         retries=allocator.retries,
@@ -134,13 +139,15 @@ class CappedReplays:
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """Return the bytes that the run needs on an unlimited device, in whole pages."""
-        peak = self._peak if self._shared is None else self._shared.peak_reserved_bytes
-        if peak is None:
+        if self._shared is not None:
+            peak, total = self._shared.peak_reserved_bytes, self._shared.total_from
+            return whole_pages(max(peak, self._run.loading.warmup, total - device_of(peak).outside))
+        if self._peak is None:
             unlimited, fraction = self.within(device_of(_UNLIMITED)), self._conf.per_process_memory_fraction
             if 0 < fraction < 1:
                 return whole_pages(ceil(unlimited.peak_reserved_bytes / fraction))
             return whole_pages(unlimited.same_from)
-        return whole_pages(max(peak, self._run.loading.warmup))
+        return whole_pages(max(self._peak, self._run.loading.warmup))
 
     def missing(self, device: DeviceMemory) -> int:
         """Return by how many bytes the device is too small for the load to request what it requests on a larger one."""
@@ -167,9 +174,7 @@ class CappedReplays:
 
         It starts anew, or continues from the last state that the device shares with a larger one.
         """
-        # With expandable segments and several streams, the placement depends on the address range that is left.
-        shares = self._spare(device) >= 0 and not (self._conf.expandable_segments and flat.pools > 2)
-        shared = self._shared.before(device.capacity) if self._shared is not None and shares else None
+        shared = self._shared.before(device) if self._shared is not None and self._spare(device) >= 0 else None
         run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
@@ -181,19 +186,6 @@ class CappedReplays:
         return self._run.loading.spare(device.total)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Minimum:
-    """The smallest device that was found for a run.
-
-    Attributes:
-        bytes: The capacity on which the run reaches its steady state. With 2 MiB less, it runs out of memory.
-        without_retry_bytes: The capacity on which it does so without a retry.
-    """
-
-    bytes: int
-    without_retry_bytes: int
-
-
 @without_collections
 def minimum(
     run: Replay,
@@ -201,8 +193,8 @@ def minimum(
     device_of: Callable[[int], DeviceMemory],
     conf: AllocConf = DEFAULT,
     peak_reserved_bytes: int | None = None,
-) -> Minimum:
-    """Return the smallest capacity of a run, found by bisection.
+) -> int:
+    """Return the smallest capacity of a run in bytes, found by bisection.
 
     The search starts between the live bytes and the bytes that the run reserves without a limit. Whether a run fits is
     not always monotonic in the capacity. The run fits at the result, and does not fit with 2 MiB less. By chance, it
@@ -215,18 +207,10 @@ def minimum(
     missing = replays.missing(device_of(at_ease))
     if missing and replays.within(device_of(at_ease)).out_of_memory:
         low, at_ease = at_ease, whole_pages(at_ease + missing)
-
-    def least(low: int, high: int, fails: Callable[[CappedReplay], object]) -> int:
-        return _least(lambda capacity: replays.within(device_of(capacity)), fails, low, high)
-
-    fits = least(low, at_ease, lambda result: result.out_of_memory)
-    # If every refusal leads to a retry, a smaller capacity than the unlimited reservation always has retries.
-    if missing or conf.max_split_size or conf.per_process_memory_fraction < 1:
-        at_ease = least(fits - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory or result.retries)
-    return Minimum(bytes=fits, without_retry_bytes=at_ease)
+    return _least(lambda capacity: replays.within(device_of(capacity)), low, at_ease)
 
 
-def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay], object], low: int, high: int) -> int:
+def _least(replay: Callable[[int], CappedReplay], low: int, high: int) -> int:
     """Return the smallest capacity that does not fail, to a page of 2 MiB.
 
     `low` fails, and `high` does not. A failed replay gives the capacity on which its last refusal would not have
@@ -239,7 +223,7 @@ def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay]
         guessed = low < guess < high
         capacity = guess if guessed else whole_pages((low + high) // 2)
         result = replay(capacity)
-        if not fails(result):
+        if result.out_of_memory is None:
             high = min(capacity, whole_pages(result.same_from))
             guess, at_most = high - SMALL_SEGMENT if capacity in wanted else low, high
             continue

@@ -9,9 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
+from calculator.allocator.address_space import SameSpaces, space_of
 from calculator.allocator.block_pool import ADDRESS, SHIFT, Block, Pool
+from calculator.allocator.segments import BLOCK
 
 if TYPE_CHECKING:
+    from calculator.allocator.address_space import Totals
     from calculator.allocator.caching_allocator import CachingAllocator
 
 #: The size of a segment's address range if the device's memory is not known.
@@ -30,14 +33,20 @@ class ExpandablePool(Pool):
     A page has 2 MiB for small requests, and the size of a large segment for large requests.
     """
 
-    __slots__ = ("_page", "_unmapped")
+    __slots__ = ("_page", "_same", "_unmapped")
 
     def __init__(self, allocator: CachingAllocator, page: int) -> None:
         super().__init__(allocator, largest_waste=0)
         self._page = page
         self._next = 0
+        self._same = SameSpaces()
         #: The addresses of the unmapped blocks, in order.
         self._unmapped: list[int] = []
+
+    @property
+    def same_totals(self) -> Totals:
+        """The memory of devices that serve the requests so far from the same blocks."""
+        return self._same.totals(self._page)
 
     def allocate(self, size: int) -> Block:
         """Serve a request (get_free_block, alloc_found_block)."""
@@ -83,11 +92,24 @@ class ExpandablePool(Pool):
         place = bisect_left(free, size << SHIFT)
         if place == len(free):
             return None
-        reach = self._reach(free[place])
-        while reach > free[place] >> SHIFT and place + 1 < len(free) and self._reach(free[place + 1]) < reach:
+        while self._reach(free[place]) > free[place] >> SHIFT and place + 1 < len(free) and self._reaches_less(place):
             place += 1
-            reach = self._reach(free[place])
         return None if self.allocator.conf.oversized(size, free[place] >> SHIFT) else place
+
+    def _reaches_less(self, place: int) -> bool:
+        """Return whether the next free block can be expanded to less than a free block."""
+        this, following = self._free[place : place + 2]
+        excess = self._reach(this) - self._reach(following)
+        if self._is_last(this):
+            self._same.compare(self.segments[0], excess - BLOCK)
+        elif self._is_last(following):
+            self._same.compare(self.segments[0], -excess)
+        return excess > 0
+
+    def _is_last(self, key: int) -> bool:
+        """Return whether all addresses behind a free block are unmapped."""
+        behind = self._blocks[key & ADDRESS].behind
+        return isinstance(behind, UnmappedBlock) and behind.behind is None
 
     def _reach(self, key: int) -> int:
         """Return the size that a free block can be expanded to."""
@@ -105,19 +127,25 @@ class ExpandablePool(Pool):
                 block = block.before
             if self._has_room(block, size):
                 return block
+        if self.segments:
+            self._same.only(self.segments[0], self._page)
         return self._new_segment()
 
-    @staticmethod
-    def _has_room(block: Block | None, size: int) -> bool:
-        while size > 0 and block is not None and (block.is_free or isinstance(block, UnmappedBlock)):
-            size -= block.size
+    def _has_room(self, block: Block | None, size: int) -> bool:
+        room = 0
+        while block is not None and (block.is_free or isinstance(block, UnmappedBlock)):
+            room += block.size
             block = block.behind
-        return size <= 0
+            if room >= size and block is not None:
+                return True
+        if block is None:
+            self._same.compare(self.segments[0], room - size)
+        return room >= size
 
     def _new_segment(self) -> UnmappedBlock:
         """Reserve addresses for 9/8 of the device's memory, all of them unmapped."""
         total = self.allocator.total
-        space = _UNLIMITED if total is None else -(-(total + total // 8) // self._page) * self._page
+        space = _UNLIMITED if total is None else space_of(total, self._page)
         block = UnmappedBlock(self._next, space)
         self.segments[block.address] = space
         self._next += space
@@ -131,6 +159,8 @@ class ExpandablePool(Pool):
             return None
         self.reserved += pages
         self._unmapped.remove(unmapped.address)
+        if unmapped.behind is None:
+            self._same.compare(self.segments[0], unmapped.size - pages - self._page)
         block = Block(unmapped.address, pages, unmapped.before, unmapped.behind)
         self._blocks[block.address] = block
         if block.before is not None:

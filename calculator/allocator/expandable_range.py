@@ -9,6 +9,8 @@ from bisect import bisect_left, insort
 from copy import copy
 from typing import TYPE_CHECKING
 
+from calculator.allocator.address_space import SameSpaces
+
 if TYPE_CHECKING:
     from calculator.allocator.flat_pool import Placed
 
@@ -19,6 +21,7 @@ class Range:
     Attributes:
         page: The size of a page.
         space: The size of a segment.
+        same: The sizes of a segment with which the requests so far are served from the same blocks.
         start, next: The first address, and the first address of the next segment.
         free: The keys of free blocks, in order. A key has the address in the lowest `shift` bits and the size above.
         starts, ends: The end of each free block by its start, and the start by its end.
@@ -31,6 +34,7 @@ class Range:
         "free",
         "next",
         "page",
+        "same",
         "shift",
         "space",
         "start",
@@ -44,6 +48,7 @@ class Range:
         self.shift = shift
         self.page = page
         self.space = space
+        self.same = SameSpaces()
         self.start = self.next = -(-start // page) * page
         self.free: list[int] = []
         self.starts: dict[int, int] = {}
@@ -55,6 +60,7 @@ class Range:
     def saved(self) -> Range:
         """Return a copy of the range in the same state."""
         other = copy(self)
+        other.same = self.same.saved()
         for name in ("free", "starts", "ends", "unmapped", "unmapped_starts", "unmapped_ends"):
             setattr(other, name, getattr(self, name).copy())
         return other
@@ -75,17 +81,29 @@ class Range:
         mask = (1 << shift) - 1
         best = free[place]
         behind = starts[best & mask]
-        reach = (best >> shift) + unmapped[behind] - behind
+        end = unmapped[behind]
+        reach, is_last = (best >> shift) + end - behind, end == self._end
         for other in range(place + 1, len(free)):
             if reach <= best >> shift:
                 break
             best = free[other]
             behind = starts[best & mask]
-            new = (best >> shift) + unmapped.get(behind, behind) - behind
+            end = unmapped.get(behind, behind)
+            new = (best >> shift) + end - behind
+            if is_last:
+                self.same.compare(self.space, reach - new - 1)
+            is_last = end == self._end and end > behind
+            if is_last:
+                self.same.compare(self.space, new - reach)
             if new >= reach:
                 break
             place, reach = other, new
         return place
+
+    @property
+    def _end(self) -> int:
+        """The end of the first segment."""
+        return self.start + self.space
 
     def room(self, size: int) -> Placed:
         """Return the first free or unmapped block from which a request has room, in a new segment if needed."""
@@ -94,8 +112,12 @@ class Range:
             end = start
             while end - start < size and (end in self.starts or end in self.unmapped_starts):
                 end = self.starts.get(end) or self.unmapped_starts[end]
+            if end == self._end:
+                self.same.compare(self.space, end - start - size)
             if end - start >= size:
                 return start, self.starts.get(start) or self.unmapped_starts[start]
+        if self.next > self.start:
+            self.same.only(self.space, self.page)
         address, end = self.next, self.next + self.space
         # A gap of one page keeps two segments apart.
         self.next = end + self.page
@@ -106,6 +128,8 @@ class Range:
         """Map pages at the start of an unmapped block. Return the free block that contains them."""
         end = self._drop_unmapped(address)
         behind = address + pages
+        if end == self._end:
+            self.same.compare(self.space, end - behind - self.page)
         if end > behind:
             self.add_unmapped(behind, end)
         if behind in self.starts:

@@ -20,6 +20,7 @@ from calculator.common.deferred import Deferred
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from calculator.allocator.address_space import Totals
     from calculator.allocator.flat_pool import Placed, Places
     from calculator.allocator.known_stages import KnownStage
 
@@ -232,6 +233,11 @@ class FlatDevice:
     def most_mapped(self) -> int:
         """The most that the device had mapped. Segments are whole pages."""
         return self.max_reserved
+
+    @property
+    def same_totals(self) -> list[Totals]:
+        """An empty list, since addresses do not depend on the device's memory (see `FlatExpandable.same_totals`)."""
+        return []
 
     def _grow(self, size: int, row: int, number: int) -> Placed:
         segment = segment_bytes(size * BLOCK) // BLOCK

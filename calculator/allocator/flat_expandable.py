@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from copy import copy
 from typing import TYPE_CHECKING
 
+from calculator.allocator.address_space import space_of
 from calculator.allocator.expandable_range import Range
 from calculator.allocator.flat_pool import RefusedError, serves
 from calculator.allocator.out_of_memory import OutOfMemoryError
@@ -18,6 +19,7 @@ from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from calculator.allocator.address_space import Totals
     from calculator.allocator.flat_pool import Needs, Placed, Places
 
 SMALL = SMALL_REQUEST // BLOCK
@@ -80,13 +82,17 @@ class FlatExpandable:
         """
         self.capacity = capacity
         for each in self._ranges:
-            whole = _whole(-(-(total + total // 8) // BLOCK), each.page)
-            each.resize(min(whole, each.space))
+            each.resize(min(space_of(total, each.page * BLOCK) // BLOCK, each.space))
 
     @property
     def most_mapped(self) -> int:
         """The most that the device had mapped."""
         return self.max_reserved
+
+    @property
+    def same_totals(self) -> list[Totals]:
+        """For each range, the memory of devices that serve its requests so far from the same blocks."""
+        return [each.same.totals(each.page, BLOCK) for each in self._ranges]
 
     def play(self, events: Sequence[int], sizes: Sequence[int], keys: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).

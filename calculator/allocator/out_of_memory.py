@@ -31,6 +31,11 @@ class DeviceMemory:
     total: int
     context: int
 
+    @property
+    def outside(self) -> int:
+        """What the allocator cannot get from the device."""
+        return self.total - self.capacity
+
 
 class OutOfMemoryError(Exception):
     """A request that fails after all cached blocks that could be freed were freed.

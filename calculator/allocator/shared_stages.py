@@ -9,8 +9,12 @@ from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK
 
 if TYPE_CHECKING:
+    from calculator.allocator.caching_allocator import CachingAllocator
+    from calculator.allocator.flat_device import FlatDevice
+    from calculator.allocator.flat_expandable import FlatExpandable
     from calculator.allocator.flat_replay import FlatRun
     from calculator.allocator.known_stages import KnownStages
+    from calculator.allocator.out_of_memory import DeviceMemory
 
 
 class SharedStages:
@@ -40,13 +44,18 @@ class SharedStages:
             self._peak = self._run.allocator.reserved * BLOCK
         return self._peak
 
-    def before(self, capacity: int) -> FlatReplay | None:
-        """Return a replay in the last state that is the same on all devices from a capacity on.
+    @property
+    def total_from(self) -> int:
+        """The memory of devices from which on the run that was replayed is certainly the same."""
+        return total_from(self._run.allocator)
+
+    def before(self, device: DeviceMemory) -> FlatReplay | None:
+        """Return a replay in the last state that is the same on a device and on all larger ones.
 
         Return None if the load already differs.
         """
-        self._advance(capacity)
-        states = [state for state in self._states if state.allocator.reserved * BLOCK <= capacity]
+        self._advance(device.capacity)
+        states = [state for state in self._states if is_same_on(device, state.allocator)]
         return states[-1].saved() if states else None
 
     def _advance(self, capacity: int | None) -> None:
@@ -64,3 +73,13 @@ class SharedStages:
             self._has_ended = bool(self._steps and reserved == self._before) or run.steps == MAX_STEPS
             self._before, self._steps = reserved, run.steps
         return not self._has_ended and reserved * BLOCK != self._peak
+
+
+def total_from(allocator: CachingAllocator | FlatDevice | FlatExpandable) -> int:
+    """Return the memory of devices from which on each request so far is served from the same block, in bytes."""
+    return max((least for least, _ in allocator.same_totals), default=0)
+
+
+def is_same_on(device: DeviceMemory, unlimited: FlatDevice | FlatExpandable) -> bool:
+    """Return whether a device serves all requests as an unlimited one did so far."""
+    return unlimited.reserved * BLOCK <= device.capacity and total_from(unlimited) <= device.total

@@ -145,9 +145,7 @@ class DeviceReplay:
 
     def _minimum(self, conf: AllocConf) -> int:
         peak = self.peak_reserved_bytes if conf == DEFAULT == self.conf else None
-        found = self._once(
-            ("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak).bytes
-        )
+        found = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak))
         return found + self.context_bytes
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:

@@ -147,7 +147,7 @@ class HistoryReplay(DeviceReplay):
         histories run, then bisected once.
         """
         most = whole_pages(max(result.peak_reserved_bytes for result in self.results))
-        least = minimum(self._run, self.live_bytes, self._device, conf).bytes
+        least = minimum(self._run, self.live_bytes, self._device, conf)
         step = whole_pages(least // CLOSE)
         fails, runs, gap = least - SMALL_SEGMENT, least, step
         while runs < most and not self._runs(conf, runs):

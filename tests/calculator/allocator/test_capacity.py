@@ -11,7 +11,7 @@ from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
 from calculator.devices import library_workspace
-from calculator.estimation.estimate import resident_state, training_step
+from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
 from tests.calculator.random_plans import plans
 
@@ -21,6 +21,48 @@ LLAMA = {"model": "meta-llama/Llama-3.2-1B", "training": {"sequence_length": 204
 LORA = LLAMA | {"method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
 FULL = LLAMA | {"method": {"name": "full"}, "training": {"gradient_checkpointing": True}}
 CONFS = ["", "expandable_segments:True", "max_split_size_mb:64", "roundup_power2_divisions:8"]
+FALCON_H1 = {
+    "model": {
+        "config": {
+            "model_type": "falcon_h1",
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-05,
+            "rope_theta": 100000000000.0,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "projectors_bias": False,
+            "mamba_d_state": 256,
+            "mamba_d_conv": 4,
+            "mamba_n_groups": 1,
+            "mamba_expand": 2,
+            "mamba_chunk_size": 128,
+            "mamba_conv_bias": True,
+            "mamba_proj_bias": False,
+            "mamba_norm_before_gate": False,
+            "mamba_rms_norm": True,
+            "tie_word_embeddings": False,
+            "vocab_size": 130048,
+            "hidden_size": 3072,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 19,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "mamba_d_ssm": 3072,
+            "mamba_n_heads": 24,
+            "mamba_d_head": 128,
+            "max_position_embeddings": 262144,
+        }
+    },
+    "method": {"name": "ln_tuning", "target_modules": ["final_layernorm", "input_layernorm", "pre_ff_layernorm"]},
+    "device": {"gpu": "h100-sxm5-80gb", "alloc_conf": "expandable_segments:True"},
+    "training": {
+        "micro_batch_size": 3,
+        "sequence_length": 1000,
+        "adapter_dtype": "model",
+        "optimizer": "paged_adamw_8bit",
+    },
+}
 
 
 def device_of(capacity):
@@ -55,13 +97,9 @@ def test_on_a_device_that_never_fills_the_replay_is_the_unlimited_one(request_, 
 def test_a_run_fits_on_the_smallest_capacity_and_not_on_a_page_less(request_, run, conf):
     settings = parse_alloc_conf(conf)
     found = minimum(run, live(request_), device_of, settings)
-    assert live(request_) <= found.bytes <= found.without_retry_bytes
-    assert replay_within(run, device_of(found.bytes), settings).out_of_memory is None
-    assert replay_within(run, device_of(found.bytes - PAGE), settings).out_of_memory is not None
-    at_ease = replay_within(run, device_of(found.without_retry_bytes), settings)
-    assert (at_ease.out_of_memory, at_ease.retries) == (None, 0)
-    less = replay_within(run, device_of(found.without_retry_bytes - PAGE), settings)
-    assert less.out_of_memory is not None or less.retries
+    assert live(request_) <= found
+    assert replay_within(run, device_of(found), settings).out_of_memory is None
+    assert replay_within(run, device_of(found - PAGE), settings).out_of_memory is not None
 
 
 @pytest.mark.parametrize("refused", [lambda _: 700, lambda _: 900, lambda low: low + 1, lambda _: 2000, lambda _: None])
@@ -83,9 +121,25 @@ def test_the_search_ends_where_a_page_less_fails_whatever_the_replays_name(refus
             last_refused=last and last * PAGE,
         )
 
-    assert _least(within, lambda result: result.out_of_memory, PAGE, 1000 * PAGE) == least * PAGE
+    assert _least(within, PAGE, 1000 * PAGE) == least * PAGE
     assert len(probes) == len(set(probes)) <= 60
     assert least != 700 or refused(0) != 700 or len(probes) == 3
+
+
+def test_a_smaller_address_range_leaves_other_free_blocks_to_a_run():
+    """With what it reserves on a large device, it runs out of memory: a request takes another free block there."""
+    replay = estimate(parse_request(FALCON_H1)).memory.replay
+    context, settings = replay.context_bytes, replay.conf
+    found = replay.outcome(10_000 * GIB).minimum_bytes() - context
+    run = Replay(CachingAllocator(), replay.resident, replay.workspaces)
+    plain = CappedReplays(run, settings, flat=False)
+
+    def within(capacity):
+        return plain.within(DeviceMemory(capacity=capacity, total=capacity + context, context=context))
+
+    assert within(10_000 * GIB).peak_reserved_bytes < found
+    assert within(found).out_of_memory is None
+    assert within(found - PAGE).out_of_memory is not None
 
 
 def test_a_known_peak_changes_no_minimum(request_, run):
@@ -96,7 +150,7 @@ def test_a_known_peak_changes_no_minimum(request_, run):
 def test_cached_blocks_are_freed_where_a_run_just_fits():
     request = parse_request(LORA)
     run = run_of(request)
-    result = replay_within(run, device_of(minimum(run, live(request), device_of).bytes))
+    result = replay_within(run, device_of(minimum(run, live(request), device_of)))
     assert result.out_of_memory is None
     assert result.retries > 0
 
@@ -146,9 +200,8 @@ def test_random_plans_fit_on_their_minimum_and_need_no_more_than_at_ease():
         run, alive = run_of(request), live(request)
         found = minimum(run, alive, device_of)
         at_ease = replay_within(run, device_of(10_000 * GIB)).peak_reserved_bytes
-        assert alive <= found.bytes <= found.without_retry_bytes
-        assert found.without_retry_bytes <= max(at_ease, run.loading.warmup + 2 * GIB)
-        assert replay_within(run, device_of(found.bytes)).out_of_memory is None
+        assert alive <= found <= max(at_ease, run.loading.warmup + 2 * GIB)
+        assert replay_within(run, device_of(found)).out_of_memory is None
 
 
 def test_a_layout_repeats_once_steps_do():
