@@ -106,6 +106,10 @@ class ServedMethod(Method):
         """Run what the method wraps attention in."""
         return self.method.after_attention(context, modules, x, output)
 
+    def around_sublayer(self, modules: LayerModules, sublayer: Literal["attention", "mlp"]) -> tuple[str, ...]:
+        """Return the path of what the method puts around a sublayer."""
+        return self.method.around_sublayer(modules, sublayer)
+
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:

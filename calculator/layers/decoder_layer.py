@@ -49,10 +49,11 @@ def run_sublayer(
     # Attention that has parameters besides those of the modules in it.
     own = next((each for each in ("self_attn", "linear_attn") if name == "attention" and each in modules), name)
     path = f"{modules.prefix}{own}"
-    if positional or name == "mlp":
-        x = enter(path, x)
-    else:
-        begin(x.tape, path)
+    for called in (*context.method.around_sublayer(modules, name), path):
+        if positional or name == "mlp":
+            x = enter(called, x)
+        else:
+            begin(x.tape, called)
     out = leave(path, sublayer(context, modules, x))
     if name == "attention":
         out = context.method.after_attention(context, modules, x, out)

@@ -84,6 +84,9 @@ class MethodHooks(Protocol):
     def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
         """Run after it, with the hidden states of the last norm."""
 
+    def around_sublayer(self, modules: LayerModules, sublayer: Literal["attention", "mlp"]) -> tuple[str, ...]:
+        """Return the path of the module that is called in place of a sublayer, and that `after_sublayer` leaves."""
+
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
         """Run after attention, whose input is `x`."""
 

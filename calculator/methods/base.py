@@ -319,6 +319,17 @@ class Method:
         """Return the parameters of running fused experts or of their router, by name."""
         return bound.own
 
+    def around_sublayer(
+        self,
+        modules: LayerModules,  # noqa: ARG002
+        sublayer: Literal["attention", "mlp"],  # noqa: ARG002
+    ) -> tuple[str, ...]:
+        """Return the path of the module that is called in place of a sublayer, and that `after_sublayer` leaves.
+
+        Empty if the sublayer itself is called.
+        """
+        return ()
+
     def after_sublayer(
         self,
         context: Context,  # noqa: ARG002

@@ -165,7 +165,9 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
             _module(tensors, part, part.name, 1, prepared)
     for buffer, name, count in _buffers(prepared):
         tensors += _buffer(buffer, name, count, method, prepared.given)
-    tensors += [_cast(added, prepared.cast_to) for added in method.added(model, prepared.given)]
+    # Parameters that stay in float32 (Training.adapter_dtype of the step) are not cast.
+    cast_to = prepared.cast_to if prepared.training.adapter_dtype == "model" else None
+    tensors += [_cast(added, cast_to) for added in method.added(model, prepared.given)]
     return tuple(_placed_in_graph(model, tensors))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
 from calculator.engine import products
@@ -26,14 +26,20 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     normed_first = context.config["apply_residual_connection_post_layernorm"]
     layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
     residual = layernorm_output if normed_first else hidden_states
-    path = f"{modules.prefix}self_attention"
-    attention_output = leave(path, _attention(context, modules, *enter_with(path, layernorm_output, residual)))
-    attention_output = context.method.after_sublayer(context, modules, "attention", attention_output)
+    attention_output = _run(context, modules, "attention", layernorm_output, residual)
     layernorm_output = norms.layer_norm(modules["post_attention_layernorm"], attention_output)
     residual = layernorm_output if normed_first else attention_output
-    path = f"{modules.prefix}mlp"
-    output = leave(path, _mlp(context, modules, *enter_with(path, layernorm_output, residual)))
-    return context.method.after_sublayer(context, modules, "mlp", output)
+    return _run(context, modules, "mlp", layernorm_output, residual)
+
+
+def _run(context: Context, modules: LayerModules, name: Literal["attention", "mlp"], *inputs: Tensor) -> Tensor:
+    """Run a sublayer of a normed input and a residual, and what the method adds after it."""
+    own, function = ("self_attention", _attention) if name == "attention" else ("mlp", _mlp)
+    path = f"{modules.prefix}{own}"
+    for called in (*context.method.around_sublayer(modules, name), path):
+        inputs = enter_with(called, *inputs)
+    output = leave(path, function(context, modules, *inputs))
+    return context.method.after_sublayer(context, modules, name, output)
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     hidden_states = modules["fc1"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
+    for around in context.method.around_sublayer(modules, "mlp"):
+        hidden_states = enter(around, hidden_states)
     hidden_states = context.method.after_sublayer(context, modules, "mlp", modules["fc2"](hidden_states))
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
     hidden_states = ops.view(ops.add(residual, hidden_states, "residual after MLP"), (batch, length, hidden))

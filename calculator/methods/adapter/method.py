@@ -9,6 +9,7 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.module_calls import enter, external, leave
 from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
 from calculator.methods.adapter.facts import FACTS
@@ -16,7 +17,7 @@ from calculator.methods.base import Method
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from calculator.architecture.dimension import Shape
+    from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
@@ -85,21 +86,38 @@ class Adapter(Method):
             for name, shape in self._shapes(model).items()
         )
 
+    def around_sublayer(self, modules: LayerModules, sublayer: Literal["attention", "mlp"]) -> tuple[str, ...]:
+        """Return the path of the module that calls the sublayer and its adapter."""
+        is_adapted = sublayer == "mlp" or self.placement == "houlsby"
+        return (f"{modules.prefix}{sublayer}.adapted",) if is_adapted else ()
+
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
-        """Run the adapter after a sublayer, in the adapter's dtype, and add the adapter's input."""
-        if sublayer == "attention" and self.placement == "pfeiffer":
-            return hidden_states
+        """Run the adapter after a sublayer, and end the call of the module around both."""
+        for around in self.around_sublayer(modules, sublayer):
+            hidden_states = leave(around, self._adapt(context, f"{modules.prefix}{sublayer}.adapter", hidden_states))
+        return hidden_states
+
+    def _adapt(self, context: Context, path: str, hidden_states: Tensor) -> Tensor:
+        """Run the adapter in its own dtype, and add its input: (..., hidden_size) to the same shape."""
         dtype = context.training.added_dtype
-        context.set_scope(f"{modules.prefix}{sublayer}.adapter: ")
+        context.set_scope(f"{path}: ")
         weights = {
-            name: context.parameters.new(f"{modules.prefix}{sublayer}.adapter.{name}", shape, dtype, trained=True)
+            name: context.parameters.new(f"{path}.{name}", shape, dtype, trained=True)
             for name, shape in self._shapes(context.model).items()
         }
+
+        def linear(name: str, x: Tensor, width: Dim) -> Tensor:
+            x = enter(f"{path}.{name}", x)
+            product = products.matmul(x, weights[f"{name}.weight"], weights[f"{name}.bias"], width, name)
+            return leave(f"{path}.{name}", product)
+
+        hidden_states = enter(path, hidden_states)
+        external(path, weights["down.weight"])
         x = ops.cast(hidden_states, dtype, "input in the adapter's dtype")
-        x = products.matmul(x, weights["down.weight"], weights["down.bias"], self.bottleneck_size, "down")
+        x = linear("down", x, self.bottleneck_size)
         x = activation(self.non_linearity)(x)
-        x = products.matmul(x, weights["up.weight"], weights["up.bias"], hidden_states.shape[-1], "up")
+        x = linear("up", x, hidden_states.shape[-1])
         x = ops.cast(x, hidden_states.dtype, "update")
-        return ops.add(x, hidden_states, "output")
+        return leave(path, ops.add(x, hidden_states, "output"))

@@ -80,6 +80,8 @@ def parts(
         before, left = _split(left, prefix)
         yield None, before
         own, left = _own(left, prefix)
+        own += [each for each in left if each.name.startswith(prefix)]  # what a method adds follows all modules
+        left = [each for each in left if not each.name.startswith(prefix)]
         if own:
             alike = own[0].count == len(stack.layers)
             chosen = None if model.towers and prefix.startswith(model.towers) else layers
@@ -122,10 +124,13 @@ def _layers(
 def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
     """Return the parameters of each kind of layer: one list for every layer, or a list for each kind.
 
-    A kind ends before a name that it already has, or that its modules do not have.
+    A kind ends before a name that it already has, or that its modules do not have. What a method adds to every layer
+    follows.
     """
     if tensors[0].count == len(stack.layers):
         return dict.fromkeys(map(id, stack.layers), tensors)
+    of_every_layer = [tensor for tensor in tensors if tensor.count == len(stack.layers)]
+    tensors = tensors[: len(tensors) - len(of_every_layer)]
     counts = {count for _, count in stack.distinct}
     found: dict[int, list[ResidentTensor]] = {}
     at = 0
@@ -139,7 +144,7 @@ def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[Res
                 break
             names.add(tensor.name)
             end += 1
-        found[id(layer)] = tensors[at:end]
+        found[id(layer)] = [*tensors[at:end], *of_every_layer]
         at = end
     assert at == len(tensors), tensors[at].name
     return found

@@ -103,6 +103,7 @@ FAMILIES = frozenset(
 #: The methods whose modules are known to be called in the order of the real model.
 METHODS = (
     "full",
+    "adapter",
     "lora",
     "qlora",
     "ia3",
