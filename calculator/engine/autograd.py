@@ -153,20 +153,21 @@ class LeafModule:
         self.gradients: list[tuple[str, Tensor]] = []
 
     def has(self, name: str) -> bool:
-        """Return whether a parameter belongs to the module."""
-        return name.startswith(self._path)
+        """Return whether a parameter belongs to the module. That of an adapter after the module does not."""
+        return name.startswith(self._path) and self._place(name) < len(self._names)
 
     def end(self) -> None:
         """Mark every waiting gradient as ready, and free it."""
-        waiting, self.gradients = sorted(self.gradients, key=self._order), []
+        waiting, self.gradients = sorted(self.gradients, key=lambda each: self._place(each[0])), []
         while waiting:
             name, grad = waiting.pop(0)
             grad.tape.mark(f"{GRADIENT_OF}{name}", grad)
             del grad
 
-    def _order(self, waiting: tuple[str, Tensor]) -> int:
-        own = f"{waiting[0]}."
-        return next((at for at, name in enumerate(self._names) if own.startswith(f"{name}.")), len(self._names))
+    def _place(self, name: str) -> int:
+        """Return the index of a parameter, or of the submodule that it is in, among the names."""
+        own = f"{name}."
+        return next((at for at, each in enumerate(self._names) if own.startswith(f"{each}.")), len(self._names))
 
 
 class AccumulateGrad(Node):
