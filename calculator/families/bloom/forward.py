@@ -37,7 +37,7 @@ def _run(context: Context, modules: LayerModules, name: Literal["attention", "ml
     own, function = ("self_attention", _attention) if name == "attention" else ("mlp", _mlp)
     path = f"{modules.prefix}{own}"
     for called in (*context.method.around_sublayer(modules, name), path):
-        inputs = enter_with(called, *inputs)
+        inputs = (*enter_with(called, *inputs),)
     output = leave(path, function(context, modules, *inputs))
     return context.method.after_sublayer(context, modules, name, output)
 

@@ -17,7 +17,7 @@ from calculator.methods.base import Method
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
@@ -108,7 +108,7 @@ class Adapter(Method):
             for name, shape in self._shapes(context.model).items()
         }
 
-        def linear(name: str, x: Tensor, width: Dim) -> Tensor:
+        def linear(name: str, x: Tensor, width: int) -> Tensor:
             x = enter(f"{path}.{name}", x)
             product = products.matmul(x, weights[f"{name}.weight"], weights[f"{name}.bias"], width, name)
             return leave(f"{path}.{name}", product)

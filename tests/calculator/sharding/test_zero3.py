@@ -262,7 +262,13 @@ def test_settings_that_are_not_modeled_are_refused_by_their_field(loc, changes):
 
 @pytest.mark.parametrize(
     ("method", "adapter_dtype", "named"),
-    [("lora", "float32", True), ("lora", "model", False), ("full", "float32", False), ("qlora", "float32", False)],
+    [
+        ("lora", "float32", True),
+        ("lora", "model", False),
+        ("adapter", "float32", True),
+        ("full", "float32", False),
+        ("qlora", "float32", False),
+    ],
 )
 def test_adapters_stay_in_float32_under_zero_init(method, adapter_dtype, named):
     def answer(**flag):

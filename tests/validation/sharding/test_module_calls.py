@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 LEAVES = ("MixtralSparseMoeBlock", "Qwen2MoeSparseMoeBlock", "Qwen3MoeSparseMoeBlock")
 
 IA3 = {"name": "ia3"}
+ADAPTER = {"name": "adapter", "bottleneck_size": 2}
 LORA = {"name": "lora", "r": 2, "target_modules": "all-linear", "lora_dropout": 0.1}
 
 
@@ -62,6 +63,7 @@ def called(request):
                 continue
             has = any(True for _ in module.parameters(recurse=False))
             path = name.removeprefix("base_model.model.").replace(".default", "") if has else ""
+            path = path.replace(".sublayer", "").replace("self_attn.adapter", "attention.adapter")
             hooks.append(module.register_forward_pre_hook(lambda *_, path=path: calls.append(f"+{path}")))
             hooks.append(module.register_forward_hook(lambda *_, path=path: calls.append(f"-{path}")))
         ids = torch.zeros((1, request.training.sequence_length), dtype=torch.long, device=META)
@@ -101,7 +103,13 @@ def is_same_call(real, modeled):
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [*((family, {"name": "full"}) for family in sorted(ORDERED)), ("llama", LORA), ("phi3", LORA), ("llama", IA3)],
+    [
+        *((family, {"name": "full"}) for family in sorted(ORDERED)),
+        ("llama", LORA),
+        ("phi3", LORA),
+        ("llama", IA3),
+        ("llama", ADAPTER),
+    ],
     ids=lambda value: value if isinstance(value, str) else value["name"],
 )
 def test_modules_are_called_in_the_order_of_the_real_model(family, method):
