@@ -30,7 +30,9 @@ from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
-from calculator.stack import verified
+from calculator.stack import renamed, verified
+from calculator.stack.releases import release
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +87,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *by_turns.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
+        *_lists_of_caches(request, model),
         *several_gpus.problems(request, model, prepared or partial(_prepared, request, model)),
     ]
     if problems:
@@ -165,8 +168,26 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
     yield from verified.gpt2_problems(stack, model.model_type, training)
+    yield from renamed.problems(stack, model.model_type, method)
     yield from verified.trainer_problems(stack, training)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
+
+
+def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield why a list of keys and values that a Trainer copies to float32 is refused.
+
+    Source: accelerate, utils/operations.py, convert_to_fp32, which looks into lists but not into a Cache.
+    """
+    stack, training = request.stack, request.training
+    is_list = model.model_type == "gpt_bigcode" and release(stack.transformers)[:2] < verified.SHARED_BIGCODE
+    if not is_list or training.trainer is None or training.autocast is None or not model.config.get("use_cache"):
+        return
+    if trainer_of(training).uses_cache(model, stack):
+        message = (
+            f"{training.trainer} copies the keys and values that gpt_bigcode returns in transformers"
+            f" {stack.transformers} to float32, which is not modeled: set use_cache to false"
+        )
+        yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
 
 def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
-from calculator.stack.verified import untraced
+from calculator.stack.verified import untraced, untraced_trainer
 from calculator.trainers import trainer_of
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl import offloading
@@ -92,6 +92,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
             request.stack, model.model_type, left_out=frozenset() if isinstance(trainer, Transformers) else OF_TRAINERS
         ),
         *untraced(request.stack, model.model_type, request.method.name),
+        *untraced_trainer(request.stack, request.training.trainer),
         _reserved(request),
         *_histories(request),
         *(() if trainer.facts.is_interval else (ACCURACY,)),

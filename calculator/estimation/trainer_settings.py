@@ -8,7 +8,7 @@ from calculator.common.errors import Problem
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import identity
 from calculator.methods.prepared_model import PreparedModel
-from calculator.trainers import cut_cross_entropy, liger, towers, trainer_of
+from calculator.trainers import cut_cross_entropy, liger, reentrant, towers, trainer_of
 from calculator.trainers.trl import offloading
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from liger.problems(prepared)
     yield from cut_cross_entropy.problems(prepared, request.device.sharding)
     yield from trainer_of(training).problems(prepared)
+    yield from reentrant.problems(prepared)
     facts, sharding = trainer_of(training).facts, request.device.sharding
     yield from _of_ddp(training, facts)
     yield from _offloading(prepared, facts)

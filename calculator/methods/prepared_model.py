@@ -106,10 +106,11 @@ class PreparedModel:
         """Whether checkpointing gives embeddings a gradient even if nothing before them is trained.
 
         PEFT needs it. `gradient_checkpointing_enable` does it by itself if the main input is ids
-        (transformers/modeling_utils.py, enable_input_require_grads).
+        (transformers/modeling_utils.py, enable_input_require_grads), but not in older releases.
         """
         checkpoints = self.training.gradient_checkpointing and trainer_of(self.training).facts.grads_inputs
-        return checkpoints and (self.model.reads_ids or not self.method.facts.trains_base)
+        by_itself = self.model.reads_ids and "embeddings_without_gradients" not in self.older
+        return checkpoints and (by_itself or not self.method.facts.trains_base)
 
     @property
     def offloads_inputs(self) -> bool:

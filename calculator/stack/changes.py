@@ -52,6 +52,9 @@ ChangeName = Literal[
     "embeddings_in_8_bits",
     "norms_by_class",
     "norms_by_name",
+    "arguments_saved_by_checkpoints",
+    "arguments_saved_by_later_checkpoints",
+    "embeddings_without_gradients",
 ]
 
 
@@ -326,6 +329,27 @@ CHANGES: dict[ChangeName, Change] = {
         " LlamaRMSNorm, but no other norm",
         source="transformers 4.52.4, trainer.py, Trainer.get_decay_parameter_names",
     ),
+    "embeddings_without_gradients": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="checkpointing gives frozen embeddings no gradient unless the script does, as for adapters",
+        source="transformers 4.57.6, modeling_utils.py, PreTrainedModel.gradient_checkpointing_enable",
+    ),
+    "arguments_saved_by_checkpoints": Change(
+        package="transformers",
+        before=(4, 52),
+        sentence="re-entrant checkpoints save masks and positions with a layer's input, and free them with it",
+        source="transformers 4.51.3, models/llama/modeling_llama.py, LlamaModel.forward (_gradient_checkpointing_func)",
+    ),
+    "arguments_saved_by_later_checkpoints": Change(
+        package="transformers",
+        since=(4, 52),
+        before=(4, 53),
+        sentence="re-entrant checkpoints save masks and positions with a layer's input, and free them with it",
+        source="transformers 4.52.4, models/gemma2/modeling_gemma2.py, Gemma2Model.forward"
+        " (_gradient_checkpointing_func)",
+        model_types=("gemma2", "gpt_bigcode", "phi"),
+    ),
     "math_kernel_for_float32_groups": Change(
         package="torch",
         before=(2, 14),
@@ -346,6 +370,7 @@ OF_STEPS: frozenset[ChangeName] = frozenset(
         "caches_of_checkpointed_layers",
         "no_cache_in_training",
         "inputs_of_frozen_4bit_layers",
+        "embeddings_without_gradients",
     }
 )
 
@@ -361,7 +386,14 @@ OF_TRAINERS: frozenset[ChangeName] = frozenset(
         "embeddings_in_8_bits",
         "norms_by_class",
         "norms_by_name",
+        "arguments_saved_by_checkpoints",
+        "arguments_saved_by_later_checkpoints",
     }
+)
+
+#: The changes with which re-entrant checkpoints save the masks and the positions that a layer receives.
+SAVED_ARGUMENTS: frozenset[ChangeName] = frozenset(
+    {"arguments_saved_by_checkpoints", "arguments_saved_by_later_checkpoints"}
 )
 
 

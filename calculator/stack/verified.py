@@ -62,6 +62,30 @@ TRACED: dict[str, tuple[Release, ...]] = {
 #: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
 
+#: The pairs of TRL and an older transformers with which steps of SFTTrainer were traced, and the releases of
+#: transformers with which those of its Trainer were (tests/calculator/stack/traced_trainers.json).
+TRACED_SFT: frozenset[tuple[Release, Release]] = frozenset(
+    {
+        ((0, 15), (4, 49)),
+        ((0, 16), (4, 51)),
+        ((0, 17), (4, 48)),
+        ((0, 18), (4, 52)),
+        ((0, 19), (4, 52)),
+        ((0, 20), (4, 53)),
+        ((0, 21), (4, 57)),
+        ((0, 22), (4, 57)),
+        ((0, 23), (4, 57)),
+        ((0, 24), (4, 57)),
+        ((1, 0), (4, 57)),
+        ((1, 9), (4, 57)),
+        ((1, 15), (4, 57)),
+    }
+)
+TRACED_TRAINER: tuple[Release, ...] = ((4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
+
+#: The releases of TRL of which steps were traced with the default transformers.
+TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
+
 #: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
 #: traced.
 FIRST_PASSES: Release = (4, 48)
@@ -128,6 +152,20 @@ def untraced(versions: StackVersions, model_type: str | None, method: str) -> It
     virtual = method in VIRTUAL_TOKENS and version == FIRST_VIRTUAL_TOKENS
     if version not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
         yield _untraced("step", versions, model_type, method)
+
+
+def untraced_trainer(versions: StackVersions, trainer: str | None) -> Iterator[str]:
+    """Yield a sentence if no step of the trainer was traced with the releases."""
+    version, trl = release(versions.transformers)[:2], release(versions.trl)[:2]
+    if trainer == "trl-sft":
+        traced = (trl, version) in TRACED_SFT if _is_older(versions) else trl in TRACED_TRL
+        named = f"TRL {versions.trl} on transformers {versions.transformers}"
+    elif trainer == "transformers" and _is_older(versions):
+        traced, named = version in TRACED_TRAINER, f"transformers {versions.transformers}"
+    else:
+        return
+    if not traced:
+        yield f"No step of {trainer} was traced with {named}: the figures follow from the source of both releases."
 
 
 def passes_problems(

@@ -7,7 +7,7 @@ Not every layer is interpreted. One layer of each repeating period represents th
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.budget import check_budget
 from calculator.engine.autocast import has_copy, leaf_of
@@ -19,6 +19,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
+from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
 from calculator.training_step.compared import ModelPasses, run_without_graph_first
 from calculator.training_step.first_layer import enter_layers
@@ -254,13 +255,14 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     context.parameters.layer = number
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
-    tables, arguments = unit.cast(own), [given_masks]
+    tables = unit.cast(own)
+    arguments: list[Any] = [given_masks, tables]
     hidden_states = unit.before(hidden_states)
     encoder, passed, biases = _encoded(context), context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, (context.mask, context.recurrent_mask)
-        context.position_tables, (context.mask, context.recurrent_mask) = tables, arguments[0]
+        (context.mask, context.recurrent_mask), context.position_tables = arguments
         encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
         outer_passed, context.passed = context.passed, passed
         outer_biases, context.position_biases = context.position_biases, {**biases}
@@ -288,8 +290,10 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     if trainer_of(context.training).is_reentrant(context):
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         weights = partial(getattr, context, "returned_attn_weights")
-        if context.forward.saves_mask:
-            captured[: len(types)] = [_shared(context, kind)[0] for kind in types]
+        saves_positions = bool(context.older & SAVED_ARGUMENTS)
+        if context.forward.saves_mask or saves_positions:
+            kept = -1 if saves_positions else None
+            captured[: len(types)] = [tables[:kept], *(_shared(context, kind)[0][:kept] for kind in types)]
             return unit.after(
                 checkpoint_reentrant(run, hidden_states, captured, arguments, unused=weights, offloads=offloads)
             )

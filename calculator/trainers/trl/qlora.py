@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from calculator.stack.releases import release
 
 if TYPE_CHECKING:
+    from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.method_hooks import Prepared
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 #: Parts of the names of modules that older releases cast back.
 CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 
-#: The part of the names of parameters that stay in float32. PEFT creates them in float32 for TRL whatever adapter_dtype
-#: is.
-MAGNITUDE = "lora_magnitude_vector"
+#: The part of the names of parameters that stay in float32 from a release on. PEFT creates them in float32 for TRL
+#: whatever adapter_dtype is. Of the known releases, 1.9 still casts them.
+MAGNITUDE, KEEPS_MAGNITUDES = "lora_magnitude_vector", (1, 15)
 
 
 def prepares(training: Training, stack: StackVersions) -> bool:
@@ -51,7 +52,9 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
             return spec
         added = tuple(replace(each, dtype="bfloat16") for each in spec.added)
         return replace(spec, dtype="bfloat16", added=added) if spec.dtype == "float32" else replace(spec, added=added)
-    added = tuple(replace(each, dtype="float32" if MAGNITUDE in each.name else "bfloat16") for each in spec.added)
+    keeps = release(prepared.stack.trl) >= KEEPS_MAGNITUDES
+    dtypes: list[DType] = ["float32" if keeps and MAGNITUDE in each.name else "bfloat16" for each in spec.added]
+    added = tuple(replace(each, dtype=dtype) for each, dtype in zip(spec.added, dtypes, strict=True))
     return replace(spec, added=added)
 
 

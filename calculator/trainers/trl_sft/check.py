@@ -8,15 +8,18 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import dotted, release
+from calculator.stack.renamed import older_head
 from calculator.trainers import flattened
 from calculator.trainers.trl import check, routers
 from calculator.trainers.trl_sft.eras import (
     CHUNKED,
     FLATTENS,
     FUSED,
+    KNOWS_PREFIXES,
     LOGS_ENTROPY,
     OWN_LOSS,
     RETURNS_POSITIONS,
+    SKIPS_VIRTUAL_TOKENS,
     SPLITS,
     loss_of,
     needed,
@@ -67,6 +70,23 @@ def _transformers(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     yield from _embed_out(prepared)
     yield from _wrapped_by_script(prepared)
+    yield from _virtual_tokens(prepared)
+
+
+def _virtual_tokens(prepared: Subject) -> Iterator[Problem]:
+    """Yield virtual tokens with which the logged metrics of a release fail, since shapes differ.
+
+    Source: trl/trainer/sft_trainer.py, compute_loss, of TRL 0.15 to 0.24 (shift_logits, num_virtual_tokens).
+    """
+    trl, method = release(prepared.stack.trl)[:2], prepared.method
+    if not method.virtual_tokens or not OWN_LOSS <= trl < KNOWS_PREFIXES:
+        return
+    if method.embeds_inputs == (trl < SKIPS_VIRTUAL_TOKENS):
+        message = (
+            f"SFTTrainer of TRL {prepared.stack.trl} computes its accuracy from logits and labels of different lengths"
+            f" with {method.title}, and fails: use stack.trl {dotted(KNOWS_PREFIXES)} or later"
+        )
+        yield Problem(loc="method.name", msg=message, input=method.name)
 
 
 def _wrapped_by_script(prepared: Subject) -> Iterator[Problem]:
@@ -92,9 +112,8 @@ def _embed_out(prepared: Subject) -> Iterator[Problem]:
 
     Source: transformers 4.57.6, models/gpt_neox/modeling_gpt_neox.py, GPTNeoXForCausalLM (embed_out).
     """
-    older = release(prepared.stack.transformers)[:2] < release(DEFAULT_STACK.transformers)
     stored = prepared.method.base_quantization(prepared.training)
-    if older and stored is not None and prepared.model.model_type == "gpt_neox":
+    if stored is not None and older_head(prepared.stack, prepared.model.model_type):
         message = (
             f"the casts of a quantized gpt_neox by SFTTrainer with transformers {prepared.stack.transformers} are not"
             " modeled: use lora or full"

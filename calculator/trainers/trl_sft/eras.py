@@ -13,6 +13,7 @@ from calculator.stack.releases import release
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
+    from calculator.layers.trl.logits_metrics import Chunks
     from calculator.stack.releases import Release
 
 #: How the loss is computed: from log-probabilities of a fused head, from chunks of labeled tokens, or from all logits.
@@ -24,6 +25,13 @@ OWN_LOSS = (0, 15)
 
 #: The first release that logs the entropy too, and passes use_cache=False to the model.
 LOGS_ENTROPY = (0, 22)
+
+#: The first release that computes the entropy of some rows of logits at once. TRL 0.22 computes that of a sequence.
+ENTROPY_OF_ROWS = (0, 23)
+
+#: The first release that computes the accuracy with virtual tokens in the logits, and the first that does without them
+#: in the logits but with a prefix.
+SKIPS_VIRTUAL_TOKENS, KNOWS_PREFIXES = (0, 22), (0, 24)
 
 #: The first release whose flattened rows and values of `loss_type` are known.
 FLATTENS = (0, 24)
@@ -80,6 +88,29 @@ def logs_from_logits(training: Training, stack: StackVersions) -> bool:
 def logs_entropy(stack: StackVersions) -> bool:
     """Return whether the trainer logs the entropy."""
     return release(stack.trl)[:2] >= LOGS_ENTROPY
+
+
+def entropy_chunks(stack: StackVersions) -> Chunks | None:
+    """Return of which logits the entropy is computed at once, or None if it is not logged."""
+    if not logs_entropy(stack):
+        return None
+    return "rows" if release(stack.trl)[:2] >= ENTROPY_OF_ROWS else "sequences"
+
+
+def copies_mask(stack: StackVersions) -> bool:
+    """Return whether the attention mask is joined with one of virtual tokens, so that it becomes float32.
+
+    Source: TRL 0.23.1, trainer/sft_trainer.py, compute_loss (virtual_attention_mask).
+    """
+    return LOGS_ENTROPY <= release(stack.trl)[:2] < KNOWS_PREFIXES
+
+
+def chooses_reentrance(stack: StackVersions) -> bool:
+    """Return whether the trainer sets use_reentrant to false unless it is given.
+
+    Source: TRL 1.0, trainer/sft_trainer.py, SFTTrainer.__init__ (gradient_checkpointing_kwargs.setdefault).
+    """
+    return release(stack.trl) >= (1, 0)
 
 
 def shifts_first(stack: StackVersions) -> bool:

@@ -21,6 +21,9 @@ from calculator.trainers.trl import qlora, routers
 from calculator.trainers.trl_sft import check, sentences
 from calculator.trainers.trl_sft.eras import (
     FUSED,
+    chooses_reentrance,
+    copies_mask,
+    entropy_chunks,
     finds_bounds,
     logs_entropy,
     logs_from_logits,
@@ -83,9 +86,13 @@ class TrlSft(Transformers):
         return prepared.module_spec(table.name, table).dtype
 
     def is_reentrant(self, context: Context) -> bool:
-        """Return whether checkpointing is re-entrant. TRL before 1.0 uses PyTorch's default for 4-bit models."""
-        left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
-        return left or Transformers.is_reentrant(self, context)
+        """Return whether checkpointing is re-entrant.
+
+        TRL before 1.0 leaves the default to transformers, and to PyTorch for 4-bit models. Later ones set it false.
+        """
+        if context.training.gradient_checkpointing_kwargs is not None or chooses_reentrance(context.prepared.stack):
+            return context.training.use_reentrant
+        return qlora.is_prepared_by_trl(context.prepared) or Transformers.is_reentrant(self, context)
 
     def sample_bounds(self, prepared: Subject) -> tuple[str, ...]:
         """Return the tensors that the collator of TRL 1.16 derives from the positions."""
@@ -158,7 +165,13 @@ class TrlSft(Transformers):
         """Compute what is logged from the logits if the model returns them."""
         if logs_from_logits(context.training, context.prepared.stack) and outputs:
             stack = context.prepared.stack
-            log_from_logits(context, outputs[0], entropy=logs_entropy(stack), shifts_first=shifts_first(stack))
+            log_from_logits(
+                context,
+                outputs[0],
+                entropy=entropy_chunks(stack),
+                float_mask=copies_mask(stack),
+                shifts_first=shifts_first(stack),
+            )
 
 
 def _weighted(context: Context, outputs: list[Tensor]) -> Tensor | None:

@@ -19,6 +19,8 @@ from calculator.estimation.estimate import estimate, model_of, training_step
 from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, OF_TRAINERS, older_behavior
+from calculator.stack.releases import release
+from calculator.stack.verified import TRACED_SFT, TRACED_TRAINER
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "traced_trainers.json").read_text(encoding="utf-8"))
 
@@ -38,14 +40,48 @@ def test_every_phase_is_as_traced_with_the_releases(case: dict[str, Any]) -> Non
 
 
 def test_the_cases_cover_the_changes_of_trainers() -> None:
-    covered = {found for case in CASES for found in older_behavior(parse_request(case["request"]).stack)}
+    requests = [(parse_request(case["request"]), case["request"]["model"]["config"]["model_type"]) for case in CASES]
+    covered = {found for parsed, model_type in requests for found in older_behavior(parsed.stack, model_type)}
     assert OF_TRAINERS - covered == {"mean_loss_of_a_micro_batch"}
+
+
+def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
+    stacks = [(case["request"]["training"]["trainer"], parse_request(case["request"]).stack) for case in CASES]
+    named = {trainer: set[tuple[Any, ...]]() for trainer, _ in stacks}
+    for trainer, stack in stacks:
+        named[trainer].add((release(stack.trl)[:2], release(stack.transformers)[:2]))
+    assert named["trl-sft"] == TRACED_SFT
+    assert {version for _, version in named["transformers"]} == {*TRACED_TRAINER}
+
+
+@pytest.mark.parametrize(
+    ("body", "untraced"),
+    [
+        ({"trl": "0.23", "transformers": "4.57"}, False),
+        ({"trl": "0.23", "transformers": "4.56"}, True),
+        ({"trl": "0.23", "transformers": "5.24"}, True),
+        ({"trl": "1.9", "transformers": "5.24"}, False),
+        ({"trainer": "transformers", "transformers": "4.45"}, True),
+        ({"trainer": "transformers", "transformers": "4.57"}, False),
+    ],
+)
+def test_an_answer_says_when_no_step_of_the_pair_of_releases_was_traced(body: dict[str, Any], untraced: bool) -> None:
+    answer = estimate(parse_request(request(**body)))
+    assert any(line.startswith("No step of t") for line in answer.assumptions) == untraced
 
 
 def request(**training: Any) -> dict[str, Any]:
     stack = {"trl": training.pop("trl", "0.24"), "transformers": training.pop("transformers", "4.57")}
     training = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 64, **training}
     return {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "training": training, "stack": stack}
+
+
+UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
+HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
+CACHED = {
+    **request(autocast="bfloat16"),
+    "model": {"config": {"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 512}},
+}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +93,11 @@ def request(**training: Any) -> dict[str, Any]:
         (request(trl="0.21", attention="flash_attention_2"), "training.attention"),
         (request(trl="0.21", adapter_dtype="model", gradient_checkpointing=True), "training.adapter_dtype"),
         (request(trainer="trl-dpo", trl="1.16"), "training.trainer"),
+        ({**request(gradient_checkpointing=True), "method": UNFROZEN}, "training.gradient_checkpointing"),
+        ({**request(trl="0.23"), "method": {"name": "prefix"}}, "method.name"),
+        ({**request(trl="0.21"), "method": {"name": "prompt"}}, "method.name"),
+        ({**request(), "model": "EleutherAI/pythia-1.4b", "method": HEAD}, "method.target_modules"),
+        ({**CACHED, "stack": {"trl": "0.17", "transformers": "4.51"}}, "model.config.use_cache"),
     ],
 )
 def test_what_is_not_known_of_an_older_release_is_refused_by_name(body: dict[str, Any], loc: str) -> None:
