@@ -32,7 +32,8 @@ def problems(versions: StackVersions, model_type: str | None, method: Any) -> It
     if head is None:
         return
     since = dotted(OLDER_HEADS[model_type or ""][1])
-    for each in declared(type(method)):
+    settings: type = type(method)
+    for each in declared(settings):
         given = getattr(method, each.name)
         if _names_head(given):
             message = (
