@@ -31,7 +31,7 @@ class Parameter:
     name: str
     shape: Shape
     dtype: OwnDType = "model"
-    #: The shape of the tensor of which the gradient is a view, if the parameter is expanded over the batch and then #:
+    #: The shape of the tensor of which the gradient is a view, if the parameter is expanded over the batch and then
     #: concatenated. It applies to a micro-batch of one, whose gradients are not summed.
     gradient_base: Shape | None = None
     #: Whether the micro-batch of a training has size one. In a tower it counts images or tiles of images.
