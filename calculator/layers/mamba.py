@@ -125,6 +125,8 @@ class Mamba2:
             out, last = scan(*inputs, chunk)
             if context.cache is not None:
                 context.cache.update_recurrent_state(last)
+            else:
+                del last  # the scan does not return it
         out = ops.view(out, (batch, length, inner))
         if f"{name}.norm" in modules:
             out = self.norm(context, modules[f"{name}.norm"], out, gate)
