@@ -36,10 +36,6 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
 def _convolved(x: Tensor, kernel: Tensor, width: int) -> Tensor:
     """Run BlockCircularConvolution, which saves its input and its kernel and computes both gradients."""
     tape, (rows, columns, size) = x.tape, kernel.shape
-    node = Node(tape, _convolved_back, (x.edge, kernel.edge)) if x.edge or kernel.edge else None
-    if node is not None:
-        node.save(x)
-        node.save(kernel)
     tokens = tokens_of(x)
     product = _product(
         (_transform(tape, x.shape, "input"), _transform(tape, kernel.shape, "kernel")),
@@ -48,6 +44,10 @@ def _convolved(x: Tensor, kernel: Tensor, width: int) -> Tensor:
     )
     out = tape.new((*x.shape[:-1], width, 2), "float32", "update, transformed")
     del product
+    node = Node(tape, _convolved_back, (x.edge, kernel.edge)) if x.edge or kernel.edge else None
+    if node is not None:  # a function saves its tensors once its forward has returned
+        node.save(x)
+        node.save(kernel)
     return Tensor(tape, out.storage, (*x.shape[:-1], width), "float32", node)
 
 
