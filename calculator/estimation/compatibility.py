@@ -174,17 +174,18 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield why a list of keys and values that a Trainer copies to float32 is refused.
+    """Yield why lists or tuples of keys and values that a Trainer copies to float32 are refused.
 
-    Source: accelerate, utils/operations.py, convert_to_fp32, which looks into lists but not into a Cache.
+    Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
-    is_list = model.model_type == "gpt_bigcode" and release(stack.transformers)[:2] < verified.SHARED_BIGCODE
+    first = verified.SHARED_BIGCODE if model.model_type == "gpt_bigcode" else verified.RETURNS_CACHES
+    is_list = release(stack.transformers)[:2] < first
     if not is_list or training.trainer is None or training.autocast is None or not model.config.get("use_cache"):
         return
     if trainer_of(training).uses_cache(model, stack):
         message = (
-            f"{training.trainer} copies the keys and values that gpt_bigcode returns in transformers"
+            f"{training.trainer} copies the keys and values that {model.model_type} returns in transformers"
             f" {stack.transformers} to float32, which is not modeled: set use_cache to false"
         )
         yield Problem(loc="model.config.use_cache", msg=message, input=True)

@@ -49,6 +49,7 @@ ChangeName = Literal[
     "norms_only_to_clip",
     "labels_counted_in_python",
     "mean_loss_of_a_micro_batch",
+    "mean_loss_of_models_without_loss_kwargs",
     "embeddings_in_8_bits",
     "norms_by_class",
     "norms_by_name",
@@ -309,6 +310,14 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="the loss is the mean of a micro-batch, divided by the accumulation steps",
         source="transformers 4.45.2, trainer.py, Trainer.training_step",
     ),
+    "mean_loss_of_models_without_loss_kwargs": Change(
+        package="transformers",
+        since=(4, 46),
+        before=(4, 48),
+        sentence="the loss is the mean of a micro-batch, because the model's forward takes no number of labels",
+        source="transformers 4.47.1, trainer.py, Trainer.compute_loss (model_accepts_loss_kwargs)",
+        model_types=("gpt_bigcode", "mistral"),
+    ),
     "embeddings_in_8_bits": Change(
         package="transformers",
         before=(4, 52),
@@ -383,12 +392,18 @@ OF_TRAINERS: frozenset[ChangeName] = frozenset(
         "norms_only_to_clip",
         "labels_counted_in_python",
         "mean_loss_of_a_micro_batch",
+        "mean_loss_of_models_without_loss_kwargs",
         "embeddings_in_8_bits",
         "norms_by_class",
         "norms_by_name",
         "arguments_saved_by_checkpoints",
         "arguments_saved_by_later_checkpoints",
     }
+)
+
+#: The changes with which the model's loss is the mean of a micro-batch.
+MEAN_LOSSES: frozenset[ChangeName] = frozenset(
+    {"mean_loss_of_a_micro_batch", "mean_loss_of_models_without_loss_kwargs"}
 )
 
 #: The changes with which re-entrant checkpoints save the masks and the positions that a layer receives.

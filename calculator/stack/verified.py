@@ -79,6 +79,7 @@ TRACED_SFT: frozenset[tuple[Release, Release]] = frozenset(
         ((1, 0), (4, 57)),
         ((1, 9), (4, 57)),
         ((1, 15), (4, 57)),
+        ((1, 16), (4, 57)),
     }
 )
 TRACED_TRAINER: tuple[Release, ...] = ((4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
@@ -98,6 +99,10 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
 #: The release from which on GPT-BigCode runs the shared attention, and from which on it supports checkpointing again.
 SHARED_BIGCODE: Release = (4, 54)
 CHECKPOINTED_BIGCODE: Release = (5, 0)
+
+#: The first release in which a model without a given cache returns a Cache, except for GPT-BigCode. Before, it returns
+#: tuples. Source: transformers 4.47.1, models/llama/modeling_llama.py, LlamaModel.forward (return_legacy_cache).
+RETURNS_CACHES: Release = (4, 48)
 
 #: The first release whose passes of `generate` are known, for model types with code of their own before it. From then
 #: on, GPT-BigCode runs the shared attention and cache, and Gemma 2 runs the shared cache without sdpa's kernels.

@@ -18,7 +18,7 @@ from calculator.layers.cut_cross_entropy import CutCrossEntropy
 from calculator.layers.liger.cross_entropy import CrossEntropyOfLogits
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.stack.changes import older_behavior
+from calculator.stack.changes import MEAN_LOSSES, older_behavior
 from calculator.trainers import cut_cross_entropy, flattened, image_batch, liger, task_labels, towers
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
@@ -92,7 +92,7 @@ class Transformers(Loop):
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
         model, training = context.model, context.training
-        counts = counts_items(model) and "mean_loss_of_a_micro_batch" not in context.older
+        counts = counts_items(model) and not MEAN_LOSSES & context.older
         context.num_items = Tensor(context.tape, None, (), "float32", None) if counts else None
         if model.task.name == "causal_lm":
             context.images = _fetched(context, image_batch.tensors(model, training, self.facts.sequences))

@@ -98,6 +98,7 @@ CACHED = {
         ({**request(trl="0.21"), "method": {"name": "prompt"}}, "method.name"),
         ({**request(), "model": "EleutherAI/pythia-1.4b", "method": HEAD}, "method.target_modules"),
         ({**CACHED, "stack": {"trl": "0.17", "transformers": "4.51"}}, "model.config.use_cache"),
+        (request(autocast="bfloat16", trl="0.17", transformers="4.47"), "model.config.use_cache"),
     ],
 )
 def test_what_is_not_known_of_an_older_release_is_refused_by_name(body: dict[str, Any], loc: str) -> None:
