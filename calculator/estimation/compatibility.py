@@ -169,6 +169,10 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
     yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from renamed.problems(stack, model.model_type, method)
+    if method.base_quantization(training) is None:
+        # A quantized layer returns values in its input's dtype, so that they are cast with the queries.
+        hidden_dtype = trainer_of(training).hidden_dtype(_prepared(request, model))
+        yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.stack.releases import Release
@@ -111,6 +112,9 @@ SHARED_PASSES: dict[str, Release] = {"gemma2": (5, 21), "gpt_bigcode": SHARED_BI
 
 #: The first release in which the cache of a layer with a sliding window keeps no more tokens than the window.
 WINDOWED_CACHES: Release = (4, 56)
+
+#: The release whose flash_attention_2 casts float32 queries only if the values are in float32 too.
+FLOAT32_QUERIES: Release = (4, 48)
 
 #: The methods whose virtual tokens depend on the cache and the masks of transformers. Others depend on modules only.
 VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
@@ -229,6 +233,23 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if training.use_liger_kernel:
         message = f"what Liger's kernels patch in {named} is not known: use false, or stack.transformers {newest}"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+
+
+def flash_problems(versions: StackVersions, training: Training, hidden_dtype: DType) -> Iterator[Problem]:
+    """Yield float32 queries of rotary tables in another dtype than autocast's, which flash_attention_2 then refuses.
+
+    Source: transformers 4.48.3, modeling_flash_attention_utils.py, fa_peft_integration_check (value.dtype);
+    flash-attn, csrc/flash_attn/flash_api.cpp, mha_fwd.
+    """
+    if release(versions.transformers)[:2] != FLOAT32_QUERIES or training.attention != "flash_attention_2":
+        return
+    if training.autocast not in (None, hidden_dtype):
+        message = (
+            f"transformers {versions.transformers} gives FlashAttention 2 float32 queries under autocast to"
+            f" {training.autocast} with hidden states in {hidden_dtype}, which it refuses: use sdpa, or"
+            " stack.transformers 4.49 or later"
+        )
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
 
 
 def bigcode_problems(

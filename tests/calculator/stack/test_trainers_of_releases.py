@@ -76,6 +76,7 @@ def request(**training: Any) -> dict[str, Any]:
     return {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "training": training, "stack": stack}
 
 
+FLASH = {"dtype": "float16", "autocast": "bfloat16", "attention": "flash_attention_2"}
 UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
 HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
 CACHED = {
@@ -95,6 +96,7 @@ CACHED = {
         (request(trainer="trl-dpo", trl="1.16"), "training.trainer"),
         ({**request(gradient_checkpointing=True), "method": UNFROZEN}, "training.gradient_checkpointing"),
         ({**request(trl="0.23"), "method": {"name": "prefix"}}, "method.name"),
+        (request(trl="0.17", transformers="4.48", **FLASH), "training.attention"),
         ({**request(trl="0.21"), "method": {"name": "prompt"}}, "method.name"),
         ({**request(), "model": "EleutherAI/pythia-1.4b", "method": HEAD}, "method.target_modules"),
         ({**CACHED, "stack": {"trl": "0.17", "transformers": "4.51"}}, "model.config.use_cache"),
