@@ -5,7 +5,7 @@ Each refusal gives a reason.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import renamed, verified
+from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 from calculator.trainers import trainer_of
 
@@ -184,10 +185,11 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     """
     stack, training = request.stack, request.training
     first = verified.SHARED_BIGCODE if model.model_type == "gpt_bigcode" else verified.RETURNS_CACHES
-    is_list = release(stack.transformers)[:2] < first
-    if not is_list or training.trainer is None or training.autocast is None or not model.config.get("use_cache"):
+    if training.trainer is None or training.autocast is None or release(stack.transformers)[:2] >= first:
         return
-    if trainer_of(training).uses_cache(model, stack):
+    checkpoints = "caches_of_checkpointed_layers" not in older_behavior(stack, model.model_type)
+    unchecked = training if checkpoints else replace(training, gradient_checkpointing=False)
+    if returns_cache(model, unchecked, request.method, stack):
         message = (
             f"{training.trainer} copies the keys and values that {model.model_type} returns in transformers"
             f" {stack.transformers} to float32, which is not modeled: set use_cache to false"

@@ -109,6 +109,11 @@ def test_what_is_not_known_of_an_older_release_is_refused_by_name(body: dict[str
     assert [problem.loc for problem in refused.value.problems] == [loc]
 
 
+def test_a_checkpointed_model_makes_no_cache_that_a_trainer_would_copy() -> None:
+    body = request(autocast="bfloat16", trl="0.17", transformers="4.47", gradient_checkpointing=True)
+    assert estimate(parse_request(body)).assumptions
+
+
 def test_an_answer_lists_the_changes_of_the_trainer_only_with_one() -> None:
     sentence = CHANGES["norm_of_the_step_before"].sentence
     with_trainer = estimate(parse_request(request()))
