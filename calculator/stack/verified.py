@@ -83,7 +83,7 @@ TRACED_SFT: frozenset[tuple[Release, Release]] = frozenset(
         ((1, 16), (4, 57)),
     }
 )
-TRACED_TRAINER: tuple[Release, ...] = ((4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
+TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
 
 #: The releases of TRL of which steps were traced with the default transformers.
 TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
@@ -115,6 +115,10 @@ WINDOWED_CACHES: Release = (4, 56)
 
 #: The release whose flash_attention_2 casts float32 queries only if the values are in float32 too.
 FLOAT32_QUERIES: Release = (4, 48)
+
+#: The first release whose Trainer fetches all micro-batches of a step before it runs them.
+#: Source: transformers 4.46.0, trainer.py, Trainer.get_batch_samples.
+FETCHES_STEPS: Release = (4, 46)
 
 #: The methods whose virtual tokens depend on the cache and the masks of transformers. Others depend on modules only.
 VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
@@ -230,6 +234,12 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
             f"what {training.trainer} does with {named} is not known: use transformers, or stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    steps = training.gradient_accumulation_steps
+    if training.trainer is not None and release(versions.transformers)[:2] < FETCHES_STEPS and steps > 1:
+        message = (
+            f"{named} fetches the {steps} micro-batches of a step one by one, which is not modeled: use 1, or 4.46"
+        )
+        yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=steps)
     if training.use_liger_kernel:
         message = f"what Liger's kernels patch in {named} is not known: use false, or stack.transformers {newest}"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
@@ -269,6 +279,9 @@ def bigcode_problems(
             message = f"{name} checkpoints no layer of gpt_bigcode: use false, or stack.transformers {newest}"
             yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
         return
+    if training.trainer is not None and training.gradient_checkpointing and version < RETURNS_CACHES:
+        message = f"how long {name} keeps gpt_bigcode's masks under re-entrant checkpointing is not known: use false"
+        yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
     if training.attention != "sdpa":
         why = " (TorchScript compiles its softmax for the GPU)" if training.attention == "eager" else ""
         message = (
