@@ -132,6 +132,10 @@ class Prepared(Protocol):
         """The dtype that every parameter is cast to after the method is applied. None if they are not cast."""
 
     @property
+    def cast_added_to(self) -> DType | None:
+        """The dtype that parameters outside of the base's modules are cast to. None if they are not cast."""
+
+    @property
     def sequences_per_row(self) -> int:
         """The number of sequences in each row of a micro-batch: two if a row is a pair."""
 

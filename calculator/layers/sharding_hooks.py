@@ -106,6 +106,9 @@ class Hooks:
     def begin(self, parameters: Parameters) -> None:
         """Run what precedes the model's forward."""
 
+    def begin_base(self) -> None:
+        """Run what precedes the forward of the model that PEFT passes a prompt or a prefix to."""
+
     def begin_decoder(self) -> None:
         """Run what precedes the decoder's forward, in a model whose own forward embeds the tokens."""
 

@@ -87,6 +87,12 @@ class PreparedModel:
         return self.param_dtype or self.cast_to or trainer_of(self.training).hidden_dtype(self)
 
     @property
+    def cast_added_to(self) -> DType | None:
+        """The dtype that parameters outside of the base's modules are cast to. None if they are not cast."""
+        stays = self.training.adapter_dtype == "float32" or self.method.facts.always_float32
+        return None if stays and precision.is_built_partitioned(self.given, self.device, self.method) else self.cast_to
+
+    @property
     def sequences_per_row(self) -> int:
         """The number of sequences in each row of a micro-batch: two if a row is a pair."""
         return trainer_of(self.training).facts.sequences

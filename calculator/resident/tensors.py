@@ -146,6 +146,10 @@ class Prepared(Protocol):
         """The dtype that every parameter is cast to after the method is applied. None if they are not cast."""
 
     @property
+    def cast_added_to(self) -> DType | None:
+        """The dtype that parameters outside of the base's modules are cast to. None if they are not cast."""
+
+    @property
     def older(self) -> frozenset[ChangeName]:
         """The differences of the requested library releases from the default ones."""
 
@@ -165,9 +169,7 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
             _module(tensors, part, part.name, 1, prepared)
     for buffer, name, count in _buffers(prepared):
         tensors += _buffer(buffer, name, count, method, prepared.given)
-    # Parameters that stay in float32 (Training.adapter_dtype of the step) are not cast.
-    cast_to = prepared.cast_to if prepared.training.adapter_dtype == "model" else None
-    tensors += [_cast(added, cast_to) for added in method.added(model, prepared.given)]
+    tensors += [_cast(added, prepared.cast_added_to) for added in method.added(model, prepared.given)]
     return tuple(_placed_in_graph(model, tensors))
 
 

@@ -99,6 +99,9 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if method.embeds_inputs:
         message = f"evaluation with {method.facts.label} is not modeled: use prefix or lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
+    elif method.virtual_tokens and request.estimate.device.sharding == "zero3":
+        message = f"evaluation with {method.facts.label} is not modeled under zero3: use lora, or run.eval_strategy no"
+        yield Problem(loc="method.name", msg=message, input=method.name)
 
 
 def _of_trainer(request: RunRequest) -> Iterator[Problem]:

@@ -92,6 +92,8 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
     context.method.before_forward(context)
+    if not context.method.embeds_inputs:
+        context.hooks.begin_base()
     hidden_states = _hidden_states(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
@@ -139,6 +141,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     inputs_embeds = _with_images(context, _embeddings(context, ids))
     context.hooks.begin_decoder()
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
+    if context.method.embeds_inputs:
+        context.hooks.begin_base()
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:
-    """Look up word embeddings. The decoder's code moves the ids to the device of their weight, which it reads."""
-    reads(context.tape, "decoder", "model.embed_tokens.weight")
+    """Look up word embeddings. The decoder's code moves ids to the device of their weight, which it reads."""
+    if not context.method.embeds_inputs:
+        reads(context.tape, "decoder", "model.embed_tokens.weight")
     return embed(context, ids)
 
 

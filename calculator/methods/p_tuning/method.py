@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.architecture.dimension import Dim, elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
-from calculator.engine import products
+from calculator.engine.module_calls import leave
 from calculator.inputs.settings import setting
 from calculator.methods.p_tuning.facts import FACTS
 from calculator.methods.prompt.method import Prompt
+from calculator.methods.virtual_tokens.encoder import ENCODER, called, sequential
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -61,34 +63,26 @@ class PTuning(Prompt):
         (table,) = Prompt.added(self, model, training)
         layers = self._shapes(Dim(model.embedding.out_features, "hidden_size")).items()
         return table, *(
-            replace(table, name=f"prompt_encoder.{name}", shape=shape, parameters=elements(shape), bytes=0)
+            replace(table, name=f"{ENCODER}.{name}", shape=shape, parameters=elements(shape), bytes=0)
             for name, shape in layers
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
         """Return the bytes of the embeddings that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
-        table = next(each for each in state if each.name == "prompt_encoder.embedding.weight")
+        table = next(each for each in state if each.name == f"{ENCODER}.embedding.weight")
         return elements(table.shape) * ITEMSIZE[table.dtype]
 
     def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
         """Return the encoder's output, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
         context.set_scope("prompt_encoder: ")
-        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
-        weights = [
-            context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
+        dtype = context.prepared.cast_added_to or "float32"
+        table = context.parameters.new(f"{ENCODER}.embedding.weight", (p, width), dtype, trained=True)
+        weights = {
+            name: context.parameters.new(f"{ENCODER}.{name}", shape, dtype, trained=True)
             for name, shape in self._shapes(Dim(width, "hidden_size")).items()
-        ]
+        }
         indices = context.tape.new((context.batch, p), "int64", "indices")
         one = ops.view(indices, (1, p))
-        x = _mlp(products.embedding(one, table, width, "embedding"), weights)
-        return ops.repeat(x, context.batch, "repeated")
-
-
-def _mlp(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Run three linear layers with ReLU in between."""
-    for index in range(0, len(weights), 2):
-        if index:
-            x = ops.unary(x, "ReLU", saves="result")
-        weight, bias = weights[index : index + 2]
-        x = products.matmul(x, weight, bias, weight.shape[0], "layer")
-    return x
+        relu, x = partial(ops.unary, name="ReLU", saves="result"), called(one, table, "embedding")
+        x = sequential("mlp_head", weights, x, ("layer",) * 3, relu)
+        return ops.repeat(leave(ENCODER, x), context.batch, "repeated")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
-from calculator.engine import products
+from calculator.engine.module_calls import leave
 from calculator.inputs.settings import setting
 from calculator.layers.masks import is_recurrent
 from calculator.layers.prefix_cache import fill_cache
@@ -17,6 +18,7 @@ from calculator.methods.prefix import decoder_cache
 from calculator.methods.prefix.facts import FACTS
 from calculator.methods.virtual_tokens import heads
 from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
+from calculator.methods.virtual_tokens.encoder import ENCODER, called, sequential
 from calculator.methods.virtual_tokens.method import VirtualTokens
 from calculator.resident.tensors import ResidentTensor
 
@@ -78,7 +80,7 @@ class Prefix(VirtualTokens):
         """Return the encoder's parameters, in float32 whatever `adapter_dtype` is."""
         return tuple(
             ResidentTensor(
-                name=f"prompt_encoder.{name}",
+                name=f"{ENCODER}.{name}",
                 shape=shape,
                 dtype="float32",
                 component="adapter_weights",
@@ -92,7 +94,7 @@ class Prefix(VirtualTokens):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
         """Return the bytes of the encoder's keys and values (PeftModel.get_prompt_embedding_to_save)."""
         last = "transform.2.weight" if self.prefix_projection else "embedding.weight"
-        encoder = next(tensor for tensor in state if tensor.name == f"prompt_encoder.{last}")
+        encoder = next(tensor for tensor in state if tensor.name == f"{ENCODER}.{last}")
         out = encoder.shape[0 if self.prefix_projection else 1]
         return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
@@ -122,8 +124,9 @@ class Prefix(VirtualTokens):
 
     def encoded(self, context: Context, p: Dim) -> Tensor:
         """Return the encoder's output: (batch, num_virtual_tokens, num_hidden_layers · 2 · width) in float32."""
+        dtype = context.prepared.cast_added_to or "float32"
         weights = {
-            name: context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
+            name: context.parameters.new(f"{ENCODER}.{name}", shape, dtype, trained=True)
             for name, shape in self._tensors(context.model).items()
         }
         # For an encoder-decoder, the indices for both stacks are moved to the GPU, and the first half is used.
@@ -132,13 +135,11 @@ class Prefix(VirtualTokens):
         table = weights["embedding.weight"]
         if not context.tape.trains:
             return context.tape.new((context.batch, p, table.shape[1]), table.dtype, "repeated")
-        x = products.embedding(indices, table, table.shape[1], "embedding")
+        x = called(indices, table, "embedding")
         if not self.prefix_projection:
-            return x
-        first, second = weights["transform.0.weight"], weights["transform.2.weight"]
-        x = products.matmul(x, first, weights["transform.0.bias"], first.shape[0], "transform, hidden")
-        x = ops.unary(x, "transform, tanh", saves="result")
-        return products.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
+            return leave(ENCODER, x)
+        tanh, rows = partial(ops.unary, name="transform, tanh", saves="result"), ("transform, hidden", "transform")
+        return leave(ENCODER, sequential("transform", weights, x, rows, tanh))
 
 
 #: Families whose config.json spells num_key_value_heads in a way that PEFT does not read.

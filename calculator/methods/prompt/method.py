@@ -10,11 +10,12 @@ from calculator.architecture.model import SCORE
 from calculator.common.errors import refusal
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
-from calculator.engine import products
+from calculator.engine.module_calls import leave
 from calculator.inputs.settings import setting
 from calculator.methods.prompt.facts import FACTS, LARGE_MODEL
 from calculator.methods.virtual_tokens import heads
 from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
+from calculator.methods.virtual_tokens.encoder import ENCODER, called
 from calculator.methods.virtual_tokens.method import VirtualTokens
 from calculator.resident.tensors import ResidentTensor
 
@@ -61,7 +62,7 @@ class Prompt(VirtualTokens):
         """Return one table of embeddings, in float32 whatever `adapter_dtype` is."""
         shape = (self._rows(model), model.embedding.out_features)
         table = ResidentTensor(
-            name="prompt_encoder.embedding.weight",
+            name=f"{ENCODER}.embedding.weight",
             shape=shape,
             dtype="float32",
             component="adapter_weights",
@@ -81,14 +82,19 @@ class Prompt(VirtualTokens):
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         return 2 * p if model.task.name == "seq_2_seq_lm" else p
 
+    def before_forward(self, context: Context) -> None:
+        """Lengthen the mask by the prompt."""
+        context.set_scope("prompt_encoder: ")
+        lengthen_mask(context, named(self.num_virtual_tokens, "num_virtual_tokens"))
+
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Concatenate the prompt, repeated for the batch, with the embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
         context.set_scope("prompt_encoder: ")
-        lengthen_mask(context, p)
+        labels = _lengthened(context, p)
         prompts = self.encoded(context, self._rows(context.model), width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
-        context.forward_locals += [prompts, *_lengthened(context, p)]
+        context.forward_locals += [prompts, *labels]
         shape = (context.batch, context.length, width)
         first = ops.narrow(prompts, (context.batch, p, width))
         inputs_embeds = ops.cat((first, embeddings), shape, "prompt and embeddings")
@@ -98,11 +104,12 @@ class Prompt(VirtualTokens):
     def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
         """Return the learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size), float32."""
         context.set_scope("prompt_encoder: ")
-        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
+        dtype = context.prepared.cast_added_to or "float32"
+        table = context.parameters.new(f"{ENCODER}.embedding.weight", (p, width), dtype, trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:
             return context.tape.new((context.batch, p, width), table.dtype, "repeated")
-        return ops.repeat(products.embedding(indices, table, width, "output"), context.batch, "repeated")
+        return ops.repeat(leave(ENCODER, called(indices, table, "output")), context.batch, "repeated")
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:

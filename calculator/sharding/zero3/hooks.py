@@ -38,6 +38,25 @@ class Called(Unit):
         return leave(self._path, x)
 
 
+class CalledTwice(Called):
+    """The word embeddings of a model with virtual tokens.
+
+    They are a child of PEFT's model too, so DeepSpeed registers its hooks twice (_register_deepspeed_module).
+
+    Source: peft/peft_model.py, PeftModel._setup_prompt_encoder.
+    """
+
+    __slots__ = ()
+
+    def before(self, x: Tensor) -> Tensor:
+        """Begin the module's call twice."""
+        return enter(self._path, enter(self._path, x))
+
+    def after(self, x: Tensor) -> Tensor:
+        """End the module's call twice."""
+        return leave(self._path, leave(self._path, x))
+
+
 class AfterDecoder(Unit):
     """The output head. The decoder's call ends before it."""
 
@@ -66,7 +85,7 @@ class AfterDecoder(Unit):
 class PartitionedHooks(FlatHooks):
     """The hooks of stage 3, which mark calls for the coordinator."""
 
-    __slots__ = ("_decoders", "_embeddings", "_outer", "_runs", "_tape")
+    __slots__ = ("_decoders", "_embeddings", "_is_child_twice", "_outer", "_runs", "_runs_first", "_tape")
 
     couples_layers = True
     calls_modules = True
@@ -77,6 +96,10 @@ class PartitionedHooks(FlatHooks):
         self._embeddings = prepared.model.embedding.name
         #: The modules around the decoder, the outermost first.
         self._outer = outer
+        #: Whether PEFT's model runs modules before it calls the model inside it.
+        self._runs_first = prepared.method.virtual_tokens > 0
+        #: Whether the word embeddings are a child of PEFT's model too.
+        self._is_child_twice = self._runs_first
         #: The decoder and, in a model that reads images, the module in which it follows the embeddings and the tower.
         self._decoders = ("decoder", "model") if prepared.model.towers else ("decoder",)
         #: The name of the pass without a graph that runs inside the step. None in a pass of the trained model.
@@ -87,7 +110,12 @@ class PartitionedHooks(FlatHooks):
         self._tape = parameters.tape
         if self._runs is not None:
             self._tape.mark(f"{NO_GRAPH}{self._runs}")
-        for path in (*self._outer, self._decoders[-1]):
+        for path in self._outer[:1] if self._runs_first else (*self._outer, self._decoders[-1]):
+            begin(self._tape, path)
+
+    def begin_base(self) -> None:
+        """Begin the calls inside PEFT's model, which follow its own calls of the embeddings and of its encoder."""
+        for path in (*self._outer[1:], self._decoders[-1]) if self._runs_first else ():
             begin(self._tape, path)
 
     def begin_decoder(self) -> None:
@@ -98,7 +126,7 @@ class PartitionedHooks(FlatHooks):
     def module(self, role: Role) -> Unit:
         """Return a module outside the layers. The final norm and the head mark their own calls."""
         if role == "embeddings":
-            return Called(self._embeddings)
+            return (CalledTwice if self._is_child_twice else Called)(self._embeddings)
         return AfterDecoder(self._decoders, self._outer[-1]) if role == "head" else super().module(role)
 
     def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
@@ -124,6 +152,11 @@ class PartitionedHooks(FlatHooks):
         """
         if compared == "model":
             return PartitionedHooks(prepared, outer_modules(in_peft=False), SECOND)
+        if compared == "without adapters" and self._runs_first:
+            # PEFT's model then runs the forward of the model inside it in place of its own (disable_adapter).
+            hooks = PartitionedHooks(prepared, self._outer[:1], "")
+            hooks._is_child_twice = True
+            return hooks
         return PartitionedHooks(prepared, self._outer, None if compared is None else "")
 
 
@@ -145,9 +178,16 @@ def generation_pass(prepared: PreparedModel) -> GenerationHooks:
 
 def stage_3(prepared: PreparedModel) -> PartitionedHooks:
     """Return the hooks of stage 3."""
-    return PartitionedHooks(prepared, outer_modules(in_peft=prepared.method.facts.config_class is not None))
+    method = prepared.method
+    has_tuner = not method.virtual_tokens
+    return PartitionedHooks(prepared, outer_modules(in_peft=method.facts.config_class is not None, has_tuner=has_tuner))
 
 
-def outer_modules(*, in_peft: bool) -> tuple[str, ...]:
-    """Return the modules around the decoder: the causal language model, and PEFT's model around it, if there is one."""
-    return ("peft model", "tuner", "causal lm") if in_peft else ("causal lm",)
+def outer_modules(*, in_peft: bool, has_tuner: bool = True) -> tuple[str, ...]:
+    """Return the modules around the decoder: the causal language model, and PEFT's model around it, if there is one.
+
+    PEFT's model has a tuner in between if it puts adapters into the model's layers.
+    """
+    if not in_peft:
+        return ("causal lm",)
+    return ("peft model", "tuner", "causal lm") if has_tuner else ("peft model", "causal lm")

@@ -123,6 +123,9 @@ METHODS = (
     "road",
     "fourierft",
     "waveft",
+    "prompt",
+    "prefix",
+    "p_tuning",
 )
 
 _INSTEAD = "set device.sharding to fsdp or zero2"
@@ -213,6 +216,21 @@ def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="method.modules_to_save", msg=message, input=listed(getattr(method, "modules_to_save", None)))
 
 
+def _of_virtual_tokens(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield a trained head beside virtual tokens, which stay in float32 if the model is built partitioned.
+
+    DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
+    """
+    if not prepared.method.virtual_tokens or prepared.cast_added_to == prepared.cast_to:
+        return
+    if any(spec.trained for _, _, spec in prepared.distinct_modules):
+        message = (
+            f"DeepSpeed cannot flatten a head in {prepared.cast_to} and virtual tokens in float32 into one tensor: set"
+            " it false"
+        )
+        yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
+
+
 def _of_copies(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield copies of modules that hold others, whose calls are not modeled."""
     method = prepared.method
@@ -270,6 +288,7 @@ def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
         return
     yield from _of_transposed(prepared)
     yield from _of_dtypes(prepared)
+    yield from _of_virtual_tokens(prepared)
     yield from _of_copies(prepared)
     yield from _of_empty_copies(prepared)
     yield from _of_empty_shapes(prepared)

@@ -216,7 +216,6 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
     ("loc", "changes"),
     [
         ("model", {"model": "state-spaces/mamba-130m-hf"}),
-        ("method.name", {"method": {"name": "prompt"}}),
         (
             "method.lora_dropout",
             {"model": "openai-community/gpt2", "method": {"name": "lora", "use_dora": True, "lora_dropout": 0.1}},
@@ -236,6 +235,13 @@ def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
         (
             "training.deepspeed.zero3_init_flag",
             {"method": {"name": "loha"}, "training": {"deepspeed": {"zero3_init_flag": True}}},
+        ),
+        (
+            "training.deepspeed.zero3_init_flag",
+            {
+                "method": {"name": "prompt"},
+                "training": {"trainer": "trl-reward", "deepspeed": {"zero3_init_flag": True}},
+            },
         ),
         ("method.target_modules", {"model": "Qwen/Qwen2.5-0.5B", "method": {"name": "deft"}}),
         (
