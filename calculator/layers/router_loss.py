@@ -65,12 +65,12 @@ def _load_balancing(context: Context) -> Tensor:
 
 
 def _flat_mask(context: Context) -> Tensor | None:
-    """Return the padding mask in float32. With virtual tokens it is float32 already."""
+    """Return the padding mask in float32. With virtual tokens it is a view, since it is float32 already."""
     if not context.training.passes_mask:
         return None
     shape: Shape = (context.batch * context.length,)
-    if context.method.virtual_tokens:
-        return Tensor(context.tape, None, shape, "float32", None)
+    if context.method.virtual_tokens and context.padding_mask is not None:
+        return ops.view(context.padding_mask, shape)
     return context.tape.new(shape, "float32", "mask in float32")
 
 
