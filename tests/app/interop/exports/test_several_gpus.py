@@ -57,6 +57,13 @@ def test_two_processes_train_with_the_script_and_the_configuration_of_fsdp(tmp_p
     assert (saved / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
+def test_a_trainer_reads_deepspeeds_file_under_zero_only_and_saves_whole_adapters(sharding):
+    script = export(request(sharding, {"name": "adapter"}, trainer="transformers"), "peft").content
+    assert ("deepspeed.json" in script.partition("def arguments")[2]) is (sharding == "zero3")
+    assert "trainer.accelerator.get_state_dict(trainer.model_wrapped)" in script
+
+
 def test_accelerate_knows_every_key_of_its_configuration():
     options = {action.dest for action in launch_command_parser()._actions}
     for sharding in ("fsdp", "zero2"):
