@@ -141,7 +141,8 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
             target.pending -= 1
             if not target.pending and isinstance(target, AccumulateGrad):
                 complete.append(target)
-    for leaf in reversed(complete) if len(complete) > 1 and _bias_is_first(complete[0]) else complete:
+    reverses = len(complete) > 1 and len(edges) == _WITH_BIAS and _bias_is_first(complete[0])
+    for leaf in reversed(complete) if reverses else complete:
         leaf.accumulate()
     if last is not None:
         _accumulate(last, 0, grads, _WEIGHT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from validation.reference.images import known_batch
+from validation.reference.methods import after_step, statistics
 from validation.reference.refusals import positions_needed
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
@@ -66,7 +67,7 @@ class ShardedStep:
             with self.engine.warming_up(), EmulatedKernels(self.values, self.engine.wrappers):
                 for _ in range(self.engine.warm_up_steps):
                     self._micro_batches()
-                    self.engine.update()
+                    self._update()
                     self.engine.zero_grad()
                     self.engine.settle()
             self._track_initial_tensors()
@@ -75,7 +76,7 @@ class ShardedStep:
                 self._micro_batches(self.tracker.enter)
                 self.gradients = self.tracker.live_bytes("gradients")
                 self.tracker.enter("optimizer_step")
-                self.engine.update()
+                self._update()
 
     def static(self) -> dict[str, int]:
         """Bytes of the tensors that stay through the step, by component, and of the gradients after backward."""
@@ -99,6 +100,10 @@ class ShardedStep:
                 enter("backward")
                 self.engine.backward(self.loss)
 
+    def _update(self) -> None:
+        self.engine.update()
+        after_step(self.engine.reference.model)
+
     def _forward(self) -> torch.Tensor:
         with ExitStack() as stack:
             dtype = self.engine.autocast_dtype()
@@ -119,6 +124,8 @@ class ShardedStep:
             track(name, buffer, "base_weights")
         track_attributes(self.tracker, reference)
         for name, tensor in engine.states():
+            track(name, tensor, "optimizer_states")
+        for name, tensor in statistics(reference.model):
             track(name, tensor, "optimizer_states")
         for name, tensor in {"input_ids": self.input_ids, "attention_mask": self.mask, **self.images}.items():
             if tensor is not None:

@@ -8,6 +8,7 @@ WITHOUT = ("falcon", "mistral", "mixtral", "mpt", "phi", "stablelm", "xlm-robert
 
 FACTS = in_plain_steps(
     label="AdaLoRA",
+    shardings=("ddp",),
     summary="AdaLoRA (Zhang et al. 2023): low-rank updates as a singular value decomposition, whose ranks are pruned.",
     trainable="init_r · (in_features + out_features + 1) per adapted matrix",
     inference_overhead="none once merged; unmerged, two thin products per adapted matrix",

@@ -94,12 +94,12 @@ class AdaLoRA(AdaptedLinear):
             raise refusal("method.target_modules", message, idle)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """Return the singular values and vectors, and the number of ranks, which is not trained."""
+        """Return the singular vectors and values, and the number of ranks, which is not trained."""
         r, dtype = named(self.init_r, "init_r"), training.added_dtype
         return (
-            Added(name=layer.E, shape=(r, 1), dtype=dtype),
             Added(name=layer.A, shape=(r, module.in_features), dtype=dtype),
             Added(name=layer.B, shape=(module.out_features, r), dtype=dtype),
+            Added(name=layer.E, shape=(r, 1), dtype=dtype),
             Added(name=layer.RANKS, shape=(1,), dtype=dtype, trained=False),
         )
 
