@@ -89,8 +89,10 @@ class PreparedModel:
     @property
     def cast_added_to(self) -> DType | None:
         """The dtype that parameters outside of the base's modules are cast to. None if they are not cast."""
+        if not precision.is_built_partitioned(self.given, self.device, self.method):
+            return self.cast_to
         stays = self.training.adapter_dtype == "float32" or self.method.facts.always_float32
-        return None if stays and precision.is_built_partitioned(self.given, self.device, self.method) else self.cast_to
+        return None if stays else self.cast_to
 
     @property
     def sequences_per_row(self) -> int:
