@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.layers.expert_weights import Weights
     from calculator.layers.layer_modules import LayerModules
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.stack.changes import ChangeName
+    from calculator.stack.change import ChangeName
 
 
 class MethodHooks(Protocol):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.stack.changes import ChangeName
+    from calculator.stack.change import ChangeName
 
 
 class PreparedModel:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import CopyName, ModuleSpec
     from calculator.resident.stored_weight import StoredWeight
-    from calculator.stack.changes import ChangeName
+    from calculator.stack.change import ChangeName
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ def older_head(versions: StackVersions, model_type: str | None) -> str | None:
 
 
 def problems(versions: StackVersions, model_type: str | None, method: Any) -> Iterator[Problem]:
-    """Yield the settings of a method, a settings dataclass, that name a head as it is not named in the release."""
+    """Yield the settings of a method that name a head by a name that the release does not have."""
     head = older_head(versions, model_type)
     if head is None:
         return

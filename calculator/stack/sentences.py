@@ -8,7 +8,7 @@ from calculator.stack.changes import CHANGES, older_behavior
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
-    from calculator.stack.changes import ChangeName
+    from calculator.stack.change import ChangeName
 
 
 def named(versions: StackVersions) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
-    from calculator.stack.changes import ChangeName
+    from calculator.stack.change import ChangeName
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.loop import Loop
     from calculator.trainers.subject import Subject

@@ -347,7 +347,7 @@ class MicroBatch(Hooks):
         unit.in_backward, unit.is_done, unit.gathered = False, True, []
         if not self.reduces:
             return
-        grads = _taken_gradients(unit)
+        grads = unit.take_gradients()
         self.reduce_input = None
         if grads:
             self._reduce(unit, grads)
@@ -396,13 +396,3 @@ class MicroBatch(Hooks):
         tensor = tape.new(shape, dtype, name, component=component)
         tape.scope = scope
         return tensor
-
-
-def _taken_gradients(unit: FSDPUnit) -> list[Tensor]:
-    """Take the gradients from a unit, and return them."""
-    grads, unit.whole = unit.whole, []
-    for leaf in unit.leaves:
-        if leaf.grad is not None:
-            grads.append(leaf.grad)
-            leaf.grad = None
-    return grads

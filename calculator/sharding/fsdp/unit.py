@@ -91,6 +91,15 @@ class FSDPUnit:
         """Whether some of its modules do not run, so that its forward pass ends with that of the root."""
         return self.is_entered and self not in self.micro_batch.order
 
+    def take_gradients(self) -> list[Tensor]:
+        """Take the gradients from the unit, and return them."""
+        grads, self.whole = self.whole, []
+        for leaf in self.leaves:
+            if leaf.grad is not None:
+                grads.append(leaf.grad)
+                leaf.grad = None
+        return grads
+
     def before_gradient(self, x: Tensor) -> Tensor:
         """Return a tensor whose gradient gathers the weights when it arrives."""
         if x.edge is None or not self.of.parameters:

@@ -217,7 +217,7 @@ def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _of_virtual_tokens(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield a trained head beside virtual tokens, which stay in float32 if the model is built partitioned.
+    """Yield a trained head next to virtual tokens, which stay in float32 if the model is built partitioned.
 
     DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
     """

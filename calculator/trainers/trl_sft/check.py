@@ -90,7 +90,7 @@ def _virtual_tokens(prepared: Subject) -> Iterator[Problem]:
 
 
 def _wrapped_by_script(prepared: Subject) -> Iterator[Problem]:
-    """Yield adapters that get no gradient: SFTTrainer leaves a PeftModel as it is passed, without input gradients.
+    """Yield adapters that get no gradient, because SFTTrainer enables no input gradients of a PeftModel passed to it.
 
     Source: TRL 0.17, trainer/sft_trainer.py, SFTTrainer._prepare_peft_model.
     """
