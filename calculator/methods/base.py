@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from calculator.architecture.dimension import elements
-from calculator.checkpoint.safetensors_file import SavedTensor
-from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.costs import OtherOperations
-from calculator.methods.facts import MethodFacts  # noqa: TC001  as above
+from calculator.methods.saved_parameters import SavedParameters
 from calculator.methods.targeted.modules_to_save import is_saved
 from calculator.resident.module_spec import CopyName, ModuleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
 
 
-class Method:
+class Method(SavedParameters):
     """A fine-tuning method.
 
     A subclass overrides the hooks for what it changes. By default, nothing changes.
@@ -40,12 +36,8 @@ class Method:
 
     __slots__ = ()
     name: ClassVar[MethodName]
-    facts: ClassVar[MethodFacts]
     #: The name of the trained copy of a classifier's head. None if the head itself is trained.
     classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
-
-    #: Why the size of a checkpoint is not modeled. None if it is.
-    refuses_checkpoint: ClassVar[str | None] = None
 
     @property
     def virtual_tokens(self) -> int:
@@ -234,67 +226,6 @@ class Method:
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
         """Return parameters of the whole model that belong to no module."""
         return ()
-
-    def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """Return the bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
-        base = self.saved_base_weights(model)
-        saved = (tensor for tensor in state if tensor.trained or tensor.name in base or self.saves_frozen(tensor))
-        return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
-
-    def saved_name(self, name: str) -> str:
-        """Return the name under which PEFT's `save_pretrained` writes a parameter.
-
-        A copy has the name of its original.
-        """
-        original = name.replace(".modules_to_save.", ".").replace(
-            "lora_magnitude_vector.weight", "lora_magnitude_vector"
-        )
-        return f"base_model.model.{original}"
-
-    def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
-        """Return the tensors that `save_pretrained` writes, from every parameter by its name.
-
-        The parameters of a module that PEFT wraps belong to its `base_layer`. A weight that a wrapped module shares
-        with another module is written under the name of the wrapped one.
-        """
-        base = self.saved_base_weights(model)
-        wrapped = {
-            path
-            for name, each in parameters
-            if not each.base and ".modules_to_save." not in name
-            for path in accumulate(name.split("."), "{}.{}".format)
-        }
-
-        def written(name: str) -> str:
-            aliases = (name, *(alias for alias, of in model.tied.items() if of == name))
-            owners = [alias.rpartition(".") for alias in aliases]
-            written_name = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
-            return self.saved_name(written_name)
-
-        saved = [
-            SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)
-            for name, each in parameters
-            if each.trained or name in base or self.saves_frozen(each)
-        ]
-        return [*saved, *self.saved_again(parameters, model)]
-
-    def saved_again(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Iterator[SavedTensor]:
-        """Yield the tensors that `save_pretrained` writes in addition to trained parameters.
-
-        For a whole model, these are buffers.
-        """
-        for buffer in model.named_buffers() if self.facts.trains_base else ():
-            if buffer.persistent:
-                dtype = parameters[0][1].dtype if buffer.dtype == "model" else buffer.dtype
-                yield SavedTensor(buffer.name, buffer.shape, dtype)
-
-    def saves_frozen(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """Return whether `save_pretrained` writes an added tensor that is not trained."""
-        return False
-
-    def saved_base_weights(self, model: Model) -> frozenset[str]:  # noqa: ARG002
-        """Return frozen parameters of the base that `save_pretrained` writes too."""
-        return frozenset()
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run a module with added parameters: (..., in_features) to (..., out_features)."""

@@ -7,7 +7,7 @@ from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
-#: Hooks that only training and its files call, and those of methods that are not served.
+#: Hooks that only training calls, and those of methods that are not served.
 OF_TRAINING = {
     "after_loss",
     "after_pass_without_graph",
@@ -28,8 +28,6 @@ OF_TRAINING = {
     "peft_arguments",
     "plain_steps_only",
     "runs_without_graph_first",
-    "saved_base_weights",
-    "saved_bytes",
     "statistics",
     "steps_copies",
     "trains_biases",
@@ -56,13 +54,10 @@ OF_PLANS = {
     "title",
 }
 
-#: Hooks for the files that a training run writes.
-OF_CHECKPOINTS = {"refuses_checkpoint", "saved_again", "saved_name", "saved_tensors", "saves_frozen"}
-
 
 def test_every_hook_of_the_step_is_passed_on():
     hooks = {name for name, hook in vars(Method).items() if not name.startswith("_") and name != "name"}
-    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_TASKS | OF_PLANS | OF_CHECKPOINTS
+    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_TASKS | OF_PLANS
 
 
 @pytest.mark.parametrize(
