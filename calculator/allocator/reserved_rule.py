@@ -269,7 +269,7 @@ def _left_by_layers(step: TrainingStep) -> int:
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer, or passes whose decoder is not interpreted, could need more segments, the step is
+    If a skipped first layer, or passes that are not interpreted, could need more segments, the step is
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts, copies = _peak_counts(step), step.run.copies
@@ -299,7 +299,7 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
-    """Return bounds on the counts of some sizes in passes whose decoder is not interpreted."""
+    """Return bounds on the counts of some sizes in passes that are not interpreted."""
     found = left_out_passes.bounds(step.recording, counts)
     if step.first is None:
         return found

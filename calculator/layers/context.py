@@ -203,7 +203,7 @@ class Context(BatchState):
         #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
         #: Whether its backward pass is a bound on that of the first layer.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
-        #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
+        #: `left_out` are the passes without a graph that need not be interpreted. None if all are.
         self.skipped_layer = self.left_out = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.left_out_passes import LeftOutPasses
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
 
@@ -75,13 +76,12 @@ class ModelPasses:
         leaves_out = not outer.unrolls and not prepared.known_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         left_out = outer.left_out if may_be_left_out(outer, prepared, compared) else None
-        run = partial(self._run, prepared, name, compared, leaves_out=leaves_out, left_out=left_out)
+        head = trainer_of(prepared.training).fused_head(compared)
+        if left_out is not None and head is not None:
+            return named(tape, name, partial(self._left_out, name, left_out, head))[0]
+        run = partial(self._run, prepared, name, compared, leaves_out=leaves_out)
         layers: Repetition | None
-        if left_out is not None:
-            before = left_out.count
-            outputs, layers = named(tape, name, run)
-            layers = layers if left_out.count == before else None
-        elif outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
+        if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
             key = reference, tape.trains, tape.scope, autocast.state(tape), leaves_out
@@ -91,6 +91,16 @@ class ModelPasses:
             outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
 
+    def _left_out(self, name: str, left_out: LeftOutPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
+        """Return what a pass returns that is not interpreted."""
+        context, tape = self.context, self.context.tape
+        left_out.begin(tape, name, context.dtype)
+        with _no_grad(tape, in_eval_mode=False):
+            tape.component = "logits_and_loss"
+            outputs = head.left(context)
+            tape.component = "activations"
+        return outputs, context.repetition
+
     def _run(
         self,
         prepared: PreparedModel,
@@ -98,10 +108,8 @@ class ModelPasses:
         compared: Compared | None,
         *,
         leaves_out: bool,
-        left_out: LeftOutPasses | None,
     ) -> tuple[Outputs, Repetition]:
         context = _context(self.context, prepared, compared, name)
-        context.left_out = left_out
         before = _Recorded.on(context.tape)
         if leaves_out:
             leave_out(context)
