@@ -6,6 +6,7 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
@@ -128,13 +129,16 @@ class EvaluatedSizes:
     def __init__(self, rows: Sequence[Allocation]) -> None:
         #: The distinct sizes, where those with a symbolic dimension are zero. The first one is zero.
         self._constants = [0]
-        #: For each size with symbolic dimensions, its number, the product of the others, the indices, and an itemsize.
-        self._symbolic: list[tuple[int, int, Indices, int]] = []
+        #: For each size with symbolic dimensions: its number, the product of the others, their indices, and itemsize.
+        self._symbolic: list[tuple[int, int, list[int], int]] = []
         _, shapes, dtypes, _, _ = zip(*rows, strict=True)
         layouts = [*zip(map(id, shapes), dtypes, strict=True)]
         distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
         numbers: dict[object, int] = {}
-        of_layout = {layout: self._number(*each, numbers) for layout, each in distinct.items()}
+        keys = {layout: (*map(id, shape), dtype) for layout, (shape, dtype) in distinct.items()}
+        for key, each in dict(zip(keys.values(), distinct.values(), strict=True)).items():
+            numbers[key] = self._number(*each)
+        of_layout = dict(zip(keys, map(numbers.__getitem__, keys.values()), strict=True))
         #: The number of the size of each row.
         self.number_of_row = [*map(of_layout.__getitem__, layouts)]
 
@@ -145,20 +149,14 @@ class EvaluatedSizes:
             sizes[number] = allocated(constant * prod(map(values.__getitem__, indices)), itemsize)
         return sizes
 
-    def _number(self, shape: Shape, dtype: DType, numbers: dict[object, int]) -> int:
-        """Return the number of a size. `numbers` has those of the dimensions by their identities."""
-        key = (*map(id, shape), dtype)
-        number = numbers.get(key)
-        if number is None:
-            number = numbers[key] = len(self._constants)
-            constant, itemsize = 1, ITEMSIZE[dtype]
-            indices = []
-            for dim in shape:
-                if dim.__class__ is SymInt:
-                    indices.append(dim.index)
-                else:
-                    constant *= +dim
-            if indices:
-                self._symbolic.append((number, constant, tuple(indices), itemsize))
-            self._constants.append(0 if indices else allocated(constant, itemsize))
+    def _number(self, shape: Shape, dtype: DType) -> int:
+        """Return a new number for the size of a shape and dtype."""
+        number, itemsize = len(self._constants), ITEMSIZE[dtype]
+        if SymInt not in map(type, shape):
+            self._constants.append(allocated(elements(shape), itemsize))
+            return number
+        indices = [dim.index for dim in shape if dim.__class__ is SymInt]
+        constant = elements(tuple([dim for dim in shape if dim.__class__ is not SymInt]))
+        self._symbolic.append((number, constant, indices, itemsize))
+        self._constants.append(0)
         return number

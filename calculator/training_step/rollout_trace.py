@@ -168,7 +168,7 @@ class _Pass:
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_evaluated", "_layout", "_none", "_trace", "outputs")
+    __slots__ = ("_evaluated", "_layout", "_none", "_of_prompts", "_trace", "outputs")
 
     def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
         """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
@@ -178,7 +178,9 @@ class _SymbolicPass:
         sizes = symbols.sizes_of(symbols.kinds(rows)) if self._evaluated is None else self._evaluated.number_of_row
         #: The index of a size of no bytes.
         self._none = shape_env.index(0) if self._evaluated is None else 0
-        self._layout = _Layout(ran, [row[0] for row in rows], sizes)
+        names, *_ = zip(*rows, strict=True)
+        self._layout = _Layout(ran, names, sizes)
+        self._of_prompts: _Layout | None = None
         self.outputs = [*sizes, *chain(*symbols.shapes)] if whole else ()
         self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
 
@@ -188,7 +190,9 @@ class _SymbolicPass:
 
     def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
-        return self._layout.of_prompts(self._none).sized(self._bytes(values), measured)
+        if self._of_prompts is None:
+            self._of_prompts = self._layout.of_prompts(self._none)
+        return self._of_prompts.sized(self._bytes(values), measured)
 
     def _bytes(self, values: Sequence[int]) -> Sequence[int]:
         return values if self._evaluated is None else self._evaluated(values)

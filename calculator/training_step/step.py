@@ -142,19 +142,20 @@ class TrainingStep:
     def _of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
         highest = max(self.generation, key=lambda each: each.moment.bytes)
-        always = self.resident.always
+        always, carried = self.resident.always, self.carried
         if self.flat is not None:
             always = TensorGroup(self.flat.always)
         elif self.partitioned is not None:
             always = TensorGroup(self.partitioned.in_generation)
-        throughout = _bytes(always, self.carried)
+        throughout = _bytes(always, carried)
+        # The step keeps its peaks. One that referred to the step would be garbage that only the collector finds.
         peak = Peak(
             phase="generation",
             bytes=throughout + highest.moment.bytes,
             throughout=throughout,
             operation=highest.operation,
-            left=self.carried,
-            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, self.carried)),
+            left=carried,
+            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
