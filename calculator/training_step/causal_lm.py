@@ -21,6 +21,7 @@ from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
+from calculator.training_step.checkpointed_layers import CheckpointedLayers
 from calculator.training_step.compared import ModelPasses, run_without_graph_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
@@ -150,6 +151,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, KnownLayers.of(context, _layer)
+    context.checkpointed_layers = CheckpointedLayers.of(context)
     run = _layer if known is None else known.run
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states
@@ -257,6 +259,10 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)
     context.parameters.layer = number
+    first_leaf, every = len(context.parameters.leaves), context.checkpointed_layers
+    alike = None if every is None else every.of_layer(context, number, hidden_states)
+    if alike is not None and alike.is_known(number):
+        return unit.after(alike.again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
@@ -302,7 +308,10 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
                 checkpoint_reentrant(run, hidden_states, captured, arguments, unused=weights, offloads=offloads)
             )
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, unused=weights, offloads=offloads))
-    return unit.after(checkpoint(run, hidden_states, captured=captured))
+    checkpointed = partial(checkpoint, run, captured=captured)
+    if alike is None or tables is not own:
+        return unit.after(checkpointed(hidden_states))
+    return unit.after(alike.run(context, hidden_states, checkpointed, first_leaf))
 
 
 def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:

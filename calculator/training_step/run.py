@@ -18,6 +18,7 @@ from calculator.layers import masks
 from calculator.trainers import trainer_of
 from calculator.training_step import first_layer_bound, left_out_passes
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.first_period import output_of, outputs_of
 from calculator.training_step.training_context import training_context
 
@@ -106,10 +107,10 @@ def recorded_run(
 
     The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
     """
-    run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
+    run = cached(whole=whole) or interpreted(context_of, whole=whole).run()
     recording = run.recorded()
     if not _is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of(), whole=True).run()
+        run = cached(whole=True) or interpreted(context_of, whole=True).run()
         recording = run.recorded()
     return run, recording
 
@@ -131,8 +132,17 @@ def _is_determined(recording: Recording) -> bool:
 
 
 @without_frame_snapshots
-def interpreted(context: Context, *, whole: bool) -> Interpretation:
+def interpreted(context_of: Callable[[], Context], *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
+    context = context_of()
+    context.records_layers_again = context.hooks.couples_layers
+    try:
+        return _interpreted(context, whole=whole)
+    except LayersDifferError:
+        return _interpreted(context_of(), whole=whole)
+
+
+def _interpreted(context: Context, *, whole: bool) -> Interpretation:
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
