@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
     from calculator.layers.sharding_hooks import Unit
     from calculator.layers.tower import Processed
-    from calculator.training_step.checkpointed_layers import CheckpointedLayers
 
 
 #: The names in a config of the dropout probability in attention.
@@ -51,7 +50,6 @@ class Context(BatchState):
         "buffer_dtype",
         "cache",
         "caches",
-        "checkpointed_layers",
         "classes",
         "compared",
         "config",
@@ -102,7 +100,6 @@ class Context(BatchState):
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
-    checkpointed_layers: CheckpointedLayers | None
 
     def __init__(
         self,
@@ -209,8 +206,7 @@ class Context(BatchState):
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
         #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
-        #: `checkpointed_layers` are the layers of which some are recorded again. None if each is interpreted.
-        self.skipped_layer = self.left_out = self.checkpointed_layers = None
+        self.skipped_layer = self.left_out = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 

@@ -107,10 +107,10 @@ def recorded_run(
 
     The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
     """
-    run = cached(whole=whole) or interpreted(context_of, whole=whole).run()
+    run = cached(whole=whole) or interpreted(context_of(), whole=whole, another=context_of).run()
     recording = run.recorded()
     if not _is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of, whole=True).run()
+        run = cached(whole=True) or interpreted(context_of(), whole=True, another=context_of).run()
         recording = run.recorded()
     return run, recording
 
@@ -132,14 +132,18 @@ def _is_determined(recording: Recording) -> bool:
 
 
 @without_frame_snapshots
-def interpreted(context_of: Callable[[], Context], *, whole: bool) -> Interpretation:
-    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
-    context = context_of()
-    context.records_layers_again = context.hooks.couples_layers
+def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
+    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
+
+    If `another` returns a new context, layers that a sharding couples are recorded again where they are like others.
+    """
+    context.records_layers_again = context.hooks.couples_layers and another is not None
     try:
         return _interpreted(context, whole=whole)
     except LayersDifferError:
-        return _interpreted(context_of(), whole=whole)
+        if another is None:
+            raise
+        return _interpreted(another(), whole=whole)
 
 
 def _interpreted(context: Context, *, whole: bool) -> Interpretation:

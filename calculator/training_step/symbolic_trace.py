@@ -228,7 +228,8 @@ class TraceCache:
         self._serve(prepared)
 
         def plain(prepared: PreparedModel) -> Run:
-            return interpreted(partial(training_context, prepared, reduces=reduces), whole=whole).run()
+            context_of = partial(training_context, prepared, reduces=reduces)
+            return interpreted(context_of(), whole=whole, another=context_of).run()
 
         def traced(shape_env: ShapeEnv, symbolic: PreparedModel) -> SymbolicTrace:
             symbols = SymSizes(shape_env)
@@ -239,7 +240,7 @@ class TraceCache:
                 context.tape.sizes = symbols
                 return context
 
-            trace = SymbolicTrace(symbols, interpreted(context_of, whole=whole))
+            trace = SymbolicTrace(symbols, interpreted(context_of(), whole=whole, another=context_of))
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 

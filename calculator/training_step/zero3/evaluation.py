@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ class PartitionedEvaluation:
         return self._batches[min(number, len(self._batches) - 1)]
 
     def _run(self, tape: Tape) -> list[list[Batch]]:
-        run = interpreted(partial(training_context, self._state.prepared), whole=True).run()
+        run = interpreted(training_context(self._state.prepared), whole=True).run()
         gathering = evaluation_gathering(self._state, run.tape, run.repetition, run.copies.windows)
         return gathering.batches([*self._before, tape], self._count)
 

@@ -84,4 +84,7 @@ def test_layers_are_interpreted_if_they_leave_something_else():
     context_of = contexts(GPT2, HIRA, {})
     with pytest.raises(LayersDifferError):
         tape_of(context_of, records_again=True)
-    assert interpreted(context_of, whole=True).tape.rows == tape_of(context_of, records_again=False).rows
+    assert (
+        interpreted(context_of(), whole=True, another=context_of).tape.rows
+        == tape_of(context_of, records_again=False).rows
+    )
