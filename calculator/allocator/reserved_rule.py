@@ -141,22 +141,29 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     """
     kept = _kept_in_generation(step, workspaces)
     passes = in_segments(Counter(sizes(step.before_generation)))
-    for each in step.generation:
-        if not _fits(each, max(passes, least - kept)):
+    waiting = [*step.generation]
+    while waiting:
+        each = waiting.pop()
+        room = max(passes, least - kept)
+        if _fits_by_bytes(each, room):
+            continue
+        if each.smaller is not None:
+            waiting.append(each.smaller())
+        if each.bound is None or in_segments(each.bound()) > room:
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
 
 
-def _fits(step_pass: StepPass, size: int) -> bool:
-    """Return whether the blocks of a pass are certain to fit in some bytes of segments.
+def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
+    """Return whether the blocks of a pass, and of a smaller one, are certain to fit in some bytes of segments.
 
     A large segment of blocks of one size below 10 MiB has at least two of them, and less room than for one more: two
     thirds of it are used, except in the last segment of a size. A larger block leaves less than a sixth of its segment.
     """
-    if step_pass.bound is None or step_pass.bytes_of_bound is None:
+    if step_pass.bytes_of_bound is None:
         return False
     count, total = step_pass.bytes_of_bound()
-    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size or in_segments(step_pass.bound()) <= size
+    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size
 
 
 def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:

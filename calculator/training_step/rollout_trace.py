@@ -13,10 +13,12 @@ from itertools import chain, pairwise, repeat
 from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.architecture.dimension import elements
 from calculator.common.deferred import Deferred
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.engine.memory_curve import MemoryCurve
 from calculator.engine.sym_sizes import EvaluatedSizes, SymSizes
-from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.inputs.size_settings import resized
 from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import trainer_of
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 class StepPass(NamedTuple):
     """One pass: the moment with the most bytes, the operation before it, and the peak of a recording, made when read.
 
+    `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
     `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of these storages.
     """
@@ -45,6 +48,7 @@ class StepPass(NamedTuple):
     deferred: Deferred[PassPeak]
     bound: Deferred[Mapping[int, int]] | None = None
     bytes_of_bound: Callable[[], tuple[int, int]] | None = None
+    smaller: Deferred[StepPass] | None = None
 
     @classmethod
     def of(cls, peak: PassPeak) -> StepPass:
@@ -70,7 +74,7 @@ def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
 class RolloutTrace:
     """The passes of a step. Without an environment of symbolic sizes, all but the numbers of tokens are given."""
 
-    __slots__ = ("_alone", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env", "_whole")
+    __slots__ = ("_alone", "_grows", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env", "_whole")
 
     def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
@@ -85,6 +89,8 @@ class RolloutTrace:
         #: index of the source for that of each alias.
         self._of_second: dict[int, int] = {}
         self._of_prompts: dict[int, int] = {}
+        #: Whether no size is smaller in the last pass than in that of the second token.
+        self._grows = False
         if batch is not None:
             self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
@@ -105,6 +111,7 @@ class RolloutTrace:
             return
         length = env.alias(ONE)
         self._last = _SymbolicPass(rollout.later(past, length), env, whole=self._whole)
+        self._grows = env.only_grows(past.index)
         self._of_prompts = {past.index: env.index(0), length.index: prompt}
         if env.with_aliases(env.values, self._of_prompts) is None:
             self._alone = [self._by_itself(rollout.prefill())]
@@ -120,15 +127,27 @@ class RolloutTrace:
             return None
         if last is None:
             return tuple([each.with_values(values) for each in self._alone])
-        of_second = env.with_aliases(values, self._of_second)
         of_prompts = values if self._alone else env.with_aliases(values, self._of_prompts)
-        if of_second is None or of_prompts is None:
+        if of_prompts is None:
             return None
         first = [each.with_values(values) for each in self._alone]
         first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
+        ((past, prompt),) = self._of_second.items()
+        if self._grows and last.has_more(values, past, prompt):
+            second = Deferred(partial(self._second, values))
+            return *first, last.with_values(values)._replace(smaller=second)
+        of_second = env.with_aliases(values, self._of_second)
+        if of_second is None:
+            return None
         passes = *first, last.with_values(of_second), last.with_values(values)
         # The shapes of a pass that stands for the second one have its names: the second one must not be shown.
         return passes if passes[-2].moment.bytes < passes[-1].moment.bytes else None
+
+    def _second(self, values: Sequence[int]) -> StepPass:
+        of_second = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
+        assert self._last is not None
+        assert of_second is not None
+        return self._last.with_values(of_second)
 
     def _prompts(self, sizes: Sequence[int]) -> PassPeak:
         """Return the pass of the prompts with given sizes, which has its names and shapes."""
@@ -168,7 +187,7 @@ class _Pass:
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_evaluated", "_layout", "_none", "_of_prompts", "_trace", "outputs")
+    __slots__ = ("_cached", "_evaluated", "_layout", "_none", "_of_prompts", "_trace", "outputs")
 
     def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
         """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
@@ -180,6 +199,8 @@ class _SymbolicPass:
         self._none = shape_env.index(0) if self._evaluated is None else 0
         names, *_ = zip(*rows, strict=True)
         self._layout = _Layout(ran, names, sizes)
+        #: The shape and dtype of a tensor of earlier tokens.
+        self._cached = rows[ran.earlier.start][1:3] if ran.earlier else ((), "bool")
         self._of_prompts: _Layout | None = None
         self.outputs = [*sizes, *chain(*symbols.shapes)] if whole else ()
         self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
@@ -187,6 +208,20 @@ class _SymbolicPass:
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
         return self._layout.sized(self._bytes(values), partial(self._measured, values))
+
+    def has_more(self, values: Sequence[int], past: int, tokens: int) -> bool:
+        """Return whether more bytes are alive than in the pass with fewer cached tokens. Both numbers are indices.
+
+        Each layer has its keys of all tokens alive at each moment, so they must grow by more than they are rounded.
+        """
+        shape, dtype = self._cached
+        indices = [dim.index for dim in shape if isinstance(dim, SymInt)]
+        others = elements(tuple([dim for dim in shape if not isinstance(dim, SymInt)]))
+        sizes = []
+        for index in (past, tokens):
+            counts = [values[index if each == past else each] for each in indices]
+            sizes.append(allocated(others * elements(tuple(counts)), ITEMSIZE[dtype]))
+        return sizes[0] - sizes[1] >= 2 * ALLOCATION_ROUNDING
 
     def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
