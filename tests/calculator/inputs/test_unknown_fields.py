@@ -25,5 +25,5 @@ def test_an_unknown_field_names_the_field_that_was_meant(place, key, meant):
 
 
 def test_an_unknown_field_that_is_like_no_other_lists_the_known_fields():
-    with pytest.raises(PlanError, match="training.banana: unknown field; known fields are trainer, "):
+    with pytest.raises(PlanError, match=r"training\.banana: unknown field; known fields are trainer, "):
         parse_request({"model": "gpt2", "method": {"name": "lora"}, "training": {"banana": 1}})
