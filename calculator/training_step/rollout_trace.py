@@ -56,6 +56,11 @@ class StepPass(NamedTuple):
         return cls(peak.moment, peak.operation, Deferred(lambda: peak))
 
     @property
+    def with_smaller(self) -> tuple[StepPass, ...]:
+        """The smaller pass, which runs before it, and the pass itself."""
+        return (self,) if self.smaller is None else (self.smaller(), self)
+
+    @property
     def peak(self) -> PassPeak:
         """The peak of the recording."""
         return self.deferred()

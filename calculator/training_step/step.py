@@ -128,7 +128,10 @@ class TrainingStep:
 
     @cached_property
     def generation(self) -> tuple[StepPass, ...]:
-        """The passes in which the trainer generates a step's completions. None if it does not generate."""
+        """The passes in which the trainer generates a step's completions. None if it does not generate.
+
+        A pass may stand for a smaller one too (see `StepPass.smaller`).
+        """
         prepared = self.resident.prepared
         if trainer_of(prepared.training).generation(prepared.training) is None:
             return ()
