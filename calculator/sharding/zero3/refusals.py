@@ -151,9 +151,6 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     if trainer_of(training).facts.generates:
         yield from _of_generation(prepared)
-    if training.has_images and training.trainer in ("trl-dpo", "trl-kto"):
-        message = f"images with {training.trainer} are not modeled under zero3: {_INSTEAD}, or leave images out"
-        yield Problem(loc="training.images", msg=message, input=None)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
