@@ -102,7 +102,6 @@ FAMILIES = frozenset(
         "seed_oss",
         "smollm3",
         "smolvlm",
-        "solar_open",
         "stablelm",
         "starcoder2",
         "youtu",
