@@ -13,7 +13,7 @@ from calculator.allocator.loading import one_by_one
 from calculator.allocator.segments import BLOCK
 from calculator.allocator.transients import PARTS, Need, play
 from calculator.common.deferred import Deferred
-from calculator.training_step.unrolled import Window, shifted
+from calculator.training_step.periods import Window, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -24,7 +24,7 @@ from calculator.allocator.known_states import Recurring
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget
-from calculator.training_step.unrolled import Window, first_product, shifted
+from calculator.training_step.periods import Window, first_product, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

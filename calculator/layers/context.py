@@ -80,6 +80,7 @@ class Context(BatchState):
         "past",
         "position_tables",
         "prepared",
+        "records_layers_again",
         "recurrent_mask",
         "repeats_layers",
         "repetition",
@@ -134,8 +135,7 @@ class Context(BatchState):
         #: layers of a pass without a graph inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
         self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
-        self.prepared = prepared
-        self.kernels = prepared.kernels
+        self.prepared, self.kernels = prepared, prepared.kernels
         #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
         self.model = model
@@ -203,8 +203,10 @@ class Context(BatchState):
         self.skipped_router_gradients: list[Tensor] = []
         #: Whether the first layer may be derived from the second instead of being interpreted. `skipped_layer` is that
         #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
-        #: Whether its backward pass is a bound on that of the first layer.
+        #: Whether its backward pass is a bound on that of the first layer. Whether checkpointed layers may be recorded
+        #: again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
+        self.records_layers_again = False
         #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
         self.skipped_layer = self.left_out = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.

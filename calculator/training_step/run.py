@@ -18,6 +18,7 @@ from calculator.layers import masks
 from calculator.trainers import trainer_of
 from calculator.training_step import first_layer_bound, left_out_passes
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.first_period import output_of, outputs_of
 from calculator.training_step.training_context import training_context
 
@@ -106,10 +107,10 @@ def recorded_run(
 
     The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
     """
-    run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
+    run = cached(whole=whole) or interpreted(context_of(), whole=whole, another=context_of).run()
     recording = run.recorded()
     if not _is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of(), whole=True).run()
+        run = cached(whole=True) or interpreted(context_of(), whole=True, another=context_of).run()
         recording = run.recorded()
     return run, recording
 
@@ -131,8 +132,21 @@ def _is_determined(recording: Recording) -> bool:
 
 
 @without_frame_snapshots
-def interpreted(context: Context, *, whole: bool) -> Interpretation:
-    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
+def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
+    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
+
+    If `another` returns a new context, layers that a sharding couples are recorded again where they are like others.
+    """
+    context.records_layers_again = context.hooks.couples_layers and another is not None
+    try:
+        return _interpreted(context, whole=whole)
+    except LayersDifferError:
+        if another is None:
+            raise
+        return _interpreted(another(), whole=whole)
+
+
+def _interpreted(context: Context, *, whole: bool) -> Interpretation:
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)

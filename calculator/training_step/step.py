@@ -154,7 +154,7 @@ class TrainingStep:
             throughout=throughout,
             operation=highest.operation,
             left=self.carried,
-            deferred=Deferred(lambda: highest.recording.alive(highest.moment, always, self.carried)),
+            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, self.carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
