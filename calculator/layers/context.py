@@ -60,6 +60,7 @@ class Context(BatchState):
         "forward_locals",
         "gives_positions",
         "hooks",
+        "is_reentrant",
         "keeps_last",
         "kernels",
         "layer_loop",
@@ -142,7 +143,8 @@ class Context(BatchState):
         #: The forward pass of the model's family.
         self.forward = forward
         self.method = method
-        self.training = training
+        #: Some trainers decide themselves whether checkpoints are re-entrant.
+        self.training, self.is_reentrant = training, training.use_reentrant
         rows, tokens = sequences(prepared), named(training.sequence_length, "S")
         self.batch: Dim = named(1, "1") if training.flattened else rows
         #: The number of tokens of this pass, including virtual tokens. It is that of all sequences if they form one

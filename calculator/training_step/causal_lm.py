@@ -299,7 +299,7 @@ def _layer(
         context.num_items,
         context.passed_labels,
     ]
-    if trainer_of(context.training).is_reentrant(context):
+    if context.is_reentrant:
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         weights = partial(getattr, context, "returned_attn_weights")
         saves_positions = bool(context.older & SAVED_ARGUMENTS)

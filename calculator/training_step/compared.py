@@ -62,7 +62,7 @@ class ModelPasses:
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
-        context.marks = name
+        context.marks, context.is_reentrant = name, outer.is_reentrant
         return self.forward(context, ids=ids)
 
     def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:

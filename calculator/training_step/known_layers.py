@@ -153,7 +153,7 @@ def _run_again(context: Context) -> bool:
     trainer, training = trainer_of(context.training), context.training
     if not trainer.facts.compares or not training.gradient_checkpointing or context.unrolls:
         return False
-    if training.use_liger_kernel or trainer.is_reentrant(context) or not can_be_recorded(context):
+    if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
     if prepared.known_passes.are_replayed:

@@ -155,8 +155,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         else:
             # What a layer does under autocast depends on its input, and whether the first one is like the others on
             # whether a gradient flows to it; both are known when it has run.
-            is_reentrant = trainer_of(context.training).is_reentrant(context)
-            context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
+            context.may_repeat_first_period = not (context.is_reentrant or context.training.has_images)
             context.bounds_first_layer = context.may_repeat_first_period and not (
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )

@@ -94,6 +94,7 @@ class TrlDpo(ComparingTrainer):
         reference = self._reference(context, forward)
         loss = with_router_loss(context, _loss(halves(policy, rows), halves(reference, rows)), outputs)
         del labels, model_loss, outputs, policy, reference, inputs
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss

@@ -112,6 +112,7 @@ class TrlKto(ComparingTrainer):
         loss = with_router_loss(context, loss, outputs)
         _save_for_metrics(context, selected[2:])
         del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
