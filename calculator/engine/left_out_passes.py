@@ -1,4 +1,4 @@
-"""Passes without a graph that are not interpreted (see `training_step.left_out_passes`)."""
+"""No-grad passes that are not interpreted (see `training_step.left_out_passes`)."""
 
 from __future__ import annotations
 
