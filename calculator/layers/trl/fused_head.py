@@ -66,7 +66,7 @@ class FusedHead:
         return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
     def left(self, context: Context) -> tuple[Tensor, list[Tensor]]:
-        """Allocate what a call without a graph returns, in place of the call. No router has logits."""
+        """Allocate what a no-grad call returns, in place of the call. No router has logits."""
         tape, shape = context.tape, (context.batch, named(context.length - 1, "S - 1"))
         context.set_scope("loss: ")
         mask = tape.new(shape, "bool", "labeled")

@@ -1,0 +1,58 @@
+"""The work of an estimate with a trainer, in multiples of the lines that one without a trainer executes."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from calculator.estimation.estimate import estimate
+from calculator.estimation.series import SeriesCache
+from tests.executed_lines import executed_lines
+from validation.benchmark.trainers import TRAINERS, by_itself, in_a_series, request_of
+
+BODY: dict[str, Any] = {"model": "meta-llama/Llama-3.1-8B", "reserved": "rule"}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"name": "lora", "r": 16, "target_modules": "all-linear"},
+    "full": {"name": "full"},
+}
+
+#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning.
+MOST = {
+    "transformers": (1.04, 1.21, 1.06, 1.21),
+    "trl-sft": (1.10, 1.28, 1.13, 1.26),
+    "trl-dpo": (1.30, 1.30, 1.36, 1.29),
+    "trl-kto": (1.32, 1.41, 1.40, 1.41),
+    "trl-orpo": (1.18, 1.36, 1.26, 1.37),
+    "trl-grpo": (1.45, 1.78, 1.54, 1.70),
+    "trl-rloo": (1.48, 1.83, 1.62, 1.76),
+    "torchtune": (1.31, 1.41, 1.45, 1.29),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_estimate_with_a_trainer_executes_few_more_lines(trainer: str, method: str) -> None:
+    body = {**BODY, "method": METHODS[method]}
+    plain, other = request_of(body), request_of(body, trainer)
+    of_method = 2 * [*METHODS].index(method)
+    for run, most in zip((by_itself, in_a_series), MOST[trainer][of_method:], strict=False):
+        runs = run(plain), run(other)
+        for first in runs:
+            first()
+        before, after = map(executed_lines, runs)
+        assert after / before < most
+
+
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
+def test_an_estimate_leaves_nothing_that_only_the_garbage_collector_finds(trainer: str) -> None:
+    request = request_of({**BODY, "method": METHODS["full"]}, trainer)
+    estimate(request, SeriesCache())
+    gc.collect()
+    gc.disable()
+    try:
+        estimate(request, SeriesCache())
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
