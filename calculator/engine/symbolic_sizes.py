@@ -14,7 +14,6 @@ from operator import add, eq, floordiv, ge, gt, itemgetter, le, lt, mod, mul, ne
 from typing import TYPE_CHECKING, Any, Self
 
 from calculator.architecture.dimension import Dim, ceil_div
-from calculator.common.dtype import allocated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -175,7 +174,7 @@ def _first(value: int, _: int) -> int:
 
 
 #: Functions of sizes that grow with each of their arguments, or stay.
-_GROWING: tuple[Function, ...] = (_first, add, mul, allocated)
+_GROWING: tuple[Function, ...] = (_first, add, mul)
 
 
 class Digits(dict[int, str]):

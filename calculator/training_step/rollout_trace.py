@@ -27,7 +27,7 @@ from calculator.training_step.rollout import Rollout, rolled_out
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
@@ -79,12 +79,12 @@ def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
 class RolloutTrace:
     """The passes of a step. Without an environment of symbolic sizes, all but the numbers of tokens are given."""
 
-    __slots__ = ("_alone", "_grows", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env", "_whole")
+    __slots__ = ("_alone", "_grows", "_is_symbolic", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env")
 
     def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
         self._prepared = prepared
-        self._whole = shape_env is not None
+        self._is_symbolic = shape_env is not None
         self._shape_env = shape_env or ShapeEnv()
         #: The passes that stand for themselves alone, in order.
         self._alone: list[_Pass | _SymbolicPass] = []
@@ -112,17 +112,17 @@ class RolloutTrace:
         if not rollout.prompts_decode_alike:
             prefill = rollout.prefill()
             self._alone = [self._by_itself(prefill)]
-            self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env, whole=self._whole)
+            self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
             return
         length = env.alias(ONE)
-        self._last = _SymbolicPass(rollout.later(past, length), env, whole=self._whole)
+        self._last = _SymbolicPass(rollout.later(past, length), env)
         self._grows = env.only_grows(past.index)
         self._of_prompts = {past.index: env.index(0), length.index: prompt}
         if env.with_aliases(env.values, self._of_prompts) is None:
             self._alone = [self._by_itself(rollout.prefill())]
 
     def _by_itself(self, ran: RolledOut) -> _Pass | _SymbolicPass:
-        return _SymbolicPass(ran, self._shape_env, whole=True) if self._whole else _Pass(ran)
+        return _SymbolicPass(ran, self._shape_env) if self._is_symbolic else _Pass(ran)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
         """Return the passes with other sizes, or None if a guard fails."""
@@ -174,7 +174,7 @@ class _Pass:
     __slots__ = ("_layout",)
 
     #: The indices of the values that its sizes are computed from.
-    outputs: Sequence[int] = ()
+    outputs: Iterable[int] = ()
 
     def __init__(self, ran: RolledOut) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
@@ -192,23 +192,19 @@ class _Pass:
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_cached", "_evaluated", "_layout", "_none", "_of_prompts", "_trace", "outputs")
+    __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
 
-    def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
-        """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
-        symbols, rows = SymSizes(shape_env), ran.interpretation.tape.rows
-        #: The bytes of all values, if they are no values of the environment.
-        self._evaluated = None if whole else EvaluatedSizes(rows)
-        sizes = symbols.sizes_of(symbols.kinds(rows)) if self._evaluated is None else self._evaluated.number_of_row
-        #: The index of a size of no bytes.
-        self._none = shape_env.index(0) if self._evaluated is None else 0
+    def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
+        """Number the sizes of a pass. Its shapes are numbered when they are read."""
+        rows = ran.interpretation.tape.rows
+        self._bytes = EvaluatedSizes(rows)
         names, *_ = zip(*rows, strict=True)
-        self._layout = _Layout(ran, names, sizes)
+        self._layout = _Layout(ran, names, self._bytes.number_of_row)
+        self._of_prompts: _Layout | None = None
         #: The shape and dtype of a tensor of earlier tokens.
         self._cached = rows[ran.earlier.start][1:3] if ran.earlier else ((), "bool")
-        self._of_prompts: _Layout | None = None
-        self.outputs = [*sizes, *chain(*symbols.shapes)] if whole else ()
-        self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
+        self.outputs: Iterable[int] = self._bytes.indices
+        self._trace = Deferred(lambda: SymbolicTrace(SymSizes(shape_env), ran.interpretation))
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
@@ -231,11 +227,8 @@ class _SymbolicPass:
     def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
         if self._of_prompts is None:
-            self._of_prompts = self._layout.of_prompts(self._none)
+            self._of_prompts = self._layout.of_prompts(0)
         return self._of_prompts.sized(self._bytes(values), measured)
-
-    def _bytes(self, values: Sequence[int]) -> Sequence[int]:
-        return values if self._evaluated is None else self._evaluated(values)
 
     def _measured(self, values: Sequence[int]) -> PassPeak:
         trace = self._trace()
