@@ -13,9 +13,8 @@ from itertools import chain, pairwise, repeat
 from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import elements
 from calculator.common.deferred import Deferred
-from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE
 from calculator.engine.memory_curve import MemoryCurve
 from calculator.engine.sym_sizes import EvaluatedSizes, SymSizes
 from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
@@ -138,7 +137,7 @@ class RolloutTrace:
         first = [each.with_values(values) for each in self._alone]
         first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
         ((past, prompt),) = self._of_second.items()
-        if self._grows and last.has_more(values, past, prompt):
+        if self._grows and last.has_more(values, values[past] - values[prompt]):
             second = Deferred(partial(self._second, values))
             return *first, last.with_values(values)._replace(smaller=second)
         of_second = env.with_aliases(values, self._of_second)
@@ -201,8 +200,8 @@ class _SymbolicPass:
         names, *_ = zip(*rows, strict=True)
         self._layout = _Layout(ran, names, self._bytes.number_of_row)
         self._of_prompts: _Layout | None = None
-        #: The shape and dtype of a tensor of earlier tokens.
-        self._cached = rows[ran.earlier.start][1:3] if ran.earlier else ((), "bool")
+        #: The shape and dtype of the keys of earlier tokens.
+        self._cached = rows[ran.earlier.start][1:3]
         self.outputs: Iterable[int] = self._bytes.indices
         self._trace = Deferred(lambda: SymbolicTrace(SymSizes(shape_env), ran.interpretation))
 
@@ -210,19 +209,14 @@ class _SymbolicPass:
         """Return the pass in which the environment has these values."""
         return self._layout.sized(self._bytes(values), partial(self._measured, values))
 
-    def has_more(self, values: Sequence[int], past: int, tokens: int) -> bool:
-        """Return whether more bytes are alive than in the pass with fewer cached tokens. Both numbers are indices.
+    def has_more(self, values: Sequence[int], tokens: int) -> bool:
+        """Return whether more bytes are alive than with fewer cached tokens. `tokens` is the difference.
 
-        Each layer has its keys of all tokens alive at each moment, so they must grow by more than they are rounded.
+        Each layer has its keys of all tokens alive at each moment, so they must grow by what they are rounded to.
         """
-        shape, dtype = self._cached
-        indices = [dim.index for dim in shape if isinstance(dim, SymInt)]
-        others = elements(tuple([dim for dim in shape if not isinstance(dim, SymInt)]))
-        sizes = []
-        for index in (past, tokens):
-            counts = [values[index if each == past else each] for each in indices]
-            sizes.append(allocated(others * elements(tuple(counts)), ITEMSIZE[dtype]))
-        return sizes[0] - sizes[1] >= 2 * ALLOCATION_ROUNDING
+        (batch, heads, _, width), dtype = self._cached
+        rows = values[batch.index] if isinstance(batch, SymInt) else batch
+        return tokens * rows * heads * width * ITEMSIZE[dtype] >= ALLOCATION_ROUNDING
 
     def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
