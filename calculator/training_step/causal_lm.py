@@ -25,7 +25,7 @@ from calculator.training_step.checkpointed_layers import CheckpointedLayers
 from calculator.training_step.compared import ModelPasses, run_no_grad_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
-from calculator.training_step.known_layers import KnownLayers
+from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -117,8 +117,8 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
 def _hidden_states(context: Context, ids: Tensor) -> Tensor:
     """Run the decoder, and compare what the trained pass returns with what passes before it were to return."""
     hidden_states = decoder(context, ids)
-    if context.left_out is not None and context.tape.grad_enabled:
-        context.left_out.compare(hidden_states)
+    if context.skipped is not None and context.tape.grad_enabled:
+        context.skipped.compare(hidden_states)
     return hidden_states
 
 
@@ -144,7 +144,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, KnownLayers.of(context, _layer)
+    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states

@@ -1,4 +1,4 @@
-"""No-grad passes that are not interpreted (see `training_step.left_out_passes`)."""
+"""No-grad passes that are not interpreted (see `training_step.skipped_passes`)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
 
-#: The end of the marks where a pass is left out.
-LEFT_OUT = "left out"
+#: The end of the marks where a pass is skipped.
+SKIPPED = "skipped"
 #: The mark before the trained pass, and the mark after its decoder if that returns another dtype than was assumed.
 TRAINED, DIFFERS = "trained pass", "trained pass: another dtype"
 
 
-class LeftOutPasses:
+class SkippedPasses:
     """The passes of a micro-batch that are not interpreted."""
 
     __slots__ = ("_dtypes", "is_over")
@@ -27,7 +27,7 @@ class LeftOutPasses:
 
     def begin(self, tape: Tape, prefix: str, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""
-        tape.mark(f"{prefix}{LEFT_OUT}")
+        tape.mark(f"{prefix}{SKIPPED}")
         self._dtypes.append(dtype)
 
     def begin_trained(self, tape: Tape) -> None:
