@@ -5,9 +5,10 @@ Chunks do not depend on sizes, as long as no tensor changes its pool.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.needs import Allocations
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 from calculator.common.budget import check_budget
 from calculator.sharding.streams import STREAMS
@@ -26,22 +27,6 @@ _NEVER = 1 << 60
 Repeated = list[tuple["Chunk", int, int]]
 
 
-class Allocations(NamedTuple):
-    """The allocations of a chunk's transients.
-
-    Attributes:
-        positions: Their indices among the transients' events.
-        rows: Their rows.
-        counts: The number of transients that are alive before each.
-        left: The number of transients that are alive after the chunk.
-    """
-
-    positions: list[int]
-    rows: list[int]
-    counts: list[int]
-    left: int
-
-
 class Chunk:
     """The events of a part of a window: a gap without allocations of placed tensors, then events of placed tensors.
 
@@ -55,10 +40,10 @@ class Chunk:
         carried: The transients that are alive at the start of the chunk.
         recurs: Whether it is repeated with the same rows.
         moved: The indices of events whose rows differ from repetition to repetition.
+        number: The number of the chunk among those of its pool.
     """
 
     __slots__ = (
-        "_allocations",
         "_freed",
         "allocates",
         "carried",
@@ -66,6 +51,7 @@ class Chunk:
         "frees",
         "gap",
         "moved",
+        "number",
         "placed",
         "recurs",
         "transients",
@@ -81,21 +67,8 @@ class Chunk:
         self.carried = carried
         self.recurs = recurs
         self.moved: dict[tuple[bool, int], list[int]] = {}
+        self.number = 0
         self._freed: list[int] | None = None
-        self._allocations: Allocations | None = None
-
-    def allocations(self, alive: int) -> Allocations:
-        """Return the transients' allocations.
-
-        `alive` is the number of transients before the chunk, which is the same in each repetition.
-        """
-        if self._allocations is None:
-            events = self.transients
-            positions = [at for at, event in enumerate(events) if event >= 0]
-            counts = [*accumulate([1 if event >= 0 else -1 for event in events], initial=alive)]
-            rows = [events[at] for at in positions]
-            self._allocations = Allocations(positions, rows, [counts[at] for at in positions], counts[-1])
-        return self._allocations
 
     @property
     def freed(self) -> list[int]:
@@ -127,14 +100,14 @@ class Cut(NamedTuple):
     Attributes:
         gradients, left: The rows that outlive the micro-batch: gradients, and others.
         passes: The repeated chunks of each pass.
-        chunks: Each chunk once, in order.
+        allocations: The allocations of transients in each chunk.
         counts: The number of chunks in each window of each pass.
     """
 
     gradients: list[list[int]]
     left: list[list[int]]
     passes: list[list[Repeated]]
-    chunks: list[list[Chunk]]
+    allocations: list[Allocations]
     counts: list[list[list[int]]]
 
 
@@ -221,7 +194,11 @@ class ShortBatch:
                         for chunk in chunks[n]
                     ]
                 )
-        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once, counts)
+        for chunks in once:
+            for number, chunk in enumerate(chunks):
+                chunk.number = number
+        allocations = [*map(Allocations.of, once)]
+        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, allocations, counts)
 
     def _outliving(self, *, gradients: bool) -> list[list[int]]:
         """Return the rows that are never freed, by pool: those of gradients, or the others."""

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.loading import one_by_one
+from calculator.allocator.needs import Need
 from calculator.allocator.segments import BLOCK
-from calculator.allocator.transients import PARTS, Need, play
+from calculator.allocator.transients import PARTS, play
 from calculator.common.deferred import Deferred
 from calculator.training_step.periods import Window, shifted
 

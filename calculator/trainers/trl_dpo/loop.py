@@ -104,7 +104,7 @@ class TrlDpo(ComparingTrainer):
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
         with autocast.region(context.tape, reference_autocast(context)):
-            _, outputs = forward.without_graph("reference: ", reference=True)
+            _, outputs = forward.no_grad("reference: ", reference=True)
         return sums(context, outputs[0])
 
 

@@ -134,7 +134,7 @@ class TrlKto(ComparingTrainer):
     def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
         dtype = reference_autocast(context) if reference else context.training.autocast
         with autocast.region(context.tape, dtype):
-            _, outputs = forward.without_graph(name, reference=reference)
+            _, outputs = forward.no_grad(name, reference=reference)
         return sums(context, outputs[0])
 
 
