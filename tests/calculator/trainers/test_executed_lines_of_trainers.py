@@ -20,14 +20,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 #: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning.
 MOST = {
-    "transformers": (1.04, 1.21, 1.06, 1.21),
-    "trl-sft": (1.10, 1.28, 1.13, 1.26),
-    "trl-dpo": (1.30, 1.30, 1.36, 1.29),
-    "trl-kto": (1.32, 1.41, 1.40, 1.41),
-    "trl-orpo": (1.18, 1.36, 1.26, 1.37),
-    "trl-grpo": (1.44, 1.73, 1.53, 1.62),
-    "trl-rloo": (1.47, 1.77, 1.61, 1.68),
-    "torchtune": (1.31, 1.41, 1.45, 1.29),
+    "transformers": (1.05, 1.22, 1.07, 1.22),
+    "trl-sft": (1.11, 1.29, 1.14, 1.27),
+    "trl-dpo": (1.31, 1.31, 1.38, 1.31),
+    "trl-kto": (1.33, 1.42, 1.41, 1.42),
+    "trl-orpo": (1.20, 1.37, 1.28, 1.38),
+    "trl-grpo": (1.46, 1.74, 1.55, 1.64),
+    "trl-rloo": (1.49, 1.79, 1.63, 1.70),
+    "torchtune": (1.33, 1.43, 1.47, 1.31),
 }
 
 
