@@ -146,6 +146,9 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
+#: The backward formulas of a view of everything, of a view in another order, and of views of a part.
+VIEW, PERMUTED, PARTS = _view_back, _permute_back, (_split_back, _narrow_back)
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Copies
 

@@ -41,12 +41,10 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
     if not training.activation_offloading:
         return
     reasons = {
-        "without gradient checkpointing is not modeled, because what stays on the GPU then depends on the order in "
-        "which PyTorch's operators save tensors: set gradient_checkpointing true": (
-            not training.gradient_checkpointing
-        ),
         "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
-        "gradient_checkpointing_kwargs.use_reentrant false": training.use_reentrant,
+        "gradient_checkpointing_kwargs.use_reentrant false": (
+            training.gradient_checkpointing and training.use_reentrant
+        ),
         "with images is not modeled: use false, or leave images out": training.has_images,
         "on several GPUs is not modeled: use false, or device.sharding none": sharding != "none",
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
