@@ -60,6 +60,12 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(weight, hidden_states, "output")
 
 
+def norm_before_transposition(norm: Callable[[BoundModule, Tensor], Tensor], bound: BoundModule, x: Tensor) -> Tensor:
+    """Norm heads, (batch, heads, positions, head_dim), while their positions still come before the heads."""
+    batch, heads, length, width = x.shape
+    return ops.view(norm(bound, ops.view(x, (batch, length, heads, width))), x.shape)
+
+
 @as_module
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Run Olmo2RMSNorm: weight · x normalized, all in float32, cast back."""

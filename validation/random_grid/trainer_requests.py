@@ -227,7 +227,11 @@ def random_offloaded_request(
     """Return the body of one request whose saved tensors are offloaded. Checkpoints do not re-enter."""
     rng = random.Random(f"offloaded {seed} {number}")
     request = random_trainer_request(seed, number, trainers, families, method_name)
-    training = {**request["training"], "activation_offloading": True, "gradient_checkpointing": rng.random() < CHECKPOINTED}
+    training = {
+        **request["training"],
+        "activation_offloading": True,
+        "gradient_checkpointing": rng.random() < CHECKPOINTED,
+    }
     training.pop("gradient_checkpointing_kwargs", None)
     if request["method"]["name"] == "prefix":
         request["method"] = {"name": "lora", "target_modules": "all-linear"}
