@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
@@ -43,7 +44,8 @@ def _keys_and_values(
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
     key_states = norm_before_transposition(norm, modules["self_attn.k_norm"], key_states)
     key_states = _rotated(context, modules, key_states, "key")
-    value_states = called_unscaled(context, f"{modules.prefix}self_attn.v_norm", value_states)
+    unscaled = partial(called_unscaled, context)
+    value_states = norm_before_transposition(unscaled, f"{modules.prefix}self_attn.v_norm", value_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     return context.update_cache(key_states, value_states)
 
