@@ -123,7 +123,7 @@ class TrainingStep:
 
     @property
     def leaves_out_passes(self) -> bool:
-        """Whether the decoders of passes without a graph are not interpreted."""
+        """Whether the decoders of no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @cached_property
@@ -154,7 +154,7 @@ class TrainingStep:
             throughout=throughout,
             operation=highest.operation,
             left=self.carried,
-            deferred=Deferred(lambda: highest.recording.alive(highest.moment, always, self.carried)),
+            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, self.carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
