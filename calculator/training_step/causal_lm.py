@@ -25,7 +25,7 @@ from calculator.training_step.checkpointed_layers import CheckpointedLayers
 from calculator.training_step.compared import ModelPasses, run_no_grad_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
-from calculator.training_step.known_layers import KnownLayers
+from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -117,15 +117,15 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
 
 def _hidden_states(context: Context, ids: Tensor) -> Tensor:
     """Run the decoder, unless the pass is one whose layers are left out."""
-    left_out = context.left_out
-    if left_out is None:
+    skipped = context.skipped
+    if skipped is None:
         return decoder(context, ids)
     if not context.tape.grad_enabled and context.cache is None:
         shape = (context.batch, context.length, context.model.output.in_features)
-        return left_out.hidden_states(context.tape, context.marks, shape, context.dtype)
+        return skipped.hidden_states(context.tape, context.marks, shape, context.dtype)
     hidden_states = decoder(context, ids)
     if context.tape.grad_enabled:
-        left_out.compare(hidden_states)
+        skipped.compare(hidden_states)
     return hidden_states
 
 
@@ -151,7 +151,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, KnownLayers.of(context, _layer)
+    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states

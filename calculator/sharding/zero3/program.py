@@ -199,7 +199,7 @@ class Program:
 
     @cached_property
     def model_runs(self) -> list[list[Segment]]:
-        """The segments of each run of a model: those under no_grad_pass, and that of the loss, which is the last."""
+        """The segments of each run of a model: those under no_grad, and that of the loss, which is the last."""
         roots = (self.root, self.second_root)
         found: list[list[Segment]] = []
         for segment in self.segments:
