@@ -77,12 +77,12 @@ class TrainerStep:
         self.tracker.enter("optimizer_step")
 
     def _adopt(self) -> None:
-        """Name what the steps before created: frozen weights that a forward pass cast for good, and optimizer states.
+        """Name what the steps before created: weights of the model that a forward pass cast for good, optimizer states.
 
         Linear4bit assigns its bias in the dtype of the input to `bias.data` (bitsandbytes/nn/modules.py).
         """
-        for name, parameter in self.reference.model.named_parameters():
-            if not parameter.requires_grad:
+        for name, parameter in self.reference.named_parameters():
+            if name in self.reference.base:
                 self.tracker.adopt(name, parameter, "base_weights")
         names = {id(parameter): name for name, parameter in self.trainable.items()}
         for parameter, name, tensor in states(self.trainer.optimizer):
