@@ -59,6 +59,7 @@ class Context(BatchState):
         "forward",
         "forward_locals",
         "gives_positions",
+        "grads_inputs",
         "hooks",
         "is_reentrant",
         "keeps_last",
@@ -135,7 +136,7 @@ class Context(BatchState):
         #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
         self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
-        self.prepared, self.kernels = prepared, prepared.kernels
+        self.prepared, self.kernels, self.grads_inputs = prepared, prepared.kernels, prepared.grads_inputs
         #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
         self.model = model

@@ -15,7 +15,7 @@ from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.reentrant import checkpoint_reentrant
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
@@ -231,7 +231,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
     module = context.hooks.module("embeddings")
     module.before(ids)
     inputs_embeds = context.forward.embeddings(context, ids)
-    if context.prepared.grads_inputs and not inputs_embeds.edge:
+    if context.grads_inputs and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     return module.after(inputs_embeds)
 
@@ -239,6 +239,8 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
 def mark(x: Tensor, label: str) -> Tensor:
     """Mark a point between layers in the forward pass, and in the backward pass when its gradient is computed."""
     x.tape.mark(f"{label} forward", x)
+    if isinstance(x, LeafTensor):
+        return x
     node = Mark(x.tape, _mark_backward, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 

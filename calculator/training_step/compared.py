@@ -152,6 +152,9 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     classes = outer.classes if compared is None and hooks is NO_HOOKS else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
+    if compared not in (None, "model"):
+        # The hook of enable_input_require_grads stays on a model whose checkpointing is off for a pass.
+        context.grads_inputs = outer.grads_inputs
     context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))
