@@ -99,8 +99,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
-    loss = add_router_loss(context, loss)
-    outputs += context.router_logits or []
+    loss, of_routers = add_router_loss(context, loss)
+    outputs += [*of_routers, *(context.router_logits or [])]
+    del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])

@@ -118,7 +118,7 @@ def _log_probs(
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
     others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:
-        for saved in (hidden, weight, targets, log_z, others.get("entropy", log_z)):
+        for saved in (hidden, weight, *(() if bias is None else (bias,)), targets, log_z, others.get("entropy", log_z)):
             node.save(saved)
         log_probs.edge = node, 0, shape, "float32"
         if "entropy" in others:
