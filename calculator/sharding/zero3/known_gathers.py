@@ -6,12 +6,11 @@ It does what `Coordinator`, `ModuleOrder` and `References` do, without objects f
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
-from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL
+from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -74,48 +73,60 @@ class KnownGathers:
         """Follow the calls of a segment, and return the moments at which the gathered bytes change."""
         self.limited, self.slack, self._in_copies = False, inf, placed.slot is not None
         moments: list[Happening] = []
-        begin, shift, gap = placed.begin, placed.shift, placed.gap
+        # A parameter is freed if its next use is this far away.
+        begin, shift, far = placed.begin, placed.shift, self._max_reuse - placed.gap
         most_live, enough, limited = self._max_live, self._max_live - self._bucket, False
-        partitioned, in_flight = self._partitioned, self._in_flight
-        for kind, number, place, position, own, others, parameter in placed.calls:
+        in_flight, storages, fetched_for = self._in_flight, self._storages, self._fetched_for
+        for kind, number, place, position, own, others, ahead in placed.calls:
+            here = begin + place
+            if ahead:
+                limited = limited or self.available > enough
+                if self._next < here or (self.available < most_live and self._head < self._end):
+                    self._look_ahead(ahead, shift, here - len(ahead), moments)
             before = self.bytes
             if kind == FETCH:
                 self._most = before
                 gather = in_flight.pop(own + shift, _ALONE)
                 if gather is not _ALONE:
                     self._take(gather)
-                elif own + shift in partitioned:
+                elif own + shift in self._partitioned:
                     self._gather([own + shift])
                     del in_flight[own + shift]
                 limited = limited or self.available > enough
-                if self.available < most_live or self._next <= begin + place:
-                    self._advance(others, shift, begin + place)
+                if self._next <= here or self.available < most_live:
+                    self._advance(others, shift, here)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
-                continue
-            if kind == RELEASE:
-                self._release(own, shift, begin + place, gap)
-                if others:
-                    self._release_recomputed(others, shift)
-            elif kind == AHEAD:
-                limited = limited or self.available > enough
-                if self._next < begin + place + len(others) or (self.available < most_live and self._head < self._end):
-                    self._look_ahead(others, shift, begin + place, moments)
-                continue
+            elif kind == RELEASE:
+                each = own + shift
+                if others >= far and each in storages and each not in in_flight and fetched_for[each] <= here:
+                    self._free(each)
+                    if self.bytes != before:
+                        moments.append((position, before, self.bytes, None, True, number))
             elif kind == GRADIENT:
-                moments.append((position, before, before, parameter, True, number))
-                continue
-            elif kind == FETCH_SEVERAL:
-                self._fetch_several([each + shift for each in own], others, shift, begin + place)
+                moments.append((position, before, before, own, True, number))
+            elif kind == KEEP:
+                if own + shift in storages:
+                    storages[own + shift][0] += 1
+            elif kind != AHEAD:
+                self._most = before
+                self._other(kind, own, others, shift, here, far)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
-                continue
-            else:
-                self._of_view(own + shift, others, position)
-            if self.bytes != before:
-                moments.append((position, before, self.bytes, None, True, number))
         self.limited = self.limited or limited
         return moments
+
+    def _other(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
+        """Follow a call of a rare kind."""
+        if kind == FETCH_SEVERAL:
+            self._fetch_several([each + shift for each in own], others, shift, step)
+        elif kind == RELEASE_SEVERAL:
+            self._release(own, shift, step, far)
+            self._release_recomputed(others, shift)
+        elif kind == PIN:
+            self._pin(own + shift, *others)
+        else:
+            self._unpin(own + shift, others)
 
     def _look_ahead(
         self, calls: Iterable[tuple[int, int, Sequence[int]]], shift: int, step: int, moments: list[Happening]
@@ -232,22 +243,13 @@ class KnownGathers:
             partitions[each.dtype] = partitions.get(each.dtype, 0) + each.partition
         return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in partitions.items()])
 
-    def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, gap: float) -> None:
-        """Free parameters that no other module uses, and that are not used again soon.
-
-        `gap` is the number of elements up to the backward pass of the same copy.
-        """
-        storages, in_flight, enough = self._storages, self._in_flight, self._max_reuse - gap
+    def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
+        """Free parameters that no other module uses, and that are not used again soon."""
         for each, distance in own:
             number = each + shift
-            if distance < enough or self._fetched_for[number] > step or number in in_flight or number not in storages:
-                continue
-            self._partitioned.add(number)
-            self.available -= self._elements[number]
-            storage = storages.pop(number)
-            storage[0] -= 1
-            if not storage[0]:
-                self.bytes -= storage[1]
+            is_gathered = number in self._storages and number not in self._in_flight
+            if distance >= far and is_gathered and self._fetched_for[number] <= step:
+                self._free(number)
 
     def _release_recomputed(self, numbers: Iterable[int], shift: int) -> None:
         """Free parameters that a recomputation gathered, and that no module uses any more."""
@@ -263,25 +265,23 @@ class KnownGathers:
         if not storage[0]:
             self.bytes -= storage[1]
 
-    def _of_view(self, number: int, view: tuple[str, str], position: int) -> None:
-        """Add or drop a reference: of a view, or of the graph of the loss."""
-        kind, serial = view
-        if kind == UNPINNED:
-            pinned = self._pins.pop((serial, number), None)
-            self._recomputed.discard((serial, number))
-            if pinned is not None:
-                pinned[0] -= 1
-                if not pinned[0]:
-                    self.bytes -= pinned[1]
-            return
-        storage, is_recomputed = self._storages.get(number), position > self._layout.backward
-        if storage is not None and kind == PINNED:
+    def _pin(self, number: int, view: str, is_recomputed: bool) -> None:  # noqa: FBT001  positional in a call
+        """Add the reference of a view, which a recomputation may have created."""
+        storage = self._storages.get(number)
+        if storage is not None:
             storage[0] += 1
-            self._pins[serial, number] = storage
+            self._pins[view, number] = storage
             if is_recomputed:
-                self._recomputed.add((serial, number))
-        elif storage is not None and not is_recomputed:
-            storage[0] += 1
+                self._recomputed.add((view, number))
+
+    def _unpin(self, number: int, view: str) -> None:
+        """Drop the reference of a view."""
+        pinned = self._pins.pop((view, number), None)
+        self._recomputed.discard((view, number))
+        if pinned is not None:
+            pinned[0] -= 1
+            if not pinned[0]:
+                self.bytes -= pinned[1]
 
     def end(self, lingering: Iterable[int]) -> bool:
         """Drop the views, and release what modules use whose inputs got no gradient. Return whether it is known.

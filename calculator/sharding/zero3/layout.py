@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.known_calls import RELEASE
+from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS, PARTITION
 from calculator.sharding.zero3.program import BACKWARD
 
@@ -133,11 +134,12 @@ class Layout:
 
 def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
     """Return a call outside of the copies, with the distances to the next uses of parameters."""
-    kind, number, place, position, own, others, gradient = call
-    if kind != RELEASE:
-        return call
-    distances = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
-    return kind, number, place, position, distances, others, gradient
+    kind, number, place, position, own, others, ahead = call
+    if kind == RELEASE:
+        return kind, number, place, position, own, _distance(own, place, at, placed, starts), ahead
+    if kind == RELEASE_SEVERAL:
+        own = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
+    return kind, number, place, position, own, others, ahead
 
 
 def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> float:

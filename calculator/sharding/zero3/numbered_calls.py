@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, VIEW, OutsideCalls, known_copy
+from calculator.engine import module_calls
+from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, OutsideCalls, known_copy
 from calculator.sharding.zero3.program import BACKWARD, WITHOUT_GRAPH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.known_calls import KnownCall
@@ -23,21 +25,22 @@ if TYPE_CHECKING:
 
 _KIND = itemgetter(1)
 
-#: The kind of a call whose module has several parameters that no other module uses.
-FETCH_SEVERAL = -1
+#: Further kinds of calls: of a module with several parameters that no other module uses, the release of several
+#: parameters, a view is created, a view is freed, and the graph of the loss refers to a parameter.
+FETCH_SEVERAL, RELEASE_SEVERAL, PIN, UNPIN, KEEP = range(5, 10)
 
-
-#: An event of a segment, or several calls of modules in a row: what happens, the index of the event, the number of
-#: modules that are called before it in the segment, and the position on the tape. Then, of
+#: An event of a segment: what happens, the index of the event, the number of modules that are called before it in the
+#: segment, and the position on the tape. Then, of
 #:
 #: - a fetch: the parameter that no other module uses, or those parameters; all parameters of the module,
-#: - a release: the parameters that may be freed with the distances to their next uses (see `_distances`); those that a
-#:   recomputation gathered,
-#: - several calls: nothing; the position, the index of the event, and the parameters of each,
-#: - a view: its parameter; the kind of the event, and the number of the view.
+#: - a release: the parameter that may be freed; the distance to its next use (see `_distances`),
+#: - the release of several: such parameters, each with the distance; those that a recomputation gathered,
+#: - a gradient: its parameter (not the number); nothing,
+#: - a view: its parameter; the number of the view, for a new one with whether a recomputation creates it.
 #:
-#: Last, the parameter whose gradient is ready.
-NumberedCall = tuple[int, int, int, int, Any, Any, "Partitioned | None"]
+#: Last, the calls in a row before it of modules whose parameters are gathered: the position, the index of the event,
+#: and the parameters of each. After the last event, such calls have the kind `AHEAD`.
+NumberedCall = tuple[int, int, int, int, Any, Any, Sequence[tuple[int, int, Sequence[int]]]]
 
 
 class NumberedSegment(NamedTuple):
@@ -101,11 +104,13 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     for own, known_calls in zip(segments, calls, strict=True):
         window = own.segment.window
         distance = _distances(own, {} if window == BACKWARD else after, most)
-        numbered = [*_numbered_calls(own, known_calls, numbers, _unknown if window is None else distance)]
-        views = [] if window is None else [each[4] for each in numbered if each[0] == VIEW]
+        numbered = [
+            *_numbered_calls(own, known_calls, numbers, _unknown if window is None else distance, program.backward)
+        ]
+        views = [] if window is None else [each[4] for each in numbered if each[0] in {PIN, UNPIN, KEEP}]
         if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
             return None
-        found.append(own._replace(calls=numbered))
+        found.append(own._replace(calls=_without_inert_views(numbered)))
     return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
 
 
@@ -125,27 +130,71 @@ def _numbered_calls(
     calls: Iterable[KnownCall],
     numbers: Mapping[Partitioned, int],
     distance: Callable[[int, int], float],
+    backward: int,
 ) -> Iterator[NumberedCall]:
+    """Yield the calls of a segment, without the release of parameters that are used again too soon."""
     events, used = own.segment.events, own.used
+    ahead: list[tuple[int, int, Sequence[int]]] = []
+    number = place = position = 0
     for kind, place, number, some, recomputed in calls:
         position, of_event, module, parameter, serial = events[number]
+        call: tuple[int, Any, Any] | None = None
+        if kind == AHEAD:
+            ahead += [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
+            continue
         if kind == FETCH:
             every = used[place]
-            if len(some) == 1:
-                yield kind, number, place, position, every[some[0]], every, None
-            else:
-                yield FETCH_SEVERAL, number, place, position, [every[at] for at in some], every, None
-        elif kind == RELEASE and module is not None:
+            several = len(some) > 1
+            call = (FETCH_SEVERAL, [every[at] for at in some], every) if several else (FETCH, every[some[0]], every)
+        elif module is not None:
             freed = [numbers[module.parameters[at]] for at in some]
+            far = [(each, away) for each in freed if (away := distance(each, place)) > -inf]
             again = [numbers[_module(events, event).parameters[at]] for event, at in recomputed]
-            yield kind, number, place, position, [(each, distance(each, place)) for each in freed], again, None
-        elif kind == AHEAD:
-            row = [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
-            yield kind, number, place, position, (), row, None
-        elif kind == GRADIENT or parameter is None:
-            yield kind, number, place, position, (), (), parameter
-        else:
-            yield kind, number, place, position, numbers[parameter], (of_event, serial), None
+            if again or len(far) > 1:
+                call = RELEASE_SEVERAL, far, again
+            elif far:
+                call = RELEASE, *far[0]
+        elif parameter is None or kind == GRADIENT:
+            call = GRADIENT, parameter, None
+        elif of_event == module_calls.PINNED:
+            call = PIN, numbers[parameter], (serial, position > backward)
+        elif of_event == module_calls.UNPINNED:
+            call = UNPIN, numbers[parameter], serial
+        elif position <= backward:
+            call = KEEP, numbers[parameter], None
+        if call is not None:
+            what, own_parameters, others = call
+            yield what, number, place, position, own_parameters, others, ahead
+            ahead = []
+    if ahead:
+        yield AHEAD, number, place + len(ahead), position, None, None, ahead
+
+
+def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
+    """Return the calls without views that are freed before a release of their parameter, which change nothing."""
+    pinned: dict[tuple[int, str], int] = {}
+    inert: set[int] = set()
+    for at, (kind, _, _, _, own, others, _) in enumerate(calls):
+        if kind == PIN:
+            pinned[own, others[0]] = at
+        elif kind == UNPIN and (own, others) in pinned:
+            inert.update((at, pinned.pop((own, others))))
+        elif pinned and kind in {RELEASE, RELEASE_SEVERAL}:
+            freed = {own} if kind == RELEASE else {each for each, _ in own}.union(others)
+            pinned = {view: begun for view, begun in pinned.items() if view[0] not in freed}
+    if not inert:
+        return calls
+    found: list[NumberedCall] = []
+    before: list[tuple[int, int, Sequence[int]]] = []
+    for at, call in enumerate(calls):
+        before = [*before, *call[-1]]
+        if at not in inert:
+            found.append((*call[:-1], before))
+            before = []
+    if before:
+        _, number, place, position, *_ = calls[-1]
+        found.append((AHEAD, number, place, position, None, None, before))
+    return found
 
 
 def _module(events: Sequence[Event], number: int) -> Module:
