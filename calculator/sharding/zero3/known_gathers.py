@@ -15,7 +15,6 @@ from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, R
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from calculator.common.dtype import DType
     from calculator.sharding.zero3.layout import Layout, PlacedSegment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Happening
@@ -34,6 +33,9 @@ class _Gather:
         self.left, self.is_done = len(numbers), False
 
 
+#: The number from which numbers of parameters outside of the copies count, below those that count from a copy.
+_OUTSIDE = 1 << 32
+
 #: The gather of one parameter into its own buffer.
 _ALONE = _Gather((), 0)
 
@@ -45,7 +47,7 @@ class KnownGathers:
         self._layout, self._ranks = layout, sizes.ranks
         self._bucket, self._max_live, self._max_reuse = sizes.prefetch_bucket, sizes.max_live, sizes.max_reuse_distance
         self._parameters, self._elements = layout.parameters, layout.elements
-        self._queue, self._end = layout.queue, len(layout.order)
+        self._end = len(layout.order)
         self._persistent = layout.persistent
         #: The parameters that are neither gathered nor in flight.
         self._partitioned = {*range(len(layout.parameters))} - layout.persistent
@@ -161,10 +163,9 @@ class KnownGathers:
     def _copy_out(self, gather: _Gather) -> None:
         """Make the parameters of a gather available."""
         gather.is_done = True
-        parameters, storages = self._parameters, self._storages
-        for number in gather.numbers:
-            storages[number] = [1, parameters[number].whole]
-            self.bytes += parameters[number].whole
+        sizes = [*map(self._layout.whole.__getitem__, gather.numbers)]
+        self._storages.update(zip(gather.numbers, [[1, size] for size in sizes], strict=True))
+        self.bytes += sum(sizes)
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(gather.numbers)
@@ -189,16 +190,17 @@ class KnownGathers:
         missing = len([each for each in numbers if fetched_for[each + shift] < step])
         removed: set[int] = set()
         head = self._head
+        order, places = self._layout.order, self._layout.places
         while missing > len(removed) and head < self._end:
-            number, place = self._queue[head]
-            fetched_for[number] = place
-            removed.add(number)
+            fetched_for[order[head]] = places[head]
+            removed.add(order[head])
             head += 1
-        self._head, self._next = head, self._layout.places[head]
+        self._head, self._next = head, places[head]
 
     def _prefetch(self, left: int) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
-        order, elements, partitioned = self._layout.order, self._elements, self._partitioned
+        order, places = self._layout.order, self._layout.places
+        elements, partitioned = self._elements, self._partitioned
         chosen: dict[int, None] = {}
         most, head = min(left, self._bucket), self._head
         total = before_last = 0
@@ -210,8 +212,8 @@ class KnownGathers:
                     before_last, total = total, total + elements[number]
                     if total >= most:
                         break
-        self._fetched_for.update(self._queue[self._head : head])
-        self._head, self._next = head, self._layout.places[head]
+        self._fetched_for.update(zip(order[self._head : head], places[self._head : head], strict=True))
+        self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
             self._gather([*chosen])
@@ -234,14 +236,8 @@ class KnownGathers:
             self._check(numbers)
 
     def _buffers(self, numbers: Sequence[int]) -> int:
-        layout = self._layout
-        if layout.dtype is not None:
-            partition = sum(map(layout.partitions.__getitem__, numbers))
-            return allocated(partition * self._ranks, ITEMSIZE[layout.dtype])
-        partitions: dict[DType, int] = {}
-        for each in map(self._parameters.__getitem__, numbers):
-            partitions[each.dtype] = partitions.get(each.dtype, 0) + each.partition
-        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in partitions.items()])
+        own = ((dtype, sum(map(sizes.__getitem__, numbers))) for dtype, sizes in self._layout.partitions.items())
+        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in own])
 
     def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
         """Free parameters that no other module uses, and that are not used again soon."""
@@ -314,20 +310,21 @@ class KnownGathers:
 
     def state(self, placed: PlacedSegment) -> Hashable:
         """Return what determines what is gathered next. Numbers count from a copy on."""
-        first, from_copy = self._layout.first, placed.from_copy
-        storages, in_flight, everything = self._storages, self._in_flight, range(len(self._parameters))
-        others = {*everything} - self._partitioned - self._persistent
-        places: dict[int, Hashable] = {
-            number: number - from_copy if number >= first else (number,) for number in others
-        }
-        gathered = [(place, number in in_flight, *storages.get(number, ())) for number, place in places.items()]
+        first, from_copy, in_flight = self._layout.first, placed.from_copy, self._in_flight
+
+        def relative(numbers: Iterable[int]) -> list[int]:
+            return [number - from_copy if number >= first else number - _OUTSIDE for number in numbers]
+
+        numbers = [*self._storages.keys() - self._persistent]
+        gathered = zip(relative(numbers), map(tuple, map(self._storages.__getitem__, numbers)), strict=True)
         # The first parameter of a gather may have been released, so that it has no place.
         gathers = [
-            (places[number], each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
+            (each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
             for number, each in in_flight.items()
         ]
-        recomputed = [number - from_copy if number >= first else (number,) for _, number in self._recomputed]
+        recomputed = relative([number for _, number in self._recomputed])
         is_at_end = self._head == self._end
         head = -1 if is_at_end else self._layout.order[self._head]
         ahead = head - from_copy if head >= first else head, self._next - placed.end
-        return frozenset(gathered), frozenset(gathers), frozenset(recomputed), ahead
+        in_order = zip(relative(in_flight), gathers, strict=True)
+        return frozenset(gathered), frozenset(in_order), frozenset(recomputed), ahead

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
 
-_KIND = itemgetter(1)
+#: The kind of an event, and that of a numbered call.
+_KIND, _KIND_OF_CALL = itemgetter(1), itemgetter(0)
 
 #: Further kinds of calls: of a module with several parameters that no other module uses, the release of several
 #: parameters, a view is created, a view is freed, and the graph of the loss refers to a parameter.
 FETCH_SEVERAL, RELEASE_SEVERAL, PIN, UNPIN, KEEP = range(5, 10)
+
+#: The kinds of calls that create or free a view, or free what one refers to.
+_OF_VIEWS = frozenset((PIN, UNPIN, RELEASE, RELEASE_SEVERAL))
 
 #: An event of a segment: what happens, the index of the event, the number of modules that are called before it in the
 #: segment, and the position on the tape. Then, of
@@ -50,7 +54,8 @@ class NumberedSegment(NamedTuple):
         segment: The segment of the first copy.
         calls: The calls.
         modules: The number of modules that are called.
-        order: The parameters in the order of their uses, each with the index of the module that uses it.
+        order: The parameters in the order of their uses.
+        places: The index of the module that uses each of them.
         uses: The indices of the modules that use each parameter.
         before: The elements of the modules before each module, and of all.
         used: The parameters of each module.
@@ -59,7 +64,8 @@ class NumberedSegment(NamedTuple):
     segment: Segment
     calls: Sequence[NumberedCall]
     modules: int
-    order: list[tuple[int, int]]
+    order: list[int]
+    places: list[int]
     uses: Mapping[int, list[int]]
     before: list[int]
     used: list[tuple[int, ...]]
@@ -117,12 +123,13 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
 def _numbered(segment: Segment, numbers: Mapping[Partitioned, int]) -> NumberedSegment:
     """Return a segment without its calls."""
     used = [tuple([numbers[each] for each in own]) if (own := module.parameters) else () for module in segment.fetched]
-    order = [(number, place) for place, own in enumerate(used) if own for number in own]
+    order = [number for own in used for number in own]
+    places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
-    for number, place in order:
+    for number, place in zip(order, places, strict=True):
         uses.setdefault(number, []).append(place)
     sizes = [module.elements if module.parameters else 0 for module in segment.fetched]
-    return NumberedSegment(segment, (), len(used), order, uses, [*accumulate(sizes, initial=0)], used)
+    return NumberedSegment(segment, (), len(used), order, places, uses, [*accumulate(sizes, initial=0)], used)
 
 
 def _numbered_calls(
@@ -172,14 +179,20 @@ def _numbered_calls(
 
 def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
     """Return the calls without views that are freed before a release of their parameter, which change nothing."""
+    kinds = [*map(_KIND_OF_CALL, calls)]
+    if PIN not in kinds:
+        return calls
     pinned: dict[tuple[int, str], int] = {}
     inert: set[int] = set()
-    for at, (kind, _, _, _, own, others, _) in enumerate(calls):
+    for at in [at for at, kind in enumerate(kinds) if kind in _OF_VIEWS]:
+        kind, _, _, _, own, others, _ = calls[at]
         if kind == PIN:
             pinned[own, others[0]] = at
-        elif kind == UNPIN and (own, others) in pinned:
-            inert.update((at, pinned.pop((own, others))))
-        elif pinned and kind in {RELEASE, RELEASE_SEVERAL}:
+        elif kind == UNPIN:
+            begun = pinned.pop((own, others), None)
+            if begun is not None:
+                inert.update((at, begun))
+        elif pinned:
             freed = {own} if kind == RELEASE else {each for each, _ in own}.union(others)
             pinned = {view: begun for view, begun in pinned.items() if view[0] not in freed}
     if not inert:
@@ -187,9 +200,10 @@ def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
     found: list[NumberedCall] = []
     before: list[tuple[int, int, Sequence[int]]] = []
     for at, call in enumerate(calls):
-        before = [*before, *call[-1]]
-        if at not in inert:
-            found.append((*call[:-1], before))
+        if at in inert:
+            before = [*before, *call[-1]]
+        else:
+            found.append((*call[:-1], [*before, *call[-1]]) if before else call)
             before = []
     if before:
         _, number, place, position, *_ = calls[-1]

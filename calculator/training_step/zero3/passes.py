@@ -192,7 +192,7 @@ class Passes:
         start, end = track.segment.start, track.segment.end
         if self._first is not None or self._bucket.orders or not self._bucket.takes(elements) or start >= end:
             return False
-        self._bucket.take(ready * times, elements)
+        self._bucket.take(ready, elements, times)
         curve, repeats = self._curve, track.segment.repeats
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
