@@ -63,6 +63,8 @@ MAGNITUDES = "lora_magnitude_vector"
 
 
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
+#: The kind of a call.
+_BEFORE = module_calls.BEFORE_FORWARD
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
 
 #: A name or a path with `*` for the number of its layer, and that number.
@@ -92,9 +94,13 @@ class Program:
             for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
+        calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
+        if modules is None:
+            called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
+            modules = self._with_parameters(called, parts, parameters, leaves)
         #: The modules by their paths and layers.
-        self.modules = self._with_parameters(parts, parameters, leaves) if modules is None else modules
-        begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        self.modules = modules
+        begun = [text for own in calls for text, _ in own]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
@@ -109,12 +115,13 @@ class Program:
 
     def _with_parameters(
         self,
+        called: Sequence[Name],
         parts: Sequence[tuple[int | None, list[Placed]]],
         parameters: Sequence[Partitioned],
         leaves: set[str],
     ) -> dict[Name, Module]:
         """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = _modules(self._called(parts), parameters, leaves, self.substitutes)
+        modules = _modules(called, parameters, leaves, self.substitutes)
         for model in ("", SECOND):
             for name, of in self.substitutes.tied.items():
                 owners = self.substitutes.owners(model + name.rpartition(".")[0])
@@ -145,11 +152,14 @@ class Program:
             found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
         return found
 
-    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> list[Name]:
-        """Return the modules that are called, as paths with the numbers of their layers."""
+    def _called(self, calls: Iterable[tuple[int | None, Sequence[Name]]]) -> list[Name]:
+        """Return the modules that are called, as paths with the numbers of their layers.
+
+        `calls` are those of the first copy in each window, and those outside of the windows.
+        """
         called: dict[Name, None] = {}
-        for window, marks in parts:
-            paths = dict.fromkeys((each.text, each.layer) for each in marks if each.kind == module_calls.BEFORE_FORWARD)
+        for window, own in calls:
+            paths = dict.fromkeys(own)
             for copy in (0,) if window is None else self._followed.numbers:
                 more = copy * self._followed.period
                 called.update({(path, None if layer is None else layer + more): None for path, layer in paths})
@@ -297,12 +307,15 @@ def _parts(
     for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
         kind, colon, text = label.partition(": ")
         prefix = PREFIXES.get(kind) if colon else None
+        if prefix is not None and prefix in _OF_VIEWS:
+            serial, name = f"{without_graph}{text}".split(maxsplit=1)
+            own = viewed.setdefault(serial, layer if "*" in text else None)
+            marks.append(Placed(position, prefix, name, own, wraps, serial))
+            continue
         if prefix is not None:
-            text, serial, own = without_graph + text, "", layer if "*" in text else None
-            if prefix in _OF_VIEWS:
-                serial, text = text.split(maxsplit=1)
-                own = viewed.setdefault(serial, own)
-            marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
+            own = layer if "*" in text else None
+            placed = position, prefix, without_graph + text, own, wraps, ""
+            marks.append(tuple.__new__(Placed, placed))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAPH):
             without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
