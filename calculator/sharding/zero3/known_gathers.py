@@ -78,8 +78,7 @@ class KnownGathers:
         # A parameter is freed if its next use is this far away.
         begin, shift, far = placed.begin, placed.shift, self._max_reuse - placed.gap
         most_live, enough, limited = self._max_live, self._max_live - self._bucket, False
-        partitioned, in_flight, storages = self._partitioned, self._in_flight, self._storages
-        elements, fetched_for = self._elements, self._fetched_for
+        in_flight, storages, fetched_for = self._in_flight, self._storages, self._fetched_for
         for kind, number, place, position, own, others, ahead in placed.calls:
             here = begin + place
             if ahead:

@@ -11,6 +11,7 @@ from calculator.sharding.zero3.known_calls import RELEASE
 from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.segment import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
     from calculator.sharding.zero3.parameters import Partitioned
-    from calculator.sharding.zero3.segment import Segment
 
 _PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), attrgetter("with_padding")
 _DTYPE = itemgetter(0)
@@ -112,11 +112,13 @@ class Layout:
             window = own.segment.window
             backward = window == BACKWARD
             before_gap = followed.before + followed.skipped if backward else followed.before - 1
+            of = own.segment
             for copy in (None,) if window is None else followed.numbers[:: -1 if backward else 1]:
                 if copy is not None:
                     repeats[backward] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
-                segment = own.segment._replace(repeats=(*repeats,), copy=copy, skipped=skipped)
+                place = window, (*repeats,), copy, skipped
+                segment = Segment(of.start, of.end, *place, of.events, of.fetched, of.active)
                 slot = None if copy is None else followed.slots[copy]
                 shift = (slot or 0) * self.period
                 from_copy = shift if backward else shift + self.period

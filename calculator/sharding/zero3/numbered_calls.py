@@ -95,6 +95,7 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers = {each: number for number, each in enumerate((*outside, *of_copy))}
+    of_module = _Numbers(numbers)
     uses = OutsideCalls(program.backward)
     calls = []
     for segment in program.segments:
@@ -103,16 +104,14 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
         if known is None or WITHOUT_GRAPH in map(_KIND, segment.events):
             return None
         calls.append(known.calls)
-    segments = [_numbered(segment, numbers) for segment in program.segments]
+    segments = [_numbered(segment, of_module) for segment in program.segments]
     backward = next(each for each in segments if each.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     found = []
     for own, known_calls in zip(segments, calls, strict=True):
         window = own.segment.window
-        distance = _distances(own, {} if window == BACKWARD else after, most)
-        numbered = [
-            *_numbered_calls(own, known_calls, numbers, _unknown if window is None else distance, program.backward)
-        ]
+        distance = _unknown if window is None else _distances(own, {} if window == BACKWARD else after, most)
+        numbered = [*_numbered_calls(own, known_calls, of_module, distance, program.backward)]
         views = [] if window is None else [each[4] for each in numbered if each[0] in {PIN, UNPIN, KEEP}]
         if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
             return None
@@ -120,9 +119,23 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
 
 
-def _numbered(segment: Segment, numbers: Mapping[Partitioned, int]) -> NumberedSegment:
+class _Numbers(dict["Module", tuple[int, ...]]):
+    """The numbers of the parameters of each module."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: Mapping[Partitioned, int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __missing__(self, module: Module) -> tuple[int, ...]:
+        found = self[module] = tuple(map(self.numbers.__getitem__, module.parameters))
+        return found
+
+
+def _numbered(segment: Segment, of_module: _Numbers) -> NumberedSegment:
     """Return a segment without its calls."""
-    used = [tuple([numbers[each] for each in own]) if (own := module.parameters) else () for module in segment.fetched]
+    used = [*map(of_module.__getitem__, segment.fetched)]
     order = [number for own in used for number in own]
     places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
@@ -135,46 +148,51 @@ def _numbered(segment: Segment, numbers: Mapping[Partitioned, int]) -> NumberedS
 def _numbered_calls(
     own: NumberedSegment,
     calls: Iterable[KnownCall],
-    numbers: Mapping[Partitioned, int],
+    of_module: _Numbers,
     distance: Callable[[int, int], float],
     backward: int,
 ) -> Iterator[NumberedCall]:
     """Yield the calls of a segment, without the release of parameters that are used again too soon."""
-    events, used = own.segment.events, own.used
+    events, used, numbers = own.segment.events, own.used, of_module.numbers
     ahead: list[tuple[int, int, Sequence[int]]] = []
-    number = place = position = 0
+    number = place = 0
+    what: int
+    given: Any
+    others: Any
     for kind, place, number, some, recomputed in calls:
-        position, of_event, module, parameter, serial = events[number]
-        call: tuple[int, Any, Any] | None = None
         if kind == AHEAD:
             ahead += [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
             continue
+        position, of_event, module, parameter, serial = events[number]
         if kind == FETCH:
-            every = used[place]
-            several = len(some) > 1
-            call = (FETCH_SEVERAL, [every[at] for at in some], every) if several else (FETCH, every[some[0]], every)
+            others = used[place]
+            is_one = len(some) == 1
+            what, given = (FETCH, others[some[0]]) if is_one else (FETCH_SEVERAL, [others[at] for at in some])
+        elif module is not None and len(some) == 1 and not recomputed:
+            what, given = RELEASE, of_module[module][some[0]]
+            others = distance(given, place)
+            if others == -inf:
+                continue
         elif module is not None:
-            freed = [numbers[module.parameters[at]] for at in some]
-            far = [(each, away) for each in freed if (away := distance(each, place)) > -inf]
-            again = [numbers[_module(events, event).parameters[at]] for event, at in recomputed]
-            if again or len(far) > 1:
-                call = RELEASE_SEVERAL, far, again
-            elif far:
-                call = RELEASE, *far[0]
+            freed = [of_module[module][at] for at in some]
+            what, given = RELEASE_SEVERAL, [(each, away) for each in freed if (away := distance(each, place)) > -inf]
+            others = [of_module[_module(events, event)][at] for event, at in recomputed]
+            if not (given or others):
+                continue
         elif parameter is None or kind == GRADIENT:
-            call = GRADIENT, parameter, None
+            what, given, others = GRADIENT, parameter, None
         elif of_event == module_calls.PINNED:
-            call = PIN, numbers[parameter], (serial, position > backward)
+            what, given, others = PIN, numbers[parameter], (serial, position > backward)
         elif of_event == module_calls.UNPINNED:
-            call = UNPIN, numbers[parameter], serial
+            what, given, others = UNPIN, numbers[parameter], serial
         elif position <= backward:
-            call = KEEP, numbers[parameter], None
-        if call is not None:
-            what, own_parameters, others = call
-            yield what, number, place, position, own_parameters, others, ahead
-            ahead = []
+            what, given, others = KEEP, numbers[parameter], None
+        else:
+            continue
+        yield what, number, place, position, given, others, ahead
+        ahead = []
     if ahead:
-        yield AHEAD, number, place + len(ahead), position, None, None, ahead
+        yield AHEAD, number, place + len(ahead), events[number][0], None, None, ahead
 
 
 def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:

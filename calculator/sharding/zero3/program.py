@@ -234,7 +234,7 @@ class Program:
         active = [
             number
             for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
-            if module is None or module.parameters or kind != module_calls.AFTER_FORWARD
+            if kind != module_calls.AFTER_FORWARD or module is None or module.parameters
         ]
         fetched = [number for number in active if kinds[number] in FETCHES]
 

@@ -106,8 +106,12 @@ class PartitionedState:
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
         model = self.prepared.model
-        for each in in_order(model, tensors, frozen=True, layers=layers):
-            in_tower = each.key.layer is not None and model.towers and each.key.name.startswith(model.towers)
+        found = in_order(model, tensors, frozen=True, layers=layers)
+        if not model.towers:
+            yield from found
+            return
+        for each in found:
+            in_tower = each.key.layer is not None and each.key.name.startswith(model.towers)
             yield each._replace(key=each.key.numbered) if in_tower else each
 
     @cached_property
