@@ -33,6 +33,7 @@ PREFIXES = {
     prefix.removesuffix(": "): prefix
     for prefix in (
         module_calls.BEFORE_FORWARD,
+        module_calls.BEFORE_FORWARD_OF_LEAF,
         module_calls.AFTER_FORWARD,
         module_calls.BEFORE_BACKWARD,
         module_calls.AFTER_BACKWARD,
@@ -48,6 +49,10 @@ _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
 #: The kind of an event that is a call in a no-grad pass of the trained model.
 NO_GRAD_FORWARD = "before no-grad forward: "
+
+#: The mark of a call in such a pass whose input requires a gradient, in place of the number of a view. DeepSpeed counts
+#: the input again, and so does not miss the end of the backward pass.
+OF_LEAF = "leaf"
 
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
@@ -224,8 +229,8 @@ class Program:
         positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
         if any(wraps):
             kinds = [
-                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
-                for kind, is_wrapped in zip(kinds, wraps, strict=True)
+                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD and serial != OF_LEAF else kind
+                for kind, is_wrapped, serial in zip(kinds, wraps, serials, strict=True)
             ]
         names = [*zip(texts, layers, strict=True)]
         # No module has the name of a parameter.
@@ -307,15 +312,14 @@ def _parts(
     for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
         kind, colon, text = label.partition(": ")
         prefix = PREFIXES.get(kind) if colon else None
-        if prefix is not None and prefix in _OF_VIEWS:
-            serial, name = f"{no_grad_pass}{text}".split(maxsplit=1)
-            own = viewed.setdefault(serial, layer if "*" in text else None)
-            marks.append(Placed(position, prefix, name, own, wraps, serial))
-            continue
         if prefix is not None:
-            own = layer if "*" in text else None
-            placed = position, prefix, no_grad_pass + text, own, wraps, ""
-            marks.append(tuple.__new__(Placed, placed))  # faster than a call
+            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
+            if prefix in _OF_VIEWS:
+                serial, text = text.split(maxsplit=1)
+                own = viewed.setdefault(serial, own)
+            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
+                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
+            marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAD):
             no_grad_pass, inside = label.removeprefix(module_calls.NO_GRAD), True
