@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
+from calculator.stack.models import FIRST, TRACED
 from calculator.stack.releases import dotted, release
 
 if TYPE_CHECKING:
@@ -17,48 +18,6 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.stack.releases import Release
-
-#: The first verified release of transformers, by model type.
-FIRST: dict[str, Release] = {
-    "gemma": (4, 45),
-    "gemma2": (4, 48),
-    "gemma3_text": (4, 53),
-    "glm": (4, 53),
-    "gpt2": (4, 57),
-    "gpt_bigcode": (4, 45),
-    "gpt_neox": (4, 53),
-    "granite": (4, 48),
-    "llama": (4, 45),
-    "mistral": (4, 39),
-    "olmo2": (4, 52),
-    "phi": (4, 48),
-    "phi3": (4, 48),
-    "qwen2": (4, 45),
-    "qwen3": (4, 51),
-    "smollm3": (4, 53),
-    "starcoder2": (4, 53),
-}
-
-#: The older releases of transformers of which steps were traced (tests/calculator/stack/traced.json), by model type.
-TRACED: dict[str, tuple[Release, ...]] = {
-    "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
-    "gemma2": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "gemma3_text": ((4, 53), (4, 57)),
-    "glm": ((4, 53), (4, 57)),
-    "gpt2": ((4, 57),),
-    "gpt_bigcode": ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57)),
-    "gpt_neox": ((4, 53), (4, 57)),
-    "granite": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
-    "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
-    "olmo2": ((4, 52), (4, 53), (4, 57)),
-    "phi": ((4, 48), (4, 53), (4, 57)),
-    "phi3": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "qwen2": ((4, 45), (4, 48), (4, 57)),
-    "qwen3": ((4, 52), (4, 53), (4, 57)),
-    "smollm3": ((4, 53), (4, 57)),
-    "starcoder2": ((4, 53), (4, 57)),
-}
 
 #: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
@@ -97,18 +56,36 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "qwen2": ((4, 48),),
 }
 
-#: The release from which on GPT-BigCode runs the shared attention, and from which on it supports checkpointing again.
+#: The release from which on GPT-BigCode runs the shared attention and no code of its own.
 SHARED_BIGCODE: Release = (4, 54)
-CHECKPOINTED_BIGCODE: Release = (5, 0)
 
-#: The first release in which a model without a given cache returns a Cache, except for GPT-BigCode. Before, it returns
-#: tuples. Source: transformers 4.47.1, models/llama/modeling_llama.py, LlamaModel.forward (return_legacy_cache).
+#: The releases that checkpoint no layer of a model type: the first one, and the next one that does.
+#: Source: transformers 4.51.3, models/starcoder2/modeling_starcoder2.py (Starcoder2Model.forward); 4.57.6,
+#: models/gpt_bigcode/modeling_gpt_bigcode.py (GPTBigCodeBlock, no GradientCheckpointingLayer).
+WITHOUT_CHECKPOINTS: dict[str, tuple[Release, Release]] = {
+    "gpt_bigcode": (SHARED_BIGCODE, (5, 0)),
+    "starcoder2": ((4, 48), (4, 52)),
+}
+
+#: The first release in which a model without a given cache returns a Cache. Before, it returns tuples.
+#: Source: transformers 4.47.1, models/llama/modeling_llama.py, LlamaModel.forward (return_legacy_cache).
 RETURNS_CACHES: Release = (4, 48)
 
-#: The first release whose passes of `generate` are known, for model types with code of their own before it. From then
-#: on, GPT-BigCode runs the shared attention and cache, and Gemma 2 runs the shared cache without sdpa's kernels.
+#: The same for model types with code of their own. Source: transformers 4.55.4, models/gpt2/modeling_gpt2.py,
+#: GPT2Model.forward (return_legacy_cache).
+RETURNS_CACHES_LATER: dict[str, Release] = {"gpt2": (4, 56), "gpt_bigcode": SHARED_BIGCODE}
+
+#: The first release whose passes of `generate` are known, for model types with code of their own before it, or that
+#: were not compared there. From 5.21 on, Gemma 2 runs the shared cache without sdpa's kernels.
 #: Source: transformers 5.21, models/gemma2/modeling_gemma2.py (_supports_sdpa).
-SHARED_PASSES: dict[str, Release] = {"gemma2": (5, 21), "gpt_bigcode": SHARED_BIGCODE}
+SHARED_PASSES: dict[str, Release] = {
+    "gemma2": (5, 21),
+    "gemma3_text": (4, 53),
+    "gpt2": (4, 57),
+    "gpt_bigcode": SHARED_BIGCODE,
+    "gpt_neox": (4, 53),
+    "starcoder2": (4, 53),
+}
 
 #: The first release in which the cache of a layer with a sliding window keeps no more tokens than the window.
 WINDOWED_CACHES: Release = (4, 56)
@@ -125,6 +102,12 @@ VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 
 #: The first release in which steps with virtual tokens were verified, except for GPT-BigCode.
 FIRST_VIRTUAL_TOKENS: Release = (4, 57)
+
+#: The release from which on configs list the types of layers. Before, all layers of Gemma 2 have a window but each
+#: second one, and all of Gemma 3 but each one that `sliding_window_pattern` counts.
+#: Source: transformers 4.52.4, models/gemma3/modeling_gemma3.py, Gemma3Attention.__init__ (is_sliding).
+LISTS_LAYER_TYPES: Release = (4, 53)
+PATTERN = {"gemma2": 2, "gemma3_text": 6}
 
 #: The rotary types with constant frequencies, for which older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
@@ -262,23 +245,30 @@ def flash_problems(versions: StackVersions, training: Training, hidden_dtype: DT
         yield Problem(loc="training.attention", msg=message, input=training.attention)
 
 
+def checkpoint_problems(versions: StackVersions, model_type: str | None, training: Training) -> Iterator[Problem]:
+    """Yield gradient checkpointing of a model whose layers the release does not checkpoint."""
+    first, next_one = WITHOUT_CHECKPOINTS.get(model_type or "", ((0,), (0,)))
+    if not training.gradient_checkpointing or not first <= release(versions.transformers)[:2] < next_one:
+        return
+    message = (
+        f"transformers {versions.transformers} checkpoints no layer of {model_type}: use false, or stack.transformers"
+        f" {DEFAULT_STACK.transformers}"
+    )
+    yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
+
+
 def bigcode_problems(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], training: Training
 ) -> Iterator[Problem]:
     """Yield the settings that GPT-BigCode's own code in older releases does not support, or runs differently.
 
-    Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn, whose softmax
-    is a torch.jit.script function) and 4.57.6 (GPTBigCodeBlock, no GradientCheckpointingLayer).
+    Source: transformers 4.53.3, models/gpt_bigcode/modeling_gpt_bigcode.py (GPTBigCodeAttention._attn, whose softmax
+    is a torch.jit.script function).
     """
     version = release(versions.transformers)[:2]
-    if model_type != "gpt_bigcode" or version >= CHECKPOINTED_BIGCODE:
+    if model_type != "gpt_bigcode" or version >= SHARED_BIGCODE:
         return
     name, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if version >= SHARED_BIGCODE:
-        if training.gradient_checkpointing:
-            message = f"{name} checkpoints no layer of gpt_bigcode: use false, or stack.transformers {newest}"
-            yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
-        return
     if training.trainer is not None and training.gradient_checkpointing and version < RETURNS_CACHES:
         message = f"how long {name} keeps gpt_bigcode's masks under re-entrant checkpointing is not known: use false"
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
@@ -329,9 +319,19 @@ def _messages(
         yield f"the rotary buffers of rope_type {rotary} in {named} are not known"
     if model_type == "gemma3_text" and release(versions.transformers) < (5,) and len({*config["layer_types"]}) == 1:
         yield f"the rotary tables of {named} for layers of one type are not known"
+    pattern = config.get("sliding_window_pattern", PATTERN.get(model_type or ""))
+    older = model_type in PATTERN and release(versions.transformers)[:2] < LISTS_LAYER_TYPES
+    if older and not _repeats(config, pattern):
+        yield f"{named} does not read layer_types: every layer but each {pattern}th has a window there"
     window = config.get("sliding_window")
     if "float_masks" in older_behavior(versions, model_type) and window is not None and tokens >= window:
         yield f"the masks of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+
+
+def _repeats(config: Mapping[str, Any], pattern: int) -> bool:
+    """Return whether all layers have a window but each one that the pattern counts."""
+    types = enumerate(config["layer_types"], 1)
+    return all((each == "full_attention") == (number % pattern == 0) for number, each in types)
 
 
 def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:
