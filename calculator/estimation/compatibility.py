@@ -169,6 +169,7 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
     yield from verified.checkpoint_problems(stack, model.model_type, training)
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
+    yield from verified.router_problems(stack, model)
     yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from renamed.problems(stack, model.model_type, method)
     if method.base_quantization(training) is None:

@@ -178,6 +178,14 @@ CHANGES: dict[ChangeName, Change] = {
         source="transformers 4.51.3, models/gpt2/modeling_gpt2.py, GPT2Model.forward (no cache_position)",
         model_types=("gpt2",),
     ),
+    "rows_of_no_expert": Change(
+        package="transformers",
+        since=(5, 8),
+        before=(5, 18),
+        sentence="a mask of the rows of no expert is saved in every layer with experts, which fills them with zeros",
+        source="transformers 5.12.1, integrations/moe.py, grouped_mm_experts_forward (sentinel_mask)",
+        model_types=("ernie4_5_moe", "gpt_oss", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
+    ),
     "logits_in_their_own_dtype": Change(
         package="transformers",
         before=(4, 48),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -112,12 +113,22 @@ PATTERN = {"gemma2": 2, "gemma3_text": 6}
 #: The rotary types with constant frequencies, for which older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
-#: Why models with experts are refused before transformers 5, by model type.
+#: Why models with experts are refused before transformers 5.
 #: Source: transformers 4.57, models/mixtral/modeling_mixtral.py, MixtralSparseMoeBlock.
-EXPERTS = {
-    "mixtral": " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4"
-    " bits, and which runs on as many tokens as routing sends it)"
-}
+EXPERTS = (
+    " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4 bits, and"
+    " which runs on as many tokens as routing sends it)"
+)
+
+#: The model types whose experts are modules of their own before transformers 5.
+MODULES_OF_EXPERTS = (
+    *("deepseek_v2", "deepseek_v3", "ernie4_5_moe", "glm4_moe", "jamba", "minimax_m2", "mixtral", "olmoe", "phimoe"),
+    *("qwen2_moe", "qwen3_moe", "qwen3_next"),
+)
+
+#: The first release whose routers' loss sums over the layers one by one.
+#: Source: transformers 5.22, models/mixtral/modeling_mixtral.py, load_balancing_loss_func.
+ROUTER_LOSS_BY_LAYERS: Release = (5, 23)
 
 #: The release from which on PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit
 #: weights.
@@ -178,6 +189,8 @@ def passes_problems(
         message = f"how {named} generates with the virtual tokens of {method} is not known: use {newest}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     first = SHARED_PASSES.get(model_type or "", FIRST_PASSES)
+    if FIRST.get(model_type or "", (5,)) >= (5,):
+        first = release(newest)
     if release(versions.transformers)[:2] < first:
         reason = f"from {dotted(first)} on they are known: use {newest}"
         message = f"the passes of generate in {named} are not known for {model_type}; {reason}"
@@ -283,6 +296,17 @@ def bigcode_problems(
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
 
 
+def router_problems(versions: StackVersions, model: Model) -> Iterator[Problem]:
+    """Yield a routers' loss that an older release computes from the logits of all layers at once."""
+    if not model.adds_router_loss or release(versions.transformers)[:2] >= ROUTER_LOSS_BY_LAYERS:
+        return
+    message = (
+        f"the routers' loss of {model.model_type} in transformers {versions.transformers} is not known: set"
+        f" output_router_logits to false, or use stack.transformers {DEFAULT_STACK.transformers}"
+    )
+    yield Problem(loc="model.config.output_router_logits", msg=message, input=True)
+
+
 def gpt2_problems(versions: StackVersions, model_type: str | None, training: Training) -> Iterator[Problem]:
     """Yield the attention of GPT-2 that older releases compute with the buffers of their layers.
 
@@ -309,7 +333,8 @@ def _messages(
     first = FIRST.get(model_type or "")
     if first is None or release(versions.transformers)[:2] < first:
         since = f"; from {dotted(first)} on they are known" if first else ""
-        why = EXPERTS.get(model_type or "", "") if release(versions.transformers) < (5,) else ""
+        has_modules = model_type in MODULES_OF_EXPERTS and release(versions.transformers) < (5,)
+        why = EXPERTS if has_modules else ""
         yield f"what {named} does for {model_type} is not known{why}{since}"
     has_cache = release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS and model_type != "gpt_bigcode"
     if method in VIRTUAL_TOKENS and not has_cache:
