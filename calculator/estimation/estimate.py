@@ -125,7 +125,7 @@ def training_step(request: Request, series: SeriesCache | None = None, *, whole:
     check_budget()
     series = series or SeriesCache()
     resident = resident_state(request, series)
-    resident.prepared.known_passes.are_replayed = request.reserved == "replay"
+    resident.prepared.recorded_passes.are_replayed = request.reserved == "replay"
     return series.step_of(resident, whole=whole)
 
 
