@@ -41,3 +41,25 @@ def test_layer_types_that_a_release_does_not_read_are_refused() -> None:
     assert "does not read layer_types: every layer but each 6th has a window there: use 5.24" in found.msg
     assert estimate(parse_request(body("4.53", {**GEMMA3, "layer_types": EVERY_SECOND}))).memory.phases
     assert estimate(parse_request(body("4.52", GEMMA3))).memory.phases
+
+
+MIXTRAL = {**SIZES, "model_type": "mixtral", "intermediate_size": 128, "vocab_size": 100, "num_local_experts": 4}
+
+
+def test_a_routers_loss_of_all_layers_at_once_is_refused() -> None:
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request(body("5.22", {**MIXTRAL, "output_router_logits": True})))
+    (found,) = refused.value.problems
+    assert found.loc == "model.config.output_router_logits"
+    assert "set output_router_logits to false, or use stack.transformers 5.24" in found.msg
+    assert estimate(parse_request(body("5.23", {**MIXTRAL, "output_router_logits": True}))).memory.phases
+    assert estimate(parse_request(body("5.22", MIXTRAL))).memory.phases
+
+
+def test_experts_before_the_first_known_release_are_refused_with_the_reason() -> None:
+    for transformers, known in (("4.57", True), ("5.7", False)):
+        with pytest.raises(PlanError) as refused:
+            estimate(parse_request(body(transformers, MIXTRAL)))
+        (found,) = refused.value.problems
+        assert found.msg.endswith("; from 5.8 on they are known: use 5.24")
+        assert ("an expert is a module of its own" in found.msg) is known
