@@ -1,4 +1,4 @@
-"""Passes without a graph of which only the head is interpreted (see `training_step.left_out_passes`)."""
+"""No-grad passes of which only the head is interpreted (see `training_step.left_out_passes`)."""
 
 from __future__ import annotations
 

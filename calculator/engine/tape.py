@@ -126,7 +126,7 @@ class Tape:
         #: Whether long loops are folded to a few iterations (loops.py), and the folded loops.
         self.folds_loops = False
         self.loops: list[Loop] = []
-        #: The layers of passes without a graph that have run.
+        #: The layers of no-grad passes that have run.
         self.layers_of_passes: list[Any] = []
 
     @property

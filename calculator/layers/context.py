@@ -60,6 +60,7 @@ class Context(BatchState):
         "forward_locals",
         "gives_positions",
         "hooks",
+        "is_reentrant",
         "keeps_last",
         "kernels",
         "layer_loop",
@@ -131,7 +132,7 @@ class Context(BatchState):
         #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
         #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
-        #: layers of a pass without a graph inside the step. Whether the first period of such a pass is not interpreted,
+        #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
         self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
         self.prepared, self.kernels = prepared, prepared.kernels
@@ -142,7 +143,8 @@ class Context(BatchState):
         #: The forward pass of the model's family.
         self.forward = forward
         self.method = method
-        self.training = training
+        #: Some trainers decide themselves whether checkpoints are re-entrant.
+        self.training, self.is_reentrant = training, training.use_reentrant
         rows, tokens = sequences(prepared), named(training.sequence_length, "S")
         self.batch: Dim = named(1, "1") if training.flattened else rows
         #: The number of tokens of this pass, including virtual tokens. It is that of all sequences if they form one
@@ -205,9 +207,9 @@ class Context(BatchState):
         #: again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
-        #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
+        #: `left_out` are the no-grad passes whose decoder need not be interpreted. None if all are.
         self.skipped_layer = self.left_out = None
-        #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
+        #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
     def _layer_classes(self) -> list[int]:

@@ -71,7 +71,7 @@ class PreparedModel:
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
-        #: The passes without a graph of the last micro-batch.
+        #: The no-grad passes of the last micro-batch.
         self.known_passes = KnownPasses()
         #: The units of FSDP2 that are known: those of layers, by their stack and identity, and those around them.
         self.units: dict[Hashable, Any] = {}

@@ -22,7 +22,7 @@ from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
 from calculator.training_step.checkpointed_layers import CheckpointedLayers
-from calculator.training_step.compared import ModelPasses, run_without_graph_first
+from calculator.training_step.compared import ModelPasses, run_no_grad_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.known_layers import KnownLayers
@@ -64,8 +64,8 @@ def micro_batch(context: Context) -> None:
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model that PEFT wraps. If the model computes a loss, add what PEFT's wrapper adds to it."""
-    if context.method.runs_without_graph_first:
-        run_without_graph_first(context, lambda inner: _model(inner, trainer, ids))
+    if context.method.runs_no_grad_first:
+        run_no_grad_first(context, lambda inner: _model(inner, trainer, ids))
     loss, outputs = _model(context, trainer, ids)
     if context.model.task.embeds:
         return loss, outputs
@@ -299,7 +299,7 @@ def _layer(
         context.num_items,
         context.passed_labels,
     ]
-    if trainer_of(context.training).is_reentrant(context):
+    if context.is_reentrant:
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         weights = partial(getattr, context, "returned_attn_weights")
         saves_positions = bool(context.older & SAVED_ARGUMENTS)

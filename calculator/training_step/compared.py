@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
 
 
-#: The prefix of the names of rows and marks of a method's pass without a graph.
+#: The prefix of the names of rows and marks of a method's no-grad pass.
 PREFIX = "first pass: "
 
 
@@ -62,11 +62,11 @@ class ModelPasses:
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
-        context.marks = name
+        context.marks, context.is_reentrant = name, outer.is_reentrant
         return self.forward(context, ids=ids)
 
-    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
-        """Run the trained model or its reference model without a graph.
+    def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+        """Run the trained model or its reference model under no_grad.
 
         `name` is the prefix of the names of rows and marks.
         """
@@ -148,7 +148,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
-    hooks = outer.hooks.without_graph(prepared, compared=compared)
+    hooks = outer.hooks.no_grad(prepared, compared=compared)
     classes = outer.classes if compared is None and hooks is NO_HOOKS else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
@@ -161,16 +161,16 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     return context
 
 
-def run_without_graph_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:
-    """Run the trained model without a graph for a method that reads its hidden states, and keep all of them."""
+def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:
+    """Run the trained model under no_grad for a method that reads its hidden states, and keep all of them."""
     prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
     context = _context(outer, WithFrozenAdapters(prepared), None, PREFIX)
     context.repetition, context.layer_loop = every_layer(len(context.layers)), None
     context.hidden_states, context.num_items = [], outer.num_items
-    context.method.before_pass_without_graph(context)
+    context.method.before_no_grad_pass(context)
     with _no_grad(context.tape, in_eval_mode=False):
         outputs, _ = named(context.tape, PREFIX, lambda: (forward(context), context.repetition))
-    context.method.after_pass_without_graph(outer, context.hidden_states[-1])
+    context.method.after_no_grad_pass(outer, context.hidden_states[-1])
     del outputs
 
 
@@ -184,7 +184,7 @@ def fills_cache(prepared: PreparedModel) -> bool:
 
 @contextmanager
 def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
-    """Run a block without a graph. In eval mode, dropout does nothing."""
+    """Run a block under no_grad. In eval mode, dropout does nothing."""
     outer = tape.grad_enabled, tape.trains, tape.scope
     tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
     try:

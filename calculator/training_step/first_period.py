@@ -1,4 +1,4 @@
-"""The first period of layers in a pass without a graph, which is not interpreted if the second period is like it.
+"""The first period of layers in a no-grad pass, which is not interpreted if the second period is like it.
 
 A layer of such a pass frees all of its tensors except its output and what it caches. The second period has the output
 of the first one alive in addition to all that the first period has. So no more is alive in the first period, and the

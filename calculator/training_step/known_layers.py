@@ -1,4 +1,4 @@
-"""Layers of a pass without a graph that are recorded again. Layers that are alike have the same events.
+"""Layers of a no-grad pass that are recorded again. Layers that are alike have the same events.
 
 Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
 autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still
@@ -123,7 +123,7 @@ class KnownLayers:
 
 
 class TrainedLayers(KnownLayers):
-    """The checkpointed layers of a trained pass, which a second model without a graph runs again."""
+    """The checkpointed layers of a trained pass, which a second model under no_grad runs again."""
 
     __slots__ = ()
 
@@ -146,14 +146,14 @@ class TrainedLayers(KnownLayers):
 
 
 def _run_again(context: Context) -> bool:
-    """Return whether a pass without a graph runs the checkpointed layers of a trained pass again.
+    """Return whether a no-grad pass runs the checkpointed layers of a trained pass again.
 
     Saving tensors changes the order in which some are freed together, on which a replay depends.
     """
     trainer, training = trainer_of(context.training), context.training
     if not trainer.facts.compares or not training.gradient_checkpointing or context.unrolls:
         return False
-    if training.use_liger_kernel or trainer.is_reentrant(context) or not can_be_recorded(context):
+    if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
     if prepared.known_passes.are_replayed:

@@ -1,4 +1,4 @@
-"""The layers that passes without a graph of one step share: those of a fully trained model and of a second model."""
+"""The layers that no-grad passes of one step share: those of a fully trained model and of a second model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes without a graph whose decoder is not interpreted, because the trained pass after them decides every peak.
+"""No-grad passes whose decoder is not interpreted, because the trained pass after them decides every peak.
 
 Such a pass runs the trained model on the batch that the trained pass runs on later, or the same model without its
 adapters, or a second one like it. A graph and adapters only add tensors and references to tensors. So at each
@@ -43,7 +43,7 @@ def may_be_left_out(context: Context, prepared: PreparedModel, compared: Compare
     model, method = context.model, context.method
     if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.task.embeds:
         return False
-    if method.virtual_tokens or method.couples_layers or method.runs_without_graph_first:
+    if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first:
         return False
     if prepared.offloads_activations or prepared.offloads_inputs or prepared.known_passes.are_replayed:
         return False
@@ -69,7 +69,7 @@ def is_determined(recording: Recording) -> bool:
     if TRAINED not in marks:
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
-    # A later layer without a graph has its own input alive, and the first one's.
+    # A later layer under no_grad has its own input alive, and the first one's.
     most = _most(curve, marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak_bytes(marks["forward"], backward)

@@ -129,7 +129,7 @@ class Periods:
     ) -> None:
         self.marks = marks
         self.more = more
-        #: The repeated events of passes without a graph.
+        #: The repeated events of no-grad passes.
         self.repeated = repeated
         before, start, end = repetition.boundaries
         #: Whether gradients flow through these periods. They do not if nothing before or in them is trained.

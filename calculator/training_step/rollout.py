@@ -1,6 +1,6 @@
 """The passes of `generate` inside a training step, where a trainer samples completions from the model that it trains.
 
-The model stays in training mode, without a graph. The loop is that of sampling (transformers/generation/utils.py,
+The model stays in training mode, under no_grad. The loop is that of sampling (transformers/generation/utils.py,
 GenerationMixin.generate and _sample). Unlike in greedy search, the caller keeps the prompts, every sequence has its own
 positions, and tokens are drawn from probabilities. `accelerate` wraps the forward pass of the prepared model. So
 autocast applies unless PEFT's model calls the model inside it.
@@ -342,7 +342,7 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         shared_rows=0,
         hidden_states_row=None,
         first=None,
-        without_graph=(window,) if window.copies else (),
+        no_grad=(window,) if window.copies else (),
         outputs=outputs_of(tape, [("", layers)]),
     )
 

@@ -214,7 +214,7 @@ class _Layout:
         self._events = events or ran.interpretation.tape.events
         self.sizes = sizes
         self._names = names
-        self._windows = ran.interpretation.without_graph
+        self._windows = ran.interpretation.no_grad
         #: Storages that each copy of the repeated layers adds or frees, by size.
         self._growth: defaultdict[int, int] = defaultdict(int)
         #: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a whole.

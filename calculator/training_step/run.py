@@ -43,9 +43,9 @@ class Interpretation(NamedTuple):
     shared_rows: int
     hidden_states_row: int | None
     first: SkippedLayer | None
-    without_graph: tuple[Window, ...] = ()
+    no_grad: tuple[Window, ...] = ()
     bounds_first: bool = False
-    #: The outputs of first periods that are not interpreted, in passes without a graph.
+    #: The outputs of first periods that are not interpreted, in no-grad passes.
     outputs: Outputs = ()
 
     def with_kinds(self, kinds: Kinds) -> Copies:
@@ -58,7 +58,7 @@ class Interpretation(NamedTuple):
             self.shared_rows,
             self.hidden_states_row,
             self.first,
-            self.without_graph,
+            self.no_grad,
             bounds_first=self.bounds_first,
         )
 
@@ -155,8 +155,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         else:
             # What a layer does under autocast depends on its input, and whether the first one is like the others on
             # whether a gradient flows to it; both are known when it has run.
-            is_reentrant = trainer_of(context.training).is_reentrant(context)
-            context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
+            context.may_repeat_first_period = not (context.is_reentrant or context.training.has_images)
             context.bounds_first_layer = context.may_repeat_first_period and not (
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
@@ -175,7 +174,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
-        without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
     )
@@ -198,7 +197,7 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
 
 
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
-    """Return the window of the repeated layers of a pass without a graph."""
+    """Return the window of the repeated layers of a no-grad pass."""
     before, start, end = (marks[f"{prefix}layer {place} forward"] for place in repetition.boundaries)
     before = marks.get(output_of(prefix), before)
     return Window(before=before, start=start, end=end, copies=repetition.copies)
@@ -214,7 +213,7 @@ def _are_alike(context: Context) -> bool:
     """
     if context.hooks.couples_layers:
         facts = trainer_of(context.training).facts
-        passes = facts.compares or facts.generates or facts.runs_without_graph_first
+        passes = facts.compares or facts.generates or facts.runs_no_grad_first
         if passes or not context.hooks.calls_modules:
             return False
     if context.prepared.offloads_activations:

@@ -123,7 +123,7 @@ class TrainingStep:
 
     @property
     def leaves_out_passes(self) -> bool:
-        """Whether the decoders of passes without a graph are not interpreted."""
+        """Whether the decoders of no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @cached_property

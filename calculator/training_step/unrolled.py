@@ -116,10 +116,10 @@ def _unrolled(
     symbols: SymSizes | None,
     repeats_layers: bool,
 ) -> Unrolled | None:
-    """Unroll a micro-batch. Return None if periods or the layers of a pass without a graph are not alike.
+    """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not alike.
 
     Without `periods`, every layer is interpreted. With `repeats_layers`, only one period of the layers of a pass
-    without a graph is interpreted and repeated.
+    under no_grad is interpreted and repeated.
     """
     context, sharding = training_context(prepared, reduces=reduces), prepared.device.sharding
     if symbols is not None:

@@ -48,7 +48,7 @@ def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
 def _of_periods(prepared: PreparedModel) -> Tape | None:
     """Interpret four periods, and repeat the third.
 
-    Return None if the model has no more, or if layers run without a graph or get no gradient.
+    Return None if the model has no more, or if layers run under no_grad or get no gradient.
     """
     context = training_context(prepared)
     repetition = context.repetition

@@ -1,4 +1,4 @@
-"""The passes without a graph of PEFT's method comparison, before its first step and between steps."""
+"""The no-grad passes of PEFT's method comparison, before its first step and between steps."""
 
 from calculator.allocator.history import Padded
 from calculator.estimation.estimate import model_of, resident_state

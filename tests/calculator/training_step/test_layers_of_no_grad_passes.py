@@ -1,4 +1,4 @@
-"""Passes without a graph run one layer of each period, and have the events of all layers."""
+"""No-grad passes run one layer of each period, and have the events of all layers."""
 
 from __future__ import annotations
 
