@@ -128,7 +128,7 @@ def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[
         required_bytes=reserved + context,
         replayed=replayed,
         colocated=memory.colocated,
-        undivided=partial(memory.undivided, workspace + context) if memory.undivided else None,
+        unsharded=partial(memory.unsharded, workspace + context) if memory.unsharded else None,
     )
     assert answer is not None
     return answer

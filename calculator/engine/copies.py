@@ -83,7 +83,6 @@ class Copies:
         "kinds",
         "left",
         "left_cache",
-        "left_out",
         "lifetimes",
         "live_cache",
         "marks",
@@ -93,6 +92,7 @@ class Copies:
         "shared_rows",
         "sizes",
         "sizes_left",
+        "skipped",
         "spans",
         "surviving",
         "tape",
@@ -166,9 +166,9 @@ class Copies:
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
         #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
-        #: For each pass whose decoder is left out, how many more storages are alive before it than before the trained
+        #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
-        self.left_out: list[list[tuple[int, int]]] | None = None
+        self.skipped: list[list[tuple[int, int]]] | None = None
         self._tables_freed: list[int] | None = None
         #: The changes in the number of storages of each size. None until they are counted.
         self.changes_of_sizes: dict[int, Changes] | None = None

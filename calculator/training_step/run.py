@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.copies import Copies
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
-from calculator.engine.left_out_passes import LeftOutPasses
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
 from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
+from calculator.engine.skipped_passes import SkippedPasses
 from calculator.layers import masks
 from calculator.trainers import trainer_of
-from calculator.training_step import first_layer_bound, left_out_passes
+from calculator.training_step import first_layer_bound, skipped_passes
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.first_period import output_of, outputs_of
@@ -124,7 +124,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
 
 def _is_determined(recording: Recording) -> bool:
     """Return whether a recording without all layers, or with a first one with more bytes alive, gives every peak."""
-    if not left_out_passes.is_determined(recording):
+    if not skipped_passes.is_determined(recording):
         return False
     if recording.first is not None:
         return recording.first.is_determined(recording)
@@ -160,7 +160,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
-    context.left_out = None if whole else LeftOutPasses()
+    context.skipped = None if whole else SkippedPasses()
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)

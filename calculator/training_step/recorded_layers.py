@@ -11,12 +11,12 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.known_passes import another
+from calculator.engine.recorded_passes import another
 from calculator.engine.tape import Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
 from calculator.trainers import trainer_of
-from calculator.training_step.layers_of_passes import layers_of
+from calculator.training_step.shared_layers import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -79,7 +79,7 @@ class _State(NamedTuple):
     before: Sequence[Sequence[int]]
 
 
-class KnownLayers:
+class RecordedLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
     __slots__ = ("_known", "_layer", "has_others")
@@ -93,7 +93,7 @@ class KnownLayers:
         self._known = known
 
     @classmethod
-    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
+    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
@@ -122,7 +122,7 @@ class KnownLayers:
         return out
 
 
-class TrainedLayers(KnownLayers):
+class TrainedLayers(RecordedLayers):
     """The checkpointed layers of a trained pass, which a second model under no_grad runs again."""
 
     __slots__ = ()
@@ -156,7 +156,7 @@ def _run_again(context: Context) -> bool:
     if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    if prepared.known_passes.are_replayed:
+    if prepared.recorded_passes.are_replayed:
         return False
     return trainer.compared(prepared) == "model" and is_like_second(prepared)
 

@@ -103,7 +103,7 @@ class _Pass(NamedTuple):
         return tensors[0], tensors[1:]
 
 
-class KnownPasses:
+class RecordedPasses:
     """The recorded passes of one training run, by what runs in them."""
 
     __slots__ = ("_passes", "_places", "_training", "are_replayed")
