@@ -208,7 +208,7 @@ class Context(BatchState):
         #: again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
-        #: `skipped` are the no-grad passes whose decoder need not be interpreted. None if all are.
+        #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
         self.skipped_layer = self.skipped = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []

@@ -151,7 +151,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
         return True
     if context.training.padding or context.forward.always_masked or both_ways:
         return True
-    if context.past * (context.length - 1) > 0:
+    if context.method.virtual_tokens and context.past and context.length > 1:
         return True
     window: int | None = context.config.get("sliding_window") if attention == "sliding_attention" else None
     if window is None:
@@ -319,10 +319,9 @@ def _additive(context: Context, attention: MixerType) -> Tensor:
     """Return the mask in the hidden states' dtype, with 0 or the smallest number. Some families convert it to bool."""
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)
-    if "float_masks" in context.older and not context.training.passes_mask:
-        # Without a mask of its tokens, an older release creates the mask for one more token.
-        width += 1
-    shape = (context.batch, 1, context.length, width)
-    mask = context.tape.new(shape, context.dtype, "additive")
+    # Without a mask of its tokens, an older release creates one mask for all sequences, and for one more token.
+    one = "float_masks" in context.older and not context.training.passes_mask
+    shape = (context.batch, 1, context.length, width + 1 if one else width)
+    mask = expand(context.tape.new((1 if one else context.batch, *shape[1:]), context.dtype, "additive"), shape)
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

@@ -11,8 +11,8 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto.facts import FACTS
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from calculator.common.names import TrainerName
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
-    from calculator.layers.trl.fused_head import Output
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -44,6 +42,7 @@ class TrlKto(ComparingTrainer):
     name: ClassVar[TrainerName | None] = "trl-kto"
     facts = FACTS
     losses = ("kto", "apo_zero_unpaired")
+    logged = ("entropy", "mean_logits")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that KTOTrainer refuses, or that are not modeled."""
@@ -84,11 +83,6 @@ class TrlKto(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head. That of a second model computes the log-probabilities alone."""
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")
-        return FusedHead(outputs=logged)
-
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both batches, then its reference, and compute the loss from whole sequences."""
         tape, training = context.tape, context.training
@@ -101,6 +95,7 @@ class TrlKto(ComparingTrainer):
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward()
         context.drop_outputs()
+        model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         policy = sums(context, outputs[0])
         selected = _selected(policy)
