@@ -182,6 +182,29 @@ def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | 
     return x_grad, weight_grad
 
 
+def grouped_mm_by_group(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
+    """Multiply each group of rows by its own matrix, one after the other: (rows, in) to (rows, out).
+
+    x and the weight are saved whichever of them needs a gradient. The node keeps the offsets.
+
+    Source: transformers/integrations/moe.py, grouped_mm_fallback.
+    """
+    node = None
+    if x.edge or weight.edge:
+        node = Node(x.tape, _grouped_mm_by_group_back, (x.edge, weight.edge), (x.shape, weight.shape, offsets))
+        node.save(x)
+        node.save(weight)
+    return x.tape.new((x.shape[0], out_features), x.dtype, name, node)
+
+
+def _grouped_mm_by_group_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients. Both are computed, even that of a frozen weight."""
+    (left, right), (shape, of_weight, _) = node.edges, node.context
+    x_grad = grad.tape.new(shape, grad.dtype, "grouped product: gradient")
+    weight_grad = grad.tape.new(of_weight, grad.dtype, "grouped product: weight's gradient")
+    return (x_grad if left else None), (weight_grad if right else None)
+
+
 def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:
     """Allocate the output of a grouped product. Its rows are padded to 16 bytes.
 
