@@ -13,7 +13,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
-    by_turns,
+    active_layers,
     image_requests,
     kernel_packages,
     lorafa,
@@ -86,7 +86,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
         *updates_in_backward.problems(request, model),
-        *by_turns.problems(request, model),
+        *active_layers.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *_lists_of_caches(request, model),

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 #: tests/calculator/estimation/test_traced_cases.py checks this sentence.
 ACCURACY = (
     "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
-    "right to a millionth. They have not been measured on a GPU yet."
+    "right to a millionth. Headroom has no GPU measurement of its own yet."
 )
 
 #: Source: transformers/integrations/moe.py, grouped_mm_experts_forward.
@@ -119,7 +119,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
     if returns_cache(model, request.training, request.method, request.stack):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
-        lines += [offloading.OFFLOADED, offloading.TIMING]
+        lines += offloading.sentences(checkpointed=request.training.gradient_checkpointing)
     casts_at_uses = request.training.autocast is not None and request.device.sharding in ("none", "ddp")
     if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)

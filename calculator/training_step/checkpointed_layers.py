@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.engine.autograd import AccumulateGrad, Mark, Node
 from calculator.engine.tape import Storage, Tensor
-from calculator.training_step.known_layers import again, recorded, state_of
+from calculator.training_step.recorded_layers import again, recorded, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from calculator.engine.tape import Allocation, Tape
     from calculator.layers.context import Context
-    from calculator.training_step.known_layers import RecordedLayer
+    from calculator.training_step.recorded_layers import RecordedLayer
 
 #: The references to the storage of a tensor that nothing else refers to: the tensor's, and the argument of
 #: `getrefcount`.

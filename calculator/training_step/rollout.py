@@ -1,6 +1,6 @@
 """The passes of `generate` inside a training step, where a trainer samples completions from the model that it trains.
 
-The model stays in training mode, without a graph. The loop is that of sampling (transformers/generation/utils.py,
+The model stays in training mode, under no_grad. The loop is that of sampling (transformers/generation/utils.py,
 GenerationMixin.generate and _sample). Unlike in greedy search, the caller keeps the prompts, every sequence has its own
 positions, and tokens are drawn from probabilities. `accelerate` wraps the forward pass of the prepared model. So
 autocast applies unless PEFT's model calls the model inside it.
@@ -177,18 +177,13 @@ class Rollout:
 
         Each layer appends a pair of keys and values to the cache, and no mask or tensor depends on what is cached.
         """
-        prepared, types = self.prepared, {layer.kind.attention for layer in self.prepared.model.layers}
-        if not (self.decodes_alike and types <= {"full_attention", "mlp"}):
+        prepared, training = self.prepared, self.prepared.training
+        if prepared.older or prepared.method.virtual_tokens or training.padding or training.has_images:
             return False
-        if (
-            prepared.older
-            or prepared.method.virtual_tokens
-            or prepared.training.padding
-            or prepared.training.has_images
-        ):
+        kinds = [layer.kind for layer, _ in prepared.model.decoder.distinct]
+        if any(kind.attention not in {"full_attention", "mlp"} or kind.shares == "reuse" for kind in kinds):
             return False
-        shares = any(layer.kind.shares == "reuse" for layer in prepared.model.layers)
-        return not (shares or forward_of(prepared.model).changes_positions)
+        return self.decodes_alike and not forward_of(prepared.model).changes_positions
 
     def hooks(self, which: PassOf) -> Hooks:
         """Return the hooks of a sharding in a pass."""
@@ -342,7 +337,7 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         shared_rows=0,
         hidden_states_row=None,
         first=None,
-        without_graph=(window,) if window.copies else (),
+        no_grad=(window,) if window.copies else (),
         outputs=outputs_of(tape, [("", layers)]),
     )
 

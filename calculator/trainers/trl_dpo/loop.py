@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -41,6 +39,7 @@ class TrlDpo(ComparingTrainer):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-dpo"
     facts = FACTS
+    logged = ("entropy", "mean_logits", "is_top1")
     losses = (
         "sigmoid",
         "hinge",
@@ -74,11 +73,6 @@ class TrlDpo(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head. That of a second model computes the log-probabilities alone."""
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits", "is_top1")
-        return FusedHead(outputs=logged)
-
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and then its reference, and compute the loss from the log-probabilities of whole sequences."""
         tape, dtype = context.tape, context.training.autocast
@@ -94,6 +88,7 @@ class TrlDpo(ComparingTrainer):
         reference = self._reference(context, forward)
         loss = with_router_loss(context, _loss(halves(policy, rows), halves(reference, rows)), outputs)
         del labels, model_loss, outputs, policy, reference, inputs
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -103,7 +98,7 @@ class TrlDpo(ComparingTrainer):
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
         with autocast.region(context.tape, reference_autocast(context)):
-            _, outputs = forward.without_graph("reference: ", reference=True)
+            _, outputs = forward.no_grad("reference: ", reference=True)
         return sums(context, outputs[0])
 
 

@@ -11,7 +11,6 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto.facts import FACTS
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from calculator.common.names import TrainerName
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
-    from calculator.layers.trl.fused_head import Output
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -44,6 +41,7 @@ class TrlKto(ComparingTrainer):
     name: ClassVar[TrainerName | None] = "trl-kto"
     facts = FACTS
     losses = ("kto", "apo_zero_unpaired")
+    logged = ("entropy", "mean_logits")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that KTOTrainer refuses, or that are not modeled."""
@@ -84,11 +82,6 @@ class TrlKto(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head. That of a second model computes the log-probabilities alone."""
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")
-        return FusedHead(outputs=logged)
-
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both batches, then its reference, and compute the loss from whole sequences."""
         tape, training = context.tape, context.training
@@ -112,6 +105,7 @@ class TrlKto(ComparingTrainer):
         loss = with_router_loss(context, loss, outputs)
         _save_for_metrics(context, selected[2:])
         del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -133,7 +127,7 @@ class TrlKto(ComparingTrainer):
     def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
         dtype = reference_autocast(context) if reference else context.training.autocast
         with autocast.region(context.tape, dtype):
-            _, outputs = forward.without_graph(name, reference=reference)
+            _, outputs = forward.no_grad(name, reference=reference)
         return sums(context, outputs[0])
 
 

@@ -1,4 +1,4 @@
-"""Layers of a pass without a graph that are recorded again. Layers that are alike have the same events.
+"""Layers of a no-grad pass that are recorded again. Layers that are alike have the same events.
 
 Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
 autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still
@@ -11,12 +11,12 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.known_passes import another
+from calculator.engine.recorded_passes import another
 from calculator.engine.tape import Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
 from calculator.trainers import trainer_of
-from calculator.training_step.layers_of_passes import layers_of
+from calculator.training_step.shared_layers import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -79,7 +79,7 @@ class _State(NamedTuple):
     before: Sequence[Sequence[int]]
 
 
-class KnownLayers:
+class RecordedLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
     __slots__ = ("_known", "_layer", "has_others")
@@ -93,7 +93,7 @@ class KnownLayers:
         self._known = known
 
     @classmethod
-    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
+    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
@@ -122,8 +122,8 @@ class KnownLayers:
         return out
 
 
-class TrainedLayers(KnownLayers):
-    """The checkpointed layers of a trained pass, which a second model without a graph runs again."""
+class TrainedLayers(RecordedLayers):
+    """The checkpointed layers of a trained pass, which a second model under no_grad runs again."""
 
     __slots__ = ()
 
@@ -146,17 +146,17 @@ class TrainedLayers(KnownLayers):
 
 
 def _run_again(context: Context) -> bool:
-    """Return whether a pass without a graph runs the checkpointed layers of a trained pass again.
+    """Return whether a no-grad pass runs the checkpointed layers of a trained pass again.
 
     Saving tensors changes the order in which some are freed together, on which a replay depends.
     """
     trainer, training = trainer_of(context.training), context.training
     if not trainer.facts.compares or not training.gradient_checkpointing or context.unrolls:
         return False
-    if training.use_liger_kernel or trainer.is_reentrant(context) or not can_be_recorded(context):
+    if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    if prepared.known_passes.are_replayed:
+    if prepared.recorded_passes.are_replayed:
         return False
     return trainer.compared(prepared) == "model" and is_like_second(prepared)
 
