@@ -34,6 +34,8 @@ class Kernels:
     grouped_efficient: bool = True
     #: The grouped matrix product of experts. Without it, transformers multiplies group by group.
     grouped_mm: bool = True
+    #: Products of half-precision matrices with a float32 result (torch.addmm with out_dtype).
+    float32_products: bool = True
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
@@ -42,18 +44,23 @@ class Kernels:
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.
 _FIRST_GROUPED_MM, _GROUPED_MM = (2, 8), (2, 9)
 
+#: The first release of PyTorch whose torch.addmm takes out_dtype.
+#: Source: trl/kernels/chunked_logprob.py, _MM_OUT_DTYPE.
+FLOAT32_PRODUCTS = (2, 8)
+
 
 def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] | None) -> Kernels:
     """Return the kernels of a device, of a stack and of packages.
 
     Without a named card, they are those of a current card.
     """
-    card = card_of(device)
+    card, torch = card_of(device), release(stack.torch)[:2]
     large = "fla" in (packages or ()) and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
         flash=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,
-        grouped_mm=_has_grouped_mm(card, release(stack.torch)[:2]),
+        float32_products=torch >= FLOAT32_PRODUCTS,
+        grouped_mm=_has_grouped_mm(card, torch),
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
     )
 
