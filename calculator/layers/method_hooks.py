@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.layer_modules import LayerModules
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.change import ChangeName
+    from calculator.trainers.loop import LayerOutputs
 
 
 class MethodHooks(Protocol):
@@ -154,6 +155,10 @@ class Prepared(Protocol):
     @property
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
+
+    @property
+    def layer_outputs(self) -> LayerOutputs | None:
+        """Which tensors of every layer the model returns to the trainer, if any."""
 
     @property
     def offloads_activations(self) -> bool:

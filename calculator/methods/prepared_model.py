@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.change import ChangeName
+    from calculator.trainers.loop import LayerOutputs
 
 
 class PreparedModel:
@@ -124,6 +125,11 @@ class PreparedModel:
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return trainer_of(self.training).offloads_inputs(self)
+
+    @property
+    def layer_outputs(self) -> LayerOutputs | None:
+        """Which tensors of every layer the model returns to the trainer, if any."""
+        return trainer_of(self.training).layer_outputs(self)
 
     @property
     def offloads_activations(self) -> bool:

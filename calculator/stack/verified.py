@@ -88,6 +88,9 @@ TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 5
 #: The releases of TRL of which steps were traced with the default transformers.
 TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
 
+#: The older releases of TRL whose other trainers are modeled, by trainer: the first and the last one.
+OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {"trl-dpo": ((0, 15), (0, 24))}
+
 #: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
 #: traced.
 FIRST_PASSES: Release = (4, 48)
@@ -229,9 +232,12 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     if not _is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if not _knows_trainer(training.trainer):
+    if not _knows_trainer(training.trainer, versions):
+        known = OLDER_TRAINERS.get(training.trainer or "")
+        older = f"stack.trl {dotted(known[0])} to {dotted(known[1])}, " if known else ""
         message = (
-            f"what {training.trainer} does with {named} is not known: use transformers, or stack.transformers {newest}"
+            f"what {training.trainer} of TRL {versions.trl} does with {named} is not known: use {older}transformers, or"
+            f" stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     steps = training.gradient_accumulation_steps
@@ -307,9 +313,15 @@ def gpt2_problems(versions: StackVersions, model_type: str | None, training: Tra
     yield Problem(loc="training.attention", msg=message, input="eager")
 
 
-def _knows_trainer(trainer: str | None) -> bool:
+def is_older_trainer(trainer: str | None, versions: StackVersions) -> bool:
+    """Return whether the release of TRL is an older one of a trainer other than trl-sft, and is modeled."""
+    first, last = OLDER_TRAINERS.get(trainer or "", ((1,), (0,)))
+    return first <= release(versions.trl)[:2] <= last
+
+
+def _knows_trainer(trainer: str | None, versions: StackVersions) -> bool:
     """Return whether the trainer's step in an older transformers is known."""
-    return trainer in (None, "transformers", "trl-sft")
+    return trainer in (None, "transformers", "trl-sft") or is_older_trainer(trainer, versions)
 
 
 def _messages(

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Compared = Literal["model", "without adapters", "adapter copies"]
 
 
+#: The tensors of every layer that a model returns: hidden states (output_hidden_states), or the cache.
+LayerOutputs = Literal["hidden states", "cache"]
+
+
 class GenerationBatch(NamedTuple):
     """The batch that a trainer generates in a step with `generate`.
 
@@ -128,6 +132,18 @@ class Loop(ABC):
     def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the model's config decides if a cache of keys and values is used."""
         return self.facts.uses_cache
+
+    def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:  # noqa: ARG002  a hook's signature
+        """Return which tensors of every layer the model returns to the trainer in all of its passes, or None."""
+        return None
+
+    def freezes_reference(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the weights of a second model require no gradient."""
+        return False
+
+    def reference_checkpoints(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether checkpointing stays on in a model that is its own reference."""
+        return False
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
         """Return the names of the scalars that the trainer keeps."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model instead.
 BY_PEFT = ("lora", "qlora", "ia3")
+
+#: The first release that compares a wrapped model with a copy of its adapters.
+COPIES = (1, 0)
 
 
 def compared(prepared: Subject) -> Compared | None:
@@ -30,7 +34,7 @@ def compared(prepared: Subject) -> Compared | None:
         return "without adapters"
     if method not in BY_PEFT:
         return None if training.precompute_ref_log_probs else "model"
-    copies = prepared.adapter_dtype == "model" and method != "qlora"
+    copies = prepared.adapter_dtype == "model" and method != "qlora" and release(prepared.stack.trl) >= COPIES
     return "adapter copies" if copies else "without adapters"
 
 

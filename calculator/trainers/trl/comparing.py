@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
-from calculator.trainers.trl import check, routers
+from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.trl import check, qlora, routers
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
@@ -31,7 +32,8 @@ class ComparingTrainer(TrlTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         yield from TrlTrainer.problems(self, prepared)
-        yield from check.head_problems(prepared)
+        if not self.is_older(prepared.stack):
+            yield from check.head_problems(prepared)
         if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
             trainer = self.facts.label.removeprefix("TRL ")
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
@@ -71,8 +73,21 @@ class ComparingTrainer(TrlTrainer):
         """
         training = context.training
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        if self.is_older(prepared.stack):
+            return qlora.is_prepared_by_trl(context.prepared) or Transformers.is_reentrant(self, context)
         sets = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
         return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
+
+    def freezes_reference(self, prepared: Subject) -> bool:
+        """Return whether the reference is a frozen copy of the model, as in older releases.
+
+        Source: TRL 0.24, trl/models/modeling_base.py, create_reference_model.
+        """
+        return self.is_older(prepared.stack)
+
+    def reference_checkpoints(self, prepared: Subject) -> bool:
+        """Return whether checkpointing stays on while the reference runs, as in older releases."""
+        return self.is_older(prepared.stack)
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:
         """Return whether checkpointing is disabled for a pass of each step, that of the reference."""

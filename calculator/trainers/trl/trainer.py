@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.common.errors import Problem
+from calculator.stack import verified
 from calculator.stack.releases import release
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl import check, qlora, routers, sentences
+from calculator.trainers.trl import check, older, qlora, routers, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +37,11 @@ class TrlTrainer(Transformers):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         training, trl = prepared.training, prepared.stack.trl
-        if release(trl)[:2] not in self.releases:
-            message = f"{self.facts.label} is modeled only with TRL 1.16: use that release"
+        if self.is_older(prepared.stack):
+            yield from older.problems(prepared, self.facts)
+        elif release(trl)[:2] not in self.releases:
+            known = older.named(prepared.training.trainer)
+            message = f"{self.facts.label} is modeled with TRL 1.16{known}: use one of these releases"
             yield Problem(loc="stack.trl", msg=message, input=trl)
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)
@@ -51,6 +55,11 @@ class TrlTrainer(Transformers):
         yield from check.model_problems(prepared, self.facts)
         yield from self.router_problems(prepared)
         yield from check.four_bit_problems(prepared)
+
+    @classmethod
+    def is_older(cls, stack: StackVersions) -> bool:
+        """Return whether the release of TRL is an older one with its own code, for which an older transformers is known."""
+        return verified.is_older_trainer(cls.name, stack)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled.
