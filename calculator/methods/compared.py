@@ -59,6 +59,11 @@ class _WithoutAdapters(PreparedModel):
         super().__init__(prepared.model, Method(), prepared.training, prepared.device, prepared.stack)
         self.adapted = prepared
 
+    @property
+    def grads_inputs(self) -> bool:
+        """Whether the embeddings, which the model shares, get a gradient, if checkpointing stays on."""
+        return self.training.gradient_checkpointing and self.adapted.grads_inputs
+
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the module is stored, without added parameters."""
         spec = self.adapted.module_spec(path, module)

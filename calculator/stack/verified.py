@@ -89,7 +89,11 @@ TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 5
 TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
 
 #: The older releases of TRL whose other trainers are modeled, by trainer: the first and the last one.
-OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {"trl-dpo": ((0, 15), (0, 24))}
+OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {
+    "trl-dpo": ((0, 15), (0, 24)),
+    "trl-orpo": ((0, 15), (0, 24)),
+    "trl-reward": ((0, 24), (0, 24)),
+}
 
 #: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
 #: traced.

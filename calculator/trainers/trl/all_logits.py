@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def all_outputs(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits of every position, also in place of the loss, and the layers' tensors that the model returns."""
+    """Return the logits of every position, also in place of the loss, and the tensors of layers that it returns."""
     logits = logits_of(context, context.forward, hidden_states)
     returned, context.hidden_states = context.hidden_states or [], None
     if context.prepared.layer_outputs == "cache" and context.cache is not None:

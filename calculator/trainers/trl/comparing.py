@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
-from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl import check, qlora, routers
+from calculator.trainers.trl import check, routers
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
@@ -74,7 +73,7 @@ class ComparingTrainer(TrlTrainer):
         training = context.training
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         if self.is_older(prepared.stack):
-            return qlora.is_prepared_by_trl(context.prepared) or Transformers.is_reentrant(self, context)
+            return TrlTrainer.is_reentrant(self, context)
         sets = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
         return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
 

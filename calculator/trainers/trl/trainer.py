@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
+    from calculator.layers.context import Context
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.releases import Release
     from calculator.trainers.subject import Subject
@@ -58,7 +59,7 @@ class TrlTrainer(Transformers):
 
     @classmethod
     def is_older(cls, stack: StackVersions) -> bool:
-        """Return whether the release of TRL is an older one with its own code, for which an older transformers is known."""
+        """Return whether the release of TRL is an older one with code of its own."""
         return verified.is_older_trainer(cls.name, stack)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
@@ -99,6 +100,16 @@ class TrlTrainer(Transformers):
     def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return False: these trainers pass use_cache=False to the model."""
         return False
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant.
+
+        Older releases leave the default to transformers, and to PyTorch for 4-bit models. Later ones set it false.
+        """
+        if not self.is_older(context.prepared.stack):
+            return context.training.use_reentrant
+        by_trl = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
+        return by_trl or Transformers.is_reentrant(self, context)
 
     def hidden_dtype(self, prepared: Subject) -> DType:
         """Return the dtype of the word embeddings."""

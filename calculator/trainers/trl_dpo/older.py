@@ -156,7 +156,9 @@ def _mean_logits(context: Context, logits: Tensor, *, rejected: bool) -> Tensor:
 
 def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:
     """Compute the loss `sigmoid`, which represents every loss."""
-    trained, other = (ops.subtract(*each, "difference of log-probabilities") for each in (policy, reference))
+    trained, other = (
+        ops.subtract(chosen, rejected, "difference of log-probabilities") for chosen, rejected in (policy, reference)
+    )
     delta = ops.subtract(trained, other, "difference of log-ratios")
     losses = ops.unary(ops.scale(delta, "β · difference"), "log-sigmoid", saves="input")
     losses = ops.scale(losses, "loss of each pair")
