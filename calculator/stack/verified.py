@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
-from calculator.stack.releases import dotted, release
+from calculator.stack.releases import dotted, is_older, release
+from calculator.stack.trainers import OLDER_TRAINERS, knows_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,38 +63,6 @@ TRACED: dict[str, tuple[Release, ...]] = {
 
 #: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
-
-#: The pairs of TRL and an older transformers with which steps of SFTTrainer were traced, and the releases of
-#: transformers with which those of its Trainer were (tests/calculator/stack/traced_trainers.json).
-TRACED_SFT: frozenset[tuple[Release, Release]] = frozenset(
-    {
-        ((0, 15), (4, 49)),
-        ((0, 16), (4, 51)),
-        ((0, 17), (4, 48)),
-        ((0, 18), (4, 52)),
-        ((0, 19), (4, 52)),
-        ((0, 20), (4, 53)),
-        ((0, 21), (4, 57)),
-        ((0, 22), (4, 57)),
-        ((0, 23), (4, 57)),
-        ((0, 24), (4, 57)),
-        ((1, 0), (4, 57)),
-        ((1, 9), (4, 57)),
-        ((1, 15), (4, 57)),
-        ((1, 16), (4, 57)),
-    }
-)
-TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
-
-#: The releases of TRL of which steps were traced with the default transformers.
-TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
-
-#: The older releases of TRL whose other trainers are modeled, by trainer: the first and the last one.
-OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {
-    "trl-dpo": ((0, 15), (0, 24)),
-    "trl-orpo": ((0, 15), (0, 24)),
-    "trl-reward": ((0, 24), (0, 24)),
-}
 
 #: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
 #: traced.
@@ -156,7 +125,7 @@ def problems(
 
     `tokens` is the length of a sequence whose mask has a window, or 0.
     """
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     for message in _messages(versions, model_type, config, method, tokens):
         yield Problem(
@@ -166,26 +135,12 @@ def problems(
 
 def untraced(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
     """Yield a sentence if no step of the release was traced for the model and the method."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     version = release(versions.transformers)[:2]
     virtual = method in VIRTUAL_TOKENS and version == FIRST_VIRTUAL_TOKENS
     if version not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
         yield _untraced("step", versions, model_type, method)
-
-
-def untraced_trainer(versions: StackVersions, trainer: str | None) -> Iterator[str]:
-    """Yield a sentence if no step of the trainer was traced with the releases."""
-    version, trl = release(versions.transformers)[:2], release(versions.trl)[:2]
-    if trainer == "trl-sft":
-        traced = (trl, version) in TRACED_SFT if _is_older(versions) else trl in TRACED_TRL
-        named = f"TRL {versions.trl} on transformers {versions.transformers}"
-    elif trainer == "transformers" and _is_older(versions):
-        traced, named = version in TRACED_TRAINER, f"transformers {versions.transformers}"
-    else:
-        return
-    if not traced:
-        yield f"No step of {trainer} was traced with {named}: the figures follow from the source of both releases."
 
 
 def passes_problems(
@@ -195,7 +150,7 @@ def passes_problems(
 
     `tokens` counts the prompt and the answer. `window` is the window of the layers' masks, or None.
     """
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if method in VIRTUAL_TOKENS and release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS:
@@ -213,7 +168,7 @@ def passes_problems(
 
 def untraced_passes(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
     """Yield a sentence if no pass of the release was traced for the model and the method."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     traced = TRACED_PASSES.get(model_type or "", ())
     if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
@@ -227,16 +182,12 @@ def _untraced(what: str, versions: StackVersions, model_type: str | None, method
     )
 
 
-def _is_older(versions: StackVersions) -> bool:
-    return release(versions.transformers)[:2] < release(DEFAULT_STACK.transformers)
-
-
 def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
     """Yield why a trainer, or kernels that replace a model's code, are refused with an older transformers."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if not _knows_trainer(training.trainer, versions):
+    if not knows_trainer(training.trainer, versions):
         known = OLDER_TRAINERS.get(training.trainer or "")
         older = f"stack.trl {dotted(known[0])} to {dotted(known[1])}, " if known else ""
         message = (
@@ -315,17 +266,6 @@ def gpt2_problems(versions: StackVersions, model_type: str | None, training: Tra
         f" {DEFAULT_STACK.transformers}"
     )
     yield Problem(loc="training.attention", msg=message, input="eager")
-
-
-def is_older_trainer(trainer: str | None, versions: StackVersions) -> bool:
-    """Return whether the release of TRL is an older one of a trainer other than trl-sft, and is modeled."""
-    first, last = OLDER_TRAINERS.get(trainer or "", ((1,), (0,)))
-    return first <= release(versions.trl)[:2] <= last
-
-
-def _knows_trainer(trainer: str | None, versions: StackVersions) -> bool:
-    """Return whether the trainer's step in an older transformers is known."""
-    return trainer in (None, "transformers", "trl-sft") or is_older_trainer(trainer, versions)
 
 
 def _messages(

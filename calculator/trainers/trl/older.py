@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.releases import dotted, release
-from calculator.stack.verified import OLDER_TRAINERS
+from calculator.stack.trainers import OLDER_TRAINERS
 from calculator.trainers.trl_sft.eras import needed
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.common.errors import Problem
-from calculator.stack import verified
 from calculator.stack.releases import release
+from calculator.stack.trainers import is_older_trainer
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl import check, older, qlora, routers, sentences
 
@@ -60,7 +60,7 @@ class TrlTrainer(Transformers):
     @classmethod
     def is_older(cls, stack: StackVersions) -> bool:
         """Return whether the release of TRL is an older one with code of its own."""
-        return verified.is_older_trainer(cls.name, stack)
+        return is_older_trainer(cls.name, stack)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled.

@@ -108,6 +108,8 @@ def _logps(context: Context, forward: Passes, *, reference: bool) -> _Logps:
     if release(context.prepared.stack.trl)[:2] >= HIDDEN_STATES:
         kept = ops.slice_from_end(per_token, (rows, named(length - 1, "S - 1")))
     sums = ops.sum_over(kept, (rows,), "log-probabilities of sequences")
+    if training.loss_type == "ipo":
+        sums = ops.divide(sums, tape.new((rows,), "int64", "labeled tokens of sequences"), "mean log-probabilities")
     means = [_mean_logits(context, logits, rejected=rejected) for rejected in (False, True)]
     context.drop_outputs()
     del parts, ids, mask, outputs, logits, labels, per_token, kept

@@ -20,7 +20,7 @@ from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, OF_TRAINERS, older_behavior
 from calculator.stack.releases import release
-from calculator.stack.verified import TRACED_SFT, TRACED_TRAINER
+from calculator.stack.trainers import TRACED_PAIRS, TRACED_TRAINER
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "traced_trainers.json").read_text(encoding="utf-8"))
 
@@ -50,8 +50,8 @@ def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     named = {trainer: set[tuple[Any, ...]]() for trainer, _ in stacks}
     for trainer, stack in stacks:
         named[trainer].add((release(stack.trl)[:2], release(stack.transformers)[:2]))
-    assert named["trl-sft"] == TRACED_SFT
-    assert {version for _, version in named["transformers"]} == {*TRACED_TRAINER}
+    assert {version for _, version in named.pop("transformers")} == {*TRACED_TRAINER}
+    assert named == TRACED_PAIRS
 
 
 @pytest.mark.parametrize(
