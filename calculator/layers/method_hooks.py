@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.common.names import LayerOutputs
     from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Tensor
     from calculator.inputs.device import Device
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from calculator.layers.layer_modules import LayerModules
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.change import ChangeName
-    from calculator.trainers.loop import LayerOutputs
 
 
 class MethodHooks(Protocol):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer, Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.common.names import LayerOutputs
     from calculator.devices.kernels import Kernels
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.change import ChangeName
-    from calculator.trainers.loop import LayerOutputs
 
 
 class PreparedModel:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 #: The reference that the policy is compared with: another model in memory, the same model with its adapters disabled,
 #: or the same model with frozen copies of its adapters.
 Compared = Literal["model", "without adapters", "adapter copies"]
-
-
-#: The tensors of every layer that a model returns: hidden states (output_hidden_states), or the cache.
-LayerOutputs = Literal["hidden states", "cache"]
 
 
 class GenerationBatch(NamedTuple):

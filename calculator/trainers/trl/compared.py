@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model instead.
 BY_PEFT = ("lora", "qlora", "ia3")
 
-#: The first release that compares a wrapped model with a copy of its adapters.
+#: The first release that compares a wrapped model with a copy of its adapters, and does not freeze a second model.
 COPIES = (1, 0)
 
 
@@ -57,6 +57,8 @@ def sentence(prepared: Subject) -> str:
     if prepared.training.precompute_ref_log_probs:
         return "The reference's log-probabilities are precomputed: no reference runs in the step."
     match compared(prepared):
+        case "model" if release(prepared.stack.trl) < COPIES:
+            return "The reference is a frozen copy of the model (create_reference_model)."
         case "model":
             return (
                 "The reference is a second model of the same dtype (ref_model). TRL does not freeze it, so that with "

@@ -79,6 +79,8 @@ class TrlTrainer(Transformers):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield sentences on the memory that the loop adds, and on TRL's casts."""
         yield from Transformers.assumptions(self, prepared)
+        if self.is_older(prepared.stack):
+            yield from older.sentences(prepared, self.layer_outputs(prepared))
         if in_4_bits(prepared):
             by_trl = qlora.prepares(prepared.training, prepared.stack)
             yield (sentences.prepared_by_trl if by_trl else sentences.casts_to_bfloat16)(prepared.stack)
@@ -90,7 +92,7 @@ class TrlTrainer(Transformers):
         is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype
         if is_prepared and not qlora.prepares(training, prepared.stack):
             yield sentences.prepared_by_script(prepared.stack)
-        elif training.dtype != "float32":
+        elif training.dtype != "float32" and not self.is_older(prepared.stack):
             yield sentences.loaded_in_float32(training, trainer)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
     from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
-    from calculator.trainers.loop import LayerOutputs, Passes
+    from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
 #: The tensors of a batch with precomputed log-probabilities of the reference.

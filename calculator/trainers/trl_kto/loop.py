@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.layers.trl.fused_head import Output
-    from calculator.trainers.loop import LayerOutputs, Passes
+    from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
 
@@ -62,6 +62,8 @@ class TrlKto(ComparingTrainer):
                 "gathered: use apo_zero_unpaired, or reshard_after_forward true"
             )
             yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+        if self.is_older(prepared.stack):
+            yield from older.problems(prepared, estimates_kl=_estimates_kl(training))
         if training.micro_batch_size < self.least("micro_batch_size", training):
             message = (
                 "the loss kto pairs each prompt with another row's completion: "

@@ -10,22 +10,32 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
+from calculator.common.errors import Problem
 from calculator.engine import autocast, indexing
 from calculator.engine import operations as ops
 from calculator.layers.trl.selected_logps import selected_log_probs
+from calculator.stack.releases import release
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl.all_logits import converted
+from calculator.trainers.trl.trainer import in_4_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
+    from calculator.trainers.subject import Subject
 
 #: The tensors of a batch with precomputed log-probabilities of the reference.
 REFERENCES = ("reference_logps", "reference_KL_logps")
+
+#: The first release that counts the rows before the model runs, and that computes the log-probabilities for the KL
+#: divergence in a function of their own. Before, their logits stay while the model runs.
+COUNTS_FIRST = DROPS_KL_LOGITS = (0, 17)
 
 
 class _Output(NamedTuple):
@@ -34,6 +44,21 @@ class _Output(NamedTuple):
     logps: list[Tensor]
     logits: list[Tensor]
     kl: Tensor | None
+
+
+def problems(prepared: Subject, *, estimates_kl: bool) -> Iterator[Problem]:
+    """Yield a 4-bit model in TRL's own region of autocast, whose copies the pass for the KL divergence makes first.
+
+    These copies have no graph, and the model's own pass finds them in the cache.
+    Source: aten/src/ATen/autocast_mode.cpp, cached_cast.
+    """
+    if estimates_kl and prepared.training.autocast == "bfloat16" and in_4_bits(prepared):
+        message = (
+            f"KTOTrainer of TRL {prepared.stack.trl} estimates the KL divergence under torch.no_grad in a region of"
+            " autocast around the step, whose cached copies of adapters then have no graph: use apo_zero_unpaired, or"
+            " no autocast"
+        )
+        yield Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
 
 
 def fetched(training: Training, *, estimates_kl: bool) -> list[tuple[str, Shape, DType]]:
@@ -66,10 +91,11 @@ def loss(context: Context, forward: Passes, *, estimates_kl: bool) -> Tensor:
     casts = qlora.is_prepared_by_trl(context.prepared) and training.autocast == "bfloat16"
     with autocast.region(tape, "float16") if casts else nullcontext():
         tape.component = "logits_and_loss"
-        counts = [tape.new((), "int64", f"{name} rows") for name in ("desirable", "undesirable")]
+        counted = ("desirable", "undesirable") if release(context.prepared.stack.trl)[:2] >= COUNTS_FIRST else ()
+        counts = [tape.new((), "int64", f"{name} rows") for name in counted]
         policy = _forward(context, forward, estimates_kl=estimates_kl, reference=False)
         reference = _reference(context, forward, policy, estimates_kl=estimates_kl)
-        out = _loss(policy.logps, reference.logps)
+        out = _loss(context, policy, reference)
         del counts, policy, reference
     out = ops.scale(out, "loss / gradient_accumulation_steps")
     tape.component = "activations"
@@ -88,7 +114,7 @@ def _reference(context: Context, forward: Passes, policy: _Output, *, estimates_
 def _forward(context: Context, forward: Passes, *, estimates_kl: bool, reference: bool) -> _Output:
     """Run the model on the batch for the KL divergence, and then on the batch itself."""
     tape, training = context.tape, context.training
-    kl = _kl(context, forward, reference=reference) if estimates_kl else None
+    kl, left = _kl(context, forward, reference=reference) if estimates_kl else (None, [])
     tape.component = "activations"
     context.set_scope("")
     with autocast.region(tape, training.autocast):
@@ -103,12 +129,15 @@ def _forward(context: Context, forward: Passes, *, estimates_kl: bool, reference
     logps = [_rows(sums, size, "log-probabilities of rows") for size in sizes]
     copies = [_rows(logits, size, "logits of rows") for size in sizes]
     context.drop_outputs()
-    del outputs, logits, sums
+    del outputs, logits, sums, left
     return _Output(logps, copies, kl)
 
 
-def _kl(context: Context, forward: Passes, *, reference: bool) -> Tensor:
-    """Return the log-probabilities of the batch for the KL divergence. Of the model's outputs, the logits are kept."""
+def _kl(context: Context, forward: Passes, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+    """Return the log-probabilities of the batch for the KL divergence, and the logits if they stay.
+
+    Of the model's outputs, the logits alone are kept.
+    """
     tape, dtype = context.tape, context.training.autocast
     name = "KL, reference: " if reference else "KL: "
     with autocast.region(tape, dtype):
@@ -118,7 +147,8 @@ def _kl(context: Context, forward: Passes, *, reference: bool) -> Tensor:
     logits = outputs[0]
     del outputs
     tape.component = "logits_and_loss"
-    return _logps(context, logits)
+    logps = _logps(context, logits)
+    return logps, [logits] if release(context.prepared.stack.trl)[:2] < DROPS_KL_LOGITS else []
 
 
 def _logps(context: Context, logits: Tensor) -> Tensor:
@@ -139,12 +169,37 @@ def _rows(x: Tensor, size: int, name: str) -> Tensor:
     return indexing.index_list(x, (size, *x.shape[1:]), name)
 
 
-def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:
-    """Compute the loss `kto`, which represents every loss."""
-    losses = []
-    for trained, other in zip(policy, reference, strict=True):
-        ratios = ops.subtract(trained, other, "log-ratios")
-        values = ops.unary(ops.scale(ratios, "β · log-ratios"), "sigmoid", saves="result")
-        losses.append(ops.scale(values, "loss of each row"))
-    rows = sum(int(each.shape[0]) for each in losses)
-    return ops.sum_over(ops.cat(losses, (rows,), "losses"), (), "loss, mean")
+def _loss(context: Context, policy: _Output, reference: _Output) -> Tensor:
+    """Compute the loss `kto`. That of apo_zero_unpaired has fewer vectors."""
+    kl = _divergence(context, policy.kl, reference.kl)
+    ratios, losses, rewards = [], [], []
+    for trained, other, is_negated in zip(policy.logps, reference.logps, (False, True), strict=True):
+        ratio = ops.subtract(trained, other, "log-ratios")
+        shifted = ratio if policy.kl is None else (ops.scale if is_negated else ops.shift)(ratio, "log-ratios and KL")
+        values = ops.scale(shifted, "β · log-ratios")
+        del shifted
+        values = ops.unary(values, "sigmoid", saves="result")
+        losses.append(values if is_negated and policy.kl is None else ops.scale(values, "1 - sigmoid"))
+        rewards.append(context.tape.new(trained.shape, trained.dtype, "rewards"))
+        ratios.append(ratio)
+        del ratio, values
+    weighted = [ops.scale(each, "losses, weighted") for each in losses]
+    out = ops.cat(weighted, (context.batch,), "losses")
+    del weighted, ratios, losses
+    loss = ops.sum_over(out, (), "loss, mean")
+    del kl, rewards
+    return loss
+
+
+def _divergence(context: Context, policy: Tensor | None, reference: Tensor | None) -> Tensor:
+    """Return the estimate of the KL divergence, or the zero in its place."""
+    tape = context.tape
+    if policy is None:
+        return tape.new((1,), "float32", "zero")
+    differences = tape.new(policy.shape, policy.dtype, "log-ratios of the KL divergence")
+    mean = tape.new((), policy.dtype, "KL divergence")
+    del differences, reference
+    gathered = tape.new((), policy.dtype, "KL divergence of all processes")
+    kl = tape.new((), policy.dtype, "KL divergence, at least 0")
+    del mean, gathered
+    return kl
