@@ -127,7 +127,7 @@ CACHED = {
         ({**request(trainer="trl-dpo"), "method": {"name": "ia3"}}, "method.name"),
         ({**request(trainer="trl-dpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         (request(trainer="trl-reward", trl="0.23", transformers="5.24"), "stack.trl"),
-        ({**request(trainer="trl-reward"), "model": OLMO}, "stack.transformers"),
+        ({**request(trainer="trl-reward"), "model": OLMO, "method": {"name": "full"}}, "stack.transformers"),
         ({**request(trainer="trl-kto", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
     ],
 )
