@@ -27,7 +27,7 @@ from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
-from calculator.training_step import first_layer_bound, left_out_passes
+from calculator.training_step import first_layer_bound, skipped_passes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -300,10 +300,10 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes whose decoder is not interpreted."""
-    found = left_out_passes.bounds(step.recording, counts)
+    found = skipped_passes.bounds(step.recording, counts)
     if step.first is None:
         return found
-    of_first = left_out_passes.bounds(step.first.recording, counts)
+    of_first = skipped_passes.bounds(step.first.recording, counts)
     return {size: max(found.get(size, 0), of_first.get(size, 0)) for size in {*found, *of_first}}
 
 

@@ -28,10 +28,10 @@ class Release(Protocol):
     def ready(self, grad: Tensor) -> None:
         """Run when a gradient is ready, before it is accumulated."""
 
-    def accumulated(self, name: str, held: list[Tensor]) -> None:
+    def accumulated(self, name: str, grad_list: list[Tensor]) -> None:
         """Run when a parameter has its gradient.
 
-        `held` contains the gradient and is the only reference to it.
+        `grad_list` contains the gradient and is the only reference to it.
         """
 
 
@@ -220,9 +220,9 @@ class AccumulateGrad(Node):
         if self.release is None:
             self.grad = grad
             return
-        held = [grad]
+        grad_list = [grad]
         del grad
-        self.release.accumulated(self.name, held)
+        self.release.accumulated(self.name, grad_list)
 
 
 def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing

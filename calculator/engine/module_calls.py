@@ -33,9 +33,9 @@ KEPT = "kept: "
 EXTERNAL = "external: "
 LEAF = "leaf: "
 
-#: The mark where a pass without a graph begins, with what runs in it, and the one where it ends.
-NO_GRAPH = "pass without a graph: "
-NO_GRAPH_ENDS = "pass without a graph ends"
+#: The mark where a no-grad pass begins, with what runs in it, and the one where it ends.
+NO_GRAD = "no-grad pass: "
+NO_GRAD_ENDS = "no-grad pass ends"
 
 
 class NamedParameter(Tensor):
@@ -208,7 +208,7 @@ def reads(tape: Tape, path: str, name: str) -> None:
 
 
 def passed(tape: Tape, path: str) -> None:
-    """Mark the call of a module that runs without a graph, or that changes nothing."""
+    """Mark the call of a module that runs under no_grad, or that changes nothing."""
     if _marks(tape):
         path = _numbered(tape, path)
         tape.mark(f"{BEFORE_FORWARD}{path}")

@@ -45,7 +45,7 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     padded = (1,) * (len(longer) - len(shorter)) + shorter
-    return tuple([y if x == 1 else x for x, y in zip(longer, padded, strict=True)])
+    return tuple([x if x is y or y == 1 or x != 1 else y for x, y in zip(longer, padded, strict=True)])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

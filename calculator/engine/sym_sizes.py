@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class SymSizes(Sizes):
     object. Shapes are compared by the indices of their dimensions. Hashing the dimensions would guard on their values.
     """
 
-    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_constants", "_kept", "_sizes", "shape_env", "shapes")
+    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
 
     def __init__(self, shape_env: ShapeEnv) -> None:
         super().__init__()
@@ -45,8 +46,6 @@ class SymSizes(Sizes):
         self._by_dims: dict[Indices, int] = {}
         #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
-        #: The bytes of tensors without a symbolic dimension.
-        self._constants = Sizes()
         #: The index of the bytes, by the number of the shape and the dtype.
         self._sizes: dict[tuple[int, DType], int] = {}
 
@@ -70,23 +69,6 @@ class SymSizes(Sizes):
             if identity not in numbers:
                 self._number(shape)
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
-
-    def sizes_of_rows(self, rows: Sequence[Allocation]) -> list[int]:
-        """Return the index of the size in bytes of each row.
-
-        Shapes without a symbolic dimension are not numbered.
-        """
-        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
-        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
-        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
-        sizes = {key: self._size_of(shape, dtype) for key, (shape, dtype) in distinct.items()}
-        return [*map(sizes.__getitem__, layouts)]
-
-    def _size_of(self, shape: Shape, dtype: DType) -> int:
-        """Return the index of the bytes of a tensor."""
-        if SymInt in map(type, shape):
-            return self.size(self._number(shape), dtype)
-        return self.shape_env.index(self._constants[shape, dtype])
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
         """Return the index of the size in bytes of each kind."""
@@ -133,3 +115,50 @@ class SymSizes(Sizes):
         if constant != 1:
             count = shape_env.applied(mul, count, shape_env.index(constant))
         return shape_env.applied(allocated, count, shape_env.index(itemsize))
+
+
+class EvaluatedSizes:
+    """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size.
+
+    That is quicker for a few sets of values.
+    """
+
+    __slots__ = ("_constants", "_symbolic", "number_of_row")
+
+    def __init__(self, rows: Sequence[Allocation]) -> None:
+        #: The distinct sizes, where those with a symbolic dimension are zero. The first one is zero.
+        self._constants = [0]
+        #: For each size with symbolic dimensions, its number, the product of the others, the indices, and an itemsize.
+        self._symbolic: list[tuple[int, int, Indices, int]] = []
+        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
+        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
+        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
+        numbers: dict[object, int] = {}
+        of_layout = {layout: self._number(*each, numbers) for layout, each in distinct.items()}
+        #: The number of the size of each row.
+        self.number_of_row = [*map(of_layout.__getitem__, layouts)]
+
+    def __call__(self, values: Sequence[int]) -> list[int]:
+        """Return the bytes by number."""
+        sizes = [*self._constants]
+        for number, constant, indices, itemsize in self._symbolic:
+            sizes[number] = allocated(constant * prod(map(values.__getitem__, indices)), itemsize)
+        return sizes
+
+    def _number(self, shape: Shape, dtype: DType, numbers: dict[object, int]) -> int:
+        """Return the number of a size. `numbers` has those of the dimensions by their identities."""
+        key = (*map(id, shape), dtype)
+        number = numbers.get(key)
+        if number is None:
+            number = numbers[key] = len(self._constants)
+            constant, itemsize = 1, ITEMSIZE[dtype]
+            indices = []
+            for dim in shape:
+                if dim.__class__ is SymInt:
+                    indices.append(dim.index)
+                else:
+                    constant *= +dim
+            if indices:
+                self._symbolic.append((number, constant, tuple(indices), itemsize))
+            self._constants.append(0 if indices else allocated(constant, itemsize))
+        return number

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
-    by_turns,
+    active_layers,
     image_requests,
     kernel_packages,
     lorafa,
@@ -85,7 +85,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
         *updates_in_backward.problems(request, model),
-        *by_turns.problems(request, model),
+        *active_layers.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *_lists_of_caches(request, model),

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 #: tests/calculator/estimation/test_traced_cases.py checks this sentence.
 ACCURACY = (
     "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
-    "right to a millionth. They have not been measured on a GPU yet."
+    "right to a millionth. Headroom has no GPU measurement of its own yet."
 )
 
 #: Source: transformers/integrations/moe.py, grouped_mm_experts_forward.

@@ -147,16 +147,17 @@ def _needed(context: Context, attention: MixerType) -> bool:
     A single query attends to every key. is_causal covers attention in one direction only.
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
-    beyond = context.past and context.length > 1
     if _masks_packed_sequences(context) or _keeps_samples_apart(context) or context.older & _IN_EVERY_PASS:
         return True
-    if context.training.padding or beyond or context.forward.always_masked or both_ways:
+    if context.training.padding or context.forward.always_masked or both_ways:
         return True
-    window = context.config.get("sliding_window") if attention == "sliding_attention" else None
+    if context.past * (context.length - 1) > 0:
+        return True
+    window: int | None = context.config.get("sliding_window") if attention == "sliding_attention" else None
+    if window is None:
+        return False
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
-    return (
-        attention == "sliding_attention" and window is not None and cached_tokens(context, attention) + tokens >= window
-    )
+    return cached_tokens(context, attention) + tokens >= window
 
 
 def _masks_packed_sequences(context: Context) -> bool:

@@ -53,7 +53,7 @@ class Passes(Protocol):
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. The names of its marks begin with `name`."""
 
-    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+    def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model, or its reference, under torch.no_grad. The names of its tensors begin with `name`."""
 
 

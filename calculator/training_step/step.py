@@ -13,10 +13,10 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
-from calculator.training_step.left_out_passes import has_any
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
+from calculator.training_step.skipped_passes import has_any
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
 from calculator.training_step.zero.offload import OffloadedPeaks
@@ -123,7 +123,7 @@ class TrainingStep:
 
     @property
     def leaves_out_passes(self) -> bool:
-        """Whether the decoders of passes without a graph are not interpreted."""
+        """Whether the decoders of no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @cached_property
@@ -154,7 +154,7 @@ class TrainingStep:
             throughout=throughout,
             operation=highest.operation,
             left=self.carried,
-            deferred=Deferred(lambda: highest.recording.alive(highest.moment, always, self.carried)),
+            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, self.carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
 from calculator.resident.optimizers import OPTIMIZERS as MODELED
-from validation.reference.layers_by_turns import copies
+from validation.reference.active_layers import copies
 from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone, updating
 
 if TYPE_CHECKING:

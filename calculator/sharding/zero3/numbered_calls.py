@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, VIEW, OutsideCalls, known_copy
-from calculator.sharding.zero3.program import BACKWARD, WITHOUT_GRAPH
+from calculator.sharding.zero3.program import BACKWARD, NO_GRAD_FORWARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     for segment in program.segments:
         of_segment = uses.segment if segment.window is None else partial(known_copy, backward=program.backward)
         known = of_segment(segment.events, segment.active)
-        if known is None or WITHOUT_GRAPH in map(_KIND, segment.events):
+        if known is None or NO_GRAD_FORWARD in map(_KIND, segment.events):
             return None
         calls.append(known.calls)
     segments = [_numbered(segment, numbers) for segment in program.segments]

@@ -46,11 +46,11 @@ PREFIXES = {
 #: The marks of views, which begin with the number of the view.
 _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
-#: The kind of an event that is a call in a pass without a graph of the trained model.
-WITHOUT_GRAPH = "before forward without a graph: "
+#: The kind of an event that is a call in a no-grad pass of the trained model.
+NO_GRAD_FORWARD = "before no-grad forward: "
 
 #: The kinds of events before which a module's parameters are gathered.
-FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
+FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
 
 #: The number of the window of the backward pass.
 BACKWARD = 1
@@ -199,12 +199,12 @@ class Program:
 
     @cached_property
     def model_runs(self) -> list[list[Segment]]:
-        """The segments of each run of a model: those without a graph, and that of the loss, which is the last."""
+        """The segments of each run of a model: those under no_grad, and that of the loss, which is the last."""
         roots = (self.root, self.second_root)
         found: list[list[Segment]] = []
         for segment in self.segments:
             _, kind, module, *_ = segment.events[0] if segment.events else (0, "", None)
-            if not found or (kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH} and module in roots):
+            if not found or (kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD} and module in roots):
                 found.append([])
             found[-1].append(segment)
         return found
@@ -214,7 +214,7 @@ class Program:
         positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
         if any(wraps):
             kinds = [
-                WITHOUT_GRAPH if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
+                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
                 for kind, is_wrapped in zip(kinds, wraps, strict=True)
             ]
         names = [*zip(texts, layers, strict=True)]
@@ -283,7 +283,7 @@ def _parts(
     """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
-    without_graph, inside, wraps = "", False, False
+    no_grad_pass, inside, wraps = "", False, False
     of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
     names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
     cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
@@ -298,17 +298,17 @@ def _parts(
         kind, colon, text = label.partition(": ")
         prefix = PREFIXES.get(kind) if colon else None
         if prefix is not None:
-            text, serial, own = without_graph + text, "", layer if "*" in text else None
+            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
             if prefix in _OF_VIEWS:
                 serial, text = text.split(maxsplit=1)
                 own = viewed.setdefault(serial, own)
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
-        if label.startswith(module_calls.NO_GRAPH):
-            without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
-        elif label == module_calls.NO_GRAPH_ENDS:
-            without_graph, inside = "", False
-        wraps = inside and not without_graph
+        if label.startswith(module_calls.NO_GRAD):
+            no_grad_pass, inside = label.removeprefix(module_calls.NO_GRAD), True
+        elif label == module_calls.NO_GRAD_ENDS:
+            no_grad_pass, inside = "", False
+        wraps = inside and not no_grad_pass
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []
@@ -386,7 +386,7 @@ def _look_inside(segments: Iterable[Segment]) -> None:
             continue
         if kind == module_calls.AFTER_FORWARD:
             running.pop()
-        elif kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH}:
+        elif kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD}:
             for around in running:
                 if not around.is_leaf:
                     around.inside.update(

@@ -105,15 +105,18 @@ def reference_autocast(context: Context) -> DType | None:
 
 
 def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
-    """Return copies of precomputed log-probabilities in the dtype of DeepSpeed's weights, if it differs.
+    """Cast the floating-point tensors of a batch to the dtype of DeepSpeed's weights, if it differs.
+
+    The images of the context become the cast ones, which all passes read. Return the precomputed log-probabilities.
 
     Source: transformers/trainer.py, _prepare_input.
     """
     dtype = context.prepared.cast_to
-    if dtype in (None, "float32") or not context.training.precompute_ref_log_probs:
+    if dtype in (None, "float32"):
         return []
-    rows = (context.training.micro_batch_size,)
-    return [context.tape.new(rows, dtype, f"{name}, cast") for name in names]
+    context.images = [context.hooks.batch(each) for each in context.images]
+    rows, given = (context.training.micro_batch_size,), context.training.precompute_ref_log_probs
+    return [context.tape.new(rows, dtype, f"{name}, cast") for name in names if given]
 
 
 def with_router_loss(context: Context, loss: Tensor, outputs: list[Tensor]) -> Tensor:

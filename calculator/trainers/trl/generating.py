@@ -205,7 +205,7 @@ class GeneratingTrainer(ComparingTrainer):
         counted = generated_images.counted(context, training.micro_batches * training.micro_batch_size)
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
-            loss, outputs = forward.without_graph(name, reference=reference)
+            loss, outputs = forward.no_grad(name, reference=reference)
         del returned
         tape.scope, tape.component = name, "logits_and_loss"
         completions = (generated.rows(training), generated.completion(training))

@@ -119,6 +119,7 @@ class TrlDpo(ComparingTrainer):
         reference = self._reference(context, forward)
         loss = with_router_loss(context, _loss(halves(policy, rows), halves(reference, rows)), outputs)
         del labels, model_loss, outputs, policy, reference, inputs
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -128,7 +129,7 @@ class TrlDpo(ComparingTrainer):
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
         with autocast.region(context.tape, reference_autocast(context)):
-            _, outputs = forward.without_graph("reference: ", reference=True)
+            _, outputs = forward.no_grad("reference: ", reference=True)
         return sums(context, outputs[0])
 
 

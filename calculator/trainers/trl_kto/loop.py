@@ -136,6 +136,7 @@ class TrlKto(ComparingTrainer):
         loss = with_router_loss(context, loss, outputs)
         _save_for_metrics(context, selected[2:])
         del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -157,7 +158,7 @@ class TrlKto(ComparingTrainer):
     def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
         dtype = reference_autocast(context) if reference else context.training.autocast
         with autocast.region(context.tape, dtype):
-            _, outputs = forward.without_graph(name, reference=reference)
+            _, outputs = forward.no_grad(name, reference=reference)
         return sums(context, outputs[0])
 
 

@@ -101,7 +101,7 @@ class First(NamedTuple):
     rows: list[OtherRows]
 
     def missing(self, track: Track) -> StorageCounts:
-        """Return the storages that do not exist yet in a segment of a run without a graph."""
+        """Return the storages that do not exist yet in a segment of a no-grad run."""
         return counted(self.batch, self.rows[track.run].missing(track.rows_left))
 
 

@@ -1,4 +1,4 @@
-"""Passes without a graph of which only the head is interpreted (see `training_step.left_out_passes`)."""
+"""No-grad passes of which only the head is interpreted (see `training_step.skipped_passes`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
 
 #: The end of the marks where the decoder of a pass is left out.
-LEFT_OUT = "decoder left out"
+SKIPPED = "decoder skipped"
 #: The mark before the trained pass, and the mark after its decoder if that returns another dtype than was assumed.
 TRAINED, DIFFERS = "trained pass", "trained pass: another dtype"
 
 
-class LeftOutPasses:
+class SkippedPasses:
     """The passes of a micro-batch whose decoder is not interpreted."""
 
     __slots__ = ("_dtypes", "is_over")
@@ -33,7 +33,7 @@ class LeftOutPasses:
 
     def hidden_states(self, tape: Tape, prefix: str, shape: Shape, dtype: DType) -> Tensor:
         """Return hidden states in place of those that the decoder computes. The pass's marks begin with `prefix`."""
-        tape.mark(f"{prefix}{LEFT_OUT}")
+        tape.mark(f"{prefix}{SKIPPED}")
         self._dtypes.append(dtype)
         return tape.new(shape, dtype, "hidden states")
 
