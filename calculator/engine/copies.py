@@ -166,7 +166,7 @@ class Copies:
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
         #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
-        #: For each pass whose decoder is left out, how many more storages are alive before it than before the trained
+        #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         self._tables_freed: list[int] | None = None

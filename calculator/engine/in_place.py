@@ -106,8 +106,9 @@ def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
     node = Node(x.tape, _normalize_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
         x.tape.reads_graph = True
-        node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
+        before = x.tape.new(x.shape, x.dtype, f"{name}: before the division")
         node.save(total)
+        node.save(before)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
@@ -116,7 +117,7 @@ def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
     The sum's gradient, -grad · ((x / sum) / sum), is computed before that of x, grad / sum.
     """
-    tape, (divided, total) = grad.tape, node.saved
+    tape, (total, divided) = grad.tape, node.saved
     dtype = ops.result_type(grad.dtype, total.dtype)
     temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
     of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import LeafModule, Mark
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 #: The prefixes of marks. A module's path, or a parameter's number and name, follows.
 BEFORE_FORWARD = "before forward: "
 AFTER_FORWARD = "after forward: "
+
+#: The prefix where a module in a no-grad pass receives a tensor that requires a gradient.
+BEFORE_FORWARD_OF_LEAF = "before forward of a leaf: "
+
 BEFORE_BACKWARD = "before backward: "
 AFTER_BACKWARD = "after backward: "
 PINNED = "pinned: "
@@ -141,7 +145,8 @@ def enter(path: str, x: Tensor) -> Tensor:
     if not tape.calls_modules or tape.in_leaf:
         return x
     path = path if tape.tower_layer is None else _numbered(tape, path)
-    tape.marks.append((len(tape.events), BEFORE_FORWARD + path))
+    kind = BEFORE_FORWARD_OF_LEAF if type(x) is LeafTensor else BEFORE_FORWARD
+    tape.marks.append((len(tape.events), kind + path))
     if x.edge is None:
         return x
     return _alias(x, Mark(tape, _after_backward, (x.edge,), path))

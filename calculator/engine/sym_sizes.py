@@ -6,7 +6,8 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
 
@@ -118,47 +119,43 @@ class SymSizes(Sizes):
 
 
 class EvaluatedSizes:
-    """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size.
-
-    That is quicker for a few sets of values.
-    """
+    """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size."""
 
     __slots__ = ("_constants", "_symbolic", "number_of_row")
 
     def __init__(self, rows: Sequence[Allocation]) -> None:
-        #: The distinct sizes, where those with a symbolic dimension are zero. The first one is zero.
+        #: The distinct sizes without a symbolic dimension, after a size of no bytes.
         self._constants = [0]
-        #: For each size with symbolic dimensions, its number, the product of the others, the indices, and an itemsize.
-        self._symbolic: list[tuple[int, int, Indices, int]] = []
+        #: The product of each other size's constants, and the indices of its symbolic dimensions. Their numbers follow
+        #: those of the constants.
+        self._symbolic: list[tuple[int, list[int]]] = []
         _, shapes, dtypes, _, _ = zip(*rows, strict=True)
         layouts = [*zip(map(id, shapes), dtypes, strict=True)]
         distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
-        numbers: dict[object, int] = {}
-        of_layout = {layout: self._number(*each, numbers) for layout, each in distinct.items()}
+        dims = {layout: (*map(id, shape), dtype) for layout, (shape, dtype) in distinct.items()}
+        by_dims = dict(zip(dims.values(), distinct.values(), strict=True))
+        symbolic = {key for key, (shape, _) in by_dims.items() if SymInt in map(type, shape)}
+        numbers = {}
+        for key in sorted(by_dims, key=symbolic.__contains__):
+            numbers[key] = len(self._constants) + len(self._symbolic)
+            shape, dtype = by_dims[key]
+            if key in symbolic:
+                constant = elements(tuple([dim for dim in shape if dim.__class__ is not SymInt])) * ITEMSIZE[dtype]
+                self._symbolic.append((constant, [dim.index for dim in shape if dim.__class__ is SymInt]))
+            else:
+                self._constants.append(allocated(elements(shape), ITEMSIZE[dtype]))
+        of_layout = dict(zip(dims, map(numbers.__getitem__, dims.values()), strict=True))
         #: The number of the size of each row.
         self.number_of_row = [*map(of_layout.__getitem__, layouts)]
 
+    @property
+    def indices(self) -> set[int]:
+        """The indices of the values that the sizes are computed from."""
+        return {index for _, indices in self._symbolic for index in indices}
+
     def __call__(self, values: Sequence[int]) -> list[int]:
         """Return the bytes by number."""
-        sizes = [*self._constants]
-        for number, constant, indices, itemsize in self._symbolic:
-            sizes[number] = allocated(constant * prod(map(values.__getitem__, indices)), itemsize)
-        return sizes
-
-    def _number(self, shape: Shape, dtype: DType, numbers: dict[object, int]) -> int:
-        """Return the number of a size. `numbers` has those of the dimensions by their identities."""
-        key = (*map(id, shape), dtype)
-        number = numbers.get(key)
-        if number is None:
-            number = numbers[key] = len(self._constants)
-            constant, itemsize = 1, ITEMSIZE[dtype]
-            indices = []
-            for dim in shape:
-                if dim.__class__ is SymInt:
-                    indices.append(dim.index)
-                else:
-                    constant *= +dim
-            if indices:
-                self._symbolic.append((number, constant, tuple(indices), itemsize))
-            self._constants.append(0 if indices else allocated(constant, itemsize))
-        return number
+        value, unit = values.__getitem__, ALLOCATION_ROUNDING
+        # `rounded`, without a call for each size.
+        sizes = [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._symbolic]
+        return [*self._constants, *sizes]

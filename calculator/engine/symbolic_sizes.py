@@ -137,6 +137,11 @@ class ShapeEnv:
             return None
         return found if all(found[index] == traced[index] for index in guards) else None
 
+    def only_grows(self, alias: int) -> bool:
+        """Return whether every value that depends on an alias grows with it, or stays, and none is guarded."""
+        expressions, guards = self._dependents((alias,))
+        return not guards and all(function in _GROWING for _, function, _, _ in expressions)
+
     def _dependents(self, aliases: tuple[int, ...]) -> tuple[list[Expression], set[int]]:
         """Return the expressions and the guards that depend on aliases. They are cached."""
         key = (aliases, len(self.expressions), len(self.guards))
@@ -166,6 +171,10 @@ class ShapeEnv:
 
 def _first(value: int, _: int) -> int:
     return value
+
+
+#: Functions of sizes that grow with each of their arguments, or stay.
+_GROWING: tuple[Function, ...] = (_first, add, mul)
 
 
 class Digits(dict[int, str]):

@@ -227,7 +227,13 @@ class Tensor:
         return Tensor(self.tape, self.storage, self.shape, self.dtype, None)
 
 
-class SlicedTensor(Tensor):
+class StridedTensor(Tensor):
+    """A tensor whose layout is not contiguous. Hooks that copy a saved tensor make it contiguous first."""
+
+    __slots__ = ()
+
+
+class SlicedTensor(StridedTensor):
     """A slice of each row of a batch.
 
     A product with a trained matrix first copies it, so that its rows form one matrix.

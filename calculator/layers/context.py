@@ -59,6 +59,7 @@ class Context(BatchState):
         "forward",
         "forward_locals",
         "gives_positions",
+        "grads_inputs",
         "hooks",
         "is_reentrant",
         "keeps_last",
@@ -135,7 +136,7 @@ class Context(BatchState):
         #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
         self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
-        self.prepared, self.kernels = prepared, prepared.kernels
+        self.prepared, self.kernels, self.grads_inputs = prepared, prepared.kernels, prepared.grads_inputs
         #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
         self.model = model
@@ -207,7 +208,7 @@ class Context(BatchState):
         #: again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
-        #: `skipped` are the no-grad passes whose decoder need not be interpreted. None if all are.
+        #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
         self.skipped_layer = self.skipped = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []

@@ -151,7 +151,7 @@ def _needed(context: Context, attention: MixerType) -> bool:
         return True
     if context.training.padding or context.forward.always_masked or both_ways:
         return True
-    if context.past * (context.length - 1) > 0:
+    if context.method.virtual_tokens and context.past and context.length > 1:
         return True
     window: int | None = context.config.get("sliding_window") if attention == "sliding_attention" else None
     if window is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
+    from calculator.layers.trl.fused_head import FusedHead
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.facts import TrainerFacts
@@ -172,6 +173,13 @@ class Loop(ABC):
     @abstractmethod
     def head(self, context: Context) -> LossHead:
         """Return the head that computes the loss from the decoder's output."""
+
+    def fused_head(self, compared: str | None) -> FusedHead | None:  # noqa: ARG002  a hook's signature
+        """Return TRL's fused head of a pass, or None if the trainer has another one.
+
+        `compared` is the reference that runs, or None for the trained model.
+        """
+        return None
 
     @abstractmethod
     def loss(self, context: Context, forward: Passes) -> Tensor:

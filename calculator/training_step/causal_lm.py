@@ -15,7 +15,7 @@ from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.reentrant import checkpoint_reentrant
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
@@ -101,8 +101,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
-    loss = add_router_loss(context, loss)
-    outputs += context.router_logits or []
+    loss, of_routers = add_router_loss(context, loss)
+    outputs += [*of_routers, *(context.router_logits or [])]
+    del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
@@ -117,16 +118,10 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
 
 
 def _hidden_states(context: Context, ids: Tensor) -> Tensor:
-    """Run the decoder, unless the pass is one whose layers are left out."""
-    skipped = context.skipped
-    if skipped is None:
-        return decoder(context, ids)
-    if not context.tape.grad_enabled and context.cache is None:
-        shape = (context.batch, context.length, context.model.output.in_features)
-        return skipped.hidden_states(context.tape, context.marks, shape, context.dtype)
+    """Run the decoder, and compare what the trained pass returns with what passes before it were to return."""
     hidden_states = decoder(context, ids)
-    if context.tape.grad_enabled:
-        skipped.compare(hidden_states)
+    if context.skipped is not None and context.tape.grad_enabled:
+        context.skipped.compare(hidden_states)
     return hidden_states
 
 
@@ -232,7 +227,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
     module = context.hooks.module("embeddings")
     module.before(ids)
     inputs_embeds = context.forward.embeddings(context, ids)
-    if context.prepared.grads_inputs and not inputs_embeds.edge:
+    if context.grads_inputs and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     return module.after(inputs_embeds)
 
@@ -240,6 +235,8 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
 def mark(x: Tensor, label: str) -> Tensor:
     """Mark a point between layers in the forward pass, and in the backward pass when its gradient is computed."""
     x.tape.mark(f"{label} forward", x)
+    if isinstance(x, LeafTensor):
+        return x
     node = Mark(x.tape, _mark_backward, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 

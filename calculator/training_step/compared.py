@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_passes import SkippedPasses
     from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
 
@@ -75,13 +76,12 @@ class ModelPasses:
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         skipped = outer.skipped if may_be_skipped(outer, prepared, compared) else None
-        run = partial(self._run, prepared, name, compared, skips=skips, skipped=skipped)
+        head = trainer_of(prepared.training).fused_head(compared)
+        if skipped is not None and head is not None:
+            return named(tape, name, partial(self._skipped, name, skipped, head))[0]
+        run = partial(self._run, prepared, name, compared, skips=skips)
         layers: Repetition | None
-        if skipped is not None:
-            before = skipped.count
-            outputs, layers = named(tape, name, run)
-            layers = layers if skipped.count == before else None
-        elif outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
+        if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
             key = reference, tape.trains, tape.scope, autocast.state(tape), skips
@@ -91,6 +91,16 @@ class ModelPasses:
             outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
 
+    def _skipped(self, name: str, skipped: SkippedPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
+        """Return what a pass returns that is not interpreted."""
+        context, tape = self.context, self.context.tape
+        skipped.begin(tape, name, context.dtype)
+        with _no_grad(tape, in_eval_mode=False):
+            tape.component = "logits_and_loss"
+            outputs = head.left(context)
+            tape.component = "activations"
+        return outputs, context.repetition
+
     def _run(
         self,
         prepared: PreparedModel,
@@ -98,10 +108,8 @@ class ModelPasses:
         compared: Compared | None,
         *,
         skips: bool,
-        skipped: SkippedPasses | None,
     ) -> tuple[Outputs, Repetition]:
         context = _context(self.context, prepared, compared, name)
-        context.skipped = skipped
         before = _Recorded.on(context.tape)
         if skips:
             leave_out(context)
@@ -153,6 +161,9 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     classes = outer.classes if compared is None and hooks is NO_HOOKS else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
+    if compared not in (None, "model"):
+        # The hook of enable_input_require_grads stays on a model whose checkpointing is off for a pass.
+        context.grads_inputs = outer.grads_inputs
     context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))

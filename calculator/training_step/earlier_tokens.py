@@ -6,7 +6,7 @@ the pass needs no pass of the prompts before it.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING
 
 from calculator.engine.tape import Storage, Tensor
@@ -24,15 +24,16 @@ class EarlierTokens(Cache):
 
     def __init__(self, context: Context) -> None:
         """Allocate the keys and values of every layer. Those of layers that are not interpreted stay alive."""
-        tape, numbers = context.tape, context.repetition.numbers
-        cached = [number for number, layer in enumerate(context.layers) if layer.kind.attention != "mlp"]
+        tape, layers = context.tape, context.layers
+        caches = [layer.kind.attention != "mlp" for layer in layers]
+        cached = [*compress(range(len(layers)), caches)]
         self._tape: Tape = tape
         self._past, self._name = context.past, f"{tape.scope}cached before"
         self._first = len(tape.rows)
         #: The classes of the layers that cache a pair.
-        self._classes = [context.classes[number] for number in cached]
+        self._classes = [*compress(context.classes, caches)]
         #: The places of the interpreted ones among them.
-        self._interpreted = [place for place, number in enumerate(cached) if number in numbers]
+        self._interpreted = [cached.index(number) for number in context.repetition.numbers if caches[number]]
         end = self._first + 2 * len(cached)
         without_shape: Allocation = (self._name, (), "bool", "kv_cache", 0)
         tape.rows += [without_shape] * (2 * len(cached))

@@ -177,18 +177,13 @@ class Rollout:
 
         Each layer appends a pair of keys and values to the cache, and no mask or tensor depends on what is cached.
         """
-        prepared, types = self.prepared, {layer.kind.attention for layer in self.prepared.model.layers}
-        if not (self.decodes_alike and types <= {"full_attention", "mlp"}):
+        prepared, training = self.prepared, self.prepared.training
+        if prepared.older or prepared.method.virtual_tokens or training.padding or training.has_images:
             return False
-        if (
-            prepared.older
-            or prepared.method.virtual_tokens
-            or prepared.training.padding
-            or prepared.training.has_images
-        ):
+        kinds = [layer.kind for layer, _ in prepared.model.decoder.distinct]
+        if any(kind.attention not in {"full_attention", "mlp"} or kind.shares == "reuse" for kind in kinds):
             return False
-        shares = any(layer.kind.shares == "reuse" for layer in prepared.model.layers)
-        return not (shares or forward_of(prepared.model).changes_positions)
+        return self.decodes_alike and not forward_of(prepared.model).changes_positions
 
     def hooks(self, which: PassOf) -> Hooks:
         """Return the hooks of a sharding in a pass."""

@@ -14,9 +14,10 @@ from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE
 from calculator.engine.memory_curve import MemoryCurve
 from calculator.engine.sym_sizes import EvaluatedSizes, SymSizes
-from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.inputs.size_settings import resized
 from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import trainer_of
@@ -25,7 +26,7 @@ from calculator.training_step.rollout import Rollout, rolled_out
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 class StepPass(NamedTuple):
     """One pass: the moment with the most bytes, the operation before it, and the peak of a recording, made when read.
 
+    `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
     `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of these storages.
     """
@@ -45,11 +47,17 @@ class StepPass(NamedTuple):
     deferred: Deferred[PassPeak]
     bound: Deferred[Mapping[int, int]] | None = None
     bytes_of_bound: Callable[[], tuple[int, int]] | None = None
+    smaller: Deferred[StepPass] | None = None
 
     @classmethod
     def of(cls, peak: PassPeak) -> StepPass:
         """Return a pass that was recorded."""
         return cls(peak.moment, peak.operation, Deferred(lambda: peak))
+
+    @property
+    def with_smaller(self) -> tuple[StepPass, ...]:
+        """The smaller pass, which runs before it, and the pass itself."""
+        return (self,) if self.smaller is None else (self.smaller(), self)
 
     @property
     def peak(self) -> PassPeak:
@@ -70,12 +78,12 @@ def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
 class RolloutTrace:
     """The passes of a step. Without an environment of symbolic sizes, all but the numbers of tokens are given."""
 
-    __slots__ = ("_alone", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env", "_whole")
+    __slots__ = ("_alone", "_grows", "_is_symbolic", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env")
 
     def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
         self._prepared = prepared
-        self._whole = shape_env is not None
+        self._is_symbolic = shape_env is not None
         self._shape_env = shape_env or ShapeEnv()
         #: The passes that stand for themselves alone, in order.
         self._alone: list[_Pass | _SymbolicPass] = []
@@ -85,6 +93,8 @@ class RolloutTrace:
         #: index of the source for that of each alias.
         self._of_second: dict[int, int] = {}
         self._of_prompts: dict[int, int] = {}
+        #: Whether no size is smaller in the last pass than in that of the second token.
+        self._grows = False
         if batch is not None:
             self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
@@ -101,16 +111,17 @@ class RolloutTrace:
         if not rollout.prompts_decode_alike:
             prefill = rollout.prefill()
             self._alone = [self._by_itself(prefill)]
-            self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env, whole=self._whole)
+            self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
             return
         length = env.alias(ONE)
-        self._last = _SymbolicPass(rollout.later(past, length), env, whole=self._whole)
+        self._last = _SymbolicPass(rollout.later(past, length), env)
+        self._grows = env.only_grows(past.index)
         self._of_prompts = {past.index: env.index(0), length.index: prompt}
         if env.with_aliases(env.values, self._of_prompts) is None:
             self._alone = [self._by_itself(rollout.prefill())]
 
     def _by_itself(self, ran: RolledOut) -> _Pass | _SymbolicPass:
-        return _SymbolicPass(ran, self._shape_env, whole=True) if self._whole else _Pass(ran)
+        return _SymbolicPass(ran, self._shape_env) if self._is_symbolic else _Pass(ran)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
         """Return the passes with other sizes, or None if a guard fails."""
@@ -120,15 +131,27 @@ class RolloutTrace:
             return None
         if last is None:
             return tuple([each.with_values(values) for each in self._alone])
-        of_second = env.with_aliases(values, self._of_second)
         of_prompts = values if self._alone else env.with_aliases(values, self._of_prompts)
-        if of_second is None or of_prompts is None:
+        if of_prompts is None:
             return None
         first = [each.with_values(values) for each in self._alone]
         first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
+        ((past, prompt),) = self._of_second.items()
+        if self._grows and last.has_more(values, values[past] - values[prompt]):
+            second = Deferred(partial(self._second, values))
+            return *first, last.with_values(values)._replace(smaller=second)
+        of_second = env.with_aliases(values, self._of_second)
+        if of_second is None:
+            return None
         passes = *first, last.with_values(of_second), last.with_values(values)
         # The shapes of a pass that stands for the second one have its names: the second one must not be shown.
         return passes if passes[-2].moment.bytes < passes[-1].moment.bytes else None
+
+    def _second(self, values: Sequence[int]) -> StepPass:
+        of_second = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
+        assert self._last is not None
+        assert of_second is not None
+        return self._last.with_values(of_second)
 
     def _prompts(self, sizes: Sequence[int]) -> PassPeak:
         """Return the pass of the prompts with given sizes, which has its names and shapes."""
@@ -150,7 +173,7 @@ class _Pass:
     __slots__ = ("_layout",)
 
     #: The indices of the values that its sizes are computed from.
-    outputs: Sequence[int] = ()
+    outputs: Iterable[int] = ()
 
     def __init__(self, ran: RolledOut) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
@@ -168,30 +191,38 @@ class _Pass:
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_evaluated", "_layout", "_none", "_trace", "outputs")
+    __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
 
-    def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
-        """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
-        symbols, rows = SymSizes(shape_env), ran.interpretation.tape.rows
-        #: The bytes of all values, if they are no values of the environment.
-        self._evaluated = None if whole else EvaluatedSizes(rows)
-        sizes = symbols.sizes_of(symbols.kinds(rows)) if self._evaluated is None else self._evaluated.number_of_row
-        #: The index of a size of no bytes.
-        self._none = shape_env.index(0) if self._evaluated is None else 0
-        self._layout = _Layout(ran, [row[0] for row in rows], sizes)
-        self.outputs = [*sizes, *chain(*symbols.shapes)] if whole else ()
-        self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
+    def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
+        """Number the sizes of a pass. Its shapes are numbered when they are read."""
+        rows = ran.interpretation.tape.rows
+        self._bytes = EvaluatedSizes(rows)
+        names, *_ = zip(*rows, strict=True)
+        self._layout = _Layout(ran, names, self._bytes.number_of_row)
+        self._of_prompts: _Layout | None = None
+        #: The shape and dtype of the keys of earlier tokens.
+        self._cached = rows[ran.earlier.start][1:3]
+        self.outputs: Iterable[int] = self._bytes.indices
+        self._trace = Deferred(lambda: SymbolicTrace(SymSizes(shape_env), ran.interpretation))
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
         return self._layout.sized(self._bytes(values), partial(self._measured, values))
 
+    def has_more(self, values: Sequence[int], tokens: int) -> bool:
+        """Return whether more bytes are alive than with fewer cached tokens. `tokens` is the difference.
+
+        Each layer has its keys of all tokens alive at each moment, so they must grow by what they are rounded to.
+        """
+        (batch, heads, _, width), dtype = self._cached
+        rows = values[batch.index] if isinstance(batch, SymInt) else batch
+        return tokens * rows * heads * width * ITEMSIZE[dtype] >= ALLOCATION_ROUNDING
+
     def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
-        return self._layout.of_prompts(self._none).sized(self._bytes(values), measured)
-
-    def _bytes(self, values: Sequence[int]) -> Sequence[int]:
-        return values if self._evaluated is None else self._evaluated(values)
+        if self._of_prompts is None:
+            self._of_prompts = self._layout.of_prompts(0)
+        return self._of_prompts.sized(self._bytes(values), measured)
 
     def _measured(self, values: Sequence[int]) -> PassPeak:
         trace = self._trace()

@@ -1,4 +1,4 @@
-"""No-grad passes whose decoder is not interpreted, because the trained pass after them decides every peak.
+"""No-grad passes that are not interpreted, because the trained pass after them decides every peak.
 
 Such a pass runs the trained model on the batch that the trained pass runs on later, or the same model without its
 adapters, or a second one like it. A graph and adapters only add tensors and references to tensors. So at each
@@ -6,8 +6,8 @@ operation, of the storages of any size that a pass has allocated itself, no more
 the trained pass, which also keeps the inputs of its layers. What other code has allocated before may be more than what
 is alive when the trained pass begins. This excess is added to what is alive in the trained pass, as a bound.
 
-The head is interpreted, because the trainer reads its outputs. If the bound reaches a peak, or could change the
-segments of the rule, all passes are interpreted.
+The head computes no more than that of the trained pass, so only its outputs are allocated. If the bound reaches a peak,
+or could change the segments of the rule, all passes are interpreted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
 
 
 def has_any(recording: Recording) -> bool:
-    """Return whether the decoders of passes are left out of a recording."""
+    """Return whether passes are left out of a recording."""
     return TRAINED in recording.copies.marks
 
 

@@ -65,6 +65,15 @@ class FusedHead:
         context.router_logits = None
         return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
+    def left(self, context: Context) -> tuple[Tensor, list[Tensor]]:
+        """Allocate what a no-grad call returns, in place of the call. No router has logits."""
+        tape, shape = context.tape, (context.batch, named(context.length - 1, "S - 1"))
+        context.set_scope("loss: ")
+        mask = tape.new(shape, "bool", "labeled")
+        log_probs = tape.new(shape, "float32", "log-probabilities")
+        others = [tape.new(shape, "bool" if name == "is_top1" else "float32", name) for name in self.outputs]
+        return tape.new((), "float32", "loss of the model"), [log_probs, *others, mask]
+
 
 def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:
     unit = context.hooks.module("head")
@@ -109,7 +118,7 @@ def _log_probs(
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
     others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:
-        for saved in (hidden, weight, targets, log_z, others.get("entropy", log_z)):
+        for saved in (hidden, weight, *(() if bias is None else (bias,)), targets, log_z, others.get("entropy", log_z)):
             node.save(saved)
         log_probs.edge = node, 0, shape, "float32"
         if "entropy" in others:

@@ -33,6 +33,7 @@ PREFIXES = {
     prefix.removesuffix(": "): prefix
     for prefix in (
         module_calls.BEFORE_FORWARD,
+        module_calls.BEFORE_FORWARD_OF_LEAF,
         module_calls.AFTER_FORWARD,
         module_calls.BEFORE_BACKWARD,
         module_calls.AFTER_BACKWARD,
@@ -48,6 +49,10 @@ _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
 #: The kind of an event that is a call in a no-grad pass of the trained model.
 NO_GRAD_FORWARD = "before no-grad forward: "
+
+#: The mark of a call in such a pass whose input requires a gradient, in place of the number of a view. DeepSpeed counts
+#: the input again, and so does not miss the end of the backward pass.
+OF_LEAF = "leaf"
 
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
@@ -214,8 +219,8 @@ class Program:
         positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
         if any(wraps):
             kinds = [
-                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
-                for kind, is_wrapped in zip(kinds, wraps, strict=True)
+                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD and serial != OF_LEAF else kind
+                for kind, is_wrapped, serial in zip(kinds, wraps, serials, strict=True)
             ]
         names = [*zip(texts, layers, strict=True)]
         # No module has the name of a parameter.
@@ -302,6 +307,8 @@ def _parts(
             if prefix in _OF_VIEWS:
                 serial, text = text.split(maxsplit=1)
                 own = viewed.setdefault(serial, own)
+            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
+                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAD):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Compared, Passes
     from calculator.trainers.subject import Subject
 
@@ -40,6 +38,7 @@ class GeneratingTrainer(ComparingTrainer):
     """A trainer whose first micro-batch scores the generation batch."""
 
     __slots__ = ()
+    logged = ("entropy",)
 
     #: The trainer's default of `beta`. With 0, there is no reference.
     default_beta: float
@@ -131,10 +130,6 @@ class GeneratingTrainer(ComparingTrainer):
         views = generated_images.tensors(prepared, context.training)
         context.images = [generated.unowned(context, shape, dtype) for _, shape, dtype in views]
         return [generated.unowned(context, (context.batch, context.length), "int64")]
-
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head. That of a second model computes the log-probabilities alone."""
-        return FusedHead(outputs=() if context.compared == "model" else ("entropy",))
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Score the generation batch in the step's first micro-batch. Then run the model on the micro-batch's rows."""

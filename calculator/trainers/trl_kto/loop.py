@@ -11,10 +11,8 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl.all_logits import all_outputs
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto import older
 from calculator.trainers.trl_kto.facts import FACTS
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
-    from calculator.layers.trl.fused_head import Output
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -49,6 +45,7 @@ class TrlKto(ComparingTrainer):
     name: ClassVar[TrainerName | None] = "trl-kto"
     facts = FACTS
     losses = ("kto", "apo_zero_unpaired")
+    logged = ("entropy", "mean_logits")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that KTOTrainer refuses, or that are not modeled."""
@@ -92,16 +89,6 @@ class TrlKto(ComparingTrainer):
         batch = ComparingTrainer.batch(self, context)
         context.num_items = None
         return batch
-
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head, or that of older releases, with all logits.
-
-        The fused head of a second model computes the log-probabilities alone.
-        """
-        if self.is_older(context.prepared.stack):
-            return all_outputs
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")
-        return FusedHead(outputs=logged)
 
     def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:
         """Return which tensors of every layer older releases get from the model: its cache."""
