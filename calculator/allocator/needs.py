@@ -25,7 +25,7 @@ _SMALL = SMALL_REQUEST // BLOCK
 class Need:
     """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
-    __slots__ = ("quick", "sizes")
+    __slots__ = ("_needs", "quick", "sizes")
 
     def __init__(self, quick: int, sizes: dict[int, int]) -> None:
         self.quick = quick
@@ -35,10 +35,11 @@ class Need:
         for size in sorted(sizes, reverse=True):
             if sizes[size] > most:
                 most = self.sizes[size] = sizes[size]
+        self._needs = tuple(self.sizes.items())
 
     def needs(self) -> Needs:
         """Return each size with the most that is lost."""
-        return tuple(self.sizes.items())
+        return self._needs
 
     @classmethod
     def of_sizes(cls, sizes: Iterable[int]) -> Need:

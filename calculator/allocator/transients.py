@@ -62,11 +62,13 @@ class Pool(Protocol):
 class Item:
     """A repetition of a chunk. `quick` and `needs` are those of all gaps up to the end of its stretch."""
 
-    __slots__ = ("_kept", "_needs", "_number", "_placed", "_whole", "chunk", "lowest", "quick", "shift")
+    __slots__ = ("_found", "_kept", "_needs", "_number", "_placed", "_whole", "chunk", "lowest", "quick", "shift")
 
     def __init__(self, needs: StretchNeeds, number: int, chunk: Chunk, lowest: int, shift: int) -> None:
         self._needs = needs
         self._number = number
+        #: The needs, once they are read.
+        self._found: Needs | None = None
         self.quick = needs.quick[number]
         self.chunk = chunk
         self.lowest = lowest
@@ -75,7 +77,9 @@ class Item:
 
     def needs(self) -> Needs:
         """Return the needs of these gaps."""
-        return self._needs.of(self._number)
+        if self._found is None:
+            self._found = self._needs.of(self._number)
+        return self._found
 
     def place(self, placed: Sequence[int]) -> None:
         """Set the events after the gap, which are those of the chunk or a part of them."""

@@ -56,6 +56,19 @@ def _put_rows_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     return of_rest, grad.tape.new(rows[2], grad.dtype, "rows: gradient") if rows else None
 
 
+def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
+    """Compute `x.masked_fill_(mask, 0)`. The mask is saved. The gradient of x is a filled copy."""
+    if x.edge is None:
+        return x
+    node = Node(x.tape, _masked_fill_back, (x.edge,))
+    node.save(mask)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _masked_fill_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "filled: gradient"),)
+
+
 def mul_(x: Tensor) -> Tensor:
     """Compute `x *= number` or `x /= number`. Nothing is saved."""
     node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None

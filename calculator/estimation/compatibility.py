@@ -167,7 +167,9 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     windows = training.attention != "flash_attention_2" and "sliding_attention" in attention_types(model.decoder.layers)
     masked = training.sequence_length if windows else 0
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
+    yield from verified.checkpoint_problems(stack, model.model_type, training)
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
+    yield from verified.router_problems(stack, model)
     yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from renamed.problems(stack, model.model_type, method)
     if method.base_quantization(training) is None:
@@ -184,7 +186,7 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
-    first = verified.SHARED_BIGCODE if model.model_type == "gpt_bigcode" else verified.RETURNS_CACHES
+    first = verified.RETURNS_CACHES_LATER.get(model.model_type or "", verified.RETURNS_CACHES)
     if training.trainer is None or training.autocast is None or release(stack.transformers)[:2] >= first:
         return
     checkpoints = "caches_of_checkpointed_layers" not in older_behavior(stack, model.model_type)

@@ -78,8 +78,10 @@ def _run(
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
+    unknown = _of_no_expert(context, count)
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
+    proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
     view = _as_it_is if is_transposed else transposed
     proj_out = _product(view(weight), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, half)
@@ -87,6 +89,7 @@ def _run(
     biases = _biases(named, "down_proj", expert_ids_g)
     proj_out = _product(view(weight), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
+    weighted_out = weighted_out if unknown is None else in_place.masked_fill_(weighted_out, unknown)
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
     weighted_out = indexing.index(weighted_out, inv_perm, "weighted, in the tokens' order")
@@ -147,6 +150,13 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
         tape.new((among,), "int32", "rows of each expert"),
         tape.new((among,), "int32", "offsets"),
     )
+
+
+def _of_no_expert(context: Context, count: int) -> Tensor | None:
+    """Return the mask of the rows of no expert, which older releases fill with zeros."""
+    if "rows_of_no_expert" not in context.older:
+        return None
+    return context.tape.new((count, 1), "bool", "rows of no expert")
 
 
 def _biases(weights: Weights, name: str, expert_ids: Tensor) -> Tensor | None:

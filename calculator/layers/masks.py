@@ -319,10 +319,9 @@ def _additive(context: Context, attention: MixerType) -> Tensor:
     """Return the mask in the hidden states' dtype, with 0 or the smallest number. Some families convert it to bool."""
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)
-    if "float_masks" in context.older and not context.training.passes_mask:
-        # Without a mask of its tokens, an older release creates the mask for one more token.
-        width += 1
-    shape = (context.batch, 1, context.length, width)
-    mask = context.tape.new(shape, context.dtype, "additive")
+    # Without a mask of its tokens, an older release creates one mask for all sequences, and for one more token.
+    one = "float_masks" in context.older and not context.training.passes_mask
+    shape = (context.batch, 1, context.length, width + 1 if one else width)
+    mask = expand(context.tape.new((1 if one else context.batch, *shape[1:]), context.dtype, "additive"), shape)
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

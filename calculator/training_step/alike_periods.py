@@ -9,7 +9,6 @@ Where the second frees a row of the third one, the third frees one that the code
 from __future__ import annotations
 
 from itertools import groupby
-from operator import invert
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.training_step.periods import NONE, Periods, Window, first_product, once, passing
@@ -39,25 +38,26 @@ class AlikePeriods(Periods):
         """
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]
         second, third = ([*forward, *backward] for forward, backward in passes)
-        partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
-        if len(passes[0][0]) != len(passes[1][0]) or not _are_alike(second, third, partners):
+        if [*map(len, passes[0])] != [*map(len, passes[1])]:
             return None
-        frees = [(~event, ~other) for event, other in zip(second, third, strict=True) if event < 0]
-        outer = [(row, other) for row, other in frees if row not in partners]
+        partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
+        outer = _others(second, third, partners)
+        if outer is None:
+            return None
         of_third = {other: row for row, other in partners.items()}
         of_first = {other: row for row, other in outer if other in partners}
         of_code = {of_third[row]: other for row, other in outer if row in of_third}
         partners.update((row, other) for row, other in outer if row not in of_third and other not in of_first)
-        if any(rows[row] != rows[other] for row, other in (*partners.items(), *outer)):
-            return None
         inner = passing(passes[0])
         own = [row for row in partners if row not in inner]
-        freed = {~event for event in self.events if event < 0}.difference(map(invert, (*second, *third)))
-        if not all(_end_alike(row, partners[row], freed, of_first, of_code) for row in own):
+        around = {*self.events}.difference(second, third)
+        if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
             return None
-        around = {row: partners[row] for row in own if row in freed and row not in of_code}
-        around.update((row, other) for row, other in outer if partners.get(row) == other)
-        if around and not all(_adjoin(events, around) for events in self._around()):
+        shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
+        if shared and not all(_adjoin(events, shared) for events in self._around()):
+            return None
+        kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
+        if kinds != others:
             return None
         self.freed_by_first = of_code
         found = [[of_first.get(row, NONE) for row in own], own, [partners[row] for row in own]]
@@ -107,23 +107,28 @@ class AlikePeriods(Periods):
         ]
 
 
-def _are_alike(second: Sequence[int], third: Sequence[int], partners: dict[int, int]) -> bool:
-    """Return whether two periods allocate and free their own rows in the same order."""
-    if len(second) != len(third) or any((event < 0) != (other < 0) for event, other in zip(second, third, strict=True)):
-        return False
+def _others(second: Sequence[int], third: Sequence[int], partners: dict[int, int]) -> list[tuple[int, int]] | None:
+    """Return the pairs of other rows that two periods free at the same place.
+
+    Return None if they do not allocate and free their own rows in the same order.
+    """
     numbers = {**partners, **{~row: ~other for row, other in partners.items()}}
-    return all(numbers.get(event, other) == other for event, other in zip(second, third, strict=True))
+    own = {*partners.values()}
+    pairs = [(~event, ~other) for event, other in zip(second, third, strict=True) if numbers.get(event) != other]
+    if any(row < 0 or other < 0 or row in partners or other in own for row, other in pairs):
+        return None
+    return pairs
 
 
-def _end_alike(row: int, other: int, freed: set[int], of_first: dict[int, int], of_code: dict[int, int]) -> bool:
+def _end_alike(row: int, other: int, around: set[int], of_first: dict[int, int], of_code: dict[int, int]) -> bool:
     """Return whether the code around the periods frees a row of the second period as it frees the third one's partner.
 
-    `freed` are the rows that it frees. It only frees the partner of a row that the third period frees, and only frees a
-    row whose partner the second period frees.
+    `around` are its events. It only frees the partner of a row that the third period frees, and only frees a row whose
+    partner the second period frees.
     """
     if row in of_first:
-        return other in freed and row not in of_code
-    return row in freed if row in of_code else (row in freed) == (other in freed)
+        return ~other in around and row not in of_code
+    return ~row in around if row in of_code else (~row in around) == (~other in around)
 
 
 def _adjoin(events: Sequence[int], partners: dict[int, int]) -> bool:

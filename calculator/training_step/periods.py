@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import compress, groupby
-from operator import invert
+from operator import invert, itemgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine.repetition import NOT_RUN
@@ -136,7 +136,7 @@ class Periods:
         self.has_backward = f"layer {start} backward" in marks
         #: The layers at which the periods start, and the one at which the last period ends.
         self.boundaries = range(before, before + (self.interpreted + 1) * (end - start), end - start)
-        names = {name for name in {kind[0] for kind in tape.rows} if name.endswith(NOT_RUN)}
+        names = {name for name in {*map(itemgetter(0), tape.rows)} if name.endswith(NOT_RUN)}
         skipped = [row for row, kind in enumerate(tape.rows) if kind[0] in names] if names else []
         #: The events of rows that stand for layers that are not interpreted. Here every layer has its own rows.
         self.skipped = {*skipped, *(~row for row in skipped)}
@@ -160,7 +160,7 @@ class Periods:
         own = [row for row, of in enumerate(periods[1], self.base + self.stride) if of not in self.freed_by_first]
         self.middle = {*own, *map(invert, own)}
         # Each row has two numbers here, so that its events `n` and `~n` are valid indices.
-        numbers += [~number for number in reversed(numbers)]
+        numbers += [*map(invert, reversed(numbers))]
         self.events = [*map(numbers.__getitem__, self.events)]
         self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + self.copies))]
 

@@ -12,6 +12,7 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.sequence_logps import masked_labels, sums
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto import older
@@ -112,6 +113,7 @@ class TrlKto(ComparingTrainer):
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward()
         context.drop_outputs()
+        model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         policy = sums(context, outputs[0])
         selected = _selected(policy)
