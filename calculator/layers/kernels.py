@@ -36,7 +36,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = N
     if node is not None:
         _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
-    kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), by_heads(out)]
+    kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), out if node is None else by_heads(out)]
     kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
     if node is not None:
         for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):

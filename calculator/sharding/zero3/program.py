@@ -68,6 +68,8 @@ MAGNITUDES = "lora_magnitude_vector"
 
 
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
+#: The kind of a call.
+_BEFORE = module_calls.BEFORE_FORWARD
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
 
 #: A name or a path with `*` for the number of its layer, and that number.
@@ -97,9 +99,13 @@ class Program:
             for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
+        calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
+        if modules is None:
+            called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
+            modules = self._with_parameters(called, parts, parameters, leaves)
         #: The modules by their paths and layers.
-        self.modules = self._with_parameters(parts, parameters, leaves) if modules is None else modules
-        begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        self.modules = modules
+        begun = [text for own in calls for text, _ in own]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
@@ -114,12 +120,13 @@ class Program:
 
     def _with_parameters(
         self,
+        called: Sequence[Name],
         parts: Sequence[tuple[int | None, list[Placed]]],
         parameters: Sequence[Partitioned],
         leaves: set[str],
     ) -> dict[Name, Module]:
         """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = _modules(self._called(parts), parameters, leaves, self.substitutes)
+        modules = _modules(called, parameters, leaves, self.substitutes)
         for model in ("", SECOND):
             for name, of in self.substitutes.tied.items():
                 owners = self.substitutes.owners(model + name.rpartition(".")[0])
@@ -150,11 +157,14 @@ class Program:
             found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
         return found
 
-    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> list[Name]:
-        """Return the modules that are called, as paths with the numbers of their layers."""
+    def _called(self, calls: Iterable[tuple[int | None, Sequence[Name]]]) -> list[Name]:
+        """Return the modules that are called, as paths with the numbers of their layers.
+
+        `calls` are those of the first copy in each window, and those outside of the windows.
+        """
         called: dict[Name, None] = {}
-        for window, marks in parts:
-            paths = dict.fromkeys((each.text, each.layer) for each in marks if each.kind == module_calls.BEFORE_FORWARD)
+        for window, own in calls:
+            paths = dict.fromkeys(own)
             for copy in (0,) if window is None else self._followed.numbers:
                 more = copy * self._followed.period
                 called.update({(path, None if layer is None else layer + more): None for path, layer in paths})
@@ -229,7 +239,7 @@ class Program:
         active = [
             number
             for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
-            if module is None or module.parameters or kind != module_calls.AFTER_FORWARD
+            if kind != module_calls.AFTER_FORWARD or module is None or module.parameters
         ]
         fetched = [number for number in active if kinds[number] in FETCHES]
 
