@@ -140,12 +140,19 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """Return x.gather(-1, indices). Both inputs are saved."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    """Return x.gather(-1, indices). Both inputs are saved. The gradient is added to zeros in place.
+
+    Source: aten/src/ATen/native/TensorAdvancedIndexing.cpp, gather_backward.
+    """
+    node = Node(x.tape, _add_to_zeros, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
         node.save(x)
     return x.tape.new(indices.shape, x.dtype, name, node)
+
+
+def _add_to_zeros(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "gather: gradient"),)
 
 
 def scatter_(x: Tensor, indices: Tensor, source: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
-from calculator.stack.verified import untraced, untraced_trainer
+from calculator.stack.trainers import untraced_trainer
+from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl import offloading
