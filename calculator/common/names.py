@@ -26,6 +26,9 @@ ComponentName = Literal[
 #: The passes of `generate`: the prompt, the first token after it, and the last token.
 PassName = Literal["prefill", "first_decode", "last_decode"]
 
+#: The tensors of every layer that a model returns: hidden states (output_hidden_states), or the cache.
+LayerOutputs = Literal["hidden states", "cache"]
+
 #: The phases of a training step. Only trainers that generate have `generation`.
 PhaseName = Literal["generation", "forward", "backward", "optimizer_step"]
 

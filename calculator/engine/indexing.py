@@ -140,12 +140,19 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """Return x.gather(-1, indices). Both inputs are saved."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    """Return x.gather(-1, indices). Both inputs are saved. The gradient is added to zeros in place.
+
+    Source: aten/src/ATen/native/TensorAdvancedIndexing.cpp, gather_backward.
+    """
+    node = Node(x.tape, _add_to_zeros, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
         node.save(x)
     return x.tape.new(indices.shape, x.dtype, name, node)
+
+
+def _add_to_zeros(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "gather: gradient"),)
 
 
 def scatter_(x: Tensor, indices: Tensor, source: Tensor) -> Tensor:
@@ -180,6 +187,29 @@ def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | 
     weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
     x_grad = _row_aligned(grad, left[2], "grouped product: gradient") if left else None
     return x_grad, weight_grad
+
+
+def grouped_mm_by_group(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
+    """Multiply each group of rows by its own matrix, one after the other: (rows, in) to (rows, out).
+
+    x and the weight are saved whichever of them needs a gradient. The node keeps the offsets.
+
+    Source: transformers/integrations/moe.py, grouped_mm_fallback.
+    """
+    node = None
+    if x.edge or weight.edge:
+        node = Node(x.tape, _grouped_mm_by_group_back, (x.edge, weight.edge), (x.shape, weight.shape, offsets))
+        node.save(x)
+        node.save(weight)
+    return x.tape.new((x.shape[0], out_features), x.dtype, name, node)
+
+
+def _grouped_mm_by_group_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients. Both are computed, even that of a frozen weight."""
+    (left, right), (shape, of_weight, _) = node.edges, node.context
+    x_grad = grad.tape.new(shape, grad.dtype, "grouped product: gradient")
+    weight_grad = grad.tape.new(of_weight, grad.dtype, "grouped product: weight's gradient")
+    return (x_grad if left else None), (weight_grad if right else None)
 
 
 def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
+from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
     active_layers,
@@ -30,7 +31,7 @@ from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
-from calculator.stack import renamed, verified
+from calculator.stack import renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 from calculator.trainers import trainer_of
@@ -177,6 +178,11 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
         hidden_dtype = trainer_of(training).hidden_dtype(_prepared(request, model))
         yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
+    yield from torch_releases.optimizer_problems(stack, training)
+    yield from torch_releases.sharding_problems(stack, request.device)
+    if "experts" in model.kinds:
+        kernels = kernels_of(request.device, stack, training.kernels)
+        yield from torch_releases.expert_problems(stack, grouped_mm=kernels.grouped_mm)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
 
 

@@ -221,13 +221,14 @@ class Context(BatchState):
         input has another dtype than its output: two different half-precision dtypes under autocast. The last layer
         differs if it alone keeps its input on the device. The layers of an encoder-decoder are all different, because
         each adds to the gradient of the encoder's output, which the last one creates. So are layers that share other
-        tensors, those of a model that runs several times in a step, and those whose saved tensors are offloaded: a
-        layer frees the inputs of others.
+        tensors, those of a model that runs several times in a step, those whose outputs the trainer keeps, and those
+        whose saved tensors are offloaded: a layer frees the inputs of others.
         """
         forward, training = self.forward, self.training
         offloads = self.parameters.graph and self.prepared.offloads_activations
         couples_layers = forward.couples_layers(self.config) or self.method.couples_layers or offloads
-        if self.model.encoder_layers or couples_layers or self.model.task.embeds:
+        returns_outputs = self.prepared.layer_outputs is not None
+        if self.model.encoder_layers or couples_layers or self.model.task.embeds or returns_outputs:
             return [*range(len(self.layers))]
         types_differ = masks.sliding_masks_differ(self) or self.hooks.couples_layers
         tower = forward.tower if training.has_images else None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.common.names import LayerOutputs
     from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Tensor
     from calculator.inputs.device import Device
@@ -154,6 +155,10 @@ class Prepared(Protocol):
     @property
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
+
+    @property
+    def layer_outputs(self) -> LayerOutputs | None:
+        """Which tensors of every layer the model returns to the trainer, if any."""
 
     @property
     def offloads_activations(self) -> bool:

@@ -10,6 +10,7 @@ from calculator.methods.full.method import Full
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.module_spec import is_of_copy
 from calculator.resident.tensors import resident_tensors
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,11 +32,12 @@ def is_second(tensor: ResidentTensor) -> bool:
 def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
     """Return the model that runs in place of the prepared one.
 
-    TRL does not freeze a second model. Its weights require a gradient, although none is computed.
+    TRL from 1.0 on does not freeze a second model. Its weights require a gradient, although none is computed.
     """
     match compared:
         case "model":
-            second = PreparedModel(prepared.model, Full(), prepared.training, prepared.device, prepared.stack)
+            method = Method() if trainer_of(prepared.training).freezes_reference(prepared) else Full()
+            second = PreparedModel(prepared.model, method, prepared.training, prepared.device, prepared.stack)
             if is_like_second(prepared):
                 second.module_specs = prepared.module_specs
             return second
@@ -56,6 +58,11 @@ class _WithoutAdapters(PreparedModel):
     def __init__(self, prepared: PreparedModel) -> None:
         super().__init__(prepared.model, Method(), prepared.training, prepared.device, prepared.stack)
         self.adapted = prepared
+
+    @property
+    def grads_inputs(self) -> bool:
+        """Whether the embeddings, which the model shares, get a gradient, if checkpointing stays on."""
+        return self.training.gradient_checkpointing and self.adapted.grads_inputs
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the module is stored, without added parameters."""
@@ -117,4 +124,6 @@ def compared_tensors(
 
 def is_like_second(prepared: PreparedModel) -> bool:
     """Return whether the trained model stores every module as a second model does."""
+    if trainer_of(prepared.training).freezes_reference(prepared):
+        return False
     return prepared.method == Full() and prepared.training is prepared.given and prepared.cast_to is None

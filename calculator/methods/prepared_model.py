@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer, Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.common.names import LayerOutputs
     from calculator.devices.kernels import Kernels
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
@@ -124,6 +125,11 @@ class PreparedModel:
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
         return trainer_of(self.training).offloads_inputs(self)
+
+    @property
+    def layer_outputs(self) -> LayerOutputs | None:
+        """Which tensors of every layer the model returns to the trainer, if any."""
+        return trainer_of(self.training).layer_outputs(self)
 
     @property
     def offloads_activations(self) -> bool:

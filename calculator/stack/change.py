@@ -65,6 +65,8 @@ class Change:
     """A difference in the releases of a library between `since` and `before`, and its place in their source."""
 
     package: str
+    #: Whether it affects every pass of a model, its steps but not the passes of `generate`, or those of Trainer only.
+    affects: Literal["passes", "steps", "trainers"] = "passes"
     since: Release = (0, 0)
     before: Release
     sentence: str

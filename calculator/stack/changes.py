@@ -18,12 +18,14 @@ _SHARED_ATTENTION: dict[str, Release] = {"gpt_bigcode": (4, 54)}
 CHANGES: dict[ChangeName, Change] = {
     "shifted_logits": Change(
         package="transformers",
+        affects="steps",
         before=(4, 49),
         sentence="the loss copies the float32 logits without each sequence's last position",
         source="transformers 4.48.3, loss/loss_utils.py, ForCausalLMLoss",
     ),
     "reassigned_logits": Change(
         package="transformers",
+        affects="steps",
         before=(4, 46),
         sentence="the float32 logits replace the half-precision ones, which are freed before the loss",
         source="transformers 4.45.2, models/llama/modeling_llama.py, LlamaForCausalLM.forward",
@@ -31,6 +33,7 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "logits_reassigned_by_mistral": Change(
         package="transformers",
+        affects="steps",
         since=(4, 46),
         before=(4, 48),
         sentence="the float32 logits replace the half-precision ones, which are freed before the loss",
@@ -115,6 +118,7 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "masks_without_cache": Change(
         package="transformers",
+        affects="steps",
         since=(4, 53),
         before=(5, 0),
         sentence="without a cache and an attention mask, sdpa gets a mask for packed sequences, so that it runs the"
@@ -188,6 +192,7 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "logits_in_their_own_dtype": Change(
         package="transformers",
+        affects="steps",
         before=(4, 48),
         sentence="the loss is computed in the dtype of the logits",
         source="transformers 4.47.1, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeForCausalLM.forward",
@@ -195,6 +200,7 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "caches_of_checkpointed_layers": Change(
         package="transformers",
+        affects="steps",
         before=(4, 53),
         sentence="use_cache stays on under checkpointing: the output refers to the keys and values of every layer",
         source="transformers 4.52.4, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeModel.forward",
@@ -202,6 +208,7 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "no_cache_in_training": Change(
         package="transformers",
+        affects="steps",
         before=(5, 0),
         sentence="the model makes no cache while it trains",
         source="transformers 4.57.6, models/gemma2/modeling_gemma2.py, Gemma2Model.forward",
@@ -216,48 +223,56 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "inputs_of_frozen_4bit_layers": Change(
         package="bitsandbytes",
+        affects="steps",
         before=(0, 43, 2),
         sentence="a 4-bit layer keeps its input for the backward pass, out of checkpointing's reach",
         source="bitsandbytes 0.43.1, autograd/_functions.py, MatMul4Bit.forward (ctx.tensors)",
     ),
     "cache_of_the_config": Change(
         package="transformers",
+        affects="trainers",
         before=(5, 0),
         sentence="Trainer leaves use_cache as the model's config sets it",
         source="transformers 4.57.6, trainer.py, Trainer.__init__",
     ),
     "reentrant_by_default": Change(
         package="transformers",
+        affects="trainers",
         before=(5, 0),
         sentence="checkpointing is re-entrant unless gradient_checkpointing_kwargs says otherwise",
         source="transformers 4.57.6, modeling_utils.py, PreTrainedModel.gradient_checkpointing_enable",
     ),
     "norm_of_the_step_before": Change(
         package="transformers",
+        affects="trainers",
         before=(5, 3),
         sentence="the norm of the previous step's gradients is kept while that of the next is computed",
         source="transformers 4.57.6, trainer.py, Trainer._inner_training_loop (_grad_norm)",
     ),
     "norms_only_to_clip": Change(
         package="transformers",
+        affects="trainers",
         before=(5, 3),
         sentence="without max_grad_norm, no norm of the gradients is computed",
         source="transformers 4.57.6, trainer.py, Trainer._inner_training_loop",
     ),
     "labels_counted_in_python": Change(
         package="transformers",
+        affects="trainers",
         before=(4, 50),
         sentence="the number of labels in a step is a Python number",
         source="transformers 4.49.0, trainer.py, Trainer.get_batch_samples",
     ),
     "mean_loss_of_a_micro_batch": Change(
         package="transformers",
+        affects="trainers",
         before=(4, 46),
         sentence="the loss is the mean of a micro-batch, divided by the accumulation steps",
         source="transformers 4.45.2, trainer.py, Trainer.training_step",
     ),
     "mean_loss_of_models_without_loss_kwargs": Change(
         package="transformers",
+        affects="trainers",
         since=(4, 46),
         before=(4, 48),
         sentence="the loss is the mean of a micro-batch, because the model's forward takes no number of labels",
@@ -266,18 +281,21 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "embeddings_in_8_bits": Change(
         package="transformers",
+        affects="trainers",
         before=(4, 52),
         sentence="8-bit optimizers keep the states of embeddings in 8 bits too",
         source="transformers 4.51.3, trainer.py, Trainer.create_optimizer (Adam8bit)",
     ),
     "norms_by_class": Change(
         package="transformers",
+        affects="trainers",
         before=(4, 49),
         sentence="weight decay leaves out biases, torch.nn.LayerNorm and LlamaRMSNorm, but no other norm",
         source="transformers 4.48.3, trainer.py, Trainer.get_decay_parameter_names",
     ),
     "norms_by_name": Change(
         package="transformers",
+        affects="trainers",
         since=(4, 49),
         before=(4, 53),
         sentence="weight decay leaves out norms whose names have layernorm or rmsnorm, torch.nn.LayerNorm and"
@@ -286,18 +304,21 @@ CHANGES: dict[ChangeName, Change] = {
     ),
     "embeddings_without_gradients": Change(
         package="transformers",
+        affects="steps",
         before=(5, 0),
         sentence="checkpointing gives frozen embeddings no gradient unless the script does, as for adapters",
         source="transformers 4.57.6, modeling_utils.py, PreTrainedModel.gradient_checkpointing_enable",
     ),
     "arguments_saved_by_checkpoints": Change(
         package="transformers",
+        affects="trainers",
         before=(4, 52),
         sentence="re-entrant checkpoints save masks and positions with a layer's input, and free them with it",
         source="transformers 4.51.3, models/llama/modeling_llama.py, LlamaModel.forward (_gradient_checkpointing_func)",
     ),
     "arguments_saved_by_later_checkpoints": Change(
         package="transformers",
+        affects="trainers",
         since=(4, 52),
         before=(4, 53),
         sentence="re-entrant checkpoints save masks and positions with a layer's input, and free them with it",
@@ -315,37 +336,10 @@ CHANGES: dict[ChangeName, Change] = {
 
 
 #: The changes that affect a step, but not the passes of `generate`, which have a cache but no loss and no gradients.
-OF_STEPS: frozenset[ChangeName] = frozenset(
-    {
-        "shifted_logits",
-        "reassigned_logits",
-        "logits_reassigned_by_mistral",
-        "masks_without_cache",
-        "logits_in_their_own_dtype",
-        "caches_of_checkpointed_layers",
-        "no_cache_in_training",
-        "inputs_of_frozen_4bit_layers",
-        "embeddings_without_gradients",
-    }
-)
+OF_STEPS: frozenset[ChangeName] = frozenset(name for name, change in CHANGES.items() if change.affects == "steps")
 
 #: The changes that affect the steps of Trainer and of its subclasses only.
-OF_TRAINERS: frozenset[ChangeName] = frozenset(
-    {
-        "cache_of_the_config",
-        "reentrant_by_default",
-        "norm_of_the_step_before",
-        "norms_only_to_clip",
-        "labels_counted_in_python",
-        "mean_loss_of_a_micro_batch",
-        "mean_loss_of_models_without_loss_kwargs",
-        "embeddings_in_8_bits",
-        "norms_by_class",
-        "norms_by_name",
-        "arguments_saved_by_checkpoints",
-        "arguments_saved_by_later_checkpoints",
-    }
-)
+OF_TRAINERS: frozenset[ChangeName] = frozenset(name for name, change in CHANGES.items() if change.affects == "trainers")
 
 #: The changes with which the model's loss is the mean of a micro-batch.
 MEAN_LOSSES: frozenset[ChangeName] = frozenset(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem
 from calculator.inputs.settings import declared, parse
-from calculator.inputs.stack import StackVersions
+from calculator.inputs.stack import DEFAULT_STACK, StackVersions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
     "trl": (((0, 9), (0, 13)), ((0, 15), (0, 24)), ((1, 0), (1, 0)), ((1, 9), (1, 9)), ((1, 15), (1, 16))),
     "unsloth": (((2026, 8), (2026, 8)),),
     "liger_kernel": (((0, 8), (0, 8)),),
-    "torch": (((2, 13), (2, 14)),),
+    "torch": (((2, 6), (2, 15)),),
 }
 
 
@@ -37,6 +37,11 @@ def release(text: str) -> Release:
     found = _RELEASE.fullmatch(text)
     assert found is not None
     return tuple(int(number) for number in found.groups() if number is not None)
+
+
+def is_older(versions: StackVersions) -> bool:
+    """Return whether the release of transformers is older than that of the reference step."""
+    return release(versions.transformers)[:2] < release(DEFAULT_STACK.transformers)
 
 
 def parse_stack(body: Any, loc: str = "stack") -> StackVersions:

@@ -8,7 +8,8 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
 from calculator.stack.models import FIRST, TRACED
-from calculator.stack.releases import dotted, release
+from calculator.stack.releases import dotted, is_older, release
+from calculator.stack.trainers import OLDER_TRAINERS, knows_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,31 +23,6 @@ if TYPE_CHECKING:
 
 #: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
-
-#: The pairs of TRL and an older transformers with which steps of SFTTrainer were traced, and the releases of
-#: transformers with which those of its Trainer were (tests/calculator/stack/traced_trainers.json).
-TRACED_SFT: frozenset[tuple[Release, Release]] = frozenset(
-    {
-        ((0, 15), (4, 49)),
-        ((0, 16), (4, 51)),
-        ((0, 17), (4, 48)),
-        ((0, 18), (4, 52)),
-        ((0, 19), (4, 52)),
-        ((0, 20), (4, 53)),
-        ((0, 21), (4, 57)),
-        ((0, 22), (4, 57)),
-        ((0, 23), (4, 57)),
-        ((0, 24), (4, 57)),
-        ((1, 0), (4, 57)),
-        ((1, 9), (4, 57)),
-        ((1, 15), (4, 57)),
-        ((1, 16), (4, 57)),
-    }
-)
-TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
-
-#: The releases of TRL of which steps were traced with the default transformers.
-TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
 
 #: The first release of transformers whose passes of `generate` were verified, and the releases whose passes were
 #: traced.
@@ -143,7 +119,7 @@ def problems(
 
     `tokens` is the length of a sequence whose mask has a window, or 0.
     """
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     for message in _messages(versions, model_type, config, method, tokens):
         yield Problem(
@@ -153,26 +129,12 @@ def problems(
 
 def untraced(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
     """Yield a sentence if no step of the release was traced for the model and the method."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     version = release(versions.transformers)[:2]
     virtual = method in VIRTUAL_TOKENS and version == FIRST_VIRTUAL_TOKENS
     if version not in TRACED.get(model_type or "", ()) or not (virtual or method in TRACED_METHODS):
         yield _untraced("step", versions, model_type, method)
-
-
-def untraced_trainer(versions: StackVersions, trainer: str | None) -> Iterator[str]:
-    """Yield a sentence if no step of the trainer was traced with the releases."""
-    version, trl = release(versions.transformers)[:2], release(versions.trl)[:2]
-    if trainer == "trl-sft":
-        traced = (trl, version) in TRACED_SFT if _is_older(versions) else trl in TRACED_TRL
-        named = f"TRL {versions.trl} on transformers {versions.transformers}"
-    elif trainer == "transformers" and _is_older(versions):
-        traced, named = version in TRACED_TRAINER, f"transformers {versions.transformers}"
-    else:
-        return
-    if not traced:
-        yield f"No step of {trainer} was traced with {named}: the figures follow from the source of both releases."
 
 
 def passes_problems(
@@ -182,7 +144,7 @@ def passes_problems(
 
     `tokens` counts the prompt and the answer. `window` is the window of the layers' masks, or None.
     """
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if method in VIRTUAL_TOKENS and release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS:
@@ -202,7 +164,7 @@ def passes_problems(
 
 def untraced_passes(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
     """Yield a sentence if no pass of the release was traced for the model and the method."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     traced = TRACED_PASSES.get(model_type or "", ())
     if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
@@ -216,18 +178,17 @@ def _untraced(what: str, versions: StackVersions, model_type: str | None, method
     )
 
 
-def _is_older(versions: StackVersions) -> bool:
-    return release(versions.transformers)[:2] < release(DEFAULT_STACK.transformers)
-
-
 def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
     """Yield why a trainer, or kernels that replace a model's code, are refused with an older transformers."""
-    if not _is_older(versions):
+    if not is_older(versions):
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if not _knows_trainer(training.trainer):
+    if not knows_trainer(training.trainer, versions):
+        known = OLDER_TRAINERS.get(training.trainer or "")
+        older = f"stack.trl {dotted(known[0])} to {dotted(known[1])}, " if known else ""
         message = (
-            f"what {training.trainer} does with {named} is not known: use transformers, or stack.transformers {newest}"
+            f"what {training.trainer} of TRL {versions.trl} does with {named} is not known: use {older}transformers, or"
+            f" stack.transformers {newest}"
         )
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     steps = training.gradient_accumulation_steps
@@ -319,11 +280,6 @@ def gpt2_problems(versions: StackVersions, model_type: str | None, training: Tra
         f" {DEFAULT_STACK.transformers}"
     )
     yield Problem(loc="training.attention", msg=message, input="eager")
-
-
-def _knows_trainer(trainer: str | None) -> bool:
-    """Return whether the trainer's step in an older transformers is known."""
-    return trainer in (None, "transformers", "trl-sft")
 
 
 def _messages(

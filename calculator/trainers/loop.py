@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -129,6 +129,18 @@ class Loop(ABC):
     def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the model's config decides if a cache of keys and values is used."""
         return self.facts.uses_cache
+
+    def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:  # noqa: ARG002  a hook's signature
+        """Return which tensors of every layer the model returns to the trainer in all of its passes, or None."""
+        return None
+
+    def freezes_reference(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the weights of a second model require no gradient."""
+        return False
+
+    def reference_checkpoints(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether checkpointing stays on in a model that is its own reference."""
+        return False
 
     def scalars(self, prepared: Subject) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
         """Return the names of the scalars that the trainer keeps."""

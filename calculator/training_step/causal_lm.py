@@ -92,6 +92,8 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
+    if context.prepared.layer_outputs == "hidden states":
+        context.hidden_states = []
     context.method.before_forward(context)
     if not context.method.embeds_inputs:
         context.hooks.begin_base()

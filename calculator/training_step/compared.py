@@ -151,7 +151,8 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     """Return the context of a pass on the tape of the step."""
     forward = forward_for(prepared.model, prepared.training)
     if compared is not None:
-        training = prepared.training.without_checkpointing
+        checkpoints = compared != "model" and trainer_of(prepared.training).reference_checkpoints(prepared)
+        training = prepared.training if checkpoints else prepared.training.without_checkpointing
         forward = forward_of_second(prepared.model, training) if compared == "model" else forward
         dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)

@@ -41,7 +41,8 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adafactor": partial(Adafactor, scale_parameter=False, relative_step=False),
     "adagrad": partial(torch.optim.Adagrad, foreach=True),
     "rmsprop": partial(torch.optim.RMSprop, foreach=True),
-    "muon": torch.optim.Muon,
+    # PyTorch has it from 2.9 on.
+    **({"muon": torch.optim.Muon} if hasattr(torch.optim, "Muon") else {}),
     **PACKAGED,
 }
 

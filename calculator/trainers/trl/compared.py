@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model instead.
 BY_PEFT = ("lora", "qlora", "ia3")
+
+#: The first release that compares a wrapped model with a copy of its adapters, and does not freeze a second model.
+COPIES = (1, 0)
 
 
 def compared(prepared: Subject) -> Compared | None:
@@ -30,7 +34,7 @@ def compared(prepared: Subject) -> Compared | None:
         return "without adapters"
     if method not in BY_PEFT:
         return None if training.precompute_ref_log_probs else "model"
-    copies = prepared.adapter_dtype == "model" and method != "qlora"
+    copies = prepared.adapter_dtype == "model" and method != "qlora" and release(prepared.stack.trl) >= COPIES
     return "adapter copies" if copies else "without adapters"
 
 
@@ -53,6 +57,8 @@ def sentence(prepared: Subject) -> str:
     if prepared.training.precompute_ref_log_probs:
         return "The reference's log-probabilities are precomputed: no reference runs in the step."
     match compared(prepared):
+        case "model" if release(prepared.stack.trl) < COPIES:
+            return "The reference is a frozen copy of the model (create_reference_model)."
         case "model":
             return (
                 "The reference is a second model of the same dtype (ref_model). TRL does not freeze it, so that with "

@@ -8,6 +8,7 @@ from calculator.common.errors import Problem
 from calculator.engine import operations as ops
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers.trl import check, routers
+from calculator.trainers.trl.all_logits import all_outputs
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
@@ -36,7 +37,8 @@ class ComparingTrainer(TrlTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         yield from TrlTrainer.problems(self, prepared)
-        yield from check.head_problems(prepared)
+        if not self.is_older(prepared.stack):
+            yield from check.head_problems(prepared)
         if prepared.training.has_images and prepared.training.precompute_ref_log_probs:
             trainer = self.facts.label.removeprefix("TRL ")
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
@@ -72,8 +74,8 @@ class ComparingTrainer(TrlTrainer):
         return FusedHead(outputs=() if compared == "model" else self.logged)
 
     def head(self, context: Context) -> LossHead:
-        """Return the fused head."""
-        return self.fused_head(context.compared)
+        """Return the fused head, or that of older releases, with all logits."""
+        return all_outputs if self.is_older(context.prepared.stack) else self.fused_head(context.compared)
 
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant.
@@ -84,8 +86,21 @@ class ComparingTrainer(TrlTrainer):
         """
         training = context.training
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        if self.is_older(prepared.stack):
+            return TrlTrainer.is_reentrant(self, context)
         sets = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
         return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
+
+    def freezes_reference(self, prepared: Subject) -> bool:
+        """Return whether the reference is a frozen copy of the model, as in older releases.
+
+        Source: TRL 0.24, trl/models/modeling_base.py, create_reference_model.
+        """
+        return self.is_older(prepared.stack)
+
+    def reference_checkpoints(self, prepared: Subject) -> bool:
+        """Return whether checkpointing stays on while the reference runs, as in older releases."""
+        return self.is_older(prepared.stack)
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:
         """Return whether checkpointing is disabled for a pass of each step, that of the reference."""

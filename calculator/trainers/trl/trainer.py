@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
+from calculator.stack.trainers import is_older_trainer
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl import check, qlora, routers, sentences
+from calculator.trainers.trl import check, older, qlora, routers, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
+    from calculator.layers.context import Context
     from calculator.resident.module_spec import ModuleSpec
     from calculator.stack.releases import Release
     from calculator.trainers.subject import Subject
@@ -36,8 +38,11 @@ class TrlTrainer(Transformers):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         training, trl = prepared.training, prepared.stack.trl
-        if release(trl)[:2] not in self.releases:
-            message = f"{self.facts.label} is modeled only with TRL 1.16: use that release"
+        if self.is_older(prepared.stack):
+            yield from older.problems(prepared, self.facts)
+        elif release(trl)[:2] not in self.releases:
+            known = older.named(prepared.training.trainer)
+            message = f"{self.facts.label} is modeled with TRL 1.16{known}: use one of these releases"
             yield Problem(loc="stack.trl", msg=message, input=trl)
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)
@@ -51,6 +56,11 @@ class TrlTrainer(Transformers):
         yield from check.model_problems(prepared, self.facts)
         yield from self.router_problems(prepared)
         yield from check.four_bit_problems(prepared)
+
+    @classmethod
+    def is_older(cls, stack: StackVersions) -> bool:
+        """Return whether the release of TRL is an older one with code of its own."""
+        return is_older_trainer(cls.name, stack)
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled.
@@ -69,6 +79,8 @@ class TrlTrainer(Transformers):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield sentences on the memory that the loop adds, and on TRL's casts."""
         yield from Transformers.assumptions(self, prepared)
+        if self.is_older(prepared.stack):
+            yield from older.sentences(prepared, self.layer_outputs(prepared))
         if in_4_bits(prepared):
             by_trl = qlora.prepares(prepared.training, prepared.stack)
             yield (sentences.prepared_by_trl if by_trl else sentences.casts_to_bfloat16)(prepared.stack)
@@ -80,7 +92,7 @@ class TrlTrainer(Transformers):
         is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype
         if is_prepared and not qlora.prepares(training, prepared.stack):
             yield sentences.prepared_by_script(prepared.stack)
-        elif training.dtype != "float32":
+        elif training.dtype != "float32" and not self.is_older(prepared.stack):
             yield sentences.loaded_in_float32(training, trainer)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
@@ -90,6 +102,16 @@ class TrlTrainer(Transformers):
     def uses_cache(self, model: Model, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
         """Return False: these trainers pass use_cache=False to the model."""
         return False
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant.
+
+        Older releases leave the default to transformers, and to PyTorch for 4-bit models. Later ones set it false.
+        """
+        if not self.is_older(context.prepared.stack):
+            return context.training.use_reentrant
+        by_trl = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
+        return by_trl or Transformers.is_reentrant(self, context)
 
     def hidden_dtype(self, prepared: Subject) -> DType:
         """Return the dtype of the word embeddings."""

@@ -11,14 +11,19 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
+from calculator.stack.releases import release
 from calculator.trainers.ddp_outputs import returned
+from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
+from calculator.trainers.trl_dpo import older
 from calculator.trainers.trl_dpo.facts import FACTS
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
@@ -61,7 +66,8 @@ class TrlDpo(ComparingTrainer):
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the batch, and the reference's log-probabilities if they are precomputed."""
         training = prepared.training
-        tensors = ComparingTrainer.fetched(self, prepared)
+        is_older = self.is_older(prepared.stack)
+        tensors = older.fetched(training) if is_older else ComparingTrainer.fetched(self, prepared)
         if training.precompute_ref_log_probs:
             rows: Shape = (training.micro_batch_size,)
             tensors += [(name, rows, "float32") for name in LOGPS]
@@ -73,8 +79,21 @@ class TrlDpo(ComparingTrainer):
         context.num_items = None
         return batch
 
+    def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:
+        """Return which tensors of every layer older releases get from the model."""
+        trl = release(prepared.stack.trl)[:2]
+        if not self.is_older(prepared.stack):
+            return None
+        return "cache" if trl < older.WITHOUT_CACHE else "hidden states" if trl >= older.HIDDEN_STATES else None
+
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
+        """Return whether a cache is created. From TRL 0.18 on, DPOTrainer passes use_cache=False to the model."""
+        return release(stack.trl)[:2] < older.WITHOUT_CACHE and Transformers.uses_cache(self, model, stack)
+
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and then its reference, and compute the loss from the log-probabilities of whole sequences."""
+        if self.is_older(context.prepared.stack):
+            return older.loss(context, forward)
         tape, dtype = context.tape, context.training.autocast
         inputs = cast_inputs(context, LOGPS)
         labels = masked_labels(context)

@@ -13,15 +13,19 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.sequence_logps import masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
+from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
+from calculator.trainers.trl_kto import older
 from calculator.trainers.trl_kto.facts import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.names import TrainerName
+    from calculator.common.names import LayerOutputs, TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
@@ -56,6 +60,8 @@ class TrlKto(ComparingTrainer):
                 "gathered: use apo_zero_unpaired, or reshard_after_forward true"
             )
             yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+        if self.is_older(prepared.stack):
+            yield from older.problems(prepared, estimates_kl=_estimates_kl(training))
         if training.micro_batch_size < self.least("micro_batch_size", training):
             message = (
                 "the loss kto pairs each prompt with another row's completion: "
@@ -70,6 +76,8 @@ class TrlKto(ComparingTrainer):
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the batch, the batch for the KL divergence, labels of rows, and precomputed log-probabilities."""
         training = prepared.training
+        if self.is_older(prepared.stack):
+            return older.fetched(training, estimates_kl=_estimates_kl(training))
         batch = ComparingTrainer.fetched(self, prepared)
         if _estimates_kl(training):
             batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch if name in _OF_TOKENS]
@@ -83,9 +91,19 @@ class TrlKto(ComparingTrainer):
         context.num_items = None
         return batch
 
+    def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:
+        """Return which tensors of every layer older releases get from the model: its cache."""
+        return "cache" if self.is_older(prepared.stack) else None
+
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
+        """Return whether a cache is created. Older releases leave it to the model's config."""
+        return self.is_older(stack) and Transformers.uses_cache(self, model, stack)
+
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both batches, then its reference, and compute the loss from whole sequences."""
         tape, training = context.tape, context.training
+        if self.is_older(context.prepared.stack):
+            return older.loss(context, forward, estimates_kl=_estimates_kl(training))
         inputs = cast_inputs(context, _references(training))
         tape.component = "logits_and_loss"
         counts = [tape.new((), "int64", f"{name} rows") for name in ("desirable", "undesirable")]

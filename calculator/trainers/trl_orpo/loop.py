@@ -1,7 +1,7 @@
 """The micro-batch of TRL's ORPOTrainer.
 
 Source: trl/experimental/orpo/orpo_trainer.py, concatenated_inputs, concatenated_forward, get_batch_logps and
-odds_ratio_loss, of TRL 1.16.
+odds_ratio_loss, of TRL 1.16; trl/trainer/orpo_trainer.py of TRL 0.15 to 0.24.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.loss import log_softmax, nll_loss
 from calculator.layers.trl.logprob_entropy import log_probs
+from calculator.layers.trl.selected_logps import selected_log_probs
 from calculator.trainers.logits_only import all_logits
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import qlora
@@ -86,10 +87,11 @@ def _loss(context: Context, forward: Passes) -> Tensor:
     all_logits = outputs.pop()
     if dtype is not None:
         all_logits = in_float32(all_logits)
-    nll = _chosen_nll(context, all_logits, rows)
+    labels = _labels(context, all_logits)
+    nll = _chosen_nll(all_logits, labels, rows)
     logps = _average_logps(context, all_logits)
     context.drop_outputs()
-    del concatenated
+    del concatenated, labels
     return _odds_ratio_loss(nll, logps, rows)
 
 
@@ -100,15 +102,20 @@ def _prompt(training: Training) -> int:
     return training.sequence_length - training.completion_tokens // 2 // training.micro_batch_size
 
 
-def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
-    """Return the cross-entropy of the chosen sequences, from a copy of their logits without the last position."""
-    tape, (batch, length, vocabulary) = all_logits.tape, all_logits.shape
+def _labels(context: Context, all_logits: Tensor) -> Tensor:
+    """Return the labels of all sequences, without those of padding."""
+    tape, shape = all_logits.tape, all_logits.shape[:2]
     context.set_scope("loss: ")
-    labels = tape.new((batch, length), "int64", "labels")
-    masked = tape.new((batch, length), "bool", "tokens")
-    labeled = tape.new((batch, length), "int64", "labels of tokens")
-    labels = labeled
-    del masked, labeled
+    ids = tape.new(shape, "int64", "labels")
+    masked = tape.new(shape, "bool", "tokens")
+    labels = tape.new(shape, "int64", "labels of tokens")
+    del ids, masked
+    return labels
+
+
+def _chosen_nll(all_logits: Tensor, labels: Tensor, rows: int) -> Tensor:
+    """Return the cross-entropy of the chosen sequences, from a copy of their logits without the last position."""
+    tape, (_, length, vocabulary) = all_logits.tape, all_logits.shape
     shorter = named(length - 1, "(S - 1)")
     chosen = ops.narrow(all_logits, (rows, length, vocabulary))
     chosen = ops.narrow(chosen, (rows, shorter, vocabulary))
@@ -118,7 +125,7 @@ def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
         targets = tape.new((rows, shorter), "int64", "labels, shifted")
     flat = ops.view(chosen, (rows * shorter, vocabulary))
     loss = nll_loss(log_softmax(flat), targets if targets is not None else labels.detach())
-    del chosen, flat, targets, labels
+    del chosen, flat, targets
     return loss
 
 
@@ -133,7 +140,8 @@ def _average_logps(context: Context, all_logits: Tensor) -> Tensor:
     unlabeled = tape.new(shape, "bool", "unlabeled")
     index = tape.new(shape, "int64", "labels of the kernel")
     del cloned, unlabeled
-    per_token = log_probs(logits, index)
+    is_older = TrlOrpo.is_older(context.prepared.stack)
+    per_token = selected_log_probs(logits, index) if is_older else log_probs(logits, index)
     total = ops.sum_over(ops.mul(per_token, mask, "log-probabilities, masked"), (batch,), "log-probabilities, summed")
     return ops.mul(total, tape.new((batch,), "int64", "labeled tokens"), "log-probabilities, mean")
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 #: The families whose sequence classification was traced.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
 
+#: The families without sequence classification in transformers 4.
+#: Source: transformers 4.57.6, models/auto/modeling_auto.py, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.
+WITHOUT_HEAD_IN_4 = ("olmo2",)
+
 
 class TrlReward(TrlTrainer):
     """The loop of trl.RewardTrainer, for sequence classification with one label."""
@@ -51,6 +55,10 @@ class TrlReward(TrlTrainer):
         if model.model_type not in FAMILIES:
             message = f"sequence classification of {model.model_type} is not modeled yet: use another trainer"
             yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        elif self.is_older(prepared.stack) and model.model_type in WITHOUT_HEAD_IN_4:
+            named = f"transformers {prepared.stack.transformers}"
+            message = f"{named} has no sequence classification of {model.model_type}: use another model"
+            yield Problem(loc="stack.transformers", msg=message, input=prepared.stack.transformers)
         if training.use_liger_kernel:
             message = "Liger looks for an output head, which a model for sequence classification lacks: use false"
             yield Problem(loc="training.use_liger_kernel", msg=message, input=True)

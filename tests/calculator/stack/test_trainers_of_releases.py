@@ -20,7 +20,7 @@ from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, OF_TRAINERS, older_behavior
 from calculator.stack.releases import release
-from calculator.stack.verified import TRACED_SFT, TRACED_TRAINER
+from calculator.stack.trainers import TRACED_PAIRS, TRACED_TRAINER
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "traced_trainers.json").read_text(encoding="utf-8"))
 
@@ -50,8 +50,8 @@ def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     named = {trainer: set[tuple[Any, ...]]() for trainer, _ in stacks}
     for trainer, stack in stacks:
         named[trainer].add((release(stack.trl)[:2], release(stack.transformers)[:2]))
-    assert named["trl-sft"] == TRACED_SFT
-    assert {version for _, version in named["transformers"]} == {*TRACED_TRAINER}
+    assert {version for _, version in named.pop("transformers")} == {*TRACED_TRAINER}
+    assert named == TRACED_PAIRS
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,30 @@ def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
         ({"trl": "0.23", "transformers": "5.24"}, True),
         ({"trl": "1.9", "transformers": "5.24"}, False),
         ({"trainer": "transformers", "transformers": "4.46"}, True),
+        ({"trainer": "trl-dpo", "trl": "0.19", "transformers": "4.52"}, False),
+        ({"trainer": "trl-dpo", "trl": "0.19", "transformers": "4.53"}, True),
         ({"trainer": "transformers", "transformers": "4.57"}, False),
     ],
 )
 def test_an_answer_says_when_no_step_of_the_pair_of_releases_was_traced(body: dict[str, Any], untraced: bool) -> None:
     answer = estimate(parse_request(request(**body)))
     assert any(line.startswith("No step of t") for line in answer.assumptions) == untraced
+
+
+@pytest.mark.parametrize(
+    ("trl", "transformers", "method", "sentences"),
+    [
+        ("0.24", "4.57", "full", ["hidden states of every layer", "frozen copy of the model"]),
+        ("0.18", "4.52", "lora", ["logits of every token", "with its adapters off"]),
+        ("0.15", "4.48", "lora", ["use_cache decides about a cache", "with its adapters off"]),
+    ],
+)
+def test_an_answer_says_what_an_older_trainer_keeps(
+    trl: str, transformers: str, method: str, sentences: list[str]
+) -> None:
+    body = request(trainer="trl-dpo", trl=trl, transformers=transformers) | {"method": {"name": method}}
+    said = " ".join(estimate(parse_request(body)).assumptions)
+    assert [sentence for sentence in sentences if sentence not in said] == []
 
 
 def request(**training: Any) -> dict[str, Any]:
@@ -79,6 +97,7 @@ def request(**training: Any) -> dict[str, Any]:
 FLASH = {"dtype": "float16", "autocast": "bfloat16", "attention": "flash_attention_2"}
 UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
 HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
+OLMO = "allenai/OLMo-2-0425-1B"
 CACHED = {
     **request(autocast="bfloat16"),
     "model": {"config": {"model_type": "gpt_bigcode", "n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 512}},
@@ -101,6 +120,15 @@ CACHED = {
         ({**request(), "model": "EleutherAI/pythia-1.4b", "method": HEAD}, "method.target_modules"),
         ({**CACHED, "stack": {"trl": "0.17", "transformers": "4.51"}}, "model.config.use_cache"),
         (request(autocast="bfloat16", trl="0.17", transformers="4.47"), "model.config.use_cache"),
+        (request(trainer="trl-dpo", transformers="5.24"), "stack.trl"),
+        (request(trainer="trl-dpo", trl="0.15", transformers="4.47"), "stack.trl"),
+        (request(trainer="trl-dpo", loss_type="sft"), "training.loss_type"),
+        (request(trainer="trl-dpo", completion_tokens=101), "training.completion_tokens"),
+        ({**request(trainer="trl-dpo"), "method": {"name": "ia3"}}, "method.name"),
+        ({**request(trainer="trl-dpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
+        (request(trainer="trl-reward", trl="0.23", transformers="5.24"), "stack.trl"),
+        ({**request(trainer="trl-reward"), "model": OLMO, "method": {"name": "full"}}, "stack.transformers"),
+        ({**request(trainer="trl-kto", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
     ],
 )
 def test_what_is_not_known_of_an_older_release_is_refused_by_name(body: dict[str, Any], loc: str) -> None:

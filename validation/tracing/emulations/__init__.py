@@ -20,9 +20,11 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.index.Tensor: functional.masked_index,
     _ATEN.log_sigmoid_forward.default: functional.log_sigmoid_forward,
     _ATEN.log_sigmoid_backward.default: functional.log_sigmoid_backward,
+    _ATEN.logsumexp.default: functional.logsumexp,
     _ATEN.multinomial.default: functional.multinomial,
     _ATEN.mse_loss.default: functional.mse_loss,
     _ATEN.binary_cross_entropy_with_logits.default: functional.binary_cross_entropy_with_logits,
+    _ATEN.scatter_add.default: functional.scatter_add,
     _ATEN.masked_scatter.default: functional.masked_scatter,
     _ATEN.masked_scatter_backward.default: functional.masked_scatter_backward,
     _ATEN.native_layer_norm.default: functional.layer_norm,
@@ -31,7 +33,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.linalg_inv_ex.default: functional.linalg_inv_ex,
     _ATEN.dist.default: functional.dist,
     _ATEN.linalg_pinv.atol_rtol_tensor: functional.linalg_pinv,
-    _ATEN._grouped_mm.default: experts.grouped_mm,
+    # PyTorch has it from 2.8 on.
+    **({_ATEN._grouped_mm.default: experts.grouped_mm} if hasattr(_ATEN, "_grouped_mm") else {}),
     _ATEN.add_.Tensor: sparse.add_,
     _ATEN.sparse_mask.default: sparse.sparse_mask,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
@@ -60,6 +63,8 @@ def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
         return None
     if func is _ATEN.add_.Tensor and not _is_sparse(args[1]):
         return None
+    if func is _ATEN.scatter_add.default and not functional.is_in_backward():
+        return None
     return KERNELS.get(func)
 
 
@@ -77,7 +82,8 @@ EMULATIONS = (
     "pseudoinverse: its operations one by one, without cuSOLVER's workspace",
     "layer norm: copies of an input and a gradient in another layout",
     "sums and masks of sparse tensors: with their temporaries",
-    "log-sigmoid: no buffer; mean squared error, binary cross entropy: with their temporaries",
+    "log-sigmoid: no buffer; mean squared error, binary cross entropy, logsumexp: with their temporaries",
+    "gradients of gathered elements: added to zeros in place, as without a dispatch mode",
     "two gradients of one tensor: added in place if nothing else refers to the first, as without a dispatch mode",
     "fused optimizers: no temporaries; paged states of 100,000 elements or more are in managed memory and not counted",
     "grouped products of experts: one output, in any dtype",

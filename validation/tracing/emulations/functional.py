@@ -66,6 +66,14 @@ def log_sigmoid_backward(grad: Tensor, input: Tensor, buffer: Tensor) -> Tensor:
     return torch.empty_like(grad.expand_as(input), memory_format=torch.contiguous_format)
 
 
+def logsumexp(input: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:  # noqa: A002
+    """The logarithm of summed exponentials, which are a temporary (ATen/native/ReduceOps.cpp, `logsumexp_out_impl`)."""
+    maxes = torch.amax(input, dim, keepdim=True)
+    squeezed = maxes if keepdim else maxes.squeeze(dim)
+    squeezed.masked_fill_(squeezed.abs() == math.inf, 0)
+    return (input - maxes).exp_().sum(dim, keepdim=keepdim).log_().add_(squeezed)
+
+
 def mse_loss(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:  # noqa: A002  losses are averaged
     """The mean of squared errors, which are a temporary (ATen/native/Loss.cpp, `mse_loss_out`)."""
     return (input - target).mean()
@@ -154,6 +162,16 @@ def masked_index(input: Tensor, indices: list[Tensor | None]) -> Tensor:  # noqa
         mask = index is not None and index.dtype == torch.bool
         numbers += torch.nonzero(index).unbind(-1) if mask else [index]
     return torch.ops.aten.index.Tensor(input, numbers)
+
+
+def is_in_backward() -> bool:
+    """Whether a formula of the backward pass runs, and not a recomputation in it."""
+    return torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:  # noqa: A002  the shapes match
+    """Zeros with added elements, in place (ATen/native/TensorAdvancedIndexing.cpp, `gather_backward`)."""
+    return input
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:  # noqa: A002  only its shape counts
