@@ -51,17 +51,18 @@ ACCURACY = (
 )
 
 #: Source: transformers/integrations/moe.py, grouped_mm_experts_forward.
-EXPERTS = (
-    "Experts run as grouped matrix products, as in transformers on CUDA. Each token "
-    "adds a row for each of its experts, so memory does not depend on which experts the router chooses. Every "
-    "expert has a gradient from the first step on."
-)
+EXPERTS = "Experts run as grouped matrix products, as in transformers on CUDA."
 
 #: Source: transformers/integrations/moe.py, grouped_mm_fallback.
 EXPERTS_BY_GROUP = (
-    "PyTorch has no grouped product for this card: it needs compute capability 8.0 and PyTorch 2.9, or 9.0 and 2.8. "
-    "transformers then multiplies one expert after the other, and computes the gradient of every expert's weights, "
+    "PyTorch has no grouped product for this release and card: it needs compute capability 8.0 and PyTorch 2.9, or 9.0 "
+    "and 2.8. transformers multiplies one expert after the other, and computes the gradient of every expert's weights, "
     "even if they are frozen."
+)
+
+ROWS_OF_EXPERTS = (
+    "Each token adds a row for each of its experts, so memory does not depend on which experts the router chooses. "
+    "Every expert has a gradient from the first step on."
 )
 
 #: Source: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
@@ -128,7 +129,7 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         lines.append(SCALER)
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, request.stack, request.training.kernels)
-        lines += [EXPERTS] if kernels.grouped_mm else [EXPERTS, EXPERTS_BY_GROUP]
+        lines += [EXPERTS if kernels.grouped_mm else EXPERTS_BY_GROUP, ROWS_OF_EXPERTS]
     if not request.length_given and request.task != "image_cls" and not model.hears:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
