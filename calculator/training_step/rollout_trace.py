@@ -78,7 +78,17 @@ def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
 class RolloutTrace:
     """The passes of a step. Without an environment of symbolic sizes, all but the numbers of tokens are given."""
 
-    __slots__ = ("_alone", "_grows", "_is_symbolic", "_last", "_of_prompts", "_of_second", "_prepared", "_shape_env")
+    __slots__ = (
+        "_alone",
+        "_grows",
+        "_is_symbolic",
+        "_last",
+        "_of_prompts",
+        "_of_second",
+        "_prepared",
+        "_shape_env",
+        "_traced_prompts",
+    )
 
     def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
@@ -95,6 +105,8 @@ class RolloutTrace:
         self._of_prompts: dict[int, int] = {}
         #: Whether no size is smaller in the last pass than in that of the second token.
         self._grows = False
+        #: The pass of the prompts by itself, once it has been read.
+        self._traced_prompts: _PromptsTrace | None = None
         if batch is not None:
             self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
@@ -155,16 +167,38 @@ class RolloutTrace:
 
     def _prompts(self, sizes: Sequence[int]) -> PassPeak:
         """Return the pass of the prompts with given sizes, which has its names and shapes."""
-        prepared = self._prepared
-        if sizes:
-            following = iter(sizes)
-            training = resized(prepared.given, lambda _: next(following))
-            method = resized(prepared.method, lambda _: next(following))
-            prepared = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
-        batch = trainer_of(prepared.training).generation(prepared.training)
-        assert batch is not None
-        prefill = Rollout(prepared, batch).prefill()
-        return prefill.measured(prefill.interpretation.run())
+        if not sizes:
+            return _Pass(_prefilled(self._prepared, None)).with_values(()).peak
+        found = self._traced_prompts.with_sizes(sizes) if self._traced_prompts is not None else None
+        if found is None:
+            self._traced_prompts = _PromptsTrace(self._prepared, sizes)
+            found = self._traced_prompts.with_sizes(sizes)
+        assert found is not None
+        return found.peak
+
+
+def _prefilled(prepared: PreparedModel, shape_env: ShapeEnv | None) -> RolledOut:
+    batch = trainer_of(prepared.training).generation(prepared.training)
+    assert batch is not None
+    return Rollout(prepared, batch, shape_env).prefill()
+
+
+class _PromptsTrace:
+    """The pass of the prompts by itself, traced with symbolic sizes when it is first read."""
+
+    __slots__ = ("_pass", "_shape_env")
+
+    def __init__(self, prepared: PreparedModel, sizes: Sequence[int]) -> None:
+        self._shape_env, following = ShapeEnv(), iter(sizes)
+        training = resized(prepared.given, lambda _: self._shape_env.create_symint(next(following)))
+        method = resized(prepared.method, lambda _: self._shape_env.create_symint(next(following)))
+        symbolic = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
+        self._pass = _SymbolicPass(_prefilled(symbolic, self._shape_env), self._shape_env)
+
+    def with_sizes(self, sizes: Sequence[int]) -> StepPass | None:
+        """Return the pass with other sizes, or None if a guard fails."""
+        values = self._shape_env.evaluate(sizes)
+        return None if values is None else self._pass.with_values(values)
 
 
 class _Pass:

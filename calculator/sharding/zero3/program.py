@@ -114,8 +114,9 @@ class Program:
             path, _, name = each.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
             for key in [key for key in modules if key[0] == path]:
-                parameter = self.by_name[model + name, key[1] if "*" in name else None]
-                if parameter not in modules[key].parameters:
+                # Layers of another kind have modules of the same path without the parameter.
+                parameter = self.by_name.get((model + name, key[1] if "*" in name else None))
+                if parameter is not None and parameter not in modules[key].parameters:
                     modules[key].parameters.append(parameter)
         for module in modules.values():
             if len(module.parameters) > 1:
