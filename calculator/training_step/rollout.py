@@ -31,12 +31,13 @@ from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
+from calculator.stack.releases import release
 from calculator.trainers import image_batch, trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import Sampling
+from calculator.training_step.next_token import OlderSampling, Sampling
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
     #: The tensors that a layer has in the cache.
     Entries = list[tuple[Tensor, ...]]
+
+#: The first release whose `generate` extends positions in place of the mask.
+CHOOSES_POSITIONS = (5,)
 
 
 class RolledOut(NamedTuple):
@@ -112,7 +116,7 @@ class Rollout:
         shape_env: ShapeEnv | None = None,
         *,
         trains: bool = True,
-        loop: type[Loop] = Sampling,
+        loop: type[Loop] | None = None,
         is_first: bool = True,
     ) -> None:
         training = prepared.training
@@ -132,7 +136,8 @@ class Rollout:
         #: Whether the model is in training mode.
         self.trains = trains
         #: The loop that chooses the next token.
-        self.loop = loop
+        is_older = release(prepared.stack.transformers) < CHOOSES_POSITIONS
+        self.loop = loop or (OlderSampling if is_older else Sampling)
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
@@ -256,6 +261,7 @@ class Rollout:
         loop.begin(context)
         ids = tape.new((context.batch, context.length), "int64", "input_ids")
         inputs = [ids, *loop.given(context)]
+        loop.enter(inputs)
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
         of_images: list[Tensor] = []
