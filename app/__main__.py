@@ -68,7 +68,7 @@ def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         status = int(run(args))
         sys.stdout.flush()
     except PlanError as error:
-        return _report(f"{problem.loc}: {problem.msg}" if problem.loc else problem.msg for problem in error.problems)
+        return _report(problem.sentence for problem in error.problems)
     except BrokenPipeError:
         _discard_output()
         return CLOSED_PIPE

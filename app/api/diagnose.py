@@ -21,6 +21,7 @@ from calculator.diagnosis.message import Message, parse_message
 from calculator.diagnosis.snapshot import Snapshot, read_snapshot
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.run import RunSettings
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.run.request import parse_run
 
 router = APIRouter(tags=["Plans"])
@@ -81,11 +82,7 @@ def read_case(body: Any) -> ReadCase:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(FIELDS)}", input=body[key])
-        for key in body
-        if key not in FIELDS
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, FIELDS), input=body[key]) for key in body if key not in FIELDS]
     problems += [
         Problem(loc=name, msg=f"must be {what}", input=body[name])
         for name, what in TEXTS.items()

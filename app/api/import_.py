@@ -12,6 +12,7 @@ from app.api.responses import BODY_ERRORS, json_body, json_response, problem_res
 from app.http.body_params import JsonBody
 from app.interop import imports
 from calculator.common.errors import PlanError, Problem, refusal
+from calculator.inputs.unknown_fields import unknown_field
 
 router = APIRouter(tags=["Plans"])
 
@@ -27,11 +28,7 @@ def answer(body: Any) -> ImportAnswer:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(FIELDS)}", input=body[key])
-        for key in body
-        if key not in FIELDS
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, FIELDS), input=body[key]) for key in body if key not in FIELDS]
     name = body.get("format")
     if name is not None and not (isinstance(name, str) and name in imports.FORMATS):
         problems.append(Problem(loc="format", msg=f"must be one of {', '.join(imports.FORMATS)}, or null", input=name))

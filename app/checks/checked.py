@@ -50,7 +50,7 @@ def check(path: str, text: str, changed: Callable[[Body], Body]) -> Checked:
         body, warnings = _body(text)
         answer = estimate(parse_request(changed(body)))
     except PlanError as error:
-        lines = [f"{problem.loc}: {problem.msg}" if problem.loc else problem.msg for problem in error.problems]
+        lines = [problem.sentence for problem in error.problems]
         return Checked(path=path, outcome="invalid", sentences=tuple(lines))
     return Checked(
         path=path,

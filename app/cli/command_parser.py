@@ -34,6 +34,6 @@ class CommandParser(argparse.ArgumentParser):
         if not message.startswith("unrecognized arguments"):
             return ""
         known = sorted({*_OPTION.findall(usage)})
-        close = [get_close_matches(given, known, n=1) for given in _OPTION.findall(message)]
+        close = [get_close_matches(given, known, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
         found = [names[0] for names in close if names]
         return f": did you mean {' and '.join(found)}?" if found else ""

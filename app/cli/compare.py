@@ -74,7 +74,7 @@ def _lines(rows: tuple[ComparisonRow, ...]) -> Iterator[str]:
     )
     for row in rows:
         for problem in row.problems:
-            yield f"{row.method.label} is refused: {problem.loc}: {problem.msg}"
+            yield f"{row.method.label} is refused: {problem.sentence}"
 
 
 def _row(row: ComparisonRow) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from app.forms.fields import FIELDS, MEMORY, METHOD_LABELS, NEEDS, SERVING
-from calculator.architecture.config import shown
+from calculator.common.errors import shown
 from calculator.devices.gpus import GIB
 from calculator.planning.request import MOST_OF_A_KIND
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def invalid_response(problems: Sequence[Problem]) -> Response:
     first = problems[0]
     others = len(problems) - 1
     more = f"; and {others:,} more {'error' if others == 1 else 'errors'}" if others else ""
-    detail = f"{first.loc[:500]}: {first.msg}" if first.loc else first.msg
+    detail = replace(first, loc=first.loc[:500]).sentence
     return problem_response(422, f"{detail}{more}", problems)
 
 

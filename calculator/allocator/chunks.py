@@ -5,9 +5,10 @@ Chunks do not depend on sizes, as long as no tensor changes its pool.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.needs import Allocations
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 from calculator.common.budget import check_budget
 from calculator.sharding.streams import STREAMS
@@ -15,7 +16,8 @@ from calculator.sharding.streams import STREAMS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.training_step.unrolled import Unrolled, Window
+    from calculator.training_step.periods import Window
+    from calculator.training_step.unrolled import Unrolled
 
 #: The largest size in a small pool, in units of 512 bytes.
 SMALL = SMALL_REQUEST // BLOCK
@@ -23,22 +25,6 @@ _NEVER = 1 << 60
 
 #: The chunks of a pass. Each comes with the lowest row that is shifted, and the shift of the repetition.
 Repeated = list[tuple["Chunk", int, int]]
-
-
-class Allocations(NamedTuple):
-    """The allocations of a chunk's transients.
-
-    Attributes:
-        positions: Their indices among the transients' events.
-        rows: Their rows.
-        counts: The number of transients that are alive before each.
-        left: The number of transients that are alive after the chunk.
-    """
-
-    positions: list[int]
-    rows: list[int]
-    counts: list[int]
-    left: int
 
 
 class Chunk:
@@ -54,10 +40,10 @@ class Chunk:
         carried: The transients that are alive at the start of the chunk.
         recurs: Whether it is repeated with the same rows.
         moved: The indices of events whose rows differ from repetition to repetition.
+        number: The number of the chunk among those of its pool.
     """
 
     __slots__ = (
-        "_allocations",
         "_freed",
         "allocates",
         "carried",
@@ -65,6 +51,7 @@ class Chunk:
         "frees",
         "gap",
         "moved",
+        "number",
         "placed",
         "recurs",
         "transients",
@@ -80,21 +67,8 @@ class Chunk:
         self.carried = carried
         self.recurs = recurs
         self.moved: dict[tuple[bool, int], list[int]] = {}
+        self.number = 0
         self._freed: list[int] | None = None
-        self._allocations: Allocations | None = None
-
-    def allocations(self, alive: int) -> Allocations:
-        """Return the transients' allocations.
-
-        `alive` is the number of transients before the chunk, which is the same in each repetition.
-        """
-        if self._allocations is None:
-            events = self.transients
-            positions = [at for at, event in enumerate(events) if event >= 0]
-            counts = [*accumulate([1 if event >= 0 else -1 for event in events], initial=alive)]
-            rows = [events[at] for at in positions]
-            self._allocations = Allocations(positions, rows, [counts[at] for at in positions], counts[-1])
-        return self._allocations
 
     @property
     def freed(self) -> list[int]:
@@ -126,14 +100,14 @@ class Cut(NamedTuple):
     Attributes:
         gradients, left: The rows that outlive the micro-batch: gradients, and others.
         passes: The repeated chunks of each pass.
-        chunks: Each chunk once, in order.
+        allocations: The allocations of transients in each chunk.
         counts: The number of chunks in each window of each pass.
     """
 
     gradients: list[list[int]]
     left: list[list[int]]
     passes: list[list[Repeated]]
-    chunks: list[list[Chunk]]
+    allocations: list[Allocations]
     counts: list[list[list[int]]]
 
 
@@ -158,7 +132,9 @@ class ShortBatch:
         "_by_event",
         "_copies",
         "_kept",
+        "_later",
         "_middle",
+        "_outside",
         "_passes",
         "_placed",
         "_pool_count",
@@ -182,6 +158,9 @@ class ShortBatch:
         self._by_event = [*sizes, *reversed(sizes)]
         #: Rows that are placed. One row represents its copies in all periods.
         self._placed: set[int] = set()
+        #: The events, outside the periods, of rows of the repeated period.
+        outside = (window.events for windows in passes for window in windows if not window.lowest)
+        self._outside = {*chain.from_iterable(outside)}
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
         forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
         self._middle = len(forward)
@@ -200,7 +179,9 @@ class ShortBatch:
         passes: list[list[Repeated]] = [[] for _ in pools]
         once: list[list[Chunk]] = [[] for _ in pools]
         counts: list[list[list[int]]] = [[] for _ in pools]
-        for windows in self._passes:
+        for windows, later in zip(self._passes, (1, 2), strict=True):
+            # After the periods, the repeated one is the last in the forward pass, and the first in the backward pass.
+            self._later = self._base + later * self._stride
             cut = [(window, self._cut(window, short, placed)) for window, short in windows]
             for n, repeated in enumerate(passes):
                 counts[n].append([len(chunks[n]) for _, chunks in cut])
@@ -213,15 +194,20 @@ class ShortBatch:
                         for chunk in chunks[n]
                     ]
                 )
-        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, once, counts)
+        for chunks in once:
+            for number, chunk in enumerate(chunks):
+                chunk.number = number
+        allocations = [*map(Allocations.of, once)]
+        return Cut(self._outliving(gradients=True), self._outliving(gradients=False), passes, allocations, counts)
 
     def _outliving(self, *, gradients: bool) -> list[list[int]]:
         """Return the rows that are never freed, by pool: those of gradients, or the others."""
         found: list[list[int]] = [[] for _ in range(self._pool_count)]
+        following = self._base + 2 * self._stride
         for row in self._kept:
             if row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
-                repeated = self._base + self._stride <= row < self._base + 2 * self._stride
-                start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
+                repeated = following - self._stride <= row < following
+                start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row, following), 1)
                 found[self._pools[start]].extend(range(start, start + repeats * self._stride, self._stride))
         return found
 
@@ -233,31 +219,33 @@ class ShortBatch:
 
     def _numbered_back(self, window: Window) -> list[int | None]:
         """Return the events of a window with rows of the short micro-batch, and None for other events."""
-        sizes, last, by = self._by_event, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
-        middle, events = self._base + self._stride, window.events
+        sizes, middle, events = self._by_event, self._base + self._stride, window.events
         if window.lowest or max(events, default=0) < middle > ~min(events, default=0):
             return [event if sizes[event] else None for event in events]
-        short: list[int | None] = []
-        for event in events:
-            row = event if event >= 0 else ~event
-            if row < middle or row >= self._workspace:
-                short.append(event if sizes[event] else None)
-            elif row >= last:
-                short.append((event - by if event >= 0 else event + by) if sizes[event] else None)
-            else:
-                self._placed.add(self._kind(row))
-                short.append(event if row < middle + self._stride and sizes[event] else None)
-        return short
+        return [self._numbered(event) if sizes[event] else None for event in events]
+
+    def _numbered(self, event: int) -> int | None:
+        """Return an event outside the periods with its row in the short micro-batch, where one period is the last too.
+
+        Return None if there is such an event for each period. Then only that of the first one is kept.
+        """
+        row, by, following = max(event, ~event), self._copies * self._stride, self._base + 2 * self._stride
+        if row < following or row >= self._workspace:
+            return event
+        short = event - by if event >= 0 else event + by
+        if row >= following + by or (row >= following - self._stride + by and short not in self._outside):
+            return short
+        self._placed.add(self._kind(row))
+        return None
 
     def _kind(self, row: int) -> int:
         """Return a number that a row and its copies in all periods share."""
         base = self._base
         return row if row < base or row >= self._workspace else base + (row - base) % self._stride
 
-    def _in_full(self, row: int) -> int:
-        """Return the row's number in the whole micro-batch, for a row that is not repeated."""
-        later = self._base + 2 * self._stride <= row < self._workspace
-        return row + self._copies * self._stride if later else row
+    def _in_full(self, row: int, start: int) -> int:
+        """Return the number of a row in the whole micro-batch, in which rows from `start` on have a higher number."""
+        return row + self._copies * self._stride if start <= row < self._workspace else row
 
     def _place_taken(self, events: Sequence[int | None]) -> None:
         """Mark every row as placed that is freed but not allocated."""
@@ -338,4 +326,4 @@ class ShortBatch:
     def _chunk(self, window: Window, pool: int) -> Chunk:
         alive = self._alive[pool]
         recurs = len(window.shifts) > 1 and not any(window.shifts)
-        return Chunk([*alive] if window.lowest else [self._in_full(row) for row in alive], recurs=recurs)
+        return Chunk([*alive] if window.lowest else [self._in_full(row, self._later) for row in alive], recurs=recurs)

@@ -13,11 +13,12 @@ from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
+from calculator.allocator.needs import Need
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
-from calculator.allocator.transients import MicroBatch, Need, play
+from calculator.allocator.transients import MicroBatch, play
 from calculator.training_step.step_batches import step_batches
 
 if TYPE_CHECKING:

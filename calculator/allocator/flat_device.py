@@ -18,7 +18,7 @@ from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
 from calculator.common.deferred import Deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from calculator.allocator.address_space import Totals
     from calculator.allocator.flat_pool import Placed, Places
@@ -83,6 +83,11 @@ class FlatDevice:
         """Return a device in the same state. The two share pools until one of them changes a pool."""
         self._owns_pools = False
         return copy(self)
+
+    def state(self) -> Hashable:
+        """Return all that the placement of further blocks depends on."""
+        pools = [(*pool.free_keys, None, *pool.segments, None, pool.next_address) for pool in self._pools]
+        return self.capacity, self._shift, *pools
 
     def _own_pools(self) -> None:
         """Copy pools that other devices share."""

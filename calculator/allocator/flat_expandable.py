@@ -314,7 +314,7 @@ class _Apart:
         """Allocate and free rows."""
         self._device._play_one(self._range, events, sizes, places)  # noqa: SLF001  a part of it
 
-    def serves(self, quick: int, needs: Needs) -> bool:
+    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks."""
         return serves(self._range.free, self._range.shift, quick, needs)
 

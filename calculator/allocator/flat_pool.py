@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -283,13 +283,14 @@ class FlatPool:
                 del free[place]
                 insort(free, rest)
 
-    def serves(self, quick: int, needs: Needs) -> bool:
+    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
         Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
         least `s` is in pieces smaller than `s`. Then the sum of `f - s + 1` over all `f >= s` is at most `W + k (s -
         1)`. So a request of `s` is served if that sum is above `W + k (s - 1)`. `needs` has this number for each `s`.
         In any case a request is served if one `f` is at least `W + (k + 1) s`. `quick` is the most of these numbers.
+        Only if this does not hold are `needs` read.
         """
         return serves(self.free_keys, self.shift, quick, needs)
 
@@ -319,14 +320,14 @@ class FlatPool:
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
-def serves(free: Sequence[int], shift: int, quick: int, needs: Needs) -> bool:
+def serves(free: Sequence[int], shift: int, quick: int, needs: Callable[[], Needs]) -> bool:
     """Return whether requests are certain to be served from the given free blocks.
 
     `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
     """
     if free and free[-1] >> shift >= quick:
         return True
-    for size, need in needs:
+    for size, need in needs():
         # The sum over the free blocks of at least this size of their excess over it must be larger than what can be
         # lost.
         lacking = need

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.out_of_memory import OutOfMemoryError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.allocator.history_run import HistoryRun
     from calculator.allocator.machines import Machine, Placed
     from calculator.allocator.out_of_memory import DeviceMemory
+    from calculator.allocator.played_steps import PlayedSteps
     from calculator.devices.outcome import ReplayPhase
     from calculator.training_step.batch_trace import Program
 
@@ -86,8 +88,12 @@ class History:
         run: The state that the histories of the run share.
         machine: The allocator.
         loaded: The most bytes that are reserved during the load.
+        empty_cache: The steps that empty the cache, if any do.
         steps: The number of steps that have ended.
         reserved: The most bytes that are reserved in each of these steps.
+        retries: How often cached blocks are freed for a request, in the load and in each of these steps.
+        gradients: The blocks of gradients.
+        left: The blocks of the last micro-batch's other rows that are alive at its end.
     """
 
     def __init__(self, run: HistoryRun, machine: Machine, empty_cache: EmptyCache | None) -> None:
@@ -96,48 +102,65 @@ class History:
         self.loaded = 0
         self.steps = 0
         self.reserved: list[int] = []
-        self._empty_cache = empty_cache
+        self.empty_cache = empty_cache
         self._phase: ReplayPhase = "load"
-        self._left: list[Placed] = []
-        self._gradients: list[Placed] = []
+        self.left: list[Placed] = []
+        self.gradients: list[Placed] = []
         #: The names of the gradients that the step's first micro-batch allocated.
         self._made: list[str] = []
         self._buckets: list[Placed] = []
-        self._retries: list[int] = []
+        self.retries: list[int] = []
+        #: The machine's retries at the end of the load or of the last step.
+        self._counted = 0
 
     def on(self, machine: Machine) -> History:
         """Return the history so far, on another machine in the same state."""
         other = copy(self)
         other.machine = machine
-        other.reserved, other._retries = self.reserved.copy(), self._retries.copy()  # noqa: SLF001
+        other.reserved, other.retries = self.reserved.copy(), self.retries.copy()
         return other
 
     def finish(
-        self, steps: Sequence[Step], device: DeviceMemory | None, before: Callable[[History], object] = id
+        self,
+        steps: Sequence[Step],
+        device: DeviceMemory | None,
+        before: Callable[[History], object] = id,
+        played: PlayedSteps | None = None,
     ) -> HistoryResult:
         """Replay the rest of the load and the steps.
 
-        `before` is called before each step.
+        `before` is called before each step. Histories of the run on the same device share `played`.
         """
+        play = self.play if played is None else partial(played.play, self)
         end = None
         try:
             if self._phase == "load":
                 self._load(device.total if device is not None else None)
             for step in steps[self.steps :]:
                 before(self)
-                self._step(step)
-                self._note()
+                play(step)
         except OutOfMemoryError as error:
             assert device is not None
             self._note()
             end = self._end(error, device)
-        return HistoryResult(reserved=tuple(self.reserved), retries=tuple(self._retries), out_of_memory=end)
+        return HistoryResult(reserved=tuple(self.reserved), retries=tuple(self.retries), out_of_memory=end)
+
+    def play(self, step: Step) -> None:
+        """Play the next step."""
+        self._step(step)
+        self._note()
+
+    def set_gradients_to_none(self) -> None:
+        """Free the gradients of the last step, as `optimizer.zero_grad` does."""
+        self.machine.free(self.gradients)
+        self.gradients = []
 
     def _note(self) -> None:
         """Store what the load or a step reserved."""
         most = self.machine.most_reserved()
         self.reserved.append(most if self.reserved else max(self.loaded, most))
-        self._retries.append(self.machine.retries - sum(self._retries))
+        self.retries.append(self.machine.retries - self._counted)
+        self._counted = self.machine.retries
 
     def _load(self, total: int | None) -> None:
         """Load the model onto a device with `total` bytes."""
@@ -148,15 +171,16 @@ class History:
         if self.run.buckets is not None:
             self._create(self.run.buckets.first)
         self.loaded = self.machine.most_reserved()
-        self._retries.append(self.machine.retries)
+        self.retries.append(self.machine.retries)
+        self._counted = self.machine.retries
         self._phase = "forward"
 
     def _step(self, step: Step) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
-        machine, empties = self.machine, self._empty_cache
+        machine, empties = self.machine, self.empty_cache
         if empties is not None and not empties.in_step(self.steps):
             empties = None
-        machine.free(self._gradients)
+        self.set_gradients_to_none()
         if self.steps == 1 and self.run.buckets is not None and self.run.buckets.are_rebuilt:
             machine.free(self._buckets)
             self._create(self.run.buckets.steady)
@@ -167,10 +191,9 @@ class History:
             if not number:
                 self._made = [program.names[row] for row in program.gradients]
             if not number or (last and self.run.differs_before_last):
-                self._gradients = machine.placed(program.gradients)
+                self.gradients = machine.placed(program.gradients)
         if self.run.frees_gradients:
-            machine.free(self._gradients)
-            self._gradients = []
+            self.set_gradients_to_none()
         self._optimizer_step()
         if empties is not None and not empties.after_forward:
             machine.empty_cache()
@@ -194,7 +217,7 @@ class History:
         """
         check_budget()
         machine, names, count = self.machine, program.names, len(sizes)
-        first = not self.steps and not self._gradients
+        first = not self.steps and not self.gradients
         machine.begin(
             [*sizes, *self.run.workspaces] if first else sizes,
             lambda row: names[row] if row < count else WORKSPACE,
@@ -206,16 +229,16 @@ class History:
             self._phase = PASSES[number]
             machine.play([*events[:start], count + number, *events[start:]] if first else events)
             if not number:
-                machine.free(self._left)
+                machine.free(self.left)
                 if empties:
                     machine.empty_cache()
-        self._left = machine.placed(program.left)
+        self.left = machine.placed(program.left)
 
     def _take(self, program: Program) -> None:
         """Give the last micro-batch of a step the gradients that the first one allocated."""
         named_rows = [(row, program.names[row]) for row in program.taken]
         for row, place in same_gradients(named_rows, enumerate(self._made)):
-            self.machine.take([row], [self._gradients[place]])
+            self.machine.take([row], [self.gradients[place]])
 
     def _optimizer_step(self) -> None:
         self._phase = "optimizer_step"

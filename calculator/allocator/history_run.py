@@ -10,6 +10,7 @@ from calculator.allocator.chunks import pool_count
 from calculator.allocator.history import History
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.machines import ConfiguredMachine, FlatMachine
+from calculator.allocator.played_steps import PlayedSteps
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
 from calculator.training_step.batch_trace import BatchTraces
@@ -65,18 +66,20 @@ class HistoryRun:
         empty_cache: EmptyCache | None = None,
         device: DeviceMemory | None = None,
         conf: AllocConf = DEFAULT,
+        played: PlayedSteps | None = None,
     ) -> HistoryResult:
         """Replay the load and some steps, without a limit or on a device.
 
-        With default settings, a replay on a device continues from a replay without a limit.
+        With default settings, a replay on a device continues from a replay without a limit. Replays of several
+        histories on the same device share `played`.
         """
         if conf != DEFAULT:
             return History(self, ConfiguredMachine(conf, device), empty_cache).finish(steps, device)
         key = tuple(steps), empty_cache
         if key not in self._unlimited:
-            self._unlimited[key] = _Unlimited(self, self.machine(steps), empty_cache, steps)
+            self._unlimited[key] = _Unlimited(self, self.machine(steps), empty_cache, steps, played or PlayedSteps())
         unlimited = self._unlimited[key]
-        return unlimited.result if device is None else unlimited.on(device)
+        return unlimited.result if device is None else unlimited.on(device, played or PlayedSteps())
 
     def machine(self, steps: Sequence[Step], more: int = 0) -> FlatMachine:
         """Return a device that has room for some steps and `more` bytes."""
@@ -99,17 +102,24 @@ class _Unlimited:
     It keeps its states before the load and before each step that reserves more than all earlier ones.
     """
 
-    def __init__(self, run: HistoryRun, machine: FlatMachine, empty_cache: EmptyCache | None, steps: Steps) -> None:
+    def __init__(
+        self,
+        run: HistoryRun,
+        machine: FlatMachine,
+        empty_cache: EmptyCache | None,
+        steps: Steps,
+        played: PlayedSteps,
+    ) -> None:
         self._run = run
         self._steps = steps
         self._start = History(run, machine, empty_cache), machine
         self._states: list[_State] = []
-        self.result = self._copy(self._start).finish(steps, None, self._keep)
+        self.result = self._copy(self._start).finish(steps, None, self._keep, played)
         reserved = self.result.reserved
         growing = {step for step, most in enumerate(reserved) if most > max(reserved[:step], default=0)}
         self._states = [state for state in self._states if state[0].steps in growing]
 
-    def on(self, device: DeviceMemory) -> HistoryResult:
+    def on(self, device: DeviceMemory, played: PlayedSteps) -> HistoryResult:
         """Return the replay on a device.
 
         It is the same up to the first step that reserves more than the device has.
@@ -119,7 +129,7 @@ class _Unlimited:
             if self.result.peak_reserved_bytes <= capacity:
                 return self.result
             state = next(each for each in self._states if self.result.reserved[each[0].steps] > capacity)
-        return self._copy(state, capacity).finish(self._steps, device)
+        return self._copy(state, capacity).finish(self._steps, device, played=played)
 
     def _keep(self, history: History) -> None:
         assert isinstance(history.machine, FlatMachine)

@@ -13,7 +13,7 @@ from calculator.allocator.replay import Tensors
 from calculator.allocator.segments import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from calculator.allocator.alloc_conf import AllocConf
     from calculator.allocator.out_of_memory import DeviceMemory
@@ -118,12 +118,21 @@ class FlatMachine:
         """Return wholly free segments."""
         self._device.empty_cache()
 
-    def saved(self, capacity: int | None = None) -> FlatMachine:
-        """Return a machine in the same state, on a device of a capacity."""
+    def state(self) -> Hashable:
+        """Return all that the placement of further rows depends on."""
+        return self._device.state()
+
+    def copied(self) -> FlatMachine:
+        """Return a machine in the same state."""
         other = copy(self)
         other._device = self._device.saved()  # noqa: SLF001  its own class
-        other._device.capacity = capacity  # noqa: SLF001
         other.begin((), str)
+        return other
+
+    def saved(self, capacity: int | None = None) -> FlatMachine:
+        """Return a machine in the same state, on a device of a capacity."""
+        other = self.copied()
+        other._device.capacity = capacity  # noqa: SLF001  its own class
         return other
 
 

@@ -10,10 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.loading import one_by_one
+from calculator.allocator.needs import Need
 from calculator.allocator.segments import BLOCK
-from calculator.allocator.transients import PARTS, Need, play
+from calculator.allocator.transients import PARTS, play
 from calculator.common.deferred import Deferred
-from calculator.training_step.unrolled import Window, shifted
+from calculator.training_step.periods import Window, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

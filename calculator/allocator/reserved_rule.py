@@ -27,7 +27,7 @@ from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
-from calculator.training_step import first_layer_bound, left_out_passes
+from calculator.training_step import first_layer_bound, skipped_passes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -141,22 +141,29 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     """
     kept = _kept_in_generation(step, workspaces)
     passes = in_segments(Counter(sizes(step.before_generation)))
-    for each in step.generation:
-        if not _fits(each, max(passes, least - kept)):
+    waiting = [*step.generation]
+    while waiting:
+        each = waiting.pop()
+        room = max(passes, least - kept)
+        if _fits_by_bytes(each, room):
+            continue
+        if each.smaller is not None:
+            waiting.append(each.smaller())
+        if each.bound is None or in_segments(each.bound()) > room:
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
 
 
-def _fits(step_pass: StepPass, size: int) -> bool:
-    """Return whether the blocks of a pass are certain to fit in some bytes of segments.
+def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
+    """Return whether the blocks of a pass, and of a smaller one, are certain to fit in some bytes of segments.
 
     A large segment of blocks of one size below 10 MiB has at least two of them, and less room than for one more: two
     thirds of it are used, except in the last segment of a size. A larger block leaves less than a sixth of its segment.
     """
-    if step_pass.bound is None or step_pass.bytes_of_bound is None:
+    if step_pass.bytes_of_bound is None:
         return False
     count, total = step_pass.bytes_of_bound()
-    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size or in_segments(step_pass.bound()) <= size
+    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size
 
 
 def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
@@ -269,7 +276,7 @@ def _left_by_layers(step: TrainingStep) -> int:
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of blocks of each size in a step.
 
-    If a skipped first layer, or passes whose decoder is not interpreted, could need more segments, the step is
+    If a skipped first layer, or passes that are not interpreted, could need more segments, the step is
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts, copies = _peak_counts(step), step.run.copies
@@ -299,11 +306,11 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
-    """Return bounds on the counts of some sizes in passes whose decoder is not interpreted."""
-    found = left_out_passes.bounds(step.recording, counts)
+    """Return bounds on the counts of some sizes in passes that are not interpreted."""
+    found = skipped_passes.bounds(step.recording, counts)
     if step.first is None:
         return found
-    of_first = left_out_passes.bounds(step.first.recording, counts)
+    of_first = skipped_passes.bounds(step.first.recording, counts)
     return {size: max(found.get(size, 0), of_first.get(size, 0)) for size in {*found, *of_first}}
 
 

@@ -41,7 +41,11 @@ def loading_of(resident: ResidentState) -> Loading:
     if resident.partitioned is not None:
         return PartitionedLoading(resident, resident.partitioned)
     if prepared.device.sharding != "fsdp":
-        return Loading(resident.tensors, prepared.training)
+        known = resident.known
+        if "loading" not in known:
+            known["loading"] = Loading(resident.tensors, prepared.training)
+        found: Loading = known["loading"]
+        return found
     if broadcasts(prepared):
         return LoadedByBroadcast(resident)
     return LoadedWhole(resident) if prepared.method.facts.quantizes_base else LoadedOnHost(resident)

@@ -15,19 +15,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import partial
-from itertools import accumulate, groupby, repeat
-from operator import add, floordiv, itemgetter, mul, sub
+from itertools import repeat
+from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.known_states import Recurring
+from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget
-from calculator.training_step.unrolled import Window, first_product, shifted
+from calculator.training_step.periods import Window, first_product, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Needs, Places
@@ -45,7 +46,7 @@ class Pool(Protocol):
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
-    def serves(self, quick: int, needs: Needs) -> bool:
+    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
@@ -61,15 +62,24 @@ class Pool(Protocol):
 class Item:
     """A repetition of a chunk. `quick` and `needs` are those of all gaps up to the end of its stretch."""
 
-    __slots__ = ("_kept", "_placed", "_whole", "chunk", "lowest", "needs", "quick", "shift")
+    __slots__ = ("_found", "_kept", "_needs", "_number", "_placed", "_whole", "chunk", "lowest", "quick", "shift")
 
-    def __init__(self, need: Need, chunk: Chunk, lowest: int, shift: int) -> None:
-        self.quick = need.quick
-        self.needs = need.needs
+    def __init__(self, needs: StretchNeeds, number: int, chunk: Chunk, lowest: int, shift: int) -> None:
+        self._needs = needs
+        self._number = number
+        #: The needs, once they are read.
+        self._found: Needs | None = None
+        self.quick = needs.quick[number]
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
         self.place(chunk.placed)
+
+    def needs(self) -> Needs:
+        """Return the needs of these gaps."""
+        if self._found is None:
+            self._found = self._needs.of(self._number)
+        return self._found
 
     def place(self, placed: Sequence[int]) -> None:
         """Set the events after the gap, which are those of the chunk or a part of them."""
@@ -116,45 +126,6 @@ class Item:
         return shifted
 
 
-class Need:
-    """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
-
-    __slots__ = ("needs", "quick", "sizes")
-
-    def __init__(self, quick: int, sizes: dict[int, int]) -> None:
-        self.quick = quick
-        #: For each size, the most that is lost. A size is left out if a larger one loses at least as much.
-        self.sizes = {}
-        most = -1
-        for size in sorted(sizes, reverse=True):
-            if sizes[size] > most:
-                most = self.sizes[size] = sizes[size]
-        self.needs = tuple(self.sizes.items())
-
-    @classmethod
-    def of_sizes(cls, sizes: Iterable[int]) -> Need:
-        """Return the need of requests of which none is freed before the last.
-
-        Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part
-        of size `s` is left, the requests and what they waste fill at least `f - s + 1` of each free block `f`.
-        """
-        total, quick, lost = 0, 0, dict[int, int]()
-        for size, group in groupby(sizes):
-            total += len([*group]) * (size + SMALL)
-            lost[size] = total - size - SMALL
-            quick = max(quick, total - SMALL)
-        return cls(quick, lost)
-
-    def together(self, other: Need) -> Need:
-        """Return the need of both, one after the other."""
-        sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
-        both = Need(max(self.quick, other.quick), sizes)
-        return other if (both.quick, both.needs) == (other.quick, other.needs) else both
-
-
-_NOTHING = Need(0, {})
-
-
 class MicroBatch:
     """A micro-batch's events for each pool, with the sizes of its rows in units of 512 bytes.
 
@@ -188,9 +159,9 @@ class MicroBatch:
         self.left = cut.left
         #: For each pool, the items of the forward pass and of the backward pass.
         self.passes: list[list[list[Item]]] = []
-        for pool, (chunks, passes) in enumerate(zip(cut.chunks, cut.passes, strict=True)):
-            needs = _needs(chunks, self.sizes, SMALL if pool % 2 else 0)
-            self.passes.append([_items(repeated, needs) for repeated in passes])
+        for pool, (allocations, passes) in enumerate(zip(cut.allocations, cut.passes, strict=True)):
+            needs = ChunkNeeds(allocations, self.sizes, SMALL if pool % 2 else 0)
+            self.passes.append([_items(repeated, StretchNeeds(repeated, needs)) for repeated in passes])
 
     def _cut(self, unrolled: Unrolled, windows: list[list[Window]]) -> Cut:
         """Return the chunks.
@@ -306,48 +277,9 @@ def _in_blocks(rows: Sequence[Allocation]) -> list[int]:
     return [*map(floordiv, map(itemgetter(4), rows), repeat(BLOCK))]
 
 
-def _needs(chunks: Sequence[Chunk], sizes: Sequence[int], waste: int) -> dict[Chunk, Need]:
-    """Return the need of the transients of each chunk.
-
-    All transients that are alive at a time count, each with the most that it wastes.
-    """
-    needs: dict[Chunk, Need] = {}
-    total = count = 0
-    for chunk in chunks:
-        if not chunk.transients:
-            needs[chunk] = _NOTHING
-            continue
-        allocated = chunk.allocations(count)
-        added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in chunk.transients]
-        totals = [*accumulate(added, initial=total)]
-        allocated_sizes = [*map(sizes.__getitem__, allocated.rows)]
-        before = [*map(totals.__getitem__, allocated.positions)]
-        margins = map(mul, allocated.counts, allocated_sizes)
-        most, lost = [*map(add, before, margins)], dict[int, int]()
-        quick = max(map(add, most, allocated_sizes), default=0)
-        for size, wasted in zip(allocated_sizes, map(sub, most, allocated.counts), strict=True):
-            if wasted > lost.get(size, -1):
-                lost[size] = wasted
-        total, count = totals[-1], allocated.left
-        needs[chunk] = Need(quick, lost)
-    return needs
-
-
-def _items(chunks: Repeated, needs: dict[Chunk, Need]) -> list[Item]:
-    """Return the repetitions of chunks, each with the need of its stretch from there on."""
-    items, ahead = [], _NOTHING
-    together: dict[tuple[int, int], Need] = {}
-    for chunk, lowest, shift in reversed(chunks):
-        need = needs[chunk]
-        if not chunk.ends_stretch:
-            key = (id(chunk), id(ahead))
-            if key not in together:
-                together[key] = need.together(ahead)
-            need = together[key]
-        items.append(Item(need, chunk, lowest, shift))
-        ahead = need
-    items.reverse()
-    return items
+def _items(repeated: Repeated, needs: StretchNeeds) -> list[Item]:
+    """Return the repetitions of chunks."""
+    return [Item(needs, n, chunk, lowest, shift) for n, (chunk, lowest, shift) in enumerate(repeated)]
 
 
 def _divided(windows: Sequence[Window]) -> list[Window]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from calculator.architecture.dimension import Dim
-from calculator.common.errors import PlanError, Problem, refusal
+from calculator.common.errors import PlanError, Problem, refusal, shown
 
 #: Resolved values by canonical name.
 Config = Mapping[str, Any]
@@ -113,16 +113,6 @@ def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.c
     if problems:
         raise PlanError(*problems)
     return MappingProxyType(values)
-
-
-def shown(value: Any) -> str:
-    """Return a value as messages quote it, shortened."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{int(value):,}" if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _resolve(entry: Entry, raw: Mapping[str, Any], written: Mapping[str, str], values: dict[str, Any]) -> str | None:

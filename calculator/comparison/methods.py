@@ -15,6 +15,7 @@ from calculator.estimation.request import Choices, Request, parse_method, parse_
 from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.methods import USUAL_METHODS, Method
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     fields = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(fields)}", input=body[key])
-        for key in body
-        if key not in fields
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
     common = {key: value for key, value in body.items() if key in fields and key != "methods"}
     request: Request | None = None
     try:
@@ -131,7 +128,7 @@ def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[
         required_bytes=reserved + context,
         replayed=replayed,
         colocated=memory.colocated,
-        undivided=partial(memory.undivided, workspace + context) if memory.undivided else None,
+        unsharded=partial(memory.unsharded, workspace + context) if memory.unsharded else None,
     )
     assert answer is not None
     return answer

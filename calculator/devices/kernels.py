@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from calculator.devices.verdict import card_of
 from calculator.stack.changes import older_behavior
+from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from calculator.devices.gpus import GPU
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
+    from calculator.stack.releases import Release
 
 
 #: The compute capabilities with 227 KiB of shared memory per block. Source: CUDA C++ Programming Guide, technical
@@ -29,9 +32,21 @@ class Kernels:
     #: Grouped heads in the memory-efficient kernel, from PyTorch 2.14 on. Before that, float32 with grouped heads and
     #: without a mask ran the math kernel.
     grouped_efficient: bool = True
+    #: The grouped matrix product of experts. Without it, transformers multiplies group by group.
+    grouped_mm: bool = True
+    #: Products of half-precision matrices with a float32 result (torch.addmm with out_dtype).
+    float32_products: bool = True
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
+
+
+#: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.
+_FIRST_GROUPED_MM, _GROUPED_MM = (2, 8), (2, 9)
+
+#: The first release of PyTorch whose torch.addmm takes out_dtype.
+#: Source: trl/kernels/chunked_logprob.py, _MM_OUT_DTYPE.
+FLOAT32_PRODUCTS = (2, 8)
 
 
 def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] | None) -> Kernels:
@@ -39,10 +54,22 @@ def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] |
 
     Without a named card, they are those of a current card.
     """
-    card = card_of(device)
+    card, torch = card_of(device), release(stack.torch)[:2]
     large = "fla" in (packages or ()) and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
         flash=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,
+        float32_products=torch >= FLOAT32_PRODUCTS,
+        grouped_mm=_has_grouped_mm(card, torch),
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
     )
+
+
+def _has_grouped_mm(card: GPU | None, torch: Release) -> bool:
+    """Return whether transformers multiplies the rows of all experts at once.
+
+    Source: transformers/integrations/moe.py, _can_use_grouped_mm.
+    """
+    if torch < _GROUPED_MM:
+        return torch >= _FIRST_GROUPED_MM and card is not None and card.compute_major == 9
+    return card is None or card.compute_major is None or card.compute_major >= 8

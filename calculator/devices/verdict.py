@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
 
 #: The shardings that divide a run's state.
-DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
+SHARDED = ("zero1", "zero2", "zero3", "fsdp")
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 
@@ -96,14 +96,14 @@ def fit(
     required_bytes: int,
     replayed: Callable[[int], Outcome] | None = None,
     colocated: ColocatedEngine | None = None,
-    undivided: Callable[[], int] | None = None,
+    unsharded: Callable[[], int] | None = None,
 ) -> Fit | None:
     """Compare a run with a device. Return None if the device names neither a card nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
     is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
     In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same card, and
-    `undivided` are the bytes that a card needs with any number of cards, which is 0 if it is not given.
+    `unsharded` are the bytes that a card needs with any number of cards, which is 0 if it is not given.
 
     Raises:
         PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
@@ -137,7 +137,7 @@ def fit(
                 device,
                 usable_memory.bytes,
                 (least, required_bytes),
-                undivided or int,
+                unsharded or int,
                 fits=verdict is Verdict.FITS or (outcome is not None and verdict is Verdict.TIGHT),
             )
         ),
@@ -168,17 +168,17 @@ def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
 
 
 def _gpus_needed(
-    device: Device, usable_bytes: int, needed: tuple[int, int], undivided: Callable[[], int], *, fits: bool
+    device: Device, usable_bytes: int, needed: tuple[int, int], unsharded: Callable[[], int], *, fits: bool
 ) -> int | None:
     """Return a lower bound on the number of cards, from the live and the required bytes of one card.
 
-    By replay, a tight run needs no more cards than it has. Bytes that are not divided occupy every card.
+    By replay, a tight run needs no more cards than it has. Bytes that are not sharded occupy every card.
     """
     least, required_bytes = needed
-    shares = device.count if device.sharding in DIVIDED else 1
+    shares = device.count if device.sharding in SHARDED else 1
     if fits:
         return shares
-    stays = undivided()
+    stays = unsharded()
     if stays >= usable_bytes:
         return None
     divided = -(-max(0, least - stays) * shares // (usable_bytes - stays))

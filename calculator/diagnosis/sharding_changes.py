@@ -28,8 +28,8 @@ _BY_MEMORY = " The verdict is by the required memory, since a run of stage 3 wit
 
 #: The state that each stage partitions in addition to the previous stage.
 _STAGES: dict[ShardingName, str] = {
-    "zero2": "Stage 2 divides gradients too. GPUs send no more to each other than in stage 1.",
-    "zero3": "Stage 3 divides the weights too, and gathers each module's before it runs: GPUs send half as much again.",
+    "zero2": "Stage 2 shards gradients too. GPUs send no more to each other than in stage 1.",
+    "zero3": "Stage 3 shards the weights too, and gathers each module's before it runs: GPUs send half as much again.",
 }
 
 
@@ -101,7 +101,7 @@ def _more_gpus(request: Request) -> _Option:
     return _Option(
         {"device.count": device.count * 2},
         replace(request, device=replace(device, count=device.count * 2, nodes=nodes)),
-        "Each of twice as many GPUs keeps half of what is divided. The batch of a step has twice as many rows.",
+        "Each of twice as many GPUs keeps half of each shard. The batch of a step has twice as many rows.",
         _ZERO,
     )
 
@@ -142,7 +142,7 @@ def _offloads(request: Request) -> Iterator[_Option]:
         yield _Option(
             {f"{_OBJECT}.offload_param": cpu},
             _with_zero(request, offload_param=Offload(device="cpu")),
-            "The divided weights are in host memory, and each module's are copied to the GPU before it runs."
+            "The sharded weights are in host memory, and each module's are copied to the GPU before it runs."
             f"{_BY_MEMORY}",
         )
 

@@ -28,10 +28,10 @@ class Release(Protocol):
     def ready(self, grad: Tensor) -> None:
         """Run when a gradient is ready, before it is accumulated."""
 
-    def accumulated(self, name: str, held: list[Tensor]) -> None:
+    def accumulated(self, name: str, grad_list: list[Tensor]) -> None:
         """Run when a parameter has its gradient.
 
-        `held` contains the gradient and is the only reference to it.
+        `grad_list` contains the gradient and is the only reference to it.
         """
 
 
@@ -106,18 +106,18 @@ class Node:
 by_sequence_nr = attrgetter("sequence_nr")
 
 
-#: Which edges need the saved tensors of a product: the edge of the first saved tensor, and that of the second.
-_FACTORS: dict[Rule, tuple[int, int]] = {}
+#: Which edge needs each of the saved tensors of a product, in their order. None if every edge needs it.
+_FACTORS: dict[Rule, tuple[int | None, ...]] = {}
 
 
-def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
-    """Register which edge needs the first saved tensor of a backward formula, and which edge the second.
+def saves_factors(*edges: int | None) -> Callable[[Rule], Rule]:
+    """Register which edge needs each of the first saved tensors of a backward formula. None if every edge needs it.
 
-    Every edge needs the saved tensors after these two.
+    Every edge needs the saved tensors after these.
     """
 
     def declare(rule: Rule) -> Rule:
-        _FACTORS[rule] = (first, second)
+        _FACTORS[rule] = edges
         return rule
 
     return declare
@@ -125,8 +125,9 @@ def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
     """Return the tensors that a node would save if no gradient flowed to the missing nodes."""
-    order = [index for index in _FACTORS.get(node.apply, ()) if node.edges[index] is not None]
-    wanted = [edge is not None and edge[0] not in missing for edge in map(node.edges.__getitem__, order)]
+    order = [index for index in _FACTORS.get(node.apply, ()) if index is None or node.edges[index] is not None]
+    edges = [None if index is None else node.edges[index] for index in order]
+    wanted = [edge is None or edge[0] not in missing for edge in edges]
     return [*compress(node.saved, wanted), *node.saved[len(order) :]]
 
 
@@ -220,9 +221,9 @@ class AccumulateGrad(Node):
         if self.release is None:
             self.grad = grad
             return
-        held = [grad]
+        grad_list = [grad]
         del grad
-        self.release.accumulated(self.name, held)
+        self.release.accumulated(self.name, grad_list)
 
 
 def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing

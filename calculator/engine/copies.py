@@ -83,7 +83,6 @@ class Copies:
         "kinds",
         "left",
         "left_cache",
-        "left_out",
         "lifetimes",
         "live_cache",
         "marks",
@@ -93,6 +92,7 @@ class Copies:
         "shared_rows",
         "sizes",
         "sizes_left",
+        "skipped",
         "spans",
         "surviving",
         "tape",
@@ -108,7 +108,7 @@ class Copies:
         shared_rows: int = 0,
         hidden_states_row: int | None = None,
         first: SkippedLayer | None = None,
-        without_graph: tuple[Window, ...] = (),
+        no_grad: tuple[Window, ...] = (),
         *,
         bounds_first: bool = False,
     ) -> None:
@@ -146,8 +146,8 @@ class Copies:
             self.dropped = tuple([(at, copies + 1, kind) for at, copies, kind in self.dropped])
         #: The storages that one copy leaves alive when the step ends, by kind.
         self.remaining = self._remaining()
-        for window in without_graph:
-            self._add_without_graph(window)
+        for window in no_grad:
+            self._add_no_grad(window)
         #: For each window, the storages that one copy adds, by size.
         self.sizes = [kinds.by_size(gained) for gained in self.gained]
         #: The storages that one copy leaves alive when the step ends, by size.
@@ -166,9 +166,9 @@ class Copies:
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
         #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
         self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
-        #: For each pass whose decoder is left out, how many more storages are alive before it than before the trained
+        #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
-        self.left_out: list[list[tuple[int, int]]] | None = None
+        self.skipped: list[list[tuple[int, int]]] | None = None
         self._tables_freed: list[int] | None = None
         #: The changes in the number of storages of each size. None until they are counted.
         self.changes_of_sizes: dict[int, Changes] | None = None
@@ -206,8 +206,8 @@ class Copies:
         both = self.of(freed_here) & self.of(freed_after)
         return surviving - both if both else surviving
 
-    def _add_without_graph(self, window: Window) -> None:
-        """Count the copies in a pass without a graph. The pass frees at its end what it keeps."""
+    def _add_no_grad(self, window: Window) -> None:
+        """Count the copies in a no-grad pass. The pass frees at its end what it keeps."""
         lifetimes = self.lifetimes
         surviving = lifetimes.surviving(window.start, window.end)
         gained = self.of(surviving)

@@ -56,6 +56,19 @@ def _put_rows_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     return of_rest, grad.tape.new(rows[2], grad.dtype, "rows: gradient") if rows else None
 
 
+def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
+    """Compute `x.masked_fill_(mask, 0)`. The mask is saved. The gradient of x is a filled copy."""
+    if x.edge is None:
+        return x
+    node = Node(x.tape, _masked_fill_back, (x.edge,))
+    node.save(mask)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _masked_fill_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "filled: gradient"),)
+
+
 def mul_(x: Tensor) -> Tensor:
     """Compute `x *= number` or `x /= number`. Nothing is saved."""
     node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None
@@ -106,8 +119,9 @@ def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
     node = Node(x.tape, _normalize_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
         x.tape.reads_graph = True
-        node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
+        before = x.tape.new(x.shape, x.dtype, f"{name}: before the division")
         node.save(total)
+        node.save(before)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
@@ -116,7 +130,7 @@ def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
     The sum's gradient, -grad · ((x / sum) / sum), is computed before that of x, grad / sum.
     """
-    tape, (divided, total) = grad.tape, node.saved
+    tape, (total, divided) = grad.tape, node.saved
     dtype = ops.result_type(grad.dtype, total.dtype)
     temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
     of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import StridedTensor, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +146,8 @@ def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """
     node = Node(x.tape, _add_to_zeros, (x.edge,), x.shape) if x.edge else None
     if node is not None:
-        node.save(x)
         node.save(indices)
+        node.save(x)
     return x.tape.new(indices.shape, x.dtype, name, node)
 
 
@@ -172,21 +172,44 @@ def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, na
     node = None
     if x.edge or weight.edge:
         node = Node(x.tape, _grouped_mm_back, (x.edge, weight.edge))
-        if weight.edge:
-            node.save(x)
         if x.edge:
             node.save(weight)
         node.save(offsets)
+        if weight.edge:
+            node.save(x)
     return _row_aligned(x, (x.shape[0], out_features), name, node)
 
 
-@saves_factors(1, 0)
+@saves_factors(0, None, 1)
 def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients. The weight's gradient is dense: it has a matrix for every group, even one without rows."""
     left, right = node.edges
     weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
     x_grad = _row_aligned(grad, left[2], "grouped product: gradient") if left else None
     return x_grad, weight_grad
+
+
+def grouped_mm_by_group(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
+    """Multiply each group of rows by its own matrix, one after the other: (rows, in) to (rows, out).
+
+    x and the weight are saved whichever of them needs a gradient. The node keeps the offsets.
+
+    Source: transformers/integrations/moe.py, grouped_mm_fallback.
+    """
+    node = None
+    if x.edge or weight.edge:
+        node = Node(x.tape, _grouped_mm_by_group_back, (x.edge, weight.edge), (x.shape, weight.shape, offsets))
+        node.save(x)
+        node.save(weight)
+    return x.tape.new((x.shape[0], out_features), x.dtype, name, node)
+
+
+def _grouped_mm_by_group_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients. Both are computed, even that of a frozen weight."""
+    (left, right), (shape, of_weight, _) = node.edges, node.context
+    x_grad = grad.tape.new(shape, grad.dtype, "grouped product: gradient")
+    weight_grad = grad.tape.new(of_weight, grad.dtype, "grouped product: weight's gradient")
+    return (x_grad if left else None), (weight_grad if right else None)
 
 
 def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:
@@ -200,7 +223,7 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
     if not short:
         return like.tape.new(shape, like.dtype, name, node)
     whole = like.tape.new((*shape[:-1], shape[-1] + short), like.dtype, name)
-    out = Tensor(like.tape, whole.storage, shape, like.dtype, node)
+    out = StridedTensor(like.tape, whole.storage, shape, like.dtype, node)
     out.viewed = True
     return out
 

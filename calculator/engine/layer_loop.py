@@ -1,4 +1,4 @@
-"""The layers of a pass without a graph as a loop, of which the tape gets the events of every layer."""
+"""The layers of a no-grad pass as a loop, of which the tape gets the events of every layer."""
 
 from __future__ import annotations
 

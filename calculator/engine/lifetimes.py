@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import compress, repeat
+from operator import invert
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Lifetimes:
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
         rows = range(first, self.next_row(start))
-        return sorted([~event for event in self.events[start:end] if ~event in rows and self.ends[~event] < end])
+        freed = filter(rows.__contains__, map(invert, self.events[start:end]))
+        return sorted([row for row in freed if self.ends[row] < end])
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Return the rows that are freed between two positions."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import LeafModule, Mark
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 #: The prefixes of marks. A module's path, or a parameter's number and name, follows.
 BEFORE_FORWARD = "before forward: "
 AFTER_FORWARD = "after forward: "
+
+#: The prefix where a module in a no-grad pass receives a tensor that requires a gradient.
+BEFORE_FORWARD_OF_LEAF = "before forward of a leaf: "
+
 BEFORE_BACKWARD = "before backward: "
 AFTER_BACKWARD = "after backward: "
 PINNED = "pinned: "
@@ -33,9 +37,9 @@ KEPT = "kept: "
 EXTERNAL = "external: "
 LEAF = "leaf: "
 
-#: The mark where a pass without a graph begins, with what runs in it, and the one where it ends.
-NO_GRAPH = "pass without a graph: "
-NO_GRAPH_ENDS = "pass without a graph ends"
+#: The mark where a no-grad pass begins, with what runs in it, and the one where it ends.
+NO_GRAD = "no-grad pass: "
+NO_GRAD_ENDS = "no-grad pass ends"
 
 
 class NamedParameter(Tensor):
@@ -141,7 +145,8 @@ def enter(path: str, x: Tensor) -> Tensor:
     if not tape.calls_modules or tape.in_leaf:
         return x
     path = path if tape.tower_layer is None else _numbered(tape, path)
-    tape.marks.append((len(tape.events), BEFORE_FORWARD + path))
+    kind = BEFORE_FORWARD_OF_LEAF if type(x) is LeafTensor else BEFORE_FORWARD
+    tape.marks.append((len(tape.events), kind + path))
     if x.edge is None:
         return x
     return _alias(x, Mark(tape, _after_backward, (x.edge,), path))
@@ -208,7 +213,7 @@ def reads(tape: Tape, path: str, name: str) -> None:
 
 
 def passed(tape: Tape, path: str) -> None:
-    """Mark the call of a module that runs without a graph, or that changes nothing."""
+    """Mark the call of a module that runs under no_grad, or that changes nothing."""
     if _marks(tape):
         path = _numbered(tape, path)
         tape.mark(f"{BEFORE_FORWARD}{path}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.saved_layout import Part, is_contiguous, part_of
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ OUTLIVES = "outlives the step: "
 
 #: The references to the storage of a single tensor: the tensor's, and the argument of `getrefcount`.
 _OF_ONE = 2
+
+
+#: What TRL tells tensors apart by: the storage, the part of it, and the dtype.
+_Key = tuple[int, Part, "DType"]
 
 
 class OnHost(NamedTuple):
@@ -82,9 +87,9 @@ class OffloadedActivations:
         #: Offloaded tensors that are kept until their copies have ended, and those that have returned, by number.
         self._kept: dict[int, Tensor] = {}
         self._returned: dict[int, Tensor] = {}
-        #: The number that last had each storage and dtype, and the key of each number.
-        self._keys: dict[tuple[int, DType], int] = {}
-        self._key_of: dict[int, tuple[int, DType]] = {}
+        #: The number that last had each part of a storage and dtype, and the key of each number.
+        self._keys: dict[_Key, int] = {}
+        self._key_of: dict[int, _Key] = {}
         #: For each offloaded tensor that the running node has read: its number, whether it was copied back, and the
         #: numbers of tensors that had returned before.
         self._read: list[tuple[int, bool, list[int]]] = []
@@ -98,17 +103,18 @@ class OffloadedActivations:
     def pack(self, tensor: Tensor) -> int:
         """Return a number in place of a saved tensor."""
         self._count = number = self._count + 1
-        key = None if tensor.storage is None else (tensor.storage.row, tensor.dtype)
+        key = None if tensor.storage is None else (tensor.storage.row, part_of(tensor), tensor.dtype)
         is_known = key is not None and key in self._keys
         if is_known or not _is_offloaded(tensor):
             self._saved[number] = tensor.detach()
         else:
             if not self.copied:
                 self._previous = [*self._left_by_the_last(tensor)]
+            kept = self._contiguous(tensor)
             self._drop_kept(number - MAX_FWD_STASH_SIZE)
             self._saved[number] = on_host = OnHost(tensor.shape, _storage_shape(tensor), tensor.dtype)
             self.copied.append(on_host)
-            self._kept[number] = tensor.detach()
+            self._kept[number] = kept
         if key is not None and (is_known or number in self._kept):
             self._keys[key], self._key_of[number] = number, key
         return number
@@ -139,6 +145,12 @@ class OffloadedActivations:
         for tensor in (*self._saved.values(), *_leaves(self._last_node)):
             if isinstance(tensor, Tensor) and tensor.storage is not None:
                 self.tape.marked_rows[f"{OUTLIVES}{tensor.storage.row}"] = tensor.storage.row
+
+    def _contiguous(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that is copied to host memory: a contiguous copy of one that is not."""
+        if not is_contiguous(tensor) and _storage_shape(tensor) == tensor.shape:
+            return self.tape.new(tensor.shape, tensor.dtype, "saved tensor, contiguous")
+        return tensor.detach()
 
     def _left_by_the_last(self, first: Tensor) -> Iterator[Tensor]:
         """Yield tensors like those that the previous micro-batch left: leaves of its graph, and their gradients.

@@ -45,7 +45,7 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     padded = (1,) * (len(longer) - len(shorter)) + shorter
-    return tuple([y if x == 1 else x for x, y in zip(longer, padded, strict=True)])
+    return tuple([x if x is y or y == 1 or x != 1 else y for x, y in zip(longer, padded, strict=True)])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -115,17 +115,18 @@ def _repeat_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "repeat: gradient"),)
 
 
-def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+def narrow(x: Tensor, shape: Shape, *, merged: bool = True, part: int = 0) -> Tensor:
     """Return a slice. The backward pass writes the gradient into zeros of the whole shape, in the layout of x.
 
-    A slice of everything is a plain view (torch/csrc/autograd/python_variable_indexing.cpp).
+    A slice of everything is a plain view (torch/csrc/autograd/python_variable_indexing.cpp). `part` is the number of
+    the slice among those of x. That of number 0 begins where x does.
     """
-    return view(x, shape) if shape == x.shape else slice_from_end(x, shape, merged=merged)
+    return view(x, shape) if shape == x.shape else slice_from_end(x, shape, merged=merged, part=part)
 
 
-def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True, part: int = 0) -> Tensor:
     """Return a slice with negative indices. It is recorded as a slice even if it is the whole tensor."""
-    node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
+    node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged, part)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
 
@@ -140,7 +141,7 @@ def sliced_rows(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    shape, merged = node.context
+    shape, merged, _ = node.context
     out = grad.tape.new(shape, grad.dtype, "slice: gradient")
     out.merged = merged
     return (out,)
@@ -373,3 +374,9 @@ def dropout(x: Tensor, probability: float, name: str) -> Tensor:
 
 def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "dropout: gradient"),)
+
+
+#: Backward formulas, by which the layout of a tensor is found: of views of everything, of views in another order, of
+#: parts and slices, and of elementwise operations, which keep the layout.
+VIEW, PERMUTED, SPLIT, SLICED = _view_back, _permute_back, _split_back, _narrow_back
+ELEMENTWISE = (_add_back, _cast_back, _mul_back, _scale_back, _unary_back)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.layout import strided
 from calculator.engine.operations import contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor
 
@@ -23,12 +24,15 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     """
     if x.tape.calls_modules:
         return _linear_of_stage_3(x, weight, bias, out_features, name)
-    return addmm(x, weight, bias, out_features, name)
+    return addmm(x, weight, bias, out_features, name, turns=True)
 
 
-def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """Return x @ weight + bias by torch.addmm, as Conv1D does.
+def addmm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str, *, turns: bool = False
+) -> Tensor:
+    """Return x @ weight + bias by torch.addmm, as Conv1D does. `turns`: whether the weight is transposed first.
 
+    Both factors are saved in the order of their names: mat2 and self of torch.mm, or mat1 and mat2 of torch.addmm.
     DeepSpeed's stage 3 does not replace torch.addmm.
     """
     autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
@@ -43,15 +47,16 @@ def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, nam
     bias_edge = None if bias is None else bias.edge
     if x.edge or weight.edge or bias_edge:
         edges = (x.edge, weight.edge) if bias_edge is None else (x.edge, weight.edge, bias_edge)
-        node = Node(x.tape, _matmul_back, edges)
-        if weight.edge:
+        node = Node(x.tape, _mm_back if bias is None else _addmm_back, edges)
+        if weight.edge and bias is not None:
             node.save(x)
         if x.edge:
-            node.save(weight)
+            node.save(strided(weight) if turns and weight.storage is not None else weight)
+        if weight.edge and bias is None:
+            node.save(x)
     return x.tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
 
 
-@saves_factors(1, 0)
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     tape = grad.tape
     left, right = node.edges[:2]
@@ -64,6 +69,18 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     if len(node.edges) == 2:
         return x_grad, weight_grad
     return x_grad, weight_grad, grad  # the engine sums the bias's
+
+
+@saves_factors(0, 1)
+def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Saves mat2, then self."""
+    return _matmul_back(node, grad)
+
+
+@saves_factors(1, 0)
+def _addmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Saves mat1, then mat2."""
+    return _matmul_back(node, grad)
 
 
 def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
@@ -105,20 +122,20 @@ def _convolution_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """Return torch.bmm of two batches of matrices whose layouts need no copy."""
+    """Return torch.bmm of two batches of matrices whose layouts need no copy. It saves mat2, then self."""
     if a.tape.autocast is not None:
         a, b = a.tape.autocast.cast_factors(a, b, ("first factor", "second factor"))
     node = None
     if a.edge or b.edge:
         node = Node(a.tape, _bmm_back, (a.edge, b.edge))
-        if b.edge:
-            node.save(a)
         if a.edge:
             node.save(b)
+        if b.edge:
+            node.save(a)
     return a.tape.new(shape, a.dtype, name, node)
 
 
-@saves_factors(1, 0)
+@saves_factors(0, 1)
 def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
 

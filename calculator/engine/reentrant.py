@@ -1,4 +1,4 @@
-"""Re-entrant gradient checkpointing: a forward pass without a graph, and a backward pass inside the backward pass.
+"""Re-entrant gradient checkpointing: a no-grad forward pass, and a backward pass inside the backward pass.
 
 Source: torch/utils/checkpoint.py, CheckpointFunction.
 """
@@ -41,7 +41,7 @@ def checkpoint_reentrant(
     unused: Callable[[], Tensor | None] = lambda: None,
     offloads: bool = False,
 ) -> Tensor:
-    """Run a function without a graph and save only its input.
+    """Run a function under no_grad and save only its input.
 
     Tensors that the function captures stay alive as long as the graph. `arguments`: a list that the function reads
     further inputs from. They are saved like the input, and freed with it. `unused` returns another output of the last

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
 
@@ -32,7 +34,7 @@ class SymSizes(Sizes):
     object. Shapes are compared by the indices of their dimensions. Hashing the dimensions would guard on their values.
     """
 
-    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_constants", "_kept", "_sizes", "shape_env", "shapes")
+    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
 
     def __init__(self, shape_env: ShapeEnv) -> None:
         super().__init__()
@@ -45,8 +47,6 @@ class SymSizes(Sizes):
         self._by_dims: dict[Indices, int] = {}
         #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
-        #: The bytes of tensors without a symbolic dimension.
-        self._constants = Sizes()
         #: The index of the bytes, by the number of the shape and the dtype.
         self._sizes: dict[tuple[int, DType], int] = {}
 
@@ -70,23 +70,6 @@ class SymSizes(Sizes):
             if identity not in numbers:
                 self._number(shape)
         return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
-
-    def sizes_of_rows(self, rows: Sequence[Allocation]) -> list[int]:
-        """Return the index of the size in bytes of each row.
-
-        Shapes without a symbolic dimension are not numbered.
-        """
-        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
-        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
-        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
-        sizes = {key: self._size_of(shape, dtype) for key, (shape, dtype) in distinct.items()}
-        return [*map(sizes.__getitem__, layouts)]
-
-    def _size_of(self, shape: Shape, dtype: DType) -> int:
-        """Return the index of the bytes of a tensor."""
-        if SymInt in map(type, shape):
-            return self.size(self._number(shape), dtype)
-        return self.shape_env.index(self._constants[shape, dtype])
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
         """Return the index of the size in bytes of each kind."""
@@ -133,3 +116,46 @@ class SymSizes(Sizes):
         if constant != 1:
             count = shape_env.applied(mul, count, shape_env.index(constant))
         return shape_env.applied(allocated, count, shape_env.index(itemsize))
+
+
+class EvaluatedSizes:
+    """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size."""
+
+    __slots__ = ("_constants", "_symbolic", "number_of_row")
+
+    def __init__(self, rows: Sequence[Allocation]) -> None:
+        #: The distinct sizes without a symbolic dimension, after a size of no bytes.
+        self._constants = [0]
+        #: The product of each other size's constants, and the indices of its symbolic dimensions. Their numbers follow
+        #: those of the constants.
+        self._symbolic: list[tuple[int, list[int]]] = []
+        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
+        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
+        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
+        dims = {layout: (*map(id, shape), dtype) for layout, (shape, dtype) in distinct.items()}
+        by_dims = dict(zip(dims.values(), distinct.values(), strict=True))
+        symbolic = {key for key, (shape, _) in by_dims.items() if SymInt in map(type, shape)}
+        numbers = {}
+        for key in sorted(by_dims, key=symbolic.__contains__):
+            numbers[key] = len(self._constants) + len(self._symbolic)
+            shape, dtype = by_dims[key]
+            if key in symbolic:
+                constant = elements(tuple([dim for dim in shape if dim.__class__ is not SymInt])) * ITEMSIZE[dtype]
+                self._symbolic.append((constant, [dim.index for dim in shape if dim.__class__ is SymInt]))
+            else:
+                self._constants.append(allocated(elements(shape), ITEMSIZE[dtype]))
+        of_layout = dict(zip(dims, map(numbers.__getitem__, dims.values()), strict=True))
+        #: The number of the size of each row.
+        self.number_of_row = [*map(of_layout.__getitem__, layouts)]
+
+    @property
+    def indices(self) -> set[int]:
+        """The indices of the values that the sizes are computed from."""
+        return {index for _, indices in self._symbolic for index in indices}
+
+    def __call__(self, values: Sequence[int]) -> list[int]:
+        """Return the bytes by number."""
+        value, unit = values.__getitem__, ALLOCATION_ROUNDING
+        # `rounded`, without a call for each size.
+        sizes = [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._symbolic]
+        return [*self._constants, *sizes]

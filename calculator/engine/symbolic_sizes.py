@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from calculator.architecture.dimension import Dim, ceil_div
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     #: A function of two integers.
     Function = Callable[[int, int], int]
@@ -50,7 +50,7 @@ class ShapeEnv:
         #: Whether the text of a size is a place for digits, which `Texts` fills. Otherwise the text is a guard on the
         #: size.
         self.writes_places = False
-        self._known_dependents: tuple[object, tuple[list[Expression], set[int]]] | None = None
+        self._known_dependents: dict[object, tuple[list[Expression], set[int]]] = {}
 
     def create_symint(self, size: int) -> SymInt:
         """Make a size symbolic. Create all of them before any other value has an index."""
@@ -121,14 +121,15 @@ class ShapeEnv:
             return None
         return values if all(values[index] == traced[index] for index in self.guards) else None
 
-    def with_alias(self, values: Sequence[int], alias: int, source: int) -> list[int] | None:
-        """Return the values if an alias has the value of a source, or None if a guard fails.
+    def with_aliases(self, values: Sequence[int], sources: Mapping[int, int]) -> list[int] | None:
+        """Return the values if aliases have the values of other sources, or None if a guard fails.
 
-        `alias` and `source` are indices.
+        `sources` has the index of the source for that of each alias.
         """
         found, traced = [*values], self.values
-        found[alias] = found[source]
-        expressions, guards = self._dependents(alias)
+        for alias, source in sources.items():
+            found[alias] = values[source]
+        expressions, guards = self._dependents(tuple(sources))
         try:
             for index, function, left, right in expressions:
                 found[index] = function(found[left], found[right])
@@ -136,17 +137,23 @@ class ShapeEnv:
             return None
         return found if all(found[index] == traced[index] for index in guards) else None
 
-    def _dependents(self, alias: int) -> tuple[list[Expression], set[int]]:
-        """Return the expressions and the guards that depend on an alias. The last ones are cached."""
-        key = (alias, len(self.expressions), len(self.guards))
-        if self._known_dependents is None or self._known_dependents[0] != key:
-            changed, expressions = {alias}, []
-            for expression in self.expressions[bisect_right(self.expressions, alias, key=itemgetter(0)) :]:
-                if expression[2] in changed or expression[3] in changed:
+    def only_grows(self, alias: int) -> bool:
+        """Return whether every value that depends on an alias grows with it, or stays, and none is guarded."""
+        expressions, guards = self._dependents((alias,))
+        return not guards and all(function in _GROWING for _, function, _, _ in expressions)
+
+    def _dependents(self, aliases: tuple[int, ...]) -> tuple[list[Expression], set[int]]:
+        """Return the expressions and the guards that depend on aliases. They are cached."""
+        key = (aliases, len(self.expressions), len(self.guards))
+        known = self._known_dependents.get(key)
+        if known is None:
+            changed, expressions = {*aliases}, []
+            for expression in self.expressions[bisect_right(self.expressions, min(aliases), key=itemgetter(0)) :]:
+                if (expression[2] in changed or expression[3] in changed) and expression[0] not in aliases:
                     changed.add(expression[0])
                     expressions.append(expression)
-            self._known_dependents = key, (expressions, changed & self.guards)
-        return self._known_dependents[1]
+            known = self._known_dependents[key] = expressions, changed & self.guards
+        return known
 
     def extended(self, values: Sequence[int]) -> list[int]:
         """Return the values together with those of indices that were added after they were computed."""
@@ -164,6 +171,10 @@ class ShapeEnv:
 
 def _first(value: int, _: int) -> int:
     return value
+
+
+#: Functions of sizes that grow with each of their arguments, or stay.
+_GROWING: tuple[Function, ...] = (_first, add, mul)
 
 
 class Digits(dict[int, str]):

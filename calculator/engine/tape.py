@@ -71,7 +71,6 @@ class Tape:
         "grad_enabled",
         "hooks",
         "in_leaf",
-        "layers_of_passes",
         "leaves",
         "loops",
         "marked_rows",
@@ -82,6 +81,7 @@ class Tape:
         "rows",
         "scope",
         "sequence_nr",
+        "shared_layers",
         "sizes",
         "tower_layer",
     )
@@ -126,8 +126,8 @@ class Tape:
         #: Whether long loops are folded to a few iterations (loops.py), and the folded loops.
         self.folds_loops = False
         self.loops: list[Loop] = []
-        #: The layers of passes without a graph that have run.
-        self.layers_of_passes: list[Any] = []
+        #: The layers of no-grad passes that have run.
+        self.shared_layers: list[Any] = []
 
     @property
     def trains(self) -> bool:
@@ -227,7 +227,13 @@ class Tensor:
         return Tensor(self.tape, self.storage, self.shape, self.dtype, None)
 
 
-class SlicedTensor(Tensor):
+class StridedTensor(Tensor):
+    """A tensor whose layout is not contiguous. Hooks that copy a saved tensor make it contiguous first."""
+
+    __slots__ = ()
+
+
+class SlicedTensor(StridedTensor):
     """A slice of each row of a batch.
 
     A product with a trained matrix first copies it, so that its rows form one matrix.

@@ -276,8 +276,8 @@ class Memory:
     #: The engine that generates on the same card, if there is one.
     colocated: ColocatedEngine | None = None
     #: Computes the bytes that a card needs with any number of cards, from its overheads. None if all memory may be
-    #: divided.
-    undivided: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
+    #: sharded.
+    unsharded: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
     #: The interval of the figures, which are its high end. None if the figures are not an interval.
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
 

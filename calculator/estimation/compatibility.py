@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
+from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import (
-    by_turns,
+    active_layers,
     image_requests,
     kernel_packages,
     lorafa,
@@ -30,7 +31,7 @@ from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
-from calculator.stack import renamed, verified
+from calculator.stack import renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 from calculator.trainers import trainer_of
@@ -85,7 +86,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
         *updates_in_backward.problems(request, model),
-        *by_turns.problems(request, model),
+        *active_layers.problems(request, model),
         *_coupled(request, model),
         *_without_attention(request, model),
         *_lists_of_caches(request, model),
@@ -167,7 +168,9 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     windows = training.attention != "flash_attention_2" and "sliding_attention" in attention_types(model.decoder.layers)
     masked = training.sequence_length if windows else 0
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
+    yield from verified.checkpoint_problems(stack, model.model_type, training)
     yield from verified.bigcode_problems(stack, model.model_type, model.config, training)
+    yield from verified.router_problems(stack, model)
     yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from renamed.problems(stack, model.model_type, method)
     if method.base_quantization(training) is None:
@@ -175,6 +178,11 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
         hidden_dtype = trainer_of(training).hidden_dtype(_prepared(request, model))
         yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
+    yield from torch_releases.optimizer_problems(stack, training)
+    yield from torch_releases.sharding_problems(stack, request.device)
+    if "experts" in model.kinds:
+        kernels = kernels_of(request.device, stack, training.kernels)
+        yield from torch_releases.expert_problems(stack, grouped_mm=kernels.grouped_mm)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
 
 
@@ -184,7 +192,7 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
-    first = verified.SHARED_BIGCODE if model.model_type == "gpt_bigcode" else verified.RETURNS_CACHES
+    first = verified.RETURNS_CACHES_LATER.get(model.model_type or "", verified.RETURNS_CACHES)
     if training.trainer is None or training.autocast is None or release(stack.transformers)[:2] >= first:
         return
     checkpoints = "caches_of_checkpointed_layers" not in older_behavior(stack, model.model_type)

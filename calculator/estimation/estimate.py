@@ -32,7 +32,7 @@ from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
 from calculator.estimation.step_figures import figures_of, reserved_by_rule
 from calculator.estimation.timeline import timeline
-from calculator.estimation.undivided import undivided_bytes
+from calculator.estimation.unsharded import unsharded_bytes
 from calculator.families import FAMILIES, model_from_config
 from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
@@ -125,7 +125,7 @@ def training_step(request: Request, series: SeriesCache | None = None, *, whole:
     check_budget()
     series = series or SeriesCache()
     resident = resident_state(request, series)
-    resident.prepared.known_passes.are_replayed = request.reserved == "replay"
+    resident.prepared.recorded_passes.are_replayed = request.reserved == "replay"
     return series.step_of(resident, whole=whole)
 
 
@@ -212,7 +212,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         timeline(step, shown.peaks),
         replay,
         _colocated(request, step),
-        lambda overheads: undivided_bytes(request, step, shown.parts, overheads, training_step),
+        lambda overheads: unsharded_bytes(request, step, shown.parts, overheads, training_step),
     )
     host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared) or step.offloaded
     return (memory if host is None else _with_host(memory, host, request)), verdict
@@ -230,7 +230,7 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     return (
         request.method,
         request.drawn or request.training,
-        request.device.divided if request.device.sharding in (*SHARDS, *STAGES) else request.device.sharding,
+        request.device.sharded_over if request.device.sharding in (*SHARDS, *STAGES) else request.device.sharding,
         request.stack,
         kernels,
         forward,
@@ -250,12 +250,12 @@ def memory_and_fit(
     line: Callable[[], Timeline] = Timeline.of,
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
-    undivided: Callable[[int], int] | None = None,
+    unsharded: Callable[[int], int] | None = None,
 ) -> tuple[Memory, Fit | None]:
     """Return the memory of a peak with its overheads, and the verdict on a card.
 
     The card may also run a `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments.
-    `replay` is the run, for a replay on the device. `undivided` returns the bytes that a card needs with any number of
+    `replay` is the run, for a replay on the device. `unsharded` returns the bytes that a card needs with any number of
     cards, from those of workspaces and context.
     """
     card = card_of(request.device)
@@ -280,7 +280,7 @@ def memory_and_fit(
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,
         colocated=colocated,
-        undivided=undivided,
+        unsharded=unsharded,
     )
     verdict = fit(
         request.device,
@@ -291,7 +291,7 @@ def memory_and_fit(
         required_bytes=memory.required_bytes,
         replayed=replay.outcome if replay else None,
         colocated=colocated,
-        undivided=partial(undivided, workspace + context.bytes) if undivided else None,
+        unsharded=partial(unsharded, workspace + context.bytes) if unsharded else None,
     )
     return memory, verdict
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.allocator.capacity import minimum
 from calculator.allocator.history import EmptyCache, HistoryResult
 from calculator.allocator.history_run import HistoryRun
+from calculator.allocator.played_steps import PlayedSteps
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 from calculator.devices.outcome import Course
 from calculator.estimation.answer import History, SeedHistory
@@ -16,8 +17,11 @@ from calculator.estimation.device_replay import DeviceReplay
 from calculator.estimation.sample_lengths import SEEDS, sample_lengths
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.allocator.alloc_conf import AllocConf
     from calculator.allocator.history import Step
+    from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.devices.outcome import ExpandableSegments, Outcome, Verdict
     from calculator.inputs.training import Training
 
@@ -83,13 +87,7 @@ class HistoryReplay(DeviceReplay):
     @property
     def results(self) -> tuple[HistoryResult, ...]:
         """The replay without a limit, for each seed."""
-        return self._once(
-            ("histories", self.conf),
-            lambda: tuple(
-                self._history_run.replay(steps, empty_cache=self.histories.empty_cache, conf=self.conf)
-                for steps in self.histories.steps
-            ),
-        )
+        return self._once(("histories", self.conf), lambda: tuple(self._replays(self.conf)))
 
     @property
     def history(self) -> History:
@@ -123,9 +121,7 @@ class HistoryReplay(DeviceReplay):
     def _worst(self, conf: AllocConf, usable_bytes: int) -> Course:
         """Return the first history that runs out of memory, or else the one with the most retries."""
         courses = []
-        for steps in self.histories.steps:
-            device = self._device(usable_bytes - self.context_bytes)
-            result = self._history_run.replay(steps, empty_cache=self.histories.empty_cache, device=device, conf=conf)
+        for result in self._replays(conf, self._device(usable_bytes - self.context_bytes)):
             courses.append(
                 Course(
                     retries=sum(result.retries),
@@ -136,6 +132,14 @@ class HistoryReplay(DeviceReplay):
             if result.out_of_memory is not None:
                 return courses[-1]
         return max(courses, key=lambda course: course.retries)
+
+    def _replays(self, conf: AllocConf, device: DeviceMemory | None = None) -> Iterator[HistoryResult]:
+        """Replay the history of each seed, without a limit or on a device."""
+        played = PlayedSteps()
+        for steps in self.histories.steps:
+            yield self._history_run.replay(
+                steps, empty_cache=self.histories.empty_cache, device=device, conf=conf, played=played
+            )
 
     def _minimum(self, conf: AllocConf) -> int:
         return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes

@@ -93,7 +93,7 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
             other_settings(request.training),
             request.stack,
             kernels_of(device, request.stack, request.training.kernels),
-            device.divided,
+            device.sharded_over,
         )
         hash(settings)
     except (PlanError, TypeError, ValueError):

@@ -14,6 +14,7 @@ from calculator.allocator.reserved_rule import (
     SHARDED_RULE,
 )
 from calculator.bases import config_json
+from calculator.devices.kernels import kernels_of
 from calculator.estimation import image_requests, kernel_packages, task_sentences, updates_in_backward
 from calculator.estimation.model_cache import returns_cache
 from calculator.estimation.sample_lengths import BEFORE, SEEDS
@@ -46,14 +47,21 @@ if TYPE_CHECKING:
 #: tests/calculator/estimation/test_traced_cases.py checks this sentence.
 ACCURACY = (
     "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
-    "right to a millionth. They have not been measured on a GPU yet."
+    "right to a millionth. Headroom has no GPU measurement of its own yet."
 )
 
 #: Source: transformers/integrations/moe.py, grouped_mm_experts_forward.
 EXPERTS = (
-    "Experts run as grouped matrix products, as in transformers on CUDA from compute capability 8.0 on. Each token "
+    "Experts run as grouped matrix products, as in transformers on CUDA. Each token "
     "adds a row for each of its experts, so memory does not depend on which experts the router chooses. Every "
     "expert has a gradient from the first step on."
+)
+
+#: Source: transformers/integrations/moe.py, grouped_mm_fallback.
+EXPERTS_BY_GROUP = (
+    "PyTorch has no grouped product for this card: it needs compute capability 8.0 and PyTorch 2.9, or 9.0 and 2.8. "
+    "transformers then multiplies one expert after the other, and computes the gradient of every expert's weights, "
+    "even if they are frozen."
 )
 
 #: Source: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
@@ -112,14 +120,15 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
     if returns_cache(model, request.training, request.method, request.stack):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
-        lines += [offloading.OFFLOADED, offloading.TIMING]
+        lines += offloading.sentences(checkpointed=request.training.gradient_checkpointing)
     casts_at_uses = request.training.autocast is not None and request.device.sharding in ("none", "ddp")
     if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
         lines.append(SCALER)
     if "experts" in model.kinds:
-        lines.append(EXPERTS)
+        kernels = kernels_of(request.device, request.stack, request.training.kernels)
+        lines += [EXPERTS] if kernels.grouped_mm else [EXPERTS, EXPERTS_BY_GROUP]
     if not request.length_given and request.task != "image_cls" and not model.hears:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")

@@ -20,6 +20,7 @@ from calculator.inputs.settings import setting as _setting
 from calculator.inputs.sharding import STAGES
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.methods import METHODS, Method
 from calculator.methods.other_names import must_be_a_method
 from calculator.stack.releases import parse_stack
@@ -163,11 +164,7 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     fields = known_fields()
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(fields)}", input=body[key])
-        for key in body
-        if key not in fields
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
 
     def part(build: Any, *arguments: Any, **options: Any) -> Any:
         try:

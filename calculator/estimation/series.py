@@ -117,7 +117,7 @@ class SeriesCache:
         In a batch of one image, the gradient of the class token is a view of a larger tensor.
         """
         one_image = model.task.name == "image_cls" and training.micro_batch_size == 1
-        key = (id(model), method, other_settings(training), stack, device.sharding, device.divided, one_image)
+        key = (id(model), method, other_settings(training), stack, device.sharding, device.sharded_over, one_image)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:

@@ -40,7 +40,7 @@ OF_TRAINERS: dict[str, object] = {
 }
 
 #: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
-_UNCOPIED_OUTPUTS = ("trl-kto", "trl-reward", "trl-orpo")
+_UNCOPIED_OUTPUTS = ("trl-reward", "trl-orpo")
 
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:

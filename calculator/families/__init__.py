@@ -5,10 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import shown
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.architecture.task import CAUSAL_LM
-from calculator.common.errors import refusal
+from calculator.common.errors import refusal, shown
 from calculator.families.tasks import for_task
 from calculator.layers.masks import attention_types
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.architecture.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field
 from calculator.architecture.dimension import Dim
+from calculator.common.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

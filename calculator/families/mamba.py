@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.module import bare, conv1d_of_channels, linear, norm
+from calculator.common.errors import shown
 from calculator.families.fields import flag, size
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.architecture.module import Buffer
+from calculator.common.errors import shown
 from calculator.families.fields import number
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import shown
-from calculator.common.errors import Problem
+from calculator.common.errors import Problem, shown
 from calculator.families import forward_of
 from calculator.layers import attention
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Config, Entry, Field, shown
+from calculator.architecture.config import Check, Computed, Config, Entry, Field
 from calculator.architecture.layer_kind import ATTENTION_TYPES
+from calculator.common.errors import shown
 from calculator.families.fields import MOST_TOKENS, flag, size
 
 if TYPE_CHECKING:

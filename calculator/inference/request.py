@@ -19,6 +19,7 @@ from calculator.inference.settings import Serving
 from calculator.inputs.device import Device
 from calculator.inputs.settings import parse
 from calculator.inputs.stack import StackVersions
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.stack.releases import parse_stack
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ def parse_inference(body: Any) -> InferenceRequest:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
-        for key in body
-        if key not in KNOWN
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, KNOWN), input=body[key]) for key in body if key not in KNOWN]
 
     def part(build: Callable[..., Any], *arguments: Any) -> Any:
         try:

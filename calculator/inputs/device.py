@@ -36,10 +36,9 @@ class Device:
         "none",
         label="Sharding",
         help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "zero1, zero2 and zero3 are DeepSpeed's ZeRO: GPUs divide optimizer states, gradients from stage 2 on, and "
+        "zero1, zero2 and zero3 are DeepSpeed's ZeRO: it shards optimizer states, gradients from stage 2 on, and "
         "weights in stage 3, which gathers a module's weights to run it. "
-        "fsdp is FSDP2: each GPU has a part of every weight, gradient and optimizer state, and gathers a layer's "
-        "weights to run it.",
+        "fsdp is FSDP2: it shards weights, gradients and optimizer states, and gathers a layer's weights to run it.",
     )
     nodes: int = setting(
         1,
@@ -65,7 +64,7 @@ class Device:
     )
 
     @property
-    def divided(self) -> tuple[ShardingName, int] | None:
+    def sharded_over(self) -> tuple[ShardingName, int] | None:
         """The sharding and the number of GPUs. None if each GPU has the whole state of the run."""
         return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)
 

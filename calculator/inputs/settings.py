@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 from calculator.common.errors import PlanError, Problem
 from calculator.inputs.by_name import is_by_name
+from calculator.inputs.unknown_fields import unknown_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +153,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     problems = [
         Problem(
             loc=f"{loc}.{key}",
-            msg=others.get(key) or f"unknown field; known fields are {', '.join(declarations) or 'none'}",
+            msg=others.get(key) or unknown_field(key, declarations),
             input=value[key],
         )
         for key in value

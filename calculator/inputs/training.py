@@ -118,7 +118,7 @@ class Training(TrainingSettings):
 
     def by_sequences(self, count: int) -> "Training":
         """Return the training with one row for each of the `count` sequences of a sample."""
-        return self if count == 1 else replace(self, micro_batch_size=count * self.micro_batch_size)
+        return self if count == 1 else _changed(self, type(self), {"micro_batch_size": count * self.micro_batch_size})
 
     def of_row(self, tokens: int, samples: int) -> "Training":
         """Return the training whose micro-batch is one row with the tokens of some samples."""

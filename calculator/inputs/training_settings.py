@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calculator.common.names import LossType, OptimizerName, PackingStrategy, TrainerName
+from calculator.inputs.active_layers import ACTIVE_LAYERS
 from calculator.inputs.images import Images
-from calculator.inputs.layers_by_turns import BY_TURNS
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig
 
@@ -39,8 +39,8 @@ class CheckpointingKwargs:
     use_reentrant: bool = setting(
         False,
         label="Re-entrant checkpointing",
-        help="Run checkpointed layers without a graph and build it when they are recomputed (use_reentrant=True). "
-        "Only with a trainer.",
+        help="Run checkpointed layers under torch.no_grad and build the graph when they are recomputed "
+        "(use_reentrant=True). Only with a trainer.",
     )
 
 
@@ -279,7 +279,7 @@ class TrainingSettings:
         "adamw_torch",
         label="Optimizer",
         help="The optimizer, as named by TrainingArguments.optim.",
-        instead=BY_TURNS | OTHER_OPTIMIZERS,
+        instead=ACTIVE_LAYERS | OTHER_OPTIMIZERS,
     )
     # The order is that of TargetModules, since typing caches one of two unions that are equal.
     optim_target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(

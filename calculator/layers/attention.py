@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine import autocast, products
 from calculator.engine import operations as ops
-from calculator.engine.layout import by_positions, mergeable
+from calculator.engine.layout import by_heads, by_positions, columns_of, mergeable
 from calculator.layers.dropout import dropout
 from calculator.layers.kernels import Samples, efficient, flash
 from calculator.layers.math_attention import math_attention
@@ -303,7 +303,7 @@ def scores(query: Tensor, key: Tensor) -> Tensor:
     if query.tape.autocast is not None:
         query, key = query.tape.autocast.cast_factors(query, key, ("query", "key"))
     key = expand_single_head(query, key)
-    rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
+    rows, columns = by_heads(mergeable(query, "query, contiguous")), columns_of(key)
     return products.bmm(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
 
 
@@ -355,6 +355,7 @@ def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tenso
         attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))
     value = expand_single_head(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
-    out = products.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
-    del attn_weights, value
+    rows = by_heads(mergeable(value, "value, contiguous"))
+    out = products.bmm(attn_weights, rows, shape, "attention output")
+    del attn_weights, value, rows
     return by_positions(out, "attention output, transposed")

@@ -103,15 +103,20 @@ class Parameters:
         key = (self.layer if self.tower_layer is None else self.tower_layer), name
         if self.shared is not None and key in self.shared:
             return self.shared[key]
-        leaf = AccumulateGrad(self.tape, name)
-        leaf.layer = self.tower_layer
-        leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
-        self.leaves.append(leaf)
+        leaf = self.leaf(name)
         parameter = self.plain(name, shape, dtype, leaf)
         self.trained.append((name, parameter))
         if self.shared is not None:
             self.shared[key] = parameter
         return parameter
+
+    def leaf(self, name: str) -> AccumulateGrad:
+        """Return the node that accumulates the gradient of a new trained parameter."""
+        leaf = AccumulateGrad(self.tape, name)
+        leaf.layer = self.tower_layer
+        leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
+        self.leaves.append(leaf)
+        return leaf
 
     def plain(self, name: str, shape: Shape, dtype: DType, leaf: AccumulateGrad | None) -> Tensor:
         """Return a new parameter. It knows its name if calls of modules are marked."""

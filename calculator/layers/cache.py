@@ -147,8 +147,7 @@ class Cache:
 
     def _after(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
         outer, x.tape.component = x.tape.component, self.component
-        past = before.shape[2] if before is not None else 0
-        shape = (*x.shape[:2], x.shape[2] + past, x.shape[3]) if past else x.shape
+        shape = x.shape if before is None else (*x.shape[:2], x.shape[2] + before.shape[2], x.shape[3])
         out = ops.cat((before, x) if before is not None else (x,), shape, name)
         x.tape.component = outer
         return out

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.layer_loop import LayerLoop
-    from calculator.engine.left_out_passes import LeftOutPasses
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
+    from calculator.engine.skipped_passes import SkippedPasses
     from calculator.layers.cache import Cache
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.method_hooks import Prepared
@@ -59,12 +59,13 @@ class Context(BatchState):
         "forward",
         "forward_locals",
         "gives_positions",
+        "grads_inputs",
         "hooks",
+        "is_reentrant",
         "keeps_last",
         "kernels",
         "layer_loop",
         "leaves_out_first_period",
-        "left_out",
         "length",
         "marks",
         "mask",
@@ -79,11 +80,13 @@ class Context(BatchState):
         "past",
         "position_tables",
         "prepared",
+        "records_layers_again",
         "recurrent_mask",
         "repeats_layers",
         "repetition",
         "returned_attn_weights",
         "router_logits",
+        "skipped",
         "skipped_layer",
         "skipped_layer_tensors",
         "skipped_router_gradients",
@@ -94,7 +97,7 @@ class Context(BatchState):
     )
 
     attn_weights: Tensor | None
-    left_out: LeftOutPasses | None
+    skipped: SkippedPasses | None
     returned_attn_weights: Tensor | None
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
@@ -130,11 +133,10 @@ class Context(BatchState):
         #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
         #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
-        #: layers of a pass without a graph inside the step. Whether the first period of such a pass is not interpreted,
+        #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.
         self.unrolls = self.repeats_layers = self.leaves_out_first_period = self.first_period_differs = False
-        self.prepared = prepared
-        self.kernels = prepared.kernels
+        self.prepared, self.kernels, self.grads_inputs = prepared, prepared.kernels, prepared.grads_inputs
         #: The differences of the requested library releases from the default ones.
         self.older = prepared.older
         self.model = model
@@ -142,7 +144,8 @@ class Context(BatchState):
         #: The forward pass of the model's family.
         self.forward = forward
         self.method = method
-        self.training = training
+        #: Some trainers decide themselves whether checkpoints are re-entrant.
+        self.training, self.is_reentrant = training, training.use_reentrant
         rows, tokens = sequences(prepared), named(training.sequence_length, "S")
         self.batch: Dim = named(1, "1") if training.flattened else rows
         #: The number of tokens of this pass, including virtual tokens. It is that of all sequences if they form one
@@ -201,11 +204,13 @@ class Context(BatchState):
         self.skipped_router_gradients: list[Tensor] = []
         #: Whether the first layer may be derived from the second instead of being interpreted. `skipped_layer` is that
         #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
-        #: Whether its backward pass is a bound on that of the first layer.
+        #: Whether its backward pass is a bound on that of the first layer. Whether checkpointed layers may be recorded
+        #: again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
-        #: `left_out` are the passes without a graph whose decoder need not be interpreted. None if all are.
-        self.skipped_layer = self.left_out = None
-        #: The passes without a graph inside the step: the prefix of their marks, and the layers that they interpret.
+        self.records_layers_again = False
+        #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
+        self.skipped_layer = self.skipped = None
+        #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
     def _layer_classes(self) -> list[int]:

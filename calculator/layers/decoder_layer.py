@@ -46,8 +46,7 @@ def run_sublayer(
 
     `positional`: whether attention is called with its input as a positional argument, as the MLP is.
     """
-    # Attention that has parameters besides those of the modules in it.
-    own = next((each for each in ("self_attn", "linear_attn") if name == "attention" and each in modules), name)
+    own = _own_module(modules) if name == "attention" else name
     path = f"{modules.prefix}{own}"
     for called in (*context.method.around_sublayer(modules, name), path):
         if positional or name == "mlp":
@@ -58,6 +57,12 @@ def run_sublayer(
     if name == "attention":
         out = context.method.after_attention(context, modules, x, out)
     return context.method.after_sublayer(context, modules, name, out)
+
+
+def _own_module(modules: LayerModules) -> str:
+    """Return the token mixer that has parameters besides those of the modules in it, or `attention`."""
+    mixers = ("self_attn", "linear_attn", *(("mamba",) if modules.kind.attention == "linear_attention" else ()))
+    return next((each for each in mixers if each in modules), "attention")
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Experts in one call: rows sorted by expert, two grouped matrix products, and the sum of each token's experts.
 
-Source: transformers/integrations/moe.py: grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
-and batched_mm_experts_forward, to which `generate` switches after the prompt. Memory does not depend on which experts
-the router chose, because there are k rows for every token.
+Source: transformers/integrations/moe.py: grouped_mm_experts_forward, and batched_mm_experts_forward, to which
+`generate` switches after the prompt. Where PyTorch has no grouped product, grouped_mm_fallback multiplies group by
+group. Memory does not depend on which experts the router chose, because there are k rows for every token.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     #: Takes gate and up in one tensor and the shape of either half, and returns their product.
     Gate = Callable[[Context, Tensor, Shape], Tensor]
+    #: Takes rows, matrices, offsets, the number of output features and a name, and returns the rows' products.
+    Product = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
 
 
 def ungated(context: Context, up: Tensor, half: Shape) -> Tensor:  # noqa: ARG001  the signature of gates
@@ -78,15 +80,19 @@ def _run(
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
+    unknown = _of_no_expert(context, count)
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
+    proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
     view = _as_it_is if is_transposed else transposed
-    proj_out = _product(view(weight), first, proj_in, counts[-1], biases)
+    product = indexing.grouped_mm if context.kernels.grouped_mm else indexing.grouped_mm_by_group
+    proj_out = _product(product, view(weight), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, half)
     weight = named["down_proj"]
     biases = _biases(named, "down_proj", expert_ids_g)
-    proj_out = _product(view(weight), "down_proj", proj_out, counts[-1], biases)
+    proj_out = _product(product, view(weight), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
+    weighted_out = weighted_out if unknown is None else in_place.masked_fill_(weighted_out, unknown)
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
     weighted_out = indexing.index(weighted_out, inv_perm, "weighted, in the tokens' order")
@@ -149,6 +155,13 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
+def _of_no_expert(context: Context, count: int) -> Tensor | None:
+    """Return the mask of the rows of no expert, which older releases fill with zeros."""
+    if "rows_of_no_expert" not in context.older:
+        return None
+    return context.tape.new((count, 1), "bool", "rows of no expert")
+
+
 def _biases(weights: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     """Select each row's bias. Return None if the experts have none."""
     biases = weights.get(f"{name}_bias")
@@ -159,10 +172,10 @@ def _as_it_is(weight: Tensor) -> Tensor:
     return weight
 
 
-def _product(weight: Tensor, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
+def _product(product: Product, weight: Tensor, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Multiply every row with its expert's matrix, and add the expert's bias in place."""
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
-    out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
+    out = product(x, weight, offsets, _other_side(weight, x.shape[1]), name)
     return out if biases is None else in_place.add_(out, biases)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.architecture.dimension import elements
 from calculator.engine.autograd import Node
-from calculator.engine.tape import Tensor
+from calculator.engine.layout import by_heads
+from calculator.engine.tape import StridedTensor, Tensor
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Edge
@@ -29,14 +31,12 @@ def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = N
     flash-attention, csrc/flash_attn/flash_api.cpp, mha_varlen_bwd, and flash_attn_interface.py, FlashAttnVarlenFunc.
     """
     tape = query.tape
-    inputs = (query, key, value)
     edges = (query.edge, key.edge, value.edge)
     node = Node(tape, _flash_back, edges, samples and samples.number) if any(edges) else None
     if node is not None:
-        for tensor in inputs:
-            node.save(tensor)
+        _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
-    kept = [out, tape.new(query.shape[:3], "float32", "attention: logsumexp")]
+    kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), out if node is None else by_heads(out)]
     kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
     if node is not None:
         for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):
@@ -44,8 +44,14 @@ def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = N
     return out
 
 
+def _save_inputs(node: Node, *inputs: Tensor) -> None:
+    """Save the inputs in the order of their names (tools/autograd/gen_variable_type.py)."""
+    for tensor in inputs:
+        node.save(by_heads(tensor))
+
+
 def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    query, key, value = node.saved[:3]
+    key, query, value = node.saved[:3]
     tape = grad.tape
     batch, heads, length, head_dim = query.shape
     rows = _multiple(length, 128) if node.context is None else length + 128 * node.context
@@ -71,7 +77,7 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are on the CPU.
+    """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are saved on the CPU.
 
     The logsumexp is only allocated if there is a backward pass. A bias that needs a gradient has an edge.
 
@@ -79,26 +85,35 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
     mem_eff_attention/kernel_forward.h (kAlignLSE).
     """
     tape = query.tape
-    inputs = (query, key, value)
     trained = () if bias is None or bias.edge is None else (bias,)
-    edges = tuple([each.edge for each in (*inputs, *trained)])
+    edges = tuple([each.edge for each in (query, key, value, *trained)])
     node = Node(tape, _efficient_back, edges) if any(edges) else None
     if node is not None:
         tape.reads_graph = True
-        for tensor in (*inputs, *((bias,) if bias is not None else ())):
-            node.save(tensor)
+        if bias is not None:
+            node.save(_for_every_head(bias, query))
+        _save_inputs(node, key, query, value)
     batch, heads, length, _ = query.shape
     out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node)
     summed = _multiple(length, 32) if node is not None else 0
-    kept = [out, tape.new((batch, heads, summed), "float32", "attention: logsumexp")]
+    kept = [tape.new((batch, heads, summed), "float32", "attention: logsumexp"), by_heads(out)]
+    kept += [Tensor(tape, None, (), "int64", None) for _ in ("philox_offset", "philox_seed")]
     if node is not None:
         for tensor in kept:
             node.save(tensor)
     return out
 
 
+def _for_every_head(bias: Tensor, query: Tensor) -> Tensor:
+    """Return the bias as the kernel saves it: expanded to every head. That of a single head can be a slice."""
+    shape = (*query.shape[:3], bias.shape[-1])
+    assert bias.storage is not None
+    is_slice = shape[1] == 1 and elements(query.tape.rows[bias.storage.row][1]) > elements(shape)
+    return (StridedTensor if is_slice else Tensor)(bias.tape, bias.storage, shape, bias.dtype, None)
+
+
 def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    query, key, value = node.saved[:3]
+    key, query, value = node.saved[-7:-4]
     tape = grad.tape
     batch, heads, length, _ = query.shape
     query_grad = _like(query, "query")

@@ -21,7 +21,8 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
     """
     position_ids = _positions(context, inputs_embeds.shape[1])
     position_embeds = leave(table, embed(context, enter(table, position_ids), table))
-    context.position_tables = (position_ids,) if given else ()
+    received = given and "positions_outside_of_layers" not in context.older
+    context.position_tables = (position_ids,) if received else ()
     context.decoder_locals += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
     return dropped(hidden_states, context.config[dropout], "words + positions, dropped")

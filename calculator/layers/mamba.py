@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter_with, external, leave
 from calculator.engine.tape import Tensor
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS
 from calculator.layers.mamba_ssm import fused
 from calculator.layers.mamba_ssm.scan import Sizes, chunk_scan_combined
 from calculator.layers.short_conv import causal_conv1d, without_padding
@@ -33,16 +34,18 @@ if TYPE_CHECKING:
 
 def gated_rms_norm(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     """Run GraniteMoeHybridRMSNormGated: silu of the gate, then the norm of each group, in float32."""
+    x, gate = enter_with(norm.name, x, gate)
     x.tape.scope = f"{norm.name}: "
     dtype, shape = x.dtype, x.shape
     x = ops.mul(ops.cast(x, "float32", "input in float32"), _silu(gate, "float32"), "gated")
     group, _variance = _normalized(x, context.config["mamba_n_groups"])
     x = ops.view(group, shape)
-    return ops.mul(norm.own["weight"], ops.cast(x, dtype, "normalized"), "output")
+    return leave(norm.name, ops.mul(norm.own["weight"], ops.cast(x, dtype, "normalized"), "output"))
 
 
 def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tensor) -> Tensor:
     """Run FalconH1RMSNormGated: the norm of each group with its weight, and silu of the gate before or after it."""
+    x, gate = enter_with(norm.name, x, gate)
     x.tape.scope = f"{norm.name}: "
     shape, groups, first = x.shape, context.config["mamba_n_groups"], context.config["mamba_norm_before_gate"]
     if not first:
@@ -50,11 +53,11 @@ def rms_norm_by_group(context: Context, norm: BoundModule, x: Tensor, gate: Tens
     x, _variance = _normalized(ops.cast(x, "float32", "input in float32"), groups)
     weight = ops.view(norm.own["weight"], (groups, shape[2] // groups))
     x = ops.view(ops.mul(weight, x, "scaled"), shape)
-    return ops.mul(x, _silu(gate, "float32"), "gated") if first else x
+    return leave(norm.name, ops.mul(x, _silu(gate, "float32"), "gated") if first else x)
 
 
 def _silu(gate: Tensor, dtype: DType) -> Tensor:
-    return activation("silu")(ops.cast(gate, dtype, f"gate in {dtype}"))
+    return ACTIVATIONS["silu"](ops.cast(gate, dtype, f"gate in {dtype}"))
 
 
 def _normalized(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +95,7 @@ class Mamba2:
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """Run the mixer."""
         name, config = self.name, context.config
-        act = activation(config[self.act])
+        act = ACTIVATIONS[config[self.act]]
         heads, head, groups, state = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state"))
         (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
         inner, shared = heads * head, groups * state
@@ -103,6 +106,8 @@ class Mamba2:
         packaged = "mamba_ssm" in (context.training.kernels or ())
         if packaged and context.cache is None:
             return self._fused(context, modules, projected, rate)
+        if context.cache is None and context.tape.trains:
+            self._read_for_kernel(modules)
         gate, mixed, dt = ops.split(projected, [(batch, length, width) for width in (inner, inner + 2 * shared, heads)])
         mixed = ops.view(mixed, (batch, mixed.shape[2], length))
         mixed = causal_conv1d(context, modules[f"{name}.conv1d"], mixed, act)
@@ -160,6 +165,17 @@ class Mamba2:
             raise refusal("training.kernels", message, list(context.training.kernels or ()))
         context.set_scope(f"{modules.prefix}{self.name}: ")
         return fused.split_conv1d_scan_combined(inputs, Sizes(*sizes))
+
+    def _read_for_kernel(self, modules: LayerModules) -> None:
+        """Mark that the mixer reads the parameters of the modules in it for a function of mamba-ssm.
+
+        Without the package, the function returns None.
+
+        Source: modeling_granitemoehybrid.py, mamba2_split_conv1d_scan_combined.
+        """
+        for name in [each for each in ("conv1d", "norm", "out_proj") if f"{self.name}.{each}" in modules]:
+            for parameter in modules[f"{self.name}.{name}"].own.values():
+                external(f"{modules.prefix}{self.name}", parameter)
 
     def _read(self, context: Context, modules: LayerModules, name: str) -> Mapping[str, Tensor]:
         """Return the parameters of a module, if the mixer has it.

@@ -147,16 +147,17 @@ def _needed(context: Context, attention: MixerType) -> bool:
     A single query attends to every key. is_causal covers attention in one direction only.
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
-    beyond = context.past and context.length > 1
     if _masks_packed_sequences(context) or _keeps_samples_apart(context) or context.older & _IN_EVERY_PASS:
         return True
-    if context.training.padding or beyond or context.forward.always_masked or both_ways:
+    if context.training.padding or context.forward.always_masked or both_ways:
         return True
-    window = context.config.get("sliding_window") if attention == "sliding_attention" else None
+    if context.method.virtual_tokens and context.past and context.length > 1:
+        return True
+    window: int | None = context.config.get("sliding_window") if attention == "sliding_attention" else None
+    if window is None:
+        return False
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
-    return (
-        attention == "sliding_attention" and window is not None and cached_tokens(context, attention) + tokens >= window
-    )
+    return cached_tokens(context, attention) + tokens >= window
 
 
 def _masks_packed_sequences(context: Context) -> bool:
@@ -318,10 +319,9 @@ def _additive(context: Context, attention: MixerType) -> Tensor:
     """Return the mask in the hidden states' dtype, with 0 or the smallest number. Some families convert it to bool."""
     boolean = _boolean(context, attention)
     width = context.length + cached_tokens(context, attention)
-    if "float_masks" in context.older and not context.training.passes_mask:
-        # Without a mask of its tokens, an older release creates the mask for one more token.
-        width += 1
-    shape = (context.batch, 1, context.length, width)
-    mask = context.tape.new(shape, context.dtype, "additive")
+    # Without a mask of its tokens, an older release creates one mask for all sequences, and for one more token.
+    one = "float_masks" in context.older and not context.training.passes_mask
+    shape = (context.batch, 1, context.length, width + 1 if one else width)
+    mask = expand(context.tape.new((1 if one else context.batch, *shape[1:]), context.dtype, "additive"), shape)
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

@@ -12,7 +12,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autograd import Node
 from calculator.engine.in_place import add_
-from calculator.engine.layout import mergeable
+from calculator.engine.layout import by_heads, columns_of, mergeable
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -42,14 +42,14 @@ def math_attention(
     mask = _additive(query, width, mask) if mask is not None or causal else None
     if key.shape[1] != heads and grouped:
         key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
-    query_rows = mergeable(query, "query, contiguous")
+    query_rows = by_heads(mergeable(query, "query, contiguous"))
     key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
-    attn = products.bmm(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
+    attn = products.bmm(query_rows, columns_of(key_rows), (batch, heads, length, width), "scores")
     del query_rows, key_rows
     if mask is not None and mask.edge:
         attn = add_(attn, mask)
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
-    value_rows = mergeable(_for_all(value, heads), "value, contiguous")
+    value_rows = by_heads(mergeable(_for_all(value, heads), "value, contiguous"))
     out = products.bmm(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     return ops.cast(out, dtype, "attention output, cast back")
 

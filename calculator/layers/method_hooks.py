@@ -45,8 +45,8 @@ class MethodHooks(Protocol):
         """Whether layers share a trained tensor."""
 
     @property
-    def runs_without_graph_first(self) -> bool:
-        """Whether each forward pass follows one without a graph."""
+    def runs_no_grad_first(self) -> bool:
+        """Whether each forward pass follows one under no_grad."""
 
     @property
     def needs_no_cache(self) -> bool:
@@ -79,10 +79,10 @@ class MethodHooks(Protocol):
     def kept(self, context: Context) -> Tensor | None:
         """Return a tensor that the model keeps from one forward pass to the next."""
 
-    def before_pass_without_graph(self, context: Context) -> None:
-        """Run before the pass without a graph."""
+    def before_no_grad_pass(self, context: Context) -> None:
+        """Run before the no-grad pass."""
 
-    def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
+    def after_no_grad_pass(self, context: Context, hidden_states: Tensor) -> None:
         """Run after it, with the hidden states of the last norm."""
 
     def around_sublayer(self, modules: LayerModules, sublayer: Literal["attention", "mlp"]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.module_calls import enter, leave
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS, activation
 from calculator.layers.dropout import dropout as dropped
 
 if TYPE_CHECKING:
@@ -29,9 +29,14 @@ def gated(
     x: Tensor,
     name: str = "mlp",
     projections: tuple[str, str, str] = _PROJECTIONS,
+    *,
+    calls_module: bool = True,
 ) -> Tensor:
-    """Return down(act(gate(x)) · up(x)). `projections` names gate, up and down."""
-    act = activation(context.config["hidden_act"])
+    """Return down(act(gate(x)) · up(x)). `projections` names gate, up and down.
+
+    `calls_module`: whether the activation is a module, and not a function.
+    """
+    act = (activation if calls_module else ACTIVATIONS.__getitem__)(context.config["hidden_act"])
     gate_proj, up_proj, down_proj = projections
     gate = modules[f"{name}.{gate_proj}"](x)
     context.set_scope(f"{modules.prefix}{name}: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from calculator.engine import autocast
 from calculator.engine import operations as ops
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
+
+
+T = TypeVar("T")
 
 
 def as_module(forward: Callable[[BoundModule, Tensor], Tensor]) -> Callable[[BoundModule, Tensor], Tensor]:
@@ -58,6 +61,12 @@ def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     if weight.dtype != "float32":
         hidden_states = ops.cast(hidden_states, weight.dtype, "normalized")
     return ops.mul(weight, hidden_states, "output")
+
+
+def norm_before_transposition(norm: Callable[[T, Tensor], Tensor], module: T, x: Tensor) -> Tensor:
+    """Norm heads, (batch, heads, positions, head_dim), while their positions still come before the heads."""
+    batch, heads, length, width = x.shape
+    return ops.view(norm(module, ops.view(x, (batch, length, heads, width))), x.shape)
 
 
 @as_module

@@ -27,7 +27,7 @@ def rotate_half(x: Tensor) -> Tensor:
     """
     half = (*x.shape[:-1], x.shape[-1] // 2)
     x1 = ops.narrow(x, half)
-    x2 = ops.narrow(x, half)
+    x2 = ops.narrow(x, half, part=1)
     return ops.cat((ops.scale(x2, "rotary: negated half"), x1), x.shape, "rotary: rotated")
 
 

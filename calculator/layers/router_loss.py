@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def add_router_loss(context: Context, loss: Tensor) -> Tensor:
-    """Add the routers' loss in place, if the model has one and its head has not added it."""
+def add_router_loss(context: Context, loss: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Add the routers' loss in place, if the model has one and its head has not added it. The model returns it too."""
     aux_loss = router_loss(context)
-    return loss if aux_loss is None else in_place.add_(loss, ops.scale(aux_loss, "times the coefficient"))
+    if aux_loss is None:
+        return loss, []
+    return in_place.add_(loss, ops.scale(aux_loss, "times the coefficient")), [aux_loss]
 
 
 def router_loss(context: Context) -> Tensor | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.loops import Loop
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -50,7 +50,7 @@ def selective_scan(
     skipped = ops.mul(x, ops.view(d, (channels, 1)), "D · input")
     out = ops.add(out, skipped, "output + D · input")
     del skipped
-    return ops.mul(out, activation("silu")(z), "output, gated"), state
+    return ops.mul(out, ACTIVATIONS["silu"](z), "output, gated"), state
 
 
 def selective_state_update(
@@ -80,7 +80,7 @@ def selective_state_update(
     skipped = ops.mul(x, d, "D · input")
     out = ops.add(out, skipped, "output + D · input")
     del skipped
-    out = ops.mul(out, activation("silu")(z), "output, gated")
+    out = ops.mul(out, ACTIVATIONS["silu"](z), "output, gated")
     return ops.cast(out, dtype, "output in the input's dtype")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, rotary
 from calculator.layers.decoder_forward import own_tables, spread_table
+from calculator.layers.norms import norm_before_transposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +53,7 @@ def norm_each_projection(norm: Norm, suffix: str = "norm", *, whole: bool = Fals
         x = modules[f"self_attn.{name}_proj"](hidden_states)
         if whole:
             return split_heads(context, norm(modules[f"self_attn.{name}_{suffix}"], x), count)
-        return norm(modules[f"self_attn.{name}_{suffix}"], split_heads(context, x, count))
+        return norm_before_transposition(norm, modules[f"self_attn.{name}_{suffix}"], split_heads(context, x, count))
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
@@ -62,14 +64,18 @@ def norm_each_projection(norm: Norm, suffix: str = "norm", *, whole: bool = Fals
     return project
 
 
-def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
-    """Return a function for the three projections. The norms of queries and keys follow, if the layer has them."""
+def norm_after_projections(norm: Norm, suffix: str = "norm", *, transposes_first: bool = True) -> Project:
+    """Return a function for the three projections. The norms of queries and keys follow, if the layer has them.
+
+    `transposes_first`: whether the heads come before the positions by then.
+    """
+    run = norm if transposes_first else partial(norm_before_transposition, norm)
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
         if f"self_attn.q_{suffix}" in modules:
-            query_states = norm(modules[f"self_attn.q_{suffix}"], query_states)
-            key_states = norm(modules[f"self_attn.k_{suffix}"], key_states)
+            query_states = run(modules[f"self_attn.q_{suffix}"], query_states)
+            key_states = run(modules[f"self_attn.k_{suffix}"], key_states)
         return query_states, key_states, value_states
 
     return project

@@ -136,8 +136,8 @@ class Hooks:
         adds = training.gradient_accumulation_steps > 1
         return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
 
-    def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:  # noqa: ARG002  a hook's signature
-        """Return the hooks of a pass without a graph inside the step.
+    def no_grad(self, prepared: Prepared, *, compared: str | None) -> Hooks:  # noqa: ARG002  a hook's signature
+        """Return the hooks of a no-grad pass inside the step.
 
         It runs the trained model, or a second one.
         """

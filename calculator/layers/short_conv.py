@@ -53,11 +53,12 @@ def causal_conv1d(
 def _filters(conv: BoundModule) -> Tensor:
     """Return the weight as a view (`weight.squeeze(1)`), of which autocast caches no copy.
 
-    The module around the convolution reads the weight, and the graph keeps the view.
+    The module around the convolution reads its parameters, and the graph keeps the view.
     """
     weight = conv.own["weight"]
     if conv.tape.calls_modules:
-        external(conv.name.rpartition(".")[0], weight)
+        for each in conv.own.values():
+            external(conv.name.rpartition(".")[0], each)
         return transposed(weight)
     return ops.view(ops.view(weight, (weight.shape[0], weight.shape[2])), weight.shape)
 

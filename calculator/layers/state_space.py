@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing, products, scans
 from calculator.engine import operations as ops
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -235,7 +235,7 @@ def mamba2_state_update(
     out = ops.cast(whole, out.dtype, "output in C's dtype")
     del whole
     if z is not None:
-        out = ops.mul(out, activation("silu")(z), "output, gated")
+        out = ops.mul(out, ACTIVATIONS["silu"](z), "output, gated")
     return ops.cast(out, dtype, "output in the input's dtype")
 
 

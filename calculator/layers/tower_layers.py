@@ -112,7 +112,7 @@ def run_layers(
             run = partial(_within, context, dropout, mask, unit, index, partial(layer, index, modules, given))
             x = unit.before(x)
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
-                x = (checkpoint_reentrant if context.training.use_reentrant else checkpoint)(run, x, captured=given)
+                x = (checkpoint_reentrant if context.is_reentrant else checkpoint)(run, x, captured=given)
             else:
                 x = run(x)
             x = unit.after(x)

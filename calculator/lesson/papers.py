@@ -163,7 +163,7 @@ def answer_of(run: PaperRun) -> Answered:
     try:
         plan = estimate(parse_request({**run.request, "reserved": "rule"}))
     except PlanError as error:
-        return Answered(run=run, refused=tuple(f"{problem.loc}: {problem.msg}" for problem in error.problems))
+        return Answered(run=run, refused=tuple(problem.sentence for problem in error.problems))
     return Answered(run=run, lines=(*_parameters(run, plan), *_memory(plan)))
 
 

@@ -88,7 +88,7 @@ def fewest(request: Request) -> Limit:
     search = search_of(request, "count")
     if search.fits(LEAST):
         return _least(search, sharding)
-    if replace(request.device, count=LEAST).divided is None:
+    if replace(request.device, count=LEAST).sharded_over is None:
         return _nothing(search, sharding, "Every number of GPUs requires the same of each")
     end = _first_fit(search)
     if end is None:

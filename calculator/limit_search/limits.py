@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem, refusal
+from calculator.common.garbage import without_collections
 from calculator.estimation.estimate import model_of
 from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, parse_request
@@ -51,6 +52,7 @@ def parse_limit(body: Any) -> LimitRequest:
     return LimitRequest(request=request, solve_for=name)
 
 
+@without_collections
 def limit(limit_request: LimitRequest) -> Limit:
     """Answer a limit's request.
 

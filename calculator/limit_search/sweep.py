@@ -15,6 +15,7 @@ from calculator.inputs.device import Device
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def parse_sweep(body: Any, *, most: int | None = MAX_POINTS) -> Sweep:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     problems = [
-        Problem(loc=key, msg="unknown field; known fields are request, grid", input=body[key])
+        Problem(loc=key, msg=unknown_field(key, ("request", "grid")), input=body[key])
         for key in body
         if key not in ("request", "grid")
     ]

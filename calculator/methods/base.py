@@ -78,8 +78,8 @@ class Method(SavedParameters):
         return False
 
     @property
-    def runs_without_graph_first(self) -> bool:
-        """Whether each forward pass follows a pass without a graph, whose hidden states the method reads."""
+    def runs_no_grad_first(self) -> bool:
+        """Whether each forward pass follows a no-grad pass, whose hidden states the method reads."""
         return False
 
     @property
@@ -286,10 +286,10 @@ class Method(SavedParameters):
         """Return a tensor that PEFT's model keeps from the forward pass before, until this one replaces it."""
         return None
 
-    def before_pass_without_graph(self, context: Context) -> None:
-        """Run what precedes the pass without a graph, if `runs_without_graph_first`."""
+    def before_no_grad_pass(self, context: Context) -> None:
+        """Run what precedes the no-grad pass, if `runs_no_grad_first`."""
 
-    def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
+    def after_no_grad_pass(self, context: Context, hidden_states: Tensor) -> None:
         """Run what follows it. `hidden_states` are those of the last norm."""
 
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from calculator.common.errors import shown
 from calculator.methods import METHODS
 from calculator.methods.not_modeled import NOT_MODELED
 
@@ -54,17 +55,17 @@ _OWN = {_key(name): name for name in METHODS}
 
 
 def must_be_a_method(name: object) -> str:
-    """Return why a name is not a method's, with the way to write the method that it probably means."""
+    """Return why a name is not a method's, with the JSON of the method that it probably means."""
     names = ", ".join(METHODS)
     if not isinstance(name, str):
         return f"must be one of {names}"
     key = _key(name)
     if key in _REASONS:
-        return f"is not modeled: {_REASONS[key]}; methods are {names}"
+        return f"{shown(name)} is not modeled: {_REASONS[key]}; methods are {names}"
     written = _WRITTEN.get(key)
     if written is None:
         close = get_close_matches(key, (*_OWN, *_WRITTEN), n=1, cutoff=0.8)
         if not close:
             return f"must be one of {names}"
         written = _WRITTEN.get(close[0]) or f'{{"name": "{_OWN[close[0]]}"}}'
-    return f"is written {written}; methods are {names}"
+    return f"{shown(name)} is not a method; did you mean {written}? Methods are {names}"

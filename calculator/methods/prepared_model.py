@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.model import Stack
 from calculator.devices.kernels import kernels_of
-from calculator.engine.known_passes import KnownPasses
+from calculator.engine.recorded_passes import RecordedPasses
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.sharding import precision
 from calculator.stack.changes import older_behavior
@@ -37,11 +37,11 @@ class PreparedModel:
         "cast_to",
         "device",
         "given",
-        "known_passes",
         "method",
         "model",
         "module_specs",
         "param_dtype",
+        "recorded_passes",
         "stack",
         "training",
         "units",
@@ -72,8 +72,8 @@ class PreparedModel:
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
-        #: The passes without a graph of the last micro-batch.
-        self.known_passes = KnownPasses()
+        #: The no-grad passes of the last micro-batch.
+        self.recorded_passes = RecordedPasses()
         #: The units of FSDP2 that are known: those of layers, by their stack and identity, and those around them.
         self.units: dict[Hashable, Any] = {}
 
@@ -186,7 +186,7 @@ class PreparedModel:
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
         prepared.cast_to = self.cast_to  # because the training that the step runs has no autocast
-        prepared.known_passes = self.known_passes
+        prepared.recorded_passes = self.recorded_passes
         return prepared
 
     @property

@@ -13,6 +13,7 @@ from calculator.inputs.settings import parse
 from calculator.inputs.sharding import MODELED, ShardingName
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Training
+from calculator.inputs.unknown_fields import unknown_field
 from calculator.planning.needs import Needs
 from calculator.planning.trainer_settings import parse_training
 from calculator.stack.releases import parse_stack
@@ -69,11 +70,7 @@ def parse_plan(body: Any) -> PlanRequest:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    problems = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
-        for key in body
-        if key not in KNOWN
-    ]
+    problems = [Problem(loc=key, msg=unknown_field(key, KNOWN), input=body[key]) for key in body if key not in KNOWN]
 
     def part(read: Callable[[], Any]) -> Any:
         try:
@@ -109,7 +106,7 @@ def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> 
     several = f"{one}s"
     single, listed = body.get(one), body.get(several)
     if (single is None) == (listed is None):
-        raise refusal(one, f"give either {one} or a list of {several}", single)
+        raise refusal(one, f"give either {one} or a list of {several}{', not both' if listed else ''}", single)
     if single is not None:
         return (read(single, one),)
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_OF_A_KIND:

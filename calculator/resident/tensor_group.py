@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Any
 from calculator.resident.per_parameter import ResidentTensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.common.names import ComponentName
 
 
 class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached properties need a __dict__
     """Resident tensors whose bytes are added up once. Runs that differ in batch or length share a group."""
 
+    #: Groups that have the same tensors together, in any order. Their bytes are added up.
+    parts: tuple[TensorGroup, ...] = ()
+
+    @classmethod
+    def joined(cls, tensors: Iterable[ResidentTensors], *parts: TensorGroup) -> TensorGroup:
+        """Return a group of tensors, which are those of `parts`."""
+        group = cls(tensors)
+        group.parts = parts
+        return group
+
     @cached_property
     def bytes(self) -> int:
         """The bytes of all tensors."""
-        return sum([tensors.bytes for tensors in self])
+        return sum([each.bytes for each in self.parts or self])
 
     @cached_property
     def components(self) -> dict[ComponentName, Any]:
@@ -28,6 +40,7 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
     def by_component(self) -> dict[ComponentName, int]:
         """The bytes of the tensors by component."""
         totals: dict[ComponentName, int] = {}
-        for tensors in self:
-            totals[tensors.component] = totals.get(tensors.component, 0) + tensors.bytes
+        of_parts = [each for part in self.parts for each in part.by_component.items()]
+        for component, size in of_parts or [(tensors.component, tensors.bytes) for tensors in self]:
+            totals[component] = totals.get(component, 0) + size
         return totals

@@ -283,12 +283,13 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
         yield replace(original, name=f"{owner}.{copy}.{last}")
 
 
-def _has_view(parameter: Parameter, training: Training) -> bool:
+def _has_view(parameter: Parameter, prepared: Prepared) -> bool:
     """Return whether the gradient of a parameter is a view of a larger one.
 
     It is a copy if the parameter is concatenated with tensors of another 16-bit dtype, which gives float32.
     """
-    if parameter.gradient_base is None or not parameter.is_single(training):
+    training = prepared.training
+    if parameter.gradient_base is None or not parameter.is_single(training.by_sequences(prepared.sequences_per_row)):
         return False
     return training.dtype == "float32" or training.autocast in {None, training.dtype}
 
@@ -299,7 +300,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
             stored = _of_model(parameter, full_name, count, module_spec)
-            if _has_view(parameter, prepared.training.by_sequences(prepared.sequences_per_row)):
+            if _has_view(parameter, prepared):
                 stored = [replace(each, gradient_base=parameter.gradient_base) for each in stored]
             tensors += stored
         if module_spec.copied:

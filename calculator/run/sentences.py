@@ -160,4 +160,4 @@ def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
         if prepared.given.trainer == "trl-sft":
             yield "SFTTrainer computes these logits in a second forward pass of each batch, and TRL 2.0 will not."
     if run.saves and run.save_total_limit is None and run.checkpoints > 1:
-        yield f"All {run.checkpoints:,} checkpoints stay on the disk: save_total_limit bounds them."
+        yield f"All checkpoints ({run.checkpoints:,}) stay on the disk. save_total_limit deletes older ones."

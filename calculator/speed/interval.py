@@ -140,7 +140,7 @@ def _check(request: Request) -> str:
 
 def refused_because(error: PlanError) -> str:
     """Return why a run has no speed, for an answer that has all other figures."""
-    return "; ".join(f"{problem.loc}: {problem.msg}" for problem in error.problems)
+    return "; ".join(problem.sentence for problem in error.problems)
 
 
 @cache

@@ -37,6 +37,8 @@ ChangeName = Literal[
     "masks_of_windowed_layers",
     "masks_copied_by_index",
     "masks_in_every_pass",
+    "positions_outside_of_layers",
+    "rows_of_no_expert",
     "logits_in_their_own_dtype",
     "caches_of_checkpointed_layers",
     "no_cache_in_training",

@@ -45,7 +45,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 48),
         sentence="every layer computes and keeps cosines and sines of its own",
         source="transformers 4.47.1, models/mistral/modeling_mistral.py, MistralSdpaAttention.forward",
-        model_types=("mistral", "gemma"),
+        model_types=("mistral", "gemma", "gemma2"),
     ),
     "tables_of_all_positions": Change(
         package="transformers",
@@ -114,7 +114,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 53),
         sentence="sdpa's masks have the model's dtype; all layers share them",
         source="transformers 4.52.4, models/llama/modeling_llama.py, LlamaModel._update_causal_mask",
-        shared_since={**_SHARED_ATTENTION, "gemma2": (4, 53)},
+        shared_since={**_SHARED_ATTENTION, "gemma2": (4, 53), "gemma3_text": (4, 53)},
     ),
     "masks_without_cache": Change(
         package="transformers",
@@ -158,7 +158,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 53),
         sentence="every pass has a mask in the model's dtype, of which each layer with a window makes one of its own",
         source="transformers 4.52.4, models/gemma2/modeling_gemma2.py, Gemma2DecoderLayer.forward",
-        model_types=("gemma2",),
+        model_types=("gemma2", "gemma3_text"),
     ),
     "masks_copied_by_index": Change(
         package="transformers",
@@ -166,7 +166,7 @@ CHANGES: dict[ChangeName, Change] = {
         before=(4, 53),
         sentence="that mask is copied once more, by the positions in the window",
         source="transformers 4.52.4, models/gemma2/modeling_gemma2.py, Gemma2DecoderLayer.forward (mask_indexes)",
-        model_types=("gemma2",),
+        model_types=("gemma2", "gemma3_text"),
     ),
     "masks_in_every_pass": Change(
         package="transformers",
@@ -174,6 +174,21 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="every pass has a mask in the model's dtype, with which sdpa runs the memory-efficient kernel",
         source="transformers 4.53.3, models/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeModel.forward",
         model_types=("gpt_bigcode",),
+    ),
+    "positions_outside_of_layers": Change(
+        package="transformers",
+        before=(4, 52),
+        sentence="the layers do not receive the positions, so that their checkpoints do not keep them",
+        source="transformers 4.51.3, models/gpt2/modeling_gpt2.py, GPT2Model.forward (no cache_position)",
+        model_types=("gpt2",),
+    ),
+    "rows_of_no_expert": Change(
+        package="transformers",
+        since=(5, 8),
+        before=(5, 18),
+        sentence="a mask of the rows of no expert is saved in every layer with experts, which fills them with zeros",
+        source="transformers 5.12.1, integrations/moe.py, grouped_mm_experts_forward (sentinel_mask)",
+        model_types=("ernie4_5_moe", "gpt_oss", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
     ),
     "logits_in_their_own_dtype": Change(
         package="transformers",
@@ -309,7 +324,7 @@ CHANGES: dict[ChangeName, Change] = {
         sentence="re-entrant checkpoints save masks and positions with a layer's input, and free them with it",
         source="transformers 4.52.4, models/gemma2/modeling_gemma2.py, Gemma2Model.forward"
         " (_gradient_checkpointing_func)",
-        model_types=("gemma2", "gpt_bigcode", "phi"),
+        model_types=("gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "phi"),
     ),
     "math_kernel_for_float32_groups": Change(
         package="torch",

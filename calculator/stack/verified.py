@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
+from calculator.stack.models import FIRST, TRACED
 from calculator.stack.releases import dotted, is_older, release
 from calculator.stack.trainers import OLDER_TRAINERS, knows_trainer
 
@@ -14,52 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.stack.releases import Release
-
-#: The first verified release of transformers, by model type.
-FIRST: dict[str, Release] = {
-    "gemma": (4, 45),
-    "gemma2": (4, 48),
-    "gemma3_text": (4, 53),
-    "glm": (4, 53),
-    "gpt2": (4, 57),
-    "gpt_bigcode": (4, 45),
-    "gpt_neox": (4, 53),
-    "granite": (4, 48),
-    "llama": (4, 45),
-    "mistral": (4, 39),
-    "olmo2": (4, 52),
-    "phi": (4, 48),
-    "phi3": (4, 48),
-    "qwen2": (4, 45),
-    "qwen3": (4, 51),
-    "smollm3": (4, 53),
-    "starcoder2": (4, 53),
-}
-
-#: The older releases of transformers of which steps were traced (tests/calculator/stack/traced.json), by model type.
-TRACED: dict[str, tuple[Release, ...]] = {
-    "gemma": ((4, 45), (4, 47), (4, 48), (4, 53), (4, 57)),
-    "gemma2": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "gemma3_text": ((4, 53), (4, 57)),
-    "glm": ((4, 53), (4, 57)),
-    "gpt2": ((4, 57),),
-    "gpt_bigcode": ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57)),
-    "gpt_neox": ((4, 53), (4, 57)),
-    "granite": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
-    "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
-    "olmo2": ((4, 52), (4, 53), (4, 57)),
-    "phi": ((4, 48), (4, 53), (4, 57)),
-    "phi3": ((4, 48), (4, 52), (4, 53), (4, 57)),
-    "qwen2": ((4, 45), (4, 48), (4, 57)),
-    "qwen3": ((4, 52), (4, 53), (4, 57)),
-    "smollm3": ((4, 53), (4, 57)),
-    "starcoder2": ((4, 53), (4, 57)),
-}
 
 #: The methods of the traces.
 TRACED_METHODS = ("full", "lora", "qlora")
@@ -73,18 +33,36 @@ TRACED_PASSES: dict[str, tuple[Release, ...]] = {
     "qwen2": ((4, 48),),
 }
 
-#: The release from which on GPT-BigCode runs the shared attention, and from which on it supports checkpointing again.
+#: The release from which on GPT-BigCode runs the shared attention and no code of its own.
 SHARED_BIGCODE: Release = (4, 54)
-CHECKPOINTED_BIGCODE: Release = (5, 0)
 
-#: The first release in which a model without a given cache returns a Cache, except for GPT-BigCode. Before, it returns
-#: tuples. Source: transformers 4.47.1, models/llama/modeling_llama.py, LlamaModel.forward (return_legacy_cache).
+#: The releases that checkpoint no layer of a model type: the first one, and the next one that does.
+#: Source: transformers 4.51.3, models/starcoder2/modeling_starcoder2.py (Starcoder2Model.forward); 4.57.6,
+#: models/gpt_bigcode/modeling_gpt_bigcode.py (GPTBigCodeBlock, no GradientCheckpointingLayer).
+WITHOUT_CHECKPOINTS: dict[str, tuple[Release, Release]] = {
+    "gpt_bigcode": (SHARED_BIGCODE, (5, 0)),
+    "starcoder2": ((4, 48), (4, 52)),
+}
+
+#: The first release in which a model without a given cache returns a Cache. Before, it returns tuples.
+#: Source: transformers 4.47.1, models/llama/modeling_llama.py, LlamaModel.forward (return_legacy_cache).
 RETURNS_CACHES: Release = (4, 48)
 
-#: The first release whose passes of `generate` are known, for model types with code of their own before it. From then
-#: on, GPT-BigCode runs the shared attention and cache, and Gemma 2 runs the shared cache without sdpa's kernels.
+#: The same for model types with code of their own. Source: transformers 4.55.4, models/gpt2/modeling_gpt2.py,
+#: GPT2Model.forward (return_legacy_cache).
+RETURNS_CACHES_LATER: dict[str, Release] = {"gpt2": (4, 56), "gpt_bigcode": SHARED_BIGCODE}
+
+#: The first release whose passes of `generate` are known, for model types with code of their own before it, or that
+#: were not compared there. From 5.21 on, Gemma 2 runs the shared cache without sdpa's kernels.
 #: Source: transformers 5.21, models/gemma2/modeling_gemma2.py (_supports_sdpa).
-SHARED_PASSES: dict[str, Release] = {"gemma2": (5, 21), "gpt_bigcode": SHARED_BIGCODE}
+SHARED_PASSES: dict[str, Release] = {
+    "gemma2": (5, 21),
+    "gemma3_text": (4, 53),
+    "gpt2": (4, 57),
+    "gpt_bigcode": SHARED_BIGCODE,
+    "gpt_neox": (4, 53),
+    "starcoder2": (4, 53),
+}
 
 #: The first release in which the cache of a layer with a sliding window keeps no more tokens than the window.
 WINDOWED_CACHES: Release = (4, 56)
@@ -102,15 +80,31 @@ VIRTUAL_TOKENS = ("prefix", "prompt", "p_tuning")
 #: The first release in which steps with virtual tokens were verified, except for GPT-BigCode.
 FIRST_VIRTUAL_TOKENS: Release = (4, 57)
 
+#: The release from which on configs list the types of layers. Before, all layers of Gemma 2 have a window but each
+#: second one, and all of Gemma 3 but each one that `sliding_window_pattern` counts.
+#: Source: transformers 4.52.4, models/gemma3/modeling_gemma3.py, Gemma3Attention.__init__ (is_sliding).
+LISTS_LAYER_TYPES: Release = (4, 53)
+PATTERN = {"gemma2": 2, "gemma3_text": 6}
+
 #: The rotary types with constant frequencies, for which older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
-#: Why models with experts are refused before transformers 5, by model type.
+#: Why models with experts are refused before transformers 5.
 #: Source: transformers 4.57, models/mixtral/modeling_mixtral.py, MixtralSparseMoeBlock.
-EXPERTS = {
-    "mixtral": " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4"
-    " bits, and which runs on as many tokens as routing sends it)"
-}
+EXPERTS = (
+    " (before 5, an expert is a module of its own, whose torch.nn.Linear layers bitsandbytes stores in 4 bits, and"
+    " which runs on as many tokens as routing sends it)"
+)
+
+#: The model types whose experts are modules of their own before transformers 5.
+MODULES_OF_EXPERTS = (
+    *("deepseek_v2", "deepseek_v3", "ernie4_5_moe", "glm4_moe", "jamba", "minimax_m2", "mixtral", "olmoe", "phimoe"),
+    *("qwen2_moe", "qwen3_moe", "qwen3_next"),
+)
+
+#: The first release whose routers' loss sums over the layers one by one.
+#: Source: transformers 5.22, models/mixtral/modeling_mixtral.py, load_balancing_loss_func.
+ROUTER_LOSS_BY_LAYERS: Release = (5, 23)
 
 #: The release from which on PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit
 #: weights.
@@ -157,6 +151,8 @@ def passes_problems(
         message = f"how {named} generates with the virtual tokens of {method} is not known: use {newest}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
     first = SHARED_PASSES.get(model_type or "", FIRST_PASSES)
+    if FIRST.get(model_type or "", (5,)) >= (5,):
+        first = release(newest)
     if release(versions.transformers)[:2] < first:
         reason = f"from {dotted(first)} on they are known: use {newest}"
         message = f"the passes of generate in {named} are not known for {model_type}; {reason}"
@@ -223,23 +219,30 @@ def flash_problems(versions: StackVersions, training: Training, hidden_dtype: DT
         yield Problem(loc="training.attention", msg=message, input=training.attention)
 
 
+def checkpoint_problems(versions: StackVersions, model_type: str | None, training: Training) -> Iterator[Problem]:
+    """Yield gradient checkpointing of a model whose layers the release does not checkpoint."""
+    first, next_one = WITHOUT_CHECKPOINTS.get(model_type or "", ((0,), (0,)))
+    if not training.gradient_checkpointing or not first <= release(versions.transformers)[:2] < next_one:
+        return
+    message = (
+        f"transformers {versions.transformers} checkpoints no layer of {model_type}: use false, or stack.transformers"
+        f" {DEFAULT_STACK.transformers}"
+    )
+    yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
+
+
 def bigcode_problems(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], training: Training
 ) -> Iterator[Problem]:
     """Yield the settings that GPT-BigCode's own code in older releases does not support, or runs differently.
 
-    Source: models/gpt_bigcode/modeling_gpt_bigcode.py of transformers 4.53.3 (GPTBigCodeAttention._attn, whose softmax
-    is a torch.jit.script function) and 4.57.6 (GPTBigCodeBlock, no GradientCheckpointingLayer).
+    Source: transformers 4.53.3, models/gpt_bigcode/modeling_gpt_bigcode.py (GPTBigCodeAttention._attn, whose softmax
+    is a torch.jit.script function).
     """
     version = release(versions.transformers)[:2]
-    if model_type != "gpt_bigcode" or version >= CHECKPOINTED_BIGCODE:
+    if model_type != "gpt_bigcode" or version >= SHARED_BIGCODE:
         return
     name, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
-    if version >= SHARED_BIGCODE:
-        if training.gradient_checkpointing:
-            message = f"{name} checkpoints no layer of gpt_bigcode: use false, or stack.transformers {newest}"
-            yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
-        return
     if training.trainer is not None and training.gradient_checkpointing and version < RETURNS_CACHES:
         message = f"how long {name} keeps gpt_bigcode's masks under re-entrant checkpointing is not known: use false"
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)
@@ -252,6 +255,17 @@ def bigcode_problems(
     if not config["multi_query"]:
         message = f"gpt_bigcode with a key for each head in {name} is not known: use {newest}"
         yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)
+
+
+def router_problems(versions: StackVersions, model: Model) -> Iterator[Problem]:
+    """Yield a routers' loss that an older release computes from the logits of all layers at once."""
+    if not model.adds_router_loss or release(versions.transformers)[:2] >= ROUTER_LOSS_BY_LAYERS:
+        return
+    message = (
+        f"the routers' loss of {model.model_type} in transformers {versions.transformers} is not known: set"
+        f" output_router_logits to false, or use stack.transformers {DEFAULT_STACK.transformers}"
+    )
+    yield Problem(loc="model.config.output_router_logits", msg=message, input=True)
 
 
 def gpt2_problems(versions: StackVersions, model_type: str | None, training: Training) -> Iterator[Problem]:
@@ -275,7 +289,8 @@ def _messages(
     first = FIRST.get(model_type or "")
     if first is None or release(versions.transformers)[:2] < first:
         since = f"; from {dotted(first)} on they are known" if first else ""
-        why = EXPERTS.get(model_type or "", "") if release(versions.transformers) < (5,) else ""
+        has_modules = model_type in MODULES_OF_EXPERTS and release(versions.transformers) < (5,)
+        why = EXPERTS if has_modules else ""
         yield f"what {named} does for {model_type} is not known{why}{since}"
     has_cache = release(versions.transformers)[:2] >= FIRST_VIRTUAL_TOKENS and model_type != "gpt_bigcode"
     if method in VIRTUAL_TOKENS and not has_cache:
@@ -285,9 +300,19 @@ def _messages(
         yield f"the rotary buffers of rope_type {rotary} in {named} are not known"
     if model_type == "gemma3_text" and release(versions.transformers) < (5,) and len({*config["layer_types"]}) == 1:
         yield f"the rotary tables of {named} for layers of one type are not known"
+    pattern = config.get("sliding_window_pattern", PATTERN.get(model_type or ""))
+    older = model_type in PATTERN and release(versions.transformers)[:2] < LISTS_LAYER_TYPES
+    if older and not _repeats(config, pattern):
+        yield f"{named} does not read layer_types: every layer but each {pattern}th has a window there"
     window = config.get("sliding_window")
     if "float_masks" in older_behavior(versions, model_type) and window is not None and tokens >= window:
         yield f"the masks of {named} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+
+
+def _repeats(config: Mapping[str, Any], pattern: int) -> bool:
+    """Return whether all layers have a window but each one that the pattern counts."""
+    types = enumerate(config["layer_types"], 1)
+    return all((each == "full_attention") == (number % pattern == 0) for number, each in types)
 
 
 def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:

@@ -42,8 +42,8 @@ class TrainerFacts:
     compares: bool = False
     #: Whether the first micro-batch of a step does more than the others, because it scores the completions of all.
     generates: bool = False
-    #: Whether a micro-batch can start with passes without a graph of the model that it then trains.
-    runs_without_graph_first: bool = False
+    #: Whether a micro-batch can start with no-grad passes of the model that it then trains.
+    runs_no_grad_first: bool = False
     #: Whether it sets the probabilities of torch.nn.Dropout modules to 0, as `disable_dropout` does.
     disables_dropout: bool = False
     #: The (batch, sequence) tensors of each batch that a step fetches at once. Empty if the batch is on the tape.

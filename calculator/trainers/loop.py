@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
+    from calculator.layers.trl.fused_head import FusedHead
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.facts import TrainerFacts
@@ -53,7 +54,7 @@ class Passes(Protocol):
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. The names of its marks begin with `name`."""
 
-    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+    def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model, or its reference, under torch.no_grad. The names of its tensors begin with `name`."""
 
 
@@ -172,6 +173,13 @@ class Loop(ABC):
     @abstractmethod
     def head(self, context: Context) -> LossHead:
         """Return the head that computes the loss from the decoder's output."""
+
+    def fused_head(self, compared: str | None) -> FusedHead | None:  # noqa: ARG002  a hook's signature
+        """Return TRL's fused head of a pass, or None if the trainer has another one.
+
+        `compared` is the reference that runs, or None for the trained model.
+        """
+        return None
 
     @abstractmethod
     def loss(self, context: Context, forward: Passes) -> Tensor:

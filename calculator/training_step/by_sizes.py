@@ -90,6 +90,6 @@ class BySizes(Generic[Result]):
 def settings_of(prepared: PreparedModel) -> tuple[object, ...]:
     """Return all settings of the method, the training, the card and the stack that are not sizes."""
     device = prepared.device
-    shards = device.divided if device.sharding in SHARDS else device.sharding
+    shards = device.sharded_over if device.sharding in SHARDS else device.sharding
     given = other_settings(prepared.given)
     return other_settings(prepared.method), given, prepared.kernels, prepared.stack, shards

@@ -15,16 +15,17 @@ from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
 from calculator.engine.reentrant import checkpoint_reentrant
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
 from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
-from calculator.training_step.compared import ModelPasses, run_without_graph_first
+from calculator.training_step.checkpointed_layers import CheckpointedLayers
+from calculator.training_step.compared import ModelPasses, run_no_grad_first
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
-from calculator.training_step.known_layers import KnownLayers
+from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -63,8 +64,8 @@ def micro_batch(context: Context) -> None:
 
 def forward_pass(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model that PEFT wraps. If the model computes a loss, add what PEFT's wrapper adds to it."""
-    if context.method.runs_without_graph_first:
-        run_without_graph_first(context, lambda inner: _model(inner, trainer, ids))
+    if context.method.runs_no_grad_first:
+        run_no_grad_first(context, lambda inner: _model(inner, trainer, ids))
     loss, outputs = _model(context, trainer, ids)
     if context.model.task.embeds:
         return loss, outputs
@@ -100,8 +101,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
-    loss = add_router_loss(context, loss)
-    outputs += context.router_logits or []
+    loss, of_routers = add_router_loss(context, loss)
+    outputs += [*of_routers, *(context.router_logits or [])]
+    del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
@@ -116,16 +118,10 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
 
 
 def _hidden_states(context: Context, ids: Tensor) -> Tensor:
-    """Run the decoder, unless the pass is one whose layers are left out."""
-    left_out = context.left_out
-    if left_out is None:
-        return decoder(context, ids)
-    if not context.tape.grad_enabled and context.cache is None:
-        shape = (context.batch, context.length, context.model.output.in_features)
-        return left_out.hidden_states(context.tape, context.marks, shape, context.dtype)
+    """Run the decoder, and compare what the trained pass returns with what passes before it were to return."""
     hidden_states = decoder(context, ids)
-    if context.tape.grad_enabled:
-        left_out.compare(hidden_states)
+    if context.skipped is not None and context.tape.grad_enabled:
+        context.skipped.compare(hidden_states)
     return hidden_states
 
 
@@ -151,8 +147,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, KnownLayers.of(context, _layer)
-    run = _layer if known is None else known.run
+    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
+    run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states
         hidden_states = first.output(context)
@@ -231,7 +227,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
     module = context.hooks.module("embeddings")
     module.before(ids)
     inputs_embeds = context.forward.embeddings(context, ids)
-    if context.prepared.grads_inputs and not inputs_embeds.edge:
+    if context.grads_inputs and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     return module.after(inputs_embeds)
 
@@ -239,6 +235,8 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
 def mark(x: Tensor, label: str) -> Tensor:
     """Mark a point between layers in the forward pass, and in the backward pass when its gradient is computed."""
     x.tape.mark(f"{label} forward", x)
+    if isinstance(x, LeafTensor):
+        return x
     node = Mark(x.tape, _mark_backward, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
@@ -253,12 +251,19 @@ def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
+def _layer(
+    context: Context, position: int, hidden_states: Tensor, checkpointed: CheckpointedLayers | None = None
+) -> Tensor:
+    """Run the layer at a position, or record a checkpointed layer again that is like others."""
     check_budget()
     number = context.repetition.numbers[position]
     layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)
     context.parameters.layer = number
+    first_leaf = len(context.parameters.leaves)
+    alike = None if checkpointed is None else checkpointed.of_layer(context, number, hidden_states)
+    if alike is not None and alike.is_known(number):
+        return unit.after(alike.again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, given_masks = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
@@ -293,7 +298,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
         context.num_items,
         context.passed_labels,
     ]
-    if trainer_of(context.training).is_reentrant(context):
+    if context.is_reentrant:
         offloads = context.prepared.offloads_inputs and number != len(context.layers) - 1
         weights = partial(getattr, context, "returned_attn_weights")
         saves_positions = bool(context.older & SAVED_ARGUMENTS)
@@ -304,7 +309,10 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
                 checkpoint_reentrant(run, hidden_states, captured, arguments, unused=weights, offloads=offloads)
             )
         return unit.after(checkpoint_reentrant(run, hidden_states, captured, unused=weights, offloads=offloads))
-    return unit.after(checkpoint(run, hidden_states, captured=captured))
+    with_checkpoint = partial(checkpoint, run, captured=captured)
+    if alike is None or tables is not own:
+        return unit.after(with_checkpoint(hidden_states))
+    return unit.after(alike.run(context, hidden_states, with_checkpoint, first_leaf))
 
 
 def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from calculator.engine import autocast
-from calculator.engine.known_passes import named
 from calculator.engine.layer_loop import LayerLoop
+from calculator.engine.recorded_passes import named
 from calculator.engine.repetition import every_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
@@ -16,22 +16,23 @@ from calculator.methods.compared import WithFrozenAdapters, compared_model
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
-from calculator.training_step.left_out_passes import may_be_left_out
 from calculator.training_step.repeated_layers import of_repeated_period
+from calculator.training_step.skipped_passes import may_be_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.common.names import ComponentName
-    from calculator.engine.known_passes import Outputs
-    from calculator.engine.left_out_passes import LeftOutPasses
+    from calculator.engine.recorded_passes import Outputs
     from calculator.engine.repetition import Repetition
+    from calculator.engine.skipped_passes import SkippedPasses
     from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
 
 
-#: The prefix of the names of rows and marks of a method's pass without a graph.
+#: The prefix of the names of rows and marks of a method's no-grad pass.
 PREFIX = "first pass: "
 
 
@@ -53,8 +54,8 @@ class ModelPasses:
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
-        if self.context.left_out is not None:
-            self.context.left_out.begin_trained(self.context.tape)
+        if self.context.skipped is not None:
+            self.context.skipped.begin_trained(self.context.tape)
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -62,34 +63,43 @@ class ModelPasses:
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
-        context.marks = name
+        context.marks, context.is_reentrant = name, outer.is_reentrant
         return self.forward(context, ids=ids)
 
-    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
-        """Run the trained model or its reference model without a graph.
+    def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+        """Run the trained model or its reference model under no_grad.
 
         `name` is the prefix of the names of rows and marks.
         """
         outer, tape = self.context, self.context.tape
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
-        leaves_out = not outer.unrolls and not prepared.known_passes.are_replayed
+        skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
-        left_out = outer.left_out if may_be_left_out(outer, prepared, compared) else None
-        run = partial(self._run, prepared, name, compared, leaves_out=leaves_out, left_out=left_out)
+        skipped = outer.skipped if may_be_skipped(outer, prepared, compared) else None
+        head = trainer_of(prepared.training).fused_head(compared)
+        if skipped is not None and head is not None:
+            return named(tape, name, partial(self._skipped, name, skipped, head))[0]
+        run = partial(self._run, prepared, name, compared, skips=skips)
         layers: Repetition | None
-        if left_out is not None:
-            before = left_out.count
-            outputs, layers = named(tape, name, run)
-            layers = layers if left_out.count == before else None
-        elif outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
+        if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
             outputs, layers = named(tape, name, run)
         else:
-            key = reference, tape.trains, tape.scope, autocast.state(tape), leaves_out
-            known = prepared.known_passes
+            key = reference, tape.trains, tape.scope, autocast.state(tape), skips
+            known = prepared.recorded_passes
             outputs, layers = known.run(tape, name, (prepared.training, key), run, lists_all=outer.unrolls)
         if layers is not None:
             outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
+
+    def _skipped(self, name: str, skipped: SkippedPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
+        """Return what a pass returns that is not interpreted."""
+        context, tape = self.context, self.context.tape
+        skipped.begin(tape, name, context.dtype)
+        with _no_grad(tape, in_eval_mode=False):
+            tape.component = "logits_and_loss"
+            outputs = head.left(context)
+            tape.component = "activations"
+        return outputs, context.repetition
 
     def _run(
         self,
@@ -97,13 +107,11 @@ class ModelPasses:
         name: str,
         compared: Compared | None,
         *,
-        leaves_out: bool,
-        left_out: LeftOutPasses | None,
+        skips: bool,
     ) -> tuple[Outputs, Repetition]:
         context = _context(self.context, prepared, compared, name)
-        context.left_out = left_out
         before = _Recorded.on(context.tape)
-        if leaves_out:
+        if skips:
             leave_out(context)
         with _no_grad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
@@ -149,10 +157,13 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         dtype = prepared.param_dtype
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
-    hooks = outer.hooks.without_graph(prepared, compared=compared)
+    hooks = outer.hooks.no_grad(prepared, compared=compared)
     classes = outer.classes if compared is None and hooks is NO_HOOKS else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
+    if compared not in (None, "model"):
+        # The hook of enable_input_require_grads stays on a model whose checkpointing is off for a pass.
+        context.grads_inputs = outer.grads_inputs
     context.router_logits = None  # trainers read the router loss of the trained pass only
     if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))
@@ -162,16 +173,16 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     return context
 
 
-def run_without_graph_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:
-    """Run the trained model without a graph for a method that reads its hidden states, and keep all of them."""
+def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:
+    """Run the trained model under no_grad for a method that reads its hidden states, and keep all of them."""
     prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
     context = _context(outer, WithFrozenAdapters(prepared), None, PREFIX)
     context.repetition, context.layer_loop = every_layer(len(context.layers)), None
     context.hidden_states, context.num_items = [], outer.num_items
-    context.method.before_pass_without_graph(context)
+    context.method.before_no_grad_pass(context)
     with _no_grad(context.tape, in_eval_mode=False):
         outputs, _ = named(context.tape, PREFIX, lambda: (forward(context), context.repetition))
-    context.method.after_pass_without_graph(outer, context.hidden_states[-1])
+    context.method.after_no_grad_pass(outer, context.hidden_states[-1])
     del outputs
 
 
@@ -185,7 +196,7 @@ def fills_cache(prepared: PreparedModel) -> bool:
 
 @contextmanager
 def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
-    """Run a block without a graph. In eval mode, dropout does nothing."""
+    """Run a block under no_grad. In eval mode, dropout does nothing."""
     outer = tape.grad_enabled, tape.trains, tape.scope
     tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
     try:

@@ -1,4 +1,4 @@
-"""The forward passes of an evaluation: in eval mode, without a graph, to the loss and to the logits."""
+"""The forward passes of an evaluation: in eval mode, under no_grad, to the loss and to the logits."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _logits_after_loss(passes: _PassesOfEvaluation, trainer: Loop, ids: Tensor) 
     again = ModelPasses(passes.context, partial(forward_pass, trainer=LogitsWithoutCache(), ids=ids))
     training = passes.context.training
     with region(passes.context.tape, training.autocast):
-        _, (logits,) = again.without_graph("logits: ", reference=False)
+        _, (logits,) = again.no_grad("logits: ", reference=False)
     if training.autocast is not None:
         in_float32(logits)
     del locals_of_loss

@@ -1,4 +1,4 @@
-"""The first period of layers in a pass without a graph, which is not interpreted if the second period is like it.
+"""The first period of layers in a no-grad pass, which is not interpreted if the second period is like it.
 
 A layer of such a pass frees all of its tensors except its output and what it caches. The second period has the output
 of the first one alive in addition to all that the first period has. So no more is alive in the first period, and the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.training_step.known_layers import can_be_recorded
+from calculator.training_step.recorded_layers import can_be_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
-    from calculator.training_step.known_layers import KnownLayers
+    from calculator.training_step.recorded_layers import RecordedLayers
 
 
 def leave_out(context: Context) -> None:
@@ -61,7 +61,7 @@ class FirstPeriod:
 
     __slots__ = ("_dtype", "_known", "_merged", "_row", "_shape")
 
-    def __init__(self, x: Tensor, known: KnownLayers | None) -> None:
+    def __init__(self, x: Tensor, known: RecordedLayers | None) -> None:
         """Read the period's input. `known` are the layers of the pass."""
         self._known = known if x.storage is not None else None
         self._shape: Shape = x.shape
@@ -70,7 +70,7 @@ class FirstPeriod:
         self._row = -1
 
     @classmethod
-    def of(cls, context: Context, x: Tensor, known: KnownLayers | None) -> FirstPeriod | None:
+    def of(cls, context: Context, x: Tensor, known: RecordedLayers | None) -> FirstPeriod | None:
         """Return the first period of a pass, with its input, or None if it is interpreted."""
         return cls(x, known) if context.leaves_out_first_period else None
 

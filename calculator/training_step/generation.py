@@ -247,7 +247,7 @@ def last_logits(context: Context, ids: Tensor, family: DecoderForward) -> Tensor
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
-    last = ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
+    last = ops.slice_from_end(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
     head = context.hooks.module("head")
     logits = head.after(family.logits(context, context.bind(context.model.output)(head.before(last))))
     return context.hooks.end(logits, [])[0]

@@ -41,6 +41,11 @@ class Loop(ABC):
         self.logits: Tensor | None = None
         self.tokens: Tensor | None = None
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no token has been chosen yet."""
+        return self.ids is None
+
     @abstractmethod
     def _kept(self, context: Context) -> list[Tensor]:
         """Allocate what stays alive of the prompts."""
@@ -65,10 +70,10 @@ class Loop(ABC):
     def given(self, context: Context) -> list[Tensor]:
         """Allocate what the model is given in addition to ids: of prompts, only positions that it changes."""
         forward, shape = context.forward, (context.batch, context.length)
-        takes = forward.takes_positions if context.past else forward.changes_positions
+        takes = forward.changes_positions if self.is_first else forward.takes_positions
         names = ["position_ids"] if takes else []
         given = [context.tape.new(of_positions(context, shape), "int64", name) for name in names]
-        if context.past and forward.tower is not None and forward.tower.types_new_tokens:
+        if not self.is_first and forward.tower is not None and forward.tower.types_new_tokens:
             given += [context.tape.new(shape, "int64", name) for name in _names_of_types(context)]
         return given
 

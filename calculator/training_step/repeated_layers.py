@@ -1,4 +1,4 @@
-"""The layers of passes without a graph, in a micro-batch that lists the events of every layer.
+"""The layers of no-grad passes, in a micro-batch that lists the events of every layer.
 
 Two periods of layers are interpreted (see `repetition`). The second period frees what the first one passes on, and
 passes as much on itself. So the periods that it represents have its events with two alternating sets of rows: those

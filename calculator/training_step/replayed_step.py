@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.sharding.zero.offload import OffloadedState
+from calculator.training_step.periods import Window
 from calculator.training_step.step import TrainingStep
-from calculator.training_step.unrolled import Unrolled, Window
+from calculator.training_step.unrolled import Unrolled
 from calculator.training_step.whole_tape import whole_tape
 from calculator.training_step.zero.replayed import FlatStep
 from calculator.training_step.zero.replayed_offload import OffloadedStep

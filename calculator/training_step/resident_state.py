@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from calculator.training_step.run import Run
 
 #: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
-_OF_RUN = ("of_loop", "always", "accumulated", "in_step")
+_OF_RUN = ("of_loop", "_of_loop", "always", "accumulated", "in_step")
 
 
 class ResidentState:
@@ -104,18 +104,28 @@ class ResidentState:
     @cached_property
     def always(self) -> TensorGroup:
         """The tensors that stay on the device during the whole run, without gradients."""
-        added = self.of_loop
-        return TensorGroup((*self.tensors, *self._states, *added, *self.of_sharding)) if added else self._always
+        if not self.of_loop:
+            return self._always
+        tensors = (*self.tensors, *self._states, *self.of_loop, *self.of_sharding)
+        return TensorGroup.joined(tensors, self._always, self._of_loop)
+
+    @cached_property
+    def _of_loop(self) -> TensorGroup:
+        return TensorGroup(self.of_loop)
 
     @cached_property
     def accumulated(self) -> TensorGroup:
         """The tensors that stay on the device between two micro-batches of a step, with gradients."""
-        return TensorGroup((*self.always, *self.gradients)) if self.of_loop else self._accumulated
+        if not self.of_loop:
+            return self._accumulated
+        return TensorGroup.joined((*self.always, *self.gradients), self._accumulated, self._of_loop)
 
     @cached_property
     def in_step(self) -> TensorGroup:
         """The tensors that are on the device in the optimizer's step."""
-        return TensorGroup((*self.always, *self._of_step)) if self.of_loop else self._in_step
+        if not self.of_loop:
+            return self._in_step
+        return TensorGroup.joined((*self.always, *self._of_step), self._in_step, self._of_loop)
 
     @cached_property
     def _always(self) -> TensorGroup:
@@ -123,11 +133,12 @@ class ResidentState:
 
     @cached_property
     def _accumulated(self) -> TensorGroup:
-        return TensorGroup((*self._always, *self.gradients))
+        return TensorGroup.joined((*self._always, *self.gradients), self._always, TensorGroup(self.gradients))
 
     @cached_property
     def _in_step(self) -> TensorGroup:
-        return TensorGroup((*self._always, *self._of_step))
+        of_step = TensorGroup(self._of_step)
+        return TensorGroup.joined((*self._always, *of_step), self._always, of_step)
 
     @property
     def _of_step(self) -> tuple[ResidentTensors, ...]:

@@ -1,6 +1,6 @@
 """The passes of `generate` inside a training step, where a trainer samples completions from the model that it trains.
 
-The model stays in training mode, without a graph. The loop is that of sampling (transformers/generation/utils.py,
+The model stays in training mode, under no_grad. The loop is that of sampling (transformers/generation/utils.py,
 GenerationMixin.generate and _sample). Unlike in greedy search, the caller keeps the prompts, every sequence has its own
 positions, and tokens are drawn from probabilities. `accelerate` wraps the forward pass of the prepared model. So
 autocast applies unless PEFT's model calls the model inside it.
@@ -35,6 +35,7 @@ from calculator.stack.releases import release
 from calculator.trainers import image_batch, trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import images_in_float32, in_float32
+from calculator.training_step.earlier_tokens import EarlierTokens
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
 from calculator.training_step.next_token import OlderSampling, Sampling
@@ -65,11 +66,18 @@ CHOOSES_POSITIONS = (5,)
 
 
 class RolledOut(NamedTuple):
-    """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers."""
+    """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers.
+
+    `inputs` are the rows of the ids and of what else the model is given. The next token is chosen after the event at
+    `choice`. `earlier` are the rows of what earlier passes left.
+    """
 
     interpretation: Interpretation
     start: int
     cache: Cache
+    inputs: range
+    choice: int
+    earlier: range = range(0)
 
     def measured(self, run: Run) -> PassPeak:
         """Return the peak of the pass, from a run of it."""
@@ -168,6 +176,20 @@ class Rollout:
         types = masks.attention_types(self.prepared.model.layers)
         return self.batch.completion > 2 and "sliding_attention" not in types and self.hooks("later token") is NO_HOOKS
 
+    @property
+    def prompts_decode_alike(self) -> bool:
+        """Whether the pass of the prompts runs the same operations too, if no size changes them.
+
+        Each layer appends a pair of keys and values to the cache, and no mask or tensor depends on what is cached.
+        """
+        prepared, training = self.prepared, self.prepared.training
+        if prepared.older or prepared.method.virtual_tokens or training.padding or training.has_images:
+            return False
+        kinds = [layer.kind for layer, _ in prepared.model.decoder.distinct]
+        if any(kind.attention not in {"full_attention", "mlp"} or kind.shares == "reuse" for kind in kinds):
+            return False
+        return self.decodes_alike and not forward_of(prepared.model).changes_positions
+
     def hooks(self, which: PassOf) -> Hooks:
         """Return the hooks of a sharding in a pass."""
         return generation_hooks(self.prepared, which, is_first=self.is_first)
@@ -187,6 +209,25 @@ class Rollout:
     def decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut:
         """Return the pass of a token after `past` tokens. With `first`, the pass of the prompts filled the cache."""
         return self._unless_periods_differ(partial(self._decode, past, prefilled, first=first))
+
+    @without_frame_snapshots
+    def later(self, past: SymInt, length: SymInt) -> RolledOut:
+        """Return the pass of one or more tokens after `past` ones, without a pass of the prompts before it."""
+        return self._unless_periods_differ(partial(self._later, past, length))
+
+    def _later(self, past: SymInt, length: SymInt) -> RolledOut | None:
+        context = self._context("later token", past.shape_env)
+        loop = self.loop(context)
+        context.past, context.length = past, length
+        first = len(context.tape.rows)
+        context.cache = cache = EarlierTokens(context)
+        loop.after_first_token(context)
+        earlier = range(first, len(context.tape.rows))
+        ran = self._run(context, loop)
+        if ran is None:
+            return None
+        cache.shape_others(ran.interpretation.tape.rows)
+        return ran._replace(earlier=earlier)
 
     def _unless_periods_differ(self, run: Callable[[], RolledOut | None]) -> RolledOut:
         """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
@@ -256,12 +297,15 @@ class Rollout:
         """
         tape, start = context.tape, len(context.tape.events)
         assert context.cache is not None
-        if loop.images and not context.past:
+        is_first = loop.is_first
+        if loop.images and is_first:
             self._encode(context, loop)
         loop.begin(context)
+        row = len(tape.rows)
         ids = tape.new((context.batch, context.length), "int64", "input_ids")
         inputs = [ids, *loop.given(context)]
         loop.enter(inputs)
+        rows = range(row, len(tape.rows))
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
         of_images: list[Tensor] = []
@@ -272,14 +316,15 @@ class Rollout:
             context.drop_outputs()
         context.forward_locals = []
         del ids
-        if not context.past:
+        if is_first:
             inputs.clear()
+        choice = len(tape.events)
         loop.choose(context)
         context.drop_outputs()
         del inputs, logits, of_images
         if context.first_period_differs:
             return None
-        return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache)
+        return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache, rows, choice)
 
 
 def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
@@ -298,7 +343,7 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         shared_rows=0,
         hidden_states_row=None,
         first=None,
-        without_graph=(window,) if window.copies else (),
+        no_grad=(window,) if window.copies else (),
         outputs=outputs_of(tape, [("", layers)]),
     )
 

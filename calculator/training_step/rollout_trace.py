@@ -14,46 +14,60 @@ from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE
 from calculator.engine.memory_curve import MemoryCurve
-from calculator.engine.sym_sizes import SymSizes
-from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.engine.sym_sizes import EvaluatedSizes, SymSizes
+from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
+from calculator.inputs.size_settings import resized
+from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import trainer_of
+from calculator.training_step.generation import ONE
 from calculator.training_step.rollout import Rollout, rolled_out
 from calculator.training_step.symbolic_trace import SymbolicTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
-    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.rollout import RolledOut
-    from calculator.training_step.run import Run
 
 
 class StepPass(NamedTuple):
-    """One pass: the moment with the most bytes, the operation before it, and the recording, made when it is read.
+    """One pass: the moment with the most bytes, the operation before it, and the peak of a recording, made when read.
 
+    `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
     `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of these storages.
     """
 
     moment: Moment
     operation: str
-    deferred: Deferred[Recording]
+    deferred: Deferred[PassPeak]
     bound: Deferred[Mapping[int, int]] | None = None
     bytes_of_bound: Callable[[], tuple[int, int]] | None = None
+    smaller: Deferred[StepPass] | None = None
 
     @classmethod
     def of(cls, peak: PassPeak) -> StepPass:
         """Return a pass that was recorded."""
-        return cls(peak.moment, peak.operation, Deferred(lambda: peak.recording))
+        return cls(peak.moment, peak.operation, Deferred(lambda: peak))
+
+    @property
+    def with_smaller(self) -> tuple[StepPass, ...]:
+        """The smaller pass, which runs before it, and the pass itself."""
+        return (self,) if self.smaller is None else (self.smaller(), self)
+
+    @property
+    def peak(self) -> PassPeak:
+        """The peak of the recording."""
+        return self.deferred()
 
     @property
     def recording(self) -> Recording:
         """The recording."""
-        return self.deferred()
+        return self.peak.recording
 
 
 def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
@@ -62,46 +76,129 @@ def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
 
 
 class RolloutTrace:
-    """The passes of a step. Without an environment of symbolic sizes, all but the number of cached tokens are given."""
+    """The passes of a step. Without an environment of symbolic sizes, all but the numbers of tokens are given."""
 
-    __slots__ = ("_of_second", "_passes", "_shape_env")
+    __slots__ = (
+        "_alone",
+        "_grows",
+        "_is_symbolic",
+        "_last",
+        "_of_prompts",
+        "_of_second",
+        "_prepared",
+        "_shape_env",
+        "_traced_prompts",
+    )
 
     def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
+        self._prepared = prepared
+        self._is_symbolic = shape_env is not None
         self._shape_env = shape_env or ShapeEnv()
-        #: The indices of the number of cached tokens in the last pass, and of that in the pass of the second token, if
-        #: the last one stands for both.
-        self._of_second: tuple[int, int] | None = None
-        self._passes = self._traced(Rollout(prepared, batch, shape_env)) if batch is not None else []
+        #: The passes that stand for themselves alone, in order.
+        self._alone: list[_Pass | _SymbolicPass] = []
+        #: The last pass, if it stands for others.
+        self._last: _SymbolicPass | None = None
+        #: What differs in the pass of the second token, and in that of the prompts if the last one stands for it: the
+        #: index of the source for that of each alias.
+        self._of_second: dict[int, int] = {}
+        self._of_prompts: dict[int, int] = {}
+        #: Whether no size is smaller in the last pass than in that of the second token.
+        self._grows = False
+        #: The pass of the prompts by itself, once it has been read.
+        self._traced_prompts: _PromptsTrace | None = None
+        if batch is not None:
+            self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
-            shape_env.eliminate_dead_code(index for each in self._passes for index in each.outputs)
+            passes = [*self._alone, *([self._last] if self._last is not None else ())]
+            shape_env.eliminate_dead_code(index for each in passes for index in each.outputs)
 
-    def _traced(self, rollout: Rollout) -> list[_Pass | _SymbolicPass]:
-        env = self._shape_env
+    def _trace(self, rollout: Rollout) -> None:
         if not rollout.decodes_alike:
-            passes = rollout.passes()
-            return [_SymbolicPass(each, env, whole=True) if rollout.shape_env else _Pass(each) for each in passes]
-        prefill = rollout.prefill()
-        past = env.alias(rollout.last_past)
-        self._of_second = past.index, env.index(rollout.batch.prompt)
-        whole = rollout.shape_env is not None
-        last = _SymbolicPass(rollout.decode(past, prefill, first=False), env, whole=whole)
-        return [_SymbolicPass(prefill, env, whole=True) if whole else _Pass(prefill), last]
+            self._alone = [*map(self._by_itself, rollout.passes())]
+            return
+        env = self._shape_env
+        past, prompt = env.alias(rollout.last_past), env.index(rollout.batch.prompt)
+        self._of_second = {past.index: prompt}
+        if not rollout.prompts_decode_alike:
+            prefill = rollout.prefill()
+            self._alone = [self._by_itself(prefill)]
+            self._last = _SymbolicPass(rollout.decode(past, prefill, first=False), env)
+            return
+        length = env.alias(ONE)
+        self._last = _SymbolicPass(rollout.later(past, length), env)
+        self._grows = env.only_grows(past.index)
+        self._of_prompts = {past.index: env.index(0), length.index: prompt}
+        if env.with_aliases(env.values, self._of_prompts) is None:
+            self._alone = [self._by_itself(rollout.prefill())]
+
+    def _by_itself(self, ran: RolledOut) -> _Pass | _SymbolicPass:
+        return _SymbolicPass(ran, self._shape_env) if self._is_symbolic else _Pass(ran)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
         """Return the passes with other sizes, or None if a guard fails."""
-        values = self._shape_env.evaluate(sizes)
+        env, last = self._shape_env, self._last
+        values = env.evaluate(sizes)
         if values is None:
             return None
-        passes = [each.with_values(values) for each in self._passes]
-        if self._of_second is not None:
-            values = self._shape_env.with_alias(values, *self._of_second)
-            second = self._passes[-1].with_values(values) if values is not None else None
-            # The shapes of a pass that stands for another have its names: it must not be the one that is shown.
-            if second is None or second.moment.bytes >= passes[-1].moment.bytes:
-                return None
-            passes.insert(-1, second)
-        return tuple(passes)
+        if last is None:
+            return tuple([each.with_values(values) for each in self._alone])
+        of_prompts = values if self._alone else env.with_aliases(values, self._of_prompts)
+        if of_prompts is None:
+            return None
+        first = [each.with_values(values) for each in self._alone]
+        first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
+        ((past, prompt),) = self._of_second.items()
+        if self._grows and last.has_more(values, values[past] - values[prompt]):
+            second = Deferred(partial(self._second, values))
+            return *first, last.with_values(values)._replace(smaller=second)
+        of_second = env.with_aliases(values, self._of_second)
+        if of_second is None:
+            return None
+        passes = *first, last.with_values(of_second), last.with_values(values)
+        # The shapes of a pass that stands for the second one have its names: the second one must not be shown.
+        return passes if passes[-2].moment.bytes < passes[-1].moment.bytes else None
+
+    def _second(self, values: Sequence[int]) -> StepPass:
+        of_second = self._shape_env.with_aliases(self._shape_env.extended(values), self._of_second)
+        assert self._last is not None
+        assert of_second is not None
+        return self._last.with_values(of_second)
+
+    def _prompts(self, sizes: Sequence[int]) -> PassPeak:
+        """Return the pass of the prompts with given sizes, which has its names and shapes."""
+        if not sizes:
+            return _Pass(_prefilled(self._prepared, None)).with_values(()).peak
+        found = self._traced_prompts.with_sizes(sizes) if self._traced_prompts is not None else None
+        if found is None:
+            self._traced_prompts = _PromptsTrace(self._prepared, sizes)
+            found = self._traced_prompts.with_sizes(sizes)
+        assert found is not None
+        return found.peak
+
+
+def _prefilled(prepared: PreparedModel, shape_env: ShapeEnv | None) -> RolledOut:
+    batch = trainer_of(prepared.training).generation(prepared.training)
+    assert batch is not None
+    return Rollout(prepared, batch, shape_env).prefill()
+
+
+class _PromptsTrace:
+    """The pass of the prompts by itself, traced with symbolic sizes when it is first read."""
+
+    __slots__ = ("_pass", "_shape_env")
+
+    def __init__(self, prepared: PreparedModel, sizes: Sequence[int]) -> None:
+        self._shape_env, following = ShapeEnv(), iter(sizes)
+        training = resized(prepared.given, lambda _: self._shape_env.create_symint(next(following)))
+        method = resized(prepared.method, lambda _: self._shape_env.create_symint(next(following)))
+        symbolic = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
+        self._pass = _SymbolicPass(_prefilled(symbolic, self._shape_env), self._shape_env)
+
+    def with_sizes(self, sizes: Sequence[int]) -> StepPass | None:
+        """Return the pass with other sizes, or None if a guard fails."""
+        values = self._shape_env.evaluate(sizes)
+        return None if values is None else self._pass.with_values(values)
 
 
 class _Pass:
@@ -110,7 +207,7 @@ class _Pass:
     __slots__ = ("_layout",)
 
     #: The indices of the values that its sizes are computed from.
-    outputs: Sequence[int] = ()
+    outputs: Iterable[int] = ()
 
     def __init__(self, ran: RolledOut) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
@@ -118,29 +215,52 @@ class _Pass:
 
     def with_values(self, values: Sequence[int]) -> StepPass:  # noqa: ARG002  none are symbolic
         """Return the pass."""
-        return self._layout.sized(None, self._layout.ran.interpretation.run)
+        return self._layout.sized(None, self._measured)
+
+    def _measured(self) -> PassPeak:
+        ran = self._layout.ran
+        return ran.measured(ran.interpretation.run())
 
 
 class _SymbolicPass:
     """A pass with symbolic sizes."""
 
-    __slots__ = ("_layout", "_trace", "outputs")
+    __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
 
-    def __init__(self, ran: RolledOut, shape_env: ShapeEnv, *, whole: bool) -> None:
-        """Number the sizes of a pass. `whole`: all shapes too, which are otherwise numbered when they are read."""
-        symbols, rows = SymSizes(shape_env), ran.interpretation.tape.rows
-        sizes = symbols.sizes_of(symbols.kinds(rows)) if whole else symbols.sizes_of_rows(rows)
-        self._layout = _Layout(ran, [row[0] for row in rows], sizes)
-        self.outputs = [*sizes, *chain(*symbols.shapes)]
-        self._trace = Deferred(partial(SymbolicTrace, symbols, ran.interpretation))
+    def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
+        """Number the sizes of a pass. Its shapes are numbered when they are read."""
+        rows = ran.interpretation.tape.rows
+        self._bytes = EvaluatedSizes(rows)
+        names, *_ = zip(*rows, strict=True)
+        self._layout = _Layout(ran, names, self._bytes.number_of_row)
+        self._of_prompts: _Layout | None = None
+        #: The shape and dtype of the keys of earlier tokens.
+        self._cached = rows[ran.earlier.start][1:3]
+        self.outputs: Iterable[int] = self._bytes.indices
+        self._trace = Deferred(lambda: SymbolicTrace(SymSizes(shape_env), ran.interpretation))
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
-        return self._layout.sized(values, partial(self._run, values))
+        return self._layout.sized(self._bytes(values), partial(self._measured, values))
 
-    def _run(self, values: Sequence[int]) -> Run:
+    def has_more(self, values: Sequence[int], tokens: int) -> bool:
+        """Return whether more bytes are alive than with fewer cached tokens. `tokens` is the difference.
+
+        Each layer has its keys of all tokens alive at each moment, so they must grow by what they are rounded to.
+        """
+        (batch, heads, _, width), dtype = self._cached
+        rows = values[batch.index] if isinstance(batch, SymInt) else batch
+        return tokens * rows * heads * width * ITEMSIZE[dtype] >= ALLOCATION_ROUNDING
+
+    def of_prompts(self, values: Sequence[int], measured: Callable[[], PassPeak]) -> StepPass:
+        """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
+        if self._of_prompts is None:
+            self._of_prompts = self._layout.of_prompts(0)
+        return self._of_prompts.sized(self._bytes(values), measured)
+
+    def _measured(self, values: Sequence[int]) -> PassPeak:
         trace = self._trace()
-        return trace.with_values(trace.shape_env.extended(values))
+        return self._layout.ran.measured(trace.with_values(trace.shape_env.extended(values)))
 
 
 class _Layout:
@@ -149,14 +269,17 @@ class _Layout:
     A size is in bytes, or the index of a value in bytes.
     """
 
-    __slots__ = ("_blocks", "_growth", "_indices", "_is_simple", "_names", "_windows", "ran", "sizes")
+    __slots__ = ("_blocks", "_events", "_growth", "_indices", "_is_simple", "_names", "_windows", "ran", "sizes")
 
-    def __init__(self, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, ran: RolledOut, names: Sequence[str], sizes: Sequence[int], events: Sequence[int] | None = None
+    ) -> None:
         """Read the events of a pass. `names` and `sizes` are those of its rows."""
         self.ran = ran
+        self._events = events or ran.interpretation.tape.events
         self.sizes = sizes
         self._names = names
-        self._windows = ran.interpretation.without_graph
+        self._windows = ran.interpretation.no_grad
         #: Storages that each copy of the repeated layers adds or frees, by size.
         self._growth: defaultdict[int, int] = defaultdict(int)
         #: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a whole.
@@ -175,11 +298,23 @@ class _Layout:
         #: For each event, the index of its size in bytes, inverted if it frees. None until it is needed.
         self._indices: list[int] | None = None
 
-    def sized(self, values: Sequence[int] | None, run: Callable[[], Run]) -> StepPass:
-        """Return the pass with sizes of these values; `run` makes all of it."""
+    def of_prompts(self, none: int) -> _Layout:
+        """Return the same for the pass of the prompts, which has no tensors of earlier passes.
+
+        Its ids are freed before the next token is chosen. `none` is the index of a size of no bytes.
+        """
+        ran, sizes, events = self.ran, [*self.sizes], self._events
+        for rows in (ran.earlier, ran.inputs[1:]):
+            sizes[rows.start : rows.stop] = [none] * len(rows)
+        freed = ~ran.inputs.start
+        after = [event for event in events[ran.choice :] if event != freed]
+        return _Layout(ran, self._names, sizes, [*events[: ran.choice], freed, *after])
+
+    def sized(self, values: Sequence[int] | None, measured: Callable[[], PassPeak]) -> StepPass:
+        """Return the pass with sizes of these values; `measured` records all of it."""
         if not self._is_simple:
-            return StepPass.of(self.ran.measured(run()))
-        events = self.ran.interpretation.tape.events
+            return StepPass.of(measured())
+        events = self._events
         growth = sum([(size if values is None else values[size]) * count for size, count in self._growth.items()])
         curve = MemoryCurve(self._changes(values), self._windows, (growth,) * len(self._windows), ())
         moment = curve.peak(self.ran.start, len(events))
@@ -187,7 +322,7 @@ class _Layout:
         return StepPass(
             moment,
             self._names[last if last >= 0 else ~last],
-            Deferred(lambda: run().recorded()),
+            Deferred(measured),
             Deferred(partial(self._bound, values)),
             partial(self._bytes_of_bound, values),
         )
@@ -195,9 +330,9 @@ class _Layout:
     def _changes(self, values: Sequence[int] | None) -> list[int]:
         """Return the bytes that each event adds."""
         if values is None:
-            return _of_events(self.sizes, neg, self.ran.interpretation.tape.events)
+            return _of_events(self.sizes, neg, self._events)
         if self._indices is None:
-            self._indices = _of_events(self.sizes, invert, self.ran.interpretation.tape.events)
+            self._indices = _of_events(self.sizes, invert, self._events)
         return _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None) -> tuple[int, int]:

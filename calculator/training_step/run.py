@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.engine.copies import Copies
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import storages_of
-from calculator.engine.left_out_passes import LeftOutPasses
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
 from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
+from calculator.engine.skipped_passes import SkippedPasses
 from calculator.layers import masks
 from calculator.trainers import trainer_of
-from calculator.training_step import first_layer_bound, left_out_passes
+from calculator.training_step import first_layer_bound, skipped_passes
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.first_period import output_of, outputs_of
 from calculator.training_step.training_context import training_context
 
@@ -42,9 +43,9 @@ class Interpretation(NamedTuple):
     shared_rows: int
     hidden_states_row: int | None
     first: SkippedLayer | None
-    without_graph: tuple[Window, ...] = ()
+    no_grad: tuple[Window, ...] = ()
     bounds_first: bool = False
-    #: The outputs of first periods that are not interpreted, in passes without a graph.
+    #: The outputs of first periods that are not interpreted, in no-grad passes.
     outputs: Outputs = ()
 
     def with_kinds(self, kinds: Kinds) -> Copies:
@@ -57,7 +58,7 @@ class Interpretation(NamedTuple):
             self.shared_rows,
             self.hidden_states_row,
             self.first,
-            self.without_graph,
+            self.no_grad,
             bounds_first=self.bounds_first,
         )
 
@@ -106,10 +107,10 @@ def recorded_run(
 
     The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
     """
-    run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
+    run = cached(whole=whole) or interpreted(context_of(), whole=whole, another=context_of).run()
     recording = run.recorded()
     if not _is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of(), whole=True).run()
+        run = cached(whole=True) or interpreted(context_of(), whole=True, another=context_of).run()
         recording = run.recorded()
     return run, recording
 
@@ -123,7 +124,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
 
 def _is_determined(recording: Recording) -> bool:
     """Return whether a recording without all layers, or with a first one with more bytes alive, gives every peak."""
-    if not left_out_passes.is_determined(recording):
+    if not skipped_passes.is_determined(recording):
         return False
     if recording.first is not None:
         return recording.first.is_determined(recording)
@@ -131,8 +132,21 @@ def _is_determined(recording: Recording) -> bool:
 
 
 @without_frame_snapshots
-def interpreted(context: Context, *, whole: bool) -> Interpretation:
-    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two."""
+def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
+    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
+
+    If `another` returns a new context, layers that a sharding couples are recorded again where they are like others.
+    """
+    context.records_layers_again = context.hooks.couples_layers and another is not None
+    try:
+        return _interpreted(context, whole=whole)
+    except LayersDifferError:
+        if another is None:
+            raise
+        return _interpreted(another(), whole=whole)
+
+
+def _interpreted(context: Context, *, whole: bool) -> Interpretation:
     if _are_alike(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
@@ -141,13 +155,12 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
         else:
             # What a layer does under autocast depends on its input, and whether the first one is like the others on
             # whether a gradient flows to it; both are known when it has run.
-            is_reentrant = trainer_of(context.training).is_reentrant(context)
-            context.may_repeat_first_period = not (is_reentrant or context.training.has_images)
+            context.may_repeat_first_period = not (context.is_reentrant or context.training.has_images)
             context.bounds_first_layer = context.may_repeat_first_period and not (
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
-    context.left_out = None if whole else LeftOutPasses()
+    context.skipped = None if whole else SkippedPasses()
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
@@ -161,7 +174,7 @@ def interpreted(context: Context, *, whole: bool) -> Interpretation:
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
-        without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
     )
@@ -184,7 +197,7 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
 
 
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
-    """Return the window of the repeated layers of a pass without a graph."""
+    """Return the window of the repeated layers of a no-grad pass."""
     before, start, end = (marks[f"{prefix}layer {place} forward"] for place in repetition.boundaries)
     before = marks.get(output_of(prefix), before)
     return Window(before=before, start=start, end=end, copies=repetition.copies)
@@ -200,7 +213,7 @@ def _are_alike(context: Context) -> bool:
     """
     if context.hooks.couples_layers:
         facts = trainer_of(context.training).facts
-        passes = facts.compares or facts.generates or facts.runs_without_graph_first
+        passes = facts.compares or facts.generates or facts.runs_no_grad_first
         if passes or not context.hooks.calls_modules:
             return False
     if context.prepared.offloads_activations:

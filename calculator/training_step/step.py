@@ -13,10 +13,10 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
-from calculator.training_step.left_out_passes import has_any
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
+from calculator.training_step.skipped_passes import has_any
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
 from calculator.training_step.zero.offload import OffloadedPeaks
@@ -123,12 +123,15 @@ class TrainingStep:
 
     @property
     def leaves_out_passes(self) -> bool:
-        """Whether the decoders of passes without a graph are not interpreted."""
+        """Whether no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
     @cached_property
     def generation(self) -> tuple[StepPass, ...]:
-        """The passes in which the trainer generates a step's completions. None if it does not generate."""
+        """The passes in which the trainer generates a step's completions. None if it does not generate.
+
+        A pass may stand for a smaller one too (see `StepPass.smaller`).
+        """
         prepared = self.resident.prepared
         if trainer_of(prepared.training).generation(prepared.training) is None:
             return ()
@@ -142,19 +145,20 @@ class TrainingStep:
     def _of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
         highest = max(self.generation, key=lambda each: each.moment.bytes)
-        always = self.resident.always
+        always, carried = self.resident.always, self.carried
         if self.flat is not None:
             always = TensorGroup(self.flat.always)
         elif self.partitioned is not None:
             always = TensorGroup(self.partitioned.in_generation)
-        throughout = _bytes(always, self.carried)
+        throughout = _bytes(always, carried)
+        # The step keeps its peaks. One that referred to the step would be garbage that only the collector finds.
         peak = Peak(
             phase="generation",
             bytes=throughout + highest.moment.bytes,
             throughout=throughout,
             operation=highest.operation,
-            left=self.carried,
-            deferred=Deferred(lambda: highest.recording.alive(highest.moment, always, self.carried)),
+            left=carried,
+            deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, carried)),
         )
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from calculator.training_step.periods import Window, shifted
 from calculator.training_step.replayed_step import unrolled_step
-from calculator.training_step.unrolled import Events, Unrolled, Window, shifted
+from calculator.training_step.unrolled import Events, Unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.copies import Copies
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
+    from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Interpretation
@@ -227,13 +228,19 @@ class TraceCache:
         self._serve(prepared)
 
         def plain(prepared: PreparedModel) -> Run:
-            return interpreted(training_context(prepared, reduces=reduces), whole=whole).run()
+            context_of = partial(training_context, prepared, reduces=reduces)
+            return interpreted(context_of(), whole=whole, another=context_of).run()
 
         def traced(shape_env: ShapeEnv, symbolic: PreparedModel) -> SymbolicTrace:
-            # A context allocates nothing before its step is interpreted.
-            context = training_context(symbolic, reduces=reduces)
-            context.tape.sizes = symbols = SymSizes(shape_env)
-            trace = SymbolicTrace(symbols, interpreted(context, whole=whole))
+            symbols = SymSizes(shape_env)
+
+            def context_of() -> Context:
+                # A context allocates nothing before its step is interpreted.
+                context = training_context(symbolic, reduces=reduces)
+                context.tape.sizes = symbols
+                return context
+
+            trace = SymbolicTrace(symbols, interpreted(context_of(), whole=whole, another=context_of))
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 

@@ -21,6 +21,7 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
     forward = trainer_of(prepared.training).forward(prepared)
     hooks = releasing_hooks(prepared) or hooks_of(prepared, reduces=reduces)
     context = Context(prepared, forward, hooks=hooks)
+    context.is_reentrant = trainer_of(prepared.training).is_reentrant(context)
     if prepared.device.sharding == "ddp":
         # Its buckets have the order in which the gradients are ready.
         context.parameters.accumulation = context.parameters.accumulation._replace(marked=True)

@@ -16,8 +16,9 @@ from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.compared import fills_cache
+from calculator.training_step.periods import PERIODS, Periods, shifted
 from calculator.training_step.training_context import training_context
-from calculator.training_step.unrolled import PERIODS, Periods, interpret_periods, shifted
+from calculator.training_step.unrolled import interpret_periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
 def _of_periods(prepared: PreparedModel) -> Tape | None:
     """Interpret four periods, and repeat the third.
 
-    Return None if the model has no more, or if layers run without a graph or get no gradient.
+    Return None if the model has no more, or if layers run under no_grad or get no gradient.
     """
     context = training_context(prepared)
     repetition = context.repetition

@@ -47,19 +47,26 @@ def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> It
     for reserved in ("rule", "replay"):
         for method in methods:
             body_of_method = {**body, "method": method, "reserved": reserved}
-            plain = parse_request({**body_of_method, "training": _TRAINING})
-            for trainer, settings in TRAINERS.items():
-                other = parse_request({**body_of_method, "training": {**_TRAINING, "trainer": trainer, **settings}})
-                alone = _ratio(_by_itself(plain), _by_itself(other), runs)
-                further = _ratio(_in_a_series(plain), _in_a_series(other), runs)
+            plain = request_of(body_of_method)
+            for trainer in TRAINERS:
+                other = request_of(body_of_method, trainer)
+                alone = _ratio(by_itself(plain), by_itself(other), runs)
+                further = _ratio(in_a_series(plain), in_a_series(other), runs)
                 yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}", alone, further)
 
 
-def _by_itself(request: Request) -> Callable[[], object]:
+def request_of(body: dict[str, Any], trainer: str | None = None) -> Request:
+    """Return a request with the timed training, with a trainer or without."""
+    settings = {} if trainer is None else {"trainer": trainer, **TRAINERS[trainer]}
+    return parse_request({**body, "training": {**_TRAINING, **settings}})
+
+
+def by_itself(request: Request) -> Callable[[], object]:
+    """Return a function that estimates the request as the first of its kind."""
     return lambda: estimate(request, SeriesCache())
 
 
-def _in_a_series(request: Request) -> Callable[[], object]:
+def in_a_series(request: Request) -> Callable[[], object]:
     """Return a function that estimates the request with a further length each time, in a series of two before it."""
     series = SeriesCache()
     lengths = iter(range(request.training.sequence_length, 1 << 20, 64))

@@ -18,6 +18,7 @@ from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.sharded_request import parse_sharded_request
 from calculator.inputs.sharding import STAGES, parse_sharding
+from calculator.stack.changes import older_behavior
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from calculator.estimation.request import Request
     from validation.reference.trainers.recipe import Recipe
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
@@ -37,9 +39,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", metavar="ID", help="print a line of that id for a file of tests/cases")
     parser.add_argument("--rank", type=int, default=0, metavar="R", help="the rank of a sharded run (0)")
     parser.add_argument(
-        "--before-2.14", action="store_true", dest="before_2_14", help="choose attention kernels as PyTorch before 2.14"
-    )
-    parser.add_argument(
         "--rows", type=int, default=0, metavar="N", help="print the N largest storages of each peak too"
     )
 
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
         body = json.loads(text)
-        traced = traced_body(body, before_2_14=args.before_2_14, rank=args.rank)
+        traced = traced_body(body, rank=args.rank)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
@@ -64,16 +63,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace:
+def traced_body(body: Any, *, rank: int = 0) -> Trace:
     """The trace of a request: of its trainer's step, of the reference step, or of one rank's in a sharded run.
+
+    PyTorch is the one that is imported. The attention kernels are those that the release in `stack.torch` chooses.
 
     Raises:
         PlanError: if the request is wrong, or a library refuses it.
     """
     recipe = parse_recipe(body)
     if recipe is not None:
-        return _of_trainer(recipe, body, rank, before_2_14=before_2_14)
+        return _of_trainer(recipe, body, rank)
     sharded = parse_sharded_request(body)
+    before_2_14 = _is_before_2_14(sharded.request)
     if sharded.sharding.name == "none":
         from validation.tracing.trace import trace  # noqa: PLC0415  (as above)
 
@@ -101,8 +103,12 @@ def fullest_rank(body: Any) -> int:
     return 0 if flat is None else flat.fullest.number
 
 
-def _of_trainer(recipe: Recipe, body: Any, rank: int, *, before_2_14: bool) -> Trace:
-    device = recipe.request.device
+def _is_before_2_14(request: Request) -> bool:
+    return "math_kernel_for_float32_groups" in older_behavior(request.stack)
+
+
+def _of_trainer(recipe: Recipe, body: Any, rank: int) -> Trace:
+    device, before_2_14 = recipe.request.device, _is_before_2_14(recipe.request)
     sharding = parse_sharding(body, device.sharding, device.count)
     if sharding.name == "none":
         from validation.tracing.trainer_trace import trace  # noqa: PLC0415  (takes seconds to import)

@@ -3,7 +3,7 @@
 Source: huggingface/peft, method_comparison/MetaMathQA/{run,utils,data}.py. A bucket is 80 rows, sorted from long to
 short and split into 20 batches of 4. The script empties the cache after every tenth step. So the longest batch, the
 first of its bucket, runs with a cache that was just emptied, while the outputs of the shortest batch are still alive.
-The passes without a graph, before and between the steps, are in `evaluations`. The script subtracts what was reserved
+The no-grad passes, before and between the steps, are in `evaluations`. The script subtracts what was reserved
 before the model was loaded: one small segment.
 
 A request states the lengths and when the cache is emptied. The order within buckets and the kept outputs are the

@@ -1,4 +1,4 @@
-"""The passes without a graph of PEFT's method comparison: the loss of texts before the first step, and questions.
+"""The no-grad passes of PEFT's method comparison: the loss of texts before the first step, and questions.
 
 Source: huggingface/peft, method_comparison/MetaMathQA/run.py. Since 3 December 2025 `calculate_mean_per_token_loss`
 runs the model on 100 texts in batches before the first step, and nothing empties the cache after that. So the first

@@ -1,4 +1,4 @@
-"""One forward pass without a graph that computes the logits of every token, and no loss.
+"""One no-grad forward pass that computes the logits of every token, and no loss.
 
 `generate` computes the logits of the last token only. A script that calls the model itself has all of them.
 """

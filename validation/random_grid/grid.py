@@ -65,6 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--base", choices=BASES, help="only requests of LoRA over this quantized base")
+    parser.add_argument("--torch", metavar="RELEASE", help="requests for this release of PyTorch, the installed one")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
     parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="the file of traces")
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         base=args.base,
         offloads=args.offloading,
         trainers=TRAINERS if args.trainer == "all" else (args.trainer,) if args.trainer else (),
+        torch=args.torch,
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
@@ -112,12 +114,14 @@ def drawn(
     base: QuantMethod | None = None,
     trainers: Sequence[TrainerName] = (),
     offloads: bool = False,
+    torch: str | None = None,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
     `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, and `trainers` those of
-    one of these trainers. `offloads` draws requests of a trainer whose activations are offloaded.
+    one of these trainers. `offloads` draws requests of a trainer whose activations are offloaded. `torch` is the
+    release of PyTorch in each request.
     """
     cases: list[Case] = []
     answered = number = 0
@@ -142,6 +146,8 @@ def drawn(
             request = random_request(seed, number, families or FAMILIES_WITH_FORWARD, method)
         else:
             request = random_task_request(seed, number, task, families)
+        if torch is not None:
+            request = {**request, "stack": {**request.get("stack", {}), "torch": torch}}
         wanted = only is None or Case(number=number, request=request).sets(only)
         if wanted and method in (None, request["method"]["name"]):
             cases.append(estimated(number, request))

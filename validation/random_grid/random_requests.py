@@ -14,9 +14,9 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.methods import METHODS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
+from validation.random_grid.active_layer_options import active_layer_options
 from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
-from validation.random_grid.turn_options import turn_options
 from validation.random_grid.unfrozen_options import unfrozen_options
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ def random_method(
     if name == "full":
         share = 0.6 if is_alone else 0.1
         method |= unfrozen_options(random.Random(f"{seed} unfrozen"), model, share)
-        turns = turn_options(random.Random(f"{seed} turns"), model, share)
-        method = {"name": name, **turns} if turns else method
+        chosen = active_layer_options(random.Random(f"{seed} turns"), model, share)
+        method = {"name": name, **chosen} if chosen else method
     if name in ("lora", "qlora"):
         share = 0.6 if is_alone else 0.1
         method |= layer_options(random.Random(f"{seed} layers"), model, method, share)

@@ -37,6 +37,9 @@ GENERATED = (16, 32, 64, 100)
 #: The share of requests with images whose completions `generate` makes.
 BY_GENERATE = 0.5
 
+#: The share of requests with offloading that have gradient checkpointing.
+CHECKPOINTED = 0.25
+
 #: Sizes at which a trace takes seconds.
 SMALL: Options = {
     "micro_batch_size": (0.8, (1, 2, 3, 4)),
@@ -221,10 +224,14 @@ def random_offloaded_request(
     families: Sequence[str] = (),
     method_name: MethodName | None = None,
 ) -> dict[str, Any]:
-    """Return the body of one request whose saved tensors are offloaded, with checkpoints that do not re-enter."""
+    """Return the body of one request whose saved tensors are offloaded. Checkpoints do not re-enter."""
     rng = random.Random(f"offloaded {seed} {number}")
     request = random_trainer_request(seed, number, trainers, families, method_name)
-    training = {**request["training"], "gradient_checkpointing": True, "activation_offloading": True}
+    training = {
+        **request["training"],
+        "activation_offloading": True,
+        "gradient_checkpointing": rng.random() < CHECKPOINTED,
+    }
     training.pop("gradient_checkpointing_kwargs", None)
     if request["method"]["name"] == "prefix":
         request["method"] = {"name": "lora", "target_modules": "all-linear"}

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
 from calculator.resident.optimizers import OPTIMIZERS as MODELED
-from validation.reference.layers_by_turns import copies
+from validation.reference.active_layers import copies
 from validation.reference.packaged_optimizers import PACKAGED, MuonWithAdamW, projecting, states_alone, updating
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adafactor": partial(Adafactor, scale_parameter=False, relative_step=False),
     "adagrad": partial(torch.optim.Adagrad, foreach=True),
     "rmsprop": partial(torch.optim.RMSprop, foreach=True),
-    "muon": torch.optim.Muon,
+    # PyTorch has it from 2.9 on.
+    **({"muon": torch.optim.Muon} if hasattr(torch.optim, "Muon") else {}),
     **PACKAGED,
 }
 

@@ -1,4 +1,4 @@
-"""A stranger's `config.json`, checked before transformers reads it: nothing in it names code."""
+"""An untrusted `config.json`, checked before transformers reads it: nothing in it names code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of a process that traces a stranger's `config.json`: memory, CPU time, imports, processes and network.
+"""The limits of a process that traces an untrusted `config.json`: memory, CPU time, imports, processes and network.
 
 The config chooses among transformers' own classes. Whatever else it names, the process cannot import a package that it
 has not imported before, open a connection or start a program. Python has no way to remove the hook that refuses these.

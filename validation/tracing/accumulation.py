@@ -13,7 +13,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def adds_in_place(first: torch.Tensor, second: object, *_: object) -> bool:
     """Whether CUDA would add in place: both are gradients of one tensor, and nothing else refers to the first."""
     if torch.is_grad_enabled() or not isinstance(second, torch.Tensor) or first.shape != second.shape:
         return False
-    dense = is_non_overlapping_and_dense_or_false(first)
+    dense = not first.is_sparse and torch.ops.aten.is_non_overlapping_and_dense(first)
     return _called_by_engine() and dense and _reference_counts(first) == unshared_reference_counts()
 
 

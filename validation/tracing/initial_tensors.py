@@ -90,7 +90,7 @@ def track_loss(tracker: MemoryTracker, loss: torch.Tensor) -> None:
     """Track the loss of the step before, and the leaves that its graph keeps alive."""
     tracker.track_external("loss", loss, "activations")
     for node in _nodes(loss):
-        for kept in getattr(node, "tensors", None) or ():
+        for kept in (*(getattr(node, "tensors", None) or ()), getattr(node, "offs", None)):
             if isinstance(kept, torch.Tensor):
                 tracker.track_external("loss: an attribute of its graph", kept, "activations")
         if not hasattr(node, "variable"):
@@ -105,7 +105,7 @@ def _nodes(loss: torch.Tensor) -> Iterator[Any]:
     """Every node of a loss's graph.
 
     After backward it still refers to leaves, such as embeddings that require a gradient, and to what functions keep as
-    attributes, as the inputs of 8-bit layers.
+    attributes, as the inputs of 8-bit layers and the offsets of experts.
     """
     seen, todo = set(), [loss.grad_fn]
     while todo:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
-from validation.reference import images, layers_by_turns
+from validation.reference import active_layers, images
 from validation.reference.embeddings import MultipleNegativesRankingLoss
 from validation.reference.methods import after_step, statistics
 from validation.reference.optimizers import backward, make_steady, optimizer_for, optimizer_of, step_of
@@ -40,7 +40,7 @@ class Step:
     def __init__(self, reference: ReferenceModel, request: Request, values: HostValues | None = None) -> None:
         self.reference, self.model, self.training = reference, reference.model, request.training
         self.optimizer = self._optimizer(request)
-        self.draws = layers_by_turns.draws_of(request, self.model)
+        self.draws = active_layers.draws_of(request, self.model)
         self.trainable = reference.trainable()
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
@@ -77,9 +77,9 @@ class Step:
         return request.task == "seq_cls" and self.model.config.model_type == "deberta-v2"
 
     def _optimizer(self, request: Request) -> torch.optim.Optimizer:
-        if layers_by_turns.is_badam(request):
+        if active_layers.is_badam(request):
             base = partial(optimizer_for, self.training.optimizer)
-            return layers_by_turns.block_optimizer(request, self.model, base)
+            return active_layers.block_optimizer(request, self.model, base)
         return optimizer_of(self.training, self.model)
 
     def run(self) -> None:

@@ -77,7 +77,13 @@ class TrainerStep:
         self.tracker.enter("optimizer_step")
 
     def _adopt(self) -> None:
-        """Name the optimizer's states, which the steps before created."""
+        """Name what the steps before created: weights of the model that a forward pass cast for good, optimizer states.
+
+        Linear4bit assigns its bias in the dtype of the input to `bias.data` (bitsandbytes/nn/modules.py).
+        """
+        for name, parameter in self.reference.named_parameters():
+            if name in self.reference.base:
+                self.tracker.adopt(name, parameter, "base_weights")
         names = {id(parameter): name for name, parameter in self.trainable.items()}
         for parameter, name, tensor in states(self.trainer.optimizer):
             self.tracker.adopt(f"{names.get(id(parameter), 'frozen')}.{name}", tensor, "optimizer_states")

@@ -33,7 +33,7 @@ class ImportAnswer(Answer):
     warnings: tuple[str, ...] = described(
         "What the file switches on and Headroom does not model (DeepSpeed ZeRO, FSDP, Unsloth, ...). The"
         " figures of the request are then of another run; each warning says of which.",
-        ["Headroom does not model deepspeed: zero3.json. ZeRO divides optimizer states, gradients, ..."],
+        ["Headroom does not model deepspeed: zero3.json. ZeRO shards optimizer states, gradients, ..."],
     )
     without_effect: tuple[str, ...] = described(
         "Keys that do not change the memory of a training step.", ["learning_rate"]

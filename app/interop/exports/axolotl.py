@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.exports import distribution, layers_by_turns
+from app.interop.exports import active_layers, distribution
 from app.interop.exports.part import (
     Part,
     Precision,
@@ -117,10 +117,10 @@ def _full(planned: Planned) -> Part:
     method = planned.request.method
     assert isinstance(method, Full)
     if method.lisa_n_layers is not None:
-        keys = {"adapter": None, **layers_by_turns.lisa_keys(planned, method)}
+        keys = {"adapter": None, **active_layers.lisa_keys(planned, method)}
         return Part(heading="Method: some layers at a time, so there is no adapter", keys=keys)
     if method.use_badam:
-        absent = (layers_by_turns.absent(method, "axolotl"),)
+        absent = (active_layers.absent(method, "axolotl"),)
         return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None}, not_expressed=absent)
     if method.unfrozen_parameters is None:
         return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.exports import distribution, layers_by_turns
+from app.interop.exports import active_layers, distribution
 from app.interop.exports.part import (
     Part,
     Precision,
@@ -127,10 +127,10 @@ def _full(planned: Planned) -> Part:
     assert isinstance(method, Full)
     keys = {**_stage(planned), "finetuning_type": "full"}
     if method.use_badam:
-        keys |= layers_by_turns.badam_keys(method)
-        return Part(heading="Method", keys=keys, not_expressed=tuple(layers_by_turns.without_keys(planned, method)))
-    if method.by_turns:
-        return Part(heading="Method", keys=keys, not_expressed=(layers_by_turns.absent(method, "LLaMA-Factory"),))
+        keys |= active_layers.badam_keys(method)
+        return Part(heading="Method", keys=keys, not_expressed=tuple(active_layers.without_keys(planned, method)))
+    if method.trains_active_layers:
+        return Part(heading="Method", keys=keys, not_expressed=(active_layers.absent(method, "LLaMA-Factory"),))
     if method.unfrozen_parameters is None:
         return Part(heading="Method", keys=keys)
     chosen = chosen_layers(method, planned.model)

@@ -45,7 +45,7 @@ def exported(planned: Planned) -> Exported:
         return unsloth_script.exported(planned)
     script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
     _check_checkpoint(planned.request)
-    _check_turns(method)
+    _check_active_layers(method)
     if planned.request.task != "causal_lm":
         task_script.check(planned.request)
         classes = () if trainer is None else trainer.classes
@@ -159,13 +159,13 @@ def _check_checkpoint(request: Request) -> None:
         raise refusal("model.config", message, None)
 
 
-def _check_turns(method: Method) -> None:
-    """Refuse a script that trains layers by turns.
+def _check_active_layers(method: Method) -> None:
+    """Refuse a script that trains some layers at a time.
 
     Raises:
         PlanError: with the tool that has the method.
     """
-    if isinstance(method, Full) and method.by_turns:
+    if isinstance(method, Full) and method.trains_active_layers:
         tool = "llama-factory" if method.use_badam else "axolotl"
         name = "use_badam" if method.use_badam else "lisa_n_layers"
         message = f"scripts are not written for {method.title}: use format {tool}"

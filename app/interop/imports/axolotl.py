@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
-from app.interop.imports import base_storage, layers_by_turns, other_runs, preferences
+from app.interop.imports import active_layers, base_storage, other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
@@ -73,7 +73,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     elif unfrozen:
         keys.miss("unfrozen_parameters", unfrozen, "with an adapter is not modeled: only the adapter is trained")
     kept = kept_base(keys, name)
-    method |= layers_by_turns.lisa(keys, name, model_or_none(model))
+    method |= active_layers.lisa(keys, name, model_or_none(model))
     if name == "qlora":
         method |= _quantization(keys, model_or_none(model), training["trainer"])
     elif kept:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: The number of GPUs where a file names none.
 FEWEST = 2
 
-_ZERO = "ZeRO divides optimizer states, gradients and (stage 3) weights among the GPUs, and can offload them."
+_ZERO = "ZeRO shards optimizer states, gradients and (stage 3) weights over the GPUs, and can offload them."
 _WHOLE = "one that keeps all of them on each GPU"
 _ELSEWHERE = "accelerate's configuration can divide the model among the GPUs."
 

@@ -44,7 +44,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "auto_wrap": {},
 }
 
-_EFFECT = "FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them."
+_EFFECT = "FSDP shards weights, gradients and optimizer states over the GPUs, and can offload them."
 _MODELED = "one under FSDP2 with the same settings otherwise"
 
 
@@ -111,7 +111,7 @@ def _reshards(keys: Keys, left: dict[str, Any]) -> bool:
         return value is not False
     values = {**STRATEGIES, "TRUE": True, "FALSE": False}
     if str(value).upper() not in values:
-        keys.warn(f"fsdp_sharding_strategy: {text_of(value)}", "It divides the model among some of the GPUs.", _MODELED)
+        keys.warn(f"fsdp_sharding_strategy: {text_of(value)}", "It shards the model over some of the GPUs.", _MODELED)
     return values.get(str(value).upper(), True)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
 from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
-from app.interop.imports import layers_by_turns, preferences
+from app.interop.imports import active_layers, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets
 from app.interop.imports.other_runs import text_of
@@ -38,11 +38,11 @@ def imported(keys: Keys, given: Any) -> Imported:
     _warn_of_other_commands(keys)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     freezes_later = _freezes_later(keys)
-    by_turns = layers_by_turns.badam(keys, keys.left.get("finetuning_type", "lora"))
+    badam = active_layers.badam(keys, keys.left.get("finetuning_type", "lora"))
     method = _method(keys, model_or_none(model))
-    method = {"name": "full", **by_turns} if by_turns else method
+    method = {"name": "full", **badam} if badam else method
     freezes = "unfrozen_parameters" in method
-    dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not by_turns)
+    dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not badam)
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
     stage = keys.take("stage", "sft")
@@ -54,9 +54,9 @@ def imported(keys: Keys, given: Any) -> Imported:
         **_training(keys, model_or_none(model)),
         **_lengths(keys, stage),
     }
-    training |= _without_checkpointing(keys, training) if by_turns else {}
+    training |= _without_checkpointing(keys, training) if badam else {}
     if freezes and training["gradient_checkpointing"] and freezes_later:
-        keys.miss("disable_gradient_checkpointing", False, layers_by_turns.PARTLY_CHECKPOINTED)
+        keys.miss("disable_gradient_checkpointing", False, active_layers.PARTLY_CHECKPOINTED)
     training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= preferences.rows_of_kto(keys, training)
     training |= _liger(keys, model_or_none(model))
@@ -268,7 +268,7 @@ def _without_checkpointing(keys: Keys, training: dict[str, Any]) -> dict[str, An
     """Return that nothing is checkpointed, as LLaMA-Factory does but for BAdam's block."""
     if not training["gradient_checkpointing"]:
         return {}
-    keys.miss("disable_gradient_checkpointing", False, layers_by_turns.UNCHECKPOINTED)
+    keys.miss("disable_gradient_checkpointing", False, active_layers.UNCHECKPOINTED)
     return {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": None}
 
 

@@ -1,4 +1,4 @@
-"""Safe reading of YAML and JSON from strangers: size limits, no tags that build objects, no aliases."""
+"""Safe reading of untrusted YAML and JSON: size limits, no tags that build objects, no aliases."""
 
 from __future__ import annotations
 

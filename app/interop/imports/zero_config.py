@@ -39,13 +39,13 @@ WITHOUT_EFFECT = frozenset((*deepspeed_keys.WITHOUT_EFFECT, "train_batch_size"))
 _OLDER_OFFLOADS = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"}
 
 _EAGER = ("torch.compile fuses operations and saves other tensors.", "one in eager mode")
-_DIVIDED = ("It divides weights or sequences among the GPUs.", "one that divides only what ZeRO divides")
+_SPLIT = ("It splits weights or sequences over the GPUs.", "one that shards only what ZeRO shards")
 
 #: Features of DeepSpeed that change the memory of a step: their effect, and the run that the figures are of.
 _OTHER_RUNS = {
     "compile": _EAGER,
-    "tensor_parallel": _DIVIDED,
-    "sequence_parallel_size": _DIVIDED,
+    "tensor_parallel": _SPLIT,
+    "sequence_parallel_size": _SPLIT,
     "compression_training": ("It quantizes or prunes weights while they are trained.", "one without it"),
     "sparse_attention": ("It replaces the attention of the model.", "one with transformers' attention"),
     "progressive_layer_drop": ("It leaves out layers of a step.", "one that runs all layers"),

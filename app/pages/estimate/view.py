@@ -130,7 +130,7 @@ def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
 
 def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:
     """Return the fewest GPUs on which a run fits that does not fit, if they divide its state; else None."""
-    if answer.fit is None or answer.fit.verdict is not Verdict.DOES_NOT_FIT or request.device.divided is None:
+    if answer.fit is None or answer.fit.verdict is not Verdict.DOES_NOT_FIT or request.device.sharded_over is None:
         return None
     return limit(LimitRequest(request=on_one_node(request), solve_for="count"))
 

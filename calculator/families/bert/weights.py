@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Check, Computed, Field
 from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.bert import forward
 from calculator.families.blocks import Owned, alike
 from calculator.families.classifiers import base_model, with_classifier, with_token_head

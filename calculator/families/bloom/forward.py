@@ -71,7 +71,8 @@ def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tu
     batch, length, _ = hidden_states.shape
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
     fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
-    return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), fused_qkv
+    query, key, value = (ops.narrow(fused_qkv, head, part=part) for part in range(3))
+    return query, key, value, fused_qkv
 
 
 def _dropped_and_added(context: Context, x: Tensor, residual: Tensor, name: str) -> Tensor:

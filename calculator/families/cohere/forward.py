@@ -8,7 +8,9 @@ from calculator.layers.decoder_layer import ParallelLayer, norm_by_name
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, rotate_in_float32
 
 _LAYER = ParallelLayer(
-    attention=SelfAttention(project=norm_after_projections(norms.centered_layer_norm), rotate=rotate_in_float32),
+    attention=SelfAttention(
+        project=norm_after_projections(norms.centered_layer_norm, transposes_first=False), rotate=rotate_in_float32
+    ),
     norm=norm_by_name(norms.centered_layer_norm),
 )
 

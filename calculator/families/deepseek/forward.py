@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
+from calculator.engine.layout import strided
 from calculator.engine.module_calls import passed
 from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
@@ -124,8 +125,8 @@ def _rotated(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
 
 def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     half = (*x.shape[:-1], x.shape[-1] // 2)
-    cos, sin = ops.narrow(cos, (*cos.shape[:-1], half[-1])), ops.narrow(sin, (*sin.shape[:-1], half[-1]))
-    x1, x2 = ops.narrow(x, half), ops.narrow(x, half)
+    cos, sin = (strided(ops.narrow(x, (*x.shape[:-1], half[-1]))) for x in (cos, sin))
+    x1, x2 = ops.narrow(x, half), ops.narrow(x, half, part=1)
     first = ops.subtract(ops.mul(x1, cos, "x1 · cos"), ops.mul(x2, sin, "x2 · sin"), "x1 · cos - x2 · sin")
     second = ops.add(ops.mul(x2, cos, "x2 · cos"), ops.mul(x1, sin, "x1 · sin"), "x2 · cos + x1 · sin")
     return ops.cat((first, second), x.shape, f"{name}, rotated")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, shown
+from calculator.architecture.config import Check
 from calculator.architecture.module import Buffer, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, fused_experts, gated_mlp, router
 from calculator.families.fields import activation, derived, dropouts, experts, flag, layers, number, padding, size
 from calculator.families.rope import rope

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Computed, ContradictionError, Field, shown
+from calculator.architecture.config import Computed, ContradictionError, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, attention, decoder, gated_mlp, norms
 from calculator.families.exaone4 import forward
 from calculator.families.family import Family, Parts

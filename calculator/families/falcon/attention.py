@@ -54,7 +54,8 @@ def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]
         return _split_groups(context, fused_qkv)
     if not config["multi_query"]:
         fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
-        return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head)
+        query, key, value = (ops.narrow(fused_qkv, head, part=part) for part in range(3))
+        return query, key, value
     fused_qkv = ops.view(fused_qkv, (batch, head[1] + 2, *head[2:]))
     one = (batch, 1, *head[2:])
     query = ops.narrow(fused_qkv, head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, leave
 from calculator.layers import mamba, norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, final, scaled_logits
@@ -56,7 +57,10 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
     """Run FalconH1DecoderLayer. The outputs of Mamba and attention stay alive until it returns."""
     residual = hidden_states
     hidden_states = norms.rms_norm(modules["input_layernorm"], hidden_states)
-    of_mamba = ops.scale(_mamba(context, modules, hidden_states), "output of Mamba, multiplied")
+    path = f"{modules.prefix}mamba"
+    begin(hidden_states.tape, path)
+    of_mamba = leave(path, _mamba(context, modules, hidden_states))
+    of_mamba = ops.scale(of_mamba, "output of Mamba, multiplied")
     attended = ops.scale(hidden_states, "input of attention, multiplied")
     attended = ops.scale(run_sublayer(context, modules, "attention", _attend, attended), "attention, multiplied")
     hidden_states = ops.add(of_mamba, attended, "Mamba + attention")

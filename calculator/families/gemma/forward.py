@@ -77,9 +77,12 @@ GEMMA3_TEXT = DecoderForward(
     embeddings=_SCALED,
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
-    layer=replace(_SANDWICH, attention=SelfAttention(project=norm_after_projections(norms.offset_rms_norm))),
+    layer=partial(
+        windowed, replace(_SANDWICH, attention=SelfAttention(project=norm_after_projections(norms.offset_rms_norm)))
+    ),
     final_norm=final(norms.offset_rms_norm),
     logits=capped,
     masks=("full_attention", "sliding_attention"),
+    masks_of_batch=of_batch,
     bidirectional_masks=True,
 )

@@ -1,4 +1,4 @@
-"""Gemma 2's masks before transformers 4.53: one for the model, of which each layer with a window makes one of its own.
+"""The masks of Gemma 2 and 3 before transformers 4.53: one, of which each layer with a window makes one of its own.
 
 Source: transformers 4.48.3 and 4.52.4, models/gemma2/modeling_gemma2.py (Gemma2Model._update_causal_mask,
 Gemma2DecoderLayer.forward).

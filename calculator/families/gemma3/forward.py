@@ -41,6 +41,7 @@ GEMMA3 = replace(
     logits=identity,
     final_norm=final(norms.offset_rms_norm, "model.language_model.norm"),
     masks=(),
+    masks_of_batch=None,
     bidirectional_masks=False,
     refuses_flash=refuses_flash,
     tower=GEMMA3_IMAGES,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from calculator.architecture.config import Check, Config, shown
+from calculator.architecture.config import Check, Config
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import count, size, tie

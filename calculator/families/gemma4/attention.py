@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.families.gemma4.norms import called_unscaled, rms_norm
 from calculator.layers import attention, rotary
+from calculator.layers.norms import norm_before_transposition
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -23,7 +25,7 @@ def attend(context: Context, modules: LayerModules, hidden_states: Tensor, norm:
     kind, shared = modules.kind, context.passed.keys_and_values
     context.set_scope(f"{modules.prefix}self_attn: ")
     query_states = _heads(context, modules, hidden_states, "q")
-    query_states = norm(modules["self_attn.q_norm"], query_states)
+    query_states = norm_before_transposition(norm, modules["self_attn.q_norm"], query_states)
     query_states = _rotated(context, modules, query_states, "query")
     if kind.shares == "reuse":
         key_states, value_states = shared[kind.attention]
@@ -40,9 +42,10 @@ def _keys_and_values(
     """Project to keys and values. Without a value projection, the values are the keys before their norm."""
     key_states = _heads(context, modules, hidden_states, "k")
     value_states = _heads(context, modules, hidden_states, "v") if "self_attn.v_proj" in modules else key_states
-    key_states = norm(modules["self_attn.k_norm"], key_states)
+    key_states = norm_before_transposition(norm, modules["self_attn.k_norm"], key_states)
     key_states = _rotated(context, modules, key_states, "key")
-    value_states = called_unscaled(context, f"{modules.prefix}self_attn.v_norm", value_states)
+    unscaled = partial(called_unscaled, context)
+    value_states = norm_before_transposition(unscaled, f"{modules.prefix}self_attn.v_norm", value_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     return context.update_cache(key_states, value_states)
 

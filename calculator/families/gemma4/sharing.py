@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import shown
+from calculator.common.errors import shown
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, ContradictionError, Field, shown
+from calculator.architecture.config import Check, Computed, ContradictionError, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import ATTENTION_TYPES
-from calculator.common.errors import refusal
+from calculator.common.errors import refusal, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, shown
+from calculator.architecture.config import Check, Computed
 from calculator.architecture.module import bare, linear, norm
+from calculator.common.errors import shown
 from calculator.families.fields import number, size
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, shown
+from calculator.architecture.config import Check
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import alike
 from calculator.families.fields import MOST_LAYERS, activation, dropouts, flag, number, size
 from calculator.families.gemma4.clipped import clippable

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Check, Computed, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import ATTENTION_TYPES, LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

@@ -13,7 +13,9 @@ _EXPERTS = in_sparse_layers(WithSharedExperts(router=routers.sigmoid_with_correc
 
 GLM4_MOE = DecoderForward(
     layer=SequentialLayer(
-        attention=SelfAttention(project=norm_after_projections(norms.rms_norm), rotate=rotate_part),
+        attention=SelfAttention(
+            project=norm_after_projections(norms.rms_norm, transposes_first=False), rotate=rotate_part
+        ),
         mlp=_EXPERTS,
     ),
     partial_rotary=True,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Field, shown
+from calculator.architecture.config import Check, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import norm
+from calculator.common.errors import shown
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms
 from calculator.families.deepseek.latent import corrected_mixture, latent_attention, latent_fields, routed_experts
 from calculator.families.family import Family, Parts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, ContradictionError, Field, shown
+from calculator.architecture.config import Check, Computed, ContradictionError, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Buffer, linear
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, norms, plain_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

@@ -100,7 +100,7 @@ def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple
 
 def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
     """Return (up + 1) · gate · sigmoid(alpha · gate), from clamped interleaved columns."""
-    gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half)
+    gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half, part=1)
     gate = indexing.clamp(gate, "gate, clamped", both=False)
     up = indexing.clamp(up, "up, clamped")
     glu = ops.mul(gate, ops.unary(ops.scale(gate, "alpha · gate"), "sigmoid", saves="result"), "gate · sigmoid")

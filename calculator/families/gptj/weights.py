@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, shown
+from calculator.architecture.config import Check
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, alike, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

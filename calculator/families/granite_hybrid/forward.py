@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.families.granite.forward import GRANITE, MIXTURE
 from calculator.layers import norms
 from calculator.layers.activation import activation
@@ -64,7 +65,8 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
     residual = hidden_states
     hidden_states = norms.rms_norm(modules["post_attention_layernorm"], hidden_states)
     if "block_sparse_moe.router" in modules:
-        experts = MIXTURE(context, modules, hidden_states)
+        path = f"{modules.prefix}block_sparse_moe"
+        experts = leave(path, MIXTURE(context, modules, enter(path, hidden_states)))
     shared = run_sublayer(context, modules, "mlp", _shared_mlp, hidden_states)
     hidden_states = shared if experts is None else ops.add(experts, shared, "experts + shared MLP")
     del shared

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Check, Computed, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Module, linear
+from calculator.common.errors import shown
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, norms, router
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from calculator.architecture.config import Check, Config, Entry, shown
+from calculator.architecture.config import Check, Config, Entry
 from calculator.architecture.dimension import Dim
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import alike
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Config, ContradictionError, Field, read, shown
+from calculator.architecture.config import Check, Computed, Config, ContradictionError, Field, read
 from calculator.architecture.dimension import Dim
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Module, Parameter, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, alike, kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie

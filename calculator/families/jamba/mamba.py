@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.module_calls import external
+from calculator.engine.module_calls import transposed as transposed_view
 from calculator.engine.tape import transposed
 from calculator.layers import norms
-from calculator.layers.activation import activation
+from calculator.layers.activation import ACTIVATIONS
 from calculator.layers.selective_scan import selective_scan, selective_state_update
 from calculator.layers.short_conv import causal_conv1d, without_padding
 
@@ -37,7 +39,7 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     channels = projected.shape[2] // 2
     part = (batch, channels, length)
     mixed, gate = ops.split(products.positions_last(projected, (batch, 2 * channels, length)), [part, part])
-    mixed = causal_conv1d(context, modules["mamba.conv1d"], mixed, activation(context.config["hidden_act"]))
+    mixed = causal_conv1d(context, modules["mamba.conv1d"], mixed, ACTIVATIONS[context.config["hidden_act"]])
     mixed = transposed(without_padding(context, ops.view(mixed, (batch, length, channels))))
     parameters = modules["mamba.x_proj"](mixed)
     sizes = [(batch, length, width) for width in (rank, states, states)]
@@ -47,6 +49,8 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     b = norms.rms_norm(modules["mamba.b_layernorm"], b)
     c = norms.rms_norm(modules["mamba.c_layernorm"], c)
     context.set_scope(scope)
+    for each in dt_proj.own.values():
+        external(f"{modules.prefix}mamba", each)
     time_step = _projected(modules["mamba.dt_proj"], time_step)
     dt_bias = ops.cast(dt_proj.own["bias"], "float32", "dt_bias in float32")
     x = ops.view(mixed, part)
@@ -69,6 +73,7 @@ def _projected(dt_proj: BoundModule, time_step: Tensor) -> Tensor:
     """Multiply the time step by the weight of its projection without the bias. A quantized layer is called instead."""
     batch, length, rank = time_step.shape
     if dt_proj.module_spec.quantization is None:
-        return products.matmul_from_left(dt_proj.own["weight"], ops.view(time_step, (batch, rank, length)), "time step")
+        weight = transposed_view(dt_proj.own["weight"])
+        return products.matmul_from_left(weight, ops.view(time_step, (batch, rank, length)), "time step")
     projected = ops.subtract(dt_proj(time_step), dt_proj.own["bias"], "time step without the bias")
     return ops.view(projected, (batch, projected.shape[2], length))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, ContradictionError, Field, shown
+from calculator.architecture.config import Check, Computed, ContradictionError, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import bare, conv1d_of_channels, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, attention, fused_experts, gated_mlp, norms, router
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

@@ -68,7 +68,7 @@ _EXPERTS = Mixture(router=_router, gate="feed_forward.gate", experts="feed_forwa
 def _feed_forward(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     if _EXPERTS.gate in modules:
         return _EXPERTS(context, modules, x)
-    return mlp.gated(context, modules, x, "feed_forward", ("w1", "w3", "w2"))
+    return mlp.gated(context, modules, x, "feed_forward", ("w1", "w3", "w2"), calls_module=False)
 
 
 LFM2 = DecoderForward(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, shown
+from calculator.architecture.config import Check, Computed
 from calculator.architecture.layer_kind import LayerKind
+from calculator.common.errors import shown
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, ContradictionError, Field, read, shown
+from calculator.architecture.config import Check, Computed, Config, ContradictionError, Field, read
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import alike
 from calculator.families.family import Family, Parts
 from calculator.families.fields import MOST_LAYERS, activation, count, flag, tie

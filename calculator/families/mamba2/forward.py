@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import enter, leave
 from calculator.layers import norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.encoder import no_tables
@@ -29,7 +30,8 @@ def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Te
     if context.config["residual_in_fp32"]:
         context.set_scope(modules.prefix)
         residual = ops.cast(residual, "float32", "residual in float32")
-    hidden_states = _mamba(context, modules, hidden_states)
+    path = f"{modules.prefix}mixer"
+    hidden_states = leave(path, _mamba(context, modules, enter(path, hidden_states)))
     context.set_scope(modules.prefix)
     return ops.add(residual, hidden_states, "residual")
 

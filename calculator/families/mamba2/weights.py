@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from calculator.architecture.config import Check, Computed, Config, shown
+from calculator.architecture.config import Check, Computed, Config
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, flag, layers, number, padding, size, tie
 from calculator.families.mamba import WHOLE_GROUPS, WITHOUT_KERNELS, mixer

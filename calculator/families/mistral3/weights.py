@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Computed, Config, ContradictionError, read, shown
+from calculator.architecture.config import Computed, Config, ContradictionError, read
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, alike, gated_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, size, tie

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.module_calls import begin, enter, leave
 from calculator.layers import mlp, norms, routers
 from calculator.layers.decoder_forward import DecoderForward, embed, final
 from calculator.layers.experts import experts, ungated
@@ -51,10 +52,13 @@ def _experts(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _mix(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    kind = modules.kind
-    if kind.attention == "mlp":
-        return (_experts if kind.mlp == "sparse" else _mlp)(context, modules, hidden_states)
-    return (_mamba if kind.attention == "linear_attention" else _attend)(context, modules, hidden_states)
+    kind, path = modules.kind, f"{modules.prefix}mixer"
+    if kind.attention == "full_attention":
+        begin(hidden_states.tape, path)
+        return leave(path, _attend(context, modules, hidden_states))
+    feed_forward = _experts if kind.mlp == "sparse" else _mlp
+    run = feed_forward if kind.attention == "mlp" else _mamba
+    return leave(path, run(context, modules, enter(path, hidden_states)))
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, ContradictionError, Field, shown
+from calculator.architecture.config import Check, Computed, ContradictionError, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, attention, router
 from calculator.families.deepseek.latent import LARGE_GROUPS, expert_groups
 from calculator.families.family import Family, Parts

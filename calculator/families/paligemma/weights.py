@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Computed, Config, ContradictionError, shown
+from calculator.architecture.config import Check, Computed, Config, ContradictionError
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import alike
 from calculator.families.family import Family, Parts
 from calculator.families.fields import count, size, tie

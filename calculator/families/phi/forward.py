@@ -30,7 +30,10 @@ def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> t
     context.set_scope(f"{modules.prefix}self_attn: ")
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     head_dim = context.config["head_dim"]
-    parts = [ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim)) for count in (queries, keys, keys)]
+    parts = [
+        ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim), part=part)
+        for part, count in enumerate((queries, keys, keys))
+    ]
     return *(split_heads(context, x, count) for x, count in zip(parts, (queries, keys, keys), strict=True)), qkv
 
 

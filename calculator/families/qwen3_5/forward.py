@@ -15,6 +15,7 @@ from calculator.layers.decoder_forward import DecoderForward, final, rotary_tabl
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.delta_rule import CHUNK, chunk_gated_delta_rule, recurrent_gated_delta_rule
 from calculator.layers.mixture import in_sparse_layers
+from calculator.layers.norms import norm_before_transposition
 from calculator.layers.self_attention import split_heads
 from calculator.layers.short_conv import causal_conv1d, without_padding
 
@@ -81,9 +82,9 @@ def _attend(query_norm: Norm, key_norm: Norm, context: Context, modules: LayerMo
     gate = ops.contiguous(gate, "gate") if heads > 1 else gate
     gate = ops.view(gate, (context.batch, length, heads * head))
     query = ops.view(query, (context.batch, heads, length, head))
-    query = query_norm(modules["self_attn.q_norm"], query)
+    query = norm_before_transposition(query_norm, modules["self_attn.q_norm"], query)
     key = split_heads(context, modules["self_attn.k_proj"](hidden_states), groups)
-    key = key_norm(modules["self_attn.k_norm"], key)
+    key = norm_before_transposition(key_norm, modules["self_attn.k_norm"], key)
     value = split_heads(context, modules["self_attn.v_proj"](hidden_states), groups)
     context.set_scope(f"{modules.prefix}self_attn: ")
     cos, sin = (ops.view(x, (x.shape[0], 1, *x.shape[1:])) for x in context.position_tables[:2])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Check, Computed, Field
 from calculator.architecture.module import bare, conv1d_of_channels, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,

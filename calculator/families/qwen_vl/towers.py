@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.config import Check, Computed, Field
 from calculator.architecture.dimension import Dim
 from calculator.architecture.model import stack
 from calculator.architecture.module import bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import alike, gated_mlp
 from calculator.families.fields import MOST_LAYERS, activation, divisible, size
 from calculator.families.rope import frequencies

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, shown
+from calculator.architecture.config import Check, Computed, Config
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, alike, kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (

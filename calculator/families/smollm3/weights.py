@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.config import Check, Field, shown
+from calculator.architecture.config import Check, Field
 from calculator.architecture.layer_kind import LayerKind
+from calculator.common.errors import shown
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.config import Check, Computed, Config, Field
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.classifiers import same_model
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (

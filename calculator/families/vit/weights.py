@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.config import Check, Computed, Config, Field
 from calculator.architecture.dimension import Dim, named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Module, Parameter, bare, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, alike
 from calculator.families.classifiers import with_classifier
 from calculator.families.family import Family, Parts, TaskModel

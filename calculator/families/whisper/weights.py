@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, shown
+from calculator.architecture.config import Check, Computed, Config
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import Module, Parameter, bare, embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     MOST_LAYERS,

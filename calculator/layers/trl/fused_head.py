@@ -35,7 +35,8 @@ _STATISTICS = ("maximum", "sum of exp", "sum of x · exp", "sum of exp²", "sum 
 class _Tiles(NamedTuple):
     """The tiles of a call: their dtype, the head's dtype, and the sizes of up to three chunks of tokens and head.
 
-    `bias_dtype` is that of the head's bias, or that of the tiles if there is no bias.
+    `bias_dtype` is that of the head's bias, or that of the tiles if there is no bias. `in_float32` is whether the
+    backward pass multiplies float32 copies of the tiles.
     """
 
     dtype: DType
@@ -44,6 +45,7 @@ class _Tiles(NamedTuple):
     width: int
     tokens: tuple[int, ...]
     rows: tuple[int, ...]
+    in_float32: bool
 
 
 #: The outputs of the head in addition to the log-probabilities.
@@ -65,6 +67,15 @@ class FusedHead:
         context.router_logits = None
         return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
+    def left(self, context: Context) -> tuple[Tensor, list[Tensor]]:
+        """Allocate what a no-grad call returns, in place of the call. No router has logits."""
+        tape, shape = context.tape, (context.batch, named(context.length - 1, "S - 1"))
+        context.set_scope("loss: ")
+        mask = tape.new(shape, "bool", "labeled")
+        log_probs = tape.new(shape, "float32", "log-probabilities")
+        others = [tape.new(shape, "bool" if name == "is_top1" else "float32", name) for name in self.outputs]
+        return tape.new((), "float32", "loss of the model"), [log_probs, *others, mask]
+
 
 def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:
     unit = context.hooks.module("head")
@@ -77,7 +88,8 @@ def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) ->
     count = labeled_tokens(context)
     hidden = indexing.masked_rows(hidden_states, mask, count, "hidden states of labeled tokens")
     targets = tape.new((count,), "int64", "labels")
-    per_token = _log_probs(hidden, head["weight"], head.get("bias"), targets, wanted)
+    tiles = _tiles(context, hidden, head["weight"], head.get("bias"))
+    per_token = _log_probs(tiles, hidden, (head["weight"], head.get("bias")), targets, wanted)
     del hidden, targets
     names = ("log-probabilities", *wanted)
     outputs = [indexing.masked_scatter(x, mask, name) for x, name in zip(per_token, names, strict=True)]
@@ -89,15 +101,14 @@ def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) ->
 
 
 def _log_probs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: tuple[Output, ...]
+    tiles: _Tiles, hidden: Tensor, head: tuple[Tensor, Tensor | None], targets: Tensor, wanted: tuple[Output, ...]
 ) -> list[Tensor]:
     """Return the log-probabilities and the other requested outputs, tensors of N elements.
 
-    hidden: (N, hidden_size); weight: (vocab_size, hidden_size).
+    hidden: (N, hidden_size); the head's weight: (vocab_size, hidden_size); its bias: (vocab_size,) or None.
     """
-    tape, shape = hidden.tape, hidden.shape[:1]
+    tape, shape, (weight, bias) = hidden.tape, hidden.shape[:1], head
     statistics = [tape.new(shape, "float32", name) for name in _STATISTICS]
-    tiles = _tiles(hidden, weight, bias)
     buffer = _buffer(tape, tiles)
     for tokens in tiles.tokens:
         chunk = _copy(tape, hidden.dtype, tiles.dtype, (tokens, tiles.width), "tokens")
@@ -109,7 +120,7 @@ def _log_probs(
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
     others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:
-        for saved in (hidden, weight, targets, log_z, others.get("entropy", log_z)):
+        for saved in (hidden, weight, *(() if bias is None else (bias,)), targets, log_z, others.get("entropy", log_z)):
             node.save(saved)
         log_probs.edge = node, 0, shape, "float32"
         if "entropy" in others:
@@ -156,12 +167,27 @@ def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | Non
         for rows in tiles.rows:
             weight = _copy(tape, tiles.weight_dtype, tiles.dtype, (rows, tiles.width), "head")
             _copy(tape, tiles.bias_dtype, tiles.dtype, (rows,), "bias")
+            if tiles.in_float32:
+                _products_in_float32(tape, tiles.width, tokens, rows, node)
     cast = [
         ops.cast(total, edge[3], f"{name}: gradient") if total is not None and edge else None
         for total, (edge, name) in zip(sums, parts, strict=True)
     ]
     del sums, buffer, chunk, weight, grads
     return cast
+
+
+def _products_in_float32(tape: Tape, width: int, tokens: int, rows: int, node: Node) -> None:
+    """Add a tile's products to the gradients of the hidden states and of the head, from float32 copies of the factors.
+
+    Source: trl/kernels/chunked_logprob.py, _addmm_fp32.
+    """
+    hidden_edge, weight_edge, _ = node.edges
+    for edge, factor, name in ((hidden_edge, rows, "head"), (weight_edge, tokens, "tokens")):
+        if edge:
+            tile = tape.new((tokens, rows), "float32", "tile of logits in float32")
+            copy = tape.new((factor, width), "float32", f"{name} of a tile in float32")
+            del tile, copy
 
 
 def _sum(tape: Tape, shape: Shape, term: str, name: str) -> Tensor:
@@ -172,7 +198,7 @@ def _sum(tape: Tape, shape: Shape, term: str, name: str) -> Tensor:
     return out
 
 
-def _tiles(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Tiles:
+def _tiles(context: Context, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Tiles:
     region = hidden.tape.autocast
     dtype = hidden.dtype if region is None else region.dtype
     return _Tiles(
@@ -182,6 +208,7 @@ def _tiles(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> _Tiles:
         width=hidden.shape[1],
         tokens=_chunks(hidden.shape[0], TOKEN_CHUNK_SIZE),
         rows=_chunks(weight.shape[0], VOCAB_CHUNK_SIZE),
+        in_float32=dtype != "float32" and not context.kernels.float32_products,
     )
 
 

@@ -25,7 +25,7 @@ ROWS = 128
 def log_from_logits(
     context: Context, logits: Tensor, *, entropy: Chunks | None, float_mask: bool, shifts_first: bool
 ) -> None:
-    """Compute the accuracy, and the entropy if it is logged, without a graph. logits: (batch, sequence, vocab_size).
+    """Compute the accuracy, and the entropy if it is logged, under no_grad. logits: (batch, sequence, vocab_size).
 
     Virtual tokens are left out. `entropy`: of how many logits it is computed at once. `float_mask`: whether the
     attention mask that weights it is copied to float32, as in TRL 0.22 and 0.23. `shifts_first`: the entropy leaves

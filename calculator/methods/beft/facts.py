@@ -5,7 +5,7 @@ from calculator.methods.facts import in_plain_steps
 
 FACTS = in_plain_steps(
     label="BEFT",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="BEFT (bias-efficient fine-tuning): a bias added to the outputs of linear layers.",
     trainable="out_features per adapted matrix",
     inference_overhead="one elementwise sum per adapted matrix; none once merged into a bias that the layer has",

@@ -5,6 +5,7 @@ from calculator.methods.targeted.default_targets import TARGETS_WITHOUT_CONV1D
 
 FACTS = in_plain_steps(
     label="C3A",
+    shardings=("ddp", "zero1", "zero2"),
     summary="C3A (Chen et al. 2024): an update of circulant blocks, which Fourier transforms apply to the input.",
     trainable="in_features · out_features / block_size per adapted matrix",
     inference_overhead="none once merged; unmerged, Fourier transforms of each adapted matrix's input and output",

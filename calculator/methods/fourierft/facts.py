@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import TARGETS_WITHOUT_CONV1D
 
 FACTS = in_plain_steps(
     label="FourierFT",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="FourierFT (Gao et al. 2024): an update that is the inverse Fourier transform of trained frequencies.",
     trainable="n_frequency per adapted matrix",
     inference_overhead="none once merged; unmerged, a Fourier transform and a dense product per adapted matrix",

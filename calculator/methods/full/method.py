@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from calculator.common.errors import PlanError
-from calculator.methods.full import badam, lisa, turns, unfrozen
+from calculator.methods.full import active_layers, badam, lisa, unfrozen
 from calculator.methods.full.facts import FACTS
 from calculator.methods.full.settings import FullSettings
 from calculator.methods.layer_kinds import full_name, split
@@ -30,22 +30,22 @@ class Full(FullSettings):
     facts = FACTS
 
     @property
-    def by_turns(self) -> bool:
+    def trains_active_layers(self) -> bool:
         """Whether the trained layers change during training."""
         return self.use_badam or self.lisa_n_layers is not None
 
     @property
     def trains_part(self) -> bool:
         """Return whether parameters are frozen."""
-        return self.unfrozen_parameters is not None or self.by_turns
+        return self.unfrozen_parameters is not None or self.trains_active_layers
 
     def for_model(self, model: Model) -> Self:
         """Return the method with the parameters that BAdam or LISA trains in the step that the figures are for."""
-        if self.unfrozen_parameters is not None or not self.by_turns:
+        if self.unfrozen_parameters is not None or not self.trains_active_layers:
             return self
-        return replace(self, unfrozen_parameters=self.in_turn(model))
+        return replace(self, unfrozen_parameters=self.active_patterns(model))
 
-    def in_turn(self, model: Model) -> tuple[str, ...]:
+    def active_patterns(self, model: Model) -> tuple[str, ...]:
         """Return the patterns of the parameters that BAdam or LISA trains in that step."""
         if self.lisa_n_layers is not None and not self.use_badam:
             return lisa.patterns(self.lisa_n_layers, model)
@@ -59,20 +59,20 @@ class Full(FullSettings):
     @property
     def title(self) -> str:
         """The method's name in words."""
-        if self.by_turns:
+        if self.trains_active_layers:
             return "BAdam" if self.use_badam else "LISA"
         return "Full fine-tuning of chosen parameters" if self.trains_part else FACTS.label
 
     @property
     def label(self) -> str:
-        """The method's name, with that of what trains layers by turns."""
-        return f"{FACTS.label} with {self.title}" if self.by_turns else FACTS.label
+        """The method's name, and BAdam or LISA if one of them chooses the trained layers."""
+        return f"{FACTS.label} with {self.title}" if self.trains_active_layers else FACTS.label
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Which parameters are trained."""
-        if self.by_turns:
-            return turns.assumptions(self)
+        if self.trains_active_layers:
+            return active_layers.assumptions(self)
         if self.unfrozen_parameters is None:
             return ()
         chosen = "The parameters that unfrozen_parameters matches are trained; all others are frozen."
@@ -82,8 +82,8 @@ class Full(FullSettings):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse patterns that cannot be read or match no parameter, and float32 where it cannot be."""
-        found = [*turns.problems(self, model)]
-        if self.unfrozen_parameters is not None and not self.by_turns:
+        found = [*active_layers.problems(self, model)]
+        if self.unfrozen_parameters is not None and not self.trains_active_layers:
             found += unfrozen.problems(self.unfrozen_parameters, model)
         found += () if found else unfrozen.dtype_problems(self, model, training)
         if found:

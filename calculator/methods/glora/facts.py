@@ -5,6 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="GLoRA",
+    shardings=("zero1", "zero2"),
     summary="GLoRA (Chavan et al. 2023): trained paths that scale and shift a frozen weight and its bias.",
     trainable="2 · r · (in_features + out_features) per adapted matrix, and paths of its bias",
     inference_overhead="none once merged; unmerged, each pass computes every adapted weight",

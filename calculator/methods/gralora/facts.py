@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="GraLoRA",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="GraLoRA (Jung et al. 2025): a low-rank update for each block of the weight.",
     trainable="(r + hybrid_r) · (in_features + out_features) per adapted matrix",
     inference_overhead="none once merged; unmerged, two thin products per adapted matrix",

@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="HiRA",
-    shardings=("ddp", "fsdp"),
+    shardings=("ddp", "fsdp", "zero1", "zero2"),
     summary="HiRA (Huang et al. 2025): a low-rank matrix that multiplies the frozen weight elementwise.",
     trainable="r · (in_features + out_features) per adapted matrix",
     inference_overhead="none once merged; unmerged, each adapted matrix is multiplied with a dense update too",

@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="HRA",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="HRA (Yuan et al. 2024): Householder reflections of the input of frozen weights.",
     trainable="r · in_features per adapted matrix",
     inference_overhead="none once merged; unmerged, each adapted weight is multiplied with the reflections first",

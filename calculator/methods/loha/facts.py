@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="LoHa",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="LoHa (Hyeon-Woo et al. 2021): an update that is the elementwise product of two low-rank ones.",
     trainable="2 · r · (in_features + out_features) per adapted matrix",
     inference_overhead="none once merged; unmerged, each adapted matrix is multiplied with a dense update too",

@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="LoKr",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="LoKr (Yeh et al. 2023): an update that is the Kronecker product of two small matrices, one of low rank.",
     trainable="a · c + r · (b + d) per adapted matrix of (a · b) × (c · d)",
     inference_overhead="none once merged; unmerged, each adapted matrix is multiplied with a dense update too",

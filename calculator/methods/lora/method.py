@@ -70,10 +70,20 @@ class LoRA(LowRank):
         return self.base is not None and self.base.keeps_inputs
 
     @property
-    def plain_steps_only(self) -> bool:
+    def _on_one_gpu(self) -> bool:
         """Whether a setting is modeled on one GPU only, such as a quantized base or replicated layers."""
-        others = any(getattr(self, name) for name in _PLAIN_SETTINGS) or self.trainable_token_indices
-        return self.quantizes_base or self.init_lora_weights == "mica" or bool(others)
+        others = any(getattr(self, name) for name in _PLAIN_SETTINGS)
+        return self.quantizes_base or self.init_lora_weights == "mica" or others
+
+    @property
+    def plain_steps_only(self) -> bool:
+        """Whether a setting is modeled on one GPU only, or tokens are trained."""
+        return self._on_one_gpu or bool(self.trainable_token_indices)
+
+    @property
+    def plain_shardings(self) -> tuple[str, ...]:
+        """The shardings of trained tokens."""
+        return () if self._on_one_gpu else tokens.SHARDINGS
 
     @property
     def title(self) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The prefix of the names of the rows within a module.
 INSIDE = "token_adapter."
 
+#: The shardings under which the reference step with trained tokens is compared with traces.
+SHARDINGS = ("ddp", "fsdp", "zero1", "zero2", "zero3")
+
 REFUSES_UNMERGED = "with trainable_token_indices the copy of the table for each token is not counted"
 
 

@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="OFT",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="OFT (Qiu et al. 2023): block-diagonal rotations of the input of frozen weights.",
     trainable="in_features / b · b · (b − 1) / 2 per adapted matrix, with blocks of size b",
     inference_overhead="none once merged; unmerged, a rotation of the input per adapted matrix",

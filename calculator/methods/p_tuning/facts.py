@@ -5,7 +5,7 @@ from calculator.methods.prompt.facts import FACTS as PROMPT
 
 FACTS = in_plain_steps(
     label="P-tuning",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="P-tuning (Liu et al. 2021): embeddings in front of the input, which a small network computes.",
     trainable="p · hidden_size + the encoder: three layers of width h",
     inference_overhead="its virtual tokens lengthen every input",

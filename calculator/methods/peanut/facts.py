@@ -5,6 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="PEANuT",
+    shardings=("ddp", "zero1", "zero2"),
     summary="PEANuT: an update that a small trained network computes from the frozen weight.",
     trainable="2 · r · out_features + 2 · depth · r² per adapted matrix",
     inference_overhead="none once merged; unmerged, each pass computes the dense update of every adapted matrix",

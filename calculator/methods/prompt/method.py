@@ -109,7 +109,7 @@ class Prompt(VirtualTokens):
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:
             return context.tape.new((context.batch, p, width), table.dtype, "repeated")
-        return ops.repeat(leave(ENCODER, called(indices, table, "output")), context.batch, "repeated")
+        return ops.repeat(leave(ENCODER, called(ops.view(indices, (1, p)), table, "output")), context.batch, "repeated")
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:

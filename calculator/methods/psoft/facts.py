@@ -5,6 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="PSOFT",
+    shardings=("ddp", "zero1", "zero2"),
     summary="PSOFT: a trained rotation between the largest singular vectors of a frozen weight.",
     trainable="r · (r - 1) / 2 + 2 · r per adapted matrix",
     inference_overhead="none once merged; unmerged, three thin products per adapted matrix",

@@ -60,8 +60,13 @@ class QLoRA(LowRank):
 
     @property
     def plain_steps_only(self) -> bool:
-        """Whether tokens are trained, which is modeled on one GPU only."""
+        """Whether tokens are trained."""
         return bool(self.trainable_token_indices)
+
+    @property
+    def plain_shardings(self) -> tuple[str, ...]:
+        """The shardings of trained tokens."""
+        return tokens.SHARDINGS
 
     @property
     def label_parts(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="RoAd",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="RoAd (Liao & Monz 2024): rotations of pairs of outputs.",
     trainable="out_features per adapted matrix with road_1, twice as many with road_2, four times with road_4",
     inference_overhead="none once merged; unmerged, two elementwise products per adapted matrix",

@@ -35,8 +35,9 @@ class SharedMatrices(AdaptedLinear, ABC):
 
     def _shapes(self, model: Model) -> dict[str, Shape]:
         targets = [module for path, module in model.paths if self.is_target(path, module, model)]
-        rows = max(module.out_features for module in targets)
-        return self.shared_shapes(rows, max(module.in_features for module in targets))
+        # Without targets, the run is refused.
+        rows = max((module.out_features for module in targets), default=0)
+        return self.shared_shapes(rows, max((module.in_features for module in targets), default=0))
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the shared matrices, which are buffers."""

@@ -4,7 +4,7 @@ from calculator.methods.facts import in_plain_steps
 
 FACTS = in_plain_steps(
     label="Trainable tokens",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="Trainable tokens: rows of the word embeddings that are trained in place of the frozen ones.",
     trainable="hidden_size per token",
     inference_overhead="none once merged; unmerged, each pass copies the whole table",

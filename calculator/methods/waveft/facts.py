@@ -5,7 +5,7 @@ from calculator.methods.targeted.default_targets import TARGETS_WITHOUT_CONV1D
 
 FACTS = in_plain_steps(
     label="WaveFT",
-    shardings=("ddp", "fsdp", "zero3"),
+    shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
     summary="WaveFT (Bilican et al. 2025): an update that is the inverse wavelet transform of trained coefficients.",
     trainable="n_frequency per adapted matrix",
     inference_overhead="none once merged; unmerged, a wavelet transform and a dense product per adapted matrix",

@@ -144,7 +144,7 @@ class XLoRA(AdaptedLinear):
         return True
 
     @property
-    def runs_without_graph_first(self) -> bool:
+    def runs_no_grad_first(self) -> bool:
         """True: the classifier reads the hidden states of a first pass."""
         return True
 
@@ -159,7 +159,7 @@ class XLoRA(AdaptedLinear):
         return (
             "X-LoRA's adapters have the same rank and targets, and are in float32, PEFT's default.",
             "config.use_cache is false, as PEFT's X-LoRA requires.",
-            "Each forward pass runs the model twice, first without a graph, to compute the classifier's input.",
+            "Each forward pass runs the model twice, first under no_grad, to compute the classifier's input.",
         )
 
     def peft_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -261,12 +261,12 @@ class XLoRA(AdaptedLinear):
         """Return the scalings of the previous forward pass, to which the model refers until the next ones exist."""
         return context.tape.new(*classifier.kept(self, context), "internal_xlora_scalings")
 
-    def before_pass_without_graph(self, context: Context) -> None:
+    def before_no_grad_pass(self, context: Context) -> None:
         """Make the scalings of the first pass, which are numbers (make_dummy_scalings)."""
         shape = (context.batch, context.length, self.adapted_modules(context.model), len(self.adapters))
         context.scalings = context.tape.new(shape, context.prepared.given.dtype, "dummy scalings")
 
-    def after_pass_without_graph(self, context: Context, hidden_states: Tensor) -> None:
+    def after_no_grad_pass(self, context: Context, hidden_states: Tensor) -> None:
         """Predict the scalings from the last hidden states of the first pass."""
         new = classifier.scalings(self, context, hidden_states)
         context.scalings = classifier.replaced(context.kept_by_method, new)

@@ -101,7 +101,7 @@ class MicroBatch(Hooks):
         self.reshards = reshards = config.reshard_after_forward
         self.offloads = config.cpu_offload
         #: Whether every layer is interpreted, because its own pass frees what an earlier one gathered.
-        self.interprets_all = not reshards and trainer_of(training).facts.runs_without_graph_first
+        self.interprets_all = not reshards and trainer_of(training).facts.runs_no_grad_first
         #: The gathered weights of layers that have not run yet, which an earlier pass left.
         self.left_of_layers: deque[list[Tensor]] = deque()
         outer = outer_units(prepared)
@@ -234,8 +234,8 @@ class MicroBatch(Hooks):
             of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer, stack)
         return of
 
-    def without_graph(self, prepared: Prepared, *, compared: str | None) -> Hooks:
-        """Return the hooks of a pass without a graph.
+    def no_grad(self, prepared: Prepared, *, compared: str | None) -> Hooks:
+        """Return the hooks of a no-grad pass.
 
         It runs the same units, or a second model that is one unit.
         """

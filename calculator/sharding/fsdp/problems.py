@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -80,8 +81,8 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if training.optimizer not in ON_SHARDS and not OPTIMIZERS[training.optimizer].on_one_gpu:
         message = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
-    if prepared.stack != DEFAULT_STACK:
-        message = "other releases are not modeled under fsdp: leave the stack out"
+    if replace(prepared.stack, torch=DEFAULT_STACK.torch) != DEFAULT_STACK:
+        message = "other releases than of torch are not modeled under fsdp: leave them out"
         yield Problem(loc="stack", msg=message, input=None)
     yield from _of_units(prepared)
     yield from _of_cast_biases(prepared)

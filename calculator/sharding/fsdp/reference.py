@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SameUnits(Hooks):
-    """A pass without a graph through the trained model, after the pass with a graph. Its units are gathered again."""
+    """A no-grad pass through the trained model, after the pass with a graph. Its units are gathered again."""
 
     __slots__ = ("order", "param_dtype", "trained")
 
@@ -82,7 +82,7 @@ class SameUnits(Hooks):
 
 
 class EarlierPass(SameUnits):
-    """A pass without a graph before the pass with a graph. The later pass finds units gathered that are not freed."""
+    """A no-grad pass before the pass with a graph. The later pass finds units gathered that are not freed."""
 
     __slots__ = ("_layers",)
 

@@ -128,9 +128,9 @@ class _OfLeaf:
         """Gather the weights."""
         self._unit.micro_batch.pre_backward(self._unit)
 
-    def accumulated(self, name: str, held: list[Tensor]) -> None:  # noqa: ARG002  a hook's signature
+    def accumulated(self, name: str, grad_list: list[Tensor]) -> None:  # noqa: ARG002  a hook's signature
         """Keep the gradient."""
-        self._gradients += held
+        self._gradients += grad_list
 
 
 class Part(Unit):

@@ -188,7 +188,7 @@ class Coordinator:
         """Free the parameters of a module that are not used again soon.
 
         In each forward pass of a module, DeepSpeed starts to count the inputs whose gradients are expected. A forward
-        pass without a graph, such as that of a reference model, resets that count. So DeepSpeed misses the end of the
+        no-grad pass, such as that of a reference model, resets that count. So DeepSpeed misses the end of the
         earlier pass's backward pass. Source: deepspeed/runtime/zero/parameter_offload.py, ds_grads_remaining.
         """
         if backward and module.stays_in_backward:

@@ -80,9 +80,9 @@ def _events(tape: Tape, program: Program) -> Iterator[Event]:
     layer: int | None = None
     model, inside = "", False
     for position, label in tape.marks:
-        if label.startswith(module_calls.NO_GRAPH):
-            model, inside = label.removeprefix(module_calls.NO_GRAPH), True
-        elif label == module_calls.NO_GRAPH_ENDS:
+        if label.startswith(module_calls.NO_GRAD):
+            model, inside = label.removeprefix(module_calls.NO_GRAD), True
+        elif label == module_calls.NO_GRAD_ENDS:
             model, inside = "", False
         _, is_layer, rest = label.partition("layer ")
         if is_layer and rest.endswith(" forward"):

@@ -17,7 +17,7 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
 from calculator.sharding.zero3.known_copies import KnownCopies, KnownRun
 from calculator.sharding.zero3.parameters import Live
-from calculator.sharding.zero3.program import FETCHES, WITHOUT_GRAPH
+from calculator.sharding.zero3.program import FETCHES, NO_GRAD_FORWARD
 from calculator.sharding.zero3.references import References
 from calculator.sharding.zero3.steady import Steady
 from calculator.sharding.zero3.track import Moment, Track, with_more
@@ -47,7 +47,7 @@ class Gathering:
     `keeps_loss`: whether the loop refers to the loss, and so to its graph, until the next loss. A trainer does so until
     the optimizer's step has ended, which is part of the last backward pass. `generates`: whether each step begins with
     `generate`, for which TRL gathers all weights, and `syncs` how it gathers them for vLLM. `first` is the first of
-    several micro-batches where it does more than the others: each of its runs without a graph is of the rows of one
+    several micro-batches where it does more than the others: each of its no-grad runs is of the rows of one
     micro-batch after the other.
     """
 
@@ -208,14 +208,14 @@ class Gathering:
     def _pass(self, program: Program, micro_batches: int) -> list[Track]:
         """Run a micro-batch.
 
-        In a step's first one, a run without a graph is repeated for the rows of each micro-batch.
+        In a step's first one, a no-grad run is repeated for the rows of each micro-batch.
         """
         self._running_program = program
         self._references.begin(program.backward)
         tracks: list[Track] = []
-        *without_graph, last = program.model_runs
-        for number, segments in enumerate(without_graph):
-            tracks += self._without_graph(number, segments, micro_batches if program is self.first else 1)
+        *no_grad, last = program.model_runs
+        for number, segments in enumerate(no_grad):
+            tracks += self._no_grad(number, segments, micro_batches if program is self.first else 1)
         tracks += self._run_model(last)
         self._live.in_copies, self._live.position = False, program.end
         self._live.reset()
@@ -224,7 +224,7 @@ class Gathering:
         self.is_steady = self.is_steady and not (self._coordinator.is_apart or self._second.is_apart)
         return tracks
 
-    def _without_graph(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
+    def _no_grad(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
         """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""
         most = WITH_LONGER_FIRST
         for each in range(min(most, times)):
@@ -281,7 +281,7 @@ class Gathering:
                 elif kind == module_calls.AFTER_FORWARD:
                     coordinator.release(module)
                 else:
-                    module.stays_in_backward = kind == WITHOUT_GRAPH
+                    module.stays_in_backward = kind == NO_GRAD_FORWARD
                     if module in self._roots:
                         coordinator.begin()
                     coordinator.fetch(module, recomputes=position > backward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.module_calls import NO_GRAPH, NO_GRAPH_ENDS, begin, enter, external, leave, leave_with
+from calculator.engine.module_calls import NO_GRAD, NO_GRAD_ENDS, begin, enter, external, leave, leave_with
 from calculator.engine.repetition import Repetition
 from calculator.layers.sharding_hooks import Unit
 from calculator.methods.compared import REFERENCE as SECOND
@@ -102,14 +102,14 @@ class PartitionedHooks(FlatHooks):
         self._is_child_twice = self._runs_first
         #: The decoder and, in a model that reads images, the module in which it follows the embeddings and the tower.
         self._decoders = ("decoder", "model") if prepared.model.towers else ("decoder",)
-        #: The name of the pass without a graph that runs inside the step. None in a pass of the trained model.
+        #: The name of the no-grad pass that runs inside the step. None in a pass of the trained model.
         self._runs = runs
 
     def begin(self, parameters: Parameters) -> None:
         """Begin the calls of the model and of the modules around it."""
         self._tape = parameters.tape
         if self._runs is not None:
-            self._tape.mark(f"{NO_GRAPH}{self._runs}")
+            self._tape.mark(f"{NO_GRAD}{self._runs}")
         for path in self._outer[:1] if self._runs_first else (*self._outer, self._decoders[-1]):
             begin(self._tape, path)
 
@@ -142,11 +142,11 @@ class PartitionedHooks(FlatHooks):
         for path in reversed(self._outer):
             loss, *outputs = leave_with(path, loss, *outputs)
         if self._runs is not None:
-            self._tape.mark(NO_GRAPH_ENDS)
+            self._tape.mark(NO_GRAD_ENDS)
         return loss, outputs
 
-    def without_graph(self, prepared: Prepared, *, compared: str | None) -> PartitionedHooks:
-        """Return the hooks of a pass without a graph.
+    def no_grad(self, prepared: Prepared, *, compared: str | None) -> PartitionedHooks:
+        """Return the hooks of a no-grad pass.
 
         It runs a second model, which DeepSpeed shards too, or the trained model with or without its adapters.
         """

@@ -138,32 +138,38 @@ class _Uses:
             self._in_backward.setdefault(module, number)
         if not parameters:
             return ()
-        unused = tuple([at for at, each in enumerate(parameters) if not (each.persists or users[each])])
+        unused = []
         recomputes = not backward and position > self._backward
         if recomputes and not self._in_backward:
             self._is_open = True
         owner = next(reversed(self._in_backward)) if recomputes and self._in_backward else None
         for at, each in enumerate(parameters):
-            self._is_open = self._is_open or each.key.layer != layer
+            using = users[each]
+            if not (using or each.persists):
+                unused.append(at)
+            if each.key.layer != layer:
+                self._is_open = True
             self._found[each] = number, at
-            users[each].add(module)
+            using.add(module)
             if owner is not None and not each.trained:
                 self._recomputed[owner][each] = None
-                users[each].add(owner)
-        return unused
+                using.add(owner)
+        return tuple(unused)
 
     def _release(self, module: Module, *, backward: bool) -> tuple[tuple[int, ...], tuple[Found, ...]]:
         """Return the indices of its parameters that no module uses any more, and where to find recomputed ones."""
-        parameters, users = module.parameters, self._users
-        for each in parameters:
+        own, users = [], self._users
+        for at, each in enumerate(module.parameters):
             users[each].discard(module)
-        own = [at for at, each in enumerate(parameters) if not (each.persists or users[each])]
-        recomputed: dict[Partitioned, None] = {}
+            if not (each.persists or users[each]):
+                own.append(at)
         if backward:
             self._in_backward.pop(module, None)
-            recomputed = self._recomputed.pop(module, recomputed)
-            for each in recomputed:
-                users[each].discard(module)
+        recomputed = self._recomputed.pop(module, None) if backward else None
+        if not recomputed:
+            return tuple(own), ()
+        for each in recomputed:
+            users[each].discard(module)
         return tuple(own), tuple([self._found[each] for each in recomputed if not (each.persists or users[each])])
 
 

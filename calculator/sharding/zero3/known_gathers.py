@@ -6,17 +6,15 @@ It does what `Coordinator`, `ModuleOrder` and `References` do, without objects f
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.module_calls import PINNED, UNPINNED
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
-from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL
+from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from calculator.common.dtype import DType
     from calculator.sharding.zero3.layout import Layout, PlacedSegment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Happening
@@ -35,6 +33,9 @@ class _Gather:
         self.left, self.is_done = len(numbers), False
 
 
+#: The number from which numbers of parameters outside of the copies count, below those that count from a copy.
+_OUTSIDE = 1 << 32
+
 #: The gather of one parameter into its own buffer.
 _ALONE = _Gather((), 0)
 
@@ -46,7 +47,7 @@ class KnownGathers:
         self._layout, self._ranks = layout, sizes.ranks
         self._bucket, self._max_live, self._max_reuse = sizes.prefetch_bucket, sizes.max_live, sizes.max_reuse_distance
         self._parameters, self._elements = layout.parameters, layout.elements
-        self._queue, self._end = layout.queue, len(layout.order)
+        self._end = len(layout.order)
         self._persistent = layout.persistent
         #: The parameters that are neither gathered nor in flight.
         self._partitioned = {*range(len(layout.parameters))} - layout.persistent
@@ -74,48 +75,60 @@ class KnownGathers:
         """Follow the calls of a segment, and return the moments at which the gathered bytes change."""
         self.limited, self.slack, self._in_copies = False, inf, placed.slot is not None
         moments: list[Happening] = []
-        begin, shift, gap = placed.begin, placed.shift, placed.gap
+        # A parameter is freed if its next use is this far away.
+        begin, shift, far = placed.begin, placed.shift, self._max_reuse - placed.gap
         most_live, enough, limited = self._max_live, self._max_live - self._bucket, False
-        partitioned, in_flight = self._partitioned, self._in_flight
-        for kind, number, place, position, own, others, parameter in placed.calls:
+        in_flight, storages, fetched_for = self._in_flight, self._storages, self._fetched_for
+        for kind, number, place, position, own, others, ahead in placed.calls:
+            here = begin + place
+            if ahead:
+                limited = limited or self.available > enough
+                if self._next < here or (self.available < most_live and self._head < self._end):
+                    self._look_ahead(ahead, shift, here - len(ahead), moments)
             before = self.bytes
             if kind == FETCH:
                 self._most = before
                 gather = in_flight.pop(own + shift, _ALONE)
                 if gather is not _ALONE:
                     self._take(gather)
-                elif own + shift in partitioned:
+                elif own + shift in self._partitioned:
                     self._gather([own + shift])
                     del in_flight[own + shift]
                 limited = limited or self.available > enough
-                if self.available < most_live or self._next <= begin + place:
-                    self._advance(others, shift, begin + place)
+                if self._next <= here or self.available < most_live:
+                    self._advance(others, shift, here)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
-                continue
-            if kind == RELEASE:
-                self._release(own, shift, begin + place, gap)
-                if others:
-                    self._release_recomputed(others, shift)
-            elif kind == AHEAD:
-                limited = limited or self.available > enough
-                if self._next < begin + place + len(others) or (self.available < most_live and self._head < self._end):
-                    self._look_ahead(others, shift, begin + place, moments)
-                continue
+            elif kind == RELEASE:
+                each = own + shift
+                if others >= far and each in storages and each not in in_flight and fetched_for[each] <= here:
+                    self._free(each)
+                    if self.bytes != before:
+                        moments.append((position, before, self.bytes, None, True, number))
             elif kind == GRADIENT:
-                moments.append((position, before, before, parameter, True, number))
-                continue
-            elif kind == FETCH_SEVERAL:
-                self._fetch_several([each + shift for each in own], others, shift, begin + place)
+                moments.append((position, before, before, own, True, number))
+            elif kind == KEEP:
+                if own + shift in storages:
+                    storages[own + shift][0] += 1
+            elif kind != AHEAD:
+                self._most = before
+                self._other(kind, own, others, shift, here, far)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
-                continue
-            else:
-                self._of_view(own + shift, others, position)
-            if self.bytes != before:
-                moments.append((position, before, self.bytes, None, True, number))
         self.limited = self.limited or limited
         return moments
+
+    def _other(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
+        """Follow a call of a rare kind."""
+        if kind == FETCH_SEVERAL:
+            self._fetch_several([each + shift for each in own], others, shift, step)
+        elif kind == RELEASE_SEVERAL:
+            self._release(own, shift, step, far)
+            self._release_recomputed(others, shift)
+        elif kind == PIN:
+            self._pin(own + shift, *others)
+        else:
+            self._unpin(own + shift, others)
 
     def _look_ahead(
         self, calls: Iterable[tuple[int, int, Sequence[int]]], shift: int, step: int, moments: list[Happening]
@@ -150,10 +163,9 @@ class KnownGathers:
     def _copy_out(self, gather: _Gather) -> None:
         """Make the parameters of a gather available."""
         gather.is_done = True
-        parameters, storages = self._parameters, self._storages
-        for number in gather.numbers:
-            storages[number] = [1, parameters[number].whole]
-            self.bytes += parameters[number].whole
+        sizes = [*map(self._layout.whole.__getitem__, gather.numbers)]
+        self._storages.update(zip(gather.numbers, [[1, size] for size in sizes], strict=True))
+        self.bytes += sum(sizes)
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(gather.numbers)
@@ -178,16 +190,17 @@ class KnownGathers:
         missing = len([each for each in numbers if fetched_for[each + shift] < step])
         removed: set[int] = set()
         head = self._head
+        order, places = self._layout.order, self._layout.places
         while missing > len(removed) and head < self._end:
-            number, place = self._queue[head]
-            fetched_for[number] = place
-            removed.add(number)
+            fetched_for[order[head]] = places[head]
+            removed.add(order[head])
             head += 1
-        self._head, self._next = head, self._layout.places[head]
+        self._head, self._next = head, places[head]
 
     def _prefetch(self, left: int) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
-        order, elements, partitioned = self._layout.order, self._elements, self._partitioned
+        order, places = self._layout.order, self._layout.places
+        elements, partitioned = self._elements, self._partitioned
         chosen: dict[int, None] = {}
         most, head = min(left, self._bucket), self._head
         total = before_last = 0
@@ -199,8 +212,8 @@ class KnownGathers:
                     before_last, total = total, total + elements[number]
                     if total >= most:
                         break
-        self._fetched_for.update(self._queue[self._head : head])
-        self._head, self._next = head, self._layout.places[head]
+        self._fetched_for.update(zip(order[self._head : head], places[self._head : head], strict=True))
+        self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
             self._gather([*chosen])
@@ -223,31 +236,16 @@ class KnownGathers:
             self._check(numbers)
 
     def _buffers(self, numbers: Sequence[int]) -> int:
-        layout = self._layout
-        if layout.dtype is not None:
-            partition = sum(map(layout.partitions.__getitem__, numbers))
-            return allocated(partition * self._ranks, ITEMSIZE[layout.dtype])
-        partitions: dict[DType, int] = {}
-        for each in map(self._parameters.__getitem__, numbers):
-            partitions[each.dtype] = partitions.get(each.dtype, 0) + each.partition
-        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in partitions.items()])
+        own = ((dtype, sum(map(sizes.__getitem__, numbers))) for dtype, sizes in self._layout.partitions.items())
+        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in own])
 
-    def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, gap: float) -> None:
-        """Free parameters that no other module uses, and that are not used again soon.
-
-        `gap` is the number of elements up to the backward pass of the same copy.
-        """
-        storages, in_flight, enough = self._storages, self._in_flight, self._max_reuse - gap
+    def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
+        """Free parameters that no other module uses, and that are not used again soon."""
         for each, distance in own:
             number = each + shift
-            if distance < enough or self._fetched_for[number] > step or number in in_flight or number not in storages:
-                continue
-            self._partitioned.add(number)
-            self.available -= self._elements[number]
-            storage = storages.pop(number)
-            storage[0] -= 1
-            if not storage[0]:
-                self.bytes -= storage[1]
+            is_gathered = number in self._storages and number not in self._in_flight
+            if distance >= far and is_gathered and self._fetched_for[number] <= step:
+                self._free(number)
 
     def _release_recomputed(self, numbers: Iterable[int], shift: int) -> None:
         """Free parameters that a recomputation gathered, and that no module uses any more."""
@@ -263,25 +261,23 @@ class KnownGathers:
         if not storage[0]:
             self.bytes -= storage[1]
 
-    def _of_view(self, number: int, view: tuple[str, str], position: int) -> None:
-        """Add or drop a reference: of a view, or of the graph of the loss."""
-        kind, serial = view
-        if kind == UNPINNED:
-            pinned = self._pins.pop((serial, number), None)
-            self._recomputed.discard((serial, number))
-            if pinned is not None:
-                pinned[0] -= 1
-                if not pinned[0]:
-                    self.bytes -= pinned[1]
-            return
-        storage, is_recomputed = self._storages.get(number), position > self._layout.backward
-        if storage is not None and kind == PINNED:
+    def _pin(self, number: int, view: str, is_recomputed: bool) -> None:  # noqa: FBT001  positional in a call
+        """Add the reference of a view, which a recomputation may have created."""
+        storage = self._storages.get(number)
+        if storage is not None:
             storage[0] += 1
-            self._pins[serial, number] = storage
+            self._pins[view, number] = storage
             if is_recomputed:
-                self._recomputed.add((serial, number))
-        elif storage is not None and not is_recomputed:
-            storage[0] += 1
+                self._recomputed.add((view, number))
+
+    def _unpin(self, number: int, view: str) -> None:
+        """Drop the reference of a view."""
+        pinned = self._pins.pop((view, number), None)
+        self._recomputed.discard((view, number))
+        if pinned is not None:
+            pinned[0] -= 1
+            if not pinned[0]:
+                self.bytes -= pinned[1]
 
     def end(self, lingering: Iterable[int]) -> bool:
         """Drop the views, and release what modules use whose inputs got no gradient. Return whether it is known.
@@ -314,20 +310,21 @@ class KnownGathers:
 
     def state(self, placed: PlacedSegment) -> Hashable:
         """Return what determines what is gathered next. Numbers count from a copy on."""
-        first, from_copy = self._layout.first, placed.from_copy
-        storages, in_flight, everything = self._storages, self._in_flight, range(len(self._parameters))
-        others = {*everything} - self._partitioned - self._persistent
-        places: dict[int, Hashable] = {
-            number: number - from_copy if number >= first else (number,) for number in others
-        }
-        gathered = [(place, number in in_flight, *storages.get(number, ())) for number, place in places.items()]
+        first, from_copy, in_flight = self._layout.first, placed.from_copy, self._in_flight
+
+        def relative(numbers: Iterable[int]) -> list[int]:
+            return [number - from_copy if number >= first else number - _OUTSIDE for number in numbers]
+
+        numbers = [*self._storages.keys() - self._persistent]
+        gathered = zip(relative(numbers), map(tuple, map(self._storages.__getitem__, numbers)), strict=True)
         # The first parameter of a gather may have been released, so that it has no place.
         gathers = [
-            (places[number], each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
+            (each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
             for number, each in in_flight.items()
         ]
-        recomputed = [number - from_copy if number >= first else (number,) for _, number in self._recomputed]
+        recomputed = relative([number for _, number in self._recomputed])
         is_at_end = self._head == self._end
         head = -1 if is_at_end else self._layout.order[self._head]
         ahead = head - from_copy if head >= first else head, self._next - placed.end
-        return frozenset(gathered), frozenset(gathers), frozenset(recomputed), ahead
+        in_order = zip(relative(in_flight), gathers, strict=True)
+        return frozenset(gathered), frozenset(in_order), frozenset(recomputed), ahead

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import inf
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.known_calls import RELEASE
-from calculator.sharding.zero3.parameters import ELEMENTS, PARTITION
+from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
+from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.segment import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
     from calculator.sharding.zero3.parameters import Partitioned
-    from calculator.sharding.zero3.segment import Segment
 
-_PAYLOAD, _WITH_PADDING = attrgetter("payload"), attrgetter("with_padding")
+_PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), attrgetter("with_padding")
+_DTYPE = itemgetter(0)
 
 
 class PlacedSegment(NamedTuple):
@@ -63,16 +65,19 @@ class Layout:
         self.first, self.period = len(step.outside), len(step.of_copy)
         self.parameters: list[Partitioned] = [*step.outside, *step.of_copy * len(followed.numbers)]
         count = len(followed.numbers)
-        self.elements, self.payloads, self.partitions = (
-            [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, PARTITION)
+        self.elements, self.payloads, self.whole = (
+            [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, _WHOLE)
         )
+        partitions = [(each.dtype, each.partition) for each in (*step.outside, *step.of_copy)]
+        #: By dtype, the elements of the partition of each parameter. 0 for those of another dtype.
+        self.partitions: dict[DType, list[int]] = {}
+        for dtype in dict.fromkeys(map(_DTYPE, partitions)):
+            sizes = [size if of == dtype else 0 for of, size in partitions]
+            self.partitions[dtype] = [*sizes[: self.first], *sizes[self.first :] * count]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
         of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
         self.persistent.update([number + slot * self.period for slot in range(count) for number in of_copy])
-        dtypes = {each.dtype for each in (*step.outside, *step.of_copy)}
-        #: The dtype of all parameters, or None if there are several.
-        self.dtype: DType | None = dtypes.pop() if len(dtypes) == 1 else None
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
@@ -80,12 +85,14 @@ class Layout:
         self.persistent_bytes = self._of_persistent(_WITH_PADDING)
         self.persistent_payload = self._of_persistent(_PAYLOAD)
         placed = self._placed()
-        #: The parameters in the order of their uses, each with the index of the module that uses it.
-        self.queue = [(number + each.shift, place + each.begin) for own, each in placed for number, place in own.order]
-        order, places = zip(*self.queue, strict=True)
-        self.order: tuple[int, ...] = order
+        #: The parameters in the order of their uses.
+        self.order: list[int] = []
         #: The index of the module that uses each of them. The last is infinite.
-        self.places: tuple[float, ...] = (*places, inf)
+        self.places: list[float] = []
+        for own, each in placed:
+            self.order += map(each.shift.__add__, own.order)
+            self.places += map(each.begin.__add__, own.places)
+        self.places.append(inf)
         self.segments = [*self._with_distances(placed)]
 
     def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
@@ -105,11 +112,13 @@ class Layout:
             window = own.segment.window
             backward = window == BACKWARD
             before_gap = followed.before + followed.skipped if backward else followed.before - 1
+            of = own.segment
             for copy in (None,) if window is None else followed.numbers[:: -1 if backward else 1]:
                 if copy is not None:
                     repeats[backward] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
-                segment = own.segment._replace(repeats=(*repeats,), copy=copy, skipped=skipped)
+                place = window, (*repeats,), copy, skipped
+                segment = Segment(of.start, of.end, *place, of.events, of.fetched, of.active)
                 slot = None if copy is None else followed.slots[copy]
                 shift = (slot or 0) * self.period
                 from_copy = shift if backward else shift + self.period
@@ -133,11 +142,12 @@ class Layout:
 
 def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
     """Return a call outside of the copies, with the distances to the next uses of parameters."""
-    kind, number, place, position, own, others, gradient = call
-    if kind != RELEASE:
-        return call
-    distances = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
-    return kind, number, place, position, distances, others, gradient
+    kind, number, place, position, own, others, ahead = call
+    if kind == RELEASE:
+        return kind, number, place, position, own, _distance(own, place, at, placed, starts), ahead
+    if kind == RELEASE_SEVERAL:
+        own = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
+    return kind, number, place, position, own, others, ahead
 
 
 def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> float:

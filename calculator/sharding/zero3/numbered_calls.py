@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, VIEW, OutsideCalls, known_copy
-from calculator.sharding.zero3.program import BACKWARD, WITHOUT_GRAPH
+from calculator.engine import module_calls
+from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, OutsideCalls, known_copy
+from calculator.sharding.zero3.program import BACKWARD, NO_GRAD_FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.known_calls import KnownCall
@@ -21,23 +23,28 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
 
-_KIND = itemgetter(1)
+#: The kind of an event, and that of a numbered call.
+_KIND, _KIND_OF_CALL = itemgetter(1), itemgetter(0)
 
-#: The kind of a call whose module has several parameters that no other module uses.
-FETCH_SEVERAL = -1
+#: Further kinds of calls: of a module with several parameters that no other module uses, the release of several
+#: parameters, a view is created, a view is freed, and the graph of the loss refers to a parameter.
+FETCH_SEVERAL, RELEASE_SEVERAL, PIN, UNPIN, KEEP = range(5, 10)
 
+#: The kinds of calls that create or free a view, or free what one refers to.
+_OF_VIEWS = frozenset((PIN, UNPIN, RELEASE, RELEASE_SEVERAL))
 
-#: An event of a segment, or several calls of modules in a row: what happens, the index of the event, the number of
-#: modules that are called before it in the segment, and the position on the tape. Then, of
+#: An event of a segment: what happens, the index of the event, the number of modules that are called before it in the
+#: segment, and the position on the tape. Then, of
 #:
 #: - a fetch: the parameter that no other module uses, or those parameters; all parameters of the module,
-#: - a release: the parameters that may be freed with the distances to their next uses (see `_distances`); those that a
-#:   recomputation gathered,
-#: - several calls: nothing; the position, the index of the event, and the parameters of each,
-#: - a view: its parameter; the kind of the event, and the number of the view.
+#: - a release: the parameter that may be freed; the distance to its next use (see `_distances`),
+#: - the release of several: such parameters, each with the distance; those that a recomputation gathered,
+#: - a gradient: its parameter (not the number); nothing,
+#: - a view: its parameter; the number of the view, for a new one with whether a recomputation creates it.
 #:
-#: Last, the parameter whose gradient is ready.
-NumberedCall = tuple[int, int, int, int, Any, Any, "Partitioned | None"]
+#: Last, the calls in a row before it of modules whose parameters are gathered: the position, the index of the event,
+#: and the parameters of each. After the last event, such calls have the kind `AHEAD`.
+NumberedCall = tuple[int, int, int, int, Any, Any, Sequence[tuple[int, int, Sequence[int]]]]
 
 
 class NumberedSegment(NamedTuple):
@@ -47,7 +54,8 @@ class NumberedSegment(NamedTuple):
         segment: The segment of the first copy.
         calls: The calls.
         modules: The number of modules that are called.
-        order: The parameters in the order of their uses, each with the index of the module that uses it.
+        order: The parameters in the order of their uses.
+        places: The index of the module that uses each of them.
         uses: The indices of the modules that use each parameter.
         before: The elements of the modules before each module, and of all.
         used: The parameters of each module.
@@ -56,7 +64,8 @@ class NumberedSegment(NamedTuple):
     segment: Segment
     calls: Sequence[NumberedCall]
     modules: int
-    order: list[tuple[int, int]]
+    order: list[int]
+    places: list[int]
     uses: Mapping[int, list[int]]
     before: list[int]
     used: list[tuple[int, ...]]
@@ -86,66 +95,138 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers = {each: number for number, each in enumerate((*outside, *of_copy))}
+    of_module = _Numbers(numbers)
     uses = OutsideCalls(program.backward)
     calls = []
     for segment in program.segments:
         of_segment = uses.segment if segment.window is None else partial(known_copy, backward=program.backward)
         known = of_segment(segment.events, segment.active)
-        if known is None or WITHOUT_GRAPH in map(_KIND, segment.events):
+        if known is None or NO_GRAD_FORWARD in map(_KIND, segment.events):
             return None
         calls.append(known.calls)
-    segments = [_numbered(segment, numbers) for segment in program.segments]
+    segments = [_numbered(segment, of_module) for segment in program.segments]
     backward = next(each for each in segments if each.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     found = []
     for own, known_calls in zip(segments, calls, strict=True):
         window = own.segment.window
-        distance = _distances(own, {} if window == BACKWARD else after, most)
-        numbered = [*_numbered_calls(own, known_calls, numbers, _unknown if window is None else distance)]
-        views = [] if window is None else [each[4] for each in numbered if each[0] == VIEW]
+        distance = _unknown if window is None else _distances(own, {} if window == BACKWARD else after, most)
+        numbered = [*_numbered_calls(own, known_calls, of_module, distance, program.backward)]
+        views = [] if window is None else [each[4] for each in numbered if each[0] in {PIN, UNPIN, KEEP}]
         if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
             return None
-        found.append(own._replace(calls=numbered))
+        found.append(own._replace(calls=_without_inert_views(numbered)))
     return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
 
 
-def _numbered(segment: Segment, numbers: Mapping[Partitioned, int]) -> NumberedSegment:
+class _Numbers(dict["Module", tuple[int, ...]]):
+    """The numbers of the parameters of each module."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: Mapping[Partitioned, int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __missing__(self, module: Module) -> tuple[int, ...]:
+        found = self[module] = tuple(map(self.numbers.__getitem__, module.parameters))
+        return found
+
+
+def _numbered(segment: Segment, of_module: _Numbers) -> NumberedSegment:
     """Return a segment without its calls."""
-    used = [tuple([numbers[each] for each in own]) if (own := module.parameters) else () for module in segment.fetched]
-    order = [(number, place) for place, own in enumerate(used) if own for number in own]
+    used = [*map(of_module.__getitem__, segment.fetched)]
+    order = [number for own in used for number in own]
+    places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
-    for number, place in order:
+    for number, place in zip(order, places, strict=True):
         uses.setdefault(number, []).append(place)
     sizes = [module.elements if module.parameters else 0 for module in segment.fetched]
-    return NumberedSegment(segment, (), len(used), order, uses, [*accumulate(sizes, initial=0)], used)
+    return NumberedSegment(segment, (), len(used), order, places, uses, [*accumulate(sizes, initial=0)], used)
 
 
 def _numbered_calls(
     own: NumberedSegment,
     calls: Iterable[KnownCall],
-    numbers: Mapping[Partitioned, int],
+    of_module: _Numbers,
     distance: Callable[[int, int], float],
+    backward: int,
 ) -> Iterator[NumberedCall]:
-    events, used = own.segment.events, own.used
+    """Yield the calls of a segment, without the release of parameters that are used again too soon."""
+    events, used, numbers = own.segment.events, own.used, of_module.numbers
+    ahead: list[tuple[int, int, Sequence[int]]] = []
+    number = place = 0
+    what: int
+    given: Any
+    others: Any
     for kind, place, number, some, recomputed in calls:
+        if kind == AHEAD:
+            ahead += [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
+            continue
         position, of_event, module, parameter, serial = events[number]
         if kind == FETCH:
-            every = used[place]
-            if len(some) == 1:
-                yield kind, number, place, position, every[some[0]], every, None
-            else:
-                yield FETCH_SEVERAL, number, place, position, [every[at] for at in some], every, None
-        elif kind == RELEASE and module is not None:
-            freed = [numbers[module.parameters[at]] for at in some]
-            again = [numbers[_module(events, event).parameters[at]] for event, at in recomputed]
-            yield kind, number, place, position, [(each, distance(each, place)) for each in freed], again, None
-        elif kind == AHEAD:
-            row = [(events[each][0], each, used[at]) for at, each in enumerate(some, place)]
-            yield kind, number, place, position, (), row, None
-        elif kind == GRADIENT or parameter is None:
-            yield kind, number, place, position, (), (), parameter
+            others = used[place]
+            is_one = len(some) == 1
+            what, given = (FETCH, others[some[0]]) if is_one else (FETCH_SEVERAL, [others[at] for at in some])
+        elif module is not None and len(some) == 1 and not recomputed:
+            what, given = RELEASE, of_module[module][some[0]]
+            others = distance(given, place)
+            if others == -inf:
+                continue
+        elif module is not None:
+            freed = [of_module[module][at] for at in some]
+            what, given = RELEASE_SEVERAL, [(each, away) for each in freed if (away := distance(each, place)) > -inf]
+            others = [of_module[_module(events, event)][at] for event, at in recomputed]
+            if not (given or others):
+                continue
+        elif parameter is None or kind == GRADIENT:
+            what, given, others = GRADIENT, parameter, None
+        elif of_event == module_calls.PINNED:
+            what, given, others = PIN, numbers[parameter], (serial, position > backward)
+        elif of_event == module_calls.UNPINNED:
+            what, given, others = UNPIN, numbers[parameter], serial
+        elif position <= backward:
+            what, given, others = KEEP, numbers[parameter], None
         else:
-            yield kind, number, place, position, numbers[parameter], (of_event, serial), None
+            continue
+        yield what, number, place, position, given, others, ahead
+        ahead = []
+    if ahead:
+        yield AHEAD, number, place + len(ahead), events[number][0], None, None, ahead
+
+
+def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
+    """Return the calls without views that are freed before a release of their parameter, which change nothing."""
+    kinds = [*map(_KIND_OF_CALL, calls)]
+    if PIN not in kinds:
+        return calls
+    pinned: dict[tuple[int, str], int] = {}
+    inert: set[int] = set()
+    for at in [at for at, kind in enumerate(kinds) if kind in _OF_VIEWS]:
+        kind, _, _, _, own, others, _ = calls[at]
+        if kind == PIN:
+            pinned[own, others[0]] = at
+        elif kind == UNPIN:
+            begun = pinned.pop((own, others), None)
+            if begun is not None:
+                inert.update((at, begun))
+        elif pinned:
+            freed = {own} if kind == RELEASE else {each for each, _ in own}.union(others)
+            pinned = {view: begun for view, begun in pinned.items() if view[0] not in freed}
+    if not inert:
+        return calls
+    found: list[NumberedCall] = []
+    before: list[tuple[int, int, Sequence[int]]] = []
+    for at, call in enumerate(calls):
+        if at in inert:
+            before = [*before, *call[-1]]
+        else:
+            found.append((*call[:-1], [*before, *call[-1]]) if before else call)
+            before = []
+    if before:
+        _, number, place, position, *_ = calls[-1]
+        found.append((AHEAD, number, place, position, None, None, before))
+    return found
 
 
 def _module(events: Sequence[Event], number: int) -> Module:

@@ -169,7 +169,7 @@ class Module:
         self.key = key or Key(str(number), None)
         #: Frozen parameters that a recomputation gathered while this module's backward pass was running.
         self.recomputed: set[Partitioned] = set()
-        #: Whether DeepSpeed misses the end of its backward pass, because it last ran without a graph.
+        #: Whether DeepSpeed misses the end of its backward pass, because it last ran under no_grad.
         self.stays_in_backward = False
 
     @property

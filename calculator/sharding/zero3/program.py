@@ -33,6 +33,7 @@ PREFIXES = {
     prefix.removesuffix(": "): prefix
     for prefix in (
         module_calls.BEFORE_FORWARD,
+        module_calls.BEFORE_FORWARD_OF_LEAF,
         module_calls.AFTER_FORWARD,
         module_calls.BEFORE_BACKWARD,
         module_calls.AFTER_BACKWARD,
@@ -46,11 +47,15 @@ PREFIXES = {
 #: The marks of views, which begin with the number of the view.
 _OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
 
-#: The kind of an event that is a call in a pass without a graph of the trained model.
-WITHOUT_GRAPH = "before forward without a graph: "
+#: The kind of an event that is a call in a no-grad pass of the trained model.
+NO_GRAD_FORWARD = "before no-grad forward: "
+
+#: The mark of a call in such a pass whose input requires a gradient, in place of the number of a view. DeepSpeed counts
+#: the input again, and so does not miss the end of the backward pass.
+OF_LEAF = "leaf"
 
 #: The kinds of events before which a module's parameters are gathered.
-FETCHES = frozenset((module_calls.BEFORE_FORWARD, WITHOUT_GRAPH, module_calls.BEFORE_BACKWARD))
+FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
 
 #: The number of the window of the backward pass.
 BACKWARD = 1
@@ -63,6 +68,8 @@ MAGNITUDES = "lora_magnitude_vector"
 
 
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
+#: The kind of a call.
+_BEFORE = module_calls.BEFORE_FORWARD
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
 
 #: A name or a path with `*` for the number of its layer, and that number.
@@ -92,9 +99,13 @@ class Program:
             for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
+        calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
+        if modules is None:
+            called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
+            modules = self._with_parameters(called, parts, parameters, leaves)
         #: The modules by their paths and layers.
-        self.modules = self._with_parameters(parts, parameters, leaves) if modules is None else modules
-        begun = [each.text for _, marks in parts for each in marks if each.kind == module_calls.BEFORE_FORWARD]
+        self.modules = modules
+        begun = [text for own in calls for text, _ in own]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
@@ -109,12 +120,13 @@ class Program:
 
     def _with_parameters(
         self,
+        called: Sequence[Name],
         parts: Sequence[tuple[int | None, list[Placed]]],
         parameters: Sequence[Partitioned],
         leaves: set[str],
     ) -> dict[Name, Module]:
         """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = _modules(self._called(parts), parameters, leaves, self.substitutes)
+        modules = _modules(called, parameters, leaves, self.substitutes)
         for model in ("", SECOND):
             for name, of in self.substitutes.tied.items():
                 owners = self.substitutes.owners(model + name.rpartition(".")[0])
@@ -145,11 +157,14 @@ class Program:
             found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
         return found
 
-    def _called(self, parts: Sequence[tuple[int | None, list[Placed]]]) -> list[Name]:
-        """Return the modules that are called, as paths with the numbers of their layers."""
+    def _called(self, calls: Iterable[tuple[int | None, Sequence[Name]]]) -> list[Name]:
+        """Return the modules that are called, as paths with the numbers of their layers.
+
+        `calls` are those of the first copy in each window, and those outside of the windows.
+        """
         called: dict[Name, None] = {}
-        for window, marks in parts:
-            paths = dict.fromkeys((each.text, each.layer) for each in marks if each.kind == module_calls.BEFORE_FORWARD)
+        for window, own in calls:
+            paths = dict.fromkeys(own)
             for copy in (0,) if window is None else self._followed.numbers:
                 more = copy * self._followed.period
                 called.update({(path, None if layer is None else layer + more): None for path, layer in paths})
@@ -199,12 +214,12 @@ class Program:
 
     @cached_property
     def model_runs(self) -> list[list[Segment]]:
-        """The segments of each run of a model: those without a graph, and that of the loss, which is the last."""
+        """The segments of each run of a model: those under no_grad, and that of the loss, which is the last."""
         roots = (self.root, self.second_root)
         found: list[list[Segment]] = []
         for segment in self.segments:
             _, kind, module, *_ = segment.events[0] if segment.events else (0, "", None)
-            if not found or (kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH} and module in roots):
+            if not found or (kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD} and module in roots):
                 found.append([])
             found[-1].append(segment)
         return found
@@ -214,8 +229,8 @@ class Program:
         positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
         if any(wraps):
             kinds = [
-                WITHOUT_GRAPH if is_wrapped and kind == module_calls.BEFORE_FORWARD else kind
-                for kind, is_wrapped in zip(kinds, wraps, strict=True)
+                NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD and serial != OF_LEAF else kind
+                for kind, is_wrapped, serial in zip(kinds, wraps, serials, strict=True)
             ]
         names = [*zip(texts, layers, strict=True)]
         # No module has the name of a parameter.
@@ -224,7 +239,7 @@ class Program:
         active = [
             number
             for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
-            if module is None or module.parameters or kind != module_calls.AFTER_FORWARD
+            if kind != module_calls.AFTER_FORWARD or module is None or module.parameters
         ]
         fetched = [number for number in active if kinds[number] in FETCHES]
 
@@ -283,7 +298,7 @@ def _parts(
     """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
-    without_graph, inside, wraps = "", False, False
+    no_grad_pass, inside, wraps = "", False, False
     of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
     names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
     cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
@@ -298,17 +313,19 @@ def _parts(
         kind, colon, text = label.partition(": ")
         prefix = PREFIXES.get(kind) if colon else None
         if prefix is not None:
-            text, serial, own = without_graph + text, "", layer if "*" in text else None
+            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
             if prefix in _OF_VIEWS:
                 serial, text = text.split(maxsplit=1)
                 own = viewed.setdefault(serial, own)
+            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
+                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
-        if label.startswith(module_calls.NO_GRAPH):
-            without_graph, inside = label.removeprefix(module_calls.NO_GRAPH), True
-        elif label == module_calls.NO_GRAPH_ENDS:
-            without_graph, inside = "", False
-        wraps = inside and not without_graph
+        if label.startswith(module_calls.NO_GRAD):
+            no_grad_pass, inside = label.removeprefix(module_calls.NO_GRAD), True
+        elif label == module_calls.NO_GRAD_ENDS:
+            no_grad_pass, inside = "", False
+        wraps = inside and not no_grad_pass
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []
@@ -386,7 +403,7 @@ def _look_inside(segments: Iterable[Segment]) -> None:
             continue
         if kind == module_calls.AFTER_FORWARD:
             running.pop()
-        elif kind in {module_calls.BEFORE_FORWARD, WITHOUT_GRAPH}:
+        elif kind in {module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD}:
             for around in running:
                 if not around.is_leaf:
                     around.inside.update(

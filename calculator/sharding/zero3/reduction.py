@@ -6,7 +6,6 @@ coalesced_collectives.py, reduce_scatter_coalesced.
 
 from __future__ import annotations
 
-from collections import Counter
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,12 @@ _SIZES, _NAME = attrgetter("elements", "partition"), attrgetter("key.name")
 class Bucket:
     """The gradients that wait for their reduction."""
 
-    __slots__ = ("_cast", "_elements", "_item", "_large", "_live", "_parameters", "_sizes", "is_last")
+    __slots__ = ("_cast", "_elements", "_item", "_large", "_live", "_runs", "_sizes", "is_last")
 
     def __init__(self, sizes: Sizes, live: Live, dtype: DType) -> None:
         self._sizes, self._live, self._item = sizes, live, ITEMSIZE[dtype]
-        self._parameters: list[Partitioned] = []
+        #: The parameters whose gradients wait, and how often they come: once in each of several copies of a layer.
+        self._runs: list[tuple[Sequence[Partitioned], int]] = []
         self._elements = 0
         #: The bytes of gradients that are too large for the buffer, and of their copies in the dtype of the reduction.
         self._large = self._cast = 0
@@ -54,8 +54,12 @@ class Bucket:
             self._large += size
             self._cast += allocated(parameter.elements, self._item) if own != self._item else 0
             self._live.add(size)
-        self._parameters.append(parameter)
+        self._runs.append(((parameter,), 1))
         self._elements += parameter.elements
+
+    @property
+    def _parameters(self) -> list[Partitioned]:
+        return [each for own, times in self._runs for each in (*own,) * times]
 
     @property
     def state(self) -> tuple[int, int, tuple[str, ...]]:
@@ -71,14 +75,15 @@ class Bucket:
         """Return whether the buffer has room for this many elements without an allocation."""
         return self._elements + elements <= self._sizes.reduce_bucket and not self._live.bytes
 
-    def take(self, gradients: Sequence[Partitioned], elements: int) -> None:
-        """Copy gradients that fit to the buffer."""
-        self._parameters += gradients
+    def take(self, gradients: Sequence[Partitioned], elements: int, times: int = 1) -> None:
+        """Copy gradients that fit to the buffer. `elements` are those of all, which come several `times`."""
+        if gradients:
+            self._runs.append((gradients, times))
         self._elements += elements
 
     def reduce(self) -> None:
         """Reduce the gradients, and copy this rank's parts to its partition."""
-        if not self._parameters:
+        if not self._runs:
             return
         fits = self._elements <= self._sizes.reduce_bucket
         scatters = self._sizes.reduce_scatter or not fits
@@ -88,7 +93,7 @@ class Bucket:
         if self._sizes.offloads_optimizer:
             self._offload(sorted(self._parameters, key=attrgetter("order")) if scatters else self._parameters)
         self._live.bytes -= size + self._large
-        self._parameters, self._elements, self._large, self._cast = [], 0, 0, 0
+        self._runs, self._elements, self._large, self._cast = [], 0, 0, 0
 
     def _offload(self, parameters: Iterable[Partitioned]) -> None:
         """Copy each partition to the host and back. Keep its norm and a float32 copy for the optimizer."""
@@ -112,12 +117,15 @@ class Bucket:
 
         A single gradient without padding stays in place.
         """
-        count = self._sizes.ranks
-        if len(self._parameters) == 1 and self._elements % count == 0:
+        count, runs = self._sizes.ranks, self._runs
+        if len(runs) == 1 and len(runs[0][0]) * runs[0][1] == 1 and self._elements % count == 0:
             own, self._cast = self._cast, 0
             return own, 0
-        padded = sum(map(PARTITION, self._parameters)) * count
-        sizes = Counter(map(_SIZES, self._parameters))
+        padded = sum([sum(map(PARTITION, some)) * times for some, times in runs]) * count
+        sizes: dict[tuple[int, int], int] = {}
+        for some, times in runs:
+            for size in map(_SIZES, some):
+                sizes[size] = sizes.get(size, 0) + times
         padding = sum([sum(self._paddings(*size)) * number for size, number in sizes.items()])
         return allocated(padded, self._item), padding
 

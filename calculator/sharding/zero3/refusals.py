@@ -24,6 +24,7 @@ FAMILIES = frozenset(
     {
         "apertus",
         "arcee",
+        "bamba",
         "bloom",
         "cohere",
         "cohere2",
@@ -35,6 +36,7 @@ FAMILIES = frozenset(
         "exaone",
         "exaone4",
         "falcon",
+        "falcon_h1",
         "gemma",
         "gemma2",
         "gemma3",
@@ -53,16 +55,20 @@ FAMILIES = frozenset(
         "gptj",
         "granite",
         "granitemoe",
+        "granitemoehybrid",
         "hunyuan_v1_dense",
         "idefics3",
         "internlm3",
         "internvl",
         "iquestcoder",
         "jais2",
+        "jamba",
+        "lfm2",
         "llama",
         "llama4_text",
         "llava",
         "llava_next",
+        "mamba2",
         "minimax_m2",
         "ministral",
         "ministral3",
@@ -70,6 +76,7 @@ FAMILIES = frozenset(
         "mistral3",
         "mixtral",
         "nemotron",
+        "nemotron_h",
         "olmo",
         "olmo2",
         "olmo3",
@@ -89,6 +96,7 @@ FAMILIES = frozenset(
         "qwen3_5_moe_text",
         "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
         "qwen3_vl",
         "qwen3_vl_moe",
         "seed_oss",
@@ -151,9 +159,6 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     if trainer_of(training).facts.generates:
         yield from _of_generation(prepared)
-    if training.has_images and training.trainer in ("trl-dpo", "trl-kto"):
-        message = f"images with {training.trainer} are not modeled under zero3: {_INSTEAD}, or leave images out"
-        yield Problem(loc="training.images", msg=message, input=None)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing

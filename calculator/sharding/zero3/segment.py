@@ -50,7 +50,7 @@ class Segment(NamedTuple):
     Attributes:
         start: The position on the tape at which it starts.
         end: The position at which it ends.
-        window: The number of its window: forward, backward, or that of a pass without a graph.
+        window: The number of its window: forward, backward, or that of a no-grad pass.
         repeats: The number of copies before it, in the forward and in the backward pass.
         copy: The number of the copy in the forward pass. None outside of the copies.
         skipped: The number of copies that are skipped after it.

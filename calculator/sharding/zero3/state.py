@@ -106,8 +106,12 @@ class PartitionedState:
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
         model = self.prepared.model
-        for each in in_order(model, tensors, frozen=True, layers=layers):
-            in_tower = each.key.layer is not None and model.towers and each.key.name.startswith(model.towers)
+        found = in_order(model, tensors, frozen=True, layers=layers)
+        if not model.towers:
+            yield from found
+            return
+        for each in found:
+            in_tower = each.key.layer is not None and each.key.name.startswith(model.towers)
             yield each._replace(key=each.key.numbered) if in_tower else each
 
     @cached_property
@@ -180,9 +184,14 @@ class PartitionedState:
         return found
 
     @cached_property
+    def sizes_of_parts(self) -> list[list[int]]:
+        """The number of elements of a rank's part of each parameter, by sub-group."""
+        return [[*map(PARTITION, group)] for group in self.sub_groups]
+
+    @cached_property
     def partitions(self) -> list[int]:
         """The number of elements of a rank's part of each sub-group."""
-        return [sum(map(PARTITION, group)) for group in self.sub_groups]
+        return [*map(sum, self.sizes_of_parts)]
 
     @cached_property
     def largest(self) -> int:
@@ -201,13 +210,16 @@ class PartitionedState:
 
     def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
         """Yield the sub-groups of a group. One is complete when its partitions reach the size of a sub-group."""
+        if sum(map(PARTITION, own)) <= self.sizes.sub_group:
+            yield own
+            return
         sizes = [*accumulate(map(PARTITION, own))]
         begun = before = 0
-        while sizes and before + self.sizes.sub_group < sizes[-1]:
+        while before + self.sizes.sub_group < sizes[-1]:
             end = bisect_left(sizes, before + self.sizes.sub_group, begun) + 1
             yield own[begun:end]
             begun, before = end, sizes[end - 1]
-        if begun < len(own) or not own:
+        if begun < len(own):
             yield own[begun:]
 
     @property

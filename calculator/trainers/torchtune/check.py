@@ -133,7 +133,7 @@ def _method(prepared: Subject) -> Iterator[Problem]:
         message = f"torchtune has no base of {method.title}: use LoRA in bfloat16"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if isinstance(method, Full):
-        if method.trains_part and not method.by_turns:
+        if method.trains_part and not method.trains_active_layers:
             message = "torchtune's recipe trains every weight: leave it out, or use trainer transformers"
             yield Problem(loc="method.unfrozen_parameters", msg=message, input=list(method.unfrozen_parameters or ()))
         return

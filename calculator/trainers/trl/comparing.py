@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
+from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers.trl import check, routers
+from calculator.trainers.trl.all_logits import all_outputs
 from calculator.trainers.trl.compared import compared, copies_problems, sentence
 from calculator.trainers.trl.trainer import TrlTrainer
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.layers.trl.fused_head import Output
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
 
@@ -27,6 +31,8 @@ class ComparingTrainer(TrlTrainer):
     """A trainer with a reference: a second model, disabled adapters, or copies of the adapters."""
 
     __slots__ = ()
+    #: What its metrics read of the model's outputs, in addition to the log-probabilities.
+    logged: ClassVar[tuple[Output, ...]] = ()
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
@@ -62,6 +68,14 @@ class ComparingTrainer(TrlTrainer):
     def compared(self, prepared: Subject) -> Compared | None:
         """Return the reference model that the loss compares with."""
         return compared(prepared)
+
+    def fused_head(self, compared: str | None) -> FusedHead:
+        """Return the fused head. That of a second model computes the log-probabilities alone."""
+        return FusedHead(outputs=() if compared == "model" else self.logged)
+
+    def head(self, context: Context) -> LossHead:
+        """Return the fused head, or that of older releases, with all logits."""
+        return all_outputs if self.is_older(context.prepared.stack) else self.fused_head(context.compared)
 
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant.
@@ -105,15 +119,18 @@ def reference_autocast(context: Context) -> DType | None:
 
 
 def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
-    """Return copies of precomputed log-probabilities in the dtype of DeepSpeed's weights, if it differs.
+    """Cast the floating-point tensors of a batch to the dtype of DeepSpeed's weights, if it differs.
+
+    The images of the context become the cast ones, which all passes read. Return the precomputed log-probabilities.
 
     Source: transformers/trainer.py, _prepare_input.
     """
     dtype = context.prepared.cast_to
-    if dtype in (None, "float32") or not context.training.precompute_ref_log_probs:
+    if dtype in (None, "float32"):
         return []
-    rows = (context.training.micro_batch_size,)
-    return [context.tape.new(rows, dtype, f"{name}, cast") for name in names]
+    context.images = [context.hooks.batch(each) for each in context.images]
+    rows, given = (context.training.micro_batch_size,), context.training.precompute_ref_log_probs
+    return [context.tape.new(rows, dtype, f"{name}, cast") for name in names if given]
 
 
 def with_router_loss(context: Context, loss: Tensor, outputs: list[Tensor]) -> Tensor:

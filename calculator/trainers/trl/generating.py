@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.logits_metrics import entropies_by_rows
 from calculator.layers.trl.sequence_logps import masked_labels
 from calculator.trainers.ddp_outputs import returned
@@ -41,6 +40,7 @@ class GeneratingTrainer(ComparingTrainer):
     """A trainer whose first micro-batch scores the generation batch."""
 
     __slots__ = ()
+    logged = ("entropy",)
 
     #: The trainer's default of `beta`. With 0, there is no reference.
     default_beta: float
@@ -151,13 +151,10 @@ class GeneratingTrainer(ComparingTrainer):
         return [generated.unowned(context, (context.batch, context.length), "int64")]
 
     def head(self, context: Context) -> LossHead:
-        """Return the fused head, or that of older releases, with the logits of the completions.
-
-        The fused head of a second model computes the log-probabilities alone.
-        """
+        """Return the fused head, or that of older releases, with the logits of the completions."""
         if self.is_older(context.prepared.stack):
             return older_generating.logits_of_completions
-        return FusedHead(outputs=() if context.compared == "model" else ("entropy",))
+        return ComparingTrainer.head(self, context)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Score the generation batch in the step's first micro-batch. Then run the model on the micro-batch's rows."""
@@ -273,7 +270,7 @@ class GeneratingTrainer(ComparingTrainer):
         counted = generated_images.counted(context, training.micro_batches * training.micro_batch_size)
         labels = masked_labels(context)
         with autocast.region(tape, training.autocast):
-            loss, outputs = forward.without_graph(name, reference=reference)
+            loss, outputs = forward.no_grad(name, reference=reference)
         del returned
         tape.scope, tape.component = name, "logits_and_loss"
         completions = (generated.rows(training), generated.completion(training))

@@ -7,27 +7,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.names import MethodName
     from calculator.inputs.sharding import ShardingName
     from calculator.trainers.subject import Subject
 
 #: The first release whose manager was traced.
 FIRST = (1, 15)
 
+#: Families whose layers save tensors in layouts that are not modeled, so that copies of them on the GPU are not known.
+UNKNOWN_LAYOUTS = frozenset({"bloom", "falcon", "gpt_neo"})
+
+#: The methods that save tensors in layouts that are modeled.
+KNOWN_METHODS: frozenset[MethodName] = frozenset(
+    (
+        "full", "lora", "qlora", "adapter", "prefix", "prompt", "p_tuning", "ia3", "ln_tuning", "miss", "lokr", "beft",
+        "hira", "road", "trainable_tokens", "deft", "vblora", "adalora", "glora", "c3a", "bitfit",
+        "osf",
+    )
+)  # fmt: skip
+
 #: The sentence of an answer about the tensors that are offloaded.
-OFFLOADED = (
-    "TRL's OffloadActivations copies every saved tensor of 1 kB or more to pinned host memory: here the inputs of the "
-    "layers, and what the norm and the loss after them save. The last five stay on the GPU until the backward pass "
-    "begins. A tensor that was copied back stays until the next node that reads an offloaded one has run."
+_OFFLOADED = (
+    "TRL's OffloadActivations copies every saved tensor of 1 kB or more to pinned host memory: {saved}. The last five "
+    "stay on the GPU until the backward pass begins. A tensor that was copied back stays until the next node that "
+    "reads an offloaded one has run."
+)
+
+#: What is saved with and without gradient checkpointing.
+_CHECKPOINTED = "here the inputs of the layers, and what the norm and the loss after them save"
+_NOT_CHECKPOINTED = (
+    "here what every operation saves, in the order in which it does. One that is not contiguous is copied on the GPU "
+    "first. One that is saved again while it is on the GPU stays there until it is read"
+)
+
+#: The sentence on addresses that are used again.
+_ADDRESSES = (
+    "TRL recognizes a tensor that is saved again by its address. The figures assume that no other tensor has got the "
+    "address in the meantime, which can happen to one that was copied on the GPU first."
 )
 
 #: The sentence on what depends on the time that the copies take.
-TIMING = (
+_TIMING = (
     "Which tensors are alive does not depend on how long the copies take. Reserved memory can depend on it: a block "
     "for which record_stream was called is used again once its copy has ended. The figures assume that the copy has "
     "ended when the tensor is freed. TRL also empties the allocator's cache before each micro-batch if bitsandbytes is "
@@ -35,25 +62,31 @@ TIMING = (
 )
 
 
+def sentences(*, checkpointed: bool) -> list[str]:
+    """Return what an answer says about offloaded activations, with or without gradient checkpointing."""
+    saved = _CHECKPOINTED if checkpointed else _NOT_CHECKPOINTED
+    return [_OFFLOADED.format(saved=saved), *([] if checkpointed else [_ADDRESSES]), _TIMING]
+
+
 def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
     """Yield why activations that a trainer of TRL offloads are refused."""
     training = prepared.training
     if not training.activation_offloading:
         return
+    checkpointed = training.gradient_checkpointing
+    unknown = None if checkpointed else _of_unknown_layout(prepared)
     reasons = {
-        "without gradient checkpointing is not modeled, because what stays on the GPU then depends on the order in "
-        "which PyTorch's operators save tensors: set gradient_checkpointing true": (
-            not training.gradient_checkpointing
-        ),
+        f"without gradient checkpointing is not modeled for {unknown}, whose saved tensors have other layouts: set "
+        "gradient_checkpointing true": unknown is not None,
         "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
-        "gradient_checkpointing_kwargs.use_reentrant false": training.use_reentrant,
+        "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
         "with images is not modeled: use false, or leave images out": training.has_images,
         "on several GPUs is not modeled: use false, or device.sharding none": sharding != "none",
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
             prepared.model.config.get("hidden_size_per_layer_input")
         ),
         "is not modeled for layers that receive a mask as a positional argument: use false, or sdpa without padding": (
-            prepared.model.model_type == "gpt2" and (training.attention == "eager" or training.padding)
+            checkpointed and prepared.model.model_type == "gpt2" and (training.attention == "eager" or training.padding)
         ),
         f"of TRL {prepared.stack.trl} is not modeled: use a stack.trl of 1.15 or later": (
             release(prepared.stack.trl)[:2] < FIRST
@@ -66,3 +99,16 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         if applies:
             yield Problem(loc="training.activation_offloading", msg=f"TRL's option {reason}", input=True)
             return
+
+
+def _of_unknown_layout(prepared: Subject) -> str | None:
+    """Return what saves tensors in layouts that are not modeled, or None."""
+    model, method = prepared.model, prepared.method
+    if any(layer.kind.attention in (*RECURRENT_TYPES, "hybrid") for layer in model.decoder.layers):
+        return "layers without attention"
+    if model.model_type in UNKNOWN_LAYOUTS:
+        return model.model_type
+    if method.name not in KNOWN_METHODS:
+        return method.facts.label
+    stored = method.base_quantization(prepared.training)
+    return None if stored is None or stored.of_bitsandbytes else "this quantized base"

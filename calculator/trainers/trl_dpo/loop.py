@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.stack.releases import release
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl.all_logits import all_outputs
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_dpo import older
 from calculator.trainers.trl_dpo.facts import FACTS
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from calculator.common.names import LayerOutputs, TrainerName
     from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -47,6 +44,7 @@ class TrlDpo(ComparingTrainer):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-dpo"
     facts = FACTS
+    logged = ("entropy", "mean_logits", "is_top1")
     losses = (
         "sigmoid",
         "hinge",
@@ -81,16 +79,6 @@ class TrlDpo(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head, or that of older releases, with all logits.
-
-        The fused head of a second model computes the log-probabilities alone.
-        """
-        if self.is_older(context.prepared.stack):
-            return all_outputs
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits", "is_top1")
-        return FusedHead(outputs=logged)
-
     def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:
         """Return which tensors of every layer older releases get from the model."""
         trl = release(prepared.stack.trl)[:2]
@@ -119,6 +107,7 @@ class TrlDpo(ComparingTrainer):
         reference = self._reference(context, forward)
         loss = with_router_loss(context, _loss(halves(policy, rows), halves(reference, rows)), outputs)
         del labels, model_loss, outputs, policy, reference, inputs
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -128,7 +117,7 @@ class TrlDpo(ComparingTrainer):
         if context.training.precompute_ref_log_probs:
             return Tensor(context.tape, None, (context.batch,), "float32", None)
         with autocast.region(context.tape, reference_autocast(context)):
-            _, outputs = forward.without_graph("reference: ", reference=True)
+            _, outputs = forward.no_grad("reference: ", reference=True)
         return sums(context, outputs[0])
 
 

@@ -92,7 +92,7 @@ def _logps(context: Context, forward: Passes, *, reference: bool) -> _Logps:
     if training.padding and not reference:
         context.padding_mask = mask
     with autocast.region(tape, training.autocast):
-        passes = forward.without_graph("reference: ", reference=True) if reference else forward(ids)
+        passes = forward.no_grad("reference: ", reference=True) if reference else forward(ids)
     outputs = passes[1]
     del passes
     outputs = converted(context, outputs)

@@ -8,7 +8,7 @@ from calculator.trainers.trl_defaults import DEFAULTS, least_rows
 #: Source: trl/trainer/kto_trainer.py, DataCollatorForUnpairedPreference and _compute_loss.
 STEP = (
     "The step is that of TRL's KTOTrainer. With the loss kto, a second batch of the same shape (KL_input_ids) runs "
-    "without a graph: in the model before its own pass, and in the reference. The reference runs while the model's "
+    "under no_grad: in the model before its own pass, and in the reference. The reference runs while the model's "
     "graph is alive. Dropout modules drop nothing (disable_dropout=True). Evaluation, logging and data loading are "
     "not counted."
 )
@@ -26,7 +26,7 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=(*DEFAULTS, least_rows("TRL 1.16, trainer/kto_trainer.py: the loss kto pairs rows")),
     compares=True,
-    runs_without_graph_first=True,
+    runs_no_grad_first=True,
     has_prompts=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),

@@ -11,10 +11,9 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl.all_logits import all_outputs
 from calculator.trainers.trl.comparing import ComparingTrainer, cast_inputs, reference_autocast, with_router_loss
 from calculator.trainers.trl_kto import older
 from calculator.trainers.trl_kto.facts import FACTS
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.layers.loss import LossHead
-    from calculator.layers.trl.fused_head import Output
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
@@ -49,6 +46,7 @@ class TrlKto(ComparingTrainer):
     name: ClassVar[TrainerName | None] = "trl-kto"
     facts = FACTS
     losses = ("kto", "apo_zero_unpaired")
+    logged = ("entropy", "mean_logits")
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that KTOTrainer refuses, or that are not modeled."""
@@ -93,16 +91,6 @@ class TrlKto(ComparingTrainer):
         context.num_items = None
         return batch
 
-    def head(self, context: Context) -> LossHead:
-        """Return the fused head, or that of older releases, with all logits.
-
-        The fused head of a second model computes the log-probabilities alone.
-        """
-        if self.is_older(context.prepared.stack):
-            return all_outputs
-        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")
-        return FusedHead(outputs=logged)
-
     def layer_outputs(self, prepared: Subject) -> LayerOutputs | None:
         """Return which tensors of every layer older releases get from the model: its cache."""
         return "cache" if self.is_older(prepared.stack) else None
@@ -125,6 +113,7 @@ class TrlKto(ComparingTrainer):
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward()
         context.drop_outputs()
+        model_loss, outputs = returned(context, model_loss, outputs)
         tape.component = "logits_and_loss"
         policy = sums(context, outputs[0])
         selected = _selected(policy)
@@ -136,6 +125,7 @@ class TrlKto(ComparingTrainer):
         loss = with_router_loss(context, loss, outputs)
         _save_for_metrics(context, selected[2:])
         del inputs, counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        context.images = []
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss
@@ -157,7 +147,7 @@ class TrlKto(ComparingTrainer):
     def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
         dtype = reference_autocast(context) if reference else context.training.autocast
         with autocast.region(context.tape, dtype):
-            _, outputs = forward.without_graph(name, reference=reference)
+            _, outputs = forward.no_grad(name, reference=reference)
         return sums(context, outputs[0])
 
 

@@ -118,7 +118,7 @@ def _forward(context: Context, forward: Passes, *, estimates_kl: bool, reference
     tape.component = "activations"
     context.set_scope("")
     with autocast.region(tape, training.autocast):
-        passes = forward.without_graph("reference: ", reference=True) if reference else forward()
+        passes = forward.no_grad("reference: ", reference=True) if reference else forward()
     outputs = passes[1]
     del passes
     outputs = converted(context, outputs)
@@ -141,7 +141,7 @@ def _kl(context: Context, forward: Passes, *, reference: bool) -> tuple[Tensor, 
     tape, dtype = context.tape, context.training.autocast
     name = "KL, reference: " if reference else "KL: "
     with autocast.region(tape, dtype):
-        passes = forward.without_graph(name, reference=reference)
+        passes = forward.no_grad(name, reference=reference)
     outputs = converted(context, passes[1])
     del passes
     logits = outputs[0]

@@ -59,7 +59,7 @@ class TrlRloo(GeneratingTrainer):
         return True
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Run the trained model and the reference without a graph."""
+        """Run the trained model and the reference under no_grad."""
         old = self.logps(context, forward, "old: ", reference=False)
         tape, rows = context.tape, old.shape[:1]
         masked = tape.new(old.shape, old.dtype, "log-probabilities, masked")

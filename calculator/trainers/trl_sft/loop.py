@@ -136,8 +136,8 @@ class TrlSft(Transformers):
         tape.scope, tape.component = "loss: ", "logits_and_loss"
         per_token_loss = ops.scale(outputs[0], "loss of each token")
         if context.training.loss_type == "dft":
-            probabilities = tape.new(per_token_loss.shape, per_token_loss.dtype, "probabilities of the labels")
-            per_token_loss = ops.mul(per_token_loss, probabilities, "loss of each token, weighted")
+            probabilities = ops.unary(outputs[0], "probabilities of the labels", saves="result")
+            per_token_loss = ops.mul(per_token_loss, probabilities.detach(), "loss of each token, weighted")
             del probabilities
         total = ops.sum_over(per_token_loss, (), "loss, summed")
         loss = ops.mul(total, tape.new((), "float32", "labels in the step, at least 1"), "loss, divided")

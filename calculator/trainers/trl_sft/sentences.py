@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.devices.kernels import FLOAT32_PRODUCTS
 from calculator.layers.trl.chunked_nll import CHUNK_SIZE
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.stack.releases import release
@@ -28,7 +29,13 @@ _LOSSES = {
 
 def assumptions(training: Training, stack: StackVersions, *, in_4_bits: bool) -> Iterator[str]:
     """Yield how the release computes the loss, and what it casts."""
-    yield f"TRL {stack.trl} {_LOSSES[_computed(training, stack)]}."
+    loss = _computed(training, stack)
+    yield f"TRL {stack.trl} {_LOSSES[loss]}."
+    if loss == "fused" and release(stack.torch)[:2] < FLOAT32_PRODUCTS:
+        yield (
+            f"PyTorch {stack.torch} has no product with a float32 result: the backward pass of the loss multiplies"
+            " float32 copies of its tiles. PyTorch 2.8 needs none."
+        )
     if in_4_bits and not qlora.prepares(training, stack):
         yield sentences.casts_to_bfloat16(stack)
     elif in_4_bits:

@@ -24,7 +24,7 @@ def is_fused(bound: BoundModule) -> bool:
 
 
 def product(x: Tensor, bound: BoundModule) -> Tensor:
-    """Return x · W + x · A · B without a graph. A 4-bit weight is dequantized into a buffer of the process."""
+    """Return x · W + x · A · B under no_grad. A 4-bit weight is dequantized into a buffer of the process."""
     out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
     add_update(x, bound)
     return out

@@ -47,18 +47,18 @@ class ReleasingHooks(Hooks):
     def ready(self, grad: Tensor) -> None:
         """Do nothing before the gradient is accumulated."""
 
-    def accumulated(self, name: str, held: list[Tensor]) -> None:
+    def accumulated(self, name: str, grad_list: list[Tensor]) -> None:
         """Step the parameter's optimizer. The caller frees the gradient."""
-        tape = held[0].tape
+        tape = grad_list[0].tape
         outer, tape.component = tape.component, "workspace"
         scope, tape.scope = tape.scope, ""
-        self._update(tape, _parameter(name, held[0]), held)
+        self._update(tape, _parameter(name, grad_list[0]), grad_list)
         tape.component, tape.scope = outer, scope
 
-    def _update(self, tape: Tape, p: ResidentTensor, held: list[Tensor]) -> None:
+    def _update(self, tape: Tape, p: ResidentTensor, grad_list: list[Tensor]) -> None:
         optimizer, loop = self._optimizer, LOOPS.get(self._optimizer.name)
         if optimizer.projects and optimizer.storage == "8bit":
-            low_rank.galore_8bit(tape, p, optimizer, held)
+            low_rank.galore_8bit(tape, p, optimizer, grad_list)
             return
         if loop is not None:
             loop(tape, [p], optimizer)
@@ -102,9 +102,9 @@ class LomoHooks(ReleasingHooks):
         """Update the parameter whose gradient was accumulated last, before this gradient is accumulated."""
         self._step(grad.tape)
 
-    def accumulated(self, name: str, held: list[Tensor]) -> None:
+    def accumulated(self, name: str, grad_list: list[Tensor]) -> None:
         """Keep the gradient until the next one is ready."""
-        self._pending.append((name, held.pop()))
+        self._pending.append((name, grad_list.pop()))
 
     def after_backward(self) -> None:
         """Update the last parameter."""

@@ -52,11 +52,11 @@ def galore(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -
             variables.norm_grad = projected.back(tape, p, p.dtype)
 
 
-def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[Tensor]) -> None:
+def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, grad_list: list[Tensor]) -> None:
     """Run a step of GaLore's `AdamW8bit`, which temporarily replaces the parameter's data with the projected gradient.
 
-    `held` contains the parameter's gradient, which is freed after it is projected. bitsandbytes' kernel updates without
-    temporaries. Source: galore_torch/adamw8bit.py.
+    `grad_list` contains the parameter's gradient, which is freed after it is projected. bitsandbytes' kernel updates
+    without temporaries. Source: galore_torch/adamw8bit.py.
     """
     projection = optimizer.projection_of(p.name)
     if projection is None:
@@ -68,7 +68,7 @@ def galore_8bit(tape: Tape, p: ResidentTensor, optimizer: Optimizer, held: list[
     saved = tape.new(p.shape, p.dtype, f"{p.name}: copy")
     update = tape.new(shape, p.dtype, f"{p.name}: update")
     del saved  # it replaces the parameter's data, which is resident
-    held.clear()
+    grad_list.clear()
     if elements(shape) < SMALLEST_8BIT:
         _norm(tape, p, shape)
     whole = projected.back(tape, p, p.dtype)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.sharding.zero.state import row
-from calculator.sharding.zero3.parameters import PARTITION
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
@@ -75,8 +74,7 @@ def _gathered(state: PartitionedState, size: int) -> Alive:
 
 
 def _moments(state: PartitionedState) -> Iterator[Alive]:
-    for number, group in enumerate(state.sub_groups):
-        sizes = [*map(PARTITION, group)]
+    for number, sizes in enumerate(state.sizes_of_parts):
         # Among partitions of one size, the last one is copied while the most norms are alive.
         last = dict(zip(sizes, range(len(sizes)), strict=True))
         at = max(last.values(), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OtherRows(NamedTuple):
-    """The rows of the allocation log of one run without a graph: log-probabilities of other rows, and other outputs."""
+    """The rows of the allocation log of one no-grad run: log-probabilities of other rows, and other outputs."""
 
     logps: list[int]
     outputs: list[int]
@@ -31,7 +31,7 @@ class OtherRows(NamedTuple):
 
 
 def other_rows(batch: MicroBatchRun) -> list[OtherRows]:
-    """Return the rows of each run without a graph, in order."""
+    """Return the rows of each no-grad run, in order."""
     tape = batch.run.tape
     marks = [(at, label) for at, label in tape.marks if label in (OTHER_ROWS, OTHER_OUTPUTS, OWN_ROWS)]
     rows = {

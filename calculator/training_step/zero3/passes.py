@@ -9,7 +9,7 @@ from operator import add, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.sharding.zero3.parameters import Live
+from calculator.sharding.zero3.parameters import ELEMENTS, Live
 from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.reduction import Bucket
 from calculator.training_step.zero3.other_rows import counted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.training_step.zero3.curve import Curve
     from calculator.training_step.zero3.other_rows import OtherRows
 
-_MOST = itemgetter(1)
+_MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 
 #: The number of copies of the repeated layers that came before, one for each pass.
 Repeats = tuple[int, ...]
@@ -101,7 +101,7 @@ class First(NamedTuple):
     rows: list[OtherRows]
 
     def missing(self, track: Track) -> StorageCounts:
-        """Return the storages that do not exist yet in a segment of a run without a graph."""
+        """Return the storages that do not exist yet in a segment of a no-grad run."""
         return counted(self.batch, self.rows[track.run].missing(track.rows_left))
 
 
@@ -186,13 +186,13 @@ class Passes:
         Return whether they do. No moment is read where a bound shows that none is fuller. The bytes of skipped copies
         grow by the same amount from one to the next, and the followed copies on both sides have the extremes.
         """
-        ready = [each[3] for each in track.moments if each[3] is not None]
+        ready = [*filter(None, map(_GRADIENT, track.moments))]
         times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
-        elements = sum([each.elements for each in ready]) * times
+        elements = sum(map(ELEMENTS, ready)) * times
         start, end = track.segment.start, track.segment.end
         if self._first is not None or self._bucket.orders or not self._bucket.takes(elements) or start >= end:
             return False
-        self._bucket.take(ready * times, elements)
+        self._bucket.take(ready, elements, times)
         curve, repeats = self._curve, track.segment.repeats
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])

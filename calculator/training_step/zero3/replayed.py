@@ -134,7 +134,7 @@ class LoggedBucket(Bucket):
             rows += [self._add_row("padded part of a gradient", size) for size in self._padded_parts()]
         self._events.free([*rows, *self._large_rows])
         self._large_rows = []
-        self._parameters, self._elements, self._large, self._cast = [], 0, 0, 0
+        self._runs, self._elements, self._large, self._cast = [], 0, 0, 0
 
     def _add_row(self, name: str, size: int) -> int:
         return self._events.allocate(name, size, self._item_dtype, stream=self._stream)

@@ -162,7 +162,7 @@ def test_the_api_answers_every_field_of_the_calculators(model, cls):
     kept_inside = {
         answer.Component: {"rule", "listed", "json"},
         answer.Estimate: {"base_bytes", "added_bytes"},
-        answer.Memory: {"colocated", "line", "replay", "undivided"},
+        answer.Memory: {"colocated", "line", "replay", "unsharded"},
         answer.Row: {"of", "form", "shape", "digits", "json"},
         Fit: {"gpus", "outcome"},
     }.get(cls, set())

@@ -118,7 +118,7 @@ def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
         ("{", "not JSON"),
         ("[]", "must be an object"),
         ("{}", "model: "),
-        ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1"),
+        ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1, not 0"),
     ],
 )
 def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, message, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, message,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--r", "many"), "method.r: must be a whole number"),
+        (("--r", "many"), "method.r: must be a whole number, not 'many'"),
         (("--num_virtual_tokens", "8"), "method.num_virtual_tokens: unknown field"),
         (("--gradient_checkpointing", "perhaps"), "training.gradient_checkpointing: must be true or false"),
         (("--optimizer", ""), "training.optimizer: must be one of"),

@@ -10,6 +10,7 @@ from calculator.allocator.history import EmptyCache, History, Padded
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import DeviceMemory
+from calculator.allocator.played_steps import PlayedSteps
 from calculator.allocator.replay import full_peak_reserved
 from calculator.devices import library_workspace
 from calculator.estimation.estimate import resident_state
@@ -46,11 +47,11 @@ def resident(request):
     return resident_state(parse_request(body))
 
 
-def drawn(resident, count=7, seed=0):
+def drawn(resident, count=7, seed=0, choices=(64, 200, 333, 512, 700)):
     """Steps of micro-batches, of which some have a length that came before, and the second last the longest."""
     random = Random(seed)
     size = min(3, resident.prepared.training.gradient_accumulation_steps)
-    lengths = [random.choice((64, 200, 333, 512, 700)) for _ in range(size * count)]
+    lengths = [random.choice(choices) for _ in range(size * count)]
     lengths[-size - 1] = 900
     batches = [Padded(length, length % 2 == 0) for length in lengths]
     return tuple(tuple(batches[at : at + size]) for at in range(0, len(batches), size))
@@ -124,6 +125,28 @@ def test_a_history_reserves_what_a_step_by_step_replay_reserves(resident, empty_
     steps = drawn(resident)
     result = HistoryRun(resident, WORKSPACES).replay(steps, empty_cache=empty_cache)
     assert (result.reserved, sum(result.retries)) == plain_history(resident, steps, empty_cache)
+
+
+@pytest.mark.parametrize("share", [None, 0.9, 0.8])
+def test_histories_that_share_their_played_steps_reserve_what_each_reserves_alone(resident, share):
+    seeds = [drawn(resident, 12, choices=choices) for choices in ((333,), (200, 333))]
+    empty_cache = EmptyCache(steps=6, after_forward=True)
+    alone = [HistoryRun(resident, WORKSPACES).replay(steps, empty_cache=empty_cache) for steps in seeds]
+    device = None
+    if share is not None:
+        capacity = int(alone[0].peak_reserved_bytes * share) // MIB * MIB
+        device = DeviceMemory(capacity=capacity, total=1 << 50, context=0)
+        alone = [plain_result(resident, steps, empty_cache, device) for steps in seeds]
+    run, played = HistoryRun(resident, WORKSPACES), PlayedSteps()
+    shared = [run.replay(steps, empty_cache=empty_cache, device=device, played=played) for steps in seeds]
+    assert shared == alone
+    assert played.repeated > 0
+
+
+def plain_result(resident, steps, empty_cache, device):
+    """The history on a device, with every step played."""
+    run = HistoryRun(resident, WORKSPACES)
+    return History(run, run.machine(steps).saved(device.capacity), empty_cache).finish(steps, device)
 
 
 def test_a_history_of_one_length_reserves_what_the_run_reserves(resident):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calculator.architecture.config import REQUIRED, Check, Computed, ContradictionError, Field, FieldType, read, shown
+from calculator.architecture.config import REQUIRED, Check, Computed, ContradictionError, Field, FieldType, read
 from calculator.architecture.dimension import dim_name
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, shown
 from calculator.families import FAMILIES, model_from_config
 from validation.random_grid.random_configs import random_config
 

@@ -160,7 +160,7 @@ def test_a_card_before_ampere_has_caveats():
     assert "not a CUDA card" in caveats(gpu("mi300x"))[0]
 
 
-def fit_of(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 * MIB, undivided=None):
+def fit_of(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 * MIB, unsharded=None):
     reserved = allocated + workspace if reserved is None else reserved
     return fit(
         device,
@@ -169,7 +169,7 @@ def fit_of(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 
         peak_reserved_bytes=reserved,
         context_bytes=context,
         required_bytes=reserved + context,
-        undivided=undivided,
+        unsharded=unsharded,
     )
 
 
@@ -213,10 +213,10 @@ def test_the_cards_needed_have_the_required_memory_together():
 
 def test_memory_that_no_sharding_divides_takes_its_part_of_every_card():
     device = Device(memory_bytes=10 * GIB)
-    of_batch = fit_of(device, allocated=25 * GIB, workspace=0, context=0, undivided=lambda: 5 * GIB)
+    of_batch = fit_of(device, allocated=25 * GIB, workspace=0, context=0, unsharded=lambda: 5 * GIB)
     assert of_batch.gpus_needed == 4
-    assert fit_of(device, allocated=25 * GIB, undivided=lambda: 10 * GIB).gpus_needed is None
-    assert fit_of(device, allocated=5 * GIB, undivided=lambda: 10 * GIB).gpus_needed == 1
+    assert fit_of(device, allocated=25 * GIB, unsharded=lambda: 10 * GIB).gpus_needed is None
+    assert fit_of(device, allocated=5 * GIB, unsharded=lambda: 10 * GIB).gpus_needed == 1
 
 
 def test_a_sharded_run_that_fits_needs_the_cards_it_is_sharded_over():

@@ -5,7 +5,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
-from calculator.inputs.layers_by_turns import BY_TURNS
+from calculator.inputs.active_layers import ACTIVE_LAYERS
 from calculator.inputs.training_settings import OTHER_OPTIMIZERS
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.run import refusals
@@ -43,7 +43,7 @@ def test_names_of_papers_and_tools_are_refused_with_the_optimizer_to_use(name, h
         parse_request({"model": MODEL, "method": {"name": "full"}, "training": {"optimizer": name}})
 
 
-@pytest.mark.parametrize("name", [*OTHER_OPTIMIZERS, *BY_TURNS])
+@pytest.mark.parametrize("name", [*OTHER_OPTIMIZERS, *ACTIVE_LAYERS])
 def test_names_with_a_hint_are_no_optimizers(name):
     assert name not in OPTIMIZERS
 

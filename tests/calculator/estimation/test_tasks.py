@@ -35,7 +35,7 @@ def refusals(*arguments, **more):
     return {problem.loc: problem.msg for problem in raised.value.problems}
 
 
-def test_peft_trains_a_copy_of_the_head_beside_lora():
+def test_peft_trains_a_copy_of_the_head_with_lora():
     plan = answer(BERT, "lora", num_labels=3)
     head = 3 * 64 + 3
     assert plan.parameters.base == answer(BERT, num_labels=3).parameters.total

@@ -10,9 +10,9 @@ from calculator.methods.base import Method
 #: Hooks that only training calls, and those of methods that are not served.
 OF_TRAINING = {
     "after_loss",
-    "after_pass_without_graph",
+    "after_no_grad_pass",
     "after_step",
-    "before_pass_without_graph",
+    "before_no_grad_pass",
     "binds_forward",
     "check",
     "couples_layers",
@@ -27,7 +27,7 @@ OF_TRAINING = {
     "plain_shardings",
     "peft_arguments",
     "plain_steps_only",
-    "runs_without_graph_first",
+    "runs_no_grad_first",
     "statistics",
     "steps_copies",
     "trains_biases",

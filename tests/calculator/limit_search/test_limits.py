@@ -1,5 +1,7 @@
 """The largest value that fits by the rule: it does, one more does not, and what bounds it is named."""
 
+import gc
+
 import pytest
 
 from calculator.common.errors import PlanError
@@ -270,3 +272,20 @@ def test_textbook_accounting_has_a_largest_rank_too():
     answer = solved({**LLAMA_13B, "accounting": "textbook"}, "r")
     assert answer.bound.by == "memory"
     assert list(faults(answer)) == []
+
+
+def test_no_garbage_is_collected_while_a_limit_is_searched():
+    """A search keeps many objects, which the collector would scan each time."""
+    collections = []
+
+    def count(phase, info):
+        collections.append((phase, info["generation"]))
+
+    gc.collect()
+    gc.callbacks.append(count)
+    try:
+        solved(LLAMA_8B, "sequence_length", reserved="replay")
+    finally:
+        gc.callbacks.remove(count)
+    assert {generation for _, generation in collections} <= {0, 1}
+    assert len(collections) < 20

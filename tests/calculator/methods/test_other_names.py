@@ -24,7 +24,8 @@ def _refusal(name: object) -> str:
 @pytest.mark.parametrize("name", _WRITTEN)
 def test_the_request_that_a_refusal_proposes_is_answered(name: str) -> None:
     message = re.fullmatch(
-        r'is written (\{.*?\})(?: with "training": (\{.*\}))?; methods are full, lora, .*', _refusal(name)
+        r'.* is not a method; did you mean (\{.*?\})(?: with "training": (\{.*\}))?\? Methods are full, lora, .*',
+        _refusal(name),
     )
     assert message
     method, training = message.groups()
@@ -36,12 +37,12 @@ def test_the_request_that_a_refusal_proposes_is_answered(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        ("QDoRA", 'is written {"name": "qlora", "use_dora": true}'),
-        ("prefix-tuning", 'is written {"name": "prefix"}'),
-        ("lorra", 'is written {"name": "lora"}'),
-        ("X-LoRA", 'is written {"name": "xlora"}'),
-        ("Shadow", "is not modeled: "),
-        ("lisa", 'is written {"name": "full", "lisa_n_layers": 2}'),
+        ("QDoRA", '\'QDoRA\' is not a method; did you mean {"name": "qlora", "use_dora": true}'),
+        ("prefix-tuning", '\'prefix-tuning\' is not a method; did you mean {"name": "prefix"}'),
+        ("lorra", '\'lorra\' is not a method; did you mean {"name": "lora"}'),
+        ("X-LoRA", '\'X-LoRA\' is not a method; did you mean {"name": "xlora"}'),
+        ("Shadow", "'Shadow' is not modeled: "),
+        ("lisa", '\'lisa\' is not a method; did you mean {"name": "full", "lisa_n_layers": 2}'),
         ("banana", "must be one of full, "),
         (None, "must be one of full, "),
     ],

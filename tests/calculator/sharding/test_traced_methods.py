@@ -42,7 +42,7 @@ def refused(method, sharding, config=LLAMA, **training):
 
 
 def test_other_shardings_and_trainers_are_refused():
-    assert refused({"name": "vera"}, "zero2", autocast="bfloat16") == ["device.sharding"]
+    assert refused({"name": "delora"}, "zero2", autocast="bfloat16") == ["device.sharding"]
     assert refused({"name": "vblora"}, "fsdp") == ["device.sharding"]
     assert refused({"name": "vera"}, "ddp", trainer="transformers") == ["training.trainer"]
     assert refused({"name": "lora", "load_in_8bit": True}, "ddp") == ["device.count"]

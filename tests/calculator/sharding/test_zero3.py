@@ -291,7 +291,7 @@ def test_adapters_stay_in_float32_under_zero_init(method, adapter_dtype, named):
     assert (found.memory.peak_allocated_bytes > cast.memory.peak_allocated_bytes) is named
 
 
-def test_biases_are_not_trained_beside_adapters_in_float32():
+def test_biases_are_not_trained_with_adapters_in_float32():
     method = {"name": "lora", "bias": "lora_only"}
     model = {"config": {**CONFIG, "model_type": "qwen2"}}
     with pytest.raises(PlanError) as caught:

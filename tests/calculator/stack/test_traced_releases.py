@@ -17,9 +17,9 @@ from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, older_behavior
+from calculator.stack.models import TRACED as TRACED_RELEASES
 from calculator.stack.releases import release
 from calculator.stack.verified import FIRST_VIRTUAL_TOKENS, TRACED_METHODS, VIRTUAL_TOKENS
-from calculator.stack.verified import TRACED as TRACED_RELEASES
 
 TRACED = json.loads((Path(__file__).parent / "traced.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = TRACED["cases"]
@@ -47,8 +47,8 @@ def copies_of_flash_outputs(request: Any) -> int:
     The output is copied by positions, and both stay alive if the output projection is trained.
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd (out = at::empty_like(q_padded)).
     """
-    training, config = request.training, request.model.config
-    older = older_behavior(request.stack, config["model_type"])
+    training, config = request.training, model_of(request.model).config
+    older = older_behavior(request.stack, request.model.config["model_type"])
     uncached = not config["use_cache"] or "no_cache_in_training" in older
     masked = training.padding or ("masks_without_cache" in older and uncached) or "masks_of_windowed_layers" in older
     half = training.dtype != "float32" or training.autocast is not None

@@ -10,7 +10,7 @@ from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.layers.liger.loss import chunk_size
 from calculator.trainers.liger import NOT_MODELED, PATCHES
-from calculator.training_step.unrolled import events
+from calculator.training_step.unrolled import events, every_event
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
 
@@ -105,7 +105,7 @@ def test_unrolled_layers_have_the_events_of_interpreted_ones(steps):
         change = [unrolled.rows[max(e, ~e)][4] * (1 if e >= 0 else -1) for e in (*unrolled.forward, *unrolled.backward)]
         return [*accumulate(change)]
 
-    assert alive(events(prepared)) == alive(events(prepared, periods=100))
+    assert alive(events(prepared)) == alive(every_event(prepared))
 
 
 def test_a_cast_that_autocast_cached_in_one_chunk_is_there_in_the_next():

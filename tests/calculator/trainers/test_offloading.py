@@ -23,7 +23,12 @@ def request(config=CONFIG, **training):
     given = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 128, "gradient_checkpointing": True}
     settings = {"activation_offloading": True, "stack": {}, "device": {}} | training
     stack, device = settings.pop("stack"), settings.pop("device")
-    body = {"model": {"config": config}, "method": {"name": "lora"}, "stack": stack, "device": device}
+    body = {
+        "model": {"config": config},
+        "method": {"name": "lora", "target_modules": "all-linear"},
+        "stack": stack,
+        "device": device,
+    }
     return parse_request({**body, "training": given | settings})
 
 
@@ -63,7 +68,6 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"gradient_checkpointing": False}, "set gradient_checkpointing true"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
         ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding none"),
@@ -74,6 +78,31 @@ def test_what_is_not_modeled_is_refused_with_the_way_out(given, message):
         estimate(request(**given))
     (found,) = [each for each in refused.value.problems if each.loc == "training.activation_offloading"]
     assert message in found.msg
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bloom", "hidden_size": 256, "n_layer": 2, "n_head": 4, "vocab_size": 900},
+        {**CONFIG, "model_type": "lfm2", "full_attn_idxs": [2]},
+    ],
+)
+def test_layouts_that_are_not_modeled_need_checkpointing(config):
+    with pytest.raises(PlanError, match="set gradient_checkpointing true"):
+        estimate(request(config, gradient_checkpointing=False))
+
+
+def test_without_checkpointing_less_of_each_layer_stays():
+    def backward(layers, **training):
+        config = {**CONFIG, "num_hidden_layers": layers}
+        phases = estimate(request(config, gradient_checkpointing=False, **training)).memory.phases
+        return next(each for each in phases if each.name == "backward").peak_bytes
+
+    def growth(**training):
+        return backward(16, **training) - backward(8, **training)
+
+    assert growth() < 0.6 * growth(activation_offloading=None)  # what is saved twice stays
+    assert estimate(request(gradient_checkpointing=False)).memory.host_bytes > estimate(request()).memory.host_bytes
 
 
 def test_layers_that_save_a_second_tensor_are_refused():

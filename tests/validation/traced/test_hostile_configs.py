@@ -1,4 +1,4 @@
-"""A stranger's config.json: what is refused before the model is built, and what its process may not do."""
+"""An untrusted config.json: what is refused before the model is built, and what its process may not do."""
 
 import pytest
 

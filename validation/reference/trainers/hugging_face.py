@@ -15,7 +15,7 @@ from transformers import (
     default_data_collator,
 )
 
-from validation.reference import layers_by_turns
+from validation.reference import active_layers
 from validation.reference.build import build_model, refusing
 from validation.reference.optimizers import optimizer_for
 from validation.reference.trainers.arguments import training_arguments
@@ -49,16 +49,16 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             data_collator=_collator(recipe, reference.model.config),
             optimizers=(_optimizer(recipe, reference.model), None),
         )
-        layers_by_turns.follow(recipe.request, trainer)
+        active_layers.follow(recipe.request, trainer)
     return Run(trainer, reference)
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer | None:
     """BAdam's optimizer; None for one that the Trainer makes."""
-    if not layers_by_turns.is_badam(recipe.request):
+    if not active_layers.is_badam(recipe.request):
         return None
     base = partial(optimizer_for, recipe.request.training.optimizer)
-    return layers_by_turns.block_optimizer(recipe.request, model, base)
+    return active_layers.block_optimizer(recipe.request, model, base)
 
 
 def _collator(recipe: Recipe, config: Any) -> Any:

@@ -33,7 +33,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.linalg_inv_ex.default: functional.linalg_inv_ex,
     _ATEN.dist.default: functional.dist,
     _ATEN.linalg_pinv.atol_rtol_tensor: functional.linalg_pinv,
-    _ATEN._grouped_mm.default: experts.grouped_mm,
+    # PyTorch has it from 2.8 on.
+    **({_ATEN._grouped_mm.default: experts.grouped_mm} if hasattr(_ATEN, "_grouped_mm") else {}),
     _ATEN.add_.Tensor: sparse.add_,
     _ATEN.sparse_mask.default: sparse.sparse_mask,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,

@@ -1,6 +1,6 @@
 """The memory of a run that stays on each GPU whatever their number. A verdict derives the number of GPUs from it.
 
-A peak is the largest of its phases. Each phase has a constant part and a part that is divided by the number of GPUs. So
+A peak is the largest of its phases. Each phase has a constant part and a part that is sharded over the GPUs. So
 the peak is convex in one over that number. The line through the peaks of two numbers, extended to zero, is a lower
 bound (see `limit_search/fewest.py`).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.devices.verdict import DIVIDED
+from calculator.devices.verdict import SHARDED
 from calculator.estimation.series import SeriesCache
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ TIMES, LEAST = 16, 64
 #: By what fraction a peak may be below its lower bound. The shards of other numbers may be padded less.
 PADDED = 1 / 16
 
-#: The components on one GPU that no sharding divides.
+#: The components on one GPU that no sharding shards.
 _OF_THE_BATCH = ("activations", "logits_and_loss")
 
 
-def undivided_bytes(
+def unsharded_bytes(
     request: Request,
     step: TrainingStep,
     parts: Iterable[Component],
@@ -42,7 +42,7 @@ def undivided_bytes(
     it is sharded (`allocator/sharded_loading.py`).
     """
     device, resident = request.device, step.resident
-    if device.sharding not in DIVIDED:
+    if device.sharding not in SHARDED:
         return sum(part.bytes for part in parts if part.name in _OF_THE_BATCH) + overheads
     more = max(LEAST, TIMES * device.count)
     many = step_of(replace(request, device=replace(device, count=more, nodes=1)), SeriesCache())

@@ -1,4 +1,4 @@
-"""Full fine-tuning that trains layers by turns: BAdam and LISA. Its refusals, and its sentences."""
+"""Full fine-tuning that trains some layers at a time: BAdam and LISA. Its refusals, and its sentences."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
     elif method.lisa_n_layers is not None:
         yield Problem(loc="method.use_badam", msg=_ONE_OF_BOTH, input=True)
         return
-    if not method.by_turns:
+    if not method.trains_active_layers:
         return
-    if method.unfrozen_parameters != method.in_turn(model):
+    if method.unfrozen_parameters != method.active_patterns(model):
         message = f"{method.title} chooses the trained parameters itself: leave it out"
         yield Problem(loc="method.unfrozen_parameters", msg=message, input=[*(method.unfrozen_parameters or ())])
     if method.unfrozen_dtype != "model":

@@ -1,4 +1,4 @@
-"""Passes without a graph whose decoder is not interpreted, because the trained pass after them decides every peak.
+"""No-grad passes that are not interpreted, because the trained pass after them decides every peak.
 
 Such a pass runs the trained model on the batch that the trained pass runs on later, or the same model without its
 adapters, or a second one like it. A graph and adapters only add tensors and references to tensors. So at each
@@ -6,8 +6,8 @@ operation, of the storages of any size that a pass has allocated itself, no more
 the trained pass, which also keeps the inputs of its layers. What other code has allocated before may be more than what
 is alive when the trained pass begins. This excess is added to what is alive in the trained pass, as a bound.
 
-The head is interpreted, because the trainer reads its outputs. If the bound reaches a peak, or could change the
-segments of the rule, all passes are interpreted.
+The head computes no more than that of the trained pass, so only its outputs are allocated. If the bound reaches a peak,
+or could change the segments of the rule, all passes are interpreted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from calculator.engine.left_out_passes import DIFFERS, LEFT_OUT, TRAINED
+from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 _SUMS = ("lora", "qlora")
 
 
-def may_be_left_out(context: Context, prepared: PreparedModel, compared: Compared | None) -> bool:
+def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared | None) -> bool:
     """Return whether the trained pass decides the peaks in place of a pass before it, if the bound allows it.
 
     `context` is that of the trained pass. `compared` is the reference that runs, or None for the trained model.
     """
-    if context.left_out is None or context.left_out.is_over or context.hooks is not NO_HOOKS or context.older:
+    if context.skipped is None or context.skipped.is_over or context.hooks is not NO_HOOKS or context.older:
         return False
     model, method = context.model, context.method
     if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.task.embeds:
         return False
-    if method.virtual_tokens or method.couples_layers or method.runs_without_graph_first:
+    if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first:
         return False
-    if prepared.offloads_activations or prepared.offloads_inputs or prepared.known_passes.are_replayed:
+    if prepared.offloads_activations or prepared.offloads_inputs or prepared.recorded_passes.are_replayed:
         return False
     if context.training.autocast is not None and context.dtype != "float32":
         return False  # the last norm may return another dtype than the embeddings
@@ -59,7 +59,7 @@ def may_be_left_out(context: Context, prepared: PreparedModel, compared: Compare
 
 
 def has_any(recording: Recording) -> bool:
-    """Return whether the decoders of passes are left out of a recording."""
+    """Return whether passes are left out of a recording."""
     return TRAINED in recording.copies.marks
 
 
@@ -69,7 +69,7 @@ def is_determined(recording: Recording) -> bool:
     if TRAINED not in marks:
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
-    # A later layer without a graph has its own input alive, and the first one's.
+    # A later layer under no_grad has its own input alive, and the first one's.
     most = _most(curve, marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak_bytes(marks["forward"], backward)
@@ -108,12 +108,12 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
 
     Sizes are numbers. The list is the same for runs with the same events and equal kinds.
     """
-    if copies.left_out is None:
+    if copies.skipped is None:
         marks, events = copies.marks, copies.kinds.size_events
-        copies.left_out = []
-        for at in [position for label, position in marks.items() if label.endswith(LEFT_OUT)]:
+        copies.skipped = []
+        for at in [position for label, position in marks.items() if label.endswith(SKIPPED)]:
             freed: dict[int, int] = {}
             for event, count in Counter(events[at : marks[TRAINED]]).items():
                 freed[max(event, ~event)] = freed.get(max(event, ~event), 0) + (-count if event >= 0 else count)
-            copies.left_out.append([(size, count) for size, count in freed.items() if count])
-    return copies.left_out
+            copies.skipped.append([(size, count) for size, count in freed.items() if count])
+    return copies.skipped

@@ -1,4 +1,4 @@
-"""Random options of BAdam and LISA, which train layers by turns."""
+"""Random options of BAdam and LISA, which train some layers at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
 
 
-def turn_options(rng: random.Random, model: Model, share: float) -> dict[str, Any]:
+def active_layer_options(rng: random.Random, model: Model, share: float) -> dict[str, Any]:
     """Return the options of BAdam or LISA for a share of the requests."""
     if rng.random() >= share:
         return {}

@@ -1,22 +1,21 @@
-"""Passes without a graph of which only the head is interpreted (see `training_step.left_out_passes`)."""
+"""No-grad passes that are not interpreted (see `training_step.skipped_passes`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
 
-#: The end of the marks where the decoder of a pass is left out.
-LEFT_OUT = "decoder left out"
+#: The end of the marks where a pass is skipped.
+SKIPPED = "skipped"
 #: The mark before the trained pass, and the mark after its decoder if that returns another dtype than was assumed.
 TRAINED, DIFFERS = "trained pass", "trained pass: another dtype"
 
 
-class LeftOutPasses:
-    """The passes of a micro-batch whose decoder is not interpreted."""
+class SkippedPasses:
+    """The passes of a micro-batch that are not interpreted."""
 
     __slots__ = ("_dtypes", "is_over")
 
@@ -26,16 +25,10 @@ class LeftOutPasses:
         #: Whether the trained pass has begun.
         self.is_over = False
 
-    @property
-    def count(self) -> int:
-        """The number of passes so far."""
-        return len(self._dtypes)
-
-    def hidden_states(self, tape: Tape, prefix: str, shape: Shape, dtype: DType) -> Tensor:
-        """Return hidden states in place of those that the decoder computes. The pass's marks begin with `prefix`."""
-        tape.mark(f"{prefix}{LEFT_OUT}")
+    def begin(self, tape: Tape, prefix: str, dtype: DType) -> None:
+        """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""
+        tape.mark(f"{prefix}{SKIPPED}")
         self._dtypes.append(dtype)
-        return tape.new(shape, dtype, "hidden states")
 
     def begin_trained(self, tape: Tape) -> None:
         """Mark where the trained pass begins, if passes before it were left out."""

@@ -1,4 +1,4 @@
-"""Layers of a pass without a graph that are recorded again. Layers that are alike have the same events.
+"""Layers of a no-grad pass that are recorded again. Layers that are alike have the same events.
 
 Such a layer frees everything that it allocates, except its output, the entries that it adds to the cache, and
 autocast's copies of its weights. Of other tensors, it only frees the cache entries that it replaces. The decoder still
@@ -11,12 +11,12 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.known_passes import another
+from calculator.engine.recorded_passes import another
 from calculator.engine.tape import Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
 from calculator.trainers import trainer_of
-from calculator.training_step.layers_of_passes import layers_of
+from calculator.training_step.shared_layers import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ class _Left(NamedTuple):
     merged: bool
 
 
-class _Layer(NamedTuple):
+class RecordedLayer(NamedTuple):
     """The rows and the events of a layer, and the tensors that it leaves alive.
 
     Attributes:
@@ -79,19 +79,21 @@ class _State(NamedTuple):
     before: Sequence[Sequence[int]]
 
 
-class KnownLayers:
+class RecordedLayers:
     """The layers of a pass that have run, by layer class (see `layer_classes`) and input dtype."""
 
     __slots__ = ("_known", "_layer", "has_others")
 
-    def __init__(self, layer: Callable[[Context, int, Tensor], Tensor], known: dict[Hashable, _Layer | None]) -> None:
+    def __init__(
+        self, layer: Callable[[Context, int, Tensor], Tensor], known: dict[Hashable, RecordedLayer | None]
+    ) -> None:
         self._layer = layer
         #: Whether a layer has run that cannot be recorded again.
         self.has_others = False
         self._known = known
 
     @classmethod
-    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> KnownLayers | None:
+    def of(cls, context: Context, layer: Callable[[Context, int, Tensor], Tensor]) -> RecordedLayers | None:
         """Return the known layers of a pass, or None if its layers cannot be recorded again.
 
         That is so if the pass has a graph, or if its layers depend on more than their inputs (see `can_be_recorded`).
@@ -109,19 +111,19 @@ class KnownLayers:
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
         known, tape = self._known.get(key), context.tape
         if known is not None and (known.trains is None or known.trains == tape.trains):
-            return _again(context, known)
+            return again(context, known)
         if key in self._known and known is None:
             self.has_others = True
             return self._layer(context, position, x)
-        state, tape.reads_trains = _state(context), False
+        state, tape.reads_trains = state_of(context), False
         out = self._layer(context, position, x)
-        self._known[key] = _recorded(context, state, out)
+        self._known[key] = recorded(context, state, out)
         self.has_others = self.has_others or self._known[key] is None
         return out
 
 
-class TrainedLayers(KnownLayers):
-    """The checkpointed layers of a trained pass, which a second model without a graph runs again."""
+class TrainedLayers(RecordedLayers):
+    """The checkpointed layers of a trained pass, which a second model under no_grad runs again."""
 
     __slots__ = ()
 
@@ -130,31 +132,31 @@ class TrainedLayers(KnownLayers):
         key, tape = (context.classes[context.repetition.numbers[position]], x.dtype, x.merged), context.tape
         if key in self._known or x.__class__ is not Tensor or x.storage is None:
             return self._layer(context, position, x)
-        state, outer = _state(context), tape.component
+        state, outer = state_of(context), tape.component
         # Rows that inherit the component are recognized by the identity of this string.
         tape.component = inherits = another(outer)
         tape.reads_trains = tape.reads_graph = False
         out = self._layer(context, position, x)
-        recorded = None if tape.reads_graph else _recorded(context, state, out, has_graph=True)
+        known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
         if tape.component is inherits:
             tape.component = outer
-        if recorded is not None:
-            self._known[key] = recorded
+        if known is not None:
+            self._known[key] = known
         return out
 
 
 def _run_again(context: Context) -> bool:
-    """Return whether a pass without a graph runs the checkpointed layers of a trained pass again.
+    """Return whether a no-grad pass runs the checkpointed layers of a trained pass again.
 
     Saving tensors changes the order in which some are freed together, on which a replay depends.
     """
     trainer, training = trainer_of(context.training), context.training
     if not trainer.facts.compares or not training.gradient_checkpointing or context.unrolls:
         return False
-    if training.use_liger_kernel or trainer.is_reentrant(context) or not can_be_recorded(context):
+    if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    if prepared.known_passes.are_replayed:
+    if prepared.recorded_passes.are_replayed:
         return False
     return trainer.compared(prepared) == "model" and is_like_second(prepared)
 
@@ -166,7 +168,8 @@ def can_be_recorded(context: Context) -> bool:
     return not context.method.couples_layers
 
 
-def _state(context: Context) -> _State:
+def state_of(context: Context) -> _State:
+    """Return the counts of everything recorded so far."""
     tape, cache = context.tape, context.cache
     return _State(
         rows=len(tape.rows),
@@ -180,7 +183,7 @@ def _state(context: Context) -> _State:
     )
 
 
-def _recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = False) -> _Layer | None:
+def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = False) -> RecordedLayer | None:
     """Return the layer that ran since a state, or None if it left or freed a tensor that a known layer may not."""
     tape, cache, first = context.tape, context.cache, state.rows
     if len(tape.marks) != state.marks or len(tape.loops) != state.loops:
@@ -201,7 +204,7 @@ def _recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool =
         return None
     if min(rows) < first:
         return None
-    return _Layer(
+    return RecordedLayer(
         first=first,
         rows=tape.rows[first:],
         events=events,
@@ -216,7 +219,7 @@ def _recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool =
     )
 
 
-def _again(context: Context, known: _Layer) -> Tensor:
+def again(context: Context, known: RecordedLayer) -> Tensor:
     """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache
     ahead = len(tape.rows) - known.first
@@ -244,7 +247,7 @@ def _again(context: Context, known: _Layer) -> Tensor:
     return made(known.output)
 
 
-def _counted_to(own: ComponentName, known: _Layer) -> Iterator[Allocation]:
+def _counted_to(own: ComponentName, known: RecordedLayer) -> Iterator[Allocation]:
     """Return the rows of a layer in code of another component."""
     names, shapes, dtypes, components, sizes = zip(*known.rows, strict=True)
     counted = [own if component is known.component else component for component in components]

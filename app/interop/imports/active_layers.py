@@ -1,4 +1,4 @@
-"""BAdam in LLaMA-Factory's files and LISA in axolotl's, which train layers by turns.
+"""BAdam in LLaMA-Factory's files and LISA in axolotl's, which train some layers at a time.
 
 Sources: LLaMA-Factory, hparams/finetuning_args.py, BAdamArgument, and model/model_utils/checkpointing.py; axolotl,
 utils/schemas/integrations.py, LISAConfig.

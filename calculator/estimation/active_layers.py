@@ -28,7 +28,7 @@ _BADAM_ALONE = "LLaMA-Factory refuses BAdam on several GPUs but under ZeRO-3"
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield what BAdam or LISA is refused with."""
     method, training = request.method, request.training
-    if not isinstance(method, Full) or not method.by_turns:
+    if not isinstance(method, Full) or not method.trains_active_layers:
         return
     if training.trainer not in (None, "transformers"):
         message = f"{method.title} is modeled only without a trainer or with transformers: use that, or leave it out"

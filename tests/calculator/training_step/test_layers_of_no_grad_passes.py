@@ -1,4 +1,4 @@
-"""Passes without a graph run one layer of each period, and have the events of all layers."""
+"""No-grad passes run one layer of each period, and have the events of all layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from calculator.engine import layer_loop
 from calculator.engine import operations as ops
-from calculator.engine.known_passes import KnownPasses
+from calculator.engine.recorded_passes import RecordedPasses
 from calculator.engine.repetition import Repetition
 from calculator.engine.tape import Tape
 from calculator.estimation.estimate import estimate, resident_state, training_step
@@ -18,10 +18,10 @@ from calculator.estimation.request import parse_method, parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.layers import sharding_hooks
 from calculator.trainers import trainer_of
-from calculator.training_step import compared, known_layers, left_out_passes, rollout
+from calculator.training_step import compared, recorded_layers, rollout, skipped_passes
 from calculator.training_step import unrolled as unrolled_module
 from calculator.training_step.first_period import FirstPeriod
-from calculator.training_step.known_layers import KnownLayers
+from calculator.training_step.recorded_layers import RecordedLayers
 from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
 from calculator.training_step.unrolled import Events, unrolled
@@ -90,7 +90,7 @@ def test_layers_that_are_recorded_again_have_the_events_of_layers_that_run(
     _interpret_first_periods(monkeypatch)
     request = _request(model, "trl-rloo", sequence_length=5000, max_completion_length=400, autocast=autocast)
     recorded = _tapes(request)
-    monkeypatch.setattr(KnownLayers, "of", lambda *_: None)
+    monkeypatch.setattr(RecordedLayers, "of", lambda *_: None)
     for tape, expected in zip(recorded, _tapes(request), strict=True):
         assert (tape.rows, tape.events, tape.marks) == (expected.rows, expected.events, expected.marks)
 
@@ -106,7 +106,7 @@ def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
     )
     request = replace(request, method=parse_method({"name": "full"}))
     shared = _tapes(request)
-    monkeypatch.setattr(known_layers, "layers_of", lambda _: {})
+    monkeypatch.setattr(recorded_layers, "layers_of", lambda _: {})
     for tape, expected in zip(shared, _tapes(request), strict=True):
         assert (tape.rows, tape.marks) == (expected.rows, expected.marks)
         assert _in_order(tape.events) == _in_order(expected.events)
@@ -124,7 +124,7 @@ def test_a_decoder_that_is_left_out_before_the_trained_pass_changes_no_figure(
     )
     request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
     short = estimate(request, SeriesCache()).memory
-    monkeypatch.setattr(compared, "may_be_left_out", lambda *_: False)
+    monkeypatch.setattr(compared, "may_be_skipped", lambda *_: False)
     assert short == estimate(request, SeriesCache()).memory
     step = training_step(request, SeriesCache(), whole=False)
     assert not step.leaves_out_passes
@@ -134,9 +134,9 @@ def test_a_bound_that_reaches_the_peak_has_the_decoder_interpreted() -> None:
     request = _request(MODELS[0], "trl-kto", autocast=None, sequence_length=640)
     step = training_step(request, SeriesCache(), whole=False)
     assert step.leaves_out_passes
-    assert left_out_passes.is_determined(step.recording)
-    step.run.copies.left_out = [[(0, 1 << 40)]]
-    assert not left_out_passes.is_determined(step.recording)
+    assert skipped_passes.is_determined(step.recording)
+    step.run.copies.skipped = [[(0, 1 << 40)]]
+    assert not skipped_passes.is_determined(step.recording)
     assert not step.whole.leaves_out_passes
 
 
@@ -149,7 +149,7 @@ def test_a_pass_that_decides_no_figure_is_left_out_without_a_change(
     request = replace(request, method=parse_method({"name": "full"})) if method == "full" else request
     rows = len(_tapes(request)[0].rows)
     shortened = estimate(request, SeriesCache()).memory
-    monkeypatch.setattr(KnownPasses, "_more_alive", lambda *_: None)
+    monkeypatch.setattr(RecordedPasses, "_more_alive", lambda *_: None)
     assert rows < len(_tapes(request)[0].rows)
     whole = estimate(request, SeriesCache()).memory
     assert (shortened.phases, shortened.peak_operation, [*shortened.timeline]) == (
@@ -167,7 +167,7 @@ def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> No
     for on in (tape, recorded):
         on.grad_enabled = False
         context.tape = on
-        layers = KnownLayers(_dropped if on is tape else _copied, {})
+        layers = RecordedLayers(_dropped if on is tape else _copied, {})
         x = on.new((2, 64, 8), "bfloat16", "input")
         layers.run(context, 0, x)
         on.trains = False

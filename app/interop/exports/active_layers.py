@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports.part import differs
-from app.interop.imports.layers_by_turns import UNCHECKPOINTED
+from app.interop.imports.active_layers import UNCHECKPOINTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

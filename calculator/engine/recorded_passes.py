@@ -1,4 +1,4 @@
-"""Passes without a graph that run more than once. The same model on the same batch has the same events.
+"""No-grad passes that run more than once. The same model on the same batch has the same events.
 
 The peaks and the replay of a step interpret the same passes. A trainer may also run one for two batches of the same
 shape.
@@ -103,7 +103,7 @@ class _Pass(NamedTuple):
         return tensors[0], tensors[1:]
 
 
-class KnownPasses:
+class RecordedPasses:
     """The recorded passes of one training run, by what runs in them."""
 
     __slots__ = ("_passes", "_places", "_training", "are_replayed")

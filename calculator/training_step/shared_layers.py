@@ -1,4 +1,4 @@
-"""The layers that passes without a graph of one step share: those of a fully trained model and of a second model."""
+"""The layers that no-grad passes of one step share: those of a fully trained model and of a second model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.methods.prepared_model import PreparedModel
 
-    #: The layers by their key, as `KnownLayers` has them.
+    #: The layers by their key, as `RecordedLayers` has them.
     Layers = dict[Hashable, Any]
 
 
-class LayersOfPasses(NamedTuple):
+class SharedLayers(NamedTuple):
     """Recorded layers, and what they depend on besides their input and the modes that they read."""
 
     module_specs: object
@@ -39,8 +39,8 @@ def layers_of(context: Context) -> Layers:
     if context.older:  # some of which depend on whether the training is checkpointed
         return {}
     model: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
-    own = LayersOfPasses(model.module_specs, context.forward, _received(context), {})
-    known: list[LayersOfPasses] = tape.layers_of_passes
+    own = SharedLayers(model.module_specs, context.forward, _received(context), {})
+    known: list[SharedLayers] = tape.shared_layers
     for each in known:
         if each.module_specs is own.module_specs and each.forward is own.forward and each.received == own.received:
             return each.layers

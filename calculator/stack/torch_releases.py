@@ -1,0 +1,54 @@
+"""What a release of PyTorch lacks, and the requests that are refused for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.stack.releases import dotted, release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.inputs.device import Device
+    from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
+    from calculator.stack.releases import Release
+
+#: The first release with torch.optim.Muon.
+MUON: Release = (2, 9)
+#: The releases of transformers with grouped products of experts that check the card's compute capability. Earlier ones
+#: of transformers 5 run another implementation, or fail. Source: transformers/integrations/moe.py, _can_use_grouped_mm.
+CHECKS_CARD: Release = (5, 6)
+#: The releases whose steps on several GPUs are modeled. Their FSDP2 and DDP are those of 2.13, which was traced.
+SEVERAL_GPUS: tuple[Release, Release] = ((2, 13), (2, 14))
+
+
+def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Problem]:
+    """Yield the releases of PyTorch whose step on several GPUs is not modeled."""
+    first, last = SEVERAL_GPUS
+    if device.sharding != "none" and not first <= release(versions.torch)[:2] <= last:
+        message = (
+            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} or {dotted(last)}"
+        )
+        yield Problem(loc="stack.torch", msg=message, input=versions.torch)
+
+
+def optimizer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
+    """Yield an optimizer that the release of PyTorch does not have."""
+    if training.optimizer == "muon" and release(versions.torch)[:2] < MUON:
+        message = (
+            f"PyTorch {versions.torch} has no torch.optim.Muon: use another optimizer, or stack.torch {dotted(MUON)}"
+        )
+        yield Problem(loc="training.optimizer", msg=message, input="muon")
+
+
+def expert_problems(versions: StackVersions, *, grouped_mm: bool) -> Iterator[Problem]:
+    """Yield the releases of transformers whose experts are not modeled without a grouped product."""
+    if grouped_mm or not (5,) <= release(versions.transformers)[:2] < CHECKS_CARD:
+        return
+    message = (
+        f"how transformers {versions.transformers} runs experts where PyTorch {versions.torch} has no grouped matrix"
+        f" product for the card is not modeled: use {dotted(CHECKS_CARD)} or later"
+    )
+    yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)

@@ -1,0 +1,147 @@
+"""Three periods of layers, the second of which represents all later ones, the last one included.
+
+That is so if the second and the third period have the same events, although one is between two periods and the other
+comes last. Each row of the second period then has a partner: the row at the same place in the third one. The rows of
+neighbors have partners too. Where the second period frees a row of the first one, the third frees one of the second.
+Where the second frees a row of the third one, the third frees one that the code after the layers allocates.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.training_step.periods import NONE, Periods, Window, first_product, once, passing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.engine.tape import Allocation
+
+
+class AlikePeriods(Periods):
+    """The events of three periods, the second of which represents `more` periods after it and the last one.
+
+    Its rows are renumbered as those of `Periods` are, from `base + stride` on. The numbers from `base` on are those of
+    rows that it frees of the period before. What the last period frees of the code after the layers has the numbers of
+    another period after it, unless the last period has windows of its own (see `_is_last_like_others`).
+    """
+
+    __slots__ = ()
+
+    interpreted: ClassVar[int] = 3
+
+    def _partners(self, rows: Sequence[Allocation]) -> list[list[int]] | None:
+        """Return the rows of the first period, the second, the third, and of the code after them, at equal indices.
+
+        `NONE` stands where there is no such row. Return None if the second and the third period are not alike.
+        """
+        passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]
+        second, third = ([*forward, *backward] for forward, backward in passes)
+        if [*map(len, passes[0])] != [*map(len, passes[1])]:
+            return None
+        partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
+        outer = _others(second, third, partners)
+        if outer is None:
+            return None
+        of_third = {other: row for row, other in partners.items()}
+        of_first = {other: row for row, other in outer if other in partners}
+        of_code = {of_third[row]: other for row, other in outer if row in of_third}
+        partners.update((row, other) for row, other in outer if row not in of_third and other not in of_first)
+        inner = passing(passes[0])
+        own = [row for row in partners if row not in inner]
+        around = {*self.events}.difference(second, third)
+        if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
+            return None
+        shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
+        if shared and not all(_adjoin(events, shared) for events in self._around()):
+            return None
+        kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
+        if kinds != others:
+            return None
+        self.freed_by_first = of_code
+        found = [[of_first.get(row, NONE) for row in own], own, [partners[row] for row in own]]
+        return [*found, [of_code.get(row, NONE) for row in own]] if self._is_last_like_others(rows) else found
+
+    def _is_last_like_others(self, rows: Sequence[Allocation]) -> bool:
+        """Return whether the last period is played as all others are.
+
+        Else the first matrix product of the backward pass is in it, for which a workspace is allocated.
+        """
+        start = self.marks["backward"]
+        end = self._backward(2)[0] if self.has_backward else start
+        return not self.has_backward or first_product(self.events[start:end], rows) is not None
+
+    def _around(self) -> list[list[int]]:
+        """Return the events before, between and after the periods."""
+        backward = [self._backward(2)[0], self._backward(1)[1]] if self.has_backward else []
+        ends = [0, self._forward(1)[0], self._forward(2)[1], *backward, len(self.events)]
+        return [self.events[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
+
+    def forward(self) -> list[Window]:
+        """Return the forward pass, with the second period once for each period that it represents, in order."""
+        start, end = self._forward(1)
+        _, last = self._forward(2)
+        by = self.stride
+        own = [] if self.copies > self.more else [Window(self.events[end:last], self.base + by, (self.more * by,))]
+        return [
+            *self._windows_outside(0, start),
+            Window(self.events[start:end], self.base, range(0, (self.copies + 1) * by, by)),
+            *own,
+            *self._windows_outside(last, self.marks["backward"]),
+        ]
+
+    def backward(self) -> list[Window]:
+        """Return the backward pass, with the second period once for each period that it represents, in reverse."""
+        if not self.has_backward:
+            return [once(self.outside(self.marks["backward"], self.marks["end"]))]
+        start, end = self._backward(1)
+        first, _ = self._backward(2)
+        by = self.stride
+        own = [] if self.copies > self.more else [Window(self.events[first:start], self.base + by, (self.more * by,))]
+        return [
+            once(self.outside(self.marks["backward"], first)),
+            *own,
+            Window(self.events[start:end], self.base, range(self.copies * by, -1, -by)),
+            once(self.outside(end, self.marks["end"])),
+        ]
+
+
+def _others(second: Sequence[int], third: Sequence[int], partners: dict[int, int]) -> list[tuple[int, int]] | None:
+    """Return the pairs of other rows that two periods free at the same place.
+
+    Return None if they do not allocate and free their own rows in the same order.
+    """
+    numbers = {**partners, **{~row: ~other for row, other in partners.items()}}
+    own = {*partners.values()}
+    pairs = [(~event, ~other) for event, other in zip(second, third, strict=True) if numbers.get(event) != other]
+    if any(row < 0 or other < 0 or row in partners or other in own for row, other in pairs):
+        return None
+    return pairs
+
+
+def _end_alike(row: int, other: int, around: set[int], of_first: dict[int, int], of_code: dict[int, int]) -> bool:
+    """Return whether the code around the periods frees a row of the second period as it frees the third one's partner.
+
+    `around` are its events. It only frees the partner of a row that the third period frees, and only frees a row whose
+    partner the second period frees.
+    """
+    if row in of_first:
+        return ~other in around and row not in of_code
+    return ~row in around if row in of_code else (~row in around) == (~other in around)
+
+
+def _adjoin(events: Sequence[int], partners: dict[int, int]) -> bool:
+    """Return whether events of rows of the second period come right before or after those of the third one.
+
+    Then it is certain where those of the periods between them come.
+    """
+    numbers = {**partners, **{~row: ~other for row, other in partners.items()}}
+    at = 0
+    for is_own, group in groupby(events, numbers.__contains__):
+        own = [*group]
+        wanted, end = [*map(numbers.get, own)], at + len(own)
+        if is_own and wanted not in (events[end : end + len(own)], events[max(0, at - len(own)) : at]):
+            return False
+        at = end
+    return True

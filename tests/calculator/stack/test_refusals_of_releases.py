@@ -1,0 +1,65 @@
+"""Requests that are refused because an older release runs a model's layers differently."""
+
+from __future__ import annotations
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
+STARCODER2 = {**SIZES, "model_type": "starcoder2", "intermediate_size": 128, "vocab_size": 100}
+GEMMA3 = {**SIZES, "model_type": "gemma3_text", "intermediate_size": 128, "vocab_size": 100}
+EVERY_SECOND = ["sliding_attention", "full_attention"] * 3
+
+
+def body(transformers: str, config: dict[str, object], **training: object) -> dict[str, object]:
+    return {
+        "model": {"config": config},
+        "method": {"name": "full"},
+        "training": {"sequence_length": 16, **training},
+        "stack": {"transformers": transformers},
+    }
+
+
+def test_checkpointing_of_layers_that_a_release_does_not_checkpoint_is_refused() -> None:
+    for transformers in ("4.48", "4.51"):
+        with pytest.raises(PlanError) as refused:
+            estimate(parse_request(body(transformers, STARCODER2, gradient_checkpointing=True)))
+        (found,) = refused.value.problems
+        assert found.loc == "training.gradient_checkpointing"
+        assert f"transformers {transformers} checkpoints no layer of starcoder2: use false" in found.msg
+    assert estimate(parse_request(body("4.52", STARCODER2, gradient_checkpointing=True))).memory.phases
+
+
+def test_layer_types_that_a_release_does_not_read_are_refused() -> None:
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request(body("4.52", {**GEMMA3, "layer_types": EVERY_SECOND})))
+    (found,) = refused.value.problems
+    assert found.loc == "stack.transformers"
+    assert "does not read layer_types: every layer but each 6th has a window there: use 5.24" in found.msg
+    assert estimate(parse_request(body("4.53", {**GEMMA3, "layer_types": EVERY_SECOND}))).memory.phases
+    assert estimate(parse_request(body("4.52", GEMMA3))).memory.phases
+
+
+MIXTRAL = {**SIZES, "model_type": "mixtral", "intermediate_size": 128, "vocab_size": 100, "num_local_experts": 4}
+
+
+def test_a_routers_loss_of_all_layers_at_once_is_refused() -> None:
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request(body("5.22", {**MIXTRAL, "output_router_logits": True})))
+    (found,) = refused.value.problems
+    assert found.loc == "model.config.output_router_logits"
+    assert "set output_router_logits to false, or use stack.transformers 5.24" in found.msg
+    assert estimate(parse_request(body("5.23", {**MIXTRAL, "output_router_logits": True}))).memory.phases
+    assert estimate(parse_request(body("5.22", MIXTRAL))).memory.phases
+
+
+def test_experts_before_the_first_known_release_are_refused_with_the_reason() -> None:
+    for transformers, known in (("4.57", True), ("5.7", False)):
+        with pytest.raises(PlanError) as refused:
+            estimate(parse_request(body(transformers, MIXTRAL)))
+        (found,) = refused.value.problems
+        assert found.msg.endswith("; from 5.8 on they are known: use 5.24")
+        assert ("an expert is a module of its own" in found.msg) is known

@@ -1,0 +1,58 @@
+"""The work of an estimate with a trainer, in multiples of the lines that one without a trainer executes."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from calculator.estimation.estimate import estimate
+from calculator.estimation.series import SeriesCache
+from tests.executed_lines import executed_lines
+from validation.benchmark.trainers import TRAINERS, by_itself, in_a_series, request_of
+
+BODY: dict[str, Any] = {"model": "meta-llama/Llama-3.1-8B", "reserved": "rule"}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"name": "lora", "r": 16, "target_modules": "all-linear"},
+    "full": {"name": "full"},
+}
+
+#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning.
+MOST = {
+    "transformers": (1.05, 1.22, 1.07, 1.22),
+    "trl-sft": (1.11, 1.29, 1.14, 1.27),
+    "trl-dpo": (1.31, 1.31, 1.38, 1.31),
+    "trl-kto": (1.33, 1.42, 1.41, 1.42),
+    "trl-orpo": (1.20, 1.37, 1.28, 1.38),
+    "trl-grpo": (1.46, 1.74, 1.55, 1.64),
+    "trl-rloo": (1.49, 1.79, 1.63, 1.70),
+    "torchtune": (1.33, 1.43, 1.47, 1.31),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_estimate_with_a_trainer_executes_few_more_lines(trainer: str, method: str) -> None:
+    body = {**BODY, "method": METHODS[method]}
+    plain, other = request_of(body), request_of(body, trainer)
+    of_method = 2 * [*METHODS].index(method)
+    for run, most in zip((by_itself, in_a_series), MOST[trainer][of_method:], strict=False):
+        runs = run(plain), run(other)
+        for first in runs:
+            first()
+        before, after = map(executed_lines, runs)
+        assert after / before < most
+
+
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
+def test_an_estimate_leaves_nothing_that_only_the_garbage_collector_finds(trainer: str) -> None:
+    request = request_of({**BODY, "method": METHODS["full"]}, trainer)
+    estimate(request, SeriesCache())
+    gc.collect()
+    gc.disable()
+    try:
+        estimate(request, SeriesCache())
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -1,0 +1,58 @@
+"""Unrolled layers of which three periods are interpreted, and those for which three are not enough."""
+
+import pytest
+
+from calculator.allocator.fast_replay import peak_reserved
+from calculator.allocator.replay import full_peak_reserved
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
+from calculator.training_step import alike_periods, periods
+from calculator.training_step.unrolled import every_event, unrolled
+from tests.calculator.allocator.test_replay import WORKSPACES, in_order
+
+LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
+QLORA = {**LORA, "name": "qlora"}
+CHECKPOINTED = {"gradient_checkpointing": True}
+DEEP = [
+    ("meta-llama/Llama-3.2-1B", LORA, {}),
+    ("meta-llama/Llama-3.2-1B", QLORA, {**CHECKPOINTED, "trainer": "trl-sft"}),
+    ("meta-llama/Llama-3.2-1B", {"name": "full"}, {**CHECKPOINTED, "autocast": "bfloat16"}),
+    ("google/gemma-3-270m", QLORA, CHECKPOINTED),
+    ("openai-community/gpt2", {"name": "full"}, {}),
+    ("Qwen/Qwen3-0.6B", LORA, {"trainer": "trl-dpo"}),
+]
+
+
+def resident(model, method, training):
+    return resident_state(parse_request({"model": model, "method": method, "training": training}))
+
+
+@pytest.mark.parametrize(("model", "method", "training"), DEEP)
+def test_three_periods_have_the_events_of_every_layer(monkeypatch, model, method, training):
+    monkeypatch.delattr(periods.Periods, "_partners")
+    state = resident(model, method, training)
+    assert in_order(unrolled(state.prepared).events()) == in_order(every_event(state.prepared))
+    assert peak_reserved(state, WORKSPACES) == full_peak_reserved(state, WORKSPACES)
+
+
+def test_the_last_layer_has_windows_of_its_own_if_it_multiplies_the_first_matrices_of_the_backward_pass():
+    """The loss of `trl-sft` computes the head's gradients in the forward pass."""
+    lengths = [
+        len(unrolled(resident(*DEEP[0][:2], {**CHECKPOINTED, **training}).prepared).backward)
+        for training in ({}, {"trainer": "trl-sft"})
+    ]
+    assert lengths == [3, 4]
+
+
+def test_layers_that_free_masks_of_an_attention_type_need_four_periods():
+    state = resident("google/gemma-2-2b", LORA, CHECKPOINTED)
+    assert len(unrolled(state.prepared).backward) == 5
+    assert in_order(unrolled(state.prepared).events()) == in_order(every_event(state.prepared))
+
+
+def test_rows_of_neighboring_periods_have_to_adjoin():
+    """Only then is it certain where the rows of the periods between them are freed."""
+    assert alike_periods._adjoin([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
+    assert alike_periods._adjoin([7, ~3, ~4, ~1, ~2, 8], {1: 3, 2: 4})
+    assert not alike_periods._adjoin([~1, 7, ~3], {1: 3})
+    assert not alike_periods._adjoin([~1, ~2, ~4, ~3], {1: 3, 2: 4})
