@@ -77,7 +77,7 @@ class Loop(ABC):
             given += [context.tape.new(shape, "int64", name) for name in _names_of_types(context)]
         return given
 
-    def enter(self, inputs: list[Tensor]) -> None:
+    def enter(self, inputs: list[Tensor]) -> None:  # noqa: B027  most loops keep nothing
         """Run when a pass has its inputs, which it frees."""
 
     def choose(self, context: Context) -> None:

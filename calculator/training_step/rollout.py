@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     #: The tensors that a layer has in the cache.
     Entries = list[tuple[Tensor, ...]]
 
-#: The first release whose `generate` extends positions in place of the mask.
+#: The first release whose `generate` drops a mask that is all ones, and extends positions in its place.
 CHOOSES_POSITIONS = (5,)
 
 
@@ -134,7 +134,9 @@ class Rollout:
         self.wrapped_dtype: DType | None = training.autocast if is_wrapped else None
         # The mixed precision of FSDP2 belongs to each unit, whatever calls it. accelerate then wraps no forward pass.
         dtype = training.autocast if is_fsdp else self.wrapped_dtype
-        generating = training.generating(batch.prompt, dtype, image_batch.shortest_prompt(prepared.model, training))
+        is_older = release(prepared.stack.transformers) < CHOOSES_POSITIONS
+        shortest = image_batch.shortest_prompt(prepared.model, training)
+        generating = training.generating(batch.prompt, dtype, shortest, drops_mask=not is_older)
         if training.has_images:
             generating = generating.by_sequences(training.micro_batches)
         self.prepared = prepared.for_run(generating, prepared.device)
@@ -144,7 +146,6 @@ class Rollout:
         #: Whether the model is in training mode.
         self.trains = trains
         #: The loop that chooses the next token.
-        is_older = release(prepared.stack.transformers) < CHOOSES_POSITIONS
         self.loop = loop or (OlderSampling if is_older else Sampling)
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
@@ -201,7 +202,8 @@ class Rollout:
 
     def _prefill(self) -> RolledOut | None:
         context = self._context("prompts", self.shape_env)
-        context.cache = Cache(windowed=True, component="kv_cache")
+        given = () if "windows_without_counters" in context.older else None
+        context.cache = Cache(windowed=True, given=given, component="kv_cache")
         loop = self.loop(context)
         return self._run(context, loop)
 

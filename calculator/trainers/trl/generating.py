@@ -217,7 +217,7 @@ class GeneratingTrainer(ComparingTrainer):
         earlier = [tape.new(shape, dtype, "log-probabilities of other rows") for _ in range(others)]
         left = older_generating.left_by_other_rows(context, dtype) if others else []
         with autocast.region(tape, training.autocast):
-            outputs = forward.without_graph(name, reference=reference)[1]
+            outputs = forward.no_grad(name, reference=reference)[1]
         tape.component = "logits_and_loss"
         logits = older_generating.returned_logits(context, outputs)
         del left

@@ -38,6 +38,9 @@ def problems(prepared: Subject) -> Iterator[Problem]:
         if given:
             message = f"is not modeled with GRPOTrainer of TRL {stack.trl}: use false"
             yield Problem(loc=f"training.{name}", msg=message, input=True)
+    if training.attention == "flash_attention_2":
+        message = f"generate with it is not modeled with GRPOTrainer of TRL {stack.trl}: use sdpa or eager"
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
     if training.loss_type in OTHER_LOSSES:
         message = f"GRPOTrainer of TRL {stack.trl} has no {training.loss_type}: use dapo, grpo, bnpo or dr_grpo"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
