@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,7 +95,7 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers = {each: number for number, each in enumerate((*outside, *of_copy))}
-    of_module = _Numbers(numbers)
+    of_module, first = _Numbers(numbers), len(outside)
     uses = OutsideCalls(program.backward)
     calls = []
     for segment in program.segments:
@@ -113,7 +113,8 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
         distance = _unknown if window is None else _distances(own, {} if window == BACKWARD else after, most)
         numbered = [*_numbered_calls(own, known_calls, of_module, distance, program.backward)]
         views = [] if window is None else [each[4] for each in numbered if each[0] in {PIN, UNPIN, KEEP}]
-        if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
+        numbers_used = (*own.uses, *views)
+        if numbers_used and (min(numbers_used) < first if window is not None else max(numbers_used) >= first):
             return None
         found.append(own._replace(calls=_without_inert_views(numbered)))
     return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
@@ -136,7 +137,7 @@ class _Numbers(dict["Module", tuple[int, ...]]):
 def _numbered(segment: Segment, of_module: _Numbers) -> NumberedSegment:
     """Return a segment without its calls."""
     used = [*map(of_module.__getitem__, segment.fetched)]
-    order = [number for own in used for number in own]
+    order = [*chain.from_iterable(used)]
     places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
     for number, place in zip(order, places, strict=True):
