@@ -34,7 +34,7 @@ TRACED_PAIRS: dict[str, frozenset[tuple[Release, Release]]] = {
         }
     ),
     "trl-dpo": frozenset({((0, 15), (4, 48)), ((0, 19), (4, 52)), ((0, 23), (4, 56)), ((0, 24), (4, 57))}),
-    "trl-grpo": frozenset(),
+    "trl-grpo": frozenset({((0, 24), (4, 56)), ((0, 24), (4, 57))}),
     "trl-kto": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-orpo": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-reward": frozenset({((0, 24), (4, 57))}),

@@ -16,6 +16,7 @@ from calculator.layers.trl.selected_logps import selected_log_probs
 from calculator.stack.verified import passes_problems
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import generated
+from calculator.trainers.trl.trainer import in_4_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,12 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     if training.attention == "flash_attention_2":
         message = f"generate with it is not modeled with GRPOTrainer of TRL {stack.trl}: use sdpa or eager"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
+    if training.autocast == "bfloat16" and in_4_bits(prepared):
+        message = (
+            f"TRL {stack.trl} casts the output head of a 4-bit model to bfloat16, and generate runs outside autocast:"
+            " most models then give the head float32, and fail. Leave it out"
+        )
+        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
     if training.loss_type in OTHER_LOSSES:
         message = f"GRPOTrainer of TRL {stack.trl} has no {training.loss_type}: use dapo, grpo, bnpo or dr_grpo"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
