@@ -14,7 +14,7 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.program import FETCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Sequence
 
     from calculator.sharding.zero3.parameters import Module, Partitioned
     from calculator.sharding.zero3.segment import Event
@@ -53,7 +53,7 @@ def known_copy(
     begins. `inert` are the indices of events of views that are left out.
     """
     uses = _Uses(events, active, backward, inert)
-    calls = [*uses.calls()]
+    calls = uses.calls()
     return KnownCopy(calls, uses.lingering) if uses.is_closed else None
 
 
@@ -82,9 +82,10 @@ class _Uses:
         """The indices of the events at which modules begin a backward pass that does not end."""
         return (*self._in_backward.values(),)
 
-    def calls(self) -> Iterator[KnownCall]:
-        """Yield the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
+    def calls(self) -> list[KnownCall]:
+        """Return the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
         inert, events = self._inert, self._events
+        found: list[KnownCall] = []
         row: list[int] = []
         for number in self._active:
             position, kind, module, parameter, _ = events[number]
@@ -106,11 +107,12 @@ class _Uses:
                 call = VIEW, self._place, number, (), ()
             if call is not None:
                 if row:
-                    yield AHEAD, call[1] - len(row), row[0], (*row,), ()
+                    found.append((AHEAD, call[1] - len(row), row[0], (*row,), ()))
                     row = []
-                yield call
+                found.append(call)
         if row:
-            yield AHEAD, self._place - len(row), row[0], (*row,), ()
+            found.append((AHEAD, self._place - len(row), row[0], (*row,), ()))
+        return found
 
     def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
         """Return the indices of the parameters that no module has used before."""
@@ -187,7 +189,7 @@ class OutsideCalls(_Uses):
     def segment(self, events: Sequence[Event], active: Sequence[int]) -> KnownCopy | None:
         """Return the calls of a segment, or None if a recomputation in it belongs to a backward pass outside of it."""
         self._events, self._active, self._begun, self._place = events, active, (*self._in_backward,), 0
-        calls = [*self.calls()]
+        calls = self.calls()
         return KnownCopy(calls, ()) if self._is_known and not any(self._recomputed.values()) else None
 
     def left(self) -> list[Partitioned]:
