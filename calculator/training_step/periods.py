@@ -168,7 +168,8 @@ class Periods:
         """Return the rows of the second, third and fourth period: those that it allocates, and others that it frees.
 
         The latter are allocated outside all three periods, and the third period frees a row of the same kind. Rows that
-        all three free in the pass that allocates them are left out.
+        all three free in the pass that allocates them are left out. Return None if a period has more of them than
+        another.
         """
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2, 3)]
         windows = [[*forward, *backward] for forward, backward in passes]
@@ -180,6 +181,8 @@ class Periods:
         every = [
             own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)
         ]
+        if len({*map(len, every)}) > 1:
+            return None
         inside = passing(events for both in passes for events in both)
         lasts = [not inside.issuperset(same) for same in zip(*every, strict=True)]
         return [[*compress(own, lasts)] for own in every]

@@ -103,8 +103,9 @@ def unrolled(prepared: PreparedModel, *, reduces: bool = True, symbols: SymSizes
             found = _unrolled(prepared, periods, reduces=reduces, symbols=symbols, repeats_layers=repeats_layers)
             if found is not None:
                 return found
-    message = "layers that are not repeated are listed"
-    raise AssertionError(message)
+    every = _unrolled(prepared, None, reduces=reduces, symbols=symbols, repeats_layers=False)
+    assert every is not None, "every layer is interpreted"
+    return every
 
 
 @without_frame_snapshots

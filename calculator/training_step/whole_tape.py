@@ -58,7 +58,7 @@ def _of_periods(prepared: PreparedModel) -> Tape | None:
     tape = expanded(context.tape)
     marks = {label: position for position, label in tape.marks}
     periods = Periods(tape, marks, repetition, more, ())
-    if context.passes or not periods.has_backward:
+    if context.passes or not periods.has_backward or not periods.is_regular:
         return None
     return _Repeated(tape, periods, more).tape()
 

@@ -5,10 +5,12 @@ It does what `Coordinator`, `ModuleOrder` and `References` do, without objects f
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.common.dtype import allocated
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.track import Happening
 
 #: The number of parameters of the order that are looked at together.
-ROW = 40
+ROW = 16
 
 
 class _Gather:
@@ -201,22 +203,29 @@ class KnownGathers:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
         order, places = self._layout.order, self._layout.places
         elements, partitioned = self._elements, self._partitioned
-        chosen: dict[int, None] = {}
+        chosen: list[int] = []
         most, head = min(left, self._bucket), self._head
         total = before_last = 0
         while head < self._end and total < most:
-            start = head
-            for head, number in enumerate(order[start : start + ROW], start + 1):  # noqa: B007  read after the loop
-                if number in partitioned and number not in chosen:
-                    chosen[number] = None
-                    before_last, total = total, total + elements[number]
-                    if total >= most:
-                        break
+            row = order[head : head + ROW]
+            missing = [*dict.fromkeys(filter(partitioned.__contains__, row))]
+            if chosen:
+                missing = [number for number in missing if number not in chosen]
+            totals = [*accumulate(map(elements.__getitem__, missing), initial=total)]
+            count = bisect_left(totals, most)
+            if count < len(totals):
+                missing = missing[:count]
+                head += row.index(missing[-1]) + 1
+            else:
+                head += len(row)
+            if missing:
+                before_last, total = totals[len(missing) - 1 : len(missing) + 1]
+                chosen += missing
         self._fetched_for.update(zip(order[self._head : head], places[self._head : head], strict=True))
         self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
-            self._gather([*chosen])
+            self._gather(chosen)
 
     def _gather(self, numbers: list[int]) -> None:
         """Gather a parameter into its own buffer, or several into one for each dtype that is copied out at the end."""
@@ -236,8 +245,8 @@ class KnownGathers:
             self._check(numbers)
 
     def _buffers(self, numbers: Sequence[int]) -> int:
-        own = ((dtype, sum(map(sizes.__getitem__, numbers))) for dtype, sizes in self._layout.partitions.items())
-        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in own])
+        sizes = [sum(map(sizes.__getitem__, numbers)) * self._ranks for sizes in self._layout.partitions.values()]
+        return sum(map(allocated, sizes, self._layout.itemsizes))
 
     def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
         """Free parameters that no other module uses, and that are not used again soon."""

@@ -214,11 +214,7 @@ def test_full_fine_tuning_and_other_trainers_offloading_are_refused():
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": TRAINING}
     with pytest.raises(PlanError, match="with full it compiles the model"):
         estimate(parse_request(body))
-    for trainer, reason in (
-        ("trl-sft", "without gradient checkpointing"),
-        ("trl-orpo", "leave it out"),
-        (None, "leave"),
-    ):
+    for trainer, reason in (("trl-orpo", "leave it out"), (None, "leave")):
         training = {"trainer": trainer, "activation_offloading": True}
         with pytest.raises(PlanError, match=reason):
             estimate(parse_request({**body, "training": training}))

@@ -50,6 +50,25 @@ def test_layers_that_free_masks_of_an_attention_type_need_four_periods():
     assert in_order(unrolled(state.prepared).events()) == in_order(every_event(state.prepared))
 
 
+def test_every_layer_is_interpreted_where_periods_free_different_numbers_of_tensors():
+    """The last of five layers is of the type of the first, so that its masks are freed with it."""
+    config = {
+        "model_type": "gemma3_text",
+        "hidden_size": 96,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 48,
+        "intermediate_size": 128,
+        "vocab_size": 320,
+        "num_hidden_layers": 5,
+        "sliding_window": 1024,
+        "sliding_window_pattern": 2,
+    }
+    training = {"trainer": "trl-dpo", "micro_batch_size": 4, "gradient_accumulation_steps": 3, "sequence_length": 64}
+    state = resident({"config": config}, {"name": "adapter", "bottleneck_size": 64}, training)
+    assert in_order(unrolled(state.prepared).events()) == in_order(every_event(state.prepared))
+
+
 def test_rows_of_neighboring_periods_have_to_adjoin():
     """Only then is it certain where the rows of the periods between them are freed."""
     assert alike_periods._adjoin([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
