@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the estimate; return its verdict as an exit status."""
-    plan = parse_request(request.body(args))
+    plan = parse_request(request.complete_body(args))
     answer = answered(plan, Client(progress=_progress))
     text = "\n".join(lines(plan.method.label, answer))
     request.print_answer(args, SingleEstimateAnswer.model_validate(answer), text)

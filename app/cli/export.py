@@ -41,7 +41,7 @@ def _write_others(output: str | None, others: tuple[AdditionalFile, ...]) -> Non
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, and print to standard error what it cannot express; return the verdict as an exit status."""
-    plan = planned(parse_request(request.body(args)))
+    plan = planned(parse_request(request.complete_body(args)))
     file = FORMATS[args.format](plan)
     for each in file.not_expressed:
         sys.stderr.write(f"{each.loc}: {each.why}\n")

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the limit; return 1 if no value fits."""
-    body = request.body(args)
+    body = request.complete_body(args)
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
     found = limit(parse_limit(body))

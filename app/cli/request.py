@@ -9,13 +9,16 @@ from app.cli import files, options, terminal
 from app.forms.fields import FIELDS, place
 from app.forms.plan_form import named_model
 from app.tools import TOOLS
-from calculator.common.errors import refusal
+from calculator.common.errors import PlanError, Problem, refusal
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     import argparse
 
     from pydantic import BaseModel
+
+#: The options that a plan needs, with an example of each.
+_REQUIRED = {"model": "--model meta-llama/Llama-3.1-8B", "method": "--method lora"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +64,19 @@ def body(args: argparse.Namespace) -> Any:
     if TOOLS[args.tool].not_modelled:
         sys.stderr.write(f"Note: {TOOLS[args.tool].not_modelled}\n")
     return options.merged(_defaults(args.tool, given), given)
+
+
+def complete_body(args: argparse.Namespace) -> Any:
+    """Return the request body of a command that needs a model and a method.
+
+    Raises:
+        PlanError: if it has none of one. The error names the option.
+    """
+    found = body(args)
+    missing = [option for option in _REQUIRED if option not in found]
+    if missing:
+        raise PlanError(*(Problem(loc=f"--{each}", msg=f"is required, such as {_REQUIRED[each]}") for each in missing))
+    return found
 
 
 def _defaults(tool: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the phases; return the verdict as an exit status."""
-    body = options.merged(request.body(args), options.body_of(args, RUN))
+    body = options.merged(request.complete_body(args), options.body_of(args, RUN))
     answer = whole_run(parse_run(body))
     request.print_answer(args, RunAnswer.model_validate(answer), "\n".join(_lines(answer)))
     return int(answer.verdict not in {None, Verdict.FITS})

@@ -126,14 +126,22 @@ class Training(TrainingSettings):
         sizes = {"micro_batch_size": 1, "sequence_length": tokens, "padding": False}
         return DrawnRow(**{**values, **sizes, "of_samples": samples})
 
-    def generating(self, prompt: int, autocast: Literal["bfloat16", "float16"] | None, shortest: int = 1) -> "Training":
+    def generating(
+        self,
+        prompt: int,
+        autocast: Literal["bfloat16", "float16"] | None,
+        shortest: int = 1,
+        *,
+        drops_mask: bool = True,
+    ) -> "Training":
         """Return the training of a trainer's model while it generates from prompts of that length.
 
         `autocast` is the data type of the context in which it generates, or None. Prompts of the `shortest` length
-        have no padding.
+        have no padding. `drops_mask`: whether `generate` drops a mask that is all ones.
         """
         changes = {"gradient_checkpointing": False, "autocast": autocast, "sequence_length": prompt}
-        return _changed(self, GeneratingTraining, {**changes, "padding": self.padding and prompt > shortest})
+        kind = GeneratingTraining if drops_mask else Training
+        return _changed(self, kind, {**changes, "padding": self.padding and prompt > shortest})
 
     @property
     def without_checkpointing(self) -> "Training":

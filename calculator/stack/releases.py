@@ -66,10 +66,10 @@ def _unknown(versions: StackVersions, loc: str) -> Iterator[Problem]:
     for each in declared(StackVersions):
         given, accepted = getattr(versions, each.name), KNOWN[each.name]
         if not _RELEASE.fullmatch(given):
-            message = f"must be a release such as {each.default!r}; known are {_listed(accepted)}"
+            message = f"must be a release such as {each.default!r}; known are {listed(accepted)}"
             yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
         elif not any(first <= release(given)[:2] <= last for first, last in accepted):
-            message = f"{each.name} {given[:40]} is not known: use {_listed(accepted)}"
+            message = f"{each.name} {given[:40]} is not known: use {listed(accepted)}"
             yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
 
 
@@ -78,5 +78,6 @@ def dotted(numbers: Release) -> str:
     return ".".join(map(str, numbers))
 
 
-def _listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
+def listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
+    """Return ranges of releases as text, such as 4.48 to 4.57."""
     return ", ".join(dotted(first) if first == last else f"{dotted(first)} to {dotted(last)}" for first, last in ranges)

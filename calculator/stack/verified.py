@@ -8,7 +8,7 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
 from calculator.stack.models import FIRST, TRACED
-from calculator.stack.releases import dotted, is_older, release
+from calculator.stack.releases import dotted, is_older, listed, release
 from calculator.stack.trainers import OLDER_TRAINERS, knows_trainer
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if not knows_trainer(training.trainer, versions):
         known = OLDER_TRAINERS.get(training.trainer or "")
-        older = f"stack.trl {dotted(known[0])} to {dotted(known[1])}, " if known else ""
+        older = f"stack.trl {listed((known,))}, " if known else ""
         message = (
             f"what {training.trainer} of TRL {versions.trl} does with {named} is not known: use {older}transformers, or"
             f" stack.transformers {newest}"

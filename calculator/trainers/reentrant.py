@@ -24,7 +24,8 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     older = older_behavior(prepared.stack, prepared.model.model_type)
     sets_false = training.trainer == "trl-sft" and chooses_reentrance(prepared.stack)
     left = training.gradient_checkpointing_kwargs is None and not sets_false
-    if not training.gradient_checkpointing or not (left or training.use_reentrant):
+    always = training.trainer == "trl-grpo"  # turns checkpointing on again without its settings
+    if not training.gradient_checkpointing or not (left or always or training.use_reentrant):
         return
     if "embeddings_without_gradients" not in older or not method.facts.trains_base:
         return
@@ -32,9 +33,9 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     trained = [(path, module) for path, module, spec in prepared.distinct_modules if spec.trained]
     in_layers = any(path.startswith(tuple(f"{name}." for name in layers)) for path, _ in trained)
     if in_layers and not any(module.kind == "embedding" for _, module in trained):
+        way_out = "use false" if always else "set training.gradient_checkpointing_kwargs.use_reentrant false"
         message = (
             f"re-entrant checkpointing, the default of transformers {prepared.stack.transformers}, gives the parameters"
-            " of layers no gradient, because their input needs none: set"
-            " training.gradient_checkpointing_kwargs.use_reentrant false, or train the embeddings too"
+            f" of layers no gradient, because their input needs none: {way_out}, or train the embeddings too"
         )
         yield Problem(loc="training.gradient_checkpointing", msg=message, input=True)

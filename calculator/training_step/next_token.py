@@ -77,6 +77,9 @@ class Loop(ABC):
             given += [context.tape.new(shape, "int64", name) for name in _names_of_types(context)]
         return given
 
+    def enter(self, inputs: list[Tensor]) -> None:  # noqa: B027  most loops keep nothing
+        """Run when a pass has its inputs, which it frees."""
+
     def choose(self, context: Context) -> None:
         """Choose the next token."""
         longer: Shape = (context.batch, context.past + context.length + 1)
@@ -133,6 +136,56 @@ class Sampling(Loop):
         del quotients
         self.tokens = tape.new((context.batch,), "int64", "next_tokens")
         del drawn
+
+
+class OlderSampling(Sampling):
+    """The same before transformers 5.0, whose `generate` refers to the inputs of a pass until the next one.
+
+    It has a place in the cache for each token of a pass, and finds positions from the mask.
+    Source: transformers 4.57.6, generation/utils.py, _sample and prepare_inputs_for_generation.
+    """
+
+    __slots__ = ("finished", "inputs", "place")
+
+    def _kept(self, context: Context) -> list[Tensor]:
+        shape = (context.batch, context.length)
+        return [context.tape.new(shape, "int64", name) for name in ("prompt_ids", "prompt_mask")]
+
+    def begin(self, context: Context) -> None:
+        """Allocate what the loop has before its first pass, and the place of each token in the cache."""
+        Sampling.begin(self, context)
+        self.place = context.tape.new((context.length,), "int64", "cache_position")
+
+    def after_first_token(self, context: Context) -> None:
+        """Allocate what the choice of the previous token left, including whether all sequences have ended."""
+        seen = (context.batch, context.past + 1)
+        self.mask = context.tape.new(seen, "int64", "attention_mask")
+        self.ids = context.tape.new(seen, "int64", "ids")
+        self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
+        self.finished = context.tape.new((), "bool", "this_peer_finished")
+        self.logits = scores(context, "next_token_logits")
+        self.probabilities = scores(context, "probabilities")
+
+    def given(self, context: Context) -> list[Tensor]:
+        """Allocate the positions, which are found from the mask."""
+        shape = (context.batch, context.length)
+        takes = context.forward.takes_positions
+        return [context.tape.new(shape, "int64", "position_ids")] if takes else []
+
+    def enter(self, inputs: list[Tensor]) -> None:
+        """Keep the inputs of a pass."""
+        self.inputs = [*inputs]
+
+    def choose(self, context: Context) -> None:
+        """Choose the next token. The mask of the pass stays until the next one."""
+        longer: Shape = (context.batch, context.past + context.length + 1)
+        context.set_scope("generate: ")
+        before = self.mask
+        self.mask = _appended(context, longer, "attention_mask")
+        place = context.tape.new((1,), "int64", "cache_position of the next token")
+        self._choose(context)
+        self.ids = context.tape.new(longer, "int64", "ids")
+        del before, place
 
 
 class GreedySearch(Loop):

@@ -31,13 +31,14 @@ from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
+from calculator.stack.releases import release
 from calculator.trainers import image_batch, trainer_of
 from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.earlier_tokens import EarlierTokens
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import Sampling
+from calculator.training_step.next_token import OlderSampling, Sampling
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 
     #: The tensors that a layer has in the cache.
     Entries = list[tuple[Tensor, ...]]
+
+#: The first release whose `generate` drops a mask that is all ones, and extends positions in its place.
+CHOOSES_POSITIONS = (5,)
 
 
 class RolledOut(NamedTuple):
@@ -120,7 +124,7 @@ class Rollout:
         shape_env: ShapeEnv | None = None,
         *,
         trains: bool = True,
-        loop: type[Loop] = Sampling,
+        loop: type[Loop] | None = None,
         is_first: bool = True,
     ) -> None:
         training = prepared.training
@@ -130,7 +134,9 @@ class Rollout:
         self.wrapped_dtype: DType | None = training.autocast if is_wrapped else None
         # The mixed precision of FSDP2 belongs to each unit, whatever calls it. accelerate then wraps no forward pass.
         dtype = training.autocast if is_fsdp else self.wrapped_dtype
-        generating = training.generating(batch.prompt, dtype, image_batch.shortest_prompt(prepared.model, training))
+        is_older = release(prepared.stack.transformers) < CHOOSES_POSITIONS
+        shortest = image_batch.shortest_prompt(prepared.model, training)
+        generating = training.generating(batch.prompt, dtype, shortest, drops_mask=not is_older)
         if training.has_images:
             generating = generating.by_sequences(training.micro_batches)
         self.prepared = prepared.for_run(generating, prepared.device)
@@ -140,7 +146,7 @@ class Rollout:
         #: Whether the model is in training mode.
         self.trains = trains
         #: The loop that chooses the next token.
-        self.loop = loop
+        self.loop = loop or (OlderSampling if is_older else Sampling)
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
@@ -196,7 +202,8 @@ class Rollout:
 
     def _prefill(self) -> RolledOut | None:
         context = self._context("prompts", self.shape_env)
-        context.cache = Cache(windowed=True, component="kv_cache")
+        given = () if "windows_without_counters" in context.older else None
+        context.cache = Cache(windowed=True, given=given, component="kv_cache")
         loop = self.loop(context)
         return self._run(context, loop)
 
@@ -299,6 +306,7 @@ class Rollout:
         row = len(tape.rows)
         ids = tape.new((context.batch, context.length), "int64", "input_ids")
         inputs = [ids, *loop.given(context)]
+        loop.enter(inputs)
         rows = range(row, len(tape.rows))
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))

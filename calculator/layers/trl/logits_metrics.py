@@ -40,7 +40,7 @@ def log_from_logits(
     if shifts_first:
         shifted = Tensor(tape, logits.storage, (*positions, vocab_size), logits.dtype, None)
         flat = _flattened(shifted)
-        entropies = _entropies(flat, positions)
+        entropies = entropies_by_rows(flat, positions)
         del flat
     else:
         entropies = _entropies_of(logits, entropy, (batch, length))
@@ -77,7 +77,7 @@ def _entropies_of(logits: Tensor, chunks: Chunks | None, shape: Shape) -> Tensor
         case None:
             return None
         case "rows":
-            return _entropies(logits, shape)
+            return entropies_by_rows(logits, shape)
         case "sequences":
             return _entropies_by_sequence(logits, shape)
 
@@ -101,7 +101,7 @@ def _entropies_by_sequence(logits: Tensor, shape: Shape) -> Tensor:
     return entropies
 
 
-def _entropies(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+def entropies_by_rows(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the entropy of each row of logits, computed from some rows at once.
 
     Two rounds show how their temporaries overlap. In the last one, the entropies of earlier rows have a block each.

@@ -14,7 +14,7 @@ from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.program import FETCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Sequence
 
     from calculator.sharding.zero3.parameters import Module, Partitioned
     from calculator.sharding.zero3.segment import Event
@@ -44,28 +44,31 @@ class KnownCopy(NamedTuple):
     lingering: tuple[int, ...]
 
 
-def known_copy(events: Sequence[Event], active: Sequence[int], backward: int) -> KnownCopy | None:
+def known_copy(
+    events: Sequence[Event], active: Sequence[int], backward: int, inert: Container[int] = ()
+) -> KnownCopy | None:
     """Return the calls of a copy, whose events can do something at the indices `active`.
 
     None if they depend on what is called outside of the copy. `backward` is the position at which the backward pass
-    begins.
+    begins. `inert` are the indices of events of views that are left out.
     """
-    uses = _Uses(events, active, backward)
-    calls = [*uses.calls()]
+    uses = _Uses(events, active, backward, inert)
+    calls = uses.calls()
     return KnownCopy(calls, uses.lingering) if uses.is_closed else None
 
 
 class _Uses:
     """The modules that use each parameter while the events of a copy run."""
 
-    def __init__(self, events: Sequence[Event], active: Sequence[int], backward: int) -> None:
-        self._events, self._active, self._backward = events, active, backward
+    def __init__(
+        self, events: Sequence[Event], active: Sequence[int], backward: int, inert: Container[int] = ()
+    ) -> None:
+        self._events, self._active, self._backward, self._inert = events, active, backward, inert
         self._users: defaultdict[Partitioned, set[Module]] = defaultdict(set)
         #: The modules in their backward pass, with the index of the event at which it began.
         self._in_backward: dict[Module, int] = {}
-        self._recomputed: defaultdict[Module, dict[Partitioned, None]] = defaultdict(dict)
-        #: Where each parameter is found.
-        self._found: dict[Partitioned, Found] = {}
+        #: The parameters that recomputations in the backward pass of a module gathered, and where they are found.
+        self._recomputed: defaultdict[Module, dict[Partitioned, Found]] = defaultdict(dict)
         self._place = 0
         self._is_open = False
 
@@ -79,9 +82,10 @@ class _Uses:
         """The indices of the events at which modules begin a backward pass that does not end."""
         return (*self._in_backward.values(),)
 
-    def calls(self) -> Iterator[KnownCall]:
-        """Yield the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
-        inert, events = self._inert_views(), self._events
+    def calls(self) -> list[KnownCall]:
+        """Return the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
+        inert, events = self._inert, self._events
+        found: list[KnownCall] = []
         row: list[int] = []
         for number in self._active:
             position, kind, module, parameter, _ = events[number]
@@ -103,31 +107,11 @@ class _Uses:
                 call = VIEW, self._place, number, (), ()
             if call is not None:
                 if row:
-                    yield AHEAD, call[1] - len(row), row[0], (*row,), ()
+                    found.append((AHEAD, call[1] - len(row), row[0], (*row,), ()))
                     row = []
-                yield call
+                found.append(call)
         if row:
-            yield AHEAD, self._place - len(row), row[0], (*row,), ()
-
-    def _inert_views(self) -> set[int]:
-        """Return the indices of events that change nothing.
-
-        A graph keeps no weights that a recomputation reads. A view of a persistent parameter keeps nothing that is
-        released while it exists.
-        """
-        found: set[int] = set()
-        pinned: dict[tuple[str, Partitioned], int] = {}
-        events = self._events
-        for number in [number for number in self._active if events[number][2] is None]:
-            position, kind, _, parameter, serial = events[number]
-            if parameter is None:
-                continue
-            if kind == module_calls.KEPT and position > self._backward:
-                found.add(number)
-            elif kind == module_calls.PINNED and parameter.persists:
-                pinned[serial, parameter] = number
-            elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
-                found.update((number, pinned.pop((serial, parameter))))
+            found.append((AHEAD, self._place - len(row), row[0], (*row,), ()))
         return found
 
     def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
@@ -149,10 +133,9 @@ class _Uses:
                 unused.append(at)
             if each.key.layer != layer:
                 self._is_open = True
-            self._found[each] = number, at
             using.add(module)
             if owner is not None and not each.trained:
-                self._recomputed[owner][each] = None
+                self._recomputed[owner][each] = number, at
                 using.add(owner)
         return tuple(unused)
 
@@ -170,7 +153,28 @@ class _Uses:
             return tuple(own), ()
         for each in recomputed:
             users[each].discard(module)
-        return tuple(own), tuple([self._found[each] for each in recomputed if not (each.persists or users[each])])
+        return tuple(own), tuple([at for each, at in recomputed.items() if not (each.persists or users[each])])
+
+
+def inert_views(events: Sequence[Event], active: Sequence[int], backward: int) -> set[int]:
+    """Return the indices of events of views that change nothing.
+
+    A graph keeps no weights that a recomputation reads. A view of a persistent parameter keeps nothing that is released
+    while it exists.
+    """
+    found: set[int] = set()
+    pinned: dict[tuple[str, Partitioned], int] = {}
+    for number in [number for number in active if events[number][2] is None]:
+        position, kind, _, parameter, serial = events[number]
+        if parameter is None:
+            continue
+        if kind == module_calls.KEPT and position > backward:
+            found.add(number)
+        elif kind == module_calls.PINNED and parameter.persists:
+            pinned[serial, parameter] = number
+        elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
+            found.update((number, pinned.pop((serial, parameter))))
+    return found
 
 
 class OutsideCalls(_Uses):
@@ -185,7 +189,7 @@ class OutsideCalls(_Uses):
     def segment(self, events: Sequence[Event], active: Sequence[int]) -> KnownCopy | None:
         """Return the calls of a segment, or None if a recomputation in it belongs to a backward pass outside of it."""
         self._events, self._active, self._begun, self._place = events, active, (*self._in_backward,), 0
-        calls = [*self.calls()]
+        calls = self.calls()
         return KnownCopy(calls, ()) if self._is_known and not any(self._recomputed.values()) else None
 
     def left(self) -> list[Partitioned]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, known_copy
+from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, inert_views, known_copy
 from calculator.sharding.zero3.track import Moment
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class KnownCopies:
         if window is None or not (coordinator.is_settled and coordinator.order.follows(segment.fetched)):
             return None
         if window not in self._of_windows:
-            self._of_windows[window] = known_copy(segment.events, segment.active, self._backward)
+            own = segment.events, segment.active, self._backward
+            self._of_windows[window] = known_copy(*own, inert_views(*own))
         return self._of_windows[window]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.common.dtype import allocated
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
 
@@ -236,8 +236,8 @@ class KnownGathers:
             self._check(numbers)
 
     def _buffers(self, numbers: Sequence[int]) -> int:
-        own = ((dtype, sum(map(sizes.__getitem__, numbers))) for dtype, sizes in self._layout.partitions.items())
-        return sum([allocated(size * self._ranks, ITEMSIZE[dtype]) for dtype, size in own])
+        sizes = [sum(map(sizes.__getitem__, numbers)) * self._ranks for sizes in self._layout.partitions.values()]
+        return sum(map(allocated, sizes, self._layout.itemsizes))
 
     def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
         """Free parameters that no other module uses, and that are not used again soon."""

@@ -7,6 +7,7 @@ from math import inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.common.dtype import ITEMSIZE
 from calculator.sharding.zero3.known_calls import RELEASE
 from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
@@ -74,6 +75,7 @@ class Layout:
         for dtype in dict.fromkeys(map(_DTYPE, partitions)):
             sizes = [size if of == dtype else 0 for of, size in partitions]
             self.partitions[dtype] = [*sizes[: self.first], *sizes[self.first :] * count]
+        self.itemsizes = [ITEMSIZE[dtype] for dtype in self.partitions]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
         of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]

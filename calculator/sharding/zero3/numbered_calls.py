@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEAS
 from calculator.sharding.zero3.program import BACKWARD, NO_GRAD_FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.known_calls import KnownCall
@@ -95,7 +96,7 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers = {each: number for number, each in enumerate((*outside, *of_copy))}
-    of_module = _Numbers(numbers)
+    of_module, first = _Numbers(numbers), len(outside)
     uses = OutsideCalls(program.backward)
     calls = []
     for segment in program.segments:
@@ -111,9 +112,10 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     for own, known_calls in zip(segments, calls, strict=True):
         window = own.segment.window
         distance = _unknown if window is None else _distances(own, {} if window == BACKWARD else after, most)
-        numbered = [*_numbered_calls(own, known_calls, of_module, distance, program.backward)]
+        numbered = _numbered_calls(own, known_calls, of_module, distance, program.backward)
         views = [] if window is None else [each[4] for each in numbered if each[0] in {PIN, UNPIN, KEEP}]
-        if any((number < len(outside)) != (window is None) for number in (*own.uses, *views)):
+        numbers_used = (*own.uses, *views)
+        if numbers_used and (min(numbers_used) < first if window is not None else max(numbers_used) >= first):
             return None
         found.append(own._replace(calls=_without_inert_views(numbered)))
     return StepCalls(program, found, outside, of_copy, [numbers[each] for each in uses.left()])
@@ -136,7 +138,7 @@ class _Numbers(dict["Module", tuple[int, ...]]):
 def _numbered(segment: Segment, of_module: _Numbers) -> NumberedSegment:
     """Return a segment without its calls."""
     used = [*map(of_module.__getitem__, segment.fetched)]
-    order = [number for own in used for number in own]
+    order = [*chain.from_iterable(used)]
     places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
     for number, place in zip(order, places, strict=True):
@@ -151,9 +153,10 @@ def _numbered_calls(
     of_module: _Numbers,
     distance: Callable[[int, int], float],
     backward: int,
-) -> Iterator[NumberedCall]:
-    """Yield the calls of a segment, without the release of parameters that are used again too soon."""
+) -> list[NumberedCall]:
+    """Return the calls of a segment, without the release of parameters that are used again too soon."""
     events, used, numbers = own.segment.events, own.used, of_module.numbers
+    found: list[NumberedCall] = []
     ahead: list[tuple[int, int, Sequence[int]]] = []
     number = place = 0
     what: int
@@ -189,10 +192,11 @@ def _numbered_calls(
             what, given, others = KEEP, numbers[parameter], None
         else:
             continue
-        yield what, number, place, position, given, others, ahead
+        found.append((what, number, place, position, given, others, ahead))
         ahead = []
     if ahead:
-        yield AHEAD, number, place + len(ahead), events[number][0], None, None, ahead
+        found.append((AHEAD, number, place + len(ahead), events[number][0], None, None, ahead))
+    return found
 
 
 def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
@@ -200,19 +204,22 @@ def _without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
     kinds = [*map(_KIND_OF_CALL, calls)]
     if PIN not in kinds:
         return calls
-    pinned: dict[tuple[int, str], int] = {}
+    #: The views of each parameter that exist, with the calls that created them.
+    pinned: defaultdict[int, dict[str, int]] = defaultdict(dict)
     inert: set[int] = set()
     for at in [at for at, kind in enumerate(kinds) if kind in _OF_VIEWS]:
         kind, _, _, _, own, others, _ = calls[at]
         if kind == PIN:
-            pinned[own, others[0]] = at
+            pinned[own][others[0]] = at
         elif kind == UNPIN:
-            begun = pinned.pop((own, others), None)
+            begun = pinned[own].pop(others, None)
             if begun is not None:
                 inert.update((at, begun))
-        elif pinned:
-            freed = {own} if kind == RELEASE else {each for each, _ in own}.union(others)
-            pinned = {view: begun for view, begun in pinned.items() if view[0] not in freed}
+        elif kind == RELEASE:
+            pinned.pop(own, None)
+        else:
+            for each in (*[each for each, _ in own], *others):
+                pinned.pop(each, None)
     if not inert:
         return calls
     found: list[NumberedCall] = []

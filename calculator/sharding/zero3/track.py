@@ -75,9 +75,9 @@ def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]
         yield Track(track.segment, before, track.after + size, moments)
 
 
-def _more(moments: Iterable[Happening], size: int) -> list[Happening]:
+def _more(moments: Sequence[Happening], size: int) -> list[Happening]:
     """Return moments with some more bytes."""
-    return [
-        (position, most + size, after + size, gradient, is_event, number)
-        for position, most, after, gradient, is_event, number in moments
-    ]
+    if not moments:
+        return []
+    positions, mosts, afters, *others = zip(*moments, strict=True)
+    return [*zip(positions, map(size.__add__, mosts), map(size.__add__, afters), *others, strict=True)]

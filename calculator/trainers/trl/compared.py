@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model instead.
 BY_PEFT = ("lora", "qlora", "ia3")
 
-#: The first release that compares a wrapped model with a copy of its adapters, and does not freeze a second model.
+#: The first release that compares a wrapped model with a copy of its adapters.
 COPIES = (1, 0)
 
 
@@ -52,12 +52,15 @@ def copies_problems(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
 
 
-def sentence(prepared: Subject) -> str:
-    """Return a sentence on the reference model, and on the memory that it keeps."""
+def sentence(prepared: Subject, *, is_frozen: bool) -> str:
+    """Return a sentence on the reference model, and on the memory that it keeps.
+
+    `is_frozen`: whether a second model is a frozen copy.
+    """
     if prepared.training.precompute_ref_log_probs:
         return "The reference's log-probabilities are precomputed: no reference runs in the step."
     match compared(prepared):
-        case "model" if release(prepared.stack.trl) < COPIES:
+        case "model" if is_frozen:
             return "The reference is a frozen copy of the model (create_reference_model)."
         case "model":
             return (

@@ -63,7 +63,7 @@ class ComparingTrainer(TrlTrainer):
 
     def reference_sentence(self, prepared: Subject) -> str:
         """Return a sentence on the reference model, and on the memory that it keeps."""
-        return sentence(prepared)
+        return sentence(prepared, is_frozen=self.freezes_reference(prepared))
 
     def compared(self, prepared: Subject) -> Compared | None:
         """Return the reference model that the loss compares with."""

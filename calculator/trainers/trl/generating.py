@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
+from calculator.layers.trl.logits_metrics import entropies_by_rows
 from calculator.layers.trl.sequence_logps import masked_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
-from calculator.trainers.trl import generated, generated_images, vllm
+from calculator.trainers.trl import generated, generated_images, older_generating, vllm
 from calculator.trainers.trl.comparing import ComparingTrainer
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Compared, Passes
     from calculator.trainers.subject import Subject
 
@@ -46,6 +48,8 @@ class GeneratingTrainer(ComparingTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         yield from ComparingTrainer.problems(self, prepared)
+        if self.is_older(prepared.stack):
+            yield from older_generating.problems(prepared)
         label = self.facts.label.removeprefix("TRL ")
         yield from generated.problems(prepared.training, label, prepared.device.count)
         if not prepared.training.use_vllm:
@@ -77,6 +81,21 @@ class GeneratingTrainer(ComparingTrainer):
     def compared(self, prepared: Subject) -> Compared | None:
         """Return the reference model that the loss compares with, or None if `beta` is 0."""
         return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
+
+    def freezes_reference(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return False: the reference is loaded as another model."""
+        return False
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant.
+
+        Older releases turn it on again after `generate` without its settings, and transformers 4 is re-entrant then.
+
+        Source: TRL 0.24, trl/models/utils.py, unwrap_model_for_generation.
+        """
+        if self.is_older(context.prepared.stack) and not context.training.use_vllm:
+            return True
+        return ComparingTrainer.is_reentrant(self, context)
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: checkpointing is disabled while completions are generated and scored."""
@@ -131,6 +150,12 @@ class GeneratingTrainer(ComparingTrainer):
         context.images = [generated.unowned(context, shape, dtype) for _, shape, dtype in views]
         return [generated.unowned(context, (context.batch, context.length), "int64")]
 
+    def head(self, context: Context) -> LossHead:
+        """Return the fused head, or that of older releases, with the logits of the completions."""
+        if self.is_older(context.prepared.stack):
+            return older_generating.logits_of_completions
+        return ComparingTrainer.head(self, context)
+
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Score the generation batch in the step's first micro-batch. Then run the model on the micro-batch's rows."""
         tape, training = context.tape, context.training
@@ -138,9 +163,13 @@ class GeneratingTrainer(ComparingTrainer):
         shape = (context.batch, context.length)
         tape.scope, tape.component = "micro-batch: ", "activations"
         ids, mask = (tape.new(shape, "int64", name) for name in ("input_ids", "attention_mask"))
+        context.padding_mask = mask
+        if self.is_older(context.prepared.stack):
+            loss = self._older_loss(context, forward, ids)
+            del ids, mask, scored
+            return loss
         counted = generated_images.counted(context, training.micro_batch_size)
         labels = masked_labels(context)
-        context.padding_mask = mask
         with autocast.region(tape, training.autocast):
             model_loss, outputs = forward(ids)
         context.drop_outputs()
@@ -158,6 +187,45 @@ class GeneratingTrainer(ComparingTrainer):
         del ids, mask, logps, entropies, aux_loss, scored
         tape.component = "activations"
         return loss
+
+    def _older_loss(self, context: Context, forward: Passes, ids: Tensor) -> Tensor:
+        """Run the model on the micro-batch's rows, and compute the loss from the logits of the completions."""
+        tape = context.tape
+        with autocast.region(tape, context.training.autocast):
+            outputs = forward(ids)[1]
+        tape.component = "logits_and_loss"
+        logits = older_generating.scaled(context, older_generating.returned_logits(context, outputs))
+        context.drop_outputs()
+        logps = older_generating.log_probs(logits, ids)
+        shape = logps.shape
+        entropies = entropies_by_rows(logits.detach(), shape)
+        whole = ops.cat((logps,), shape, "log-probabilities of completions")
+        entropies = tape.new(shape, entropies.dtype, "entropies of completions")
+        del logits, logps, outputs
+        loss = self.policy_loss(context, whole, None)
+        del whole, entropies
+        tape.component = "activations"
+        return loss
+
+    def _older_logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
+        """Return the log-probabilities of all completions, as `logps` does."""
+        tape, training = context.tape, context.training
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        tape.scope, tape.component = name, "logits_and_loss"
+        dtype = older_generating.dtype_of_logps(prepared)
+        others, shape = training.micro_batches - 1, (context.batch, generated.completion(training))
+        earlier = [tape.new(shape, dtype, "log-probabilities of other rows") for _ in range(others)]
+        left = older_generating.left_by_other_rows(context, dtype) if others else []
+        with autocast.region(tape, training.autocast):
+            outputs = forward.no_grad(name, reference=reference)[1]
+        tape.component = "logits_and_loss"
+        logits = older_generating.returned_logits(context, outputs)
+        del left
+        logits = older_generating.scaled(context, logits)
+        own = older_generating.log_probs(logits, generated.unowned(context, shape, "int64"))
+        out = tape.new((generated.rows(training), shape[1]), dtype, "log-probabilities of completions")
+        del outputs, logits, own, earlier
+        return out
 
     def _score_all(self, context: Context, forward: Passes) -> list[Tensor]:
         """Score the generation batch, which replaces that of the previous step. In evaluation, return it."""
@@ -186,6 +254,8 @@ class GeneratingTrainer(ComparingTrainer):
 
         Before that, those of all others are alive, and the other outputs of their last pass.
         """
+        if self.is_older(context.prepared.stack):
+            return self._older_logps(context, forward, name, reference=reference)
         tape, training = context.tape, context.training
         shape: Shape = (context.batch, named(training.sequence_length - 1, "S - 1"))
         tape.scope, tape.component = name, "logits_and_loss"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
-from calculator.stack.releases import dotted, release
+from calculator.stack.releases import dotted, listed, release
 from calculator.stack.trainers import OLDER_TRAINERS
 from calculator.trainers.trl_sft.eras import needed
 
@@ -31,6 +31,8 @@ OTHER_LOSSES = ("aot_unpaired", "sft", "sigmoid_norm")
 #: What each trainer of the older releases computes and keeps.
 _SENTENCES: dict[str, str] = {
     "trl-dpo": "computes log-probabilities from the logits of every token",
+    "trl-grpo": "computes log-probabilities and entropies from the logits of the completions, which are copied. Its"
+    " generate keeps the inputs of a pass until the next one, and turns checkpointing on again as re-entrant",
     "trl-kto": "computes log-probabilities from the logits of every token, and copies the logits of the desirable and"
     " of the undesirable rows, which stay until the loss is computed",
     "trl-orpo": "computes log-probabilities from the logits of every token",
@@ -56,7 +58,7 @@ def sentences(prepared: Subject, returned: LayerOutputs | None) -> Iterator[str]
 def named(trainer: str | None) -> str:
     """Return a phrase with the older releases of a trainer, which is empty if there are none."""
     known = OLDER_TRAINERS.get(trainer or "")
-    return f" and, with transformers 4, {dotted(known[0])} to {dotted(known[1])}" if known else ""
+    return f" and, with transformers 4, {listed((known,))}" if known else ""
 
 
 def problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:

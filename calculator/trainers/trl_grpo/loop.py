@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.common.errors import Problem
 from calculator.engine import operations as ops
-from calculator.trainers.trl import generated
+from calculator.trainers.trl import generated, older_generating
 from calculator.trainers.trl.generating import GeneratingTrainer, clipped
 from calculator.trainers.trl_grpo.facts import FACTS
 
@@ -52,7 +52,8 @@ class TrlGrpo(GeneratingTrainer):
         """Return the number of tokens, and the reference's log-probabilities."""
         training = prepared.training
         shape: Shape = (generated.rows(training), generated.completion(training))
-        dtype = generated.dtype_of_logps(prepared)
+        is_older = self.is_older(prepared.stack)
+        dtype = (older_generating if is_older else generated).dtype_of_logps(prepared)
         reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, dtype)]
         return [
             ("num_items_in_batch", (), "int64"),

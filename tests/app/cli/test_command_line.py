@@ -51,6 +51,14 @@ def test_an_estimate_from_options_equals_the_apis_answer(client, plan, capsys):
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
 
 
+@pytest.mark.parametrize("command", ["estimate", "export", "run"])
+def test_a_missing_model_or_method_is_named_as_an_option(command, capsys):
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert "--model: is required, such as --model meta-llama/Llama-3.1-8B\n" in error
+    assert "--method: is required, such as --method lora\n" in error
+
+
 def test_an_estimate_from_a_file_equals_the_apis_answer(client, plan, file, capsys):
     assert main(["estimate", "--request", file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()

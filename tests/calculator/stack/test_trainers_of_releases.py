@@ -88,6 +88,12 @@ def test_an_answer_says_what_an_older_trainer_keeps(
     assert [sentence for sentence in sentences if sentence not in said] == []
 
 
+def test_an_answer_says_that_generation_makes_checkpointing_reentrant() -> None:
+    said = " ".join(estimate(parse_request(request(trainer="trl-grpo"))).assumptions)
+    assert "logits of the completions" in said
+    assert "turns checkpointing on again as re-entrant" in said
+
+
 def request(**training: Any) -> dict[str, Any]:
     stack = {"trl": training.pop("trl", "0.24"), "transformers": training.pop("transformers", "4.57")}
     training = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 64, **training}
@@ -96,6 +102,7 @@ def request(**training: Any) -> dict[str, Any]:
 
 FLASH = {"dtype": "float16", "autocast": "bfloat16", "attention": "flash_attention_2"}
 UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
+REENTRANT_ANYWAY = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
 OLMO = "allenai/OLMo-2-0425-1B"
 CACHED = {
@@ -129,6 +136,14 @@ CACHED = {
         (request(trainer="trl-reward", trl="0.23", transformers="5.24"), "stack.trl"),
         ({**request(trainer="trl-reward"), "model": OLMO, "method": {"name": "full"}}, "stack.transformers"),
         ({**request(trainer="trl-kto", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
+        (request(trainer="trl-grpo", use_vllm=True), "training.use_vllm"),
+        (request(trainer="trl-grpo", padding=True), "training.padding"),
+        (request(trainer="trl-grpo", attention="flash_attention_2"), "training.attention"),
+        (request(trainer="trl-grpo", loss_type="cispo"), "training.loss_type"),
+        ({**request(trainer="trl-grpo"), "method": {"name": "ia3"}}, "method.name"),
+        ({**request(trainer="trl-grpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
+        ({**request(trainer="trl-grpo", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
+        ({**request(trainer="trl-grpo", **REENTRANT_ANYWAY), "method": UNFROZEN}, "training.gradient_checkpointing"),
     ],
 )
 def test_what_is_not_known_of_an_older_release_is_refused_by_name(body: dict[str, Any], loc: str) -> None:
