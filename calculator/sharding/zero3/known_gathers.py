@@ -5,8 +5,6 @@ It does what `Coordinator`, `ModuleOrder` and `References` do, without objects f
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import accumulate
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.track import Happening
 
 #: The number of parameters of the order that are looked at together.
-ROW = 16
+ROW = 40
 
 
 class _Gather:
@@ -203,29 +201,22 @@ class KnownGathers:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
         order, places = self._layout.order, self._layout.places
         elements, partitioned = self._elements, self._partitioned
-        chosen: list[int] = []
+        chosen: dict[int, None] = {}
         most, head = min(left, self._bucket), self._head
         total = before_last = 0
         while head < self._end and total < most:
-            row = order[head : head + ROW]
-            missing = [*dict.fromkeys(filter(partitioned.__contains__, row))]
-            if chosen:
-                missing = [number for number in missing if number not in chosen]
-            totals = [*accumulate(map(elements.__getitem__, missing), initial=total)]
-            count = bisect_left(totals, most)
-            if count < len(totals):
-                missing = missing[:count]
-                head += row.index(missing[-1]) + 1
-            else:
-                head += len(row)
-            if missing:
-                before_last, total = totals[len(missing) - 1 : len(missing) + 1]
-                chosen += missing
+            start = head
+            for head, number in enumerate(order[start : start + ROW], start + 1):  # noqa: B007  read after the loop
+                if number in partitioned and number not in chosen:
+                    chosen[number] = None
+                    before_last, total = total, total + elements[number]
+                    if total >= most:
+                        break
         self._fetched_for.update(zip(order[self._head : head], places[self._head : head], strict=True))
         self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
-            self._gather(chosen)
+            self._gather([*chosen])
 
     def _gather(self, numbers: list[int]) -> None:
         """Gather a parameter into its own buffer, or several into one for each dtype that is copied out at the end."""

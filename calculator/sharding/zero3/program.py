@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache, cached_property
 from itertools import pairwise
 from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from calculator.engine import module_calls
+from calculator.engine.autograd import GRADIENT_OF, parameter_of
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
-from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero.parameters import Key, gradient_key
 from calculator.sharding.zero3.copies import WRAPPED, Substitutes
-from calculator.sharding.zero3.marks import OF_LEAF, parts_of
 from calculator.sharding.zero3.parameters import Module
 from calculator.sharding.zero3.segment import Event, Placed, Segment
 
@@ -27,8 +28,31 @@ if TYPE_CHECKING:
 #: A module or a parameter.
 Named = TypeVar("Named")
 
+#: The prefixes of a program's marks, in addition to that of gradients, by the text before their colon.
+PREFIXES = {
+    prefix.removesuffix(": "): prefix
+    for prefix in (
+        module_calls.BEFORE_FORWARD,
+        module_calls.BEFORE_FORWARD_OF_LEAF,
+        module_calls.AFTER_FORWARD,
+        module_calls.BEFORE_BACKWARD,
+        module_calls.AFTER_BACKWARD,
+        module_calls.PINNED,
+        module_calls.UNPINNED,
+        module_calls.KEPT,
+        module_calls.EXTERNAL,
+    )
+}
+
+#: The marks of views, which begin with the number of the view.
+_OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
+
 #: The kind of an event that is a call in a no-grad pass of the trained model.
 NO_GRAD_FORWARD = "before no-grad forward: "
+
+#: The mark of a call in such a pass whose input requires a gradient, in place of the number of a view. DeepSpeed counts
+#: the input again, and so does not miss the end of the backward pass.
+OF_LEAF = "leaf"
 
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
@@ -72,7 +96,7 @@ class Program:
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [
             (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
-            for window, own in parts_of(tape, self.end, windows, followed)
+            for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
         calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
@@ -190,11 +214,6 @@ class Program:
         return [marks[start:end] for start, end in pairwise((0, *begins, len(marks)))]
 
     @cached_property
-    def _idle(self) -> set[tuple[str, Module | None]]:
-        """The events that do nothing: the ends of the forward pass of modules without parameters."""
-        return {(module_calls.AFTER_FORWARD, module) for module in self.modules.values() if not module.parameters}
-
-    @cached_property
     def model_runs(self) -> list[list[Segment]]:
         """The segments of each run of a model: those under no_grad, and that of the loss, which is the last."""
         roots = (self.root, self.second_root)
@@ -218,8 +237,11 @@ class Program:
         # No module has the name of a parameter.
         own: list[Module | None] = [*map(self.modules.get, names)]
         of_own: list[Partitioned | None] = [*map(self.by_name.get, names)]
-        idle = self._idle
-        active = [number for number, call in enumerate(zip(kinds, own, strict=True)) if call not in idle]
+        active = [
+            number
+            for number, (kind, module) in enumerate(zip(kinds, own, strict=True))
+            if kind != module_calls.AFTER_FORWARD or module is None or module.parameters
+        ]
         fetched = [number for number in active if kinds[number] in FETCHES]
 
         @cache
@@ -269,6 +291,56 @@ class _Named(Generic[Named]):
             for name in self._distinct
         ]
         return map(own.__getitem__, self._numbers)
+
+
+def _parts(
+    tape: Tape, end: int, windows: Sequence[Window], followed: Followed
+) -> Iterator[tuple[int | None, list[Placed]]]:
+    """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""
+    numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
+    cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
+    no_grad_pass, inside, wraps = "", False, False
+    of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
+    names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
+    cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
+    entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
+    left = {last for _, last in cuts[: len(windows)]}
+    window: int | None = None
+    marks: list[Placed] = []
+    layer: int | None = None
+    #: The layers in which views were created. They may end in another, whose parameters differ.
+    viewed: dict[str, int | None] = {}
+    for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
+        kind, colon, text = label.partition(": ")
+        prefix = PREFIXES.get(kind) if colon else None
+        if prefix is not None:
+            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
+            if prefix in _OF_VIEWS:
+                serial, text = text.split(maxsplit=1)
+                own = viewed.setdefault(serial, own)
+            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
+                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
+            marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
+            continue
+        if label.startswith(module_calls.NO_GRAD):
+            no_grad_pass, inside = label.removeprefix(module_calls.NO_GRAD), True
+        elif label == module_calls.NO_GRAD_ENDS:
+            no_grad_pass, inside = "", False
+        wraps = inside and not no_grad_pass
+        if label in entered or label in left:
+            yield window, marks
+            window, marks = entered.get(label), []
+        name, is_layer, number_and_pass = label.partition("layer ")
+        if is_layer and name in names and label.endswith((" forward", " backward")):
+            number = int(number_and_pass.split()[0])
+            at = number if label.endswith("forward") else number - 1
+            layer = numbers[at] if at < len(numbers) else None
+        elif label.startswith(GRADIENT_OF):
+            text, own = gradient_key(label, layer)
+            if parameter_of(label)[1] is not None:  # of a tower, whose modules are outside the repeated layers
+                text, own = Key(text, own).numbered
+            marks.append(Placed(position, GRADIENT_OF, text, own))
+    yield window, marks
 
 
 def _modules(
