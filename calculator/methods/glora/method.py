@@ -54,9 +54,9 @@ class GLoRA(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
-        """Yield paths of which none is trained, and a module that PEFT's GLoRA does not treat as a linear layer."""
+        """Yield paths without a gradient, and a module that PEFT's GLoRA does not treat as a linear layer."""
         if not self.modules_to_save and not self._trains_any(model, found):
-            message = "no path is trained: PEFT has paths C, D and E only where a layer has a bias"
+            message = "no path gets a gradient: PEFT has paths C, D and E only where a layer has a bias: set it to lora"
             yield Problem(loc="method.config_A_B", msg=message, input="none")
         for path, module in found.items():
             if path.endswith(_OF_TORCH) or module.separate_bias:
@@ -64,10 +64,13 @@ class GLoRA(AdaptedLinear):
                 yield Problem(loc="method.target_modules", msg=message, input=path)
 
     def _trains_any(self, model: Model, found: dict[str, Module]) -> bool:
-        """Return whether a path or a bias is trained."""
+        """Return whether a path or a bias gets a gradient."""
         kinds = (self.config_C, self.config_D_E, self.bias)
-        biased = set(kinds) != {"none"} and any(module.bias for module in found.values())
-        return self.config_A_B != "none" or biased or (self.bias == "all" and any(each.bias for _, each in model.paths))
+        biased = set(kinds) != {"none"} and any(
+            module.bias for path, module in found.items() if not model.is_idle(path)
+        )
+        in_all = self.bias == "all" and any(each.bias for _, each in model.running)
+        return self.config_A_B != "none" or biased or in_all
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
         """Return the paths. The paths of a missing bias are zeros."""

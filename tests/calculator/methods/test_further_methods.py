@@ -36,7 +36,7 @@ def test_trained_rows_count_once_where_the_head_is_tied(model):
         ({"name": "deft", "decomposition_method": "qr"}, "method.decomposition_method", "use relu"),
         ({"name": "adalora", "tinit": 900, "tfinal": 100}, "method.tinit", "below total_step - tfinal (900)"),
         ({"name": "tinylora", "weight_tying": 0.5}, "method.weight_tying", "use 0 or 1"),
-        ({"name": "glora", "config_A_B": "none"}, "method.config_A_B", "no path is trained"),
+        ({"name": "glora", "config_A_B": "none"}, "method.config_A_B", "no path gets a gradient"),
         ({"name": "psoft", "r": 600, "target_modules": ["k_proj"]}, "method.r", "512 singular values"),
         ({"name": "boft", "boft_n_butterfly_factor": 2}, "method.boft_n_butterfly_factor", "use 1"),
         ({"name": "boft", "boft_block_size": 3}, "method.boft_block_size", "must be a multiple"),
