@@ -6,13 +6,14 @@ from bisect import bisect_right
 from functools import cache, cached_property
 from itertools import pairwise
 from operator import attrgetter, itemgetter, methodcaller
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF, parameter_of
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.sharding.zero.parameters import Key, gradient_key
+from calculator.sharding.zero3.called_modules import Name, called_modules
 from calculator.sharding.zero3.copies import WRAPPED, Substitutes
 from calculator.sharding.zero3.parameters import Module
 from calculator.sharding.zero3.segment import Event, Placed, Segment
@@ -60,20 +61,10 @@ FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.
 #: The number of the window of the backward pass.
 BACKWARD = 1
 
-#: The name of the parameter whose dtype the code of PEFT's layers reads.
-READ = "lora_A"
-
-#: The name of DoRA's module, whose code reads the parameters of the wrapped layer.
-MAGNITUDES = "lora_magnitude_vector"
-
-
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
 #: The kind of a call.
 _BEFORE = module_calls.BEFORE_FORWARD
 _KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
-
-#: A name or a path with `*` for the number of its layer, and that number.
-Name = tuple[str, int | None]
 
 
 class Program:
@@ -126,7 +117,7 @@ class Program:
         leaves: set[str],
     ) -> dict[Name, Module]:
         """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = _modules(called, parameters, leaves, self.substitutes)
+        modules = called_modules(called, parameters, leaves, self.substitutes)
         for model in ("", SECOND):
             for name, of in self.substitutes.tied.items():
                 owners = self.substitutes.owners(model + name.rpartition(".")[0])
@@ -341,54 +332,6 @@ def _parts(
                 text, own = Key(text, own).numbered
             marks.append(Placed(position, GRADIENT_OF, text, own))
     yield window, marks
-
-
-def _modules(
-    keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str], substitutes: Substitutes
-) -> dict[Name, Module]:
-    """Return the modules that are called, with their parameters.
-
-    `leaves` are the paths of modules that own the parameters of all modules inside.
-    """
-    modules = {
-        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
-    }
-    for key, module in modules.items() if leaves else ():
-        module.is_leaf = key[0].removeprefix(SECOND) in leaves
-    readers: dict[str, _Readers] = {}
-    for each in parameters:
-        name, layer = each.key
-        if name not in readers:
-            readers[name] = _readers(name, leaves, substitutes)
-        owners, reader, wrapper = readers[name]
-        for path in owners:
-            if (path, layer) in modules:
-                modules[path, layer].parameters.append(each)
-                break
-        if (reader, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
-            modules[reader, layer].parameters.append(each)
-        if wrapper is not None and (wrapper, layer) in modules:
-            modules[wrapper, layer].parameters.append(each)
-    return modules
-
-
-class _Readers(NamedTuple):
-    """The paths of modules that read a parameter: the first one that is called owns it, the others also read it."""
-
-    owners: tuple[str, ...]
-    reader: str
-    wrapper: str | None
-
-
-def _readers(name: str, leaves: set[str], substitutes: Substitutes) -> _Readers:
-    """Return the modules that read a parameter."""
-    owner = name.rpartition(".")[0]
-    model = SECOND if name.startswith(SECOND) else ""
-    leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
-    around, _, own = owner.rpartition(".")
-    owners = (owner,) if name in substitutes.added else (*substitutes.owners(owner), *leaf)
-    reader = owner if name in substitutes.shaped else f"{owner}.{MAGNITUDES}"
-    return _Readers(owners, reader, around if own == READ else None)
 
 
 def _look_inside(segments: Iterable[Segment]) -> None:

@@ -1,0 +1,72 @@
+"""The modules that a step calls, each with the parameters that DeepSpeed gathers before its call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.methods.compared import REFERENCE as SECOND
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero3.parameters import Module
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.sharding.zero3.copies import Substitutes
+    from calculator.sharding.zero3.parameters import Partitioned
+
+#: A name or a path with `*` for the number of its layer, and that number.
+Name = tuple[str, int | None]
+
+#: The name of the parameter whose dtype the code of PEFT's layers reads.
+READ = "lora_A"
+
+#: The name of DoRA's module, whose code reads the parameters of the wrapped layer.
+MAGNITUDES = "lora_magnitude_vector"
+
+
+def called_modules(
+    keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str], substitutes: Substitutes
+) -> dict[Name, Module]:
+    """Return the modules that are called, with their parameters.
+
+    `leaves` are the paths of modules that own the parameters of all modules inside.
+    """
+    modules = {
+        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
+    }
+    for key, module in modules.items() if leaves else ():
+        module.is_leaf = key[0].removeprefix(SECOND) in leaves
+    readers: dict[str, _Readers] = {}
+    for each in parameters:
+        name, layer = each.key
+        if name not in readers:
+            readers[name] = _readers(name, leaves, substitutes)
+        owners, reader, wrapper = readers[name]
+        for path in owners:
+            if (path, layer) in modules:
+                modules[path, layer].parameters.append(each)
+                break
+        if (reader, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
+            modules[reader, layer].parameters.append(each)
+        if wrapper is not None and (wrapper, layer) in modules:
+            modules[wrapper, layer].parameters.append(each)
+    return modules
+
+
+class _Readers(NamedTuple):
+    """The paths of modules that read a parameter: the first one that is called owns it, the others also read it."""
+
+    owners: tuple[str, ...]
+    reader: str
+    wrapper: str | None
+
+
+def _readers(name: str, leaves: set[str], substitutes: Substitutes) -> _Readers:
+    """Return the modules that read a parameter."""
+    owner = name.rpartition(".")[0]
+    model = SECOND if name.startswith(SECOND) else ""
+    leaf = [model + path for path in leaves if owner.startswith(f"{model}{path}.")]
+    around, _, own = owner.rpartition(".")
+    owners = (owner,) if name in substitutes.added else (*substitutes.owners(owner), *leaf)
+    reader = owner if name in substitutes.shaped else f"{owner}.{MAGNITUDES}"
+    return _Readers(owners, reader, around if own == READ else None)
