@@ -34,7 +34,7 @@ def test_proposals_are_estimated_with_the_releases_and_unknown_methods_are_ruled
     ("changes", "loc"),
     [
         ({"stack": {"transformers": "4.20"}}, "stack.transformers"),
-        ({"model": "google/gemma-2-2b", "stack": {"transformers": "4.45"}}, "stack.transformers"),
+        ({"model": "bigscience/bloom-560m", "stack": {"transformers": "4.45"}}, "stack.transformers"),
     ],
 )
 def test_releases_that_are_not_known_for_a_model_are_refused(changes: dict[str, Any], loc: str) -> None:
