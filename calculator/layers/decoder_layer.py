@@ -60,7 +60,7 @@ def run_sublayer(
 
 
 def _own_module(modules: LayerModules) -> str:
-    """Return the token mixer that has parameters besides those of the modules in it, or `attention`."""
+    """Return the token mixer that has parameters of its own, in addition to its modules', or `attention`."""
     mixers = ("self_attn", "linear_attn", *(("mamba",) if modules.kind.attention == "linear_attention" else ()))
     return next((each for each in mixers if each in modules), "attention")
 

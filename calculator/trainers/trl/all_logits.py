@@ -25,7 +25,7 @@ def all_outputs(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[T
 
 
 def converted(context: Context, outputs: list[Tensor]) -> list[Tensor]:
-    """Return the outputs after autocast: logits and hidden states in float32, and the cache as it is."""
+    """Return the outputs after autocast: logits and hidden states are cast to float32, the cache is not."""
     if context.training.autocast is None:
         return outputs
     count = 1 if context.prepared.layer_outputs == "cache" else len(outputs)

@@ -12,24 +12,8 @@ from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import AlikeLayers, LayersDifferError
 from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
+from tests.calculator.training_step.test_whole_tape import GEMMA, LLAMA
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 176,
-    "num_hidden_layers": 9,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-}
-GEMMA = {
-    **LLAMA,
-    "model_type": "gemma2",
-    "num_hidden_layers": 12,
-    "head_dim": 16,
-    "sliding_window": 32,
-    "query_pre_attn_scalar": 16,
-}
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 6, "n_head": 4, "n_positions": 128, "vocab_size": 1000}
 FULL, LORA = {"name": "full"}, {"name": "lora", "target_modules": "all-linear"}
 QLORA = {"name": "qlora", "r": 2, "quant_storage": "bfloat16"}
