@@ -100,6 +100,8 @@ class Context(BatchState):
     attn_weights: Tensor | None
     skipped: SkippedPasses | None
     returned_attn_weights: Tensor | None
+    #: The position ids that the model has created before it runs a vision tower.
+    positions_before_images: Tensor | None
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
@@ -184,10 +186,8 @@ class Context(BatchState):
         self.attends_to_window = False
         #: The position tensors that the running layer receives. Outside the layers, those of all layers.
         self.position_tables: tuple[Tensor, ...] = ()
-        #: The position ids that the model has created before it runs a vision tower.
-        self.positions_before_images: Tensor | None = None
         #: The attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
-        self.attn_weights = self.returned_attn_weights = None
+        self.attn_weights = self.returned_attn_weights = self.positions_before_images = None
         #: Local variables that stay alive until the model's forward pass ends.
         self.forward_locals: list[Tensor] = []
         #: Local variables of the decoder that stay alive while its layers run.
