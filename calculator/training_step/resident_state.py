@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
+from calculator.common.cached import cached_property
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
