@@ -21,7 +21,7 @@ _LISTS = {"methods": "--methods", "models": "--model", "devices": "--gpus"}
 _PARTS = "device|training|stack|method|needs|serving|run"
 
 #: The place of a problem that an option may have caused.
-_PLACE = re.compile(rf"(?:{_PARTS})(?:\.\w+)+|(?:models|methods|devices|grid)\.|(?!grid$)\w+$")
+_PLACE = re.compile(rf"(?:{_PARTS})(?:\.\w+)+|(?:models|methods|devices|grid)\.|(?!(?:grid|request)$)\w+$")
 
 #: A dotted path in a message. Quoted text is skipped, because it is the user's own.
 _PATH = re.compile(rf"""(?<!\w)(?:'[^']*'|"[^"]*")|(?<![\w.])(?P<path>(?:{_PARTS})(?:\.[a-z]\w*)+)""")
