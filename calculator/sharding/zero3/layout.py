@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import inf
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.common.dtype import ITEMSIZE
 from calculator.sharding.zero3.known_calls import RELEASE
 from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
@@ -17,13 +16,12 @@ from calculator.sharding.zero3.segment import Segment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from calculator.common.dtype import DType
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
     from calculator.sharding.zero3.parameters import Partitioned
 
 _PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), attrgetter("with_padding")
-_DTYPE = itemgetter(0)
+_DTYPE_AND_PAYLOAD = attrgetter("dtype", "payload")
 
 
 class PlacedSegment(NamedTuple):
@@ -64,22 +62,26 @@ class Layout:
         self.backward = step.program.backward
         #: The number of the first parameter of the copies, and how many parameters a copy has.
         self.first, self.period = len(step.outside), len(step.of_copy)
-        self.parameters: list[Partitioned] = [*step.outside, *step.of_copy * len(followed.numbers)]
-        count = len(followed.numbers)
-        self.elements, self.payloads, self.whole = (
-            [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, _WHOLE)
+        copies = len(followed.numbers)
+        #: The number of parameters.
+        self.count = self.first + self.period * copies
+        #: By parameter: its elements, and the bytes that an all-gather results in, those of the whole weight, and those
+        #: of the weight with its padding.
+        self.elements, self.payloads, self.whole, self.with_padding = (
+            [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
+            for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        partitions = [(each.dtype, each.partition) for each in (*step.outside, *step.of_copy)]
-        #: By dtype, the elements of the partition of each parameter. 0 for those of another dtype.
-        self.partitions: dict[DType, list[int]] = {}
-        for dtype in dict.fromkeys(map(_DTYPE, partitions)):
-            sizes = [size if of == dtype else 0 for of, size in partitions]
-            self.partitions[dtype] = [*sizes[: self.first], *sizes[self.first :] * count]
-        self.itemsizes = [ITEMSIZE[dtype] for dtype in self.partitions]
+        own = [*map(_DTYPE_AND_PAYLOAD, step.outside)], [*map(_DTYPE_AND_PAYLOAD, step.of_copy)]
+        dtypes = dict.fromkeys([dtype for dtype, _ in (*own[0], *own[1])])
+        #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
+        self.of_dtypes = [
+            [*[size * (of == dtype) for of, size in own[0]], *[size * (of == dtype) for of, size in own[1]] * copies]
+            for dtype in dtypes
+        ]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
         of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
-        self.persistent.update([number + slot * self.period for slot in range(count) for number in of_copy])
+        self.persistent.update([number + slot * self.period for slot in range(copies) for number in of_copy])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
