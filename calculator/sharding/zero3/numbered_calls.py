@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.engine import module_calls
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE, OutsideCalls, known_copy
-from calculator.sharding.zero3.program import BACKWARD, NO_GRAD_FORWARD
+from calculator.sharding.zero3.program import BACKWARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Event, Segment
 
-#: The kind of an event, and that of a numbered call.
-_KIND, _KIND_OF_CALL = itemgetter(1), itemgetter(0)
+#: The kind of a numbered call.
+_KIND_OF_CALL = itemgetter(0)
 
 #: Further kinds of calls: of a module with several parameters that no other module uses, the release of several
 #: parameters, a view is created, a view is freed, and the graph of the loss refers to a parameter.
@@ -102,10 +102,11 @@ def step_calls(program: Program, followed: Followed, parameters: Sequence[Partit
     for segment in program.segments:
         of_segment = uses.segment if segment.window is None else partial(known_copy, backward=program.backward)
         known = of_segment(segment.events, segment.active)
-        if known is None or NO_GRAD_FORWARD in map(_KIND, segment.events):
+        if known is None:
             return None
         calls.append(known.calls)
-    segments = [_numbered(segment, of_module) for segment in program.segments]
+    elements = {module: module.elements if module.parameters else 0 for module in program.modules.values()}
+    segments = [_numbered(segment, of_module, elements) for segment in program.segments]
     backward = next(each for each in segments if each.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     found = []
@@ -135,15 +136,15 @@ class _Numbers(dict["Module", tuple[int, ...]]):
         return found
 
 
-def _numbered(segment: Segment, of_module: _Numbers) -> NumberedSegment:
-    """Return a segment without its calls."""
+def _numbered(segment: Segment, of_module: _Numbers, elements: Mapping[Module, int]) -> NumberedSegment:
+    """Return a segment without its calls. `elements` are those of the parameters of each module."""
     used = [*map(of_module.__getitem__, segment.fetched)]
     order = [*chain.from_iterable(used)]
     places = [place for place, own in enumerate(used) for _ in own]
     uses: dict[int, list[int]] = {}
     for number, place in zip(order, places, strict=True):
         uses.setdefault(number, []).append(place)
-    sizes = [module.elements if module.parameters else 0 for module in segment.fetched]
+    sizes = map(elements.__getitem__, segment.fetched)
     return NumberedSegment(segment, (), len(used), order, places, uses, [*accumulate(sizes, initial=0)], used)
 
 

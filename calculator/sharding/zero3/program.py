@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -90,21 +90,25 @@ class Program:
             for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
+        kinds = {kind for _, own in parts for kind in map(_KIND, own)}
         calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
         if modules is None:
             called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
-            modules = self._with_parameters(called, parts, parameters, leaves)
+            read = [marks for _, marks in parts] if module_calls.EXTERNAL in kinds else []
+            modules = self._with_parameters(called, read, parameters, leaves)
         #: The modules by their paths and layers.
         self.modules = modules
         begun = [text for own in calls for text, _ in own]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
-        self.keeps = any(module_calls.KEPT in map(_KIND, marks) for _, marks in parts)
+        self.keeps = module_calls.KEPT in kinds
         #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[root, None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
+        #: Whether modules read parameters of others.
+        self._reads = module_calls.EXTERNAL in kinds
         self.segments = [*self._segments(parts, windows)]
         if leaves:
             _look_inside(self.segments)
@@ -112,11 +116,14 @@ class Program:
     def _with_parameters(
         self,
         called: Sequence[Name],
-        parts: Sequence[tuple[int | None, list[Placed]]],
+        read: Sequence[Sequence[Placed]],
         parameters: Sequence[Partitioned],
         leaves: set[str],
     ) -> dict[Name, Module]:
-        """Return the called modules with their own parameters and those that they read of other modules."""
+        """Return the called modules with their own parameters and those that they read of other modules.
+
+        `read` are the marks among which are those of such reads.
+        """
         modules = called_modules(called, parameters, leaves, self.substitutes)
         for model in ("", SECOND):
             for name, of in self.substitutes.tied.items():
@@ -124,7 +131,6 @@ class Program:
                 path = next((path for path in owners if (path, None) in modules), None)
                 if path is not None:
                     modules[path, None].parameters.append(self.by_name[model + of, None])
-        read = [marks for _, marks in parts if module_calls.EXTERNAL in map(_KIND, marks)]
         for each in [each for marks in read for each in marks if each.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
@@ -173,8 +179,7 @@ class Program:
         last = followed.copies - 1
         repeats = [0] * len(windows)
         for window, given in parts:
-            reads = module_calls.EXTERNAL in map(_KIND, given)
-            own = [each for each in given if each.kind != module_calls.EXTERNAL] if reads else given
+            own = [each for each in given if each.kind != module_calls.EXTERNAL] if self._reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
@@ -284,6 +289,22 @@ class _Named(Generic[Named]):
         return map(own.__getitem__, self._numbers)
 
 
+@lru_cache(maxsize=4096)
+def _read(label: str) -> tuple[str, str, str, bool]:
+    """Return the prefix of a mark, the text after it, the number of a view, and whether the text is of a layer.
+
+    The prefix is empty if it is none of `PREFIXES`. Results are cached, because models have the same paths.
+    """
+    kind, colon, text = label.partition(": ")
+    prefix = PREFIXES.get(kind, "") if colon else ""
+    serial = ""
+    if prefix in _OF_VIEWS:
+        serial, text = text.split(maxsplit=1)
+    elif prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
+        prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
+    return prefix, text, serial, "*" in text
+
+
 def _parts(
     tape: Tape, end: int, windows: Sequence[Window], followed: Followed
 ) -> Iterator[tuple[int | None, list[Placed]]]:
@@ -291,9 +312,10 @@ def _parts(
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     no_grad_pass, inside, wraps = "", False, False
-    of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
-    names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
-    cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
+    if len(windows) > len(cuts):
+        of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
+        names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
+        cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
     entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
     left = {last for _, last in cuts[: len(windows)]}
     window: int | None = None
@@ -302,15 +324,12 @@ def _parts(
     #: The layers in which views were created. They may end in another, whose parameters differ.
     viewed: dict[str, int | None] = {}
     for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
-        kind, colon, text = label.partition(": ")
-        prefix = PREFIXES.get(kind) if colon else None
-        if prefix is not None:
-            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
+        prefix, text, serial, in_layer = _read(label)
+        if prefix:
+            own = layer if in_layer else None
             if prefix in _OF_VIEWS:
-                serial, text = text.split(maxsplit=1)
                 own = viewed.setdefault(serial, own)
-            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
-                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
+            text = no_grad_pass + text if no_grad_pass else text
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAD):
@@ -321,8 +340,8 @@ def _parts(
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []
-        name, is_layer, number_and_pass = label.partition("layer ")
-        if is_layer and name in names and label.endswith((" forward", " backward")):
+        _, is_layer, number_and_pass = label.partition("layer ")
+        if is_layer and label.endswith((" forward", " backward")):
             number = int(number_and_pass.split()[0])
             at = number if label.endswith("forward") else number - 1
             layer = numbers[at] if at < len(numbers) else None
