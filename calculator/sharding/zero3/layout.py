@@ -71,17 +71,17 @@ class Layout:
             [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
             for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        own = [*map(_DTYPE_AND_PAYLOAD, step.outside)], [*map(_DTYPE_AND_PAYLOAD, step.of_copy)]
-        dtypes = dict.fromkeys([dtype for dtype, _ in (*own[0], *own[1])])
+        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, each)] for each in (step.outside, step.of_copy))
+        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *of_copy)])
         #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
         self.of_dtypes = [
-            [*[size * (of == dtype) for of, size in own[0]], *[size * (of == dtype) for of, size in own[1]] * copies]
+            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in of_copy] * copies]
             for dtype in dtypes
         ]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
-        of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
-        self.persistent.update([number + slot * self.period for slot in range(copies) for number in of_copy])
+        persistent = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
+        self.persistent.update([number + slot * self.period for slot in range(copies) for number in persistent])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.

@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, Trained, in_order, parts
+from calculator.sharding.zero.parameters import Key, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -87,32 +87,37 @@ class PartitionedState:
         return [replace(each, trained=False) for each in tensors if each.parameters]
 
     def _in_state(self, tensors: Sequence[ResidentTensor], followed: Followed, sizes: Sizes) -> list[Partitioned]:
-        found, part = [], 0
-        for number, each in enumerate(self._in_order(tensors, followed.layers())):
-            layer = each.key.layer
+        found: list[Partitioned] = []
+        part = 0
+        for layer, own in self._by_part(tensors, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
-            part += (layer is not None) != bool(part % 2)
+            part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
-            own = _partitioned(each.key, each.tensor, each.elements, sizes)
-            # Under zero.Init, the model is partitioned before PEFT adds to it.
-            after = self.is_built_partitioned and not each.tensor.base
-            own.order, own.represents = (int(after), part, layer or 0, number), 1 + represents * followed.skipped
-            found.append(own)
+            for key, tensor, size in own:
+                each = _partitioned(key, tensor, size, sizes)
+                # Under zero.Init, the model is partitioned before PEFT adds to it.
+                after = self.is_built_partitioned and not tensor.base
+                each.order = int(after), part, layer or 0, len(found)
+                each.represents = 1 + represents * followed.skipped
+                found.append(each)
         return found
 
-    def _in_order(self, tensors: Sequence[ResidentTensor], layers: Collection[int]) -> Iterator[Trained]:
-        """Yield every parameter in order, of the decoder's layers with these numbers.
+    def _by_part(
+        self, tensors: Sequence[ResidentTensor], layers: Collection[int]
+    ) -> Iterator[tuple[int | None, list[tuple[Key, ResidentTensor, int]]]]:
+        """Yield every parameter with its elements, by layer and around the layers: of the decoder, these layers.
 
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
         model = self.prepared.model
-        found = in_order(model, tensors, frozen=True, layers=layers)
-        if not model.towers:
-            yield from found
-            return
-        for each in found:
-            in_tower = each.key.layer is not None and each.key.name.startswith(model.towers)
-            yield each._replace(key=each.key.numbered) if in_tower else each
+        sizes: dict[int, int] = {}
+        for number, own in parts(model, tensors, frozen=True, layers=layers):
+            sizes.update({id(each): int(elements(each.shape)) for each in own if id(each) not in sizes})
+            keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
+            in_tower = number is not None and model.towers and own and own[0].name.startswith(model.towers)
+            layer = None if in_tower else number
+            keys = [key.numbered for key in keys] if in_tower else keys
+            yield layer, [*zip(keys, own, [sizes[id(each)] for each in own], strict=True)]
 
     @cached_property
     def every(self) -> list[Partitioned]:
@@ -159,34 +164,42 @@ class PartitionedState:
         gathered like all others.
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
-        own = self._in_order(self.tensors, layers)
         inside = tuple(f"{path}." for path in leaves)
-        of_copy = [each for each in own if each.key.layer is not None]
-        every = sum(each.elements for each in of_copy)
-        size = sum(each.elements for each in of_copy if not each.key.name.startswith(inside))
+        of_copy = [each for layer, own in self._by_part(self.tensors, layers) if layer is not None for each in own]
+        every = sum([size for _, _, size in of_copy])
+        size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
         most = self.sizes.max_live if self.sizes.prefetch_bucket else 0
         return Reach(
             ahead=-(-most // every) if every else 0,
             reuse=-(-self.sizes.max_reuse_distance // size) if size else 0,
         )
 
-    @cached_property
+    @property
     def sub_groups(self) -> list[list[Partitioned]]:
         """The sub-groups of trained parameters, which the optimizer updates one after the other."""
+        return [own for own, _ in self._sub_groups]
+
+    @property
+    def sizes_of_parts(self) -> list[list[int]]:
+        """The number of elements of a rank's part of each parameter, by sub-group."""
+        return [sizes for _, sizes in self._sub_groups]
+
+    @cached_property
+    def _sub_groups(self) -> list[tuple[list[Partitioned], list[int]]]:
+        """The sub-groups, each with the number of elements of a rank's part of each parameter."""
         found = []
-        distinct = {id(part): part for part in self._parts}
+        keys = [*map(id, self._parts)]
+        distinct = dict(zip(keys, self._parts, strict=True))
         for names in self._groups:
             own = {
                 key: [each for each in part if each.trained and each.key.name in names]
                 for key, part in distinct.items()
             }
-            found += [*self._divided([*chain.from_iterable([own[id(part)] for part in self._parts])])]
+            of_parts = {key: [*map(PARTITION, part)] for key, part in own.items()}
+            group = [*chain.from_iterable(map(own.__getitem__, keys))]
+            sizes = [*chain.from_iterable(map(of_parts.__getitem__, keys))]
+            found += [(group[begin:end], sizes[begin:end]) for begin, end in self._divided(sizes)]
         return found
-
-    @cached_property
-    def sizes_of_parts(self) -> list[list[int]]:
-        """The number of elements of a rank's part of each parameter, by sub-group."""
-        return [[*map(PARTITION, group)] for group in self.sub_groups]
 
     @cached_property
     def partitions(self) -> list[int]:
@@ -208,19 +221,22 @@ class PartitionedState:
         """The dtype of the trained parameters, which is the same for all."""
         return self.sub_groups[0][0].dtype
 
-    def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
-        """Yield the sub-groups of a group. One is complete when its partitions reach the size of a sub-group."""
-        if sum(map(PARTITION, own)) <= self.sizes.sub_group:
-            yield own
+    def _divided(self, own: list[int]) -> Iterator[tuple[int, int]]:
+        """Yield where the sub-groups of a group begin and end.
+
+        One is complete when its partitions, whose elements are given, reach the size of a sub-group.
+        """
+        if sum(own) <= self.sizes.sub_group:
+            yield 0, len(own)
             return
-        sizes = [*accumulate(map(PARTITION, own))]
+        sizes = [*accumulate(own)]
         begun = before = 0
         while before + self.sizes.sub_group < sizes[-1]:
             end = bisect_left(sizes, before + self.sizes.sub_group, begun) + 1
-            yield own[begun:end]
+            yield begun, end
             begun, before = end, sizes[end - 1]
         if begun < len(own):
-            yield own[begun:]
+            yield begun, len(own)
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
