@@ -111,11 +111,12 @@ class Copies:
         no_grad: tuple[Window, ...] = (),
         *,
         bounds_first: bool = False,
+        marks: dict[str, int] | None = None,
     ) -> None:
         #: The events and marks. The rows are not read.
         self.tape = tape
         #: The position of each mark.
-        self.marks = {label: position for position, label in tape.marks}
+        self.marks = {label: position for position, label in tape.marks} if marks is None else marks
         self.lifetimes = lifetimes
         self.kinds = kinds
         #: The first row that is allocated by a layer. Rows below this number exist before the first layer.

@@ -78,6 +78,7 @@ class Tape:
         "module_dropout",
         "reads_graph",
         "reads_trains",
+        "recomputes",
         "rows",
         "scope",
         "sequence_nr",
@@ -112,6 +113,8 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
+        #: Whether a checkpoint is recomputed, whose graph never runs backward.
+        self.recomputes = False
         #: Whether a module is running whose inner calls are not marked.
         self.in_leaf = False
         #: Modules whose inner calls are not marked, each with the gradients that wait for the end of its backward pass.

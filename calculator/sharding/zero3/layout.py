@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.sharding.zero3.known_calls import RELEASE
 from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
@@ -14,7 +15,7 @@ from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
@@ -24,7 +25,8 @@ _PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), at
 _DTYPE_AND_PAYLOAD = attrgetter("dtype", "payload")
 
 
-class PlacedSegment(NamedTuple):
+@dataclass(slots=True, eq=False)
+class PlacedSegment:
     """A segment where it runs.
 
     Attributes:
@@ -97,7 +99,8 @@ class Layout:
             self.order += map(each.shift.__add__, own.order)
             self.places += map(each.begin.__add__, own.places)
         self.places.append(inf)
-        self.segments = [*self._with_distances(placed)]
+        self._set_distances(placed)
+        self.segments = [each for _, each in placed]
 
     def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
@@ -131,17 +134,17 @@ class Layout:
                 begin = end
         return placed
 
-    def _with_distances(self, placed: Sequence[Placed]) -> Iterator[PlacedSegment]:
-        """Yield the segments with the distances to the next uses of parameters."""
+    def _set_distances(self, placed: Sequence[Placed]) -> None:
+        """Set the distances to the next uses of parameters in all segments."""
         starts = [*accumulate([own.before[-1] * (1 + each.segment.skipped) for own, each in placed], initial=0)]
         behind = {each.segment.window: each.end for _, each in placed}
         backward = {each.slot: at for at, (_, each) in enumerate(placed) if each.segment.window == BACKWARD}
         for at, (own, each) in enumerate(placed):
             window = each.segment.window
             if window is None:
-                yield each._replace(calls=[_outside(call, at, placed, starts) for call in own.calls])
+                each.calls = [_outside(call, at, placed, starts) for call in own.calls]
             else:
-                yield each._replace(gap=starts[backward[each.slot]] - starts[at], behind=behind[window])
+                each.gap, each.behind = starts[backward[each.slot]] - starts[at], behind[window]
 
 
 def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
