@@ -16,6 +16,7 @@ from calculator.sharding.zero3.track import Track, with_more
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.layout import PlacedSegment
     from calculator.sharding.zero3.numbered_calls import StepCalls
@@ -31,7 +32,7 @@ class KnownStep:
     in_generation = in_sync = copied = 0
 
     def __init__(self, calls: StepCalls, followed: Followed, sizes: Sizes, *, keeps_loss: bool) -> None:
-        self.program: Program = calls.program
+        self.program: Program | FirstCopy = calls.program
         self.followed = followed
         layout = Layout(calls, followed)
         self._gathers = KnownGathers(layout, sizes)

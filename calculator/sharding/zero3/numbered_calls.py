@@ -18,6 +18,7 @@ from calculator.sharding.zero3.program import BACKWARD
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.known_calls import KnownCall
     from calculator.sharding.zero3.parameters import Module, Partitioned
@@ -78,14 +79,16 @@ class StepCalls(NamedTuple):
     `lingering` are the parameters of modules whose backward pass does not end.
     """
 
-    program: Program
+    program: Program | FirstCopy
     segments: list[NumberedSegment]
     outside: list[Partitioned]
     of_copy: list[Partitioned]
     lingering: list[int]
 
 
-def step_calls(program: Program, followed: Followed, parameters: Sequence[Partitioned], most: int) -> StepCalls | None:
+def step_calls(
+    program: Program | FirstCopy, followed: Followed, parameters: Sequence[Partitioned], most: int
+) -> StepCalls | None:
     """Return the calls of a step, or None if what it gathers depends on more than them.
 
     `followed` is the first copy alone, and `most` the distance over which a parameter stays gathered.
