@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.dtype import rounded
 from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
-from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
+from calculator.sharding.zero3.numbered_uses import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence

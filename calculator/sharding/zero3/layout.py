@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.sharding.zero3.known_calls import RELEASE
-from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
+from calculator.sharding.zero3.numbered_uses import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.segment import Segment
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.sharding.zero3.followed import Followed
-    from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
+    from calculator.sharding.zero3.numbered_calls import NumberedSegment, StepCalls
+    from calculator.sharding.zero3.numbered_uses import NumberedCall
     from calculator.sharding.zero3.parameters import Partitioned
 
 _PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), attrgetter("with_padding")
