@@ -8,6 +8,7 @@ share one `Copies`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,19 @@ class Changes:
             own = [(2 * position + 1, count) for position, count in zip(self.positions, self.counts, strict=True)]
             self._listed = sorted([*own, *self.of_copies]) if self.of_copies else own
         return self._listed
+
+    def with_others(self, others: list[tuple[int, int]]) -> list[int]:
+        """Return what the events, the copies and other changes add, in order.
+
+        The changes of copies and the others, which are few, are inserted among those of events.
+        """
+        inserted = sorted([*self.of_copies, *others], reverse=True)
+        if not inserted:
+            return self.counts
+        counts, positions = [*self.counts], self.positions
+        for at, count in inserted:
+            counts.insert(bisect_left(positions, at // 2), count)
+        return counts
 
 
 class Copies:

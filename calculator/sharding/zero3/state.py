@@ -46,6 +46,14 @@ if TYPE_CHECKING:
 KEPT_NUMBERS = 2
 
 
+class _Elements(dict[ResidentTensor, int]):
+    """The number of elements of tensors, cached because layers are alike."""
+
+    def __missing__(self, tensor: ResidentTensor) -> int:
+        size = self[tensor] = int(elements(tensor.shape))
+        return size
+
+
 class PartitionedState:
     """The tensors of stage 3 on a rank. Partitions are padded, so all ranks have the same number of bytes."""
 
@@ -64,6 +72,7 @@ class PartitionedState:
         self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
         self._groups = [{tensor.name for tensor in group} for group in groups]
         self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
+        self._elements = _Elements()
         #: The cached gathers of the run.
         self.gatherings: list[Gathering | KnownStep] = []
 
@@ -110,14 +119,12 @@ class PartitionedState:
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
         model = self.prepared.model
-        sizes: dict[int, int] = {}
         for number, own in parts(model, tensors, frozen=True, layers=layers):
-            sizes.update({id(each): int(elements(each.shape)) for each in own if id(each) not in sizes})
             keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
             in_tower = number is not None and model.towers and own and own[0].name.startswith(model.towers)
             layer = None if in_tower else number
             keys = [key.numbered for key in keys] if in_tower else keys
-            yield layer, [*zip(keys, own, [sizes[id(each)] for each in own], strict=True)]
+            yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
 
     @cached_property
     def every(self) -> list[Partitioned]:
@@ -136,7 +143,7 @@ class PartitionedState:
     def _of_parts(self, tensors: Sequence[ResidentTensor]) -> list[list[Partitioned]]:
         every = [own for _, own in parts(self.prepared.model, tensors, frozen=True)]
         found = {
-            id(own): [_partitioned(Key(each.name, None), each, int(elements(each.shape)), self.sizes) for each in own]
+            id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
             for own in {id(own): own for own in every}.values()
         }
         return [found[id(own)] for own in every]
@@ -282,7 +289,7 @@ class PartitionedState:
         second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
-                whole = int(elements(tensor.shape))
+                whole = self._elements[tensor]
                 size = -(-whole // self.sizes.ranks)
                 is_cast = tensor.base and tensor.dtype == "float32"
                 dtype = (self.prepared.cast_to or tensor.dtype) if is_cast else tensor.dtype
