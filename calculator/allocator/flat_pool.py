@@ -212,6 +212,11 @@ class FlatPool:
         """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
 
+    def blocks(self, keys: Iterable[int]) -> list[Placed]:
+        """Return the blocks with these keys."""
+        mask, shift = self._mask, self.shift
+        return [(key & mask, (key & mask) + (key >> shift)) for key in keys]
+
     def save(self) -> Saved:
         """Return the current state: the free blocks and the number of segments."""
         return self.free_keys.copy(), self.edges.copy(), len(self.segments)
@@ -257,18 +262,22 @@ class FlatPool:
 
         Then allocating and freeing them changes nothing.
         """
-        return next(self._unserved(sizes), None) is None
+        return self.would_serve(self.free_keys, sizes)
+
+    def would_serve(self, free_keys: Iterable[int], sizes: Iterable[int]) -> bool:
+        """Return whether free blocks with these keys would serve all requests if none is freed before the last."""
+        return next(self._unserved(free_keys, sizes), None) is None
 
     def allocate_and_free(self, sizes: Iterable[int]) -> None:
         """Allocate blocks, then free all of them. Only segments that are added remain."""
-        self.free([*map(self.grow, [*self._unserved(sizes)])])
+        self.free([*map(self.grow, [*self._unserved(self.free_keys, sizes)])])
 
-    def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
+    def _unserved(self, free_keys: Iterable[int], sizes: Iterable[int]) -> Iterator[int]:
         """Return the requests for which segments are added if none is freed before the last.
 
         It does not matter which of several free blocks of one size is used.
         """
-        free, waste = [key >> self.shift for key in self.free_keys], self.waste
+        free, waste = [key >> self.shift for key in free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
             if place == len(free):
