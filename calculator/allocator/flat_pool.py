@@ -262,22 +262,18 @@ class FlatPool:
 
         Then allocating and freeing them changes nothing.
         """
-        return self.would_serve(self.free_keys, sizes)
-
-    def would_serve(self, free_keys: Iterable[int], sizes: Iterable[int]) -> bool:
-        """Return whether free blocks with these keys would serve all requests if none is freed before the last."""
-        return next(self._unserved(free_keys, sizes), None) is None
+        return next(self._unserved(sizes), None) is None
 
     def allocate_and_free(self, sizes: Iterable[int]) -> None:
         """Allocate blocks, then free all of them. Only segments that are added remain."""
-        self.free([*map(self.grow, [*self._unserved(self.free_keys, sizes)])])
+        self.free([*map(self.grow, [*self._unserved(sizes)])])
 
-    def _unserved(self, free_keys: Iterable[int], sizes: Iterable[int]) -> Iterator[int]:
+    def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
         """Return the requests for which segments are added if none is freed before the last.
 
         It does not matter which of several free blocks of one size is used.
         """
-        free, waste = [key >> self.shift for key in free_keys], self.waste
+        free, waste = [key >> self.shift for key in self.free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
             if place == len(free):

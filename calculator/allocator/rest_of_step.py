@@ -8,19 +8,18 @@ passes, and it has no such neighbor. If every later request is larger than the w
 what is freed in it merges with nothing outside. So everything outside is placed as in the step before.
 
 The added segments are free, and none is smaller than any segment before them. So each would be used after all other
-free blocks, and only where the step before added a segment. They always serve the transients (see `transients`), if
-the largest one is certain to. Then these leave no trace.
+free blocks, and only where the step before added it. If the largest one is certain to serve the transients (see
+`transients`), these leave no trace.
 """
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.allocator.flat_pool import FlatPool, Placed
+    from calculator.allocator.flat_pool import FlatPool, Placed, Places
     from calculator.allocator.transients import MicroBatch
 
 
@@ -56,15 +55,15 @@ class _Events(NamedTuple):
 class RestOfStep:
     """The rest of each step in a pool, from item `start` of the last micro-batch's backward pass on."""
 
-    __slots__ = ("_batch", "_end", "_events", "_number", "_start", "start")
+    __slots__ = ("_adds_none", "_batch", "_events", "_number", "_start", "start")
 
     def __init__(self, batch: MicroBatch, number: int, start: int) -> None:
         self.start = start
         self._batch = batch
         self._number = number
         self._start: _Start | None = None
-        #: The free blocks at the end of the step's passes. None if they added a segment after the start.
-        self._end: list[int] | None = None
+        #: Whether the step's passes added no segment after the start.
+        self._adds_none = False
         self._events: _Events | None = None
 
     def begin(self, pool: FlatPool) -> None:
@@ -73,17 +72,17 @@ class RestOfStep:
         self._start = _Start(pool.free_blocks(), pool.segments.copy(), addresses.copy(), behinds.copy())
 
     def end(self, pool: FlatPool) -> None:
-        """Store the state at the end of the step's passes."""
-        adds = self._start is None or len(pool.segments) > len(self._start.segments)
-        self._end = None if adds else pool.free_blocks()
+        """Store whether the step's passes added no segment after the start."""
+        self._adds_none = self._start is not None and len(pool.segments) == len(self._start.segments)
 
     def repeats(self, pool: FlatPool, temporaries: Sequence[int]) -> bool:
         """Return whether the rest of a step adds no segment because it repeats that of the step before.
 
-        `temporaries` are the sizes that the optimizer requests at the end. None of them is freed before the last.
+        `temporaries` are the sizes that the optimizer requests at the end. None of them is freed before the last. If
+        the step before added segments for them, it left these free.
         """
-        start, end, shift = self._start, self._end, pool.shift
-        if start is None or end is None:
+        start, shift = self._start, pool.shift
+        if start is None or not self._adds_none:
             return False
         before, now = {*start.free}, {*pool.free_keys}
         added = pool.segments[len(start.segments) :]
@@ -97,9 +96,7 @@ class RestOfStep:
         least = min([events.least, *temporaries])
         if any(key >> shift >= least for key in gone | new):
             return False
-        if not self._differs_in_runs(pool, start, events, [pool.blocks(gone), pool.blocks(new)], least):
-            return False
-        return pool.would_serve([*(key for key in end if key >> shift >= least), *added], temporaries)
+        return self._differs_in_runs(pool, start, events, [pool.blocks(gone), pool.blocks(new)], least)
 
     def _listed(self) -> _Events:
         """Return the events of the rest."""
@@ -126,20 +123,23 @@ class RestOfStep:
         `free` are the blocks that are only free in the earlier state, and those that are only free now.
         """
         gone, new = free
-        places = [*zip(*self._batch.places, strict=True)]
-        earlier = [*zip(start.addresses, start.behinds, strict=True)]
-        outliving = [row for row in self._batch.left[self._number] if row not in events.allocated]
-        rows = [row for row in (*events.freed, *outliving) if places[row] != earlier[row]]
-        in_use = [places[row] for row in (*events.freed, *outliving)]
-        ends = dict(chain(pool.blocks(pool.free_keys), in_use))
-        starts = {end: address for address, end in ends.items()}
-        runs = {_run(block, starts, ends) for block in (*new, *(places[row] for row in rows))}
+        rows = [*events.freed, *(row for row in self._batch.left[self._number] if row not in events.allocated)]
+        earlier, places = _of(rows, (start.addresses, start.behinds)), _of(rows, self._batch.places)
+        moved = [each for each in zip(earlier, places, strict=True) if each[0] != each[1]]
+        ends, starts = dict(places), {end: address for address, end in places}
+        runs = {_run(block, pool.edges, starts, ends) for block in (*new, *(now for _, now in moved))}
         if any(end - address >= least for address, end in runs):
             return False
         return all(
             any(first <= address and end <= last for first, last in runs)
-            for address, end in (*gone, *(earlier[row] for row in rows))
+            for address, end in (*gone, *(before for before, _ in moved))
         )
+
+
+def _of(rows: Sequence[int], places: Places) -> list[Placed]:
+    """Return the places of rows."""
+    addresses, behinds = places
+    return [*zip(map(addresses.__getitem__, rows), map(behinds.__getitem__, rows), strict=True)]
 
 
 def rest_of_step(batch: MicroBatch, number: int) -> RestOfStep | None:
@@ -157,11 +157,14 @@ def rest_of_step(batch: MicroBatch, number: int) -> RestOfStep | None:
     return None
 
 
-def _run(block: Placed, starts: dict[int, int], ends: dict[int, int]) -> Placed:
-    """Return the run around a block. `starts` and `ends` have the blocks that it can consist of."""
+def _run(block: Placed, edges: dict[int, int], starts: dict[int, int], ends: dict[int, int]) -> Placed:
+    """Return the run around a block.
+
+    `edges` are those of free blocks (see `FlatPool`). `starts` and `ends` are those of the other blocks of runs.
+    """
     first, last = block
-    while first in starts:
-        first = starts[first]
-    while last in ends:
-        last = ends[last]
+    while (before := starts.get(first, edges.get(first, first))) < first:
+        first = before
+    while (behind := ends.get(last, edges.get(last, last))) > last:
+        last = behind
     return first, last
