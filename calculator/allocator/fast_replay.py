@@ -6,7 +6,7 @@ It is `replay` with flat pools and few events.
 from __future__ import annotations
 
 from functools import partial
-from itertools import compress, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
@@ -14,6 +14,7 @@ from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
 from calculator.allocator.needs import Need
+from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.rest_of_step import rest_of_step
@@ -142,16 +143,8 @@ class FastReplay:
         """Put the model on the device."""
         sizes = [size // BLOCK for size in self.loading.sizes]
         places = [0] * len(sizes), [0] * len(sizes)
-        large = [size > SMALL for size in sizes]
-        small = [not each for each in large]
-        for n, (pool, chosen) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
-            # The two events of a row, `n` and `~n`, are indices of the same element.
-            every = self.loading.events
-            events = [*compress(every, map([*chosen, *reversed(chosen)].__getitem__, every))]
-            # Most of a load is not freed.
-            last = next((at for at in reversed(range(len(events))) if events[at] < 0), -1) + 1
-            pool.play(events[:last], sizes, places)
-            pool.allocate(map(sizes.__getitem__, events[last:]))
+        for n, (pool, parts) in enumerate(zip(self.pools, parts_by_pool(self.loading.parts, sizes), strict=False)):
+            load(pool, parts, sizes, places)
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
