@@ -87,14 +87,14 @@ class RestOfStep:
         before, now = {*start.free}, {*pool.free_keys}
         added = pool.segments[len(start.segments) :]
         gone, new = before - now, now.difference(before, added)
-        if not added or not now.issuperset(added) or len(gone) + len(new) > _MOST:
+        last, largest = [max(start.segments, default=0), *added], max((*gone, *new), default=0) >> shift
+        if not added or not now.issuperset(added) or last != sorted(last):
             return False
-        last = [max(start.segments, default=0), *added]
+        if len(gone) + len(new) > _MOST or largest >= min(temporaries, default=largest + 1):
+            return False
         events = self._events = self._events or self._listed()
-        if last != sorted(last) or added[-1] >> shift < events.quick:
-            return False
         least = min([events.least, *temporaries])
-        if any(key >> shift >= least for key in gone | new):
+        if largest >= least or added[-1] >> shift < events.quick:
             return False
         return self._differs_in_runs(pool, start, events, [pool.blocks(gone), pool.blocks(new)], least)
 
