@@ -52,4 +52,4 @@ class HostLoading(Loading):
         return len(self.sizes) - 1
 
     def _free(self, rows: Iterable[int]) -> None:
-        self._add_events(~row for row in rows)
+        self.add_events(~row for row in rows)

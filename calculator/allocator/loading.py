@@ -82,7 +82,7 @@ class Loading:
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._request([WARMUP], [rounded(warmup)])
-        self._add_events([~0])
+        self.add_events([~0])
         reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
@@ -104,7 +104,8 @@ class Loading:
             self._events = [event for part in self.parts for event in part.every()]
         return self._events
 
-    def _add_events(self, events: Iterable[int]) -> None:
+    def add_events(self, events: Iterable[int]) -> None:
+        """Add events at the end."""
         if not self.parts or self.parts[-1].times > 1:
             self.parts.append(AlikeLayers([], 0, 1))
         self.parts[-1].events.extend(events)
@@ -156,7 +157,7 @@ class Loading:
             for name in {tensor.name for tensor in group if reads[tensor].is_recast}:
                 of_second = [row for row in recast[name] if row >= rows]
                 recast[name] += [row + n * stride for n in range(1, more + 1) for row in of_second]
-        self._add_events(dense)
+        self.add_events(dense)
         return recast
 
     def _read_layer(self, reads: list[Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
@@ -166,7 +167,7 @@ class Loading:
         """
         for read in reads:
             if dense and not read.is_constant:
-                self._add_events(dense)
+                self.add_events(dense)
                 dense = []
             start = len(self.sizes)
             self._request(read.names, read.sizes)
@@ -206,7 +207,7 @@ class Loading:
             self.names += names * count
             self.sizes += sizes * count
             freed = (~next(left[name]) for name in names * count)
-            self._add_events(chain.from_iterable(zip(range(start, len(self.sizes)), freed, strict=True)))
+            self.add_events(chain.from_iterable(zip(range(start, len(self.sizes)), freed, strict=True)))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
         """Return a parameter's bytes when it is read, in the checkpoint's dtype or in its quantized form."""
@@ -223,7 +224,7 @@ class Loading:
             self.parts.append(AlikeLayers([*events], len(sizes), times))
             self._events = None
         else:
-            self._add_events(events)
+            self.add_events(events)
 
 
 def _size(tensor: ResidentTensor) -> int:
