@@ -75,7 +75,7 @@ def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]
     for track in tracks:
         at = bisect_right(track.segment.events, until, key=itemgetter(0)) if size else 0
         if not size or at == len(track.segment.events):
-            yield track._replace(more=size)
+            yield track._replace(more=size) if size else track
             continue
         before, moments = track.before + size, track.moments
         first = _more([moment for moment in moments if moment[-1] < at], size)
