@@ -374,15 +374,6 @@ def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
     """Return blocks in order, with adjacent blocks merged."""
-    ends = dict(blocks)
-    joined: list[Placed] = []
-    first = end = -1
-    for address in sorted(ends):
-        if address != end:
-            if end > first:
-                joined.append((first, end))
-            first = address
-        end = ends[address]
-    if end > first:
-        joined.append((first, end))
-    return joined
+    ends = {address: end for address, end in blocks if end > address}
+    firsts, lasts = ends.keys() - ends.values(), {*ends.values()}.difference(ends)
+    return [*zip(sorted(firsts), sorted(lasts), strict=True)]
