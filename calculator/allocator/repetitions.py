@@ -8,17 +8,21 @@ addition, there may be free blocks that earlier repetitions left and that are sm
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.choices import Recorder, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+    from calculator.allocator.choices import Choices
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
 
 #: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
-#: The number of largest free blocks that are compared before all free blocks are.
-_LARGEST = 4
+_ALIKE = 4
 #: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12
 
@@ -30,19 +34,27 @@ class Repetitions(NamedTuple):
         times: The number of repetitions.
         step: By how much the rows of the next repetition are higher.
         shifted: The rows of the first repetition that are shifted by `step` in each later one.
+        lowest: The lowest row that is shifted.
+        reused: The rows that it allocates and all repetitions use.
         freed: The rows that the first repetition frees and the one before it allocated.
+        events: The events of the first repetition.
+        sizes: The sizes of all rows.
         least: The size of the smallest request.
     """
 
     times: int
     step: int
     shifted: Sequence[int]
+    lowest: int
+    reused: Sequence[int]
     freed: Sequence[int]
+    events: Sequence[int]
+    sizes: Sequence[int]
     least: int
 
 
 def repetitions_of(
-    events: Iterable[int], sizes: Sequence[int], times: int, step: int, lowest: int = 0
+    events: Sequence[int], sizes: Sequence[int], times: int, step: int, lowest: int = 0
 ) -> Repetitions | None:
     """Return the repetitions of which the first has these events.
 
@@ -58,18 +70,8 @@ def repetitions_of(
     if times < MIN_REPETITIONS or not allocated or any(row < lowest or row + step not in allocated for row in freed):
         return None
     shifted = [row for row in allocated if row >= lowest]
-    return Repetitions(times, step, shifted, freed, min(sizes[row] for row in allocated))
-
-
-class _Start(NamedTuple):
-    """The state of a pool where a repetition starts.
-
-    It has the keys of free blocks, the address of the next segment, and the number of segments.
-    """
-
-    free: list[int]
-    next_address: int
-    segments: int
+    reused = [row for row in allocated if row < lowest]
+    return Repetitions(times, step, shifted, lowest, reused, freed, events, sizes, min(sizes[row] for row in allocated))
 
 
 class _Period(NamedTuple):
@@ -102,9 +104,9 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
     while number < of.times and history.attempts:
         play(number, number + 1)
         number += 1
-        period = history.end_repetition()
-        if period is not None:
-            number += history.repeat(period)
+        repeated = history.end_repetition()
+        number += repeated
+        if repeated:
             break
     play(number, of.times)
 
@@ -112,42 +114,51 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
 class _History:
     """The states of a pool where each repetition started, and the places of rows that each allocated again."""
 
-    __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_starts", "attempts")
+    __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_reused", "_signs", "_starts", "attempts")
 
     def __init__(self, pool: FlatPool, of: Repetitions, places: Places) -> None:
         self._pool = pool
         self._of = of
         self._places = places
         self._mask = (1 << pool.shift) - 1
-        self._starts: list[_Start] = []
-        #: The starts at which the pool had grown by the same amount, with largest free blocks of equal sizes.
+        self._starts: list[Start] = []
+        #: For each repetition, the places of the rows that all repetitions use.
+        self._reused: list[list[Placed]] = []
+        #: The starts at which the pool had grown by the same amount, with free blocks of the same sizes.
+        self._signs: list[Hashable] = []
+        #: The numbers of repetitions, by what is known of them and of those before them.
         self._numbers: dict[Hashable, list[int]] = {}
         #: The number of comparisons that may still be tried.
         self.attempts = _ATTEMPTS
         self._note(0)
 
-    def end_repetition(self) -> _Period | None:
+    def end_repetition(self) -> int:
         """Store the state that a repetition left.
 
-        Return a period that later repetitions will repeat, if one is found.
+        If later repetitions repeat a period, place them. Return their number.
         """
+        addresses, behinds = self._places
+        self._reused.append([(addresses[row], behinds[row]) for row in self._of.reused])
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
             if not self.attempts or 2 * last - first > self._of.times:
                 break
             period = self._between(first, last)
-            if period is not None:
-                return period
+            repeated = self._repeat(period) if period is not None else self._choose_alike(first, last)
+            if repeated:
+                return repeated
             self.attempts -= 1
-        return None
+        return 0
 
     def _note(self, before: int) -> list[int]:
         """Store a start. Return the numbers of earlier starts that are like it."""
         pool = self._pool
-        self._starts.append(_Start(pool.free_keys.copy(), pool.next_address, len(pool.segments)))
-        sizes = frozenset([key >> pool.shift for key in pool.free_keys[-_LARGEST:]])
-        numbers = self._numbers.setdefault((pool.next_address - before, sizes), [])
+        self._starts.append(Start.of(pool))
+        fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) :]
+        sizes = frozenset([key >> pool.shift for key in fitting])
+        self._signs.append((pool.next_address - before, sizes))
+        numbers = self._numbers.setdefault(tuple(self._signs[-_ALIKE:]), [])
         numbers.append(len(self._starts) - 1)
         return numbers
 
@@ -197,7 +208,60 @@ class _History:
         by = number * self._of.step
         return ((addresses[row + by], behinds[row + by]) for row in rows)
 
-    def repeat(self, period: _Period) -> int:
+    def _choose_alike(self, first: int, last: int) -> int:
+        """Place the following repetitions as long as they choose free blocks as an earlier period did.
+
+        Return their number.
+        """
+        length, number = last - first, last
+        choices = self._choices(first, last) if self._is_ordered(first, last) else None
+        while (
+            choices is not None
+            and number + length <= self._of.times
+            and choices.repeat(self._pool, self._places, (number - first) * self._of.step)
+        ):
+            number += length
+        return number - last
+
+    def _is_ordered(self, first: int, last: int) -> bool:
+        """Return whether a start has the free blocks of an earlier one, in the same order of addresses."""
+        shift, mask, found = self._pool.shift, self._mask, []
+        before, now = (
+            start.free[bisect_left(start.free, self._of.least << shift) :]
+            for start in (self._starts[first], self._starts[last])
+        )
+        for size, keys in groupby(before, lambda key: key >> shift):
+            place = bisect_left(now, size << shift)
+            for number, key in enumerate(keys, place):
+                if number == len(now) or now[number] >> shift != size:
+                    return False
+                found.append((key & mask, now[number] & mask))
+        addresses = [address for _, address in sorted(found)]
+        return addresses == sorted(addresses)
+
+    def _choices(self, first: int, last: int) -> Choices | None:
+        """Return what repetitions chose."""
+        of = self._of
+        recorder = Recorder(self._pool, self._starts[first], of.least)
+        rows = [*of.reused, *of.shifted, *of.freed]
+        numbers = {row: number for number, row in enumerate(rows)}
+        steps = [(numbers[event], of.sizes[event]) if event >= 0 else (numbers[~event], 0) for event in of.events]
+        for number in range(first, last):
+            places = [*self._reused[number], *self._placed(rows[len(of.reused) :], number)]
+            freed = {numbers[row]: row + number * of.step for row in of.freed} if number == first else {}
+            recorder.follow(steps, places, freed)
+        ended = {~event for event in of.events if event < 0}
+        kept = [row for row in of.shifted if row not in ended]
+        following = {row + of.step for row in of.freed}
+        alive = [
+            (row + number * of.step, place)
+            for number in range(first, last)
+            for row, place in zip(kept, self._placed(kept, number), strict=True)
+            if number == last - 1 or row not in following
+        ]
+        return recorder.choices(alive)
+
+    def _repeat(self, period: _Period) -> int:
         """Place as many of the following repetitions as form whole periods. Return their number."""
         last, step, by = len(self._starts) - 1, self._of.step, period.by
         times = (self._of.times - last) // period.repetitions
