@@ -6,8 +6,8 @@ The same events are to be played from a state `G`, which maps onto `F` as follow
 
 1. The touched blocks of each size are the first ones of that size in `F`. They map to the first ones in `G`. Tensors
    that were allocated before and are freed by the events map to those that are freed in `G`. They have equal sizes.
-2. Mapped blocks and tensors have the same order of addresses as in `F`, and the same ones are adjacent. A freed tensor
-   has the same free neighbors, which all are mapped.
+2. The same mapped blocks and tensors are adjacent as in `F`. A freed tensor has free neighbors on the same sides, which
+   are mapped. Where parts of equal sizes were free in several, these have the same order of addresses.
 3. No block of `G` that is not mapped has a size in `r, ..., c - 1` for any request. The same is true of `c` if what
    served the request was not a whole touched block, but a part of one, or of a segment that the events added. If a
    request added a segment, no block that is not mapped is as large as the request.
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,14 +60,14 @@ class _Block(NamedTuple):
         rank: The number of free blocks of this size with lower addresses. -1 for a tensor.
         row: The row of a tensor. -1 for a free block.
         neighbors: Whether a free block ends where a tensor begins, and whether one begins where it ends.
-        adjoins: Whether the previous mapped block ends where this one begins.
+        following: The number of the mapped block that begins where this one ends. -1 if there is none.
     """
 
     size: int
     rank: int
     row: int
     neighbors: tuple[bool, bool]
-    adjoins: bool
+    following: int
 
 
 class _Part(NamedTuple):
@@ -85,7 +86,9 @@ class Recorder:
         "_edges",
         "_freed",
         "_intervals",
+        "_is_complete",
         "_least",
+        "_parts",
         "_pool",
         "_segments",
         "_start",
@@ -114,6 +117,10 @@ class Recorder:
         self._freed: dict[Placed, int] = {}
         #: For each request, the sizes of free blocks that would have served it instead: the least, and the end.
         self._intervals = set[tuple[int, float]]()
+        #: The sizes and addresses of parts that were free.
+        self._parts: set[Placed] = set()
+        #: Whether all events were played.
+        self._is_complete = True
 
     def follow(self, steps: Iterable[tuple[int, int]], places: Sequence[Placed], freed: Mapping[int, int]) -> None:
         """Follow events.
@@ -121,7 +128,13 @@ class Recorder:
         `steps` has the number of each event's tensor among `places`, and the size of the request, or 0 for a free.
         `freed` are the numbers and rows of tensors that were allocated before the state.
         """
-        edges, whole, touched, intervals = self._edges, self._whole, self._touched, self._intervals
+        edges, whole, touched, intervals, parts = (
+            self._edges,
+            self._whole,
+            self._touched,
+            self._intervals,
+            self._parts,
+        )
         self._freed.update({places[number]: row for number, row in freed.items()})
         #: Tensors of stretches that were not played. They have the places of an earlier time.
         unplayed = set[int]()
@@ -148,6 +161,8 @@ class Recorder:
             if end > behind:
                 edges[behind] = end
                 edges[end] = behind
+                parts.add((end - behind, behind))
+        self._is_complete = self._is_complete and not unplayed
 
     def _free(self, address: int, behind: int) -> None:
         edges, whole, start, end = self._edges, self._whole, address, behind
@@ -161,6 +176,7 @@ class Recorder:
                 self._touched.add(start)
         edges[start] = end
         edges[end] = start
+        self._parts.add((end - start, start))
 
     def choices(self, alive: Iterable[tuple[int, Placed]]) -> Choices | None:
         """Return what was recorded, with the rows that are alive and their places.
@@ -186,7 +202,8 @@ class Recorder:
         unchanged = {address for address, end in left if self._whole.get(address) == end}
         return Choices(
             blocks,
-            sizes,
+            self._ordered(starts),
+            sizes if not self._is_complete else Counter({size: sizes[size] for size in mapped}),
             intervals,
             [number for number, address in enumerate(starts) if address in self._touched - unchanged],
             [part(address, end) for address, end in left if address not in unchanged],
@@ -198,24 +215,34 @@ class Recorder:
         """Return the mapped blocks in the order of their addresses."""
         free, shift, whole = self._start.free, self._pool.shift, self._whole
         ends = {*whole.values()}
-        mapped = [((address, whole[address]), -1) for address in self._touched]
-        blocks, before = [], -1
-        for (address, end), row in sorted([*mapped, *self._freed.items()]):
-            size, neighbors = end - address, (address in ends, end in whole)
+        found = sorted([*(((address, whole[address]), -1) for address in self._touched), *self._freed.items()])
+        numbers = {address: number for number, ((address, _), _) in enumerate(found)}
+        blocks = []
+        for (address, end), row in found:
+            size = end - address
             rank = bisect_left(free, size << shift | address) - bisect_left(free, size << shift) if row < 0 else -1
-            blocks.append(_Block(size, rank, row, neighbors, address == before))
-            before = end
+            blocks.append(_Block(size, rank, row, (address in ends, end in whole), numbers.get(end, -1)))
         return blocks
+
+    def _ordered(self, starts: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the pairs of mapped blocks that had parts of one size."""
+        wholes = {(self._whole[address] - address, address) for address in self._touched}
+        numbers: dict[int, set[int]] = {}
+        for size, address in self._parts | wholes:
+            if size >= self._least:
+                numbers.setdefault(size, set()).add(bisect_right(starts, address) - 1)
+        return [*{pair for each in numbers.values() for pair in pairwise(sorted(each))}]
 
 
 class Choices:
     """Recorded events, which are repeated in states where they choose alike."""
 
-    __slots__ = ("_added", "_alive", "_blocks", "_changed", "_intervals", "_left", "_sizes")
+    __slots__ = ("_added", "_alive", "_blocks", "_changed", "_intervals", "_left", "_ordered", "_sizes")
 
     def __init__(
         self,
         blocks: list[_Block],
+        ordered: list[tuple[int, int]],
         sizes: Counter[int],
         intervals: list[float],
         changed: list[int],
@@ -224,7 +251,9 @@ class Choices:
         added: list[int],
     ) -> None:
         self._blocks = blocks
-        #: How many free blocks of each size there were, apart from those that are too small for any request.
+        #: The numbers of mapped blocks whose order matters. The number after the last one is that of added segments.
+        self._ordered = ordered
+        #: How many free blocks of each size there have to be.
         self._sizes = sizes
         #: The sizes that no other block may have: the ends of intervals.
         self._intervals = intervals
@@ -251,7 +280,6 @@ class Choices:
             address = key & ((1 << shift) - 1)
             del edges[address], edges[address + (key >> shift)]
         free = [key for key in pool.free_keys if key not in changed]
-        starts.append(pool.next_address)
         for block, offset, size in self._left:
             address = starts[block] + offset
             edges[address] = address + size
@@ -271,7 +299,7 @@ class Choices:
         return True
 
     def _is_alike(self, pool: FlatPool) -> bool:
-        """Return whether there are as many free blocks of each size, and no other block is chosen."""
+        """Return whether there are enough free blocks of each size, and no other block is chosen."""
         sizes = Counter([key >> pool.shift for key in pool.free_keys])
         return self._sizes <= sizes and not any(
             count > self._sizes[size] and _is_inside(size, self._intervals) for size, count in sizes.items()
@@ -279,22 +307,25 @@ class Choices:
 
     def _starts(self, pool: FlatPool, places: Places, by: int) -> list[int] | None:
         """Return the addresses of mapped blocks. Return None if their order or what is adjacent differs."""
-        (addresses, behinds), edges, before = places, pool.edges, -1
+        (addresses, behinds), edges = places, pool.edges
         free, mask = pool.free_keys, (1 << pool.shift) - 1
         starts = []
-        for size, rank, row, neighbors, adjoins in self._blocks:
+        for size, rank, row, neighbors, _ in self._blocks:
             if row < 0:
-                address = free[bisect_left(free, size << pool.shift) + rank] & mask
-                end = address + size
-            else:
-                address, end = addresses[row + by], behinds[row + by]
-                if end - address != size or neighbors != (address in edges, end in edges):
-                    return None
-            if address < before or (address == before) != adjoins:
+                starts.append(free[bisect_left(free, size << pool.shift) + rank] & mask)
+                continue
+            address, end = addresses[row + by], behinds[row + by]
+            if end - address != size or neighbors != (address in edges, end in edges):
                 return None
             starts.append(address)
-            before = end
-        return starts
+        numbers = {address: number for number, address in enumerate(starts)}
+        if any(
+            numbers.get(start + block.size, -1) != block.following
+            for start, block in zip(starts, self._blocks, strict=True)
+        ):
+            return None
+        starts.append(pool.next_address)
+        return starts if all(starts[first] < starts[second] for first, second in self._ordered) else None
 
 
 def _joined(intervals: Iterable[tuple[int, float]]) -> list[float]:

@@ -9,7 +9,6 @@ addition, there may be free blocks that earlier repetitions left and that are sm
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.choices import Recorder, Start
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 #: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
 _ALIKE = 4
+_RECORDINGS = 2
 #: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12
 
@@ -114,7 +114,18 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
 class _History:
     """The states of a pool where each repetition started, and the places of rows that each allocated again."""
 
-    __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_reused", "_signs", "_starts", "attempts")
+    __slots__ = (
+        "_mask",
+        "_numbers",
+        "_of",
+        "_places",
+        "_pool",
+        "_recordings",
+        "_reused",
+        "_signs",
+        "_starts",
+        "attempts",
+    )
 
     def __init__(self, pool: FlatPool, of: Repetitions, places: Places) -> None:
         self._pool = pool
@@ -130,6 +141,7 @@ class _History:
         self._numbers: dict[Hashable, list[int]] = {}
         #: The number of comparisons that may still be tried.
         self.attempts = _ATTEMPTS
+        self._recordings = _RECORDINGS
         self._note(0)
 
     def end_repetition(self) -> int:
@@ -214,7 +226,8 @@ class _History:
         Return their number.
         """
         length, number = last - first, last
-        choices = self._choices(first, last) if self._is_ordered(first, last) else None
+        choices = self._choices(first, last) if self._recordings else None
+        self._recordings = max(0, self._recordings - 1)
         while (
             choices is not None
             and number + length <= self._of.times
@@ -222,22 +235,6 @@ class _History:
         ):
             number += length
         return number - last
-
-    def _is_ordered(self, first: int, last: int) -> bool:
-        """Return whether a start has the free blocks of an earlier one, in the same order of addresses."""
-        shift, mask, found = self._pool.shift, self._mask, []
-        before, now = (
-            start.free[bisect_left(start.free, self._of.least << shift) :]
-            for start in (self._starts[first], self._starts[last])
-        )
-        for size, keys in groupby(before, lambda key: key >> shift):
-            place = bisect_left(now, size << shift)
-            for number, key in enumerate(keys, place):
-                if number == len(now) or now[number] >> shift != size:
-                    return False
-                found.append((key & mask, now[number] & mask))
-        addresses = [address for _, address in sorted(found)]
-        return addresses == sorted(addresses)
 
     def _choices(self, first: int, last: int) -> Choices | None:
         """Return what repetitions chose."""
