@@ -125,18 +125,14 @@ class Recorder:
     def follow(self, steps: Iterable[tuple[int, int]], places: Sequence[Placed], freed: Mapping[int, int]) -> None:
         """Follow events.
 
-        `steps` has the number of each event's tensor among `places`, and the size of the request, or 0 for a free.
-        `freed` are the numbers and rows of tensors that were allocated before the state.
+        `steps` has the number of each event's tensor among `places`, and the size of the request, or 0 for a free. The
+        address of a tensor that was not placed is 0. `freed` are the numbers and rows of tensors that were allocated
+        before the state.
         """
-        edges, whole, touched, intervals, parts = (
-            self._edges,
-            self._whole,
-            self._touched,
-            self._intervals,
-            self._parts,
-        )
+        edges, whole, parts = self._edges, self._whole, self._parts
+        touched, intervals = self._touched, self._intervals
         self._freed.update({places[number]: row for number, row in freed.items()})
-        #: Tensors of stretches that were not played. They have the places of an earlier time.
+        # The temporaries of stretches that were not played have no places.
         unplayed = set[int]()
         for number, size in steps:
             address, behind = places[number]
@@ -178,7 +174,7 @@ class Recorder:
         edges[end] = start
         self._parts.add((end - start, start))
 
-    def choices(self, alive: Iterable[tuple[int, Placed]]) -> Choices | None:
+    def choices(self, alive: Mapping[int, Placed]) -> Choices | None:
         """Return what was recorded, with the rows that are alive and their places.
 
         Return None if it cannot be mapped to another state.
@@ -203,11 +199,11 @@ class Recorder:
         return Choices(
             blocks,
             self._ordered(starts),
-            sizes if not self._is_complete else Counter({size: sizes[size] for size in mapped}),
+            mapped if self._is_complete else sizes,
             intervals,
             [number for number, address in enumerate(starts) if address in self._touched - unchanged],
             [part(address, end) for address, end in left if address not in unchanged],
-            [(row, part(*place)) for row, place in alive],
+            [(row, part(*place)) for row, place in alive.items()],
             [key - self._start.next_address for key in self._segments],
         )
 

@@ -1,9 +1,12 @@
-"""Repetitions of layers in a pass that adds segments. Repetitions that are placed like earlier ones are placed at once.
+"""Repetitions of layers in a pass that adds segments. Repetitions that are placed like earlier ones are not played.
 
 A repetition requests what the previous one requested, for rows of its own. It is placed like an earlier one if it finds
 the same state at higher addresses: the free blocks from some address on and the tensors that it frees are higher by the
 size that was added since. Then all later repetitions are placed likewise, each period higher by the same amount. In
 addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
+
+If the state is not the same, later repetitions can still choose free blocks as a period of earlier ones did (see
+`choices`). That is found out for each period.
 """
 
 from __future__ import annotations
@@ -21,10 +24,14 @@ if TYPE_CHECKING:
 
 #: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
+#: A repetition is compared with an earlier one if as many repetitions before them were alike in size.
 _ALIKE = 4
-_RECORDINGS = 2
 #: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12
+#: The maximum number of periods in a pass whose choices are recorded.
+_RECORDINGS = 2
+#: How often a period has to fit into what follows, so that its choices are recorded. That costs as much as playing it.
+_MIN_PERIODS = 3
 
 
 class Repetitions(NamedTuple):
@@ -35,8 +42,9 @@ class Repetitions(NamedTuple):
         step: By how much the rows of the next repetition are higher.
         shifted: The rows of the first repetition that are shifted by `step` in each later one.
         lowest: The lowest row that is shifted.
-        reused: The rows that it allocates and all repetitions use.
+        reused: The rows that every repetition allocates.
         freed: The rows that the first repetition frees and the one before it allocated.
+        ended: The rows that the first repetition both allocates and frees.
         events: The events of the first repetition.
         sizes: The sizes of all rows.
         least: The size of the smallest request.
@@ -48,6 +56,7 @@ class Repetitions(NamedTuple):
     lowest: int
     reused: Sequence[int]
     freed: Sequence[int]
+    ended: Sequence[int]
     events: Sequence[int]
     sizes: Sequence[int]
     least: int
@@ -61,17 +70,20 @@ def repetitions_of(
     Return None if one frees rows that neither it nor the previous one allocated, or if there are too few. Rows from
     `lowest` on are shifted by `step` in each repetition. Lower rows are used again.
     """
-    allocated, freed = dict[int, None](), []
+    allocated = dict[int, None]()
+    freed: list[int] = []
+    ended: list[int] = []
     for event in events:
         if event >= 0:
             allocated[event] = None
-        elif ~event not in allocated:
-            freed.append(~event)
+        else:
+            (ended if ~event in allocated else freed).append(~event)
     if times < MIN_REPETITIONS or not allocated or any(row < lowest or row + step not in allocated for row in freed):
         return None
     shifted = [row for row in allocated if row >= lowest]
     reused = [row for row in allocated if row < lowest]
-    return Repetitions(times, step, shifted, lowest, reused, freed, events, sizes, min(sizes[row] for row in allocated))
+    least = min(sizes[row] for row in allocated)
+    return Repetitions(times, step, shifted, lowest, reused, freed, ended, events, sizes, least)
 
 
 class _Period(NamedTuple):
@@ -102,6 +114,7 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
     """
     history, number = _History(pool, of, places), 0
     while number < of.times and history.attempts:
+        history.begin_repetition(number)
         play(number, number + 1)
         number += 1
         repeated = history.end_repetition()
@@ -115,6 +128,7 @@ class _History:
     """The states of a pool where each repetition started, and the places of rows that each allocated again."""
 
     __slots__ = (
+        "_looks",
         "_mask",
         "_numbers",
         "_of",
@@ -122,7 +136,6 @@ class _History:
         "_pool",
         "_recordings",
         "_reused",
-        "_signs",
         "_starts",
         "attempts",
     )
@@ -133,21 +146,26 @@ class _History:
         self._places = places
         self._mask = (1 << pool.shift) - 1
         self._starts: list[Start] = []
-        #: For each repetition, the places of the rows that all repetitions use.
-        self._reused: list[list[Placed]] = []
-        #: The starts at which the pool had grown by the same amount, with free blocks of the same sizes.
-        self._signs: list[Hashable] = []
-        #: The numbers of repetitions, by what is known of them and of those before them.
+        #: For each start, by how much the pool had grown, and the sizes of free blocks.
+        self._looks: list[Hashable] = []
+        #: The starts at which these were the same, as at the starts before them.
         self._numbers: dict[Hashable, list[int]] = {}
-        #: The number of comparisons that may still be tried.
-        self.attempts = _ATTEMPTS
-        self._recordings = _RECORDINGS
+        #: For each repetition, the places of the rows that every repetition allocates.
+        self._reused: list[list[Placed]] = []
+        #: The numbers of comparisons and of recordings that may still be tried.
+        self.attempts, self._recordings = _ATTEMPTS, _RECORDINGS
         self._note(0)
+
+    def begin_repetition(self, number: int) -> None:
+        """Remove the places of the rows that a repetition allocates and frees. Those that are not played get none."""
+        addresses, by = self._places[0], number * self._of.step
+        for row in self._of.ended:
+            addresses[row + by if row >= self._of.lowest else row] = 0
 
     def end_repetition(self) -> int:
         """Store the state that a repetition left.
 
-        If later repetitions repeat a period, place them. Return their number.
+        If the following repetitions repeat a period, place them. Return their number.
         """
         addresses, behinds = self._places
         self._reused.append([(addresses[row], behinds[row]) for row in self._of.reused])
@@ -169,8 +187,8 @@ class _History:
         self._starts.append(Start.of(pool))
         fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) :]
         sizes = frozenset([key >> pool.shift for key in fitting])
-        self._signs.append((pool.next_address - before, sizes))
-        numbers = self._numbers.setdefault(tuple(self._signs[-_ALIKE:]), [])
+        self._looks.append((pool.next_address - before, sizes))
+        numbers = self._numbers.setdefault(tuple(self._looks[-_ALIKE:]), [])
         numbers.append(len(self._starts) - 1)
         return numbers
 
@@ -226,8 +244,10 @@ class _History:
         Return their number.
         """
         length, number = last - first, last
-        choices = self._choices(first, last) if self._recordings else None
-        self._recordings = max(0, self._recordings - 1)
+        if not self._recordings or last + _MIN_PERIODS * length > self._of.times:
+            return 0
+        self._recordings -= 1
+        choices = self._choices(first, last)
         while (
             choices is not None
             and number + length <= self._of.times
@@ -237,7 +257,7 @@ class _History:
         return number - last
 
     def _choices(self, first: int, last: int) -> Choices | None:
-        """Return what repetitions chose."""
+        """Return which free blocks repetitions chose."""
         of = self._of
         recorder = Recorder(self._pool, self._starts[first], of.least)
         rows = [*of.reused, *of.shifted, *of.freed]
@@ -247,15 +267,15 @@ class _History:
             places = [*self._reused[number], *self._placed(rows[len(of.reused) :], number)]
             freed = {numbers[row]: row + number * of.step for row in of.freed} if number == first else {}
             recorder.follow(steps, places, freed)
-        ended = {~event for event in of.events if event < 0}
+        ended = {*of.ended}
         kept = [row for row in of.shifted if row not in ended]
         following = {row + of.step for row in of.freed}
-        alive = [
-            (row + number * of.step, place)
+        alive = {
+            row + number * of.step: place
             for number in range(first, last)
             for row, place in zip(kept, self._placed(kept, number), strict=True)
             if number == last - 1 or row not in following
-        ]
+        }
         return recorder.choices(alive)
 
     def _repeat(self, period: _Period) -> int:
