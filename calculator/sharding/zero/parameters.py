@@ -160,3 +160,14 @@ def _is_of(name: str, owners: Container[str]) -> bool:
         if name in owners:
             return True
     return False
+
+
+def auto_hidden_size(model: Model) -> int:
+    """Return the hidden size from which transformers computes sizes that are `auto`.
+
+    PaliGemma's config has one of its own around that of the text model.
+
+    Source: transformers/integrations/deepspeed.py, trainer_config_finalize.
+    """
+    config = model.config
+    return int(config.get("outer_hidden_size", config["hidden_size"]))

@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, Trained, in_order, parts
+from calculator.sharding.zero.parameters import Key, Trained, auto_hidden_size, in_order, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -61,7 +61,7 @@ class PartitionedState:
         self.is_built_partitioned = is_built_partitioned(prepared.given, prepared.device, prepared.method)
         #: The dtype in which gradients are reduced and accumulated.
         self.dtype: DType = prepared.cast_to or "float32"
-        self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
+        self.sizes = sizes_of(self.zero, prepared.device.count, auto_hidden_size(prepared.model))
         self._groups = [{tensor.name for tensor in group} for group in groups]
         self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
         #: The cached gathers of the run.
