@@ -167,8 +167,8 @@ class _History:
 
         If the following repetitions repeat a period, place them. Return their number.
         """
-        addresses, behinds = self._places
-        self._reused.append([(addresses[row], behinds[row]) for row in self._of.reused])
+        of_reused = [map(places.__getitem__, self._of.reused) for places in self._places]
+        self._reused.append([*zip(*of_reused, strict=True)])
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
