@@ -59,7 +59,7 @@ def state(pool):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_layers_that_are_placed_at_once_are_where_they_would_be_one_by_one(monkeypatch, seed):
+def test_layers_placed_together_have_the_addresses_of_layers_placed_one_by_one(monkeypatch, seed):
     numbers = []
     monkeypatch.setattr(AlikeLayers, "of", lambda self, n, of=AlikeLayers.of: numbers.append(n) or of(self, n))
     skipped = 0

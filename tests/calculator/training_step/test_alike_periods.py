@@ -35,7 +35,7 @@ def test_three_periods_have_the_events_of_every_layer(monkeypatch, model, method
     assert peak_reserved(state, WORKSPACES) == full_peak_reserved(state, WORKSPACES)
 
 
-def test_the_last_layer_has_windows_of_its_own_if_it_multiplies_the_first_matrices_of_the_backward_pass():
+def test_the_last_layer_has_separate_windows_if_it_multiplies_the_first_matrices_of_the_backward_pass():
     """The loss of `trl-sft` computes the head's gradients in the forward pass."""
     lengths = [
         len(unrolled(resident(*DEEP[0][:2], {**CHECKPOINTED, **training}).prepared).backward)
