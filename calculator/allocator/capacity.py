@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.flat_replay import FlatReplay, FlatRun
-from calculator.allocator.known_stages import KnownStages
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
 from calculator.allocator.shared_stages import SharedStages, total_from
+from calculator.allocator.stage_cache import StageCache
 from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding.zero.replayed import OF_UPDATE
@@ -127,14 +127,14 @@ class CappedReplays:
         self._peak = peak_reserved_bytes
         #: The first stages of the run, which all replays share, and the results of other stages that replays share.
         self._shared: SharedStages | None = None
-        self._stages: KnownStages | None = None
+        self._stages: StageCache | None = None
 
     def share(self) -> None:
         """Let the replays share their first stages, and the results of later stages."""
         if self._flat is not None:
             # A reservation that only the load makes is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
-            self._stages = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
+            self._stages = None if self._conf.expandable_segments else StageCache(self._flat.pools)
             self._shared = SharedStages(self._flat, peak, self._stages)
 
     def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
@@ -178,7 +178,7 @@ class CappedReplays:
         run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
-        run.known_stages = self._stages
+        run.stage_cache = self._stages
         return run
 
     def _spare(self, device: DeviceMemory) -> int:
