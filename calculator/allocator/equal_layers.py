@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 20
 
 
-class AlikeLayers(NamedTuple):
+class EqualLayers(NamedTuple):
     """Layers with the same events.
 
     Attributes:
@@ -70,7 +70,9 @@ class _Start(NamedTuple):
     segments: int
 
 
-def play_alike(pool: FlatPool, layers: AlikeLayers, sizes: Sequence[int], places: Places, freed: Iterable[int]) -> None:
+def play_equal_layers(
+    pool: FlatPool, layers: EqualLayers, sizes: Sequence[int], places: Places, freed: Iterable[int]
+) -> None:
     """Place layers. Those that are placed like earlier ones are placed at once.
 
     `freed` are rows that are freed before and after the layers.
@@ -86,7 +88,7 @@ def play_alike(pool: FlatPool, layers: AlikeLayers, sizes: Sequence[int], places
 
 def _placed_at_once(
     pool: FlatPool,
-    layers: AlikeLayers,
+    layers: EqualLayers,
     sizes: Sequence[int],
     places: Places,
     own: Sequence[int],
@@ -117,7 +119,7 @@ def _placed_at_once(
     return most
 
 
-def _only_carried(layers: AlikeLayers, own: set[int], carried: Iterable[int], freed: Iterable[int]) -> bool:
+def _only_carried(layers: EqualLayers, own: set[int], carried: Iterable[int], freed: Iterable[int]) -> bool:
     """Return whether each layer frees only rows of its own and those that are `carried` from the layer before.
 
     The rows of the last layer that the next one would free may be freed in other parts of the load, as `freed` are.
