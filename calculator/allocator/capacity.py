@@ -137,7 +137,7 @@ class CappedReplays:
             self._stages = None if self._conf.expandable_segments else StageCache(self._flat.pools)
             self._shared = SharedStages(self._flat, peak, self._stages)
 
-    def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
+    def unlimited_bytes(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """Return the bytes that the run needs on an unlimited device, in whole pages."""
         if self._shared is not None:
             peak, total = self._shared.peak_reserved_bytes, self._shared.total_from
@@ -149,7 +149,7 @@ class CappedReplays:
             return whole_pages(unlimited.same_from)
         return whole_pages(max(self._peak, self._run.loading.warmup))
 
-    def missing(self, device: DeviceMemory) -> int:
+    def missing_bytes(self, device: DeviceMemory) -> int:
         """Return by how many bytes the device is too small for the load to request what it requests on a larger one."""
         return max(0, -self._spare(device))
 
@@ -203,11 +203,11 @@ def minimum(
     """
     replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
     replays.share()
-    low, at_ease = whole_pages(live_bytes) - SMALL_SEGMENT, replays.at_ease(device_of)
-    missing = replays.missing(device_of(at_ease))
-    if missing and replays.within(device_of(at_ease)).out_of_memory:
-        low, at_ease = at_ease, whole_pages(at_ease + missing)
-    return _least(lambda capacity: replays.within(device_of(capacity)), low, at_ease)
+    low, high = whole_pages(live_bytes) - SMALL_SEGMENT, replays.unlimited_bytes(device_of)
+    missing = replays.missing_bytes(device_of(high))
+    if missing and replays.within(device_of(high)).out_of_memory:
+        low, high = high, whole_pages(high + missing)
+    return _least(lambda capacity: replays.within(device_of(capacity)), low, high)
 
 
 def _least(replay: Callable[[int], CappedReplay], low: int, high: int) -> int:

@@ -102,7 +102,7 @@ def _placed_at_once(
             return number
         of_next = [(places[0][row + by], places[1][row + by]) for by in (number * layers.step,) for row in carried]
         later = _start(pool, of_next, least)
-        earlier = next((start for start in starts if _are_alike(start, later)), None)
+        earlier = next((start for start in starts if _are_equal(start, later)), None)
         starts.append(later)
         if earlier is None:
             continue
@@ -151,7 +151,7 @@ def _start(pool: FlatPool, freed: Sequence[Placed], least: int) -> _Start:
     )
 
 
-def _are_alike(earlier: _Start, later: _Start) -> bool:
+def _are_equal(earlier: _Start, later: _Start) -> bool:
     """Return whether a layer finds what an earlier one found, at higher addresses."""
     return (
         earlier.near == later.near
