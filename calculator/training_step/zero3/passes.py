@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import StorageCounts
     from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.gathering import Gathering
-    from calculator.sharding.zero3.known_step import KnownStep
+    from calculator.sharding.zero3.numbered_gathering import NumberedGathering
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Segment
@@ -37,7 +37,7 @@ _MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 Repeats = tuple[int, ...]
 
 
-class Fullest(NamedTuple):
+class PeakMoment(NamedTuple):
     """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
 
     `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
@@ -54,7 +54,7 @@ class Fullest(NamedTuple):
 
 
 #: The value before any moment is recorded.
-EMPTY = Fullest(-1, 0, 0, 0)
+EMPTY = PeakMoment(-1, 0, 0, 0)
 
 
 class Reading(NamedTuple):
@@ -115,7 +115,7 @@ class Passes:
 
     def __init__(
         self,
-        gathering: Gathering | KnownStep,
+        gathering: Gathering | NumberedGathering,
         curve: Curve,
         first: First | None,
         sizes: Sizes,
@@ -383,7 +383,7 @@ class Passes:
             self._batch.moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
-            found = Fullest(
+            found = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
             if position <= self._program.backward:
