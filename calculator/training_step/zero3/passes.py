@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import StorageCounts
     from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.gathering import Gathering
-    from calculator.sharding.zero3.known_step import KnownStep
+    from calculator.sharding.zero3.numbered_gathering import NumberedGathering
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Segment
@@ -115,7 +115,7 @@ class Passes:
 
     def __init__(
         self,
-        gathering: Gathering | KnownStep,
+        gathering: Gathering | NumberedGathering,
         curve: Curve,
         first: First | None,
         sizes: Sizes,

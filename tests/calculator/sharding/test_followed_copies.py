@@ -11,7 +11,7 @@ from calculator.estimation.series import SeriesCache
 from calculator.sharding.zero3 import followed, gathering, steps
 from calculator.sharding.zero3.first_copy import first_copy
 from calculator.sharding.zero3.hooks import PartitionedHooks
-from calculator.sharding.zero3.known_step import KnownStep
+from calculator.sharding.zero3.numbered_gathering import NumberedGathering
 from calculator.sharding.zero3.program import Program
 
 LLAMA = {
@@ -139,7 +139,7 @@ def test_a_step_of_one_micro_batch_gathers_at_numbered_calls_as_at_all_events(
     numbered = training_step(request).partitioned
     monkeypatch.setattr(steps, "_recorded_calls", lambda *_: None)
     at_events = training_step(request).partitioned
-    assert isinstance(numbered.gathering, KnownStep)
+    assert isinstance(numbered.gathering, NumberedGathering)
     assert isinstance(at_events.gathering, gathering.Gathering)
     assert bytes_of(numbered.gathering) == bytes_of(at_events.gathering)
     assert numbered.gathering.followed == at_events.gathering.followed

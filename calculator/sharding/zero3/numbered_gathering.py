@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-class KnownStep:
+class NumberedGathering:
     """The weights that a step gathers, with the attributes of `Gathering`."""
 
     #: A step of one micro-batch has no longer one, generates nothing, and gathers nothing for vLLM.
