@@ -19,7 +19,7 @@ from itertools import repeat
 from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.allocator.chunks import SMALL, cut_of
+from calculator.allocator.chunks import SMALL, Moved, cut_of
 from calculator.allocator.known_states import Recurring
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
@@ -114,16 +114,18 @@ class Item:
 
         Most rows are the same in every repetition.
         """
-        events = [*gap, *self._placed] if gap else self._placed
         if not self.shift:
-            return events
-        moved, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
-        if key not in moved:
-            moved[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
-        shifted = [*events]
-        for at in moved[key]:
-            shifted[at] += by if shifted[at] >= 0 else -by
-        return shifted
+            return [*gap, *self._placed] if gap else self._placed
+        known, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
+        if key not in known:
+            known[key] = Moved.of([*gap, *self._placed], lowest)
+        events, allocated, freed = known[key]
+        events = events.copy()
+        for at in allocated:
+            events[at] += by
+        for at in freed:
+            events[at] -= by
+        return events
 
 
 class MicroBatch:
