@@ -18,8 +18,13 @@ same too. By 3, no other block is smaller and fits. By 1, other blocks of the si
 it. So the events leave mapped blocks as in `F`, and do not change others. Added segments come after all other blocks,
 in both states.
 
+The largest free block may have another size in `G`, if it stays the largest one: its last part is larger than every
+other free part at all times, and all blocks that are not mapped are smaller. Then this part serves a request in either
+state if nothing else does. For such requests, 3 applies as if they added a segment.
+
 Stretches of temporaries that were certain to be served from `F` were not played. They are certain to be served from `G`
-if it has as many blocks of each size: see `FlatPool.serves`, whose sums only become larger.
+if it has as many blocks of each size: see `FlatPool.serves`, whose sums only become larger. They are also certain to be
+served from the last part of the largest block, if it is large enough for all at once, wherever others are.
 """
 
 from __future__ import annotations
@@ -78,6 +83,28 @@ class _Part(NamedTuple):
     size: int
 
 
+class _Largest(NamedTuple):
+    """The largest mapped block.
+
+    Attributes:
+        number: The number of the block.
+        size: Its size.
+        least: The least size of its last part.
+        most: The size of the largest other part.
+        unplayed: The size that is certain to serve the temporaries that were not played.
+        part: The number of the part at its end among those that are free afterwards. -1 if there is none.
+        intervals: The sizes that no other block may have if this one has another size.
+    """
+
+    number: int
+    size: int
+    least: int
+    most: int
+    unplayed: int
+    part: int
+    intervals: list[float]
+
+
 class Recorder:
     """Follows events whose places are known, from a state on."""
 
@@ -85,14 +112,16 @@ class Recorder:
         "_added",
         "_edges",
         "_freed",
+        "_from_last",
         "_intervals",
-        "_is_complete",
+        "_last",
         "_least",
         "_parts",
         "_pool",
         "_segments",
         "_start",
         "_touched",
+        "_unplayed",
         "_whole",
     )
 
@@ -119,8 +148,11 @@ class Recorder:
         self._intervals = set[tuple[int, float]]()
         #: The sizes and addresses of parts that were free.
         self._parts: set[Placed] = set()
-        #: Whether all events were played.
-        self._is_complete = True
+        #: The sizes of requests that were not played.
+        self._unplayed: list[int] = []
+        #: The end of the largest free block, and the sizes of requests that its last part served.
+        self._last = sum([(key & mask) + (key >> shift) for key in start.free[-1:]])
+        self._from_last = set[int]()
 
     def follow(self, steps: Iterable[tuple[int, int]], places: Sequence[Placed], freed: Mapping[int, int]) -> None:
         """Follow events.
@@ -130,7 +162,7 @@ class Recorder:
         before the state.
         """
         edges, whole, parts = self._edges, self._whole, self._parts
-        touched, intervals = self._touched, self._intervals
+        touched, intervals, last = self._touched, self._intervals, self._last
         self._freed.update({places[number]: row for number, row in freed.items()})
         # The temporaries of stretches that were not played have no places.
         unplayed = set[int]()
@@ -142,6 +174,8 @@ class Recorder:
                 continue
             end = edges.get(address, 0)
             if address < end >= behind:
+                if end == last:
+                    self._from_last.add(size)
                 if whole.get(address) == end:
                     touched.add(address)
                     intervals.add((size, end - address))
@@ -153,12 +187,12 @@ class Recorder:
                 intervals.add((size, inf))
             else:
                 unplayed.add(number)
+                self._unplayed.append(size)
                 continue
+            parts.add((end - behind, behind))
             if end > behind:
                 edges[behind] = end
                 edges[end] = behind
-                parts.add((end - behind, behind))
-        self._is_complete = self._is_complete and not unplayed
 
     def _free(self, address: int, behind: int) -> None:
         edges, whole, start, end = self._edges, self._whole, address, behind
@@ -196,15 +230,18 @@ class Recorder:
 
         left = [(address, end) for address, end in self._edges.items() if address < end]
         unchanged = {address for address, end in left if self._whole.get(address) == end}
+        parts = [block for block in left if block[0] not in unchanged]
         return Choices(
             blocks,
             self._ordered(starts),
-            mapped if self._is_complete else sizes,
+            sizes if self._unplayed else mapped,
+            mapped,
             intervals,
             [number for number, address in enumerate(starts) if address in self._touched - unchanged],
-            [part(address, end) for address, end in left if address not in unchanged],
+            [part(*block) for block in parts],
             [(row, part(*place)) for row, place in alive.items()],
             [key - self._start.next_address for key in self._segments],
+            self._largest(blocks, starts, parts),
         )
 
     def _blocks(self) -> list[_Block]:
@@ -220,6 +257,27 @@ class Recorder:
             blocks.append(_Block(size, rank, row, (address in ends, end in whole), numbers.get(end, -1)))
         return blocks
 
+    def _largest(self, blocks: list[_Block], starts: list[int], left: list[Placed]) -> _Largest | None:
+        """Return the largest free block.
+
+        Return None if it is not mapped or was not the largest at all times, or if a segment was added.
+        """
+        shift, mask = self._pool.shift, (1 << self._pool.shift) - 1
+        address, size = next(((key & mask, key >> shift) for key in self._start.free[-1:]), (0, 0))
+        if address not in self._touched or self._segments:
+            return None
+        number = starts.index(address)
+        least = min([size, *(each for each, start in self._parts if start + each == self._last)])
+        others = (each for each, start in self._parts if start + each != self._last)
+        most = max([0, *others, *(self._whole[start] - start for start in self._touched - {address})])
+        if least <= most or blocks[number].following >= 0:
+            return None
+        count, waste = len(self._unplayed), self._pool.waste
+        unplayed = sum(self._unplayed) + count * (max(self._unplayed, default=0) + waste)
+        part = next((n for n, (_, end) in enumerate(left) if end == self._last), -1)
+        intervals = _joined({*self._intervals, *((each, inf) for each in self._from_last)})
+        return _Largest(number, size, least, most, unplayed, part, intervals)
+
     def _ordered(self, starts: Sequence[int]) -> list[tuple[int, int]]:
         """Return the pairs of mapped blocks that had parts of one size."""
         wholes = {(self._whole[address] - address, address) for address in self._touched}
@@ -233,24 +291,39 @@ class Recorder:
 class Choices:
     """Recorded events, which are repeated in states where they choose alike."""
 
-    __slots__ = ("_added", "_alive", "_blocks", "_changed", "_intervals", "_left", "_ordered", "_sizes")
+    __slots__ = (
+        "_added",
+        "_alive",
+        "_blocks",
+        "_changed",
+        "_intervals",
+        "_largest",
+        "_left",
+        "_mapped",
+        "_ordered",
+        "_sizes",
+    )
 
     def __init__(
         self,
         blocks: list[_Block],
         ordered: list[tuple[int, int]],
         sizes: Counter[int],
+        mapped: Counter[int],
         intervals: list[float],
         changed: list[int],
         left: list[_Part],
         alive: list[tuple[int, _Part]],
         added: list[int],
+        largest: _Largest | None,
     ) -> None:
         self._blocks = blocks
         #: The numbers of mapped blocks whose order matters. The number after the last one is that of added segments.
         self._ordered = ordered
         #: How many free blocks of each size there have to be.
         self._sizes = sizes
+        #: How many mapped blocks of each size there are.
+        self._mapped = mapped
         #: The sizes that no other block may have: the ends of intervals.
         self._intervals = intervals
         #: The numbers of the mapped blocks that are not free afterwards, or have merged.
@@ -261,26 +334,30 @@ class Choices:
         self._alive = alive
         #: The keys of added segments, with their addresses relative to the next address.
         self._added = added
+        self._largest = largest
 
     def repeat(self, pool: FlatPool, places: Places, by: int) -> bool:
         """Do what the events do for rows that are higher by some number.
 
         Return whether they choose alike. If they do not, nothing is done.
         """
-        starts = self._starts(pool, places, by) if self._is_alike(pool) else None
-        if starts is None:
+        excess = self._excess(pool)
+        starts = self._starts(pool, places, by, excess) if excess is not None else None
+        if starts is None or excess is None:
             return False
         shift, edges = pool.shift, pool.edges
-        changed = {self._blocks[n].size << shift | starts[n] for n in self._changed}
+        changed = {self._size(n, excess) << shift | starts[n] for n in self._changed}
         for key in changed:
             address = key & ((1 << shift) - 1)
             del edges[address], edges[address + (key >> shift)]
         free = [key for key in pool.free_keys if key not in changed]
-        for block, offset, size in self._left:
+        last = self._largest.part if self._largest is not None else -1
+        for number, (block, offset, size) in enumerate(self._left):
             address = starts[block] + offset
-            edges[address] = address + size
-            edges[address + size] = address
-            free.append(size << shift | address)
+            end = address + size + (excess if number == last else 0)
+            edges[address] = end
+            edges[end] = address
+            free.append(end - address << shift | address)
         free.sort()
         pool.free_keys = free
         addresses, behinds = places
@@ -294,19 +371,42 @@ class Choices:
             pool.next_address = (added[-1] & ((1 << shift) - 1)) + (added[-1] >> shift) + 1
         return True
 
-    def _is_alike(self, pool: FlatPool) -> bool:
-        """Return whether there are enough free blocks of each size, and no other block is chosen."""
-        sizes = Counter([key >> pool.shift for key in pool.free_keys])
-        return self._sizes <= sizes and not any(
-            count > self._sizes[size] and _is_inside(size, self._intervals) for size, count in sizes.items()
-        )
+    def _size(self, number: int, excess: int) -> int:
+        """Return the size of a mapped block where the largest one is larger by `excess`."""
+        is_largest = self._largest is not None and number == self._largest.number
+        return self._blocks[number].size + (excess if is_largest else 0)
 
-    def _starts(self, pool: FlatPool, places: Places, by: int) -> list[int] | None:
+    def _excess(self, pool: FlatPool) -> int | None:
+        """Return by how much the largest free block is larger.
+
+        Return None if there are too few free blocks of a size, or if another block is chosen.
+        """
+        free, shift = pool.free_keys, pool.shift
+        sizes, needed, intervals, excess = Counter([key >> shift for key in free]), self._sizes, self._intervals, 0
+        largest = self._largest
+        if largest is not None and free and free[-1] >> shift != largest.size:
+            excess = (free[-1] >> shift) - largest.size
+            others = [key >> shift for key in free[-2:-1]]
+            least = largest.least + excess
+            if least <= max(largest.most, pool.waste, *others) or least < largest.unplayed:
+                return None
+            sizes[free[-1] >> shift] -= 1
+            sizes[largest.size] += 1
+            needed, intervals = self._mapped, largest.intervals
+        if not needed <= sizes:
+            return None
+        is_other = any(count > needed[size] and _is_inside(size, intervals) for size, count in sizes.items())
+        return None if is_other else excess
+
+    def _starts(self, pool: FlatPool, places: Places, by: int, excess: int) -> list[int] | None:
         """Return the addresses of mapped blocks. Return None if their order or what is adjacent differs."""
         (addresses, behinds), edges = places, pool.edges
         free, mask = pool.free_keys, (1 << pool.shift) - 1
         starts = []
-        for size, rank, row, neighbors, _ in self._blocks:
+        for number, (size, rank, row, neighbors, _) in enumerate(self._blocks):
+            if excess and self._largest is not None and number == self._largest.number:
+                starts.append(free[-1] & mask)
+                continue
             if row < 0:
                 starts.append(free[bisect_left(free, size << pool.shift) + rank] & mask)
                 continue
@@ -316,8 +416,8 @@ class Choices:
             starts.append(address)
         numbers = {address: number for number, address in enumerate(starts)}
         if any(
-            numbers.get(start + block.size, -1) != block.following
-            for start, block in zip(starts, self._blocks, strict=True)
+            numbers.get(start + self._size(number, excess), -1) != self._blocks[number].following
+            for number, start in enumerate(starts)
         ):
             return None
         starts.append(pool.next_address)

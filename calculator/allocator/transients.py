@@ -185,13 +185,12 @@ class MicroBatch:
         """
         items, at = self.passes[pool][0], 0
         for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
-            start, at = at, at + count * len(window.shifts)
-            ends = [n for n in range(count) if items[start + n].chunk.ends_stretch]
-            if len(window.shifts) >= MIN_REPETITIONS and any(window.shifts) and ends:
-                start += ends[0] + 1
-                found = self._repetitions(items[start : start + count], window)
-                if found is not None:
-                    yield start, count, found
+            first, at = at, at + count * len(window.shifts)
+            if len(window.shifts) < MIN_REPETITIONS or not any(window.shifts):
+                continue
+            starts = [first + n + 1 for n in range(count) if items[first + n].chunk.ends_stretch]
+            found = ((start, self._repetitions(items[start : start + count], window)) for start in starts)
+            yield from [(start, count, each) for start, each in found if each is not None][:1]
 
     def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
         """Return the repetitions that begin with these items.

@@ -43,6 +43,9 @@ class Events:
         pool.play(events[:at], sizes, other)
         pool.play(range(len(self.before)), self.sizes, places)
         pool.play(events[at:], sizes, other)
+        if random.random() < 0.5 and self.large:
+            largest = ([random.randint(4, 40) * 32 * 4096 + random.choice((0, 100))], ([0], [0]))
+            pool.play([0, ~0], *largest)
         return pool, places
 
     def recorded(self, pool, places, unplayed=()):
