@@ -179,7 +179,7 @@ class MicroBatch:
         return cut
 
     def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
-        """Yield the repetitions of layers in the forward pass that begin and end with stretches of transients.
+        """Yield the repetitions of layers in the forward pass, each from the end of a stretch of transients on.
 
         Each comes with the index of its first item, and the number of items of one repetition.
         """

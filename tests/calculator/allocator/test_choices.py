@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from calculator.allocator.choices import Recorder, Start
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.recorded_choices import Recorder, Start
 
 SHIFT = 44
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
