@@ -189,8 +189,11 @@ class MicroBatch:
             if len(window.shifts) < MIN_REPETITIONS or not any(window.shifts):
                 continue
             starts = [first + n + 1 for n in range(count) if items[first + n].chunk.ends_stretch]
-            found = ((start, self._repetitions(items[start : start + count], window)) for start in starts)
-            yield from [(start, count, each) for start, each in found if each is not None][:1]
+            for start in starts:
+                found = self._repetitions(items[start : start + count], window)
+                if found is not None:
+                    yield start, count, found
+                    break
 
     def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
         """Return the repetitions that begin with these items.
