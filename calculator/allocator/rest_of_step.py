@@ -1,14 +1,14 @@
 """The rest of a step, from the first repeated layer of its last backward pass on.
 
-It adds no segment if it repeats that of the step before and that added none. It does so even if the two begin in
+It adds no segment if it repeats that of an earlier step and that added none. It does so even if the two begin in
 different states, as long as these only differ in runs and in segments that were added since.
 
 A run is a part of a segment. Each of its blocks is free, is freed in the rest of the step, or outlives the step's
 passes, and it has no such neighbor. If every later request is larger than the whole run, none is served from it, and
-what is freed in it merges with nothing outside. So everything outside is placed as in the step before.
+what is freed in it merges with nothing outside. So everything outside is placed as in the earlier step.
 
 The added segments are free, and none is smaller than any segment before them. So each would be used after all other
-free blocks, and only where the step before added it. If the largest one is certain to serve the transients (see
+free blocks, and only where the earlier step added it. If the largest one is certain to serve the transients (see
 `transients`), these leave no trace.
 """
 
@@ -54,7 +54,10 @@ class _Events(NamedTuple):
 
 
 class RestOfStep:
-    """The rest of each step in a pool, from item `start` of the last micro-batch's backward pass on."""
+    """The rest of each step in a pool, from item `start` of the last micro-batch's backward pass on.
+
+    Steps are compared with one of which `begin` and `end` stored the states.
+    """
 
     __slots__ = ("_adds_none", "_batch", "_events", "_number", "_start", "start")
 
@@ -77,10 +80,10 @@ class RestOfStep:
         self._adds_none = self._start is not None and len(pool.segments) == len(self._start.segments)
 
     def repeats(self, pool: FlatPool, temporaries: Sequence[int]) -> bool:
-        """Return whether the rest of a step adds no segment because it repeats that of the step before.
+        """Return whether the rest of a step adds no segment because it repeats that of the earlier step.
 
         `temporaries` are the sizes that the optimizer requests at the end. None of them is freed before the last. If
-        the step before added segments for them, it left these free.
+        the earlier step added segments for them, it left these free.
         """
         start, shift = self._start, pool.shift
         if start is None or not self._adds_none:
