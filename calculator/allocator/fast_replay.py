@@ -17,7 +17,7 @@ from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
-from calculator.allocator.rest_of_step import rest_of_step
+from calculator.allocator.rest_of_step import placed, rest_of_step
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
 from calculator.allocator.transients import MicroBatch, play
@@ -187,10 +187,12 @@ class FastReplay:
             self._rest(n, pool, rest)
 
     def _rest(self, n: int, pool: FlatPool, rest: RestOfStep) -> None:
-        """Play the rest of a step."""
-        rest.begin(pool)
+        """Play the rest of a step. Later steps are compared with the second one."""
+        if self.steps == 1:
+            rest.begin(pool)
         self._backward(n, pool, self.batches[-1], None, rest.start)
-        rest.end(pool)
+        if self.steps == 1:
+            rest.end(pool)
         self._end_step(n, pool)
 
     def _end_step(self, n: int, pool: FlatPool) -> None:
@@ -286,8 +288,7 @@ def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Return the places of rows. They are copied, because the next micro-batch overwrites them."""
-    addresses, behinds = batch.places
-    return [(addresses[row], behinds[row]) for row in rows]
+    return placed(rows, batch.places)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

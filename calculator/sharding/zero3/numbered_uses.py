@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.program import FETCHES
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -114,13 +114,13 @@ class Uses:
             elif kind in FETCHES:
                 others = of_module[module]
                 own = self._fetch(module, others, position, backward=kind == module_calls.BEFORE_BACKWARD)
-                place += 1
-                if not own:
+                if own:
+                    what, given = (FETCH, own[0]) if len(own) == 1 else (FETCH_SEVERAL, own)
+                    found.append((what, number, place, position, given, others, ahead))
+                    ahead = []
+                else:
                     ahead.append((position, number, others))
-                    continue
-                what, given = (FETCH, own[0]) if len(own) == 1 else (FETCH_SEVERAL, own)
-                found.append((what, number, place - 1, position, given, others, ahead))
-                ahead = []
+                place += 1
                 continue
             else:
                 is_backward = kind == module_calls.AFTER_BACKWARD
