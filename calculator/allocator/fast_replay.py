@@ -207,7 +207,7 @@ class FastReplay:
             for sizes, times in self.states[n]:
                 pool.allocate(sizes, times)
         need = self.needs[n]
-        if not pool.serves(need.quick, need.needs):
+        if not pool.serves(need.sufficient_size, need.needs):
             pool.allocate_and_free(self.temporaries[n])
 
     def _outliving(self, n: int, batch: MicroBatch) -> list[int]:

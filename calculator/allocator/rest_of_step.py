@@ -44,13 +44,13 @@ class _Events(NamedTuple):
         allocated: The rows that it allocates.
         freed: The rows that were allocated before it and that it frees.
         least: The size of its smallest request.
-        quick: The size of a free block that is certain to serve its transients, where others do not use it.
+        sufficient_size: The size of a free block that is certain to serve its transients, where others do not use it.
     """
 
     allocated: set[int]
     freed: list[int]
     least: int
-    quick: int
+    sufficient_size: int
 
 
 class RestOfStep:
@@ -98,7 +98,7 @@ class RestOfStep:
             return False
         events = self._events = self._events or self._listed()
         least = min([events.least, *temporaries])
-        if largest >= least or added[-1] >> shift < events.quick:
+        if largest >= least or added[-1] >> shift < events.sufficient_size:
             return False
         return self._differs_in_runs(pool, start, events, [pool.blocks(gone), pool.blocks(new)], least)
 
@@ -115,7 +115,7 @@ class RestOfStep:
             allocated=allocated,
             freed=freed,
             least=min(map(sizes.__getitem__, allocated), default=0),
-            quick=max(item.quick for item in items),
+            sufficient_size=max(item.sufficient_size for item in items),
         )
 
     def _differs_in_runs(

@@ -46,7 +46,7 @@ class Pool(Protocol):
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
-    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
@@ -60,16 +60,27 @@ class Pool(Protocol):
 
 
 class Item:
-    """A repetition of a chunk. `quick` and `needs` are those of all gaps up to the end of its stretch."""
+    """A repetition of a chunk. `sufficient_size` and `needs` are those of all gaps up to the end of its stretch."""
 
-    __slots__ = ("_found", "_kept", "_needs", "_number", "_placed", "_whole", "chunk", "lowest", "quick", "shift")
+    __slots__ = (
+        "_found",
+        "_kept",
+        "_needs",
+        "_number",
+        "_placed",
+        "_whole",
+        "chunk",
+        "lowest",
+        "shift",
+        "sufficient_size",
+    )
 
     def __init__(self, needs: StretchNeeds, number: int, chunk: Chunk, lowest: int, shift: int) -> None:
         self._needs = needs
         self._number = number
         #: The needs, once they are read.
         self._found: Needs | None = None
-        self.quick = needs.quick[number]
+        self.sufficient_size = needs.sufficient_size[number]
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
@@ -252,7 +263,7 @@ def play(
             chunk.allocates
             and not skips
             and n < until
-            and (pool.serves(item.quick, item.needs) or (is_known is not None and is_known(n)))
+            and (pool.serves(item.sufficient_size, item.needs) or (is_known is not None and is_known(n)))
         ):
             if stops and n > last:
                 return True

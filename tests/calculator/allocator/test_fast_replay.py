@@ -247,7 +247,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
     later = [rows.add(units) for _ in range(times) for units in requests for _ in range(run)]
     sizes, other, reserved = [rows.sizes[row] for row in later], pool.copied(), pool.reserved
     need = Need.of_sizes(sizes)
-    is_served = pool.serves(need.quick, need.needs)
+    is_served = pool.serves(need.sufficient_size, need.needs)
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
     assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
