@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
 
+#: Families whose processors refuse texts without images.
+#: Source: transformers/models/paligemma/processing_paligemma.py, validate_inputs.
+NEEDS_IMAGES = frozenset({"paligemma"})
+
 
 class ComparingTrainer(TrlTrainer):
     """A trainer with a reference: a second model, disabled adapters, or copies of the adapters."""
@@ -43,6 +47,13 @@ class ComparingTrainer(TrlTrainer):
             trainer = self.facts.label.removeprefix("TRL ")
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
             yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
+        if prepared.training.has_images and prepared.model.model_type in NEEDS_IMAGES:
+            trainer = self.facts.label.removeprefix("TRL ")
+            message = (
+                f"{trainer} processes answers without images, which the processor of {prepared.model.model_type} "
+                "refuses: leave images out, or use trl-sft"
+            )
+            yield Problem(loc="training.images", msg=message, input=None)
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:

@@ -42,3 +42,11 @@ def test_settings_that_are_not_modeled_are_refused(training: dict, words: str) -
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 64, **training}}
     with pytest.raises(PlanError, match=words):
         estimate(parse_request(body))
+
+
+@pytest.mark.parametrize("trainer", ["trl-dpo", "trl-kto"])
+def test_a_processor_that_needs_images_is_refused_where_answers_are_processed_without(trainer: str) -> None:
+    training = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 512, "images": {"images_per_sequence": 1}}
+    body = {"model": "google/paligemma-3b-pt-224", "method": {"name": "lora"}, "training": training}
+    with pytest.raises(PlanError, match="answers without images, which the processor of paligemma refuses"):
+        estimate(parse_request(body))
