@@ -79,7 +79,7 @@ class OffloadedActivations:
         "tape",
     )
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, *, leaves_inputs: bool) -> None:
         self.tape = tape
         self._count = 0
         #: What each number stands for.
@@ -95,8 +95,9 @@ class OffloadedActivations:
         self._read: list[tuple[int, bool, list[int]]] = []
         #: The last node that read an offloaded tensor. It refers to the graph before it.
         self._last_node: Node | None = None
-        #: The tensors that the last node of the previous micro-batch refers to.
-        self._previous: list[Tensor] = []
+        #: The tensors that the last node of the previous micro-batch refers to. They are on the device from the
+        #: beginning of this one. Their shapes are known once it has saved a tensor.
+        self._previous = [tape.reserve(name) for name in PREVIOUS] if leaves_inputs else []
         #: Every tensor that was copied to host memory.
         self.copied: list[OnHost] = []
 
@@ -158,9 +159,12 @@ class OffloadedActivations:
         The manager refers to the last node that read an offloaded tensor until the next backward pass reads one. The
         node that saves the first tensor is the last to run.
         """
+        reserved = iter(self._previous)
         for leaf in _leaves(None if first.edge is None else first.edge[0]):
             for name in PREVIOUS:
-                yield self.tape.new(leaf.shape, leaf.dtype, name)
+                tensor = next(reserved, None) or self.tape.reserve(name)
+                self.tape.resize(tensor, leaf.shape, leaf.dtype)
+                yield tensor
 
     def _unpacked(self, number: int) -> Tensor:
         saved, earlier = self._saved.pop(number), list[int]()
@@ -225,14 +229,17 @@ def _leaves(node: Node | None) -> Iterator[Tensor]:
                 nodes.append(edge[0])
 
 
+def previous_rows(tape: Tape) -> frozenset[int]:
+    """Return the rows that stand for tensors of an earlier micro-batch."""
+    return frozenset(row for row, (name, *_) in enumerate(tape.rows) if name.endswith(PREVIOUS))
+
+
 def without_previous(tape: Tape) -> Callable[[int, int], Sequence[int]]:
     """Return a function that slices the events, without those of rows that stand for tensors of an earlier micro-batch.
 
     A replay runs the earlier micro-batch too, which leaves these tensors.
     """
-    previous = {row for row, (name, *_) in enumerate(tape.rows) if name.endswith(PREVIOUS)}
+    previous = previous_rows(tape)
     if not previous:
         return lambda start, end: tape.events[start:end]
-    return lambda start, end: [
-        event for event in tape.events[start:end] if (event if event >= 0 else ~event) not in previous
-    ]
+    return lambda start, end: [event for event in tape.events[start:end] if max(event, ~event) not in previous]

@@ -47,7 +47,8 @@ class ComparingTrainer(TrlTrainer):
             trainer = self.facts.label.removeprefix("TRL ")
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
             yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
-        if prepared.training.has_images and prepared.model.model_type in NEEDS_IMAGES:
+        processes_answers = prepared.training.has_images and not self.facts.generates
+        if processes_answers and prepared.model.model_type in NEEDS_IMAGES:
             trainer = self.facts.label.removeprefix("TRL ")
             message = (
                 f"{trainer} processes answers without images, which the processor of {prepared.model.model_type} "

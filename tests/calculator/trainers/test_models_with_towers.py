@@ -47,6 +47,10 @@ def test_settings_that_are_not_modeled_are_refused(training: dict, words: str) -
 @pytest.mark.parametrize("trainer", ["trl-dpo", "trl-kto"])
 def test_a_processor_that_needs_images_is_refused_where_answers_are_processed_without(trainer: str) -> None:
     training = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 512, "images": {"images_per_sequence": 1}}
-    body = {"model": "google/paligemma-3b-pt-224", "method": {"name": "lora"}, "training": training}
+    body = {
+        "model": "google/paligemma-3b-pt-224",
+        "method": {"name": "lora", "target_modules": ["q_proj"]},
+        "training": training,
+    }
     with pytest.raises(PlanError, match="answers without images, which the processor of paligemma refuses"):
         estimate(parse_request(body))
