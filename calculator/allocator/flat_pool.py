@@ -150,6 +150,15 @@ class FlatPool:
             address, behind = key & self._mask, (key & self._mask) + (key >> shift)
             self.edges[address], self.edges[behind] = behind, address
 
+    def add_free_segment(self, size: int) -> None:
+        """Add the segment of a request, without its block's edges."""
+        segment = self._segment(size)
+        key = segment << self.shift | self.next_address
+        self.segments.append(key)
+        self.reserved += segment
+        self.next_address += segment + 1
+        insort(self.free_keys, key)
+
     def _add_segments(self, size: int, count: int) -> int:
         """Add the segments that equal requests fill, or a free one. Return how many requests they serve."""
         segment = self._segment(size)
@@ -212,6 +221,15 @@ class FlatPool:
         """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
 
+    def address(self, key: int) -> int:
+        """Return the address of the block with this key."""
+        return key & self._mask
+
+    def blocks(self, keys: Iterable[int]) -> list[Placed]:
+        """Return the blocks with these keys."""
+        mask, shift = self._mask, self.shift
+        return [(key & mask, (key & mask) + (key >> shift)) for key in keys]
+
     def save(self) -> Saved:
         """Return the current state: the free blocks and the number of segments."""
         return self.free_keys.copy(), self.edges.copy(), len(self.segments)
@@ -232,9 +250,13 @@ class FlatPool:
         self.segments += [key + n * by for n in range(1, times + 1) for key in added]
         self.reserved += times * sum(key >> self.shift for key in added)
         self.next_address += times * by
-        self.free_keys, self.edges = [], {}
-        for key in free:
-            self._add(key & self._mask, (key & self._mask) + (key >> self.shift))
+        self.set_free(free)
+
+    def set_free(self, keys: Iterable[int]) -> None:
+        """Replace all free blocks."""
+        self.free_keys, self.edges = sorted(keys), {}
+        for address, end in self.blocks(self.free_keys):
+            self.edges[address], self.edges[end] = end, address
 
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at given addresses, which are free."""

@@ -195,6 +195,9 @@ def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
     tower = context.forward.tower
     if not context.images or tower is None:
         return inputs_embeds
+    if tower.follows_positions:
+        context.set_scope("model: ")
+        context.positions_before_images = context.position_ids(inputs_embeds.shape[1])
     encoded = context.encoded_images if context.encoded_images is not None else tower.encode(context)
     inputs_embeds = tower.place(context, inputs_embeds, encoded)
     del encoded

@@ -47,6 +47,8 @@ class Interpretation(NamedTuple):
     bounds_first: bool = False
     #: The outputs of first periods that are not interpreted, in no-grad passes.
     outputs: Outputs = ()
+    #: The position of each mark on the tape.
+    marks: dict[str, int] | None = None
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -60,6 +62,7 @@ class Interpretation(NamedTuple):
             self.first,
             self.no_grad,
             bounds_first=self.bounds_first,
+            marks=self.marks,
         )
 
     def run(self) -> Run:
@@ -177,6 +180,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
+        marks=marks,
     )
 
 

@@ -112,6 +112,7 @@ FAMILIES = (
             nested("text_config", _TEXT)[1],
             *nested("vision_config", SIGLIP),
             *from_text(_TEXT),
+            size("outer_hidden_size", 2048, aliases=("hidden_size",)),
             size("projection_dim", 2048),
             Check(name="projection_dim", problem=_other_width),
             count("image_token_id", 256_000, aliases=("image_token_index",)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
 from calculator.engine.autograd import parameter_of
 
@@ -34,33 +33,6 @@ def gradient_key(label: str, layer: int | None) -> Key:
     """
     name, own = parameter_of(label)
     return Key(name, own if own is not None else layer if "*" in name else None)
-
-
-class Trained(NamedTuple):
-    """A trained parameter."""
-
-    key: Key
-    tensor: ResidentTensor
-    elements: int
-
-
-def in_order(
-    model: Model,
-    tensors: Sequence[ResidentTensor],
-    *,
-    frozen: bool = False,
-    layers: Collection[int] | None = None,
-) -> Iterator[Trained]:
-    """Yield every trained parameter, layer by layer. `tensors` are the resident tensors of the model.
-
-    `frozen`: include the frozen parameters. `layers`: of the decoder, only yield the layers with these numbers.
-    """
-    sizes: dict[int, int] = {}
-    for layer, own in parts(model, tensors, frozen=frozen, layers=layers):
-        for tensor in own:
-            if id(tensor) not in sizes:
-                sizes[id(tensor)] = int(elements(tensor.shape))
-            yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
 
 
 def parts(
@@ -160,3 +132,14 @@ def _is_of(name: str, owners: Container[str]) -> bool:
         if name in owners:
             return True
     return False
+
+
+def auto_hidden_size(model: Model) -> int:
+    """Return the hidden size from which transformers computes sizes that are `auto`.
+
+    PaliGemma's config has one of its own around that of the text model.
+
+    Source: transformers/integrations/deepspeed.py, trainer_config_finalize.
+    """
+    config = model.config
+    return int(config.get("outer_hidden_size", config["hidden_size"]))

@@ -175,31 +175,3 @@ def inert_views(events: Sequence[Event], active: Sequence[int], backward: int) -
         elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
             found.update((number, pinned.pop((serial, parameter))))
     return found
-
-
-class OutsideCalls(_Uses):
-    """The modules that use each parameter outside of the copies, in all segments of a step."""
-
-    def __init__(self, backward: int) -> None:
-        super().__init__((), (), backward)
-        #: The modules whose backward pass began in an earlier segment.
-        self._begun: tuple[Module, ...] = ()
-        self._is_known = True
-
-    def segment(self, events: Sequence[Event], active: Sequence[int]) -> KnownCopy | None:
-        """Return the calls of a segment, or None if a recomputation in it belongs to a backward pass outside of it."""
-        self._events, self._active, self._begun, self._place = events, active, (*self._in_backward,), 0
-        calls = self.calls()
-        return KnownCopy(calls, ()) if self._is_known and not any(self._recomputed.values()) else None
-
-    def left(self) -> list[Partitioned]:
-        """Return the parameters of modules whose backward pass does not end, which no other module uses."""
-        modules = {*self._in_backward}
-        every = dict.fromkeys(each for module in modules for each in module.parameters if not each.persists)
-        return [each for each in every if self._users[each] <= modules]
-
-    def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
-        if module.parameters and not backward and position > self._backward:
-            owner = next(reversed(self._in_backward), None)
-            self._is_known = self._is_known and owner is not None and owner not in self._begun
-        return super()._fetch(number, module, position, backward=backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.copies import substitutes_of
+from calculator.sharding.zero3.first_copy import first_copy
 from calculator.sharding.zero3.followed import Followed, choices
 from calculator.sharding.zero3.gathering import Gathering
 from calculator.sharding.zero3.known_step import KnownStep
@@ -88,12 +89,9 @@ def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) 
     own, of_second = state.parameters(followed)
     if of_second:
         return None
-    return step_calls(
-        Program(*last, followed, own, substitutes_of(state.prepared), leaves=set()),
-        followed,
-        own,
-        sizes.max_reuse_distance,
-    )
+    substitutes = substitutes_of(state.prepared)
+    program = first_copy(*last, followed, own, substitutes) or Program(*last, followed, own, substitutes, leaves=set())
+    return step_calls(program, followed, own, sizes.max_reuse_distance)
 
 
 def _followed(state: PartitionedState, last: Called, first: Called | None, followed: Followed) -> Gathering:

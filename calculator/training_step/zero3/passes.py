@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import StorageCounts
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.gathering import Gathering
     from calculator.sharding.zero3.known_step import KnownStep
     from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Segment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Track
@@ -140,6 +142,7 @@ class Passes:
         self._known_events: dict[
             tuple[int, int, int, tuple[int, ...]], tuple[list[tuple[int, int]], list[int], list[int]]
         ] = {}
+        self._program: Program | FirstCopy
         for number, tracks in enumerate(gathering.passes):
             self._batch, self._first = Batch([], []), None
             if number == 0 and gathering.first is not None and first is not None:
