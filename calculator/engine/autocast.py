@@ -39,8 +39,8 @@ class Autocast:
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
         """Return a tensor in the region's dtype.
 
-        The copy of a trained float32 tensor stays in the cache until the region ends, and so does the tensor. With `grad_enabled=False`, a copy
-        that is not cached records no node, as under torch.no_grad.
+        The copy of a trained float32 tensor stays in the cache until the region ends, and so does the tensor. With
+        `grad_enabled=False`, a copy that is not cached records no node, as under torch.no_grad.
         """
         if x.dtype == self.dtype:
             return x
