@@ -107,6 +107,7 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
         ({"device": {"count": 2, "sharding": "fsdp"}, "gradient_checkpointing": False}, "or use ddp"),
+        ({"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16", "trainer": "trl-dpo"}, "use zero2"),
     ],
 )
 def test_what_is_not_modeled_is_refused_with_the_way_out(given, message):
