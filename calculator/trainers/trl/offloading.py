@@ -92,7 +92,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         "gradient_checkpointing true, or use ddp": not checkpointed and sharding not in KEEP_STORAGES,
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
-        f"under ZeRO-3 is not modeled with {training.trainer}, which runs the model several times in a step: use zero2": (
+        f"under ZeRO-3 is not modeled with {training.trainer}, which runs the model more than once: use zero2": (
             sharding == "zero3" and training.trainer in SEVERAL_PASSES
         ),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
