@@ -17,7 +17,7 @@ from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
-from calculator.allocator.rest_of_step import rest_of_step
+from calculator.allocator.rest_of_step import placed, rest_of_step
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
 from calculator.allocator.transients import MicroBatch, play
@@ -286,8 +286,7 @@ def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Return the places of rows. They are copied, because the next micro-batch overwrites them."""
-    addresses, behinds = batch.places
-    return [(addresses[row], behinds[row]) for row in rows]
+    return placed(rows, batch.places)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

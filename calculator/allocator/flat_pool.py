@@ -150,15 +150,6 @@ class FlatPool:
             address, behind = key & self._mask, (key & self._mask) + (key >> shift)
             self.edges[address], self.edges[behind] = behind, address
 
-    def add_free_segment(self, size: int) -> None:
-        """Add the segment of a request, without its block's edges."""
-        segment = self._segment(size)
-        key = segment << self.shift | self.next_address
-        self.segments.append(key)
-        self.reserved += segment
-        self.next_address += segment + 1
-        insort(self.free_keys, key)
-
     def _add_segments(self, size: int, count: int) -> int:
         """Add the segments that equal requests fill, or a free one. Return how many requests they serve."""
         segment = self._segment(size)
@@ -221,10 +212,6 @@ class FlatPool:
         """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
 
-    def address(self, key: int) -> int:
-        """Return the address of the block with this key."""
-        return key & self._mask
-
     def blocks(self, keys: Iterable[int]) -> list[Placed]:
         """Return the blocks with these keys."""
         mask, shift = self._mask, self.shift
@@ -282,8 +269,16 @@ class FlatPool:
         return next(self._unserved(sizes), None) is None
 
     def allocate_and_free(self, sizes: Iterable[int]) -> None:
-        """Allocate blocks, then free all of them. Only segments that are added remain."""
-        self.free([*map(self.grow, [*self._unserved(sizes)])])
+        """Allocate blocks on an unlimited device, then free all of them. Only segments that are added remain."""
+        added = []
+        for size in [*self._unserved(sizes)]:
+            segment, address = self._segment(size), self.next_address
+            added.append(segment << self.shift | address)
+            self.edges[address], self.edges[address + segment] = address + segment, address
+            self.reserved += segment
+            self.next_address += segment + 1
+        self.segments += added
+        self.free_keys = sorted([*self.free_keys, *added])
 
     def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
         """Return the requests for which segments are added if none is freed before the last.
@@ -293,10 +288,12 @@ class FlatPool:
         free, waste = [key >> self.shift for key in self.free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
-            if place == len(free):
+            try:
+                rest = free[place] - size
+            except IndexError:
                 yield size
                 free.append(self._segment(size))
-            rest = free[place] - size
+                rest = free[place] - size
             if rest <= waste:
                 del free[place]
             elif not place or free[place - 1] <= rest:
@@ -374,15 +371,6 @@ def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
     """Return blocks in order, with adjacent blocks merged."""
-    ends = dict(blocks)
-    joined: list[Placed] = []
-    first = end = -1
-    for address in sorted(ends):
-        if address != end:
-            if end > first:
-                joined.append((first, end))
-            first = address
-        end = ends[address]
-    if end > first:
-        joined.append((first, end))
-    return joined
+    ends = {address: end for address, end in blocks if end > address}
+    firsts, lasts = ends.keys() - ends.values(), {*ends.values()}.difference(ends)
+    return [*zip(sorted(firsts), sorted(lasts), strict=True)]

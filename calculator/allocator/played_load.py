@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 def parts_by_pool(parts: Sequence[AlikeLayers], sizes: Sequence[int]) -> tuple[list[AlikeLayers], list[AlikeLayers]]:
     """Return the parts of a load with the events of the small pool, and with those of the large one."""
-    large = [size > SMALL for size in sizes]
     # The two events of a row, `n` and `~n`, are indices of the same element.
-    large += reversed(large)
+    by_event = [*sizes, *reversed(sizes)]
     return (
-        [part._replace(events=[event for event in part.events if not large[event]]) for part in parts],
-        [part._replace(events=[event for event in part.events if large[event]]) for part in parts],
+        [part._replace(events=[event for event in part.events if by_event[event] <= SMALL]) for part in parts],
+        [part._replace(events=[event for event in part.events if by_event[event] > SMALL]) for part in parts],
     )
 
 

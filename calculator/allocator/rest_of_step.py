@@ -14,6 +14,7 @@ free blocks, and only where the step before added it. If the largest one is cert
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -101,16 +102,13 @@ class RestOfStep:
     def _listed(self) -> _Events:
         """Return the events of the rest."""
         items, sizes = self._batch.passes[self._number][1][self.start :], self._batch.sizes
-        allocated, freed = set[int](), []
-        for item in items:
-            for event in item.played(None, skips=True):
-                if event >= 0:
-                    allocated.add(event)
-                elif ~event not in allocated:
-                    freed.append(~event)
+        events = [*chain.from_iterable([item.played(None, skips=True) for item in items])]
+        every = {*events}
+        allocated, freed = {event for event in every if event >= 0}, {~event for event in every if event < 0}
+        again = {row for row in allocated & freed if events.index(row) < events.index(~row)}
         return _Events(
             allocated=allocated,
-            freed=freed,
+            freed=[*(freed - again)],
             least=min(map(sizes.__getitem__, allocated), default=0),
             quick=max(item.quick for item in items),
         )
@@ -124,7 +122,7 @@ class RestOfStep:
         """
         gone, new = free
         rows = [*events.freed, *(row for row in self._batch.left[self._number] if row not in events.allocated)]
-        earlier, places = _of(rows, (start.addresses, start.behinds)), _of(rows, self._batch.places)
+        earlier, places = placed(rows, (start.addresses, start.behinds)), placed(rows, self._batch.places)
         moved = [each for each in zip(earlier, places, strict=True) if each[0] != each[1]]
         ends, starts = dict(places), {end: address for address, end in places}
         runs = {_run(block, pool.edges, starts, ends) for block in (*new, *(now for _, now in moved))}
@@ -136,7 +134,7 @@ class RestOfStep:
         )
 
 
-def _of(rows: Sequence[int], places: Places) -> list[Placed]:
+def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
     addresses, behinds = places
     return [*zip(map(addresses.__getitem__, rows), map(behinds.__getitem__, rows), strict=True)]

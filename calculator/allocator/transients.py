@@ -196,7 +196,7 @@ class MicroBatch:
 
         Return None if one frees rows that neither it nor the previous one allocated.
         """
-        events = (event for item in items for event in item.played(None, skips=False))
+        events = [event for item in items for event in item.played(None, skips=False)]
         step = window.shifts[1] - window.shifts[0]
         return repetitions_of(events, self.sizes, len(window.shifts) - 1, step, window.lowest)
 

@@ -97,8 +97,9 @@ class Layout:
         #: The index of the module that uses each of them. The last is infinite.
         self.places: list[float] = []
         for own, each in placed:
-            self.order += map(each.shift.__add__, own.order)
-            self.places += map(each.begin.__add__, own.places)
+            shift, begin = each.shift, each.begin
+            self.order += [shift + number for number in own.order]
+            self.places += [begin + place for place in own.places]
         self.places.append(inf)
         self._set_distances(placed)
         self.segments = [each for _, each in placed]

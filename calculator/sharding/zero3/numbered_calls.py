@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.numbered_uses import VIEWS, Numbers, Uses, without_inert_views
+from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def step_calls(
     outside = [each for each in parameters if each.key.layer not in layers]
     of_copy = [each for each in parameters if each.key.layer in layers]
     numbers, first = Numbers((*outside, *of_copy), program.modules.values()), len(outside)
-    elements = {module: module.elements if module.parameters else 0 for module in numbers.of_module}
+    sizes = [*map(ELEMENTS, (*outside, *of_copy))]
+    elements = {module: sum([sizes[each] for each in own]) if own else 0 for module, own in numbers.of_module.items()}
     segments = [_numbered(segment, numbers.of_module, elements) for segment in program.segments]
     backward = next(each for each in segments if each.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}

@@ -114,13 +114,13 @@ class Uses:
             elif kind in FETCHES:
                 others = of_module[module]
                 own = self._fetch(module, others, position, backward=kind == module_calls.BEFORE_BACKWARD)
-                place += 1
-                if not own:
+                if own:
+                    what, given = (FETCH, own[0]) if len(own) == 1 else (FETCH_SEVERAL, own)
+                    found.append((what, number, place, position, given, others, ahead))
+                    ahead = []
+                else:
                     ahead.append((position, number, others))
-                    continue
-                what, given = (FETCH, own[0]) if len(own) == 1 else (FETCH_SEVERAL, own)
-                found.append((what, number, place - 1, position, given, others, ahead))
-                ahead = []
+                place += 1
                 continue
             else:
                 is_backward = kind == module_calls.AFTER_BACKWARD

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: The scalars that stay from step to step: the flag of infinite gradients, and the norm of the last step.
 KEPT_NUMBERS = 2
 
+#: The parameters of a layer with its number, or those around the layers.
+_Part = tuple[int | None, "Sequence[ResidentTensor]"]
+
 
 class _Elements(dict[ResidentTensor, int]):
     """The number of elements of tensors, cached because layers are alike."""
@@ -81,10 +84,10 @@ class PartitionedState:
 
         They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
-        second = self._in_state(self._second, followed, self.sizes_of_second)
+        second = self._in_state(self._listed(self._second), followed, self.sizes_of_second)
         for each in second:
             each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
-        return Parameters(self._in_state(self.tensors, followed, self.sizes), second)
+        return Parameters(self._in_state(self._tensors_of_parts, followed, self.sizes), second)
 
     @cached_property
     def _second(self) -> list[ResidentTensor]:
@@ -95,10 +98,18 @@ class PartitionedState:
         tensors = resident_tensors(compared_model(self.prepared, compared))
         return [replace(each, trained=False) for each in tensors if each.parameters]
 
-    def _in_state(self, tensors: Sequence[ResidentTensor], followed: Followed, sizes: Sizes) -> list[Partitioned]:
+    def _listed(self, tensors: Sequence[ResidentTensor]) -> list[_Part]:
+        """Return the parameters of each layer with its number, and those around the layers."""
+        return [*parts(self.prepared.model, tensors, frozen=True)]
+
+    @cached_property
+    def _tensors_of_parts(self) -> list[_Part]:
+        return self._listed(self.tensors)
+
+    def _in_state(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
         found: list[Partitioned] = []
         part = 0
-        for layer, own in self._by_part(tensors, followed.layers()):
+        for layer, own in self._by_part(listed, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
             part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
@@ -112,16 +123,18 @@ class PartitionedState:
         return found
 
     def _by_part(
-        self, tensors: Sequence[ResidentTensor], layers: Collection[int]
+        self, listed: Sequence[_Part], layers: Collection[int]
     ) -> Iterator[tuple[int | None, list[tuple[Key, ResidentTensor, int]]]]:
         """Yield every parameter with its elements, by layer and around the layers: of the decoder, these layers.
 
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
-        model = self.prepared.model
-        for number, own in parts(model, tensors, frozen=True, layers=layers):
+        towers = self.prepared.model.towers
+        for number, own in listed:
+            in_tower = number is not None and towers and own and own[0].name.startswith(towers)
+            if not (number is None or in_tower or number in layers):
+                continue
             keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
-            in_tower = number is not None and model.towers and own and own[0].name.startswith(model.towers)
             layer = None if in_tower else number
             keys = [key.numbered for key in keys] if in_tower else keys
             yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
@@ -134,14 +147,14 @@ class PartitionedState:
     @cached_property
     def _parts(self) -> list[list[Partitioned]]:
         """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
-        return self._of_parts(self.tensors)
+        return self._of_parts(self._tensors_of_parts)
 
     @cached_property
     def _of_second(self) -> list[Partitioned]:
-        return [*chain.from_iterable(self._of_parts(self._second))]
+        return [*chain.from_iterable(self._of_parts(self._listed(self._second)))]
 
-    def _of_parts(self, tensors: Sequence[ResidentTensor]) -> list[list[Partitioned]]:
-        every = [own for _, own in parts(self.prepared.model, tensors, frozen=True)]
+    def _of_parts(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
+        every = [own for _, own in listed]
         found = {
             id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
             for own in {id(own): own for own in every}.values()
@@ -172,7 +185,9 @@ class PartitionedState:
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         inside = tuple(f"{path}." for path in leaves)
-        of_copy = [each for layer, own in self._by_part(self.tensors, layers) if layer is not None for each in own]
+        of_copy = [
+            each for layer, own in self._by_part(self._tensors_of_parts, layers) if layer is not None for each in own
+        ]
         every = sum([size for _, _, size in of_copy])
         size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
         most = self.sizes.max_live if self.sizes.prefetch_bucket else 0

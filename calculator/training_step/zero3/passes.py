@@ -158,7 +158,7 @@ class Passes:
                 self._follow(track)
             self._reducing.reset()
             self._bucket.reduce()
-            end, left = self._program.end, tracks[-1].after
+            end, left = self._program.end, tracks[-1].whole.after
             self._note(end, end, self._curve.at(end, self._repeats) + left, left)
 
     def _follow(self, track: Track) -> None:
@@ -171,9 +171,9 @@ class Passes:
         if not (self._keeps_moments or has_backward) and self._read_if_fitting(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
-            self._read_fullest(track)
+            self._read_fullest(track.whole)
             return
-        readings = [*self._readings(track)]
+        readings = [*self._readings(track.whole)]
         for reading in readings:
             self._read(reading)
         if segment.skipped:
@@ -200,7 +200,7 @@ class Passes:
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
-        bound = size + gathered + curve.added(repeats)
+        bound = size + gathered + track.more + curve.added(repeats)
         fullest = self.forward if end <= self._program.backward else self.backward
         if bound > fullest.bytes:
             self._read_at_once(track)
@@ -217,12 +217,12 @@ class Passes:
         between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
         most, most_at = max(between), max(at, default=-1)
         found, found_at = between.index(most), at.index(most_at) if at else 0
-        added = curve.added(repeats)
+        added, more = curve.added(repeats) + track.more, track.more
         if most_at > most or (most_at == most and found_at < found):
-            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at])
+            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at] + more)
         else:
             position, event = own[found]
-            self._note(position, event, most + added, gathered[found])
+            self._note(position, event, most + added, gathered[found] + more)
 
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment

@@ -33,4 +33,4 @@ def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, 
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert (rows[0]["method"]["r"], rows[0]["method"]["use_dora"]) == (4, True)
     assert main(["compare", "--request", str(file), "--bottleneck_size", "4"]) == 2
-    assert "method.bottleneck_size: none of the methods has this setting" in capsys.readouterr().err
+    assert "--bottleneck_size: none of the methods has this setting" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_the_command_prints_the_same_with_two_processes(capsys):
     ("options", "message"),
     [
         (["--scheduler", "tcp://127.0.0.1:1"], "--scheduler: add --backend dask or --backend ray"),
-        (["--backend", "loky", "--scheduler", "tcp://127.0.0.1:1"], "scheduler: loky has no scheduler"),
+        (["--backend", "loky", "--scheduler", "tcp://127.0.0.1:1"], "--scheduler: loky has no scheduler"),
         (["--csv", "--parquet", "x"], "--csv: give either --csv or --parquet, not both"),
     ],
 )
