@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ _MEETING = (
     *("machine_rank", "main_process_ip", "main_process_port", "node_rank", "master_addr", "master_port"),
     *("rdzv_backend", "rdzv_endpoint", "rdzv_id", "standalone"),
 )
+
+#: A path in TRL's folders of configurations.
+_IN_TRL = re.compile(r"(?:^|/)accelerate_configs/[^/]+$")
 
 #: The keys of TrainingArguments for DDP, and the names of the request.
 DDP_KEYS = {
@@ -108,15 +112,22 @@ def _of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
 
 def _from_accelerate(keys: Keys) -> None:
     """Put the keys of a configuration of accelerate that the command names in the place of its name."""
-    named = keys.take("accelerate_config")
-    config = TRL_CONFIGS.get(str(named).rpartition("/")[2].removesuffix(".yaml")) if named else None
+    named, file = keys.take("accelerate_config"), keys.take("config_file")
+    config = _of_trl(named) if named else None
+    if config is None and _IN_TRL.search(str(file)):
+        config = _of_trl(file)
+        file = file if config is None else None
     if config is not None:
         keys.left = {**config, **keys.left}
     elif named:
         keys.warn(f"accelerate_config: {text_of(named)}", _ELSEWHERE, _WHOLE)
-    file = keys.take("config_file")
     if file:
         keys.warn(f"config_file: {text_of(file)}", f"{_ELSEWHERE} Import that file too.", _WHOLE)
+
+
+def _of_trl(name: Any) -> dict[str, Any] | None:
+    """Return the content of a configuration of TRL. Its examples have some under longer names."""
+    return TRL_CONFIGS.get(str(name).rpartition("/")[2].removesuffix(".yaml").removeprefix("deepspeed_"))
 
 
 def _ddp(keys: Keys) -> dict[str, Any]:
