@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem
+from calculator.trainers.trl.comparing import NEEDS_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.interop.exports.script_kinds import TrainerScript
+    from calculator.architecture.model import Model
     from calculator.common.names import TrainerName
     from calculator.estimation.request import Request
 
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 TRAINERS: tuple[TrainerName, ...] = ("transformers", "trl-sft", "trl-dpo", "trl-kto")
 
 
-def check(request: Request) -> None:
+def check(request: Request, model: Model) -> None:
     """Refuse what scripts with images do not have yet.
 
     Raises:
         PlanError: with every such setting.
     """
-    problems = tuple(_problems(request))
+    problems = tuple(_problems(request, model))
     if problems:
         raise PlanError(*problems)
 
@@ -49,12 +51,17 @@ def context(request: Request) -> dict[str, Any]:
     return {"images": images, "limits": [f"{name}={value}" for name, value in given.items() if value is not None]}
 
 
-def _problems(request: Request) -> Iterator[Problem]:
+def _problems(request: Request, model: Model) -> Iterator[Problem]:
     training = request.training
     if training.trainer not in TRAINERS:
         *others, last = TRAINERS
         message = f"scripts with images are written for {', '.join(others)} and {last}: use one, or leave images out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.trainer in ("trl-dpo", "trl-kto") and model.model_type in NEEDS_IMAGES:
+        message = f"its collator processes answers without images, which the processor of {model.model_type} refuses"
+        yield Problem(
+            loc="training.trainer", msg=f"{message}: use trl-sft, or leave images out", input=training.trainer
+        )
     if request.model.id is None:
         message = "scripts with images load the processor of a checkpoint: give the id of a model on the Hub"
         yield Problem(loc="model.config", msg=message, input=None)

@@ -58,7 +58,7 @@ def exported(planned: Planned) -> Exported:
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
     if planned.request.training.has_images:
-        image_script.check(planned.request)
+        image_script.check(planned.request, planned.model)
         trainer = image_script.with_images(trainer)
     of_task = {**task_script.context(planned.request, planned.model), **image_script.context(planned.request)}
     context = {**_context(planned, script, trainer), **of_task, **script.context(method)}

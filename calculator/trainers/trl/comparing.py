@@ -47,15 +47,17 @@ class ComparingTrainer(TrlTrainer):
             trainer = self.facts.label.removeprefix("TRL ")
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
             yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
+        yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield the settings in which the request differs from the config's defaults, and a collator that fails."""
+        yield from TrlTrainer.warnings(self, prepared)
         processes_answers = prepared.training.has_images and not self.facts.generates
         if processes_answers and prepared.model.model_type in NEEDS_IMAGES:
-            trainer = self.facts.label.removeprefix("TRL ")
-            message = (
-                f"{trainer} processes answers without images, which the processor of {prepared.model.model_type} "
-                "refuses: leave images out, or use trl-sft"
+            yield (
+                f"{self.facts.label.removeprefix('TRL ')}'s own collator processes answers without images, which the "
+                f"processor of {prepared.model.model_type} refuses. Give the trainer a data_collator."
             )
-            yield Problem(loc="training.images", msg=message, input=None)
-        yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled, which these trainers add to their own."""

@@ -91,6 +91,7 @@ def test_the_script_of_each_family_is_as_formatters_and_linters_leave_it(tmp_pat
             "training.trainer",
         ),
         ({"training": {"trainer": None}}, "peft", "training.trainer"),
+        ({"model": "google/paligemma-3b-pt-224", "training": {"trainer": "trl-dpo"}}, "peft", "training.trainer"),
         ({"model": {"config": CONFIG}}, "peft", "model.config"),
         ({}, "axolotl", "training.images"),
         ({}, "llama-factory", "training.images"),
