@@ -125,6 +125,12 @@ def _run(node: Node) -> None:
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
     """Pass each gradient to its node. Then run each AccumulateGrad that has received all of its gradients."""
+    if len(edges) == 1 and edges[0] is not None:
+        only = edges[0][0]
+        if only.incoming is None and not isinstance(only, AccumulateGrad):
+            only.incoming = grads.pop(0)
+            only.pending -= 1
+            return
     complete: list[AccumulateGrad] = []
     last: AccumulateGrad | None = None
     for index, edge in enumerate(edges):

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import StorageCounts
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.gathering import Gathering
     from calculator.sharding.zero3.known_step import KnownStep
     from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Segment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Track
@@ -35,7 +37,7 @@ _MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 Repeats = tuple[int, ...]
 
 
-class Fullest(NamedTuple):
+class PeakMoment(NamedTuple):
     """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
 
     `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
@@ -52,7 +54,7 @@ class Fullest(NamedTuple):
 
 
 #: The value before any moment is recorded.
-EMPTY = Fullest(-1, 0, 0, 0)
+EMPTY = PeakMoment(-1, 0, 0, 0)
 
 
 class Reading(NamedTuple):
@@ -140,6 +142,7 @@ class Passes:
         self._known_events: dict[
             tuple[int, int, int, tuple[int, ...]], tuple[list[tuple[int, int]], list[int], list[int]]
         ] = {}
+        self._program: Program | FirstCopy
         for number, tracks in enumerate(gathering.passes):
             self._batch, self._first = Batch([], []), None
             if number == 0 and gathering.first is not None and first is not None:
@@ -155,7 +158,7 @@ class Passes:
                 self._follow(track)
             self._reducing.reset()
             self._bucket.reduce()
-            end, left = self._program.end, tracks[-1].after
+            end, left = self._program.end, tracks[-1].whole.after
             self._note(end, end, self._curve.at(end, self._repeats) + left, left)
 
     def _follow(self, track: Track) -> None:
@@ -168,9 +171,9 @@ class Passes:
         if not (self._keeps_moments or has_backward) and self._read_if_fitting(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
-            self._read_fullest(track)
+            self._read_fullest(track.whole)
             return
-        readings = [*self._readings(track)]
+        readings = [*self._readings(track.whole)]
         for reading in readings:
             self._read(reading)
         if segment.skipped:
@@ -197,7 +200,7 @@ class Passes:
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
-        bound = size + gathered + curve.added(repeats)
+        bound = size + gathered + track.more + curve.added(repeats)
         fullest = self.forward if end <= self._program.backward else self.backward
         if bound > fullest.bytes:
             self._read_at_once(track)
@@ -214,12 +217,12 @@ class Passes:
         between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
         most, most_at = max(between), max(at, default=-1)
         found, found_at = between.index(most), at.index(most_at) if at else 0
-        added = curve.added(repeats)
+        added, more = curve.added(repeats) + track.more, track.more
         if most_at > most or (most_at == most and found_at < found):
-            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at])
+            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at] + more)
         else:
             position, event = own[found]
-            self._note(position, event, most + added, gathered[found])
+            self._note(position, event, most + added, gathered[found] + more)
 
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
@@ -380,7 +383,7 @@ class Passes:
             self._batch.moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
-            found = Fullest(
+            found = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
             if position <= self._program.backward:

@@ -56,7 +56,7 @@ def test_an_estimate_interprets_one_pass_of_generate(reserved: str, monkeypatch:
 
 
 @pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
-def test_an_estimate_leaves_nothing_that_only_the_garbage_collector_finds(trainer: str) -> None:
+def test_an_estimate_leaves_no_reference_cycles(trainer: str) -> None:
     request = request_of({**BODY, "method": METHODS["full"]}, trainer)
     estimate(request, SeriesCache())
     gc.collect()

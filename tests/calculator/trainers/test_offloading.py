@@ -73,7 +73,7 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
         ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding none"),
     ],
 )
-def test_what_is_not_modeled_is_refused_with_the_way_out(given, message):
+def test_what_is_not_modeled_is_refused_with_a_solution(given, message):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     (found,) = [each for each in refused.value.problems if each.loc == "training.activation_offloading"]

@@ -138,7 +138,7 @@ def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
 
 
 @pytest.mark.parametrize("name", KNOWN_FILES)
-def test_files_that_come_with_a_tool_are_read_whole(name):
+def test_files_of_a_tool_are_read_completely(name):
     found = read(AXOLOTL + f"deepspeed: some/folder/{name}.json")
     keys = [each.key for each in found.not_understood if each.key.startswith("deepspeed")]
     assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
