@@ -123,19 +123,23 @@ class FlatPool:
 
         Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
         """
-        free, shift, waste = self.free_keys, self.shift, self.waste
+        free, shift, least = self.free_keys, self.shift, self.waste + 1 << self.shift
         before = {*free}
         for size, equal in _runs(sizes, times):
             wanted, count = size << shift, equal
             while count:
                 place = bisect_left(free, wanted)
-                if place == len(free):
+                try:
+                    rest = free[place] - wanted + size
+                except IndexError:
                     count -= self._add_segments(size, count)
                     continue
-                fitting = 1 if count == 1 else min(count, (free[place] >> shift) // size)
-                count -= fitting
-                rest = free[place] - fitting * (wanted - size)
-                if rest >> shift <= waste:
+                if count > 1:
+                    fitting = min(count, (free[place] >> shift) // size)
+                    rest -= (fitting - 1) * (wanted - size)
+                    count -= fitting - 1
+                count -= 1
+                if rest < least:
                     del free[place]
                 elif place and free[place - 1] > rest:
                     del free[place]

@@ -134,12 +134,14 @@ class StretchNeeds:
         quick: For each item, the size of a free block that is certain to serve all transients of these gaps.
     """
 
-    __slots__ = ("_chunks", "_known", "_of_chunks", "quick")
+    __slots__ = ("_chunks", "_known", "_of_chunks", "_together", "quick")
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
         self._of_chunks = of_chunks
         self._known: dict[int, Need] = {}
+        #: The needs of two, by their identities. Most layers have the same.
+        self._together: dict[tuple[int, int], Need] = {}
         quick, ahead = of_chunks.quick, 0
         self.quick = [0] * len(self._chunks)
         for n in reversed(range(len(self._chunks))):
@@ -155,13 +157,12 @@ class StretchNeeds:
             while end + 1 < len(self._chunks) and not self._chunks[end].ends_stretch:
                 end += 1
             ahead: Need | None = None
-            together: dict[tuple[int, int], Need] = {}
             for n in range(end, number - 1, -1):
                 need = self._of_chunks.of(self._chunks[n].number)
                 if ahead is not None:
                     key = id(need), id(ahead)
-                    if key not in together:
-                        together[key] = need.together(ahead)
-                    need = together[key]
+                    if key not in self._together:
+                        self._together[key] = need.together(ahead)
+                    need = self._together[key]
                 ahead = self._known[n] = need
         return self._known[number].needs()

@@ -19,7 +19,7 @@ from itertools import repeat
 from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.allocator.chunks import SMALL, cut_of
+from calculator.allocator.chunks import SMALL, Moved, cut_of
 from calculator.allocator.known_states import Recurring
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
@@ -114,16 +114,18 @@ class Item:
 
         Most rows are the same in every repetition.
         """
-        events = [*gap, *self._placed] if gap else self._placed
         if not self.shift:
-            return events
-        moved, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
-        if key not in moved:
-            moved[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
-        shifted = [*events]
-        for at in moved[key]:
-            shifted[at] += by if shifted[at] >= 0 else -by
-        return shifted
+            return [*gap, *self._placed] if gap else self._placed
+        known, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
+        if key not in known:
+            known[key] = Moved.of([*gap, *self._placed], lowest)
+        events, allocated, freed = known[key]
+        events = events.copy()
+        for at in allocated:
+            events[at] += by
+        for at in freed:
+            events[at] -= by
+        return events
 
 
 class MicroBatch:
@@ -177,19 +179,21 @@ class MicroBatch:
         return cut
 
     def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
-        """Yield the repetitions of layers in the forward pass that begin and end with stretches of transients.
+        """Yield the repetitions of layers in the forward pass, each from the end of a stretch of transients on.
 
         Each comes with the index of its first item, and the number of items of one repetition.
         """
         items, at = self.passes[pool][0], 0
         for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
-            start, at = at, at + count * len(window.shifts)
-            ends = [n for n in range(count) if items[start + n].chunk.ends_stretch]
-            if len(window.shifts) >= MIN_REPETITIONS and any(window.shifts) and ends:
-                start += ends[0] + 1
+            first, at = at, at + count * len(window.shifts)
+            if len(window.shifts) < MIN_REPETITIONS or not any(window.shifts):
+                continue
+            starts = [first + n + 1 for n in range(count) if items[first + n].chunk.ends_stretch]
+            for start in starts:
                 found = self._repetitions(items[start : start + count], window)
                 if found is not None:
                     yield start, count, found
+                    break
 
     def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
         """Return the repetitions that begin with these items.

@@ -44,7 +44,7 @@ def gathering_of(
     It is cached for runs with other batch sizes that call modules alike.
     """
     known = state.gatherings
-    if not known or not _calls_alike(known[0], last, first):
+    if not known or not _has_equal_calls(known[0], last, first):
         known[:] = [_gathering_of(state, last, first, repetition)]
     return known[0]
 
@@ -56,7 +56,7 @@ def _syncs(prepared: PreparedModel) -> Syncs | None:
     return "all at once" if prepared.method.facts.config_class else "one by one"
 
 
-def _calls_alike(known: Gathering | KnownStep, last: Called, first: Called | None) -> bool:
+def _has_equal_calls(known: Gathering | KnownStep, last: Called, first: Called | None) -> bool:
     of_first = None if known.first is None else known.first.marks
     return known.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
 
@@ -65,7 +65,7 @@ def _gathering_of(
     state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
 ) -> Gathering | KnownStep:
     leaves, keeps_loss = leaves_of(last.tape), state.prepared.training.trainer is None
-    calls = _known_calls(state, last, repetition) if first is None and not leaves else None
+    calls = _recorded_calls(state, last, repetition) if first is None and not leaves else None
     for followed in choices(repetition, state.reach(repetition, leaves)):
         known = None if calls is None else KnownStep(calls, followed, state.sizes, keeps_loss=keeps_loss)
         if known is not None and not known.is_steady:
@@ -76,7 +76,7 @@ def _gathering_of(
     return found
 
 
-def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
+def _recorded_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
     """Return the calls of a step of one micro-batch, or None if what it gathers depends on more than them."""
     training, sizes = state.prepared.training, state.sizes
     offloads = sizes.offloads_parameters or sizes.offloads_optimizer

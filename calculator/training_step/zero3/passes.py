@@ -37,7 +37,7 @@ _MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 Repeats = tuple[int, ...]
 
 
-class Fullest(NamedTuple):
+class PeakMoment(NamedTuple):
     """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
 
     `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
@@ -54,7 +54,7 @@ class Fullest(NamedTuple):
 
 
 #: The value before any moment is recorded.
-EMPTY = Fullest(-1, 0, 0, 0)
+EMPTY = PeakMoment(-1, 0, 0, 0)
 
 
 class Reading(NamedTuple):
@@ -395,7 +395,7 @@ class Passes:
             self._batch.moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
-            found = Fullest(
+            found = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
             if position <= self._program.backward:

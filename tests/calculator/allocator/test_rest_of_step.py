@@ -1,4 +1,4 @@
-"""The rest of a step that repeats that of the step before, except in runs that are smaller than every request."""
+"""The rest of a step that repeats that of an earlier one, except in runs that are smaller than every request."""
 
 from random import Random
 from types import SimpleNamespace

@@ -113,15 +113,15 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("draw", [drawn, drawn_with_experts])
-def test_a_copy_gathers_at_its_known_calls_as_at_all_events(draw, seed, monkeypatch):
+def test_recorded_calls_gather_the_same_as_all_events(draw, seed, monkeypatch):
     request = parse_request(draw(seed + 200))
-    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
+    monkeypatch.setattr(steps, "_recorded_calls", lambda *_: None)
     at_calls = training_step(request).partitioned.gathering
     monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
     at_events = training_step(request).partitioned.gathering
     assert bytes_of(at_calls) == bytes_of(at_events)
-    assert any(at_calls._known_copies._of_windows.values())
-    assert not at_events._known_copies._of_windows
+    assert any(at_calls._recorded_copies._of_windows.values())
+    assert not at_events._recorded_copies._of_windows
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
@@ -137,7 +137,7 @@ def test_a_step_of_one_micro_batch_gathers_at_numbered_calls_as_at_all_events(
     training = {"gradient_checkpointing": checkpointing, "deepspeed": {"zero_optimization": zero}, **trainer}
     request = parse_request({**body, "method": method, "training": {"sequence_length": 48, **training}})
     numbered = training_step(request).partitioned
-    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
+    monkeypatch.setattr(steps, "_recorded_calls", lambda *_: None)
     at_events = training_step(request).partitioned
     assert isinstance(numbered.gathering, KnownStep)
     assert isinstance(at_events.gathering, gathering.Gathering)

@@ -1,4 +1,4 @@
-"""The bytes that stage 3 gathers and releases at known calls. The parameters are numbers.
+"""The bytes that stage 3 gathers and releases at recorded calls. The parameters are numbers.
 
 It does what `Coordinator`, `ModuleOrder` and `References` do, without objects for each copy of modules and parameters.
 """
@@ -9,8 +9,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.dtype import rounded
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.numbered_uses import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,8 +37,8 @@ _OUTSIDE = 1 << 32
 _ALONE = _Gather(())
 
 
-class KnownGathers:
-    """The state of the parameters in a step whose calls are known."""
+class NumberedParameters:
+    """The state of the parameters in a step with recorded calls."""
 
     def __init__(self, layout: Layout, sizes: Sizes) -> None:
         self._layout = layout
