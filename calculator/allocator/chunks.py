@@ -105,7 +105,7 @@ def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
 
 def pool_count(streams: Sequence[int]) -> int:
     """Return the number of pools for rows on these streams."""
-    return 2 * (len(STREAMS) if streams else 1)
+    return 2 * (max(len(STREAMS), max(streams) + 1) if streams else 1)
 
 
 class Cut(NamedTuple):

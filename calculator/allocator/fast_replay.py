@@ -157,7 +157,7 @@ class FastReplay:
             if rest is not None:
                 rest()
             pool.free(self.gradients[n])
-            if self.steps == 1 and len(self.buckets) > 1:
+            if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
                 pool.free(self.placed_buckets[n])
                 self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
             beginning = Beginning(pool, self.left[n])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero3.parameters import ELEMENTS, Live
-from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.program import BACKWARD, FORWARD
 from calculator.sharding.zero3.reduction import Bucket
 from calculator.training_step.zero3.other_rows import counted
 
@@ -154,12 +154,22 @@ class Passes:
                 begin, self._repeats = self._program.forward, tracks[0].segment.repeats
                 self._note(begin, begin, self._curve.at(begin, self._repeats) + gathering.in_sync, gathering.in_sync)
             self._bucket.is_last = number == len(gathering.passes) - 1
+            self._least = self._in_last_copy(tracks)
             for track in tracks:
                 self._follow(track)
             self._reducing.reset()
             self._bucket.reduce()
             end, left = self._program.end, tracks[-1].whole.after
             self._note(end, end, self._curve.at(end, self._repeats) + left, left)
+
+    def _in_last_copy(self, tracks: Sequence[Track]) -> int:
+        """Return the bytes in the last copy of the forward pass when the most is gathered. -1 without copies."""
+        last = next((each for each in reversed(tracks) if each.segment.window == FORWARD and each.moments), None)
+        if last is None:
+            return -1
+        curve, repeats = self._curve, last.segment.repeats
+        position, most, *_ = max(last.moments, key=_MOST)
+        return curve.at(position, repeats) + most + last.more
 
     def _follow(self, track: Track) -> None:
         """Read a segment, and the skipped copies after it."""
@@ -186,8 +196,9 @@ class Passes:
     def _read_if_fitting(self, track: Track) -> bool:
         """Read a segment and the skipped copies after it at once if all of their gradients fit the bucket.
 
-        Return whether they do. No moment is read where a bound shows that none is fuller. The bytes of skipped copies
-        grow by the same amount from one to the next, and the followed copies on both sides have the extremes.
+        Return whether they do. No moment is read where a bound shows that none is fuller, nor, in the forward pass,
+        that one of the last copy is: nothing is reduced there. The bytes of skipped copies grow by the same amount from
+        one to the next, and the followed copies on both sides have the extremes.
         """
         ready = [*filter(None, map(_GRADIENT, track.moments))]
         times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
@@ -201,8 +212,9 @@ class Passes:
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
         bound = size + gathered + track.more + curve.added(repeats)
-        fullest = self.forward if end <= self._program.backward else self.backward
-        if bound > fullest.bytes:
+        is_forward = end <= self._program.backward
+        fullest = self.forward if is_forward else self.backward
+        if bound > fullest.bytes and not (is_forward and bound < self._least):
             self._read_at_once(track)
         return True
 
