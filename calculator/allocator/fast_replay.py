@@ -157,7 +157,7 @@ class FastReplay:
             if rest is not None:
                 rest()
             pool.free(self.gradients[n])
-            if self.steps == 1 and len(self.buckets) > 1:
+            if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
                 pool.free(self.placed_buckets[n])
                 self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
             beginning = Beginning(pool, self.left[n])
@@ -187,10 +187,12 @@ class FastReplay:
             self._rest(n, pool, rest)
 
     def _rest(self, n: int, pool: FlatPool, rest: RestOfStep) -> None:
-        """Play the rest of a step."""
-        rest.begin(pool)
+        """Play the rest of a step. Later steps are compared with the second one."""
+        if self.steps == 1:
+            rest.begin(pool)
         self._backward(n, pool, self.batches[-1], None, rest.start)
-        rest.end(pool)
+        if self.steps == 1:
+            rest.end(pool)
         self._end_step(n, pool)
 
     def _end_step(self, n: int, pool: FlatPool) -> None:
@@ -205,7 +207,7 @@ class FastReplay:
             for sizes, times in self.states[n]:
                 pool.allocate(sizes, times)
         need = self.needs[n]
-        if not pool.serves(need.quick, need.needs):
+        if not pool.serves(need.sufficient_size, need.needs):
             pool.allocate_and_free(self.temporaries[n])
 
     def _outliving(self, n: int, batch: MicroBatch) -> list[int]:

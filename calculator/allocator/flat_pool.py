@@ -123,19 +123,23 @@ class FlatPool:
 
         Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
         """
-        free, shift, waste = self.free_keys, self.shift, self.waste
+        free, shift, least = self.free_keys, self.shift, self.waste + 1 << self.shift
         before = {*free}
         for size, equal in _runs(sizes, times):
             wanted, count = size << shift, equal
             while count:
                 place = bisect_left(free, wanted)
-                if place == len(free):
+                try:
+                    rest = free[place] - wanted + size
+                except IndexError:
                     count -= self._add_segments(size, count)
                     continue
-                fitting = 1 if count == 1 else min(count, (free[place] >> shift) // size)
-                count -= fitting
-                rest = free[place] - fitting * (wanted - size)
-                if rest >> shift <= waste:
+                if count > 1:
+                    fitting = min(count, (free[place] >> shift) // size)
+                    rest -= (fitting - 1) * (wanted - size)
+                    count -= fitting - 1
+                count -= 1
+                if rest < least:
                     del free[place]
                 elif place and free[place - 1] > rest:
                     del free[place]
@@ -302,16 +306,16 @@ class FlatPool:
                 del free[place]
                 insort(free, rest)
 
-    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
         Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
         least `s` is in pieces smaller than `s`. Then the sum of `f - s + 1` over all `f >= s` is at most `W + k (s -
         1)`. So a request of `s` is served if that sum is above `W + k (s - 1)`. `needs` has this number for each `s`.
-        In any case a request is served if one `f` is at least `W + (k + 1) s`. `quick` is the most of these numbers.
-        Only if this does not hold are `needs` read.
+        In any case a request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these
+        numbers. Only if this does not hold are `needs` read.
         """
-        return serves(self.free_keys, self.shift, quick, needs)
+        return serves(self.free_keys, self.shift, sufficient_size, needs)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.
@@ -339,12 +343,12 @@ class FlatPool:
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
-def serves(free: Sequence[int], shift: int, quick: int, needs: Callable[[], Needs]) -> bool:
+def serves(free: Sequence[int], shift: int, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
     """Return whether requests are certain to be served from the given free blocks.
 
     `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
     """
-    if free and free[-1] >> shift >= quick:
+    if free and free[-1] >> shift >= sufficient_size:
         return True
     for size, need in needs():
         # The sum over the free blocks of at least this size of their excess over it must be larger than what can be

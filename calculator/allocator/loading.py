@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.alike_layers import AlikeLayers, shifted_rows
+from calculator.allocator.equal_layers import EqualLayers, shifted_rows
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
 
@@ -94,7 +94,7 @@ class Loading:
         self.most_reserved = 0
         self.sizes: list[int] = []
         self.names: list[str] = []
-        self.parts: list[AlikeLayers] = []
+        self.parts: list[EqualLayers] = []
         self._events: list[int] | None = None
 
     @property
@@ -107,7 +107,7 @@ class Loading:
     def add_events(self, events: Iterable[int]) -> None:
         """Add events at the end."""
         if not self.parts or self.parts[-1].times > 1:
-            self.parts.append(AlikeLayers([], 0, 1))
+            self.parts.append(EqualLayers([], 0, 1))
         self.parts[-1].events.extend(events)
         self._events = None
 
@@ -147,10 +147,10 @@ class Loading:
             if not frees or count < 2:
                 continue
             rows, more = len(self.sizes), count - 2
-            self.parts.append(AlikeLayers([], 0, 1))
+            self.parts.append(EqualLayers([], 0, 1))
             dense = self._read_layer(layer, dense, recast)
             stride = len(self.sizes) - rows
-            self.parts[-1:] = [AlikeLayers(self.parts[-1].events, stride, count - 1)]
+            self.parts[-1:] = [EqualLayers(self.parts[-1].events, stride, count - 1)]
             self.sizes += self.sizes[rows:] * more
             self.names += self.names[rows:] * more
             dense = shifted_rows(dense, more * stride)
@@ -221,7 +221,7 @@ class Loading:
         self.names += names * times
         events = range(start, start + len(sizes))
         if times > 1:
-            self.parts.append(AlikeLayers([*events], len(sizes), times))
+            self.parts.append(EqualLayers([*events], len(sizes), times))
             self._events = None
         else:
             self.add_events(events)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.choices import Recorder, Start
+from calculator.allocator.recorded_choices import Recorder, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -185,7 +185,9 @@ class _History:
         """Store a start. Return the numbers of earlier starts that are like it."""
         pool = self._pool
         self._starts.append(Start.of(pool))
-        fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) :]
+        # If the pool does not grow, the largest block may become smaller each time.
+        largest = len(pool.free_keys) - (pool.next_address == before)
+        fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) : largest]
         sizes = frozenset([key >> pool.shift for key in fitting])
         self._looks.append((pool.next_address - before, sizes))
         numbers = self._numbers.setdefault(tuple(self._looks[-_ALIKE:]), [])

@@ -185,8 +185,11 @@ def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
     """
     if step_pass.bytes_of_bound is None:
         return False
-    count, total = step_pass.bytes_of_bound()
-    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size
+    count, total = step_pass.bytes_of_bound(None)
+    if 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size:
+        return True
+    count, smaller = step_pass.bytes_of_bound(OWN_SEGMENT)
+    return 3 * smaller // 2 + 6 * (total - smaller) // 5 + (count + 1) * LARGE_SEGMENT <= size
 
 
 def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:

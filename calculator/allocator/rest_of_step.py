@@ -1,14 +1,14 @@
 """The rest of a step, from the first repeated layer of its last backward pass on.
 
-It adds no segment if it repeats that of the step before and that added none. It does so even if the two begin in
+It adds no segment if it repeats that of an earlier step and that added none. It does so even if the two begin in
 different states, as long as these only differ in runs and in segments that were added since.
 
 A run is a part of a segment. Each of its blocks is free, is freed in the rest of the step, or outlives the step's
 passes, and it has no such neighbor. If every later request is larger than the whole run, none is served from it, and
-what is freed in it merges with nothing outside. So everything outside is placed as in the step before.
+what is freed in it merges with nothing outside. So everything outside is placed as in the earlier step.
 
 The added segments are free, and none is smaller than any segment before them. So each would be used after all other
-free blocks, and only where the step before added it. If the largest one is certain to serve the transients (see
+free blocks, and only where the earlier step added it. If the largest one is certain to serve the transients (see
 `transients`), these leave no trace.
 """
 
@@ -44,17 +44,20 @@ class _Events(NamedTuple):
         allocated: The rows that it allocates.
         freed: The rows that were allocated before it and that it frees.
         least: The size of its smallest request.
-        quick: The size of a free block that is certain to serve its transients, where others do not use it.
+        sufficient_size: The size of a free block that is certain to serve its transients, where others do not use it.
     """
 
     allocated: set[int]
     freed: list[int]
     least: int
-    quick: int
+    sufficient_size: int
 
 
 class RestOfStep:
-    """The rest of each step in a pool, from item `start` of the last micro-batch's backward pass on."""
+    """The rest of each step in a pool, from item `start` of the last micro-batch's backward pass on.
+
+    Steps are compared with one of which `begin` and `end` stored the states.
+    """
 
     __slots__ = ("_adds_none", "_batch", "_events", "_number", "_start", "start")
 
@@ -77,10 +80,10 @@ class RestOfStep:
         self._adds_none = self._start is not None and len(pool.segments) == len(self._start.segments)
 
     def repeats(self, pool: FlatPool, temporaries: Sequence[int]) -> bool:
-        """Return whether the rest of a step adds no segment because it repeats that of the step before.
+        """Return whether the rest of a step adds no segment because it repeats that of the earlier step.
 
         `temporaries` are the sizes that the optimizer requests at the end. None of them is freed before the last. If
-        the step before added segments for them, it left these free.
+        the earlier step added segments for them, it left these free.
         """
         start, shift = self._start, pool.shift
         if start is None or not self._adds_none:
@@ -95,22 +98,24 @@ class RestOfStep:
             return False
         events = self._events = self._events or self._listed()
         least = min([events.least, *temporaries])
-        if largest >= least or added[-1] >> shift < events.quick:
+        if largest >= least or added[-1] >> shift < events.sufficient_size:
             return False
         return self._differs_in_runs(pool, start, events, [pool.blocks(gone), pool.blocks(new)], least)
 
     def _listed(self) -> _Events:
         """Return the events of the rest."""
         items, sizes = self._batch.passes[self._number][1][self.start :], self._batch.sizes
-        events = [*chain.from_iterable([item.played(None, skips=True) for item in items])]
-        every = {*events}
-        allocated, freed = {event for event in every if event >= 0}, {~event for event in every if event < 0}
-        again = {row for row in allocated & freed if events.index(row) < events.index(~row)}
+        allocated, freed = set[int](), []
+        for event in chain.from_iterable([item.played(None, skips=True) for item in items]):
+            if event >= 0:
+                allocated.add(event)
+            elif ~event not in allocated:
+                freed.append(~event)
         return _Events(
             allocated=allocated,
-            freed=[*(freed - again)],
+            freed=freed,
             least=min(map(sizes.__getitem__, allocated), default=0),
-            quick=max(item.quick for item in items),
+            sufficient_size=max(item.sufficient_size for item in items),
         )
 
     def _differs_in_runs(
@@ -121,23 +126,36 @@ class RestOfStep:
         `free` are the blocks that are only free in the earlier state, and those that are only free now.
         """
         gone, new = free
-        rows = [*events.freed, *(row for row in self._batch.left[self._number] if row not in events.allocated)]
-        earlier, places = placed(rows, (start.addresses, start.behinds)), placed(rows, self._batch.places)
-        moved = [each for each in zip(earlier, places, strict=True) if each[0] != each[1]]
-        ends, starts = dict(places), {end: address for address, end in places}
-        runs = {_run(block, pool.edges, starts, ends) for block in (*new, *(now for _, now in moved))}
+        left = [row for row in self._batch.left[self._number] if row not in events.allocated]
+        before, now = (start.addresses, start.behinds), self._batch.places
+        moved = [*_moved(events.freed, before, now), *_moved(left, before, now)]
+        ends = dict(placed((*events.freed, *left), now))
+        starts = dict(zip(ends.values(), ends, strict=True))
+        runs = {_run(block, pool.edges, starts, ends) for block in (*new, *(place for _, place in moved))}
         if any(end - address >= least for address, end in runs):
             return False
         return all(
             any(first <= address and end <= last for first, last in runs)
-            for address, end in (*gone, *(before for before, _ in moved))
+            for address, end in (*gone, *(place for place, _ in moved))
         )
 
 
 def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
     addresses, behinds = places
-    return [*zip(map(addresses.__getitem__, rows), map(behinds.__getitem__, rows), strict=True)]
+    return [*zip(_of(rows, addresses), _of(rows, behinds), strict=True)]
+
+
+def _moved(rows: Sequence[int], before: Places, now: Places) -> list[tuple[Placed, Placed]]:
+    """Return the places of the rows that are in another place now: the one before and the one now."""
+    if all(_of(rows, earlier) == _of(rows, later) for earlier, later in zip(before, now, strict=True)):
+        return []
+    pairs = zip(placed(rows, before), placed(rows, now), strict=True)
+    return [(earlier, later) for earlier, later in pairs if earlier != later]
+
+
+def _of(rows: Sequence[int], values: Sequence[int]) -> list[int]:
+    return [*map(values.__getitem__, rows)]
 
 
 def rest_of_step(batch: MicroBatch, number: int) -> RestOfStep | None:

@@ -102,11 +102,14 @@ def _passes(node: Mark) -> bool:
 
 
 def _run(node: Node) -> None:
-    """Apply a node's backward formula, release its saved tensors, and pass its gradients on."""
+    """Apply a node's backward formula, release its saved tensors, and pass its gradients on.
+
+    A node without a gradient reads its saved tensors too, and passes none on.
+    """
     if node.hooks is not None:
         node.saved = node.hooks.unpack(node.saved)
     incoming, node.incoming = node.incoming, None
-    grads = [*node.apply(node, incoming)]
+    grads: list[Tensor | None] = [None] * len(node.edges) if incoming is None else [*node.apply(node, incoming)]
     if node.hooks is not None:
         node.saved = ()  # so that only the formula refers to recomputed tensors
     grad = None

@@ -181,6 +181,17 @@ class Tape:
         tensor.merged = tensor.viewed = False
         return tensor
 
+    def reserve(self, name: str) -> Tensor:
+        """Allocate a tensor of no bytes, whose shape is known later."""
+        return self.new((0,), "bool", name)
+
+    def resize(self, tensor: Tensor, shape: Shape, dtype: DType) -> None:
+        """Give a reserved tensor its shape, as if it had had it from the beginning."""
+        assert tensor.storage is not None
+        name, _, _, component, _ = self.rows[tensor.storage.row]
+        self.rows[tensor.storage.row] = name, shape, dtype, component, self.sizes[shape, dtype]
+        tensor.shape, tensor.dtype = shape, dtype
+
     def scratch(self, shape: Shape, dtype: DType, name: str) -> Tensor:
         """Allocate a temporary tensor that counts as workspace."""
         return self.new(shape, dtype, name, component="workspace")

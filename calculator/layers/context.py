@@ -329,7 +329,8 @@ class Context(BatchState):
     def begin_offloading(self) -> OffloadedActivations | None:
         """Offload what nodes save from here on, if the trainer does. Return the hooks."""
         if self.prepared.offloads_activations:
-            self.offloaded = OffloadedActivations(self.tape)
+            leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
+            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
             self.tape.hooks.append(self.offloaded)
         return self.offloaded
 

@@ -47,8 +47,9 @@ def micro_batch(context: Context) -> None:
     first = context.skipped_layer
     roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
     seen = None if first is None else partial(first.read_graph, tape)
-    callback = context.hooks.final_callback if offloaded is None else offloaded.end
-    backward(tape, roots[-1], seen=seen, callback=callback)
+    backward(tape, roots[-1], seen=seen, callback=context.hooks.final_callback)
+    if offloaded is not None:
+        offloaded.end()
     context.hooks.after_backward()
     tape.mark("epilogue")
     del roots

@@ -39,14 +39,15 @@ class StepPass(NamedTuple):
 
     `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
-    `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of these storages.
+    `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of its storages. With a limit, those of
+    the sizes below it.
     """
 
     moment: Moment
     operation: str
     deferred: Deferred[PassPeak]
     bound: Deferred[Mapping[int, int]] | None = None
-    bytes_of_bound: Callable[[], tuple[int, int]] | None = None
+    bytes_of_bound: Callable[[int | None], tuple[int, int]] | None = None
     smaller: Deferred[StepPass] | None = None
 
     @classmethod
@@ -377,10 +378,13 @@ class _Layout:
             self._indices = _of_events(self.sizes, invert, self._events)
         return _of_events(values, neg, self._indices)
 
-    def _bytes_of_bound(self, values: Sequence[int] | None) -> tuple[int, int]:
+    def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         blocks = self._blocks()
-        sizes = blocks.keys() if values is None else map(values.__getitem__, blocks)
-        return len(blocks), sum(map(mul, sizes, blocks.values()))
+        sizes = [*blocks] if values is None else [*map(values.__getitem__, blocks)]
+        if limit is None:
+            return len(blocks), sum(map(mul, sizes, blocks.values()))
+        smaller = [size * count for size, count in zip(sizes, blocks.values(), strict=True) if size < limit]
+        return len(smaller), sum(smaller)
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
         blocks: dict[int, int] = {}

@@ -150,7 +150,7 @@ def interpreted(context: Context, *, whole: bool, another: Callable[[], Context]
 
 
 def _interpreted(context: Context, *, whole: bool) -> Interpretation:
-    if _are_alike(context):
+    if _has_equal_layers(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
         elif context.prepared.grads_inputs and context.training.autocast is None:
@@ -207,7 +207,7 @@ def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Wi
     return Window(before=before, start=start, end=end, copies=repetition.copies)
 
 
-def _are_alike(context: Context) -> bool:
+def _has_equal_layers(context: Context) -> bool:
     """Return whether all layers are alike, except that the first one's input may need no gradient.
 
     They are not alike if layers use different masks, which are freed one before the other; if autocast caches a copy of

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.allocator.alike_layers import shifted_rows
+from calculator.allocator.equal_layers import shifted_rows
 from calculator.allocator.history import History
 from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, rounded

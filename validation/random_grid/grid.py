@@ -134,7 +134,7 @@ def drawn(
     while answered < count:
         if trainers and sharding is not None:
             request = random_sharded_trainer_request(
-                seed, number, trainers, [sharding], families, with_images=with_images
+                seed, number, trainers, [sharding], families, with_images=with_images, offloads=offloads
             )
         elif trainers and with_images:
             request = random_image_trainer_request(seed, number, trainers, families)

@@ -8,10 +8,10 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from calculator.sharding.zero3.known_calls import RELEASE
 from calculator.sharding.zero3.numbered_uses import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.recorded_calls import RELEASE
 from calculator.sharding.zero3.segment import Segment
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.program import FETCHES
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

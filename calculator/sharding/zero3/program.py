@@ -36,8 +36,8 @@ NO_GRAD_FORWARD = "before no-grad forward: "
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
 
-#: The number of the window of the backward pass.
-BACKWARD = 1
+#: The numbers of the windows of the forward and of the backward pass.
+FORWARD, BACKWARD = 0, 1
 
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
 #: The kind of a call.

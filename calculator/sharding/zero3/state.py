@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.gathering import Gathering
-    from calculator.sharding.zero3.known_step import KnownStep
+    from calculator.sharding.zero3.numbered_gathering import NumberedGathering
     from calculator.sharding.zero3.sizes import Sizes
 
 #: The scalars that stay from step to step: the flag of infinite gradients, and the norm of the last step.
@@ -77,7 +77,7 @@ class PartitionedState:
         self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
         self._elements = _Elements()
         #: The cached gathers of the run.
-        self.gatherings: list[Gathering | KnownStep] = []
+        self.gatherings: list[Gathering | NumberedGathering] = []
 
     def parameters(self, followed: Followed) -> Parameters:
         """Return the parameters in their state before the first step, in the order of `named_parameters()`.

@@ -64,7 +64,7 @@ def test_an_estimate_from_a_file_equals_the_apis_answer(client, plan, file, caps
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
 
 
-def test_options_are_laid_over_a_request_from_standard_input(client, plan, monkeypatch, capsys):
+def test_options_override_a_request_from_standard_input(client, plan, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(plan).encode())))
     main(["estimate", "--request", "-", "--json", "--r", "32", "--gradient_checkpointing", "false"])
     plan["method"]["r"] = 32
@@ -282,7 +282,7 @@ def test_without_a_command_the_help_is_printed_and_nothing_is_served(monkeypatch
 
 
 @pytest.mark.parametrize("port", ["many", "-1", "65536", "9" * 5000])
-def test_a_port_that_is_none_is_refused(port, capsys):
+def test_an_invalid_port_is_refused(port, capsys):
     with pytest.raises(SystemExit) as left:
         main(["serve", f"--port={port}"])
     assert left.value.code == 2
@@ -290,7 +290,7 @@ def test_a_port_that_is_none_is_refused(port, capsys):
 
 
 @pytest.mark.parametrize("workers", ["many", "0", "1000", "9" * 5000, ""])
-def test_a_number_of_processes_that_is_none_is_refused(workers, capsys):
+def test_an_invalid_number_of_processes_is_refused(workers, capsys):
     with pytest.raises(SystemExit) as left:
         main(["serve", f"--workers={workers}"])
     assert left.value.code == 2

@@ -26,7 +26,7 @@ def test_a_comparison_succeeds_where_one_method_fits(capsys):
     capsys.readouterr()
 
 
-def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, capsys):
+def test_options_override_the_methods_of_a_comparisons_file(tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text('{"model": "gpt2", "methods": [{"name": "lora", "use_dora": true}, {"name": "prompt"}]}')
     assert main(["compare", "--request", str(file), "--r", "4", "--json"]) == 0

@@ -130,7 +130,7 @@ def test_warnings_of_the_nearest_miss_are_reported(capsys):
     assert "No shorter sequence makes it fit: with 64 tokens" in text
 
 
-def test_if_little_memory_is_left_changes_that_leave_more_are_shown(capsys):
+def test_if_little_memory_remains_changes_that_save_memory_are_shown(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.2-3B", "--gpu", "RTX 3070", "--reserved", "rule"]) == 0
     text = capsys.readouterr().out
     assert "reserved: replay" in text

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from calculator.allocator.choices import Recorder, Start
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.recorded_choices import Recorder, Start
 
 SHIFT = 44
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -43,6 +43,9 @@ class Events:
         pool.play(events[:at], sizes, other)
         pool.play(range(len(self.before)), self.sizes, places)
         pool.play(events[at:], sizes, other)
+        if random.random() < 0.5 and self.large:
+            largest = ([random.randint(4, 40) * 32 * 4096 + random.choice((0, 100))], ([0], [0]))
+            pool.play([0, ~0], *largest)
         return pool, places
 
     def recorded(self, pool, places, unplayed=()):

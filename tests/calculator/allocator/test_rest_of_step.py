@@ -1,4 +1,4 @@
-"""The rest of a step that repeats that of the step before, except in runs that are smaller than every request."""
+"""The rest of a step that repeats that of an earlier one, except in runs that are smaller than every request."""
 
 from random import Random
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ class Steps:
         self.temporaries = [random.choice((128, 256, 1024)) for _ in range(random.randint(0, 20))]
         self.places = [0] * len(self.sizes), [0] * len(self.sizes)
         self._play([*self.base, *(~row for row in self.base if random.random() < 0.5)])
-        item = SimpleNamespace(played=lambda _, skips: self.events if skips else [], quick=0)
+        item = SimpleNamespace(played=lambda _, skips: self.events if skips else [], sufficient_size=0)
         self.batch = SimpleNamespace(
             passes=[[[], [item]]], sizes=self.sizes, places=self.places, left=[[*self.outliving]]
         )

@@ -24,8 +24,8 @@ TRAINING = {"autocast": "bfloat16", "gradient_checkpointing": True}
         ("zero2", 8, LORA, 48_000),
         ("zero2", 64, QLORA, 59_000),
         ("zero3", 8, {"name": "full"}, 57_000),
-        ("zero3", 8, LORA, 83_500),
-        ("zero3", 8, QLORA, 97_500),
+        ("zero3", 8, LORA, 85_500),
+        ("zero3", 8, QLORA, 102_000),
     ],
 )
 def test_a_first_estimate_executes_few_lines(sharding, count, method, most):

@@ -184,7 +184,7 @@ def test_a_run_without_a_speed_has_the_reason_and_everything_else():
     assert answer.phases
 
 
-def test_a_price_of_the_request_comes_before_a_list_price():
+def test_a_price_in_the_request_replaces_the_list_prices():
     device = parse_request(body(device={"price_per_hour": 1.0})).device
     assert hour_price(device).per_hour == 1
     listed = hour_price(replace(device, price_per_hour=None))

@@ -26,8 +26,8 @@ MOST = {
     "trl-dpo": (1.30, 1.27, 1.37, 1.25),
     "trl-kto": (1.32, 1.38, 1.40, 1.37),
     "trl-orpo": (1.19, 1.32, 1.27, 1.33),
-    "trl-grpo": (1.45, 1.67, 1.55, 1.58),
-    "trl-rloo": (1.49, 1.72, 1.64, 1.64),
+    "trl-grpo": (1.45, 1.62, 1.55, 1.58),
+    "trl-rloo": (1.49, 1.67, 1.64, 1.64),
     "torchtune": (1.31, 1.37, 1.45, 1.25),
 }
 
@@ -56,7 +56,7 @@ def test_an_estimate_interprets_one_pass_of_generate(reserved: str, monkeypatch:
 
 
 @pytest.mark.parametrize("trainer", ["trl-kto", "trl-grpo"])
-def test_an_estimate_leaves_nothing_that_only_the_garbage_collector_finds(trainer: str) -> None:
+def test_an_estimate_leaves_no_reference_cycles(trainer: str) -> None:
     request = request_of({**BODY, "method": METHODS["full"]}, trainer)
     estimate(request, SeriesCache())
     gc.collect()

@@ -123,13 +123,13 @@ def test_dora_of_a_4_bit_model_under_fsdp_needs_transformers_own_trainer():
     assert "method.use_dora" in str(refused.value)
 
 
-def test_the_frozen_head_that_trl_gathers_under_fsdp_is_whole():
+def test_the_frozen_head_that_trl_gathers_under_fsdp_is_unsharded():
     wider = [phases("fsdp", trainer="trl-sft", dtype=dtype)["forward"] for dtype in ("bfloat16", "float32")]
     head = CONFIG["vocab_size"] * CONFIG["hidden_size"]
     assert wider[1] - wider[0] > 2 * head  # a whole head in float32, and tiles of it in bfloat16
 
 
-def test_a_second_model_is_gathered_whole_and_its_buffer_is_as_large_under_fsdp():
+def test_a_second_model_is_gathered_completely_and_its_buffer_is_as_large_under_fsdp():
     full = {"method": {"name": "full"}, "trainer": "trl-dpo", "micro_batch_size": 2}
     run, none = (phases("fsdp", **full, precompute_ref_log_probs=known)["forward"] for known in (False, True))
     weights = 2 * answer("fsdp", **full).model.parameters

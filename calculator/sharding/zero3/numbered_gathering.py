@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from calculator.sharding.zero3.known_gathers import KnownGathers
 from calculator.sharding.zero3.layout import Layout
+from calculator.sharding.zero3.numbered_parameters import NumberedParameters
 from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.track import Track, with_more
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-class KnownStep:
+class NumberedGathering:
     """The weights that a step gathers, with the attributes of `Gathering`."""
 
     #: A step of one micro-batch has no longer one, generates nothing, and gathers nothing for vLLM.
@@ -33,7 +33,7 @@ class KnownStep:
         self.program: Program | FirstCopy = calls.program
         self.followed = followed
         layout = Layout(calls, followed)
-        self._gathers = KnownGathers(layout, sizes)
+        self._gathers = NumberedParameters(layout, sizes)
         self._state: object = None
         self._done: object = None
         #: Whether the skipped copies behave like those next to them.

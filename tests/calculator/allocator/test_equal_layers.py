@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from calculator.allocator.alike_layers import AlikeLayers, play_alike
+from calculator.allocator.equal_layers import EqualLayers, play_equal_layers
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.loading import Loading
 from calculator.allocator.played_load import load, parts_by_pool
@@ -35,7 +35,7 @@ class Layers:
             rows = [*range(start, start + len(sizes))]
             events += [*(~row for row in dense), *rows]
             start, dense = start + len(sizes), rows[:-1]
-        self.layers = AlikeLayers(events, step, self.times)
+        self.layers = EqualLayers(events, step, self.times)
         self.after = [~row for row in range(step * (self.times + 1) - len(reads[-1]), step * (self.times + 1) - 1)]
         self.warmup = sum(self.layer) * random.choice((self.times // 2, self.times, self.times + 4, 2 * self.times))
         self.holes = [random.choice(SIZES) * unit for _ in range(random.randint(0, 6))]
@@ -47,7 +47,7 @@ class Layers:
         pool.play([0, ~0, *range(1, len(before)), *(~n for n in range(1, len(before), 2))], before, ([0] * 9, [0] * 9))
         pool.play(range(len(self.layer)), self.sizes, places)
         if at_once:
-            play_alike(pool, self.layers, self.sizes, places, ())
+            play_equal_layers(pool, self.layers, self.sizes, places, ())
         else:
             pool.play(self.layers.every(), self.sizes, places)
         pool.play(self.after, self.sizes, places)
@@ -59,9 +59,9 @@ def state(pool):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_layers_that_are_placed_at_once_are_where_they_would_be_one_by_one(monkeypatch, seed):
+def test_layers_placed_together_have_the_addresses_of_layers_placed_one_by_one(monkeypatch, seed):
     numbers = []
-    monkeypatch.setattr(AlikeLayers, "of", lambda self, n, of=AlikeLayers.of: numbers.append(n) or of(self, n))
+    monkeypatch.setattr(EqualLayers, "of", lambda self, n, of=EqualLayers.of: numbers.append(n) or of(self, n))
     skipped = 0
     for each in range(100 * seed, 100 * seed + 100):
         layers = Layers(each)
@@ -74,12 +74,12 @@ def test_layers_that_are_placed_at_once_are_where_they_would_be_one_by_one(monke
 
 
 def test_layers_of_which_others_free_rows_are_placed_one_by_one():
-    layers, sizes = AlikeLayers([1, 2], 2, 40), [3000] * 90
+    layers, sizes = EqualLayers([1, 2], 2, 40), [3000] * 90
     pools = FlatPool(SHIFT, small=False), FlatPool(SHIFT, small=False)
     for pool in pools:
         pool.play([0, ~0], [3000 * 1000], ([0], [0]))
     places = [0] * 90, [0] * 90
-    play_alike(pools[0], layers, sizes, places, [41])
+    play_equal_layers(pools[0], layers, sizes, places, [41])
     pools[1].play(layers.every(), sizes, ([0] * 90, [0] * 90))
     assert places[0][41]
     assert state(pools[0]) == state(pools[1])
@@ -94,7 +94,7 @@ def test_a_load_is_placed_where_its_events_are_one_by_one(monkeypatch, large):
     pools = FlatPool(SHIFT, small=not large), FlatPool(SHIFT, small=not large)
     pools[1].play([event for part in parts for event in part.every()], sizes, ([0] * len(sizes), [0] * len(sizes)))
     numbers = []
-    monkeypatch.setattr(AlikeLayers, "of", lambda self, n, of=AlikeLayers.of: numbers.append(n) or of(self, n))
+    monkeypatch.setattr(EqualLayers, "of", lambda self, n, of=EqualLayers.of: numbers.append(n) or of(self, n))
     load(pools[0], parts, sizes, ([0] * len(sizes), [0] * len(sizes)))
     assert state(pools[0]) == state(pools[1])
     assert not large or len(numbers) < 35

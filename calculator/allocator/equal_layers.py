@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 20
 
 
-class AlikeLayers(NamedTuple):
+class EqualLayers(NamedTuple):
     """Layers with the same events.
 
     Attributes:
@@ -70,7 +70,9 @@ class _Start(NamedTuple):
     segments: int
 
 
-def play_alike(pool: FlatPool, layers: AlikeLayers, sizes: Sequence[int], places: Places, freed: Iterable[int]) -> None:
+def play_equal_layers(
+    pool: FlatPool, layers: EqualLayers, sizes: Sequence[int], places: Places, freed: Iterable[int]
+) -> None:
     """Place layers. Those that are placed like earlier ones are placed at once.
 
     `freed` are rows that are freed before and after the layers.
@@ -86,7 +88,7 @@ def play_alike(pool: FlatPool, layers: AlikeLayers, sizes: Sequence[int], places
 
 def _placed_at_once(
     pool: FlatPool,
-    layers: AlikeLayers,
+    layers: EqualLayers,
     sizes: Sequence[int],
     places: Places,
     own: Sequence[int],
@@ -100,7 +102,7 @@ def _placed_at_once(
             return number
         of_next = [(places[0][row + by], places[1][row + by]) for by in (number * layers.step,) for row in carried]
         later = _start(pool, of_next, least)
-        earlier = next((start for start in starts if _are_alike(start, later)), None)
+        earlier = next((start for start in starts if _are_equal(start, later)), None)
         starts.append(later)
         if earlier is None:
             continue
@@ -117,7 +119,7 @@ def _placed_at_once(
     return most
 
 
-def _only_carried(layers: AlikeLayers, own: set[int], carried: Iterable[int], freed: Iterable[int]) -> bool:
+def _only_carried(layers: EqualLayers, own: set[int], carried: Iterable[int], freed: Iterable[int]) -> bool:
     """Return whether each layer frees only rows of its own and those that are `carried` from the layer before.
 
     The rows of the last layer that the next one would free may be freed in other parts of the load, as `freed` are.
@@ -149,7 +151,7 @@ def _start(pool: FlatPool, freed: Sequence[Placed], least: int) -> _Start:
     )
 
 
-def _are_alike(earlier: _Start, later: _Start) -> bool:
+def _are_equal(earlier: _Start, later: _Start) -> bool:
     """Return whether a layer finds what an earlier one found, at higher addresses."""
     return (
         earlier.near == later.near

@@ -1,4 +1,4 @@
-"""The bytes that stage 3 gathers and releases at known calls. The parameters are numbers.
+"""The bytes that stage 3 gathers and releases at recorded calls. The parameters are numbers.
 
 It does what `Coordinator`, `ModuleOrder` and `References` do, without objects for each copy of modules and parameters.
 """
@@ -9,8 +9,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.dtype import rounded
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
 from calculator.sharding.zero3.numbered_uses import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,17 +19,14 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Happening
 
-#: The number of parameters of the order that are looked at together.
-ROW = 40
-
 
 class _Gather:
     """An all-gather of several parameters, from which some have not been taken."""
 
     __slots__ = ("buffer", "is_done", "left", "numbers")
 
-    def __init__(self, numbers: Sequence[int], buffer: int) -> None:
-        self.numbers, self.buffer = numbers, buffer
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers, self.buffer = numbers, 0
         self.left, self.is_done = len(numbers), False
 
 
@@ -37,11 +34,11 @@ class _Gather:
 _OUTSIDE = 1 << 32
 
 #: The gather of one parameter into its own buffer.
-_ALONE = _Gather((), 0)
+_ALONE = _Gather(())
 
 
-class KnownGathers:
-    """The state of the parameters in a step whose calls are known."""
+class NumberedParameters:
+    """The state of the parameters in a step with recorded calls."""
 
     def __init__(self, layout: Layout, sizes: Sizes) -> None:
         self._layout = layout
@@ -56,7 +53,7 @@ class KnownGathers:
         #: The gathered weights by number: how many parameters and views refer to them, and their bytes.
         self._storages = {number: [1, layout.with_padding[number]] for number in layout.persistent}
         #: The last module in the order for which each parameter was prefetched or used.
-        self._fetched_for: dict[int, float] = dict.fromkeys(range(layout.count), -1)
+        self._fetched_for: list[float] = [-1] * layout.count
         self._in_flight: dict[int, _Gather] = {}
         #: The gathered weights that views refer to, by the number of the view and that of the parameter, and the views
         #: that recomputations created.
@@ -174,9 +171,12 @@ class KnownGathers:
     def _copy_out(self, gather: _Gather) -> None:
         """Make the parameters of a gather available."""
         gather.is_done = True
-        sizes = [*map(self._whole.__getitem__, gather.numbers)]
-        self._storages.update(zip(gather.numbers, [[1, size] for size in sizes], strict=True))
-        self.bytes += sum(sizes)
+        whole, storages, total = self._whole, self._storages, 0
+        for number in gather.numbers:
+            size = whole[number]
+            total += size
+            storages[number] = [1, size]
+        self.bytes += total
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(gather.numbers)
@@ -211,21 +211,20 @@ class KnownGathers:
     def _prefetch(self, left: int) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
         order, places, begin = self._order, self._places, self._head
-        elements, partitioned = self._elements, self._partitioned
+        elements, partitioned, fetched_for = self._elements, self._partitioned, self._fetched_for
         chosen: list[int] = []
         most, head = min(left, self._bucket), begin
         total = before_last = 0
-        while head < self._end and total < most:
-            for number in order[head : head + ROW]:
-                head += 1
-                if number in partitioned:
-                    partitioned.remove(number)
-                    chosen.append(number)
-                    before_last = total
-                    total += elements[number]
-                    if total >= most:
-                        break
-        self._fetched_for.update(zip(order[begin:head], places[begin:head], strict=True))
+        end = self._end
+        while head < end and total < most:
+            number = order[head]
+            fetched_for[number] = places[head]
+            head += 1
+            if number in partitioned:
+                partitioned.remove(number)
+                chosen.append(number)
+                before_last = total
+                total += elements[number]
         self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
@@ -243,10 +242,17 @@ class KnownGathers:
             self._in_flight[number] = _ALONE
             self.sent += self._payloads[number]
         else:
-            sizes = [sum(map(payloads.__getitem__, numbers)) for payloads in self._of_dtypes]
-            size = sum(map(rounded, sizes))
-            self._in_flight.update(dict.fromkeys(numbers, _Gather(numbers, size)))
-            self.sent += sum(sizes)
+            in_flight, payloads, of_dtypes = self._in_flight, self._payloads, self._of_dtypes
+            gather, sent = _Gather(numbers), 0
+            for number in numbers:
+                in_flight[number] = gather
+                sent += payloads[number]
+            if len(of_dtypes) == 1:
+                size = rounded(sent)
+            else:
+                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in of_dtypes])
+            gather.buffer = size
+            self.sent += sent
         self.available += elements
         self.bytes += size
         self._most = max(self._most, self.bytes)
