@@ -1,7 +1,7 @@
-"""The command line: `python -m app COMMAND ...`. Run a command with --help to see its options.
+"""Estimate the GPU memory of fine-tuning runs, and whether they fit. `COMMAND --help` lists the options of a command.
 
 Exit status: 0 if the run fits, or if no device is given; 1 if it is tight or does not fit; 2 if the usage is wrong or
-the request is invalid. `sweep --help` explains the status of a whole grid.
+the request is invalid. `sweep --help` explains the status of a sweep.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli import COMMANDS
+from app.cli import COMMANDS, messages, summary
 from app.cli.command_parser import CommandParser
 from app.resources import VERSION
 from calculator.common.errors import PlanError
@@ -31,7 +31,7 @@ CLOSED_PIPE, INTERRUPTED = 141, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser = _parser(lists_commands=not argv or argv[0] in {"-h", "--help"})
     if not argv:
         parser.print_help(sys.stderr)
         return USAGE_ERROR
@@ -44,16 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(command)
-    return _run(module.run, command.parse_args(args.arguments))
+    return _run(module.run, command, args.arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=_program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parser(*, lists_commands: bool) -> argparse.ArgumentParser:
+    commands = (f"  {name:11}{summary(name)}\n" for name in COMMANDS) if lists_commands else ()
+    parser = CommandParser(
+        prog=_program(),
+        usage="%(prog)s [-h] [--version] COMMAND [OPTION]...",
+        description=__doc__,
+        epilog=f"commands:\n{''.join(commands)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"Headroom {VERSION}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the options of the command")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
@@ -63,12 +68,13 @@ def _program() -> str:
     return "python -m app" if name == "__main__" else name
 
 
-def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def _run(run: Callable[[argparse.Namespace], int], command: CommandParser, arguments: list[str]) -> int:
+    args = command.parse_args(arguments)
     try:
         status = int(run(args))
         sys.stdout.flush()
     except PlanError as error:
-        return _report(problem.sentence for problem in error.problems)
+        return _report(messages.sentences(error.problems, command.options, arguments))
     except BrokenPipeError:
         _discard_output()
         return CLOSED_PIPE

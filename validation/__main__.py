@@ -1,12 +1,23 @@
-"""The command line: `python -m validation COMMAND ...`; `COMMAND --help` describes a command's arguments."""
+"""Compare estimates with traces of the real libraries, and with measurements.
+
+`COMMAND --help` describes the arguments of a command. Exit status: 0 if all figures agree, 1 if one differs, 2 if the
+usage is wrong or a request is refused.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
+from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
-#: Each command's module, with the functions `arguments`, which declares its arguments, and `run`.
+from calculator.common.errors import PlanError
+
+#: Each command's module, with the functions `arguments`, which declares its arguments, and `run`. The first sentence of
+#: the module's docstring is the command's summary.
 COMMANDS = {
     "trace": "validation.comparison.show",
     "cases": "validation.comparison.cases",
@@ -34,17 +45,60 @@ COMMANDS = {
     "cards": "validation.cards.command",
 }
 
+#: The exit status of wrong usage and of refused requests, the same as argparse's.
+USAGE_ERROR = 2
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    args = parser.parse_args(argv)
+    parser = _parser()
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        parser.print_help(sys.stderr)
+        return USAGE_ERROR
+    args = parser.parse_args(given)
     module = import_module(COMMANDS[args.command])
-    subparser = argparse.ArgumentParser(prog=f"python -m validation {args.command}", description=module.__doc__)
-    module.arguments(subparser)
-    return int(module.run(subparser.parse_args(args.arguments)))
+    command = _formatted(f"python -m validation {args.command}", module.__doc__)
+    module.arguments(command)
+    try:
+        return int(module.run(command.parse_args(args.arguments)))
+    except PlanError as error:
+        for problem in error.problems:
+            print(problem.sentence, file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _formatted("python -m validation", __doc__)
+    parser.usage = "%(prog)s [-h] COMMAND [ARGUMENT]..."
+    parser.epilog = "\n".join(("commands:", *(f"  {name:14}{_summary(module)}" for name, module in COMMANDS.items())))
+    parser.add_argument("command", type=_command, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _formatted(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a program, whose help keeps the lines of the description."""
+    return argparse.ArgumentParser(
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _command(name: str) -> str:
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        way_out = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
+        raise argparse.ArgumentTypeError(f"{name!r} is not a command: {way_out}")
+    return name
+
+
+def _summary(module: str) -> str:
+    """The first sentence of a module's docstring. The module is not imported, which would take seconds."""
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    documentation = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return " ".join(documentation.partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
 
 
 if __name__ == "__main__":

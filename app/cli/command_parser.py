@@ -11,10 +11,17 @@ from typing import NoReturn
 MOST_LINES = 12
 
 _OPTION = re.compile(r"--[\w-]+")
+_CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)$")
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 class CommandParser(argparse.ArgumentParser):
     """An `ArgumentParser` for commands with many options."""
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The names of the options, the first of each."""
+        return frozenset(_OPTION.findall(self.format_usage()))
 
     def error(self, message: str) -> NoReturn:
         """Print the usage, or how to see it if it is long, with the error. Exit with status 2."""
@@ -22,18 +29,25 @@ class CommandParser(argparse.ArgumentParser):
         if usage.count("\n") > MOST_LINES:
             lines = (
                 f"usage: {self.prog} [OPTION]...",
-                f"{self.prog}: error: {message}{self._meant(message, usage)}",
+                f"{self.prog}: error: {message}{_close_choice(message) or _close_options(message, usage)}",
                 f"{self.prog} --help lists the options",
             )
             self.exit(2, "".join(f"{line}\n" for line in lines))
-        super().error(message)
+        super().error(f"{message}{_close_choice(message) or _close_options(message, usage)}")
 
-    @staticmethod
-    def _meant(message: str, usage: str) -> str:
-        """Return the options whose names are close to those that are unknown."""
-        if not message.startswith("unrecognized arguments"):
-            return ""
-        known = sorted({*_OPTION.findall(usage)})
-        close = [get_close_matches(given, known, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
-        found = [names[0] for names in close if names]
-        return f": did you mean {' and '.join(found)}?" if found else ""
+
+def _close_options(message: str, usage: str) -> str:
+    """Return the options whose names are close to those that are unknown."""
+    if not message.startswith("unrecognized arguments"):
+        return ""
+    known = sorted({*_OPTION.findall(usage)})
+    close = [get_close_matches(given, known, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
+    found = [names[0] for names in close if names]
+    return f": did you mean {' and '.join(found)}?" if found else ""
+
+
+def _close_choice(message: str) -> str:
+    """Return the choice that is close to an invalid one."""
+    found = _CHOICE.search(message)
+    close = get_close_matches(found["given"], _QUOTED.findall(found["choices"]), n=1) if found else []
+    return f": did you mean {close[0]}?" if close else ""

@@ -1,4 +1,6 @@
-"""Compare fine-tuning methods on one model, training and device. A setting applies to every method that has it.
+"""Compare fine-tuning methods on one model, training and device.
+
+A setting applies to every method that has it.
 
 python -m app compare --model meta-llama/Llama-3.1-8B --r 16 --gradient_checkpointing --gpu "RTX 4090"
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.compare import compare_answer
-from app.cli import options, request
+from app.cli import messages, options, request
 from app.cli.estimate import status
 from app.cli.table import table
 from app.forms.fields import METHOD
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per method; return 0 if one of them fits, or if no device is given."""
-    rows = compare(parse_comparison(_body(args)))
+    body = _body(args)
+    messages.require(body, "model")
+    rows = compare(parse_comparison(body))
     request.print_text(compare_answer(rows).model_dump_json(indent=2) if args.json else "\n".join(_lines(rows)))
     return min(status(row.estimate.fit) for row in rows if row.estimate)
 

@@ -23,6 +23,7 @@ from app.presentation.diagnosis_text import sentences, when, when_in_phase
 from app.presentation.format import number, sentence, signed, size
 from app.presentation.labels import COMPONENTS
 from app.presentation.verdict import VERDICTS
+from calculator.common.errors import refusal
 from calculator.diagnosis.diagnosis import replay_of
 from calculator.diagnosis.message import LONGEST
 from calculator.diagnosis.plain_pickle import LARGEST
@@ -81,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
     body: dict[str, Any] = {"request": options.merged(request.body(args), options.body_of(args, PHASES))}
+    if args.log is None and args.snapshot is None:
+        message = "is required: a file with the text of the error, or - for standard input; or give --snapshot FILE"
+        raise refusal("LOG", message)
     if args.log is not None:
         body["message"] = _text("LOG", args.log)[-LONGEST:]
     if args.snapshot is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.inference import InferenceAnswer
-from app.cli import options, request
+from app.cli import messages, options, request
 from app.cli.estimate import status
 from app.cli.table import table
 from app.forms.fields import INFERENCE_FIELDS
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer; return its verdict as an exit status."""
-    answer = inference(parse_inference(_body(args)))
+    body = _body(args)
+    messages.require(body, "model")
+    answer = inference(parse_inference(body))
     request.print_answer(args, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
     return status(answer.fit)
 

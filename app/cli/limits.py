@@ -55,7 +55,7 @@ def lines(found: Limit) -> Iterator[str]:
     which = "smallest" if name == "count" else "largest"
     yield f"No {name} fits." if found.value is None else f"The {which} {name} that fits: {number(found.value)}"
     if most is not None and most != found.value:
-        yield f"Up to {number(most)} it runs, but only by giving cached blocks back."
+        yield f"Up to {number(most)} it runs, but only by freeing cached blocks."
     yield f"Bounded by {found.bound.by.replace('_', ' ')}: {found.bound.reason}."
     yield ""
     points = [_row(point) for point in (found.below, found.at, found.above) if point is not None]

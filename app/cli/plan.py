@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.plan import plan_answer
-from app.cli import files, options, request, single_use
+from app.cli import files, messages, options, request, single_use
 from app.cli.table import table
 from app.forms.fields import DEVICE, NEEDS, RESERVED, STACK, TRAINER
 from app.presentation import plan_text, speed_text
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the configurations that fit; return 1 if there are none."""
-    answer = plan(parse_plan(_body(args)))
+    body = _body(args)
+    messages.require(body, "model", "device")
+    answer = plan(parse_plan(body))
     request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(lines(answer)))
     return int(not any(part.configurations for part in answer.plans))
 
@@ -71,7 +73,7 @@ def _body(args: argparse.Namespace) -> Any:
 def _models(args: argparse.Namespace) -> dict[str, Any]:
     if args.config is not None:
         if args.model is not None:
-            raise refusal("model", "give either --model or --config, not both", args.model)
+            raise refusal("--model", "give either --model or --config, not both", args.model)
         return {"model": {"config": files.json("--config", args.config)}}
     if args.model is None:
         return {}

@@ -5,20 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from app.cli import files, options, terminal
+from app.cli import files, messages, options, terminal
 from app.forms.fields import FIELDS, place
 from app.forms.plan_form import named_model
 from app.tools import TOOLS
-from calculator.common.errors import PlanError, Problem, refusal
+from calculator.common.errors import refusal
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     import argparse
 
     from pydantic import BaseModel
-
-#: The options that a plan needs, with an example of each.
-_REQUIRED = {"model": "--model meta-llama/Llama-3.1-8B", "method": "--method lora"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +70,7 @@ def complete_body(args: argparse.Namespace) -> Any:
         PlanError: if it has none of one. The error names the option.
     """
     found = body(args)
-    missing = [option for option in _REQUIRED if option not in found]
-    if missing:
-        raise PlanError(*(Problem(loc=f"--{each}", msg=f"is required, such as {_REQUIRED[each]}") for each in missing))
+    messages.require(found, "model", "method")
     return found
 
 
@@ -101,7 +96,7 @@ def model(args: argparse.Namespace) -> Any:
     if args.config is None:
         return None if args.model is None else named_model(args.model)
     if args.model is not None:
-        raise refusal("model", "give either --model or --config, not both", args.model)
+        raise refusal("--model", "give either --model or --config, not both", args.model)
     return {"config": files.json("--config", args.config)}
 
 

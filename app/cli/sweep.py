@@ -1,4 +1,6 @@
-"""Estimate every combination of a grid, one line each. The values of the last --grid vary fastest.
+"""Estimate every combination of a grid, one line each.
+
+The values of the last --grid vary fastest.
 
 python -m app sweep --model meta-llama/Llama-3.1-8B --method lora --grid r=8,16,32 --grid sequence_length=1024,2048
 
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.sweep import cell, lines, row
-from app.cli import options, request
+from app.cli import messages, options, request
 from app.cli.sweep_progress import SweepProgress
 from app.forms.fields import FIELDS, Field
 from app.forms.plan_form import named_model
@@ -79,7 +81,12 @@ def run(args: argparse.Namespace) -> int:
     if len(kinds) > 1:
         raise refusal(f"--{kinds[0]}", f"give either --{kinds[0]} or --{kinds[1]}, not both")
     processes = _processes(args)
-    sweep = parse_sweep(_body(args), most=None)
+    body = _body(args)
+    if args.request is None:
+        messages.require(body, "grid")
+        varied = {path.removesuffix(".name"): path for path in body["grid"]}
+        messages.require({**varied, **body["request"]}, "model", "method")
+    sweep = parse_sweep(body, most=None)
     shown = sys.stderr.isatty() and (args.parquet is not None or not sys.stdout.isatty())
     progress = SweepProgress(sweep.count, visible=shown)
     computed = rows(sweep, processes) if processes else map(row, answers(sweep))
@@ -127,9 +134,9 @@ def _body(args: argparse.Namespace) -> Any:
     """Return the request body. The --request file is an estimate's, or a sweep's whose grid the options extend."""
     body, lists = request.body(args), dict(_grid_field(text) for text in args.grid)
     if len(lists) < len(args.grid):
-        raise refusal("grid", "give each field once, with all its values", args.grid)
+        raise refusal("--grid", "give each field once, with all its values, such as --grid r=8,16", args.grid)
     if "request" not in body and "grid" not in body:
-        return {"request": body, "grid": lists}
+        return {"request": body, "grid": lists or None}
     given = {key: value for key, value in body.items() if key not in ("request", "grid", "format")}
     return {"request": _overridden(body.get("request", {}), given), "grid": _overridden(body.get("grid", {}), lists)}
 
@@ -143,7 +150,7 @@ def _grid_field(text: str) -> tuple[str, list[Any]]:
     """Return the path of a field and its values."""
     name, _, values = text.partition("=")
     if not values:
-        raise refusal("grid", "must be FIELD=VALUE,..., for example r=8,16", text)
+        raise refusal("--grid", "must be FIELD=VALUE,..., for example r=8,16", text)
     field = FIELDS.get(name.rpartition(".")[2])
     path = options.path(field) if field else {"method": "method.name"}.get(name, name)
     if values.startswith("["):

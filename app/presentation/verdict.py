@@ -77,7 +77,7 @@ def _by_replay(required: str, fit: Fit) -> str:
         return f"The run does not fit the {usable} usable: it ends out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
-            f"Runs on the {usable} usable, but only after the allocator gives cached blocks back. It needs at least"
+            f"Runs on the {usable} usable, but only after the allocator frees cached blocks. It needs at least"
             f" {least}, {margin} less than the card has. On a card with room for its cached blocks it takes {required}."
         )
     return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."

@@ -55,11 +55,11 @@ class CappedAnswers:
                 self._states.append(state)
         self._peak = run.allocator.reserved * BLOCK
 
-    def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:  # noqa: ARG002  as its like
+    def unlimited_bytes(self, device_of: Callable[[int], DeviceMemory]) -> int:  # noqa: ARG002  as its like
         """Return the bytes that the answer needs on an unlimited device, in whole pages."""
         return whole_pages(max(self.peak_reserved_bytes, self._answer.loading.warmup))
 
-    def missing(self, device: DeviceMemory) -> int:
+    def missing_bytes(self, device: DeviceMemory) -> int:
         """Return by how many bytes the device is too small for the full warmup of the load."""
         return max(0, -self._spare(device))
 

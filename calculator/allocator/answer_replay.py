@@ -125,7 +125,7 @@ class AnswerRun:
         return self._rows[id(program)]
 
 
-class _Course(NamedTuple):
+class _PassResult(NamedTuple):
     """The effect of a pass on the small pool, if no cached block is freed.
 
     A pass that finds the same state adds no segment, because as many bytes are in blocks that are free or given.
@@ -144,7 +144,7 @@ class AnswerReplay:
         left: The blocks that the last pass left.
     """
 
-    __slots__ = ("_courses", "allocator", "left", "loaded", "passes", "run", "total")
+    __slots__ = ("_results", "allocator", "left", "loaded", "passes", "run", "total")
 
     def __init__(self, run: AnswerRun) -> None:
         self.run = run
@@ -155,7 +155,7 @@ class AnswerReplay:
         self.passes = 0
         self.left: list[Placed] = []
         #: The effects of recent passes on the small pool, since cached blocks were last freed.
-        self._courses: tuple[_Course, ...] = ()
+        self._results: tuple[_PassResult, ...] = ()
 
     def saved(self) -> AnswerReplay:
         """Return a copy of the replay in the same state."""
@@ -186,16 +186,16 @@ class AnswerReplay:
         small = [None if pool else place for pool, place in zip(pools, given, strict=True)]
         requested = [kind if kind <= SMALL * BLOCK else None for kind in kinds]
         found = program, requested, small, self.allocator.small_blocks()
-        equal_course = next((course for course in self._courses if course.found == found), None)
-        if equal_course is not None and self._plays(large, rows):
-            self.allocator.restore_small(equal_course.after)
-            self._leave(rows, equal_course.left)
+        equal_result = next((result for result in self._results if result.found == found), None)
+        if equal_result is not None and self._plays(large, rows):
+            self.allocator.restore_small(equal_result.after)
+            self._leave(rows, equal_result.left)
         else:
             retries = self.allocator.retries
             self._play(every, rows)
             self._leave(rows, ())
-            course = _Course(found, self.allocator.small_blocks(), self.left)
-            self._courses = (*self._courses[-RECENT:], course) if retries == self.allocator.retries else ()
+            result = _PassResult(found, self.allocator.small_blocks(), self.left)
+            self._results = (*self._results[-RECENT:], result) if retries == self.allocator.retries else ()
         self.passes += 1
 
     def _plays(self, events: Sequence[int], rows: _Rows) -> bool:

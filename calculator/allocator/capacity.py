@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.flat_replay import FlatReplay, FlatRun
-from calculator.allocator.known_stages import KnownStages
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
 from calculator.allocator.shared_stages import SharedStages, total_from
+from calculator.allocator.stage_cache import StageCache
 from calculator.common.garbage import without_collections
 from calculator.devices.outcome import OutOfMemory
 from calculator.sharding.zero.replayed import OF_UPDATE
@@ -127,17 +127,17 @@ class CappedReplays:
         self._peak = peak_reserved_bytes
         #: The first stages of the run, which all replays share, and the results of other stages that replays share.
         self._shared: SharedStages | None = None
-        self._stages: KnownStages | None = None
+        self._stages: StageCache | None = None
 
     def share(self) -> None:
         """Let the replays share their first stages, and the results of later stages."""
         if self._flat is not None:
             # A reservation that only the load makes is returned before the first step.
             peak = None if self._peak == self._run.loading.most_reserved else self._peak
-            self._stages = None if self._conf.expandable_segments else KnownStages(self._flat.pools)
+            self._stages = None if self._conf.expandable_segments else StageCache(self._flat.pools)
             self._shared = SharedStages(self._flat, peak, self._stages)
 
-    def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
+    def unlimited_bytes(self, device_of: Callable[[int], DeviceMemory]) -> int:
         """Return the bytes that the run needs on an unlimited device, in whole pages."""
         if self._shared is not None:
             peak, total = self._shared.peak_reserved_bytes, self._shared.total_from
@@ -149,7 +149,7 @@ class CappedReplays:
             return whole_pages(unlimited.same_from)
         return whole_pages(max(self._peak, self._run.loading.warmup))
 
-    def missing(self, device: DeviceMemory) -> int:
+    def missing_bytes(self, device: DeviceMemory) -> int:
         """Return by how many bytes the device is too small for the load to request what it requests on a larger one."""
         return max(0, -self._spare(device))
 
@@ -178,7 +178,7 @@ class CappedReplays:
         run = shared or FlatReplay(flat)
         run.allocator.on(device.capacity, device.total)
         run.total = device.total
-        run.known_stages = self._stages
+        run.stage_cache = self._stages
         return run
 
     def _spare(self, device: DeviceMemory) -> int:
@@ -203,11 +203,11 @@ def minimum(
     """
     replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
     replays.share()
-    low, at_ease = whole_pages(live_bytes) - SMALL_SEGMENT, replays.at_ease(device_of)
-    missing = replays.missing(device_of(at_ease))
-    if missing and replays.within(device_of(at_ease)).out_of_memory:
-        low, at_ease = at_ease, whole_pages(at_ease + missing)
-    return _least(lambda capacity: replays.within(device_of(capacity)), low, at_ease)
+    low, high = whole_pages(live_bytes) - SMALL_SEGMENT, replays.unlimited_bytes(device_of)
+    missing = replays.missing_bytes(device_of(high))
+    if missing and replays.within(device_of(high)).out_of_memory:
+        low, high = high, whole_pages(high + missing)
+    return _least(lambda capacity: replays.within(device_of(capacity)), low, high)
 
 
 def _least(replay: Callable[[int], CappedReplay], low: int, high: int) -> int:

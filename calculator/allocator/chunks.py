@@ -27,6 +27,20 @@ _NEVER = 1 << 60
 Repeated = list[tuple["Chunk", int, int]]
 
 
+class Moved(NamedTuple):
+    """Events, and the indices of allocations and of frees whose rows differ from repetition to repetition."""
+
+    events: list[int]
+    allocated: list[int]
+    freed: list[int]
+
+    @classmethod
+    def of(cls, events: list[int], lowest: int) -> Moved:
+        """Return events of which rows from `lowest` on differ."""
+        allocated = [at for at, event in enumerate(events) if event >= lowest]
+        return cls(events, allocated, [at for at, event in enumerate(events) if ~event >= lowest])
+
+
 class Chunk:
     """The events of a part of a window: a gap without allocations of placed tensors, then events of placed tensors.
 
@@ -39,7 +53,7 @@ class Chunk:
         ends_stretch: Whether one of them is an allocation.
         carried: The transients that are alive at the start of the chunk.
         recurs: Whether it is repeated with the same rows.
-        moved: The indices of events whose rows differ from repetition to repetition.
+        moved: Events of it, with those whose rows differ from repetition to repetition.
         number: The number of the chunk among those of its pool.
     """
 
@@ -66,7 +80,7 @@ class Chunk:
         self.ends_stretch = False
         self.carried = carried
         self.recurs = recurs
-        self.moved: dict[tuple[bool, int], list[int]] = {}
+        self.moved: dict[tuple[bool, int], Moved] = {}
         self.number = 0
         self._freed: list[int] | None = None
 
@@ -91,7 +105,7 @@ def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
 
 def pool_count(streams: Sequence[int]) -> int:
     """Return the number of pools for rows on these streams."""
-    return 2 * (len(STREAMS) if streams else 1)
+    return 2 * (max(len(STREAMS), max(streams) + 1) if streams else 1)
 
 
 class Cut(NamedTuple):

@@ -6,7 +6,7 @@ It is `replay` with flat pools and few events.
 from __future__ import annotations
 
 from functools import partial
-from itertools import compress
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
@@ -14,8 +14,10 @@ from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
 from calculator.allocator.needs import Need
+from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
+from calculator.allocator.rest_of_step import placed, rest_of_step
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.sharded_loading import loading_of
 from calculator.allocator.transients import MicroBatch, play
@@ -24,8 +26,9 @@ from calculator.training_step.step_batches import step_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from calculator.allocator.flat_pool import Placed
+    from calculator.allocator.flat_pool import Placed, Saved
     from calculator.allocator.loading import Loading
+    from calculator.allocator.rest_of_step import RestOfStep
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -83,10 +86,12 @@ class FastReplay:
         batches = step_batches(resident)
         self.first = MicroBatch(batches.first, workspaces)
         self.later = MicroBatch(batches.later, None) if batches.later is not None else None
-        self.repeats = batches.repeats
         #: The last micro-batch if it differs from those before it, and the rows of the first one that it reuses.
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None
         self.taken = batches.taken
+        #: The micro-batches of a step.
+        in_order = (self.first, *repeat(self.later, batches.repeats), self.last)
+        self.batches = [batch for batch in in_order if batch is not None]
         self.loading = loading or loading_of(resident)
         #: For each pool of the first stream, the sizes of optimizer states of a layer and the number of such layers.
         self.states: list[list[tuple[list[int], int]]] = [[], []]
@@ -125,6 +130,9 @@ class FastReplay:
         self.known_passes: dict[int, KnownPass] = {}
         #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
+        #: For each pool, the rest of each step, and a function that plays it if it was left out.
+        self.rests = [None if resident.frees_gradients else rest_of_step(self.batches[-1], n) for n in pools]
+        self.left_out: list[Callable[[], None] | None] = [None for _ in pools]
 
     @property
     def reserved(self) -> int:
@@ -135,30 +143,26 @@ class FastReplay:
         """Put the model on the device."""
         sizes = [size // BLOCK for size in self.loading.sizes]
         places = [0] * len(sizes), [0] * len(sizes)
-        large = [size > SMALL for size in sizes]
-        small = [not each for each in large]
-        for n, (pool, chosen) in enumerate(zip(self.pools[:2], (small, large), strict=True)):
-            # The two events of a row, `n` and `~n`, are indices of the same element.
-            every = self.loading.events
-            events = [*compress(every, map([*chosen, *reversed(chosen)].__getitem__, every))]
-            # Most of a load is not freed.
-            last = next((at for at in reversed(range(len(events))) if events[at] < 0), -1) + 1
-            pool.play(events[:last], sizes, places)
-            pool.allocate(map(sizes.__getitem__, events[last:]))
+        for n, (pool, parts) in enumerate(zip(self.pools, parts_by_pool(self.loading.parts, sizes), strict=False)):
+            load(pool, parts, sizes, places)
             if self.buckets:
                 self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
         for n, pool in enumerate(self.pools):
-            if not self.is_repeating[n]:
-                pool.free(self.gradients[n])
-                if self.steps == 1 and len(self.buckets) > 1:
-                    pool.free(self.placed_buckets[n])
-                    self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
-                beginning = Beginning(pool, self.left[n])
-                self.is_repeating[n] = any(map(beginning.repeats, self.beginnings[n]))
-                self.beginnings[n] += [beginning] if self.steps else []
+            if self.is_repeating[n]:
+                continue
+            rest, self.left_out[n] = self.left_out[n], None
+            if rest is not None:
+                rest()
+            pool.free(self.gradients[n])
+            if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
+                pool.free(self.placed_buckets[n])
+                self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
+            beginning = Beginning(pool, self.left[n])
+            self.is_repeating[n] = any(map(beginning.repeats, self.beginnings[n]))
+            self.beginnings[n] += [beginning] if self.steps else []
             if not self.is_repeating[n]:
                 self._step(n, pool)
         if not self.steps:
@@ -168,15 +172,30 @@ class FastReplay:
     def _step(self, n: int, pool: FlatPool) -> None:
         if self.steps and n < len(self.fetching):
             pool.allocate_and_free(self.fetching[n])
-        self._micro_batch(n, pool, self.first)
-        self.gradients[n] = _blocks(self.first, self.first.gradients[n])
-        if self.later is not None:
-            for _ in range(self.repeats):
-                self._micro_batch(n, pool, self.later)
-        if self.last is not None:
-            self.last.take(self.taken, self.first)
-            self._micro_batch(n, pool, self.last)
-            self.gradients[n] = _blocks(self.last, self.last.gradients[n])
+        *before, last = self.batches
+        for batch in before:
+            self._backward(n, pool, batch, self._forward(n, pool, batch))
+        saved, rest = self._forward(n, pool, last), self.rests[n]
+        if saved is not None or rest is None or not self.steps:
+            self._backward(n, pool, last, saved)
+            self._end_step(n, pool)
+            return
+        self._play(n, pool, last, 1, slice(0, rest.start))
+        if rest.repeats(pool, self.temporaries[n] if n < len(self.temporaries) else ()):
+            self.left_out[n] = partial(self._rest, n, pool, rest)
+        else:
+            self._rest(n, pool, rest)
+
+    def _rest(self, n: int, pool: FlatPool, rest: RestOfStep) -> None:
+        """Play the rest of a step. Later steps are compared with the second one."""
+        if self.steps == 1:
+            rest.begin(pool)
+        self._backward(n, pool, self.batches[-1], None, rest.start)
+        if self.steps == 1:
+            rest.end(pool)
+        self._end_step(n, pool)
+
+    def _end_step(self, n: int, pool: FlatPool) -> None:
         if self.resident.frees_gradients:
             pool.free(self.gradients[n])
             self.gradients[n] = []
@@ -188,51 +207,64 @@ class FastReplay:
             for sizes, times in self.states[n]:
                 pool.allocate(sizes, times)
         need = self.needs[n]
-        if not pool.serves(need.quick, need.needs):
+        if not pool.serves(need.sufficient_size, need.needs):
             pool.allocate_and_free(self.temporaries[n])
 
-    def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
-        """Run forward and backward.
-
-        The old loss and its graph are freed when the new loss is assigned to the same name.
-        """
+    def _outliving(self, n: int, batch: MicroBatch) -> list[int]:
+        """Return the rows that outlive a micro-batch."""
         outliving = [*batch.gradients[n], *batch.left[n]]
         if not self.steps:
             outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
-        saved = pool.save() if len(outliving) <= FEW and not batch.takes else None
-        self._pass(n, pool, batch, 0)
+        return outliving
+
+    def _forward(self, n: int, pool: FlatPool, batch: MicroBatch) -> Saved | None:
+        """Run a forward pass. Return the state before it if few tensors outlive the micro-batch.
+
+        The old loss and its graph are freed when the new loss is assigned to the same name.
+        """
+        if batch is self.last:
+            batch.take(self.taken, self.first)
+        saved = pool.save() if not batch.takes and len(self._outliving(n, batch)) <= FEW else None
+        # Small tensors fill parts of segments. The same parts are left only after many layers.
+        is_alike = n % 2 and not self.steps
+        start = self._layers(n, pool, batch) if is_alike else 0
+        self._play(n, pool, batch, 0, slice(start, None))
         pool.free(self.left[n])
-        stopped = self._pass(n, pool, batch, 1, stops=saved is not None)
+        return saved
+
+    def _backward(self, n: int, pool: FlatPool, batch: MicroBatch, saved: Saved | None, start: int = 0) -> None:
+        """Run a backward pass, from an item on."""
+        stopped = self._play(n, pool, batch, 1, slice(start, None), stops=saved is not None)
         if stopped and saved is not None:
             pool.restore(saved)
             pool.free(self.left[n])
-            pool.take(_blocks(batch, outliving))
+            pool.take(_blocks(batch, self._outliving(n, batch)))
         self.left[n] = _blocks(batch, batch.left[n])
+        if batch is not self.later:
+            self.gradients[n] = _blocks(batch, batch.gradients[n])
 
-    def _pass(self, n: int, pool: FlatPool, batch: MicroBatch, number: int, *, stops: bool = False) -> bool:
-        """Play a pass of a micro-batch. Return whether its end was left out."""
+    def _play(
+        self, n: int, pool: FlatPool, batch: MicroBatch, number: int, part: slice, *, stops: bool = False
+    ) -> bool:
+        """Play a part of a pass. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
         known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
         is_known = partial(known_pass.is_known, pool=pool, places=places)
-        # Small tensors fill parts of segments. The same parts are left only after many layers.
-        is_alike = n % 2 and not number and not self.steps
-        start = self._layers(n, pool, batch, is_known) if is_alike else 0
         stopped = play(
-            pool, items[start:], batch.sizes, places, stops=stops, is_known=lambda number: is_known(start + number)
+            pool, items[part], batch.sizes, places, stops=stops, is_known=lambda number: is_known(part.start + number)
         )
-        known_pass.end(pool, places)
+        if part.stop is None:
+            known_pass.end(pool, places)
         return stopped
 
-    @staticmethod
-    def _layers(n: int, pool: FlatPool, batch: MicroBatch, is_known: Callable[[int], bool]) -> int:
+    def _layers(self, n: int, pool: FlatPool, batch: MicroBatch) -> int:
         """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.
 
         Return the index of the first item after them. Only the first step calls this, since it adds the most segments.
         """
 
         def played(start: int, end: int) -> None:
-            items = batch.passes[n][0][start:end]
-            play(pool, items, batch.sizes, batch.places, is_known=lambda number: is_known(start + number))
+            self._play(n, pool, batch, 0, slice(start, end))
 
         at = 0
         for start, length, repetitions in batch.repetitions(n):
@@ -256,8 +288,7 @@ def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
     """Return the places of rows. They are copied, because the next micro-batch overwrites them."""
-    addresses, behinds = batch.places
-    return [(addresses[row], behinds[row]) for row in rows]
+    return placed(rows, batch.places)
 
 
 def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.allocator.address_space import Totals
     from calculator.allocator.flat_pool import Placed, Places
-    from calculator.allocator.known_stages import KnownStage
+    from calculator.allocator.stage_cache import CachedStage
 
 #: The largest size in the small pool, in units.
 SMALL = SMALL_REQUEST // BLOCK
@@ -95,12 +95,12 @@ class FlatDevice:
             self._pools = [pool.copied() for pool in self._pools]
             self._owns_pools = True
 
-    def plays_apart(self, play: Callable[[int, FlatPool], None], stage: KnownStage | None = None) -> bool:
-        """Play the events of each pool by itself, with `play(number, pool)`.
+    def play_separately(self, play: Callable[[int, FlatPool], None], stage: CachedStage | None = None) -> bool:
+        """Replay each pool separately, with `play(number, pool)`. Return whether it succeeded.
 
         Pools are independent of each other as long as no segment is refused. If one would be refused, return False.
-        Then nothing has changed except what `play` changed outside the pools. A pool whose result `stage` has is not
-        played.
+        Then nothing has changed except what `play` changed outside the pools. A pool whose result is in `stage`
+        is not replayed.
         """
         pools: list[FlatPool] = []
         spare = None if self.capacity is None else self.capacity // BLOCK - self.reserved
@@ -282,14 +282,14 @@ def _played(
     before: FlatPool,
     limit: int | None,
     play: Callable[[int, FlatPool], None],
-    stage: KnownStage | None,
+    stage: CachedStage | None,
 ) -> FlatPool:
     """Return a copy of a pool, after its events.
 
     Raises:
         RefusedError: if it would reserve more than the limit.
     """
-    pool = None if stage is None else stage.left(number, before)
+    pool = None if stage is None else stage.lookup(number, before)
     if pool is None:
         pool = before.copied()
         pool.limit = limit

@@ -142,13 +142,13 @@ class FlatExpandable:
                 ends[behind] = address
                 insort(free, behind - address << shift | address)
 
-    def plays_apart(self, play: Callable[[int, _Apart], None]) -> bool:
-        """Play the events of each range by itself, like `FlatDevice.plays_apart`."""
+    def play_separately(self, play: Callable[[int, _SingleRange], None]) -> bool:
+        """Replay each range separately, like `FlatDevice.play_separately`."""
         before = copy(self)
         self._ranges = [each.saved() for each in before._ranges]  # noqa: SLF001  its own class
         try:
             for number, each in enumerate(self._ranges):
-                play(number, _Apart(self, each))
+                play(number, _SingleRange(self, each))
         except RefusedError:
             for name in self.__slots__:
                 setattr(self, name, getattr(before, name))
@@ -301,8 +301,8 @@ class FlatExpandable:
         return error
 
 
-class _Apart:
-    """A range of a device that is played by itself. It refuses what the device has no room for."""
+class _SingleRange:
+    """One range of a device, for a separate replay. It refuses requests that the device has no memory for."""
 
     __slots__ = ("_device", "_range")
 
@@ -314,9 +314,9 @@ class _Apart:
         """Allocate and free rows."""
         self._device._play_one(self._range, events, sizes, places)  # noqa: SLF001  a part of it
 
-    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks."""
-        return serves(self._range.free, self._range.shift, quick, needs)
+        return serves(self._range.free, self._range.shift, sufficient_size, needs)
 
     def serves_all(self, sizes: Sequence[int]) -> bool:  # noqa: ARG002  as that of a pool
         """Return False, since it is not known which pages of free blocks are mapped."""

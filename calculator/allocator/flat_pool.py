@@ -123,19 +123,23 @@ class FlatPool:
 
         Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
         """
-        free, shift, waste = self.free_keys, self.shift, self.waste
+        free, shift, least = self.free_keys, self.shift, self.waste + 1 << self.shift
         before = {*free}
         for size, equal in _runs(sizes, times):
             wanted, count = size << shift, equal
             while count:
                 place = bisect_left(free, wanted)
-                if place == len(free):
+                try:
+                    rest = free[place] - wanted + size
+                except IndexError:
                     count -= self._add_segments(size, count)
                     continue
-                fitting = 1 if count == 1 else min(count, (free[place] >> shift) // size)
-                count -= fitting
-                rest = free[place] - fitting * (wanted - size)
-                if rest >> shift <= waste:
+                if count > 1:
+                    fitting = min(count, (free[place] >> shift) // size)
+                    rest -= (fitting - 1) * (wanted - size)
+                    count -= fitting - 1
+                count -= 1
+                if rest < least:
                     del free[place]
                 elif place and free[place - 1] > rest:
                     del free[place]
@@ -212,6 +216,11 @@ class FlatPool:
         """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
 
+    def blocks(self, keys: Iterable[int]) -> list[Placed]:
+        """Return the blocks with these keys."""
+        mask, shift = self._mask, self.shift
+        return [(key & mask, (key & mask) + (key >> shift)) for key in keys]
+
     def save(self) -> Saved:
         """Return the current state: the free blocks and the number of segments."""
         return self.free_keys.copy(), self.edges.copy(), len(self.segments)
@@ -232,9 +241,13 @@ class FlatPool:
         self.segments += [key + n * by for n in range(1, times + 1) for key in added]
         self.reserved += times * sum(key >> self.shift for key in added)
         self.next_address += times * by
-        self.free_keys, self.edges = [], {}
-        for key in free:
-            self._add(key & self._mask, (key & self._mask) + (key >> self.shift))
+        self.set_free(free)
+
+    def set_free(self, keys: Iterable[int]) -> None:
+        """Replace all free blocks."""
+        self.free_keys, self.edges = sorted(keys), {}
+        for address, end in self.blocks(self.free_keys):
+            self.edges[address], self.edges[end] = end, address
 
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at given addresses, which are free."""
@@ -260,8 +273,16 @@ class FlatPool:
         return next(self._unserved(sizes), None) is None
 
     def allocate_and_free(self, sizes: Iterable[int]) -> None:
-        """Allocate blocks, then free all of them. Only segments that are added remain."""
-        self.free([*map(self.grow, [*self._unserved(sizes)])])
+        """Allocate blocks on an unlimited device, then free all of them. Only segments that are added remain."""
+        added = []
+        for size in [*self._unserved(sizes)]:
+            segment, address = self._segment(size), self.next_address
+            added.append(segment << self.shift | address)
+            self.edges[address], self.edges[address + segment] = address + segment, address
+            self.reserved += segment
+            self.next_address += segment + 1
+        self.segments += added
+        self.free_keys = sorted([*self.free_keys, *added])
 
     def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
         """Return the requests for which segments are added if none is freed before the last.
@@ -271,10 +292,12 @@ class FlatPool:
         free, waste = [key >> self.shift for key in self.free_keys], self.waste
         for size in sizes:
             place = bisect_left(free, size)
-            if place == len(free):
+            try:
+                rest = free[place] - size
+            except IndexError:
                 yield size
                 free.append(self._segment(size))
-            rest = free[place] - size
+                rest = free[place] - size
             if rest <= waste:
                 del free[place]
             elif not place or free[place - 1] <= rest:
@@ -283,16 +306,16 @@ class FlatPool:
                 del free[place]
                 insort(free, rest)
 
-    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
         Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
         least `s` is in pieces smaller than `s`. Then the sum of `f - s + 1` over all `f >= s` is at most `W + k (s -
         1)`. So a request of `s` is served if that sum is above `W + k (s - 1)`. `needs` has this number for each `s`.
-        In any case a request is served if one `f` is at least `W + (k + 1) s`. `quick` is the most of these numbers.
-        Only if this does not hold are `needs` read.
+        In any case a request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these
+        numbers. Only if this does not hold are `needs` read.
         """
-        return serves(self.free_keys, self.shift, quick, needs)
+        return serves(self.free_keys, self.shift, sufficient_size, needs)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.
@@ -320,12 +343,12 @@ class FlatPool:
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
-def serves(free: Sequence[int], shift: int, quick: int, needs: Callable[[], Needs]) -> bool:
+def serves(free: Sequence[int], shift: int, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
     """Return whether requests are certain to be served from the given free blocks.
 
     `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
     """
-    if free and free[-1] >> shift >= quick:
+    if free and free[-1] >> shift >= sufficient_size:
         return True
     for size, need in needs():
         # The sum over the free blocks of at least this size of their excess over it must be larger than what can be
@@ -352,15 +375,6 @@ def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
     """Return blocks in order, with adjacent blocks merged."""
-    ends = dict(blocks)
-    joined: list[Placed] = []
-    first = end = -1
-    for address in sorted(ends):
-        if address != end:
-            if end > first:
-                joined.append((first, end))
-            first = address
-        end = ends[address]
-    if end > first:
-        joined.append((first, end))
-    return joined
+    ends = {address: end for address, end in blocks if end > address}
+    firsts, lasts = ends.keys() - ends.values(), {*ends.values()}.difference(ends)
+    return [*zip(sorted(firsts), sorted(lasts), strict=True)]

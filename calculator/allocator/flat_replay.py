@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
-    from calculator.allocator.known_stages import KnownStages, Left
     from calculator.allocator.parts import Part
     from calculator.allocator.replay import Batch, Replay
+    from calculator.allocator.stage_cache import StageCache, StageResult
     from calculator.allocator.transients import Pool
     from calculator.devices.outcome import ReplayPhase
 
@@ -202,15 +202,15 @@ class FlatReplay:
     __slots__ = (
         "allocator",
         "begun",
+        "cached_results",
         "gradients",
-        "known_pools",
-        "known_stages",
         "left",
         "phase",
         "places",
         "refused",
         "run",
         "stage",
+        "stage_cache",
         "steps",
         "total",
     )
@@ -219,9 +219,9 @@ class FlatReplay:
         self.run = run
         self.allocator = run.device.saved()
         #: The results of parts in other replays of the run. None if replays do not share results.
-        self.known_stages: KnownStages | None = None
+        self.stage_cache: StageCache | None = None
         #: For each pool, the shared result after the last stage. None if something was allocated or freed since.
-        self.known_pools: list[Left | None] = [None] * run.pools
+        self.cached_results: list[StageResult | None] = [None] * run.pools
         #: The places of a micro-batch's rows, and of other rows.
         self.places: tuple[Places, Places] = _places(run.most_rows), _places(len(run.rows.sizes))
         #: The total memory of the device. None if the requests do not depend on it.
@@ -241,7 +241,7 @@ class FlatReplay:
         other = copy(self)
         other.allocator = self.allocator.saved()
         other.refused = self.refused.copy()
-        other.known_pools = self.known_pools.copy()
+        other.cached_results = self.cached_results.copy()
         other.keep_places()
         return other
 
@@ -307,20 +307,20 @@ class FlatReplay:
     def _play_stage(self, stage: Stage, places: Places) -> None:
         """Play a stage. If a segment is refused now, or was in the previous step, play it in smaller parts."""
         if self.stage not in self.refused:
-            if self._plays_apart(stage.part, stage.rows, places):
+            if self._play_separately(stage.part, stage.rows, places):
                 return
             self.refused.add(self.stage)
         self._forget_pools()
         before, rows = self.allocator.retries, stage.rows
         for part in stage.part.split():
-            if part is stage.part or not self._plays_apart(part, rows, places):
+            if part is stage.part or not self._play_separately(part, rows, places):
                 self._forget_pools()
                 self._play(part.events(), rows, rows.sizes, rows.keys, places)
         if self.allocator.retries == before:
             self.refused.discard(self.stage)
 
-    def _plays_apart(self, part: Part, rows: Rows, places: Places) -> bool:
-        """Play a part pool by pool, except in pools where its result is known.
+    def _play_separately(self, part: Part, rows: Rows, places: Places) -> bool:
+        """Replay a part pool by pool, except in pools whose result is cached.
 
         Return False if a segment is refused.
         """
@@ -329,10 +329,10 @@ class FlatReplay:
         def play(number: int, pool: Pool) -> None:
             part.play(number, pool, rows.sizes, places)
 
-        if self.known_stages is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
-            done = allocator.plays_apart(play)
+        if self.stage_cache is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
+            done = allocator.play_separately(play)
         else:
-            done = allocator.plays_apart(play, self.known_stages.of(part, rows, places, self.known_pools))
+            done = allocator.play_separately(play, self.stage_cache.of(part, rows, places, self.cached_results))
         return done or _restore(places, before)
 
     def _free(self, blocks: Sequence[Placed]) -> None:
@@ -340,7 +340,7 @@ class FlatReplay:
         self.allocator.free(blocks)
 
     def _forget_pools(self) -> None:
-        self.known_pools = [None] * self.run.pools
+        self.cached_results = [None] * self.run.pools
 
     def layout(self) -> Layout:
         """Return the state that the requests of the next step depend on.

@@ -21,9 +21,7 @@ class HostLoading(Loading):
     __slots__ = ("_offloads",)
 
     def __init__(self, prepared: PreparedModel) -> None:
-        self.training = prepared.training
-        self.names, self.sizes, self.events = [], [], []
-        self.most_reserved = 0
+        self._begin(prepared.training)
         #: Whether the shards stay in host memory.
         self._offloads = (prepared.training.fsdp_config or FSDPConfig()).cpu_offload
 
@@ -54,4 +52,4 @@ class HostLoading(Loading):
         return len(self.sizes) - 1
 
     def _free(self, rows: Iterable[int]) -> None:
-        self.events += [~row for row in rows]
+        self.add_events(~row for row in rows)

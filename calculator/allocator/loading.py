@@ -7,9 +7,10 @@ modules.
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.equal_layers import EqualLayers, shifted_rows
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.resident.per_parameter import tensors
 
@@ -67,28 +68,48 @@ class Read(NamedTuple):
 class Loading:
     """The events of loading a model. Event `n` allocates a tensor of `sizes[n]` bytes, and event `~n` frees it.
 
-    `most_reserved` is the number of bytes that the load reserves on a device with enough room, and returns before the
-    first step.
+    Attributes:
+        parts: Layers that are read alike, and other events as a layer of their own.
+        names: The name of each row's tensor.
+        most_reserved: The number of bytes that the load reserves on a device with enough room, and returns before the
+            first step.
     """
 
-    __slots__ = ("events", "most_reserved", "names", "sizes", "training")
+    __slots__ = ("_events", "most_reserved", "names", "parts", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
-        self.training = training
-        self.most_reserved = 0
-        self.sizes: list[int] = []
-        #: The name of each row's tensor.
-        self.names: list[str] = []
-        self.events: list[int] = []
+        self._begin(training)
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._request([WARMUP], [rounded(warmup)])
-        self.events.append(~0)
+        self.add_events([~0])
         reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
-        added = one_by_one(tensor for tensor in state if not tensor.base)
-        self._request([tensor.name for tensor in added], [rounded(_size(tensor)) for tensor in added])
+        for group, count in layers(tensor for tensor in state if not tensor.base):
+            self._request([tensor.name for tensor in group], [rounded(_size(tensor)) for tensor in group], count)
+
+    def _begin(self, training: Training) -> None:
+        self.training = training
+        self.most_reserved = 0
+        self.sizes: list[int] = []
+        self.names: list[str] = []
+        self.parts: list[EqualLayers] = []
+        self._events: list[int] | None = None
+
+    @property
+    def events(self) -> list[int]:
+        """All events in order."""
+        if self._events is None:
+            self._events = [event for part in self.parts for event in part.every()]
+        return self._events
+
+    def add_events(self, events: Iterable[int]) -> None:
+        """Add events at the end."""
+        if not self.parts or self.parts[-1].times > 1:
+            self.parts.append(EqualLayers([], 0, 1))
+        self.parts[-1].events.extend(events)
+        self._events = None
 
     @property
     def warmup(self) -> int:
@@ -121,21 +142,22 @@ class Loading:
             layer = [reads[tensor] for tensor in group]
             # Each further layer is read like the second one, which also frees what is left of the layer before it.
             frees = not all(read.is_constant for read in layer)
-            for _ in range(min(count, 2) if frees else count):
-                events, rows = len(self.events), len(self.sizes)
+            for _ in range(min(count, 1) if frees else count):
                 dense = self._read_layer(layer, dense, recast)
-            if not frees or count <= 2:
+            if not frees or count < 2:
                 continue
-            more, stride = count - 2, len(self.sizes) - rows
+            rows, more = len(self.sizes), count - 2
+            self.parts.append(EqualLayers([], 0, 1))
+            dense = self._read_layer(layer, dense, recast)
+            stride = len(self.sizes) - rows
+            self.parts[-1:] = [EqualLayers(self.parts[-1].events, stride, count - 1)]
             self.sizes += self.sizes[rows:] * more
             self.names += self.names[rows:] * more
-            second = self.events[events:]
-            self.events += [event for n in range(1, more + 1) for event in _later(second, n * stride)]
-            dense = _later(dense, more * stride)
+            dense = shifted_rows(dense, more * stride)
             for name in {tensor.name for tensor in group if reads[tensor].is_recast}:
                 of_second = [row for row in recast[name] if row >= rows]
                 recast[name] += [row + n * stride for n in range(1, more + 1) for row in of_second]
-        self.events += dense
+        self.add_events(dense)
         return recast
 
     def _read_layer(self, reads: list[Read], dense: list[int], recast: dict[str, list[int]]) -> list[int]:
@@ -145,7 +167,7 @@ class Loading:
         """
         for read in reads:
             if dense and not read.is_constant:
-                self.events += dense
+                self.add_events(dense)
                 dense = []
             start = len(self.sizes)
             self._request(read.names, read.sizes)
@@ -177,10 +199,15 @@ class Loading:
         self, base: list[ResidentTensor], reads: dict[ResidentTensor, Read], rows: dict[str, list[int]]
     ) -> None:
         """Cast weights that were read in half precision but that a model prepared for training keeps in float32."""
+        left = {name: iter(of_name) for name, of_name in rows.items()}
         for group, count in layers(base) if rows else ():
-            for tensor in [tensor for tensor in group if reads[tensor].is_recast] * count:
-                self._request([tensor.name], [rounded(_size(tensor))])
-                self.events.append(~rows[tensor.name].pop(0))
+            cast = [tensor for tensor in group if reads[tensor].is_recast]
+            names, sizes = [tensor.name for tensor in cast], [rounded(_size(tensor)) for tensor in cast]
+            start = len(self.sizes)
+            self.names += names * count
+            self.sizes += sizes * count
+            freed = (~next(left[name]) for name in names * count)
+            self.add_events(chain.from_iterable(zip(range(start, len(self.sizes)), freed, strict=True)))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
         """Return a parameter's bytes when it is read, in the checkpoint's dtype or in its quantized form."""
@@ -188,16 +215,16 @@ class Loading:
             return tensor.parameters * ITEMSIZE[self.training.dtype]
         return tensor.parameters if tensor.dtype == "int8" else tensor.parameters // 2
 
-    def _request(self, names: list[str], sizes: list[int]) -> None:
+    def _request(self, names: list[str], sizes: list[int], times: int = 1) -> None:
         start = len(self.sizes)
-        self.sizes += sizes
-        self.names += names
-        self.events += range(start, len(self.sizes))
-
-
-def _later(events: list[int], rows: int) -> list[int]:
-    """Return the events with rows that are shifted by a number."""
-    return [event + rows if event >= 0 else event - rows for event in events]
+        self.sizes += sizes * times
+        self.names += names * times
+        events = range(start, start + len(sizes))
+        if times > 1:
+            self.parts.append(EqualLayers([*events], len(sizes), times))
+            self._events = None
+        else:
+            self.add_events(events)
 
 
 def _size(tensor: ResidentTensor) -> int:

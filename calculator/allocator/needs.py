@@ -25,10 +25,10 @@ _SMALL = SMALL_REQUEST // BLOCK
 class Need:
     """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
-    __slots__ = ("_needs", "quick", "sizes")
+    __slots__ = ("_needs", "sizes", "sufficient_size")
 
-    def __init__(self, quick: int, sizes: dict[int, int]) -> None:
-        self.quick = quick
+    def __init__(self, sufficient_size: int, sizes: dict[int, int]) -> None:
+        self.sufficient_size = sufficient_size
         #: For each size, the most that is lost. A size is left out if a larger one loses at least as much.
         self.sizes = {}
         most = -1
@@ -48,18 +48,18 @@ class Need:
         Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part
         of size `s` is left, the requests and what they waste fill at least `f - s + 1` of each free block `f`.
         """
-        total, quick, lost = 0, 0, dict[int, int]()
+        total, sufficient_size, lost = 0, 0, dict[int, int]()
         for size, group in groupby(sizes):
             total += len([*group]) * (size + _SMALL)
             lost[size] = total - size - _SMALL
-            quick = max(quick, total - _SMALL)
-        return cls(quick, lost)
+            sufficient_size = max(sufficient_size, total - _SMALL)
+        return cls(sufficient_size, lost)
 
     def together(self, other: Need) -> Need:
         """Return the need of both, one after the other."""
         sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
-        both = Need(max(self.quick, other.quick), sizes)
-        return other if (both.quick, both.needs()) == (other.quick, other.needs()) else both
+        both = Need(max(self.sufficient_size, other.sufficient_size), sizes)
+        return other if (both.sufficient_size, both.needs()) == (other.sufficient_size, other.needs()) else both
 
 
 class Allocations(NamedTuple):
@@ -99,10 +99,10 @@ class ChunkNeeds:
     """The needs of the transients of each chunk. All that are alive at a time count, each with the most that it wastes.
 
     Attributes:
-        quick: For each chunk, the size of a free block that is certain to serve its transients.
+        sufficient_size: For each chunk, the size of a free block that is certain to serve its transients.
     """
 
-    __slots__ = ("_allocations", "_known", "_lost", "_sizes", "quick")
+    __slots__ = ("_allocations", "_known", "_lost", "_sizes", "sufficient_size")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
         added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
@@ -112,7 +112,7 @@ class ChunkNeeds:
         margins = map(mul, allocations.counts, self._sizes)
         self._lost = [*map(add, map(alive.__getitem__, allocations.positions), margins)]
         needed = [*map(add, self._lost, self._sizes)]
-        self.quick = [max(needed[start:end], default=0) for start, end in pairwise(allocations.starts)]
+        self.sufficient_size = [max(needed[start:end], default=0) for start, end in pairwise(allocations.starts)]
         self._known: dict[int, Need] = {}
 
     def of(self, number: int) -> Need:
@@ -123,7 +123,7 @@ class ChunkNeeds:
             for at in range(start, end):
                 size, wasted = self._sizes[at], self._lost[at] - self._allocations.counts[at]
                 lost[size] = max(lost.get(size, -1), wasted)
-            self._known[number] = Need(self.quick[number], lost)
+            self._known[number] = Need(self.sufficient_size[number], lost)
         return self._known[number]
 
 
@@ -131,22 +131,24 @@ class StretchNeeds:
     """For each item of a pass, the needs of all gaps from there up to the end of its stretch.
 
     Attributes:
-        quick: For each item, the size of a free block that is certain to serve all transients of these gaps.
+        sufficient_size: For each item, the size of a free block that is certain to serve all transients of these gaps.
     """
 
-    __slots__ = ("_chunks", "_known", "_of_chunks", "quick")
+    __slots__ = ("_chunks", "_known", "_of_chunks", "_together", "sufficient_size")
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
         self._of_chunks = of_chunks
         self._known: dict[int, Need] = {}
-        quick, ahead = of_chunks.quick, 0
-        self.quick = [0] * len(self._chunks)
+        #: The needs of two, by their identities. Most layers have the same.
+        self._together: dict[tuple[int, int], Need] = {}
+        sufficient_size, ahead = of_chunks.sufficient_size, 0
+        self.sufficient_size = [0] * len(self._chunks)
         for n in reversed(range(len(self._chunks))):
             chunk = self._chunks[n]
-            own = quick[chunk.number]
+            own = sufficient_size[chunk.number]
             ahead = own if chunk.ends_stretch or own > ahead else ahead
-            self.quick[n] = ahead
+            self.sufficient_size[n] = ahead
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""
@@ -155,13 +157,12 @@ class StretchNeeds:
             while end + 1 < len(self._chunks) and not self._chunks[end].ends_stretch:
                 end += 1
             ahead: Need | None = None
-            together: dict[tuple[int, int], Need] = {}
             for n in range(end, number - 1, -1):
                 need = self._of_chunks.of(self._chunks[n].number)
                 if ahead is not None:
                     key = id(need), id(ahead)
-                    if key not in together:
-                        together[key] = need.together(ahead)
-                    need = together[key]
+                    if key not in self._together:
+                        self._together[key] = need.together(ahead)
+                    need = self._together[key]
                 ahead = self._known[n] = need
         return self._known[number].needs()

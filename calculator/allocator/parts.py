@@ -126,7 +126,7 @@ class TemporaryPart(ListedPart):
         if number >= len(self._needs):
             return
         need = self._needs[number]
-        if not pool.serves(need.quick, need.needs) and not pool.serves_all(self._requests[number]):
+        if not pool.serves(need.sufficient_size, need.needs) and not pool.serves_all(self._requests[number]):
             super().play(number, pool, sizes, places)
 
 

@@ -1,26 +1,37 @@
-"""Repetitions of layers in a pass that adds segments. Repetitions that are placed like earlier ones are placed at once.
+"""Repetitions of layers in a pass that adds segments. Repetitions that are placed like earlier ones are not played.
 
 A repetition requests what the previous one requested, for rows of its own. It is placed like an earlier one if it finds
 the same state at higher addresses: the free blocks from some address on and the tensors that it frees are higher by the
 size that was added since. Then all later repetitions are placed likewise, each period higher by the same amount. In
 addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
+
+If the state is not the same, later repetitions can still choose free blocks as a period of earlier ones did (see
+`choices`). That is found out for each period.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.recorded_choices import Recorder, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+    from calculator.allocator.choices import Choices
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
 
 #: The minimum number of repetitions for which some may be placed at once.
 MIN_REPETITIONS = 6
-#: The number of largest free blocks that are compared before all free blocks are.
-_LARGEST = 4
+#: A repetition is compared with an earlier one if as many repetitions before them were alike in size.
+_ALIKE = 4
 #: The maximum number of comparisons without success in a pass.
 _ATTEMPTS = 12
+#: The maximum number of periods in a pass whose choices are recorded.
+_RECORDINGS = 2
+#: How often a period has to fit into what follows, so that its choices are recorded. That costs as much as playing it.
+_MIN_PERIODS = 3
 
 
 class Repetitions(NamedTuple):
@@ -30,46 +41,49 @@ class Repetitions(NamedTuple):
         times: The number of repetitions.
         step: By how much the rows of the next repetition are higher.
         shifted: The rows of the first repetition that are shifted by `step` in each later one.
+        lowest: The lowest row that is shifted.
+        reused: The rows that every repetition allocates.
         freed: The rows that the first repetition frees and the one before it allocated.
+        ended: The rows that the first repetition both allocates and frees.
+        events: The events of the first repetition.
+        sizes: The sizes of all rows.
         least: The size of the smallest request.
     """
 
     times: int
     step: int
     shifted: Sequence[int]
+    lowest: int
+    reused: Sequence[int]
     freed: Sequence[int]
+    ended: Sequence[int]
+    events: Sequence[int]
+    sizes: Sequence[int]
     least: int
 
 
 def repetitions_of(
-    events: Iterable[int], sizes: Sequence[int], times: int, step: int, lowest: int = 0
+    events: Sequence[int], sizes: Sequence[int], times: int, step: int, lowest: int = 0
 ) -> Repetitions | None:
     """Return the repetitions of which the first has these events.
 
     Return None if one frees rows that neither it nor the previous one allocated, or if there are too few. Rows from
     `lowest` on are shifted by `step` in each repetition. Lower rows are used again.
     """
-    allocated, freed = dict[int, None](), []
+    allocated = dict[int, None]()
+    freed: list[int] = []
+    ended: list[int] = []
     for event in events:
         if event >= 0:
             allocated[event] = None
-        elif ~event not in allocated:
-            freed.append(~event)
+        else:
+            (ended if ~event in allocated else freed).append(~event)
     if times < MIN_REPETITIONS or not allocated or any(row < lowest or row + step not in allocated for row in freed):
         return None
     shifted = [row for row in allocated if row >= lowest]
-    return Repetitions(times, step, shifted, freed, min(sizes[row] for row in allocated))
-
-
-class _Start(NamedTuple):
-    """The state of a pool where a repetition starts.
-
-    It has the keys of free blocks, the address of the next segment, and the number of segments.
-    """
-
-    free: list[int]
-    next_address: int
-    segments: int
+    reused = [row for row in allocated if row < lowest]
+    least = min(sizes[row] for row in allocated)
+    return Repetitions(times, step, shifted, lowest, reused, freed, ended, events, sizes, least)
 
 
 class _Period(NamedTuple):
@@ -100,11 +114,12 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
     """
     history, number = _History(pool, of, places), 0
     while number < of.times and history.attempts:
+        history.begin_repetition(number)
         play(number, number + 1)
         number += 1
-        period = history.end_repetition()
-        if period is not None:
-            number += history.repeat(period)
+        repeated = history.end_repetition()
+        number += repeated
+        if repeated:
             break
     play(number, of.times)
 
@@ -112,42 +127,70 @@ def play_repetitions(pool: FlatPool, of: Repetitions, places: Places, play: Call
 class _History:
     """The states of a pool where each repetition started, and the places of rows that each allocated again."""
 
-    __slots__ = ("_mask", "_numbers", "_of", "_places", "_pool", "_starts", "attempts")
+    __slots__ = (
+        "_looks",
+        "_mask",
+        "_numbers",
+        "_of",
+        "_places",
+        "_pool",
+        "_recordings",
+        "_reused",
+        "_starts",
+        "attempts",
+    )
 
     def __init__(self, pool: FlatPool, of: Repetitions, places: Places) -> None:
         self._pool = pool
         self._of = of
         self._places = places
         self._mask = (1 << pool.shift) - 1
-        self._starts: list[_Start] = []
-        #: The starts at which the pool had grown by the same amount, with largest free blocks of equal sizes.
+        self._starts: list[Start] = []
+        #: For each start, by how much the pool had grown, and the sizes of free blocks.
+        self._looks: list[Hashable] = []
+        #: The starts at which these were the same, as at the starts before them.
         self._numbers: dict[Hashable, list[int]] = {}
-        #: The number of comparisons that may still be tried.
-        self.attempts = _ATTEMPTS
+        #: For each repetition, the places of the rows that every repetition allocates.
+        self._reused: list[list[Placed]] = []
+        #: The numbers of comparisons and of recordings that may still be tried.
+        self.attempts, self._recordings = _ATTEMPTS, _RECORDINGS
         self._note(0)
 
-    def end_repetition(self) -> _Period | None:
+    def begin_repetition(self, number: int) -> None:
+        """Remove the places of the rows that a repetition allocates and frees. Those that are not played get none."""
+        addresses, by = self._places[0], number * self._of.step
+        for row in self._of.ended:
+            addresses[row + by if row >= self._of.lowest else row] = 0
+
+    def end_repetition(self) -> int:
         """Store the state that a repetition left.
 
-        Return a period that later repetitions will repeat, if one is found.
+        If the following repetitions repeat a period, place them. Return their number.
         """
+        of_reused = [map(places.__getitem__, self._of.reused) for places in self._places]
+        self._reused.append([*zip(*of_reused, strict=True)])
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
             if not self.attempts or 2 * last - first > self._of.times:
                 break
             period = self._between(first, last)
-            if period is not None:
-                return period
+            repeated = self._repeat(period) if period is not None else self._choose_alike(first, last)
+            if repeated:
+                return repeated
             self.attempts -= 1
-        return None
+        return 0
 
     def _note(self, before: int) -> list[int]:
         """Store a start. Return the numbers of earlier starts that are like it."""
         pool = self._pool
-        self._starts.append(_Start(pool.free_keys.copy(), pool.next_address, len(pool.segments)))
-        sizes = frozenset([key >> pool.shift for key in pool.free_keys[-_LARGEST:]])
-        numbers = self._numbers.setdefault((pool.next_address - before, sizes), [])
+        self._starts.append(Start.of(pool))
+        # If the pool does not grow, the largest block may become smaller each time.
+        largest = len(pool.free_keys) - (pool.next_address == before)
+        fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) : largest]
+        sizes = frozenset([key >> pool.shift for key in fitting])
+        self._looks.append((pool.next_address - before, sizes))
+        numbers = self._numbers.setdefault(tuple(self._looks[-_ALIKE:]), [])
         numbers.append(len(self._starts) - 1)
         return numbers
 
@@ -197,7 +240,47 @@ class _History:
         by = number * self._of.step
         return ((addresses[row + by], behinds[row + by]) for row in rows)
 
-    def repeat(self, period: _Period) -> int:
+    def _choose_alike(self, first: int, last: int) -> int:
+        """Place the following repetitions as long as they choose free blocks as an earlier period did.
+
+        Return their number.
+        """
+        length, number = last - first, last
+        if not self._recordings or last + _MIN_PERIODS * length > self._of.times:
+            return 0
+        self._recordings -= 1
+        choices = self._choices(first, last)
+        while (
+            choices is not None
+            and number + length <= self._of.times
+            and choices.repeat(self._pool, self._places, (number - first) * self._of.step)
+        ):
+            number += length
+        return number - last
+
+    def _choices(self, first: int, last: int) -> Choices | None:
+        """Return which free blocks repetitions chose."""
+        of = self._of
+        recorder = Recorder(self._pool, self._starts[first], of.least)
+        rows = [*of.reused, *of.shifted, *of.freed]
+        numbers = {row: number for number, row in enumerate(rows)}
+        steps = [(numbers[event], of.sizes[event]) if event >= 0 else (numbers[~event], 0) for event in of.events]
+        for number in range(first, last):
+            places = [*self._reused[number], *self._placed(rows[len(of.reused) :], number)]
+            freed = {numbers[row]: row + number * of.step for row in of.freed} if number == first else {}
+            recorder.follow(steps, places, freed)
+        ended = {*of.ended}
+        kept = [row for row in of.shifted if row not in ended]
+        following = {row + of.step for row in of.freed}
+        alive = {
+            row + number * of.step: place
+            for number in range(first, last)
+            for row, place in zip(kept, self._placed(kept, number), strict=True)
+            if number == last - 1 or row not in following
+        }
+        return recorder.choices(alive)
+
+    def _repeat(self, period: _Period) -> int:
         """Place as many of the following repetitions as form whole periods. Return their number."""
         last, step, by = len(self._starts) - 1, self._of.step, period.by
         times = (self._of.times - last) // period.repetitions

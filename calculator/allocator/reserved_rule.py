@@ -111,15 +111,38 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
     """Return the bytes of the segments for loaded tensors and for tensors that stay on the device.
 
-    They are the same for every batch and length. A loop that keeps micro-batches has other tensors in each run.
+    All but the tensors of the loop are the same for every batch and length.
     """
     key = ("kept", workspaces, gradients)
     found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
     if key not in found:
-        kept = Counter(resident.sizes_of_kept(gradients=gradients))
-        kept.update(workspaces)
-        found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
+        of_loop = sizes(resident.of_loop)
+        if max(of_loop, default=0) > SMALL_REQUEST:
+            kept = Counter(of_loop)
+            kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
+            found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
+        else:
+            others, small = _without_loop(resident, workspaces, gradients=gradients)
+            small += sum([size * count for size, count in of_loop.items()])
+            found[key] = others + whole_segments(small)
     return found[key]
+
+
+def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> tuple[int, int]:
+    """Return the same without the tensors of the loop, but the bytes of small blocks instead of their segments."""
+    key = ("kept without the loop", workspaces, gradients)
+    found: dict[Hashable, tuple[int, int]] = resident.known
+    if key not in found:
+        total, small = _large_and_small(_sizes_of_kept(resident, workspaces, gradients=gradients))
+        found[key] = whole_segments(resident.loaded_bytes) + total, small
+    return found[key]
+
+
+def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> Counter[int]:
+    """Return the number of tensors by size that stay on the device in addition to the base and those of the loop."""
+    kept = Counter(resident.sizes_of_kept(gradients=gradients))
+    kept.update(workspaces)
+    return kept
 
 
 def _of_loaded_whole(resident: ResidentState) -> int:
@@ -162,8 +185,11 @@ def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
     """
     if step_pass.bytes_of_bound is None:
         return False
-    count, total = step_pass.bytes_of_bound()
-    return 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size
+    count, total = step_pass.bytes_of_bound(None)
+    if 3 * total // 2 + (count + 1) * LARGE_SEGMENT <= size:
+        return True
+    count, smaller = step_pass.bytes_of_bound(OWN_SEGMENT)
+    return 3 * smaller // 2 + 6 * (total - smaller) // 5 + (count + 1) * LARGE_SEGMENT <= size
 
 
 def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
@@ -252,6 +278,12 @@ def in_segments(counts: Mapping[int, int]) -> int:
 
     Different sizes do not share segments, except the small ones.
     """
+    total, small = _large_and_small(counts)
+    return total + whole_segments(small)
+
+
+def _large_and_small(counts: Mapping[int, int]) -> tuple[int, int]:
+    """Return the bytes of the segments for large blocks of each size, and the bytes of the small blocks."""
     total = small = 0
     for size, count in counts.items():
         if size <= SMALL_REQUEST:
@@ -260,7 +292,7 @@ def in_segments(counts: Mapping[int, int]) -> int:
             total += -(-count // (LARGE_SEGMENT // size)) * LARGE_SEGMENT
         else:
             total += segment_bytes(size) * count
-    return total + whole_segments(small)
+    return total, small
 
 
 def _left_by_layers(step: TrainingStep) -> int:

@@ -110,7 +110,7 @@ class LoadedWhole(Loading):
         for unit in in_order(prepared):
             sizes = [_shard_size(parameter, prepared.device.count) for parameter in unit.parameters]
             self._request([parameter.name for parameter in unit.parameters], sizes)
-        self.events += [~row for row in (*whole, *copies)]
+        self.add_events(~row for row in (*whole, *copies))
 
 
 def _size(tensor: ResidentTensor) -> int:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_device import FlatDevice
     from calculator.allocator.flat_expandable import FlatExpandable
     from calculator.allocator.flat_replay import FlatRun
-    from calculator.allocator.known_stages import KnownStages
     from calculator.allocator.out_of_memory import DeviceMemory
+    from calculator.allocator.stage_cache import StageCache
 
 
 class SharedStages:
@@ -25,11 +25,11 @@ class SharedStages:
 
     __slots__ = ("_before", "_has_ended", "_peak", "_run", "_states", "_steps")
 
-    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None, stages: KnownStages | None) -> None:
+    def __init__(self, run: FlatRun, peak_reserved_bytes: int | None, stages: StageCache | None) -> None:
         self._peak = peak_reserved_bytes
         self._run = FlatReplay(run)
         self._run.load()
-        self._run.known_stages = stages
+        self._run.stage_cache = stages
         #: The states of the run after the load, and before each stage that adds a segment.
         self._states = [self._run.saved()]
         #: The layouts of earlier steps, and what was reserved at the end of the last step.

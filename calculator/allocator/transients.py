@@ -19,7 +19,7 @@ from itertools import repeat
 from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.allocator.chunks import SMALL, cut_of
+from calculator.allocator.chunks import SMALL, Moved, cut_of
 from calculator.allocator.known_states import Recurring
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
@@ -46,7 +46,7 @@ class Pool(Protocol):
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
-    def serves(self, quick: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
         """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
@@ -60,16 +60,27 @@ class Pool(Protocol):
 
 
 class Item:
-    """A repetition of a chunk. `quick` and `needs` are those of all gaps up to the end of its stretch."""
+    """A repetition of a chunk. `sufficient_size` and `needs` are those of all gaps up to the end of its stretch."""
 
-    __slots__ = ("_found", "_kept", "_needs", "_number", "_placed", "_whole", "chunk", "lowest", "quick", "shift")
+    __slots__ = (
+        "_found",
+        "_kept",
+        "_needs",
+        "_number",
+        "_placed",
+        "_whole",
+        "chunk",
+        "lowest",
+        "shift",
+        "sufficient_size",
+    )
 
     def __init__(self, needs: StretchNeeds, number: int, chunk: Chunk, lowest: int, shift: int) -> None:
         self._needs = needs
         self._number = number
         #: The needs, once they are read.
         self._found: Needs | None = None
-        self.quick = needs.quick[number]
+        self.sufficient_size = needs.sufficient_size[number]
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
@@ -114,16 +125,18 @@ class Item:
 
         Most rows are the same in every repetition.
         """
-        events = [*gap, *self._placed] if gap else self._placed
         if not self.shift:
-            return events
-        moved, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
-        if key not in moved:
-            moved[key] = [at for at, event in enumerate(events) if event >= lowest or ~event >= lowest]
-        shifted = [*events]
-        for at in moved[key]:
-            shifted[at] += by if shifted[at] >= 0 else -by
-        return shifted
+            return [*gap, *self._placed] if gap else self._placed
+        known, key, lowest, by = self.chunk.moved, (skips, len(self._placed)), self.lowest, self.shift
+        if key not in known:
+            known[key] = Moved.of([*gap, *self._placed], lowest)
+        events, allocated, freed = known[key]
+        events = events.copy()
+        for at in allocated:
+            events[at] += by
+        for at in freed:
+            events[at] -= by
+        return events
 
 
 class MicroBatch:
@@ -177,26 +190,28 @@ class MicroBatch:
         return cut
 
     def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
-        """Yield the repetitions of layers in the forward pass that begin and end with stretches of transients.
+        """Yield the repetitions of layers in the forward pass, each from the end of a stretch of transients on.
 
         Each comes with the index of its first item, and the number of items of one repetition.
         """
         items, at = self.passes[pool][0], 0
         for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
-            start, at = at, at + count * len(window.shifts)
-            ends = [n for n in range(count) if items[start + n].chunk.ends_stretch]
-            if len(window.shifts) >= MIN_REPETITIONS and any(window.shifts) and ends:
-                start += ends[0] + 1
+            first, at = at, at + count * len(window.shifts)
+            if len(window.shifts) < MIN_REPETITIONS or not any(window.shifts):
+                continue
+            starts = [first + n + 1 for n in range(count) if items[first + n].chunk.ends_stretch]
+            for start in starts:
                 found = self._repetitions(items[start : start + count], window)
                 if found is not None:
                     yield start, count, found
+                    break
 
     def _repetitions(self, items: Sequence[Item], window: Window) -> Repetitions | None:
         """Return the repetitions that begin with these items.
 
         Return None if one frees rows that neither it nor the previous one allocated.
         """
-        events = (event for item in items for event in item.played(None, skips=False))
+        events = [event for item in items for event in item.played(None, skips=False)]
         step = window.shifts[1] - window.shifts[0]
         return repetitions_of(events, self.sizes, len(window.shifts) - 1, step, window.lowest)
 
@@ -248,7 +263,7 @@ def play(
             chunk.allocates
             and not skips
             and n < until
-            and (pool.serves(item.quick, item.needs) or (is_known is not None and is_known(n)))
+            and (pool.serves(item.sufficient_size, item.needs) or (is_known is not None and is_known(n)))
         ):
             if stops and n > last:
                 return True

@@ -66,7 +66,7 @@ class FlattenedLoading(HostLoading):
             rows = zip(one_by_one(tensors), self._allocate(tensors), strict=True)
             return [row for each, row in rows if each.trained and each.name in of_last]
         whole = Loading(tensors, prepared.training)
-        self.names, self.sizes, self.events = whole.names, whole.sizes, whole.events
+        self.names, self.sizes, self.parts = whole.names, whole.sizes, whole.parts
         freed = {~event for event in self.events if event < 0}
         return [row for row, name in enumerate(self.names) if row not in freed and name in of_last]
 

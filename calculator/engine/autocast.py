@@ -28,17 +28,19 @@ COPY = ", cast by autocast"
 class Autocast:
     """An autocast region: its lower precision, and its cache of cast copies of trained float32 tensors."""
 
-    __slots__ = ("copies", "dtype")
+    __slots__ = ("copied", "copies", "dtype")
 
     def __init__(self, dtype: DType, outer: Autocast | None = None) -> None:
         self.dtype = dtype
         self.copies: dict[object, Tensor] = {} if outer is None else outer.copies
+        #: The tensors that were copied. The copy's node refers to them, also under torch.no_grad.
+        self.copied: list[Tensor] = [] if outer is None else outer.copied
 
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
         """Return a tensor in the region's dtype.
 
-        The copy of a trained float32 tensor stays in the cache until the region ends. With `grad_enabled=False`, a copy
-        that is not cached records no node, as under torch.no_grad.
+        The copy of a trained float32 tensor stays in the cache until the region ends, and so does the tensor. With
+        `grad_enabled=False`, a copy that is not cached records no node, as under torch.no_grad.
         """
         if x.dtype == self.dtype:
             return x
@@ -48,6 +50,8 @@ class Autocast:
         copy = self.copies.get(leaf)
         if copy is None:
             copy = self.copies[leaf] = cast_to(x, self.dtype, name)
+            if x.storage is not None:
+                self.copied.append(x.detach())
         return copy
 
     def cast_factors(self, a: Tensor, b: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:

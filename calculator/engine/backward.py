@@ -102,11 +102,14 @@ def _passes(node: Mark) -> bool:
 
 
 def _run(node: Node) -> None:
-    """Apply a node's backward formula, release its saved tensors, and pass its gradients on."""
+    """Apply a node's backward formula, release its saved tensors, and pass its gradients on.
+
+    A node without a gradient reads its saved tensors too, and passes none on.
+    """
     if node.hooks is not None:
         node.saved = node.hooks.unpack(node.saved)
     incoming, node.incoming = node.incoming, None
-    grads = [*node.apply(node, incoming)]
+    grads: list[Tensor | None] = [None] * len(node.edges) if incoming is None else [*node.apply(node, incoming)]
     if node.hooks is not None:
         node.saved = ()  # so that only the formula refers to recomputed tensors
     grad = None
@@ -125,6 +128,12 @@ def _run(node: Node) -> None:
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
     """Pass each gradient to its node. Then run each AccumulateGrad that has received all of its gradients."""
+    if len(edges) == 1 and edges[0] is not None:
+        only = edges[0][0]
+        if only.incoming is None and not isinstance(only, AccumulateGrad):
+            only.incoming = grads.pop(0)
+            only.pending -= 1
+            return
     complete: list[AccumulateGrad] = []
     last: AccumulateGrad | None = None
     for index, edge in enumerate(edges):

@@ -128,15 +128,17 @@ class _Recomputation:
     def run(
         self, function: Callable[..., object], inputs: tuple[Tensor, ...], dtype: DType | None
     ) -> list[Tensor | None]:
-        hooks = inputs[0].tape.hooks
-        hooks.append(self)
+        tape = inputs[0].tape
+        outer, tape.recomputes = tape.recomputes, True
+        tape.hooks.append(self)
         try:
-            with autocast.region(inputs[0].tape, dtype):
+            with autocast.region(tape, dtype):
                 function(*inputs)
         except _StopRecomputation:
             pass
         finally:
-            hooks.pop()
+            tape.hooks.pop()
+            tape.recomputes = outer
         return self.kept
 
     def pack(self, tensor: Tensor) -> Tensor:

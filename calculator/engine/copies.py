@@ -8,6 +8,7 @@ share one `Copies`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,19 @@ class Changes:
             self._listed = sorted([*own, *self.of_copies]) if self.of_copies else own
         return self._listed
 
+    def with_others(self, others: list[tuple[int, int]]) -> list[int]:
+        """Return what the events, the copies and other changes add, in order.
+
+        The changes of copies and the others, which are few, are inserted among those of events.
+        """
+        inserted = sorted([*self.of_copies, *others], reverse=True)
+        if not inserted:
+            return self.counts
+        counts, positions = [*self.counts], self.positions
+        for at, count in inserted:
+            counts.insert(bisect_left(positions, at // 2), count)
+        return counts
+
 
 class Copies:
     """The copies of the repeated layers of one tape."""
@@ -111,11 +125,12 @@ class Copies:
         no_grad: tuple[Window, ...] = (),
         *,
         bounds_first: bool = False,
+        marks: dict[str, int] | None = None,
     ) -> None:
         #: The events and marks. The rows are not read.
         self.tape = tape
         #: The position of each mark.
-        self.marks = {label: position for position, label in tape.marks}
+        self.marks = {label: position for position, label in tape.marks} if marks is None else marks
         self.lifetimes = lifetimes
         self.kinds = kinds
         #: The first row that is allocated by a layer. Rows below this number exist before the first layer.

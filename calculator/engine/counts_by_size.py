@@ -86,10 +86,10 @@ def _peak(copies: Copies, numbers: Sequence[int], extra: Sequence[tuple[int, int
     """Return the peak number of live storages of some equal sizes, and the number that is left."""
     changes = changes_of(copies)
     own = [changes[number] for number in numbers if number in changes]
-    if len(numbers) == 1 and not extra and own and not own[0].of_copies:
-        counts = own[0].counts
+    corrections = _together(copies, numbers) if len(numbers) > 1 else ()
+    if len(own) == 1:
+        counts = own[0].with_others([*extra, *corrections])
     else:
-        corrections = _together(copies, numbers) if len(numbers) > 1 else ()
         ordered = sorted([*chain.from_iterable([each.listed for each in own]), *extra, *corrections])
         counts = [count for _, count in ordered]
     return max(accumulate(counts, initial=0)), sum(counts)

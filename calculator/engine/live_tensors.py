@@ -68,9 +68,10 @@ class LiveTensors:
 
     @property
     def group(self) -> TensorGroup:
-        """The resident tensors."""
-        resident = self.resident_tensors
-        return resident if isinstance(resident, TensorGroup) else TensorGroup(resident)
+        """The resident tensors, whose bytes are added up once."""
+        if not isinstance(self.resident_tensors, TensorGroup):
+            self.resident_tensors = TensorGroup(self.resident_tensors)
+        return self.resident_tensors
 
     def by_component(self) -> dict[ComponentName, int]:
         """Return the live bytes by component. No row is built."""

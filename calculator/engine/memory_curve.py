@@ -38,7 +38,7 @@ class Moment(NamedTuple):
 class MemoryCurve:
     """The bytes alive over the events of one step."""
 
-    __slots__ = ("bytes", "changes", "copy_changes", "drops", "growth", "windows")
+    __slots__ = ("_peaks", "bytes", "changes", "copy_changes", "drops", "growth", "windows")
 
     def __init__(
         self,
@@ -61,10 +61,13 @@ class MemoryCurve:
             changed[position] += size
         #: The bytes alive after each event: in a window, those of the copy with the most.
         self.bytes = [*accumulate(changed)]
+        #: The peaks that have been read, by the positions around them.
+        self._peaks: dict[tuple[int, int], Moment] = {}
 
     def peak_bytes(self, start: int, end: int) -> int:
         """Return the peak bytes between two positions."""
-        return max(self.before(start), *self.bytes[start:end])
+        before = self.before(start)
+        return max(before, max(self.bytes[start:end], default=before))
 
     def before(self, start: int) -> int:
         """Return the bytes alive before the event at a position, with the copies that are counted there."""
@@ -76,6 +79,12 @@ class MemoryCurve:
 
     def peak(self, start: int, end: int) -> Moment:
         """Return the moment with the most bytes between two positions, the first one if several have as many."""
+        known = self._peaks.get((start, end))
+        if known is None:
+            known = self._peaks[start, end] = self._peak(start, end)
+        return known
+
+    def _peak(self, start: int, end: int) -> Moment:
         before = self.before(start)
         most = max(self.bytes[start:end], default=before)
         if most <= before:

@@ -147,8 +147,8 @@ def enter(path: str, x: Tensor) -> Tensor:
     path = path if tape.tower_layer is None else _numbered(tape, path)
     kind = BEFORE_FORWARD_OF_LEAF if type(x) is LeafTensor else BEFORE_FORWARD
     tape.marks.append((len(tape.events), kind + path))
-    if x.edge is None:
-        return x
+    if x.edge is None or (tape.recomputes and type(x) is Tensor):
+        return x  # the graph of a recomputation never runs backward
     return _alias(x, Mark(tape, _after_backward, (x.edge,), path))
 
 
@@ -182,7 +182,9 @@ def leave(path: str, x: Tensor) -> Tensor:
         return x
     path = path if tape.tower_layer is None else _numbered(tape, path)
     tape.marks.append((len(tape.events), AFTER_FORWARD + path))
-    return x if x.edge is None else _alias(x, Mark(tape, _before_backward, (x.edge,), path))
+    if x.edge is None or (tape.recomputes and type(x) is Tensor):
+        return x
+    return _alias(x, Mark(tape, _before_backward, (x.edge,), path))
 
 
 def leave_with(path: str, *outputs: Tensor) -> list[Tensor]:

@@ -67,6 +67,7 @@ class OffloadedActivations:
 
     __slots__ = (
         "_count",
+        "_gradient_rows",
         "_kept",
         "_key_of",
         "_keys",
@@ -79,7 +80,7 @@ class OffloadedActivations:
         "tape",
     )
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, *, leaves_inputs: bool) -> None:
         self.tape = tape
         self._count = 0
         #: What each number stands for.
@@ -95,8 +96,11 @@ class OffloadedActivations:
         self._read: list[tuple[int, bool, list[int]]] = []
         #: The last node that read an offloaded tensor. It refers to the graph before it.
         self._last_node: Node | None = None
-        #: The tensors that the last node of the previous micro-batch refers to.
-        self._previous: list[Tensor] = []
+        #: The tensors that the last node of the previous micro-batch refers to. They are on the device from the
+        #: beginning of this one. Their shapes are known once it has saved a tensor.
+        self._previous = [tape.reserve(name) for name in PREVIOUS] if leaves_inputs else []
+        #: The rows of gradients among them.
+        self._gradient_rows: list[int] = []
         #: Every tensor that was copied to host memory.
         self.copied: list[OnHost] = []
 
@@ -142,9 +146,23 @@ class OffloadedActivations:
 
     def label_left(self) -> None:
         """Label the rows that stay until the next step: those that no node has read, and those of the last node."""
-        for tensor in (*self._saved.values(), *_leaves(self._last_node)):
+        leaves = [*_leaves(self._last_node)]
+        for tensor in (*self._saved.values(), *(part for leaf in leaves for part in (leaf.context, leaf.grad))):
             if isinstance(tensor, Tensor) and tensor.storage is not None:
                 self.tape.marked_rows[f"{OUTLIVES}{tensor.storage.row}"] = tensor.storage.row
+        self._resize_gradients(leaves)
+
+    def _resize_gradients(self, leaves: Sequence[AccumulateGrad]) -> None:
+        """Give the gradients of the previous micro-batch the storages of this one's, which can be larger than they.
+
+        A gradient that is stored without a copy can be a slice.
+        """
+        rows = self.tape.rows
+        for row, leaf in zip(self._gradient_rows, leaves, strict=False):
+            if leaf.grad is not None and leaf.grad.storage is not None:
+                name, _, _, component, _ = rows[row]
+                _, shape, dtype, _, size = rows[leaf.grad.storage.row]
+                rows[row] = name, shape, dtype, component, size
 
     def _contiguous(self, tensor: Tensor) -> Tensor:
         """Return the tensor that is copied to host memory: a contiguous copy of one that is not."""
@@ -158,9 +176,14 @@ class OffloadedActivations:
         The manager refers to the last node that read an offloaded tensor until the next backward pass reads one. The
         node that saves the first tensor is the last to run.
         """
+        reserved = iter(self._previous)
         for leaf in _leaves(None if first.edge is None else first.edge[0]):
             for name in PREVIOUS:
-                yield self.tape.new(leaf.shape, leaf.dtype, name)
+                tensor = next(reserved, None) or self.tape.reserve(name)
+                self.tape.resize(tensor, leaf.context.shape, leaf.context.dtype)
+                yield tensor
+            assert tensor.storage is not None
+            self._gradient_rows.append(tensor.storage.row)
 
     def _unpacked(self, number: int) -> Tensor:
         saved, earlier = self._saved.pop(number), list[int]()
@@ -210,19 +233,22 @@ def _is_shared(tensor: Tensor) -> bool:
     return sys.getrefcount(tensor.storage) > _OF_ONE
 
 
-def _leaves(node: Node | None) -> Iterator[Tensor]:
-    """Yield the leaves that a node's graph begins with, which are no parameters, and their gradients."""
+def _leaves(node: Node | None) -> Iterator[AccumulateGrad]:
+    """Yield the ends of a node's graph at tensors that are no parameters."""
     nodes = [] if node is None else [node]
     seen = set(map(id, nodes))
     for each in nodes:
         if isinstance(each, AccumulateGrad) and each.context is not None:
-            yield each.context
-            if each.grad is not None:
-                yield each.grad
+            yield each
         for edge in each.edges:
             if edge is not None and id(edge[0]) not in seen:
                 seen.add(id(edge[0]))
                 nodes.append(edge[0])
+
+
+def previous_rows(tape: Tape) -> frozenset[int]:
+    """Return the rows that stand for tensors of an earlier micro-batch."""
+    return frozenset(row for row, (name, *_) in enumerate(tape.rows) if name.endswith(PREVIOUS))
 
 
 def without_previous(tape: Tape) -> Callable[[int, int], Sequence[int]]:
@@ -230,9 +256,7 @@ def without_previous(tape: Tape) -> Callable[[int, int], Sequence[int]]:
 
     A replay runs the earlier micro-batch too, which leaves these tensors.
     """
-    previous = {row for row, (name, *_) in enumerate(tape.rows) if name.endswith(PREVIOUS)}
+    previous = previous_rows(tape)
     if not previous:
         return lambda start, end: tape.events[start:end]
-    return lambda start, end: [
-        event for event in tape.events[start:end] if (event if event >= 0 else ~event) not in previous
-    ]
+    return lambda start, end: [event for event in tape.events[start:end] if max(event, ~event) not in previous]

@@ -75,7 +75,7 @@ class _Pass(NamedTuple):
         of_event = numbers | {~row: ~number for row, number in numbers.items()}
         return self._replace(
             rows=[self.rows[row - first] for row in kept],
-            events=[of_event[event] for event in self.events if event in of_event],
+            events=[*map(of_event.__getitem__, filter(of_event.__contains__, self.events))],
             marks=(),
             marked_rows=(),
             outputs=[each if each.row is None else each._replace(row=numbers[each.row]) for each in self.outputs],

@@ -6,7 +6,6 @@ from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import elements
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
@@ -121,41 +120,46 @@ class SymSizes(Sizes):
 class EvaluatedSizes:
     """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size."""
 
-    __slots__ = ("_constants", "_symbolic", "number_of_row")
+    __slots__ = ("_products", "number_of_row")
 
     def __init__(self, rows: Sequence[Allocation]) -> None:
-        #: The distinct sizes without a symbolic dimension, after a size of no bytes.
-        self._constants = [0]
-        #: The product of each other size's constants, and the indices of its symbolic dimensions. Their numbers follow
-        #: those of the constants.
-        self._symbolic: list[tuple[int, list[int]]] = []
         _, shapes, dtypes, _, _ = zip(*rows, strict=True)
-        layouts = [*zip(map(id, shapes), dtypes, strict=True)]
-        distinct = dict(zip(layouts, zip(shapes, dtypes, strict=True), strict=True))
-        dims = {layout: (*map(id, shape), dtype) for layout, (shape, dtype) in distinct.items()}
-        by_dims = dict(zip(dims.values(), distinct.values(), strict=True))
-        symbolic = {key for key, (shape, _) in by_dims.items() if SymInt in map(type, shape)}
-        numbers = {}
-        for key in sorted(by_dims, key=symbolic.__contains__):
-            numbers[key] = len(self._constants) + len(self._symbolic)
-            shape, dtype = by_dims[key]
-            if key in symbolic:
-                constant = elements(tuple([dim for dim in shape if dim.__class__ is not SymInt])) * ITEMSIZE[dtype]
-                self._symbolic.append((constant, [dim.index for dim in shape if dim.__class__ is SymInt]))
-            else:
-                self._constants.append(allocated(elements(shape), ITEMSIZE[dtype]))
-        of_layout = dict(zip(dims, map(numbers.__getitem__, dims.values()), strict=True))
+        identities = [*map(id, shapes)]
+        products: dict[Indices, int] = {}
+        number_of_shape = {
+            identity: products.setdefault(_product(shape), len(products))
+            for identity, shape in dict(zip(identities, shapes, strict=True)).items()
+        }
+        layouts = [*zip(map(number_of_shape.__getitem__, identities), dtypes, strict=True)]
+        of_number = [*products]
+        numbers: dict[tuple[int, DType], int] = {}
+        #: The product of each size's constants, and the indices of its symbolic dimensions. Number 0 has no bytes.
+        self._products: list[tuple[int, Indices]] = [(0, ())]
+        for number, dtype in dict.fromkeys(layouts):
+            numbers[number, dtype] = len(self._products)
+            constant, *indices = of_number[number]
+            self._products.append((constant * ITEMSIZE[dtype], tuple(indices)))
         #: The number of the size of each row.
-        self.number_of_row = [*map(of_layout.__getitem__, layouts)]
+        self.number_of_row = [*map(numbers.__getitem__, layouts)]
 
     @property
     def indices(self) -> set[int]:
         """The indices of the values that the sizes are computed from."""
-        return {index for _, indices in self._symbolic for index in indices}
+        return {index for _, indices in self._products for index in indices}
 
     def __call__(self, values: Sequence[int]) -> list[int]:
         """Return the bytes by number."""
         value, unit = values.__getitem__, ALLOCATION_ROUNDING
         # `rounded`, without a call for each size.
-        sizes = [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._symbolic]
-        return [*self._constants, *sizes]
+        return [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._products]
+
+
+def _product(shape: Shape) -> Indices:
+    """Return the product of a shape's constants, followed by the indices of its symbolic dimensions."""
+    constant, indices = 1, []
+    for dim in shape:
+        if dim.__class__ is SymInt:
+            indices.append(dim.index)
+        else:
+            constant *= +dim
+    return constant, *indices

@@ -34,6 +34,9 @@ Edge = tuple["Node", int, "Shape", DType]
 Allocation = tuple[str, "Shape", DType, "ComponentName", int]
 
 
+_new = object.__new__
+
+
 class SavedTensorsHooks(Protocol):
     """Hooks that pack what a node saves and unpack it again, as `torch.autograd.graph.saved_tensors_hooks`."""
 
@@ -78,6 +81,7 @@ class Tape:
         "module_dropout",
         "reads_graph",
         "reads_trains",
+        "recomputes",
         "rows",
         "scope",
         "sequence_nr",
@@ -112,6 +116,8 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
+        #: Whether a checkpoint is recomputed, whose graph never runs backward.
+        self.recomputes = False
         #: Whether a module is running whose inner calls are not marked.
         self.in_leaf = False
         #: Modules whose inner calls are not marked, each with the gradients that wait for the end of its backward pass.
@@ -163,10 +169,28 @@ class Tape:
 
         The arguments are positional, because keyword-only arguments would slow down each of the hundreds of calls.
         """
-        rows = self.rows
-        storage = Storage(len(rows), self.events)
+        rows, events = self.rows, self.events
+        # Without their `__init__`, both objects take half as long to create.
+        storage = _new(Storage)
+        storage.row, storage.events = len(rows), events
+        events.append(storage.row)
         rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
-        return Tensor(self, storage, shape, dtype, node)
+        tensor = _new(Tensor)
+        tensor.tape, tensor.storage, tensor.shape, tensor.dtype = self, storage, shape, dtype
+        tensor.edge = None if node is None else (node, 0, shape, dtype)
+        tensor.merged = tensor.viewed = False
+        return tensor
+
+    def reserve(self, name: str) -> Tensor:
+        """Allocate a tensor of no bytes, whose shape is known later."""
+        return self.new((0,), "bool", name)
+
+    def resize(self, tensor: Tensor, shape: Shape, dtype: DType) -> None:
+        """Give a reserved tensor its shape, as if it had had it from the beginning."""
+        assert tensor.storage is not None
+        name, _, _, component, _ = self.rows[tensor.storage.row]
+        self.rows[tensor.storage.row] = name, shape, dtype, component, self.sizes[shape, dtype]
+        tensor.shape, tensor.dtype = shape, dtype
 
     def scratch(self, shape: Shape, dtype: DType, name: str) -> Tensor:
         """Allocate a temporary tensor that counts as workspace."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.common.errors import PlanError
 from calculator.engine.symbolic_sizes import Texts
 from calculator.estimation.compatibility import check
-from calculator.estimation.remarks import assumptions, warnings
+from calculator.estimation.remarks import assumptions, warnings, without_sharding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,8 @@ def checked(request: Request, model: Model, prepared: Callable[[], PreparedModel
         PlanError: if it can't be answered.
     """
     check(request, model, prepared)
-    return Remarks(assumptions(request, model), warnings(request, model))
+    alone = without_sharding(request, model)
+    return Remarks(assumptions(request, model, alone), warnings(request, model, alone))
 
 
 def checked_by_sizes(

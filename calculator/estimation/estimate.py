@@ -188,7 +188,7 @@ def device_replay(
     )
     if not step.generation:
         return replay
-    return GeneratingReplay.of(replay, of_generation(step, (forward, backward)))
+    return GeneratingReplay.of(replay, partial(of_generation, step, (forward, backward)))
 
 
 def _emptying(request: Request) -> Training:

@@ -12,8 +12,14 @@ from calculator.allocator.segments import whole_pages
 from calculator.estimation.device_replay import DeviceReplay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.allocator.alloc_conf import AllocConf
     from calculator.devices.outcome import Course
+
+    #: Returns the bytes that generation reserves by the rule, including the workspaces. If they are at most the bytes
+    #: that it is given, what it returns may be less, which takes less time.
+    Reserved = Callable[[int], int]
 
 
 class GeneratingReplay(DeviceReplay):
@@ -22,13 +28,12 @@ class GeneratingReplay(DeviceReplay):
     `live_bytes` are those of the step or of generation, whichever are more.
     """
 
-    def __init__(self, generation: int, *args: Any, **options: Any) -> None:
+    def __init__(self, generation: Reserved, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        #: The bytes that generation reserves by the rule, including the workspaces.
         self.generation = generation
 
     @classmethod
-    def of(cls, replay: DeviceReplay, generation: int) -> GeneratingReplay:
+    def of(cls, replay: DeviceReplay, generation: Reserved) -> GeneratingReplay:
         """Return the replay of a step with generation before it."""
         return cls(
             generation,
@@ -41,19 +46,20 @@ class GeneratingReplay(DeviceReplay):
         )
 
     def _like(self, resident: Any, workspaces: tuple[int, int], **options: Any) -> GeneratingReplay:
-        generation = self.generation - sum(self.workspaces) + sum(workspaces)
-        return GeneratingReplay(generation, resident, workspaces, **options)
+        generation, more = self.generation, sum(workspaces) - sum(self.workspaces)
+        return GeneratingReplay(lambda least: generation(least - more) + more, resident, workspaces, **options)
 
     def _peak_reserved(self) -> int:
-        return max(super()._peak_reserved(), self.generation)
+        of_step = super()._peak_reserved()
+        return max(of_step, self.generation(of_step))
 
     def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
         """Return the course of the run.
 
         If generation reserves more than the device has, cached blocks are freed in every step.
         """
-        course = super()._course(conf, usable_bytes)
-        if self.generation + self.context_bytes <= usable_bytes:
+        course, capacity = super()._course(conf, usable_bytes), usable_bytes - self.context_bytes
+        if self.generation(capacity) <= capacity:
             return course
         return replace(course, retries=max(1, course.retries), retries_per_step=max(1, course.retries_per_step))
 

@@ -79,7 +79,7 @@ SCALER = (
 )
 
 
-def prepared(request: Request, model: Model) -> PreparedModel:
+def without_sharding(request: Request, model: Model) -> PreparedModel:
     """Return a request's model with its method applied, for sentences about its settings.
 
     A sharding does not change these settings.
@@ -93,8 +93,11 @@ def prepared(request: Request, model: Model) -> PreparedModel:
 TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 
-def assumptions(request: Request, model: Model) -> tuple[str, ...]:
-    """Return the assumptions of the figures, except for those that depend on the figures."""
+def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tuple[str, ...]:
+    """Return the assumptions of the figures, except for those that depend on the figures.
+
+    `prepared` is the model with its method applied, without a sharding.
+    """
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
@@ -106,12 +109,12 @@ def assumptions(request: Request, model: Model) -> tuple[str, ...]:
         _reserved(request),
         *_histories(request),
         *(() if trainer.facts.is_interval else (ACCURACY,)),
-        *trainer.assumptions(prepared(request, model)),
+        *trainer.assumptions(prepared),
         *request.method.assumptions,
         *_optimizer(request),
         *task_sentences.assumptions(model, request.method, request.training.texts_per_example),
         *image_requests.assumptions(request, model),
-        *_distributed(request, model),
+        *_distributed(request, prepared),
     ]
     optimizer = OPTIMIZERS[request.training.optimizer]
     if optimizer.storage == "8bit" and not optimizer.projects and not trainer.facts.embeddings_in_32_bits:
@@ -169,7 +172,7 @@ def _in_float32(request: Request) -> bool:
     return adds and (facts.always_float32 or request.training.adapter_dtype == "float32")
 
 
-def _distributed(request: Request, model: Model) -> Iterator[str]:
+def _distributed(request: Request, prepared: PreparedModel) -> Iterator[str]:
     """Yield sentences on the memory that a sharding adds, and on what is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
@@ -179,7 +182,7 @@ def _distributed(request: Request, model: Model) -> Iterator[str]:
             request.training, request.device, quantized=quantized, float32_adapters=float32_adapters
         )
     if device.sharding == "fsdp":
-        yield from fsdp.assumptions(prepared(request, model))
+        yield from fsdp.assumptions(prepared)
     if device.sharding != "ddp":
         return
     views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
@@ -250,7 +253,7 @@ def _histories(request: Request) -> Iterator[str]:
         yield f"The replay empties the cache, as torch_empty_cache_steps {training.torch_empty_cache_steps:,} does."
 
 
-def warnings(request: Request, model: Model) -> tuple[str, ...]:
+def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[str, ...]:
     """Yield risks that a user should know, except for those that depend on the figures."""
     lines: list[str] = []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
@@ -276,10 +279,10 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
         )
     if "math_kernel_for_float32_groups" not in older_behavior(request.stack):
         lines += _before_2_14(request, model)
-    lines += trainer_of(request.training).warnings(prepared(request, model))
+    lines += trainer_of(request.training).warnings(prepared)
     lines += _found_unused(request)
     if request.device.sharding == "fsdp":
-        lines += fsdp.warnings(prepared(request, model))
+        lines += fsdp.warnings(prepared)
     if request.device.sharding in STAGES:
         quantized = request.method.facts.quantizes_base
         lines += zero.warnings(

@@ -24,7 +24,7 @@ Owned = tuple[Module | Buffer, ...]
 USUAL = LayerKind()
 
 
-def alike(config: Config, kind: LayerKind = USUAL) -> tuple[LayerKind, ...]:
+def uniform_layers(config: Config, kind: LayerKind = USUAL) -> tuple[LayerKind, ...]:
     """Return the kinds of a stack in which all layers have one kind."""
     return (kind,) * int(config["num_hidden_layers"])
 
@@ -98,7 +98,7 @@ def plain_mlp_decoder(config: Config, *, norm_bias: bool = False) -> Parts:
             *norms(config, *PRE_NORMS, bias=norm_bias),
         )
 
-    return decoder(config, alike(config), layer, norm_bias=norm_bias)
+    return decoder(config, uniform_layers(config), layer, norm_bias=norm_bias)
 
 
 def decoder(

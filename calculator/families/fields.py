@@ -191,6 +191,21 @@ def divisible(name: str, by: str) -> Check:
 DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
+def encoder_decoder_sizes() -> tuple[Field | Computed | Check, ...]:
+    """Return the sizes of an encoder and a decoder, as BART spells them."""
+    return (
+        size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
+        layers(spelled="encoder_layers", aliases=("num_hidden_layers",)),
+        size("decoder_layers", maximum=MOST_LAYERS),
+        size("num_attention_heads", spelled="encoder_attention_heads", aliases=("num_attention_heads",)),
+        size("decoder_attention_heads"),
+        *ONE_HEAD_SIZE,
+        divisible("hidden_size", "decoder_attention_heads"),
+        size("intermediate_size", spelled="encoder_ffn_dim"),
+        size("decoder_ffn_dim"),
+    )
+
+
 def experts(
     per_token: Any,
     *,

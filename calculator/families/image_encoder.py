@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, dropouts, flag, number, size
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def siglip(config: Config, path: str) -> Parts:
         bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
         embedding(f"{path}.embeddings.position_embedding", patches, hidden),
         Buffer(name=f"{path}.embeddings.position_ids", shape=(1, patches), dtype="int64"),
-        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _layer(config)),
+        stack(f"{path}.encoder.layers", uniform_layers(config), lambda _kind: _layer(config)),
         norm(f"{path}.post_layernorm", hidden, bias=True),
         *(_pooling_head(config, f"{path}.head") if config["vision_use_head"] else ()),
     )
@@ -122,7 +122,7 @@ def idefics3_encoder(config: Config, path: str) -> Parts:
     return (
         bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
         embedding(f"{path}.embeddings.position_embedding", patches_of(config), hidden),
-        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _layer_norms_last(config)),
+        stack(f"{path}.encoder.layers", uniform_layers(config), lambda _kind: _layer_norms_last(config)),
         norm(f"{path}.post_layernorm", hidden, bias=True),
     )
 
@@ -137,7 +137,7 @@ def clip(config: Config, path: str, used: int) -> Parts:
         embedding(f"{path}.embeddings.position_embedding", positions, hidden),
         Buffer(name=f"{path}.embeddings.position_ids", shape=(1, positions), dtype="int64"),
         norm(f"{path}.pre_layrnorm", hidden, bias=True),
-        stack(layers, alike(config)[:used], lambda _kind: _layer_norms_last(config)),
+        stack(layers, uniform_layers(config)[:used], lambda _kind: _layer_norms_last(config)),
         *(module for index in unused_layers(config, used) for module in _prefixed(config, f"{layers}.{index}")),
         norm(f"{path}.post_layernorm", hidden, bias=True),
     )

@@ -91,7 +91,7 @@ class ServingReplay(DeviceReplay):
         It is bisected from the live tensors on.
         """
         fails = whole_pages(self.live_bytes) - SMALL_SEGMENT
-        runs, step = self._capped(conf).at_ease(self._device), whole_pages(self.live_bytes // CLOSE)
+        runs, step = self._capped(conf).unlimited_bytes(self._device), whole_pages(self.live_bytes // CLOSE)
         while self._ends(conf, runs):
             fails, runs = runs, runs + step
         while runs - fails > step:

@@ -155,7 +155,7 @@ class ZeroOptimization:
     stage3_param_persistence_threshold: OrAuto = setting(
         100_000,
         label="Persistence threshold",
-        help="Smaller parameters stay whole.",
+        help="Smaller parameters are not partitioned.",
         minimum=0,
         unit="elements",
         form=False,

@@ -153,7 +153,7 @@ class TrainingSettings:
     packing_strategy: PackingStrategy = setting(
         "bfd",
         label="Packing strategy",
-        help="How samples become rows (packing_strategy): bfd and bfd_split keep the samples of a row apart, and the "
+        help="How samples become rows (packing_strategy): bfd and bfd_split separate the samples of a row, and the "
         "rows of a micro-batch are one row (padding_free); wrapped cuts rows from one stream of tokens.",
     )
     padding_free: bool = setting(

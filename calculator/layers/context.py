@@ -79,6 +79,7 @@ class Context(BatchState):
         "passes",
         "past",
         "position_tables",
+        "positions_before_images",
         "prepared",
         "records_layers_again",
         "recurrent_mask",
@@ -99,6 +100,8 @@ class Context(BatchState):
     attn_weights: Tensor | None
     skipped: SkippedPasses | None
     returned_attn_weights: Tensor | None
+    #: The position ids that the model has created before it runs a vision tower.
+    positions_before_images: Tensor | None
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
@@ -184,7 +187,7 @@ class Context(BatchState):
         #: The position tensors that the running layer receives. Outside the layers, those of all layers.
         self.position_tables: tuple[Tensor, ...] = ()
         #: The attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
-        self.attn_weights = self.returned_attn_weights = None
+        self.attn_weights = self.returned_attn_weights = self.positions_before_images = None
         #: Local variables that stay alive until the model's forward pass ends.
         self.forward_locals: list[Tensor] = []
         #: Local variables of the decoder that stay alive while its layers run.
@@ -284,6 +287,8 @@ class Context(BatchState):
 
         The position ids of a flattened batch are part of the batch.
         """
+        if self.positions_before_images is not None:
+            return self.positions_before_images
         if self.gives_positions or self.training.flattened:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")
@@ -296,7 +301,8 @@ class Context(BatchState):
 
     def release(self) -> None:
         """Drop the local variables of the decoder."""
-        self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
+        self.position_tables, self.positions_before_images = (), None
+        self.mask, self.masks, self.encoder_mask = None, {}, None
         self.recurrent_mask = None
         self.position_biases, self.padding_mask, self.passed = {}, None, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
@@ -323,7 +329,8 @@ class Context(BatchState):
     def begin_offloading(self) -> OffloadedActivations | None:
         """Offload what nodes save from here on, if the trainer does. Return the hooks."""
         if self.prepared.offloads_activations:
-            self.offloaded = OffloadedActivations(self.tape)
+            leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
+            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
             self.tape.hooks.append(self.offloaded)
         return self.offloaded
 

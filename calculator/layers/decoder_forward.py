@@ -195,6 +195,9 @@ class Tower:
     #: Returns the masks of the decoder's attention types. None for those of text.
     masks: Callable[[Context], dict[MixerType, Tensor | None]] | None = None
 
+    #: Whether the model creates its positions before it runs the tower.
+    follows_positions: bool = False
+
     #: Whether `generate` passes the type of each new token to the model, if a batch has types of tokens.
     types_new_tokens: bool = True
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.config import Config
     from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
     from calculator.layers.layer_modules import LayerModules
     from calculator.layers.tower import BatchTensor
@@ -47,8 +48,7 @@ def siglip(context: Context, path: str, pixel_values: Tensor) -> Tensor:
     """Run SiglipVisionModel without its head: (images, channels, height, width) to (images, patches, hidden_size)."""
     begin(context.tape, path)
     hidden_states = _embeddings(context, f"{path}.embeddings", pixel_values)
-    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
-    return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
+    return leave(path, _encoded_patches(context, path, hidden_states))
 
 
 def projected(context: Context, path: str, project: Callable[[Context, Tensor], Tensor]) -> list[Tensor]:
@@ -66,6 +66,17 @@ def placed(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Te
     mask = context.tape.new((context.batch, context.length), "bool", "places of images")
     context.decoder_locals = [*context.decoder_locals[1:], image_features, mask]
     return indexing.fill_masked(inputs_embeds, mask, image_features, "words and images")
+
+
+def _encoded_patches(context: Context, path: str, hidden_states: Tensor) -> Tensor:
+    """Run the encoder's layers and the norm after them.
+
+    The sums between layers keep the layout of the transposed patches, which every norm copies.
+    """
+    _, patches, width = hidden_states.shape
+    norm = norms.transposed_layer_norm if patches > 1 and width > 1 else norms.layer_norm
+    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [], norm=norm)
+    return norm(context.outer(f"{path}.post_layernorm"), last_hidden_state)
 
 
 def clip(context: Context, path: str, pixel_values: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,8 +117,7 @@ def of_masked_pixels(context: Context, path: str, pixel_values: Tensor) -> Tenso
     if context.training.gradient_checkpointing and not hidden_states.edge:
         hidden_states = context.input_requiring_grad(hidden_states, "patches with positions")
     hidden_states = leave(embeddings, hidden_states)
-    last_hidden_state = encode(context, f"{path}.encoder.layers", hidden_states, [])
-    return leave(path, norms.layer_norm(context.outer(f"{path}.post_layernorm"), last_hidden_state))
+    return leave(path, _encoded_patches(context, path, hidden_states))
 
 
 def _position_ids(context: Context, tiles: int) -> tuple[Tensor, list[Tensor]]:
@@ -173,8 +183,16 @@ def positions(context: Context, path: str) -> Tensor:
     return leave(table.name, products.embedding(ids, weight, table.module.out_features, "output"))
 
 
-def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Tensor], number: int = 0) -> Tensor:
-    """Run the encoder's layers, and store the output of layer `number`, counted from 1.
+def encode(
+    context: Context,
+    name: str,
+    inputs_embeds: Tensor,
+    outputs: list[Tensor],
+    number: int = 0,
+    *,
+    norm: Callable[[BoundModule, Tensor], Tensor] = norms.layer_norm,
+) -> Tensor:
+    """Run the encoder's layers, whose norms run `norm`, and store the output of layer `number`, counted from 1.
 
     The code keeps the first layer's input alive.
     """
@@ -182,7 +200,7 @@ def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Ten
     dropout = float(context.config["vision_config"]["attention_dropout"] or 0)
 
     def run(_index: int, modules: LayerModules, _given: Sequence[Tensor], x: Tensor) -> Tensor:
-        return _layer(context, modules, x)
+        return _layer(context, modules, x, norm)
 
     def after(index: int, x: Tensor) -> None:
         if index + 1 == number:
@@ -192,14 +210,14 @@ def encode(context: Context, name: str, inputs_embeds: Tensor, outputs: list[Ten
     return leave(path, run_layers(context, name, [inputs_embeds], run, lambda _index: (), after, dropout=dropout))
 
 
-def _layer(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    normed = norms.layer_norm(modules["layer_norm1"], x)
+def _layer(context: Context, modules: LayerModules, x: Tensor, norm: Callable[[BoundModule, Tensor], Tensor]) -> Tensor:
+    normed = norm(modules["layer_norm1"], x)
     attended = _attention(context, modules, normed)
     del normed
     context.set_scope(modules.prefix)
     x = ops.add(x, attended, "residual after attention")
     del attended
-    normed = norms.layer_norm(modules["layer_norm2"], x)
+    normed = norm(modules["layer_norm2"], x)
     output = _mlp(context, modules, normed)
     del normed
     context.set_scope(modules.prefix)

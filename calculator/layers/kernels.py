@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_heads
+from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import StridedTensor, Tensor
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     grads = [_like(query, "query"), _like(key, "key"), _like(value, "value")]
     turned = grad.merged and heads > 1
     scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
+    if isinstance(node.hooks, OffloadedActivations) and heads > 1:
+        # The output was made contiguous by heads when it was copied to the host.
+        scratch.append(tape.scratch(query.shape, query.dtype, "flash attention: output by rows"))
     scratch += [
         tape.scratch((batch, heads, rows), "float32", "flash attention: softmax_d"),
         tape.scratch((batch, rows, heads, width), "float32", "flash attention: dq_accum"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.loops import Loop
+from calculator.engine.parameter_views import viewed
 from calculator.layers.activation import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def selective_scan(
         outputs.append(ops.slice_from_end(read, (batch, channels)))
         del read
     out = ops.cat([ops.view(output, (batch, channels, 1)) for output in outputs], x.shape, "output")
-    skipped = ops.mul(x, ops.view(d, (channels, 1)), "D · input")
+    skipped = ops.mul(x, viewed(d, (channels, 1)), "D · input")
     out = ops.add(out, skipped, "output + D · input")
     del skipped
     return ops.mul(out, ACTIVATIONS["silu"](z), "output, gated"), state

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing, products, scans
 from calculator.engine import operations as ops
+from calculator.engine.parameter_views import viewed
 from calculator.layers.activation import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def mamba2_chunk_scan(
     x = ops.cast(x, "float32", "input in float32")
     b, c = _by_heads(b, heads, "B"), _by_heads(c, heads, "C")
     padded = (batch, chunks * chunk, heads, width)
-    d_residual = ops.mul(ops.view(d, (heads, 1)), ops.pad(x, padded, "input, padded"), "D · input")
+    d_residual = ops.mul(viewed(d, (heads, 1)), ops.pad(x, padded, "input, padded"), "D · input")
     step = ops.cast(ops.view(dt, (*dt.shape, 1)), "float32", "time step in float32")
     x = ops.mul(x, step, "input · time step")
     del step

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
-from calculator.engine.module_calls import NamedParameter, Pinned
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -40,13 +39,3 @@ def _copied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _viewed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (ops.view(grad, node.context),)
-
-
-def viewed(x: Tensor, shape: Shape) -> Tensor:
-    """Return a view in another shape. A view of a parameter that stage 3 gathers keeps its values alive."""
-    out = ops.view(x, shape)
-    if not isinstance(x, NamedParameter):
-        return out
-    view = Pinned(x)
-    view.shape, view.edge = shape, out.edge
-    return view

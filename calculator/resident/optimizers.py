@@ -44,7 +44,7 @@ WITHOUT_A = (
 )
 PSEUDOINVERSE = (
     "The workspace of cuSOLVER's singular value decomposition (gesvdj) of an r x r matrix, in torch.linalg.pinv, is not"
-    " known without a CUDA device and not counted: it comes on top in the optimizer's step."
+    " known without a CUDA device and not counted in the optimizer's step."
 )
 ON_HOST = (
     "GrokAdamW keeps its three states of each parameter in host memory, and copies those of one parameter to the GPU in"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.cached import cached_property
 from calculator.resident.per_parameter import ResidentTensors
 
 if TYPE_CHECKING:

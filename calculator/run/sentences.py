@@ -38,7 +38,7 @@ ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 def of_checkpoint(dtype: str) -> str:
     """Return the assumption about the loaded files if neither the config nor the request states their data type."""
     return (
-        f"The config states no torch_dtype: the files that are loaded are taken to be in {dtype}, the run's precision."
+        f"The config states no torch_dtype: the loaded files are assumed to be in {dtype}, the run's precision."
         " run.checkpoint_dtype states another one, in which host memory differs."
     )
 

@@ -41,8 +41,8 @@ ALLOCATED_ON: dict[ShardingName, dict[str, int]] = {
     "fsdp": {CAST_SHARDS: 1, UPLOADED: 1, ALL_GATHER_OUTPUT: 1, REDUCE_SCATTER_OUTPUT: 2, GRADIENT_SHARDS: 2},
 }
 
-#: The same of saved tensors that TRL's manager copies back from the host, on a stream of its own.
-OF_OFFLOADING = {RETURNED: 1}
+#: The number of the stream on which TRL's manager copies saved tensors back from the host.
+OF_OFFLOADING = len(STREAMS)
 
 
 def streams_of(rows: Sequence[Allocation], sharding: ShardingName, *, offloads: bool = False) -> Sequence[int]:
@@ -50,8 +50,10 @@ def streams_of(rows: Sequence[Allocation], sharding: ShardingName, *, offloads: 
 
     `offloads`: whether saved tensors are offloaded.
     """
-    endings = OF_OFFLOADING if offloads else ALLOCATED_ON.get(sharding)
-    if endings is None:
+    endings = ALLOCATED_ON.get(sharding, {})
+    if offloads:
+        endings = {**endings, RETURNED: OF_OFFLOADING}
+    if not endings:
         return ()
     numbers: dict[str, int] = {}
     for name, *_ in rows:

@@ -164,7 +164,7 @@ CHANGES: dict[ChangeName, Change] = {
         package="transformers",
         since=(4, 49),
         before=(4, 53),
-        sentence="that mask is copied once more, by the positions in the window",
+        sentence="that mask is copied again, by the positions in the window",
         source="transformers 4.52.4, models/gemma2/modeling_gemma2.py, Gemma2DecoderLayer.forward (mask_indexes)",
         model_types=("gemma2", "gemma3_text"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calculator.stack.releases import is_older, release
@@ -72,8 +73,13 @@ def untraced_trainer(versions: StackVersions, trainer: str | None) -> Iterator[s
 
 def is_older_trainer(trainer: str | None, versions: StackVersions) -> bool:
     """Return whether the release of TRL is an older one of a trainer other than trl-sft, and is modeled."""
-    first, last = OLDER_TRAINERS.get(trainer or "", ((1,), (0,)))
-    return first <= release(versions.trl)[:2] <= last
+    return trainer in OLDER_TRAINERS and _is_between(versions.trl, *OLDER_TRAINERS[trainer])
+
+
+@lru_cache(maxsize=256)
+def _is_between(text: str, first: Release, last: Release) -> bool:
+    """Return whether a release is one of those between the first and the last one."""
+    return first <= release(text)[:2] <= last
 
 
 def knows_trainer(trainer: str | None, versions: StackVersions) -> bool:

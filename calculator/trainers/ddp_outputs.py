@@ -5,11 +5,13 @@ Source: torch/nn/parallel/distributed.py, _DDPSink and _post_forward.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from calculator.engine.operations import clone
+from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
@@ -21,6 +23,26 @@ def returned(context: Context, loss: Tensor, outputs: list[Tensor]) -> tuple[Ten
         return loss, outputs
     context.tape.scope, component = "outputs: ", context.tape.component
     context.tape.component = "logits_and_loss"
-    copies = [clone(each, "copied by DDP") if each.edge else each for each in (loss, *outputs)]
+    first, *others = _copied((loss, *outputs))
     context.tape.component = component
-    return copies[0], copies[1:]
+    return first, others
+
+
+def _copied(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of the outputs with a gradient, which are the outputs of one node.
+
+    So the graph of every output is a part of the backward pass, and reads what it saved. Those that are not part of the
+    loss get no gradient.
+    """
+    copied = [each for each in outputs if each.edge]
+    node = Node(outputs[0].tape, _sink_back, tuple(each.edge for each in copied), outputs=len(copied))
+    copies = iter([each.tape.new(each.shape, each.dtype, "copied by DDP") for each in copied])
+    found = [next(copies) if each.edge else each for each in outputs]
+    for place, each in enumerate(each for each, output in zip(found, outputs, strict=True) if output.edge):
+        each.edge = node, place, each.shape, each.dtype
+    return found
+
+
+def _sink_back(_: Node, grads: Any) -> Sequence[Tensor | None]:
+    """Return the gradients of the copies. One copy has one gradient, several have a list."""
+    return grads if isinstance(grads, list) else [grads]

@@ -47,8 +47,9 @@ def micro_batch(context: Context) -> None:
     first = context.skipped_layer
     roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
     seen = None if first is None else partial(first.read_graph, tape)
-    callback = context.hooks.final_callback if offloaded is None else offloaded.end
-    backward(tape, roots[-1], seen=seen, callback=callback)
+    backward(tape, roots[-1], seen=seen, callback=context.hooks.final_callback)
+    if offloaded is not None:
+        offloaded.end()
     context.hooks.after_backward()
     tape.mark("epilogue")
     del roots
@@ -194,6 +195,9 @@ def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
     tower = context.forward.tower
     if not context.images or tower is None:
         return inputs_embeds
+    if tower.follows_positions:
+        context.set_scope("model: ")
+        context.positions_before_images = context.position_ids(inputs_embeds.shape[1])
     encoded = context.encoded_images if context.encoded_images is not None else tower.encode(context)
     inputs_embeds = tower.place(context, inputs_embeds, encoded)
     del encoded

@@ -101,7 +101,7 @@ class CheckpointedLayers:
     def __init__(self, context: Context) -> None:
         #: The last layer of each class.
         self._last = {context.classes[number]: number for number in context.repetition.numbers}
-        self._alike: dict[Hashable, AlikeLayers] = {}
+        self._alike: dict[Hashable, EqualLayers] = {}
 
     @classmethod
     def of(cls, context: Context) -> CheckpointedLayers | None:
@@ -121,16 +121,16 @@ class CheckpointedLayers:
         couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or tape.calls_modules
         return None if couples or tape.autocast is not None else cls(context)
 
-    def of_layer(self, context: Context, number: int, x: Tensor) -> AlikeLayers:
+    def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers:
         """Return the layers that are like a layer."""
         own = context.classes[number]
         key = own, x.__class__, x.dtype, x.merged, x.edge is None
         if key not in self._alike:
-            self._alike[key] = AlikeLayers(self._last[own])
+            self._alike[key] = EqualLayers(self._last[own])
         return self._alike[key]
 
 
-class AlikeLayers:
+class EqualLayers:
     """The layers of a class: the forward pass of the first one, and the backward pass of the last one."""
 
     __slots__ = ("_backward", "_forward", "_input_row", "_is_begun", "_last", "_received", "_start", "_trained")

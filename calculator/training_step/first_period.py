@@ -30,9 +30,14 @@ def leave_out(context: Context) -> None:
     shortened = context.repetition.from_first_period()
     if shortened is context.repetition or context.model.encoder_layers or context.images:
         return
-    if context.method.virtual_tokens or not can_be_recorded(context):
+    if context.method.virtual_tokens or not can_be_recorded(context) or _may_cache_input(context):
         return
     context.repetition, context.leaves_out_first_period = shortened, True
+
+
+def _may_cache_input(context: Context) -> bool:
+    """Return whether autocast may cache a copy of the first layer's input, which then stays until the pass ends."""
+    return context.grads_inputs and context.tape.autocast is not None and context.dtype == "float32"
 
 
 def output_of(prefix: str) -> str:

@@ -2,7 +2,7 @@
 
 Four periods are interpreted. The third is the first one with equal periods on both sides. Its events are repeated with
 the rows of each period: in order in the forward pass, in reverse in the backward pass. Often three are enough (see
-`alike_periods`).
+`equal_periods`).
 """
 
 from __future__ import annotations

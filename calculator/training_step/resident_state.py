@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
+from calculator.common.cached import cached_property
 from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
@@ -185,14 +185,11 @@ class ResidentState:
         return sum(tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast)
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
-        """Return the number of tensors by size that stay on the device in addition to the base.
+        """Return the number of tensors by size that stay on the device in addition to the base and those of the loop.
 
         `gradients`: whether to include gradients.
         """
-        added = self.of_loop
-        return (
-            sizes((*added, *self.gradients), self._sizes_of_added) if gradients else sizes(added, self._sizes_of_added)
-        )
+        return sizes(self.gradients, self._sizes_of_added) if gradients else self._sizes_of_added
 
     @cached_property
     def _sizes_of_added(self) -> dict[int, int]:

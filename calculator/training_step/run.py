@@ -47,6 +47,8 @@ class Interpretation(NamedTuple):
     bounds_first: bool = False
     #: The outputs of first periods that are not interpreted, in no-grad passes.
     outputs: Outputs = ()
+    #: The position of each mark on the tape.
+    marks: dict[str, int] | None = None
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -60,6 +62,7 @@ class Interpretation(NamedTuple):
             self.first,
             self.no_grad,
             bounds_first=self.bounds_first,
+            marks=self.marks,
         )
 
     def run(self) -> Run:
@@ -147,7 +150,7 @@ def interpreted(context: Context, *, whole: bool, another: Callable[[], Context]
 
 
 def _interpreted(context: Context, *, whole: bool) -> Interpretation:
-    if _are_alike(context):
+    if _has_equal_layers(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
         elif context.prepared.grads_inputs and context.training.autocast is None:
@@ -177,6 +180,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
+        marks=marks,
     )
 
 
@@ -203,7 +207,7 @@ def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Wi
     return Window(before=before, start=start, end=end, copies=repetition.copies)
 
 
-def _are_alike(context: Context) -> bool:
+def _has_equal_layers(context: Context) -> bool:
     """Return whether all layers are alike, except that the first one's input may need no gradient.
 
     They are not alike if layers use different masks, which are freed one before the other; if autocast caches a copy of

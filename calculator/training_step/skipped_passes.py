@@ -70,18 +70,25 @@ def is_determined(recording: Recording) -> bool:
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
     # A later layer under no_grad has its own input alive, and the first one's.
-    most = _most(curve, marks[TRAINED], backward) + max(curve.growth[:1], default=0)
+    most = _most(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
     excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
-    return DIFFERS not in marks and most + excess < curve.peak_bytes(marks["forward"], backward)
+    return DIFFERS not in marks and most + excess < curve.peak(marks["forward"], backward).bytes
 
 
-def _most(curve: MemoryCurve, start: int, end: int) -> int:
-    """Return the peak bytes alive between two positions without the copies of the forward pass, or a bound on them."""
+def _most(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
+    """Return the peak bytes alive between two positions without the copies of the forward pass, or a bound on them.
+
+    The forward pass starts at `forward` and ends at the second position.
+    """
     growth = [growth for window, growth in zip(curve.windows, curve.growth, strict=True) if window.start < end]
     if min(growth, default=-1) < 0 or any(at < end for at, _ in curve.drops):
         return max(curve.without_copies(start, end))
     window, copied = curve.windows[0], curve.windows[0].copies * curve.growth[0]
-    return max(curve.peak_bytes(start, window.start), curve.peak_bytes(window.start, end) - copied)
+    # The peak of the forward pass is read elsewhere too.
+    peak = curve.peak(forward, end)
+    is_later = peak.event > window.start
+    later = max(peak.bytes, curve.before(window.start)) if is_later else curve.peak_bytes(window.start, end)
+    return max(curve.peak_bytes(start, window.start), later - copied)
 
 
 def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.cached import cached_property
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
 from calculator.resident.tensor_group import TensorGroup

@@ -200,12 +200,14 @@ class _Shared(NamedTuple):
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the most recent model and settings."""
 
-    __slots__ = ("_of_first", "generation", "model", "runs", "settings", "traces_first")
+    __slots__ = ("_of_first", "_served", "generation", "model", "runs", "settings", "traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         #: Whether the first request is traced too.
         self.traces_first = traces_first
         self.model: Model | None = None
+        #: The last request.
+        self._served: PreparedModel | None = None
         #: All settings of the method, the training, the card and the stack that are not sizes.
         self.settings: tuple[object, ...] = ()
         #: The runs, by `whole` (whether the first layer is interpreted) and `reduces`.
@@ -253,6 +255,9 @@ class TraceCache:
 
     def _serve(self, prepared: PreparedModel) -> None:
         """Clear the cache if a request has another model or other settings."""
+        if prepared is self._served:
+            return
+        self._served = prepared
         settings = settings_of(prepared)
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings = prepared.model, settings

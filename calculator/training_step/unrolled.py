@@ -1,7 +1,7 @@
 """The events of a micro-batch with every layer unrolled, as the caching allocator receives them.
 
 A few periods of layers are interpreted (see `repetition`), and one of them is repeated with the rows of each period. If
-three are not enough (see `alike_periods`), four are (see `periods`).
+three are not enough (see `equal_periods`), four are (see `periods`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from calculator.engine.loops import expanded
 from calculator.engine.offloading import without_previous
 from calculator.engine.repetition import Repetition
 from calculator.sharding.streams import streams_of
-from calculator.training_step.alike_periods import AlikePeriods
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.compared import fills_cache
+from calculator.training_step.equal_periods import EqualPeriods
 from calculator.training_step.periods import Periods, Window, first_product, once, parts, shifted
 from calculator.training_step.repeated_layers import with_every_layer
 from calculator.training_step.training_context import training_context
@@ -99,7 +99,7 @@ def unrolled(prepared: PreparedModel, *, reduces: bool = True, symbols: SymSizes
     training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
     for repeats_layers in (False,) if fills_cache(prepared) else (True, False):
-        for periods in (AlikePeriods, Periods):
+        for periods in (EqualPeriods, Periods):
             found = _unrolled(prepared, periods, reduces=reduces, symbols=symbols, repeats_layers=repeats_layers)
             if found is not None:
                 return found

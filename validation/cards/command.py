@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         sys.stdout.write("".join(f"{model}\n" for model in lacking))
         return int(bool(lacking))
-    some = lacking if args.missing else [catalogue.model(name).id for name in args.model]
+    some = lacking if args.missing else [catalogue.model(name, "--model").id for name in args.model]
     ids = some if args.missing or args.model else [entry.id for entry in modeled_models()]
     rows_of = {entry.id: _of(entry.id, published) for entry in modeled_models()}
     for model, found in zip(ids, _computed(ids, args.processes), strict=True):

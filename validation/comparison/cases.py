@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validation.cli.files import read_lines
 from validation.cli.progress import Progress
 from validation.comparison.record import recorded
 from validation.tracing.isolation import alone
@@ -64,7 +65,7 @@ def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The selected cases that expect a step's figures."""
     cases = [
         case
-        for case in _rows(Path(args.file))
+        for case in read_lines(args.file)
         if "phases" in case["expected"]
         and set(args.tags) <= set(case["tags"])
         and case["id"] in (args.ids or [case["id"]])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, parameter_counts, training_step
 from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
+from validation.cli.files import read_request
 from validation.comparison.matching import differences
 from validation.comparison.show import fullest_rank, traced_body
 from validation.tracing import snapshot
@@ -39,8 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print; returns 1 if a phase's bytes differ."""
     silence_libraries()
-    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
-    body = json.loads(text)
+    body = read_request(args.request)
     estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body, rank=fullest_rank(body)))
     if args.json:
         print(json.dumps(document(estimated, traced), indent=2))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calculator.common.errors import PlanError
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inference.served_method import served
+from validation.cli.files import read_request
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -27,14 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare and print; returns 1 if bytes differ, 2 if the request is refused."""
+    """Compare and print; returns 1 if bytes differ."""
     silence_libraries()
-    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
-    try:
-        rows = list(compared(parse_inference(json.loads(text))))
-    except PlanError as error:
-        print(error, file=sys.stderr)
-        return 2
+    rows = list(compared(parse_inference(read_request(args.request))))
     for name, estimated, traced in rows:
         print(f"{name}: {estimated:,} for {traced:,} traced, {estimated - traced:+,}")
     return int(any(estimated != traced for _, estimated, traced in rows))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
@@ -21,6 +20,7 @@ from calculator.inputs.sharding import MODELED
 from calculator.methods import METHODS
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
+from validation.cli.files import read_request
 from validation.cli.progress import Progress
 from validation.comparison.phases import CASES
 from validation.random_grid.evaluation_requests import random_evaluation_request
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--file", choices=FILES, help="only the cases of this file; default: all")
     parser.add_argument("--write", action="store_true", help="write what is traced into the files")
-    parser.add_argument("--add", nargs="+", default=[], type=Path, metavar="REQUEST", help="add requests to --file")
+    parser.add_argument("--add", nargs="+", default=[], metavar="REQUEST", help="add requests to --file")
     parser.add_argument("--seed", type=int, help="draw random requests instead, and compare their --file")
     parser.add_argument("--count", type=int, default=10, help="how many are drawn")
     parser.add_argument("--trainer", choices=["all", *TRAINERS], default="all", help="the trainer of evaluations")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     for name in [args.file] if args.file else FILES:
         file = CASES / f"{name}.jsonl"
         recorded = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        given = [case for path in args.add for case in _cases(name, json.loads(path.read_text(encoding="utf-8")))]
+        given = [case for path in args.add for case in _cases(name, read_request(path))]
         traced = [_traced(name, case) for case in given]
         if not given:
             traced = [_traced(name, case) for case in recorded]

@@ -1,6 +1,6 @@
 """Compare the phases of whole runs with their traces in tests/cases/run, and print a table of the results.
 
-python -m validation phases --write     # puts it into docs/accuracy.md
+python -m validation phases --write     # writes it into docs/accuracy/whole_run.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROOT = Path(__file__).parents[2]
-CASES, PAGE = _ROOT / "tests" / "cases" / "run", _ROOT / "docs" / "accuracy.md"
+CASES, PAGE = _ROOT / "tests" / "cases" / "run", _ROOT / "docs" / "accuracy" / "whole_run.md"
 
 #: The lines of the page around the table.
 BEGIN, END = "<!-- python -m validation phases --write -->", "<!-- end of phases -->"
@@ -38,7 +38,7 @@ Group = tuple[str, str]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--write", action="store_true", help="write the table into docs/accuracy.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/accuracy/whole_run.md")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from calculator.common.errors import refusal
+from validation.cli.files import read_lines
 from validation.cli.progress import Progress
 from validation.random_grid.trainer_requests import random_trainer_request
 from validation.reference.trainers.recipe import TrainerName
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("output", type=Path, help="the file to which each case is appended as a line of JSON")
-    parser.add_argument("--requests", type=Path, metavar="FILE", help="JSON lines with id, tags and request")
+    parser.add_argument("--requests", metavar="FILE", help="JSON lines with id, tags and request")
     parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw N random requests")
     parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
     parser.add_argument("--trainers", nargs="+", choices=get_args(TrainerName), default=list(get_args(TrainerName)))
@@ -33,6 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace each case and write it; returns 1 if a case is refused."""
+    if args.requests is None and not args.draw:
+        raise refusal("--requests", "give a file of requests, or the number of random ones with --draw")
     cases = [*_requests(args.requests), *_drawn(args.draw, args.seed, args.trainers)]
     progress = Progress(len(cases), "traced")
     refused = 0
@@ -48,10 +52,9 @@ def run(args: argparse.Namespace) -> int:
     return int(refused > 0)
 
 
-def _requests(path: Path | None) -> Iterator[dict[str, Any]]:
+def _requests(path: str | None) -> Iterator[dict[str, Any]]:
     """The cases of a file, without their expected figures."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
-        case = json.loads(line)
+    for case in read_lines(path) if path else ():
         yield {name: case[name] for name in ("id", "tags", "request")}
 
 

@@ -7,7 +7,6 @@ out of memory. Prints a line for each case that differs or is refused; exits wit
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from random import Random
@@ -24,6 +23,7 @@ from calculator.estimation.device_replay import DeviceReplay
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
+from validation.cli.files import read_lines
 
 if TYPE_CHECKING:
     import argparse
@@ -59,8 +59,7 @@ def named_cases(paths: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The name and the request of every answered case in files of JSON lines, or in all such files of folders."""
     for path in paths:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-                case = json.loads(line)
+            for number, case in enumerate(read_lines(str(file)), 1):
                 if "refused" not in case.get("expected", {}):
                     yield f"{file.name} {case.get('id', number)}", case["request"]
 

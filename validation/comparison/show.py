@@ -9,7 +9,6 @@ import json
 import sys
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
@@ -19,6 +18,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.sharded_request import parse_sharded_request
 from calculator.inputs.sharding import STAGES, parse_sharding
 from calculator.stack.changes import older_behavior
+from validation.cli.files import read_request
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
@@ -44,15 +44,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trace and print; returns 2 if the request is refused."""
+    """Trace and print."""
     silence_libraries()
-    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
-    try:
-        body = json.loads(text)
-        traced = traced_body(body, rank=args.rank)
-    except PlanError as error:
-        print(error, file=sys.stderr)
-        return 2
+    body = read_request(args.request)
+    traced = traced_body(body, rank=args.rank)
     if args.case:
         print(json.dumps(case(args.case, body, traced)))
     elif args.json:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from calculator.allocator.equal_layers import shifted_rows
 from calculator.allocator.history import History
 from calculator.allocator.loading import Loading
 from calculator.common.dtype import ITEMSIZE, rounded
@@ -62,12 +63,12 @@ class LoadedAndEvaluated(Loading):
             start = len(self.sizes)
             self.sizes += sizes
             self.names += names
-            self.events += [event + start if event >= 0 else event - start for event in events]
+            self.add_events(shifted_rows(events, start))
             # The name `outputs` refers to the batch before until the next pass is over.
-            self.events += before
+            self.add_events(before)
             before = [~(row + start) for row in outputs]
             self._losses(evaluated)
-        self.events += before
+        self.add_events(before)
 
     def _losses(self, evaluated: PreparedModel) -> None:
         """The loss of each token of a text, one text after the other."""
@@ -77,7 +78,7 @@ class LoadedAndEvaluated(Loading):
             start = len(self.sizes)
             sizes = [tokens * int(evaluated.model.config["vocab_size"]) * itemsize, tokens * itemsize]
             self._request(["log_softmax", "loss of each token"], [*map(rounded, sizes)])
-            self.events += [~start, ~(start + 1)]
+            self.add_events([~start, ~(start + 1)])
 
 
 def _forward(prepared: PreparedModel) -> Tape:

@@ -31,7 +31,8 @@ LEAST_PRINTED_ERROR = 0.003
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--sources", nargs="+", metavar="NAME", help="only these sources")
+    names = sorted({measurement.source for measurement in measurements()})
+    parser.add_argument("--sources", nargs="+", choices=names, metavar="NAME", help="only these sources")
     parser.add_argument(
         "--records",
         nargs="+",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.bases import BASES
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, refusal
 from calculator.common.names import TaskName
 from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 #: Cases that a worker process traces before it is replaced, which frees the memory that libraries keep.
 CASES_A_WORKER = 250
+
+#: The search for a first request with the wanted field ends after this many.
+MOST_UNWANTED = 20_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,13 +125,16 @@ def drawn(
     `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, and `trainers` those of
     one of these trainers. `offloads` draws requests of a trainer whose activations are offloaded. `torch` is the
     release of PyTorch in each request.
+
+    Raises:
+        PlanError: if no request sets the field.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
         if trainers and sharding is not None:
             request = random_sharded_trainer_request(
-                seed, number, trainers, [sharding], families, with_images=with_images
+                seed, number, trainers, [sharding], families, with_images=with_images, offloads=offloads
             )
         elif trainers and with_images:
             request = random_image_trainer_request(seed, number, trainers, families)
@@ -153,6 +159,9 @@ def drawn(
             cases.append(estimated(number, request))
             answered += cases[-1].refusal is None
         number += 1
+        if not cases and number == MOST_UNWANTED:
+            message = f"none of {number:,} random requests sets it: give a dotted path, such as training.autocast"
+            raise refusal(f"--only {only}", message, only)
     return cases
 
 

@@ -6,7 +6,11 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from validation.random_grid.sharded_requests import COUNTS, ZERO
-from validation.random_grid.trainer_requests import random_image_trainer_request, random_trainer_request
+from validation.random_grid.trainer_requests import (
+    random_image_trainer_request,
+    random_offloaded_request,
+    random_trainer_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +54,13 @@ def random_sharded_trainer_request(
     families: Sequence[str] = (),
     *,
     with_images: bool = False,
+    offloads: bool = False,
 ) -> dict[str, Any]:
     """Return the body of one request."""
     rng = random.Random(f"sharded trainer {seed} {number}")
     draw = random_image_trainer_request if with_images else random_trainer_request
+    if offloads:
+        draw = random_offloaded_request
     request = draw(seed, number, trainers, families)
     sharding = rng.choice(shardings)
     name, options = SETTINGS[sharding]

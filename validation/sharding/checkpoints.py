@@ -12,7 +12,6 @@ ZeRO-3, the first process also gathers tensors. Only of large models is the grow
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 from contextlib import ExitStack, contextmanager
@@ -32,6 +31,7 @@ from transformers import Trainer, TrainingArguments
 from calculator.inputs.sharding import parse_sharding
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
+from validation.cli.files import read_request
 from validation.host.child import CLEAR_REFS, resident
 from validation.reference.build import build_model
 from validation.reference.trainers.meta_device import CAPABILITIES
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     differ = False
     for name in args.requests:
-        body = json.loads(Path(name).read_text(encoding="utf-8"))
+        body = read_request(name)
         answer = whole_run(parse_run(body))
         predicted = answer.files
         with TemporaryDirectory() as folder:

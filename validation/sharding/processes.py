@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
@@ -23,8 +22,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
-from calculator.common.errors import PlanError
 from calculator.estimation.sharded_request import parse_sharded_request
+from validation.cli.files import read_request
 from validation.sharding.streams import Streams
 from validation.sharding.trace import trace, trace_in_group
 from validation.tracing.silence import silence_libraries
@@ -62,14 +61,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run, compare and print; returns 1 if a rank's bytes differ, 2 if a request is refused."""
+    """Run, compare and print; returns 1 if a rank's bytes differ."""
     silence_libraries()
-    bodies = [json.loads(Path(name).read_text(encoding="utf-8")) for name in args.requests]
-    try:
-        results = compared(bodies)
-    except PlanError as error:
-        print(error, file=sys.stderr)
-        return 2
+    results = compared([read_request(name) for name in args.requests])
     for name, ranks in zip(args.requests, results, strict=True):
         for rank, (real, fake) in enumerate(ranks):
             for phase, peak in real.items():

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from transformers import TrainingArguments
 
 from validation.reference.optimizers import optimizers_on_meta
+from validation.reference.trainers import kernels
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
+from validation.reference.trainers.offloaded_activations import offloaded_on_meta
 from validation.sharding.fsdp import meshes_of
 from validation.sharding.host_reads import HostReads
 from validation.sharding.launch import arguments, launched
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.inputs.sharding import Sharding
+    from validation.reference.trainers.offloaded_activations import PinnedMemory
     from validation.reference.trainers.recipe import Recipe
     from validation.reference.trainers.run import Run
     from validation.sharding.engine import Engine
@@ -41,6 +44,8 @@ class Launched(NamedTuple):
     run: Run
     engine: Engine
     streams: Streams
+    #: The pinned host memory of offloaded activations, if there are any.
+    pinned: PinnedMemory | None
 
 
 @contextmanager
@@ -58,7 +63,10 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         stack.enter_context(one_rank_of(sharding.count, rank, streams))
         stack.enter_context(accelerate_on_meta())
         stack.enter_context(launched(sharding, rank, streams))
-        folder = stack.enter_context(TemporaryDirectory())
+        folder, pinned = stack.enter_context(TemporaryDirectory()), None
+        if recipe.activation_offloading:
+            kernels.install()
+            pinned = stack.enter_context(offloaded_on_meta(streams))
         recipe = replace(recipe, distribution=arguments(training, sharding))
         with HostReads(), meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
             training_args = (
@@ -68,7 +76,7 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
             del training_args  # transformers knows of ZeRO-3 as long as these arguments exist
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())
-        yield Launched(run, engine, streams)
+        yield Launched(run, engine, streams, pinned)
 
 
 def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: bool = False) -> Trace:
@@ -79,7 +87,7 @@ def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: boo
     """
     with launched_run(recipe, sharding, rank, before_2_14=before_2_14) as made:
         counts = made.run.reference.parameter_counts()
-        step = ShardedTrainerStep(*made)
+        step = ShardedTrainerStep(made.run, made.engine, made.streams)
         step.run()
     return Trace(
         parameters=counts,
@@ -87,4 +95,5 @@ def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: boo
         ledger=step.ledger,
         emulations=EMULATIONS,
         resident=step.resident_bytes,
+        pinned=made.pinned.peak if made.pinned is not None else None,
     )

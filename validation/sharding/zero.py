@@ -20,6 +20,8 @@ from validation.sharding.survivors import Survivors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from transformers import PretrainedConfig
+
     from calculator.common.names import ComponentName
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
@@ -53,6 +55,11 @@ def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def auto_hidden_size(config: PretrainedConfig) -> int:
+    """Return the hidden size from which transformers computes sizes that are `auto`."""
+    return int(getattr(config, "hidden_size", None) or config.get_text_config().hidden_size)
 
 
 #: DeepSpeed's methods that allocate in the step, and the component of what they allocate.
@@ -105,7 +112,7 @@ class ZeROEngine(Engine):
     def build(self) -> None:
         """Partition the model and its optimizer."""
         model = self.reference.model
-        hidden_size = model.config.get_text_config().hidden_size
+        hidden_size = auto_hidden_size(model.config)
         self.create_optimizer()
         if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             forget_groups()

@@ -35,9 +35,9 @@ def zero_init(request: Request, sharding: Sharding, streams: Streams, device: to
     from deepspeed import comm  # noqa: PLC0415  (DeepSpeed is optional)
 
     from validation.sharding.accelerator import forget_groups, posing_as_cuda  # noqa: PLC0415  (as above)
-    from validation.sharding.zero import config_of  # noqa: PLC0415  (as above)
+    from validation.sharding.zero import auto_hidden_size, config_of  # noqa: PLC0415  (as above)
 
-    hidden_size = AutoConfig.for_model(**model_config_of(request)).get_text_config().hidden_size
+    hidden_size = auto_hidden_size(AutoConfig.for_model(**model_config_of(request)))
     forget_groups()
     backend = "fake" if device.type == "meta" else "gloo"
     with posing_as_cuda(device.type, streams, backend), HostReads():

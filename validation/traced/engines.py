@@ -8,6 +8,7 @@ added to the validated ones, `operations.json`, but for those whose kernels allo
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections import Counter
 from importlib.metadata import version
 from itertools import count, islice
@@ -44,10 +45,16 @@ LONGEST = 256
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help="only these")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", type=_family, help="only these")
     parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
     parser.add_argument("--count", type=int, default=1, help="how many requests of each family are traced (1)")
     parser.add_argument("--write", action="store_true", help=f"write {FILE}")
+
+
+def _family(name: str) -> str:
+    if name not in FAMILIES_WITH_FORWARD:
+        raise ArgumentTypeError(f"{name!r} is not a family; choose from {', '.join(FAMILIES_WITH_FORWARD)}")
+    return name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ class Accuracy:
 TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot see."
 
 
-#: The accuracy of answers that are intervals. Source of its figures: docs/accuracy.md, Unsloth.
+#: The accuracy of answers that are intervals. Source of its figures: docs/accuracy/published.md, Unsloth.
 FROM_SOURCE = (
     "The figures are from the trainer's source. No trace and no measurement of the same release was compared with them."
     " Of eleven published figures of older or unnamed releases, two are in the interval: long sequences needed up to"

@@ -119,7 +119,7 @@ class DiagnosedChange(Answer):
         "What it saves of required_bytes; of expandable segments, of the smallest memory on which the run runs.",
         18_186_502_144,
     )
-    verdict: Verdict = described("How the changed run goes there.", "fits")
+    verdict: Verdict = described("The outcome of the changed run there.", "fits")
     ends: bool | None = described(
         "Whether it ends the error; null where the run does not end by replay without the change either.", True
     )
@@ -189,7 +189,9 @@ class DiagnoseAnswer(Answer):
         "Whether the reserved and unallocated memory is as large as the request, but no block of it is large enough.",
         False,
     )
-    predicted_verdict: Verdict = described("How the run goes by replay on what the message leaves.", "does_not_fit")
+    predicted_verdict: Verdict = described(
+        "The outcome of a replay with the memory that the message leaves.", "does_not_fit"
+    )
     predicted: OutOfMemoryAnswer | None = described(
         "Where it ends by replay on that; null if it runs.", {"tensor": "transformer.h.*.attn: scores"}
     )

@@ -42,9 +42,7 @@ class CollectiveAnswer(Answer):
 
     name: str = described("The collective, as in torch.distributed.", "all_reduce")
     ranks: int = described("The number of GPUs that take part.", 4)
-    payload_bytes: int = described(
-        "The bytes of the whole tensors that are reduced, or that gathers result in.", 167_772_160
-    )
+    payload_bytes: int = described("The bytes of the full tensors that are reduced or gathered.", 167_772_160)
     sent_bytes: int = described(
         "The bytes that each GPU sends to others, and receives, by the ring algorithm.", 251_658_240
     )

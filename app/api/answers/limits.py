@@ -73,7 +73,7 @@ class LimitsAnswer(Answer):
     guarantee: str = described("Which values were evaluated, and what follows.", "1,064 fits and 1,065 does not.")
     warnings: tuple[str, ...] = described("Risks of a value of this size.", [])
     estimate: SingleEstimateAnswer | None = described(
-        "The whole estimate at that value; null if none fits.", {"fit": None}
+        "The full estimate at that value; null if none fits.", {"fit": None}
     )
 
 

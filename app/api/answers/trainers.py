@@ -36,7 +36,7 @@ class TrainerAnswer(Answer):
         "Its own defaults. A run that leaves a setting out has these.",
         [{"path": "training.autocast", "value": "bfloat16"}],
     )
-    not_modelled: str = described("What of it is not modeled; empty if its whole step is.", "")
+    not_modelled: str = described("What is not modeled of it; empty if its full step is.", "")
 
 
 class TrainerList(Answer):

@@ -58,7 +58,7 @@ def exported(planned: Planned) -> Exported:
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
     if planned.request.training.has_images:
-        image_script.check(planned.request)
+        image_script.check(planned.request, planned.model)
         trainer = image_script.with_images(trainer)
     of_task = {**task_script.context(planned.request, planned.model), **image_script.context(planned.request)}
     context = {**_context(planned, script, trainer), **of_task, **script.context(method)}
@@ -116,7 +116,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "is_fused": training.optimizer in ("lomo", "adalomo"),
         "projection": projection_options(training),
         "partitions_while_loading": several_gpus.partitions_while_loading(request),
-        "pads": training.trainer not in UNPADDED,
+        "pads": not _is_unpadded(request),
         "quantization": quantization_call(method),
         "quantization_import": method.base.imports if isinstance(method, LoRA) and method.base else "",
         "prepares": _prepares(method),
@@ -202,6 +202,12 @@ def _releases(request: Request) -> str:
     return f"transformers {stack.transformers}{trl} and peft {stack.peft}"
 
 
+def _is_unpadded(request: Request) -> bool:
+    """Return whether the trainer cannot pad a batch to SEQUENCE_LENGTH, or not one with images."""
+    name = request.training.trainer
+    return name in UNPADDED or (request.training.has_images and TRAINER_SCRIPTS[name].adds_adapters)
+
+
 def _check_compared(request: Request, trainer: str | None) -> None:
     """Refuse a script of a trainer that tokenizes texts itself and adds the adapters, where it lacks one of both."""
     if request.model.id is None:
@@ -229,8 +235,9 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
     found += uncut(training, "the script loads the model unpatched: call the package's cce_patch before")
     found += unquantized(request)
-    if training.padding and training.trainer in UNPADDED:
-        why = "the rows of the script's text are equally long"
+    if training.padding and _is_unpadded(request):
+        images = training.has_images
+        why = "TRL pads rows with images to the longest" if images else "the rows of the script's text are equally long"
         found.append(NotExpressed(loc="training.padding", value=True, why=why))
     adds = TRAINER_SCRIPTS[training.trainer].adds_adapters and not request.method.facts.trains_base
     if adds and training.adapter_dtype == "model":

@@ -39,7 +39,7 @@ def check_language_model(request: Request, tool: str) -> None:
         message = f"{tool} files are written for causal language models: use peft, or leave task out"
         raise refusal("task", message, request.task)
     if request.training.has_images:
-        message = f"{tool} files are written for text only: use peft with transformers or trl-sft, or leave images out"
+        message = f"{tool} files are written for text only: use peft with a trainer, or leave images out"
         raise refusal("training.images", message, asdict(request.training.images or Images()))
 
 

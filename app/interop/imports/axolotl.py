@@ -153,7 +153,7 @@ def _quantization(keys: Keys, model: Model | None, trainer: TrainerName) -> dict
         )
     prepared = _prepared(keys, model, "qlora")
     if trainer == "trl-orpo" and not prepared:
-        keys.miss("adapter", "qlora", "axolotl prepares the model only in part: TRL's ORPOTrainer prepares it whole")
+        keys.miss("adapter", "qlora", "axolotl prepares the model only in part: TRL's ORPOTrainer prepares all of it")
     return {**method, "prepare_model_for_kbit_training": prepared or trainer == "trl-orpo"}
 
 

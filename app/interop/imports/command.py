@@ -54,7 +54,7 @@ def keys_of(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise refusal("content", f"is not a command line: {str(error).lower()}", shortened(text)) from error
     name, options = _split(words)
-    keys = dict(_keys(options))
+    keys = dict(options_of(options))
     if "config" in keys:
         message = f"reads its keys from {keys['config']}: paste that file, with the command's other options in it"
         raise refusal("content", message, keys["config"])
@@ -92,7 +92,7 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
     raise refusal("content", message, script_of)
 
 
-def _keys(words: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def options_of(words: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield each option with its value: one, a list of several, or true if there is none."""
     name, values = "", list[str]()
     for word in (*words, "--"):

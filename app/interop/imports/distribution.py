@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 #: The number of GPUs where a file names none.
 FEWEST = 2
 
+#: The key under which a file without a number of GPUs is listed.
+COUNT = "num_processes"
+
 _ZERO = "ZeRO shards optimizer states, gradients and (stage 3) weights over the GPUs, and can offload them."
 _WHOLE = "one that keeps all of them on each GPU"
 _ELSEWHERE = "accelerate's configuration can divide the model among the GPUs."
+
+#: The options of launchers by which processes find each other.
+_MEETING = (
+    *("machine_rank", "main_process_ip", "main_process_port", "node_rank", "master_addr", "master_port"),
+    *("rdzv_backend", "rdzv_endpoint", "rdzv_id", "standalone"),
+)
+
+#: A path in TRL's folders of configurations.
+_IN_TRL = re.compile(r"(?:^|/)accelerate_configs/[^/]+$")
 
 #: The keys of TrainingArguments for DDP, and the names of the request.
 DDP_KEYS = {
@@ -53,9 +66,11 @@ class Distribution:
 def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distribution:  # noqa: A002  the API's word
     """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
     _from_accelerate(keys)
-    count = keys.integer("num_processes", 0) or keys.integer("nproc_per_node", 0) or _of_tool(keys, format)
     nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
-    keys.forget(("machine_rank", "main_process_ip", "main_process_port"))
+    # torchrun counts the processes of a node, accelerate those of all nodes.
+    here = keys.integer("nproc_per_node", 0) * max(1, nodes)
+    count = keys.integer("num_processes", 0) or here or _of_tool(keys, format)
+    keys.forget(_MEETING)
     ddp = _ddp(keys)
     fsdp, zero = _fsdp(keys, format), _zero(keys, training.get("trainer"))
     if fsdp is not None:
@@ -72,7 +87,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     else:
         found, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
     if count < FEWEST:
-        keys.miss("num_processes", count or None, f"the file names no number of GPUs: {FEWEST} is used")
+        keys.miss(COUNT, count or None, f"the file names no number of GPUs: {FEWEST} is used")
     count = max(count, FEWEST)
     device = {"count": count, "sharding": name}
     if nodes > 1 and count % nodes:
@@ -97,15 +112,22 @@ def _of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
 
 def _from_accelerate(keys: Keys) -> None:
     """Put the keys of a configuration of accelerate that the command names in the place of its name."""
-    named = keys.take("accelerate_config")
-    config = TRL_CONFIGS.get(str(named).rpartition("/")[2].removesuffix(".yaml")) if named else None
+    named, file = keys.take("accelerate_config"), keys.take("config_file")
+    config = _of_trl(named) if named else None
+    if config is None and _IN_TRL.search(str(file)):
+        config = _of_trl(file)
+        file = file if config is None else None
     if config is not None:
         keys.left = {**config, **keys.left}
     elif named:
         keys.warn(f"accelerate_config: {text_of(named)}", _ELSEWHERE, _WHOLE)
-    file = keys.take("config_file")
     if file:
         keys.warn(f"config_file: {text_of(file)}", f"{_ELSEWHERE} Import that file too.", _WHOLE)
+
+
+def _of_trl(name: Any) -> dict[str, Any] | None:
+    """Return the content of a configuration of TRL. Its examples have some under longer names."""
+    return TRL_CONFIGS.get(str(name).rpartition("/")[2].removesuffix(".yaml").removeprefix("deepspeed_"))
 
 
 def _ddp(keys: Keys) -> dict[str, Any]:

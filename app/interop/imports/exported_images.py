@@ -33,10 +33,11 @@ def images_in(modules: Sequence[ast.Module]) -> dict[str, Any]:
 
 
 def _has_paragraphs(modules: Sequence[ast.Module]) -> bool:
-    """Return whether rows are paragraphs of a text, whose lengths differ."""
+    """Return whether rows are paragraphs, whose lengths differ: the text is split at empty lines, not at words."""
     nodes = [node for module in modules for node in ast.walk(module)]
     rows = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name == "Rows"]
-    return any(isinstance(node, ast.Attribute) and node.attr == "split" for each in rows for node in ast.walk(each))
+    calls = [node for each in rows for node in ast.walk(each) if isinstance(node, ast.Call) and node.args]
+    return any(isinstance(node.func, ast.Attribute) and node.func.attr == "split" for node in calls)
 
 
 def _constants(modules: Sequence[ast.Module]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
-"""LLaMA-Factory's LoRA of a model that reads images: by default its language model alone has adapters.
+"""LLaMA-Factory's runs of a model that reads images: by default they train, or adapt, its language model alone.
 
-Source: LLaMA-Factory, model/model_utils/visual.py, patch_target_modules; misc.py, find_all_linear_modules.
+Source: LLaMA-Factory at ff6d4d1, model/model_utils/visual.py, patch_target_modules and get_forbidden_modules;
+misc.py, find_all_linear_modules; model/adapter.py, _setup_full_tuning; hparams/finetuning_args.py.
 """
 
 from __future__ import annotations
@@ -34,3 +35,21 @@ def language_targets(keys: Keys, named: list[str] | None, model: Model | None) -
             return found
         keys.miss("freeze_vision_tower", True, "names cannot say its modules for this model: the tower has adapters")
     return {"target_modules": "all-linear" if every else named}
+
+
+#: The parts of a model that a key freezes, and whether it does so by default.
+_FREEZES = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True, "freeze_language_model": False}
+
+
+def trained_in_full(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return the settings of full fine-tuning, in which towers and projectors are frozen by default."""
+    frozen = {key: keys.flag(key, default=default) for key, default in _FREEZES.items()}
+    if model is None or not model.towers or model.model_type not in KNOWN or not any(frozen.values()):
+        return {"name": "full"}
+    if frozen != _FREEZES:
+        changed = {key: value for key, value in frozen.items() if value != _FREEZES[key]}
+        keys.miss(", ".join(changed), changed, "other parts than the language model: every weight is trained here")
+        return {"name": "full"}
+    language = model.decoder.name.rpartition(".")[0]
+    head = [] if model.tied or model.output.name.startswith(language) else [model.output.name]
+    return {"name": "full", "unfrozen_parameters": [language, *head]}

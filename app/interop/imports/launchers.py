@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports import zero_config
-from app.interop.imports.distribution import distributed
+from app.interop.imports.distribution import COUNT, FEWEST, distributed
 from app.interop.imports.imported import NotUnderstood
 from app.interop.imports.other_runs import text_of
 from calculator.common.errors import refusal
@@ -50,8 +50,9 @@ def accelerate(keys: Keys, given: Any) -> Imported:
         elif str(kind).upper() == of:
             keys.left |= {"use_fsdp": True} if of == "FSDP" else {"use_deepspeed": True}
             keys.left |= nested
+    states = keys.left.get("mixed_precision") is not None
     precision = keys.choice("mixed_precision", _PRECISIONS, None, "no")
-    training = {"autocast": precision, **_sizes(keys)}
+    training = {**({"autocast": precision} if states else {}), **_sizes(keys)}
     return _closed(keys, "accelerate", given, training)
 
 
@@ -64,9 +65,13 @@ def deepspeed(keys: Keys, given: Any) -> Imported:
 
 
 def _sizes(keys: Keys) -> dict[str, Any]:
-    """Return the settings of training among accelerate's keys of DeepSpeed."""
-    steps, norm = keys.integer("gradient_accumulation_steps", 1), keys.number("gradient_clipping", 1.0)
-    return {"gradient_accumulation_steps": max(1, steps), "max_grad_norm": norm or None}
+    """Return the settings of training that the file states among accelerate's keys of DeepSpeed."""
+    found: dict[str, Any] = {}
+    if "gradient_accumulation_steps" in keys.left:
+        found["gradient_accumulation_steps"] = max(1, keys.integer("gradient_accumulation_steps", 1))
+    if "gradient_clipping" in keys.left:
+        found["max_grad_norm"] = keys.number("gradient_clipping", 1.0) or None
+    return found
 
 
 def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Imported:  # noqa: A002  the API's word
@@ -93,12 +98,25 @@ def alone(imported: Imported) -> Imported:
 
 
 def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
-    """Return a plan's request, distributed as an imported file does it."""
+    """Return a plan's request, distributed as an imported file does it.
+
+    The plan's number of GPUs stays where the file names none.
+    """
     settings = {key: value for key, value in plan.get("training", {}).items() if key not in _CONFIGS}
     training = {**settings, **imported.request["training"]}
-    request = {**plan, "training": training, "device": {**plan.get("device", {}), **imported.request.get("device", {})}}
-    others = tuple(each for each in imported.not_understood if each.key != "method")
+    device, given = dict(imported.request.get("device", {})), plan.get("device", {})
+    known = {"method"}
+    if given.get("count", 1) >= FEWEST and any(map(_lacks_count, imported.not_understood)):
+        device["count"] = given["count"]
+        known.add(COUNT)
+    request = {**plan, "training": training, "device": {**given, **device}}
+    others = tuple(each for each in imported.not_understood if each.key not in known)
     return replace(imported, request=request, not_understood=others)
+
+
+def _lacks_count(missed: NotUnderstood) -> bool:
+    """Return whether a remark is that the file names no number of GPUs."""
+    return missed.key == COUNT and missed.value is None
 
 
 #: The settings of one sharding, which another one refuses.

@@ -8,7 +8,7 @@ from app.interop.exports import llama_factory
 from app.interop.frozen_layers import TRAINABLE_LAYERS, FrozenLayers
 from app.interop.imports import active_layers, preferences
 from app.interop.imports.distribution import distributed
-from app.interop.imports.frozen_towers import language_targets
+from app.interop.imports.frozen_towers import language_targets, trained_in_full
 from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
@@ -41,7 +41,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     badam = active_layers.badam(keys, keys.left.get("finetuning_type", "lora"))
     method = _method(keys, model_or_none(model))
     method = {"name": "full", **badam} if badam else method
-    freezes = "unfrozen_parameters" in method
+    # DeepSpeed keeps float32 copies of what it trains.
+    freezes = "unfrozen_parameters" in method and not keys.left.get("deepspeed")
     dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not badam)
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
@@ -100,7 +101,7 @@ def _method(keys: Keys, model: Model | None) -> dict[str, Any]:
         raise refusal("content.finetuning_type", "is not a supported method: use lora, oft, full or freeze", name)
     quantized = _quantization(keys)
     if name == "full":
-        return {"name": "full"}
+        return trained_in_full(keys, model)
     if name == "freeze":
         return _freeze(keys, model)
     if name == "oft":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.http.problems import shortened
 from app.interop.imports.exported_adapters import adapters_in
 from app.interop.imports.exported_images import images_in
+from app.interop.imports.exported_launch import launch_in
 from app.interop.imports.exported_loop import loop_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
@@ -102,7 +103,7 @@ def keys_of(text: str) -> Keys:
         adapters=adapters_in(modules),
         images=images_in(modules),
     )
-    keys = Keys(found.arguments, script)
+    keys = Keys({**launch_in(code), **found.arguments}, script)
     for each in wrong:
         keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")
     for name in other_trainers(found.calls):

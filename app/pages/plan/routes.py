@@ -72,7 +72,7 @@ def _parts(request: PlanRequest) -> Iterator[Part]:
 
 def _refusal(form: NeedsForm, problems: Sequence[Problem]) -> Part:
     context = {"errors": form.messages(problems), "title": "These needs can't be planned"}
-    return Part(template="plan/refusal.html", context=context, refuses=True)
+    return Part(template="refusal.html", context=context, refuses=True)
 
 
 def _differs(form: NeedsForm, fields: Iterable[Field]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.module import Buffer, bare, norm
 from calculator.families.apertus import forward
-from calculator.families.blocks import Owned, alike, attention, decoder, norms, plain_mlp
+from calculator.families.blocks import Owned, attention, decoder, norms, plain_mlp, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     ACTIVATIONS,
@@ -56,7 +56,7 @@ def _apertus(config: Config) -> Parts:
             *norms(config, "attention_layernorm", "feedforward_layernorm"),
         )
 
-    return decoder(config, alike(config), layer)
+    return decoder(config, uniform_layers(config), layer)
 
 
 FAMILIES = (

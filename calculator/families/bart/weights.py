@@ -11,13 +11,10 @@ from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.families.bart import forward
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
-    MOST_LAYERS,
-    ONE_HEAD_SIZE,
     activation,
-    divisible,
     dropouts,
+    encoder_decoder_sizes,
     flag,
-    layers,
     padding,
     positions,
     size,
@@ -86,15 +83,7 @@ FAMILIES = (
         auto_class="seq2seq",
         entries=(
             size("vocab_size"),
-            size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
-            layers(spelled="encoder_layers", aliases=("num_hidden_layers",)),
-            size("decoder_layers", maximum=MOST_LAYERS),
-            size("num_attention_heads", spelled="encoder_attention_heads", aliases=("num_attention_heads",)),
-            size("decoder_attention_heads"),
-            *ONE_HEAD_SIZE,
-            divisible("hidden_size", "decoder_attention_heads"),
-            size("intermediate_size", spelled="encoder_ffn_dim"),
-            size("decoder_ffn_dim"),
+            *encoder_decoder_sizes(),
             positions(1024),
             activation("gelu", spelled="activation_function"),
             *dropouts("dropout", default=0.1, nullable=True),

@@ -12,7 +12,7 @@ from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.common.errors import shown
 from calculator.families.bert import forward
-from calculator.families.blocks import Owned, alike
+from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.classifiers import base_model, with_classifier, with_token_head
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
@@ -92,7 +92,7 @@ def _encoder(config: Config, name: str, embeddings: tuple[str, ...]) -> Parts:
     return (
         *(tables[each] for each in embeddings),
         *(Buffer(name=f"{name}.embeddings.{each}", shape=(1, longest), dtype="int64") for each in ids),
-        stack(f"{name}.encoder.layer", alike(config), lambda _kind: encoder_layer(config)),
+        stack(f"{name}.encoder.layer", uniform_layers(config), lambda _kind: encoder_layer(config)),
     )
 
 

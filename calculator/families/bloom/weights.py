@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import Owned, alike, norms, plain_mlp
+from calculator.families.blocks import Owned, norms, plain_mlp, uniform_layers
 from calculator.families.bloom import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, derived, dropouts, flag, layers, number, padding, size, tie
@@ -31,7 +31,7 @@ def _bloom(config: Config) -> Parts:
     return (
         embedding("transformer.word_embeddings", vocabulary, hidden),
         norm("transformer.word_embeddings_layernorm", hidden, bias=True),
-        stack("transformer.h", alike(config), layer),
+        stack("transformer.h", uniform_layers(config), layer),
         norm("transformer.ln_f", hidden, bias=True),
         linear("lm_head", hidden, vocabulary),
     )

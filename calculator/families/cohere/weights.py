@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import norm
-from calculator.families.blocks import Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import Owned, attention, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.cohere import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie
@@ -47,7 +47,7 @@ def _layer(config: Config, *between: Module) -> Owned:
 
 def _cohere(config: Config) -> Parts:
     between = _head_norms(config) if config["use_qk_norm"] else ()
-    return decoder(config, alike(config), lambda _kind: _layer(config, *between))
+    return decoder(config, uniform_layers(config), lambda _kind: _layer(config, *between))
 
 
 def _cohere2(config: Config) -> Parts:

@@ -10,7 +10,7 @@ from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, Module, bare, embedding, linear, norm
 from calculator.families.bert.weights import encoder_layer
-from calculator.families.blocks import Owned, alike
+from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.classifiers import base_model
 from calculator.families.deberta import forward
 from calculator.families.family import Family, Parts, TaskModel
@@ -98,7 +98,7 @@ def _deberta(config: Config, base: str = "") -> Parts:
     table = embedding(f"{base}encoder.rel_embeddings", 2 * config["relative_positions"], hidden)
     return (
         *_embeddings(config, base),
-        stack(f"{base}encoder.layer", alike(config), lambda _kind: _layer(config)),
+        stack(f"{base}encoder.layer", uniform_layers(config), lambda _kind: _layer(config)),
         *((table,) if relative else ()),
         *((norm(f"{base}encoder.LayerNorm", hidden, bias=True),) if "layer_norm" in config["norm_rel_ebd"] else ()),
         *(_convolution(config, base) if config["conv_kernel_size"] else ()),

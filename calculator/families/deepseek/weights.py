@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.config import REQUIRED, Check, Field
 from calculator.architecture.layer_kind import LayerKind
-from calculator.families.blocks import PRE_NORMS, Owned, alike, decoder, gated_mlp, norms
+from calculator.families.blocks import PRE_NORMS, Owned, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.deepseek import forward
 from calculator.families.deepseek.latent import (
     corrected_mixture,
@@ -51,7 +51,7 @@ def _youtu(config: Config) -> Parts:
     def layer(_kind: LayerKind) -> Owned:
         return (*latent_attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return decoder(config, alike(config), layer)
+    return decoder(config, uniform_layers(config), layer)
 
 
 _MOE: tuple[Entry, ...] = (

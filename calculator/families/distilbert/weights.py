@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
-from calculator.families.blocks import Owned, alike
+from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.classifiers import base_model, with_classifier, with_token_head
 from calculator.families.distilbert import forward
 from calculator.families.family import Family, Parts, TaskModel
@@ -37,7 +37,7 @@ def _distilbert(config: Config) -> Parts:
         embedding("distilbert.embeddings.position_embeddings", longest, hidden),
         norm("distilbert.embeddings.LayerNorm", hidden, bias=True),
         Buffer(name="distilbert.embeddings.position_ids", shape=(1, longest), dtype="int64"),
-        stack("distilbert.transformer.layer", alike(config), lambda _kind: _layer(config)),
+        stack("distilbert.transformer.layer", uniform_layers(config), lambda _kind: _layer(config)),
         linear("vocab_transform", hidden, hidden, bias=True),
         norm("vocab_layer_norm", hidden, bias=True),
         linear("vocab_projector", hidden, vocabulary, bias=True),

@@ -10,13 +10,13 @@ from calculator.architecture.module import Module, Parameter
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
-    alike,
     attention,
     decoder,
     fused_experts,
     gated_mlp,
     norms,
     router,
+    uniform_layers,
 )
 from calculator.families.ernie import forward
 from calculator.families.family import Family, Parts
@@ -50,7 +50,7 @@ def _ernie4_5(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config), layer)
+    return decoder(config, uniform_layers(config), layer)
 
 
 def _mixture(config: Config) -> Owned:

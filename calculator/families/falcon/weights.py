@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import Owned, alike, norms
+from calculator.families.blocks import Owned, norms, uniform_layers
 from calculator.families.falcon import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -68,7 +68,7 @@ def _falcon(config: Config) -> Parts:
 
     return (
         embedding("transformer.word_embeddings", vocabulary, hidden),
-        stack("transformer.h", alike(config), layer),
+        stack("transformer.h", uniform_layers(config), layer),
         norm("transformer.ln_f", hidden, bias=True),
         *frequencies("transformer.rotary_emb", config["rotary_dim"]),
         linear("lm_head", hidden, vocabulary),

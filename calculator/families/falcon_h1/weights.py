@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Buffer
-from calculator.families.blocks import Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import Owned, attention, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.falcon_h1 import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -48,7 +48,7 @@ def _falcon_h1(config: Config) -> Parts:
             *norms(config, "input_layernorm", "pre_ff_layernorm"),
         )
 
-    return decoder(config, alike(config, _HYBRID), layer, final_norm="model.final_layernorm")
+    return decoder(config, uniform_layers(config, _HYBRID), layer, final_norm="model.final_layernorm")
 
 
 FAMILIES = (

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed, ContradictionError
 from calculator.architecture.dimension import Dim
 from calculator.architecture.module import Buffer, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, kinds_by_attention, norms
+from calculator.families.blocks import (
+    PRE_NORMS,
+    Owned,
+    attention,
+    decoder,
+    gated_mlp,
+    kinds_by_attention,
+    norms,
+    uniform_layers,
+)
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
@@ -43,7 +52,7 @@ def gemma_layer(config: Config) -> Owned:
 
 
 def _gemma(config: Config) -> Parts:
-    return (*decoder(config, alike(config), lambda _kind: gemma_layer(config)), EMBED_SCALE)
+    return (*decoder(config, uniform_layers(config), lambda _kind: gemma_layer(config)), EMBED_SCALE)
 
 
 def _gemma2(config: Config) -> Parts:

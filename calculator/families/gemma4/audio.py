@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Field
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, conv1d_of_channels, linear, norm
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, flag, size
 from calculator.families.gemma4.clipped import clippable
 
@@ -88,6 +88,6 @@ def audio_tower(config: Config, path: str) -> Parts:
         norm(f"{start}.layer1.norm", second),
         linear(f"{start}.input_proj_linear", first // 4 * second, hidden),
         Buffer(name=f"{path}.rel_pos_enc.inv_timescales", shape=(1, 1, int(hidden) // 2), dtype="model"),
-        stack(f"{path}.layers", alike(config), lambda _kind: _layer(config)),
+        stack(f"{path}.layers", uniform_layers(config), lambda _kind: _layer(config)),
         linear(f"{path}.output_proj", hidden, config["output_proj_dims"], bias=True),
     )

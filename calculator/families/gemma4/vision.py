@@ -11,7 +11,7 @@ from calculator.architecture.config import Check
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.fields import MOST_LAYERS, activation, dropouts, flag, number, size
 from calculator.families.gemma4.clipped import clippable
 
@@ -92,6 +92,6 @@ def vision_tower(config: Config, path: str) -> Parts:
             Buffer(name=f"{path}.encoder.rotary_emb.{name}", shape=(quarter,), dtype="float32")
             for name in ("inv_freq", "original_inv_freq")
         ),
-        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _layer(config)),
+        stack(f"{path}.encoder.layers", uniform_layers(config), lambda _kind: _layer(config)),
         *(Buffer(name=f"{path}.{name}", shape=(hidden,), dtype="model", persistent=True) for name in standard),
     )

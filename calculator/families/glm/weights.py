@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.module import linear
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
 from calculator.families.glm import forward
@@ -36,12 +36,12 @@ def _layer(config: Config, *normed: str) -> Owned:
 
 
 def _glm(config: Config) -> Parts:
-    return decoder(config, alike(config), lambda _kind: _layer(config, *PRE_NORMS))
+    return decoder(config, uniform_layers(config), lambda _kind: _layer(config, *PRE_NORMS))
 
 
 def _glm4(config: Config) -> Parts:
     normed = (*PRE_NORMS, "post_self_attn_layernorm", "post_mlp_layernorm")
-    return decoder(config, alike(config), lambda _kind: _layer(config, *normed))
+    return decoder(config, uniform_layers(config), lambda _kind: _layer(config, *normed))
 
 
 FAMILIES = (

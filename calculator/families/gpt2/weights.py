@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, conv1d, embedding, linear, norm
-from calculator.families.blocks import Owned, alike, norms
+from calculator.families.blocks import Owned, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     GPT2_SIZES,
@@ -70,7 +70,7 @@ def _layer(config: Config, project: Callable[[str, int, int], Module]) -> Owned:
 
 
 def _gpt2(config: Config) -> Parts:
-    return outer(config, alike(config), lambda _kind: _layer(config, conv1d))
+    return outer(config, uniform_layers(config), lambda _kind: _layer(config, conv1d))
 
 
 def _gpt_bigcode(config: Config) -> Parts:
@@ -80,7 +80,7 @@ def _gpt_bigcode(config: Config) -> Parts:
     def biased(name: str, in_features: int, out_features: int) -> Module:
         return linear(name, in_features, out_features, bias=True)
 
-    return (*outer(config, alike(config), lambda _kind: _layer(config, biased)), causal)
+    return (*outer(config, uniform_layers(config), lambda _kind: _layer(config, biased)), causal)
 
 
 FAMILIES = (

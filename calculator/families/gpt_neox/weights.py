@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, norms, plain_mlp
+from calculator.families.blocks import PRE_NORMS, Owned, norms, plain_mlp, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -42,7 +42,7 @@ def _gpt_neox(config: Config) -> Parts:
 
     return (
         embedding("gpt_neox.embed_in", vocabulary, hidden),
-        stack("gpt_neox.layers", alike(config), layer),
+        stack("gpt_neox.layers", uniform_layers(config), layer),
         norm("gpt_neox.final_layer_norm", hidden, bias=True),
         *frequencies("gpt_neox.rotary_emb", config["rotary_dim"]),
         linear("lm_head", hidden, vocabulary),

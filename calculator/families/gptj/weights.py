@@ -8,7 +8,7 @@ from calculator.architecture.config import Check
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import Owned, alike, norms
+from calculator.families.blocks import Owned, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     GPT2_SIZES,
@@ -49,7 +49,7 @@ def _gptj(config: Config) -> Parts:
     table = (config["max_position_embeddings"], config["rotary_dim"])
     return (
         embedding("transformer.wte", vocabulary, hidden),
-        stack("transformer.h", alike(config), layer),
+        stack("transformer.h", uniform_layers(config), layer),
         norm("transformer.ln_f", hidden, bias=True),
         Buffer(name="transformer.rotary_emb.embed_positions", shape=table, dtype="float32"),
         linear("lm_head", hidden, vocabulary, bias=True),

@@ -8,13 +8,13 @@ from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
-    alike,
     attention,
     decoder,
     fused_experts,
     gated_mlp,
     norms,
     router,
+    uniform_layers,
 )
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -57,7 +57,7 @@ def _granite(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config), layer)
+    return decoder(config, uniform_layers(config), layer)
 
 
 def _granitemoe(config: Config) -> Parts:
@@ -70,7 +70,7 @@ def _granitemoe(config: Config) -> Parts:
             fused_experts(config, "intermediate_size", "block_sparse_moe.experts"),
         )
 
-    return decoder(config, alike(config, LayerKind(mlp="sparse")), layer)
+    return decoder(config, uniform_layers(config, LayerKind(mlp="sparse")), layer)
 
 
 FAMILIES = (

@@ -9,7 +9,7 @@ from calculator.architecture.dimension import Dim
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.idefics3 import forward
@@ -60,7 +60,7 @@ def _parts(config: Config) -> Parts:
         *idefics3_encoder(vision, TOWER),
         linear(f"{CONNECTOR}.modality_projection.proj", shuffled, text["hidden_size"]),
         embedding(f"{TEXT_MODEL}.embed_tokens", text["vocab_size"], text["hidden_size"]),
-        stack(f"{TEXT_MODEL}.layers", alike(text), lambda _kind: llama_layer(text)),
+        stack(f"{TEXT_MODEL}.layers", uniform_layers(text), lambda _kind: llama_layer(text)),
         norm(f"{TEXT_MODEL}.norm", text["hidden_size"]),
         *frequencies(f"{TEXT_MODEL}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", text["hidden_size"], text["vocab_size"]),

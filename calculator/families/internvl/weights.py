@@ -10,7 +10,7 @@ from calculator.architecture.dimension import Dim
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Module, Parameter, bare, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import Owned, alike, kinds_by_attention
+from calculator.families.blocks import Owned, kinds_by_attention, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.internvl import forward
@@ -166,7 +166,7 @@ def _tower(whole: Config) -> Parts:
     return (
         _embeddings(config, partial(_is_single, whole)),
         bare(f"{TOWER}.embeddings.patch_embeddings.projection", "other", weight=kernel, bias=(hidden,)),
-        stack(f"{TOWER}.encoder.layer", alike(config), lambda _kind: _layer(config)),
+        stack(f"{TOWER}.encoder.layer", uniform_layers(config), lambda _kind: _layer(config)),
         *(() if config["use_mean_pooling"] else (norm(f"{TOWER}.layernorm", hidden, bias=True),)),
     )
 

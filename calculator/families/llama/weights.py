@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Check, Computed
 from calculator.architecture.layer_kind import LayerKind
 from calculator.common.errors import shown
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
@@ -43,7 +43,7 @@ def llama_layer(config: Config) -> Owned:
 
 
 def _llama(config: Config) -> Parts:
-    return decoder(config, alike(config), lambda _kind: llama_layer(config))
+    return decoder(config, uniform_layers(config), lambda _kind: llama_layer(config))
 
 
 def mistral_layer(config: Config) -> Owned:
@@ -53,7 +53,7 @@ def mistral_layer(config: Config) -> Owned:
 
 def _mistral(config: Config) -> Parts:
     kind = LayerKind(attention=attention_type(config))
-    return decoder(config, alike(config, kind), lambda _kind: mistral_layer(config))
+    return decoder(config, uniform_layers(config, kind), lambda _kind: mistral_layer(config))
 
 
 #: The fields of MistralConfig.

@@ -10,7 +10,7 @@ from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import bare, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import MOST_LAYERS, activation, count, flag, tie
 from calculator.families.image_encoder import CLIP, clip, unused_layers
@@ -108,7 +108,7 @@ def _llava(config: Config) -> Parts:
         *clip(config["vision_config"], TOWER, forward.used_layers(config)),
         *_projector(config),
         embedding(f"{TEXT_MODEL}.embed_tokens", text["vocab_size"], text["hidden_size"]),
-        stack(f"{TEXT_MODEL}.layers", alike(text, kind), lambda _kind: layer),
+        stack(f"{TEXT_MODEL}.layers", uniform_layers(text, kind), lambda _kind: layer),
         norm(f"{TEXT_MODEL}.norm", text["hidden_size"]),
         *frequencies(f"{TEXT_MODEL}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", text["hidden_size"], text["vocab_size"]),

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Buffer, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, router
+from calculator.families.blocks import (
+    PRE_NORMS,
+    Owned,
+    attention,
+    decoder,
+    fused_experts,
+    norms,
+    router,
+    uniform_layers,
+)
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
 from calculator.families.minimax import forward
@@ -43,7 +52,7 @@ def _minimax_m2(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config, LayerKind(mlp="sparse")), layer)
+    return decoder(config, uniform_layers(config, LayerKind(mlp="sparse")), layer)
 
 
 FAMILIES = (

@@ -10,12 +10,12 @@ from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
-    alike,
     attention,
     decoder,
     gated_mlp,
     kinds_by_attention,
     norms,
+    uniform_layers,
 )
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -103,7 +103,7 @@ def _cwm(config: Config) -> Parts:
 
 def _ministral3(config: Config) -> Parts:
     return decoder(
-        config, alike(config, LayerKind(attention=attention_type(config))), lambda _kind: mistral_layer(config)
+        config, uniform_layers(config, LayerKind(attention=attention_type(config))), lambda _kind: mistral_layer(config)
     )
 
 

@@ -10,7 +10,7 @@ from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import bare, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import Owned, alike, gated_mlp
+from calculator.families.blocks import Owned, gated_mlp, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, size, tie
 from calculator.families.llama.weights import MISTRAL, mistral_layer
@@ -105,7 +105,7 @@ def _tower(config: Config, path: str) -> Parts:
     return (
         bare(f"{path}.patch_conv", "other", weight=(hidden, config["num_channels"], patch, patch)),
         norm(f"{path}.ln_pre", hidden),
-        stack(f"{path}.transformer.layers", alike(config), lambda _kind: _vision_layer(config)),
+        stack(f"{path}.transformer.layers", uniform_layers(config), lambda _kind: _vision_layer(config)),
         *frequencies(f"{path}.patch_positional_embedding", head),
     )
 
@@ -128,7 +128,7 @@ def _parts(config: Config) -> Parts:
         *_tower(config["vision_config"], "model.vision_tower"),
         *_projector(config, "model.multi_modal_projector"),
         embedding(f"{model}.embed_tokens", text["vocab_size"], text["hidden_size"]),
-        stack(f"{model}.layers", alike(text, kind), lambda _kind: mistral_layer(text)),
+        stack(f"{model}.layers", uniform_layers(text, kind), lambda _kind: mistral_layer(text)),
         norm(f"{model}.norm", text["hidden_size"]),
         *frequencies(f"{model}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", text["hidden_size"], text["vocab_size"]),

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import LayerKind
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, router
+from calculator.families.blocks import (
+    PRE_NORMS,
+    Owned,
+    attention,
+    decoder,
+    fused_experts,
+    norms,
+    router,
+    uniform_layers,
+)
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
 from calculator.families.mixtral import forward
@@ -25,7 +34,7 @@ def _mixtral(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config, LayerKind(attention=attention_type(config), mlp="sparse")), layer)
+    return decoder(config, uniform_layers(config, LayerKind(attention=attention_type(config), mlp="sparse")), layer)
 
 
 FAMILIES = (

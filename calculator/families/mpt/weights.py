@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.config import Computed, Field, read
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import Owned, alike, norms, plain_mlp
+from calculator.families.blocks import Owned, norms, plain_mlp, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, derived, dropouts, flag, layers, number, padding, size, tie
 from calculator.families.mpt import forward
@@ -42,7 +42,7 @@ def _mpt(config: Config) -> Parts:
 
     return (
         embedding("transformer.wte", vocabulary, hidden),
-        stack("transformer.blocks", alike(config), layer),
+        stack("transformer.blocks", uniform_layers(config), layer),
         norm("transformer.norm_f", hidden),
         linear("lm_head", hidden, vocabulary),
     )

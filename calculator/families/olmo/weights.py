@@ -12,7 +12,6 @@ from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
-    alike,
     attention,
     decoder,
     fused_experts,
@@ -20,6 +19,7 @@ from calculator.families.blocks import (
     kinds_by_attention,
     norms,
     router,
+    uniform_layers,
 )
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -81,7 +81,7 @@ def _olmo_kinds(config: Config) -> tuple[LayerKind, ...]:
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """
-    kinds = alike(config)
+    kinds = uniform_layers(config)
     return (*kinds[:-1], LayerKind(end="last")) if config["tie_word_embeddings"] else kinds
 
 
@@ -100,7 +100,7 @@ def _post_norm_layer(config: Config) -> Owned:
 
 
 def _olmo2(config: Config) -> Parts:
-    return decoder(config, alike(config), lambda _kind: _post_norm_layer(config))
+    return decoder(config, uniform_layers(config), lambda _kind: _post_norm_layer(config))
 
 
 def _olmo3(config: Config) -> Parts:
@@ -118,7 +118,7 @@ def _olmoe(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config, LayerKind(mlp="sparse")), layer)
+    return decoder(config, uniform_layers(config, LayerKind(mlp="sparse")), layer)
 
 
 FAMILIES = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import Owned, alike
+from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
 from calculator.families.opt import forward
@@ -29,7 +29,7 @@ def _kinds(config: Config) -> tuple[LayerKind, ...]:
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """
     ends = config["tie_word_embeddings"] and not config["enable_bias"] and not config["layer_norm_elementwise_affine"]
-    kinds = alike(config)
+    kinds = uniform_layers(config)
     return (*kinds[:-1], LayerKind(end="last")) if ends else kinds
 
 

@@ -76,6 +76,7 @@ PALIGEMMA = replace(
         place=image_encoder.placed,
         chunks=image_encoder.one_chunk,
         masks=_masks,
+        follows_positions=True,
         source="transformers/models/paligemma/processing_paligemma.py",
     ),
 )

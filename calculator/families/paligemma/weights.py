@@ -8,7 +8,7 @@ from calculator.architecture.config import Check, Computed, Config, Contradictio
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import alike
+from calculator.families.blocks import uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import count, size, tie
 from calculator.families.gemma.weights import FAMILIES as GEMMA
@@ -95,7 +95,7 @@ def _parts(config: Config) -> Parts:
         linear(f"{PROJECTOR}.linear", vision["hidden_size"], hidden, bias=True),
         embedding(f"{TEXT_MODEL}.embed_tokens", vocabulary, hidden),
         Buffer(name=f"{TEXT_MODEL}.embed_tokens.embed_scale", shape=(), dtype="model"),
-        stack(f"{TEXT_MODEL}.layers", alike(text), lambda _kind: gemma_layer(text)),
+        stack(f"{TEXT_MODEL}.layers", uniform_layers(text), lambda _kind: gemma_layer(text)),
         norm(f"{TEXT_MODEL}.norm", hidden),
         *frequencies(f"{TEXT_MODEL}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", hidden, vocabulary),
@@ -112,6 +112,7 @@ FAMILIES = (
             nested("text_config", _TEXT)[1],
             *nested("vision_config", SIGLIP),
             *from_text(_TEXT),
+            size("outer_hidden_size", 2048, aliases=("hidden_size",)),
             size("projection_dim", 2048),
             Check(name="projection_dim", problem=_other_width),
             count("image_token_id", 256_000, aliases=("image_token_index",)),

@@ -8,7 +8,16 @@ from calculator.architecture.config import Check
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, plain_mlp
+from calculator.families.blocks import (
+    PRE_NORMS,
+    Owned,
+    attention,
+    decoder,
+    fused_experts,
+    norms,
+    plain_mlp,
+    uniform_layers,
+)
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     activation,
@@ -65,7 +74,7 @@ def _phi(config: Config) -> Parts:
 
     return (
         embedding("model.embed_tokens", vocabulary, hidden),
-        stack("model.layers", alike(config), layer),
+        stack("model.layers", uniform_layers(config), layer),
         *frequencies("model.rotary_emb", config["rotary_dim"]),
         norm("model.final_layernorm", hidden, bias=True),
         linear("lm_head", hidden, vocabulary, bias=True),
@@ -86,7 +95,7 @@ def _phi3(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer)
+    return decoder(config, uniform_layers(config, LayerKind(attention=attention_type(config))), layer)
 
 
 def _phimoe(config: Config) -> Parts:
@@ -99,7 +108,7 @@ def _phimoe(config: Config) -> Parts:
             *norms(config, *PRE_NORMS, bias=True),
         )
 
-    kinds = alike(config, LayerKind(attention=attention_type(config), mlp="sparse"))
+    kinds = uniform_layers(config, LayerKind(attention=attention_type(config), mlp="sparse"))
     return decoder(config, kinds, layer, norm_bias=True, head_bias=config["lm_head_bias"])
 
 

@@ -9,7 +9,7 @@ from calculator.architecture.dimension import Dim
 from calculator.architecture.model import stack
 from calculator.architecture.module import bare, embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import alike, gated_mlp
+from calculator.families.blocks import gated_mlp, uniform_layers
 from calculator.families.fields import MOST_LAYERS, activation, divisible, size
 from calculator.families.rope import frequencies
 
@@ -119,7 +119,7 @@ def qwen2_tower(config: Config) -> Parts:
     return (
         _patches(config, bias=False),
         *_rotary(config),
-        stack(f"{_PATH}.blocks", alike(config), layer),
+        stack(f"{_PATH}.blocks", uniform_layers(config), layer),
         norm(f"{_PATH}.merger.ln_q", hidden, bias=True),
         linear(f"{_PATH}.merger.mlp.0", merged, merged, bias=True),
         linear(f"{_PATH}.merger.mlp.2", merged, config["out_hidden_size"], bias=True),
@@ -141,7 +141,7 @@ def qwen2_5_tower(config: Config) -> Parts:
     return (
         _patches(config, bias=False),
         *_rotary(config),
-        stack(f"{_PATH}.blocks", alike(config), layer),
+        stack(f"{_PATH}.blocks", uniform_layers(config), layer),
         norm(f"{_PATH}.merger.ln_q", hidden),
         linear(f"{_PATH}.merger.mlp.0", merged, merged, bias=True),
         linear(f"{_PATH}.merger.mlp.2", merged, config["out_hidden_size"], bias=True),
@@ -166,7 +166,7 @@ def qwen3_tower(config: Config) -> Parts:
         _patches(config, bias=True),
         embedding(f"{_PATH}.pos_embed", config["num_position_embeddings"], hidden),
         *_rotary(config),
-        stack(f"{_PATH}.blocks", alike(config), layer),
+        stack(f"{_PATH}.blocks", uniform_layers(config), layer),
         *_merger(config, f"{_PATH}.merger", hidden),
         *(m for n in mergers for m in _merger(config, f"{_PATH}.deepstack_merger_list.{n}", _merged(config))),
     )

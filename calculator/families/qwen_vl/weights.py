@@ -8,7 +8,7 @@ from calculator.architecture.config import Check, Computed, Config
 from calculator.architecture.model import TEXT_ALONE, stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import Owned, alike, kinds_by_attention
+from calculator.families.blocks import Owned, kinds_by_attention, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -163,7 +163,7 @@ def _qwen2_vl(config: Config) -> Parts:
 
 def _qwen3_vl(config: Config) -> Parts:
     text, tower = config["text_config"], qwen3_tower(config["vision_config"])
-    return _parts(config, tower, alike(text), lambda _kind: qwen3_layer(text))
+    return _parts(config, tower, uniform_layers(text), lambda _kind: qwen3_layer(text))
 
 
 def _qwen3_vl_moe(config: Config) -> Parts:

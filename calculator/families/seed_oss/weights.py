@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
 from calculator.families.rope import rope
@@ -23,7 +23,7 @@ def _seed_oss(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config), layer)
+    return decoder(config, uniform_layers(config), layer)
 
 
 FAMILIES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.module import norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     activation,
@@ -47,7 +47,7 @@ def _stablelm(config: Config) -> Parts:
             *norms(config, *(PRE_NORMS[:1] if config["use_parallel_residual"] else PRE_NORMS), bias=True),
         )
 
-    return decoder(config, alike(config), layer, norm_bias=True)
+    return decoder(config, uniform_layers(config), layer, norm_bias=True)
 
 
 FAMILIES = (

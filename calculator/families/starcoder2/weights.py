@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import LayerKind
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms, plain_mlp
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, norms, plain_mlp, uniform_layers
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
 from calculator.families.rope import rope
@@ -25,7 +25,7 @@ def _starcoder2(config: Config) -> Parts:
             *norms(config, *PRE_NORMS, bias=True),
         )
 
-    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer, norm_bias=True)
+    return decoder(config, uniform_layers(config, LayerKind(attention=attention_type(config))), layer, norm_bias=True)
 
 
 FAMILIES = (

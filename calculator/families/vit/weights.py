@@ -10,7 +10,7 @@ from calculator.architecture.dimension import Dim, named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Module, Parameter, bare, linear, norm
 from calculator.common.errors import shown
-from calculator.families.blocks import Owned, alike
+from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.classifiers import with_classifier
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, size
@@ -87,7 +87,7 @@ def _vit(config: Config) -> Parts:
     return (
         _own_embeddings(hidden, Dim(config["tokens_of_image"], "patches + 1")),
         bare("vit.embeddings.patch_embeddings.projection", "other", weight=kernel, bias=(hidden,)),
-        stack("vit.layers", alike(config), lambda _kind: _layer(config)),
+        stack("vit.layers", uniform_layers(config), lambda _kind: _layer(config)),
         norm("vit.layernorm", hidden, bias=True),
         linear("classifier", hidden, _outputs(config), bias=True),
     )

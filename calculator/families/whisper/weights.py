@@ -12,15 +12,12 @@ from calculator.architecture.module import Module, Parameter, bare, embedding, l
 from calculator.common.errors import shown
 from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
-    MOST_LAYERS,
     MOST_TOKENS,
-    ONE_HEAD_SIZE,
     activation,
     count,
-    divisible,
     dropouts,
+    encoder_decoder_sizes,
     flag,
-    layers,
     off,
     padding,
     positions,
@@ -88,15 +85,7 @@ FAMILIES = (
         head="proj_out",
         entries=(
             size("vocab_size"),
-            size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
-            layers(spelled="encoder_layers", aliases=("num_hidden_layers",)),
-            size("decoder_layers", maximum=MOST_LAYERS),
-            size("num_attention_heads", spelled="encoder_attention_heads", aliases=("num_attention_heads",)),
-            size("decoder_attention_heads"),
-            *ONE_HEAD_SIZE,
-            divisible("hidden_size", "decoder_attention_heads"),
-            size("intermediate_size", spelled="encoder_ffn_dim"),
-            size("decoder_ffn_dim"),
+            *encoder_decoder_sizes(),
             size("num_mel_bins", 80),
             size("max_source_positions", 1500, maximum=MOST_TOKENS),
             positions(448, spelled="max_target_positions"),

@@ -6,7 +6,7 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 FACTS = in_plain_steps(
     label="DEFT",
     shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
-    summary="DEFT: a low-rank part of the frozen product is removed, and a trained one is put in its place.",
+    summary="DEFT: a trained low-rank part replaces one of the frozen product.",
     trainable="r · (in_features + out_features) per adapted matrix; r · out_features with para",
     inference_overhead="none once merged; unmerged, thin products in float32 per adapted matrix",
     mergeable=True,

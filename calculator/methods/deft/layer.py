@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import products
-from calculator.methods.reshaping import viewed
+from calculator.engine.parameter_views import viewed
 from calculator.methods.targeted.adapted_linear import called_dropout
 
 if TYPE_CHECKING:

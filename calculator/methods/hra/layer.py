@@ -8,7 +8,7 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
-from calculator.methods.reshaping import viewed
+from calculator.engine.parameter_views import viewed
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor

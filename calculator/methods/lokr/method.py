@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine import products
+from calculator.engine.parameter_views import viewed
 from calculator.inputs.settings import setting
 from calculator.methods.dense_update import layer
 from calculator.methods.dense_update.method import DenseUpdate
 from calculator.methods.lokr.factorization import factorization
 from calculator.methods.lokr.facts import FACTS
-from calculator.methods.reshaping import viewed
 from calculator.methods.targeted import settings
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added

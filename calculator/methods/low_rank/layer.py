@@ -9,10 +9,10 @@ from calculator.engine import operations as ops
 from calculator.engine import products
 from calculator.engine.in_place import add_
 from calculator.engine.module_calls import enter, leave
+from calculator.engine.parameter_views import viewed
 from calculator.layers.stored_products import DENSE
 from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
-from calculator.methods.reshaping import viewed
 from calculator.methods.targeted.adapted_linear import add_to_output_, transposed_weight
 from calculator.resident.module_spec import Added
 

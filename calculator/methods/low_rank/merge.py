@@ -59,7 +59,7 @@ def _four_bit(shape: Shape, dtype: DType, quantization: Quantization) -> Iterato
 @cache
 def _loss(quantization: Quantization) -> str:
     if quantization.quant_type != "nf4":
-        return f"{_ROUNDED} The merged weights are rounded to 4 bits once more."
+        return f"{_ROUNDED} The merged weights are rounded to 4 bits again."
     gaps = [above - below for below, above in pairwise(nf4.levels())]
     return (
         f"{_ROUNDED} A weight that the update moves by less than {min(gaps) / 2:.1%} of its block's largest (between"

@@ -61,7 +61,7 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
     yield speaks_against("served_merged", f"{needs}: this card can't serve it.")
     needs = f"Stored in 4 bits (nf4), the merged model needs {size(packed.memory.required_bytes)} {of} to serve"
     if packed.fit.verdict is Verdict.FITS:
-        yield speaks_for("served_merged", f"{needs} {request}, with its weights rounded once more.")
+        yield speaks_for("served_merged", f"{needs} {request}, with its weights rounded again.")
     else:
         yield speaks_against("served_merged", f"{needs} {request}: even so, this card can't serve it.")
 

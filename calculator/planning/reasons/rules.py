@@ -86,7 +86,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="served_merged",
-            statement="A merged model is served whole: in 16 bits, or in 4 bits, to which its weights are rounded.",
+            statement="A merged model is served without an adapter: in 16 bits, or with its weights rounded to 4 bits.",
             source="POST /api/v1/inference: the same figures",
         ),
         Rule(

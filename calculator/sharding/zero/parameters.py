@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
 from calculator.engine.autograd import parameter_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.resident.tensors import ResidentTensor
@@ -36,43 +35,12 @@ def gradient_key(label: str, layer: int | None) -> Key:
     return Key(name, own if own is not None else layer if "*" in name else None)
 
 
-class Trained(NamedTuple):
-    """A trained parameter."""
-
-    key: Key
-    tensor: ResidentTensor
-    elements: int
-
-
-def in_order(
-    model: Model,
-    tensors: Sequence[ResidentTensor],
-    *,
-    frozen: bool = False,
-    layers: Collection[int] | None = None,
-) -> Iterator[Trained]:
-    """Yield every trained parameter, layer by layer. `tensors` are the resident tensors of the model.
-
-    `frozen`: include the frozen parameters. `layers`: of the decoder, only yield the layers with these numbers.
-    """
-    sizes: dict[int, int] = {}
-    for layer, own in parts(model, tensors, frozen=frozen, layers=layers):
-        for tensor in own:
-            if id(tensor) not in sizes:
-                sizes[id(tensor)] = int(elements(tensor.shape))
-            yield Trained(Key(tensor.name, layer), tensor, sizes[id(tensor)])
-
-
 def parts(
-    model: Model,
-    tensors: Sequence[ResidentTensor],
-    *,
-    frozen: bool = False,
-    layers: Collection[int] | None = None,
+    model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer with its number, and those before and after the layers.
 
-    Layers of one kind share a sequence. `layers`: of the decoder, only yield the layers with these numbers.
+    Layers of one kind share a sequence. `frozen`: include the frozen parameters.
     """
     left = [tensor for tensor in tensors if tensor.trained or (frozen and tensor.parameters)]
     for stack in (part for part in model.parts if isinstance(part, Stack)):
@@ -84,8 +52,7 @@ def parts(
         left = [each for each in left if not each.name.startswith(prefix)]
         if own:
             alike = own[0].count == len(stack.layers)
-            chosen = None if model.towers and prefix.startswith(model.towers) else layers
-            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)}, chosen)
+            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)})
     yield None, left
 
 
@@ -107,7 +74,7 @@ def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTe
 
 
 def _layers(
-    stack: Stack, every: list[ResidentTensor], own: Container[int], layers: Collection[int] | None
+    stack: Stack, every: list[ResidentTensor], own: Container[int]
 ) -> Iterator[tuple[int, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer whose identities are among `own`.
 
@@ -116,9 +83,8 @@ def _layers(
     """
     of = _by_layer(stack, every)
     chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
-    every_number = range(len(stack.layers))
-    for number in every_number if layers is None else sorted({*layers}.intersection(every_number)):
-        yield number, chosen[id(stack.layers[number])]
+    for number, layer in enumerate(stack.layers):
+        yield number, chosen[id(layer)]
 
 
 def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
@@ -160,3 +126,14 @@ def _is_of(name: str, owners: Container[str]) -> bool:
         if name in owners:
             return True
     return False
+
+
+def auto_hidden_size(model: Model) -> int:
+    """Return the hidden size from which transformers computes sizes that are `auto`.
+
+    PaliGemma's config has one of its own around that of the text model.
+
+    Source: transformers/integrations/deepspeed.py, trainer_config_finalize.
+    """
+    config = model.config
+    return int(config.get("outer_hidden_size", config["hidden_size"]))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.engine.offloading import previous_rows
+from calculator.sharding.streams import streams_of
 from calculator.sharding.zero.state import PREFIX
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName, PhaseName
     from calculator.engine.tape import Allocation, Tape
+    from calculator.inputs.sharding import ShardingName
     from calculator.resident.tensors import ResidentTensor
 
 #: The number of micro-batches of a step that differ: the first, one in the middle, and the last.
@@ -37,8 +40,12 @@ class StepEvents:
     streams and the `phases` that allocate them.
     """
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, sharding: ShardingName, *, offloads: bool) -> None:
         self.tape = tape
+        #: The numbers of the streams of the tape's rows.
+        self._streams = streams_of(tape.rows, sharding, offloads=offloads) or [0] * len(tape.rows)
+        #: The rows that stand for what an earlier micro-batch leaves, which is played too.
+        self._previous = previous_rows(tape) if offloads else frozenset()
         self.rows: list[Allocation] = []
         self.streams: list[int] = []
         self.phases: list[PhaseName] = []
@@ -60,7 +67,7 @@ class StepEvents:
         """Begin a micro-batch."""
         self._first_row, self._at = len(self.rows), 0
         self.rows += self.tape.rows
-        self.streams += [0] * len(self.tape.rows)
+        self.streams += self._streams
         self.phases += self._phases
 
     def play_to(self, position: int) -> None:
@@ -77,7 +84,7 @@ class StepEvents:
 
     def _play(self, position: int) -> None:
         first, kept = self._first_row, self._kept
-        for event in self.tape.events[self._at : position]:
+        for event in self._events(self._at, position):
             if event >= 0:
                 self.events.append(event + first)
             elif ~event + first not in kept:
@@ -90,9 +97,14 @@ class StepEvents:
         What it leaves alive is freed in the next forward pass, if one follows.
         """
         self.play_to(self.end)
-        events = self.tape.events[: self.end]
+        events = self._events(0, self.end)
         freed = {~event for event in events if event < 0}
         self._left = [event + self._first_row for event in events if event >= 0 and event not in freed]
+
+    def _events(self, start: int, end: int) -> Sequence[int]:
+        """Return events of the tape, without those of what an earlier micro-batch leaves."""
+        events, previous = self.tape.events[start:end], self._previous
+        return [event for event in events if max(event, ~event) not in previous] if previous else events
 
     def gradient_at(self, position: int) -> int | None:
         """Return the row of the gradient that is ready and freed at a position of the tape."""

@@ -24,7 +24,7 @@ NOT_CAST = (
     " autocast_adapter_dtype=False) need less memory."
 )
 CAST = (
-    "The model is given whole to DeepSpeed (zero3_init_flag false), which casts its adapters: it is loaded before"
+    "DeepSpeed partitions a loaded model (zero3_init_flag false), which casts its adapters: it is loaded before"
     " TrainingArguments and accelerate's Accelerator exist."
 )
 #: For requests that leave the flag out. Their scripts may create either of the two first.
@@ -98,7 +98,7 @@ def _stage_3(*, quantized: bool, is_built_partitioned: bool) -> Iterator[str]:
     if quantized:
         yield (
             "Quantization constants are not partitioned: every GPU keeps all of them. Loading is not counted:"
-            " transformers loads a 4-bit model whole on each GPU before DeepSpeed partitions it."
+            " transformers loads the full 4-bit model on each GPU before DeepSpeed partitions it."
         )
     elif is_built_partitioned:
         yield (

@@ -18,7 +18,7 @@ from calculator.resident import torchao
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
-from calculator.sharding.zero.parameters import Key, parts
+from calculator.sharding.zero.parameters import Key, auto_hidden_size, parts
 from calculator.sharding.zero.partitions import Partitions, Pattern
 from calculator.sharding.zero.plan import Gradients, Plan
 
@@ -310,7 +310,7 @@ class FlatState:
         return Plan(
             partitions=self.partitions,
             in_order=in_order,
-            bucket_size=zero.resolved("reduce_bucket_size", int(self.prepared.model.config["hidden_size"])),
+            bucket_size=zero.resolved("reduce_bucket_size", auto_hidden_size(self.prepared.model)),
             buffers=2 if zero.overlap_comm else 1,
             dtype=self.dtype,
             streams=stage == 2 or bool(zero.overlap_comm),

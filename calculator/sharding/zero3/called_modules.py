@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.methods.compared import REFERENCE as SECOND
-from calculator.sharding.zero.parameters import Key
-from calculator.sharding.zero3.parameters import Module
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from calculator.sharding.zero3.copies import Substitutes
-    from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.parameters import Module, Partitioned
+
+_ORDER = attrgetter("order")
 
 #: A name or a path with `*` for the number of its layer, and that number.
 Name = tuple[str, int | None]
@@ -24,18 +25,17 @@ READ = "lora_A"
 MAGNITUDES = "lora_magnitude_vector"
 
 
-def called_modules(
-    keys: Sequence[Name], parameters: Sequence[Partitioned], leaves: set[str], substitutes: Substitutes
-) -> dict[Name, Module]:
-    """Return the modules that are called, with their parameters.
+def add_parameters(
+    modules: Mapping[Name, Module],
+    parameters: Sequence[Partitioned],
+    by_name: Mapping[Name, Partitioned],
+    leaves: set[str],
+    substitutes: Substitutes,
+) -> None:
+    """Add to the modules that are called their parameters, in the order of the model.
 
     `leaves` are the paths of modules that own the parameters of all modules inside.
     """
-    modules = {
-        key: Module(number, [], Key(*key), of_second=key[0].startswith(SECOND)) for number, key in enumerate(keys)
-    }
-    for key, module in modules.items() if leaves else ():
-        module.is_leaf = key[0].removeprefix(SECOND) in leaves
     readers: dict[str, _Readers] = {}
     for each in parameters:
         name, layer = each.key
@@ -50,7 +50,20 @@ def called_modules(
             modules[reader, layer].parameters.append(each)
         if wrapper is not None and (wrapper, layer) in modules:
             modules[wrapper, layer].parameters.append(each)
-    return modules
+    for model in ("", SECOND):
+        for name, of in substitutes.tied.items():
+            owners = substitutes.owners(model + name.rpartition(".")[0])
+            owner = next((path for path in owners if (path, None) in modules), None)
+            if owner is not None:
+                modules[owner, None].parameters.append(by_name[model + of, None])
+    in_order(modules.values())
+
+
+def in_order(modules: Iterable[Module]) -> None:
+    """Sort the parameters of modules by their ids (ds_id), as DeepSpeed does."""
+    for module in modules:
+        if len(module.parameters) > 1:
+            module.parameters.sort(key=_ORDER)
 
 
 class _Readers(NamedTuple):

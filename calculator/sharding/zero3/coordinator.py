@@ -249,13 +249,13 @@ class Coordinator:
 
     def gather_persistent(self) -> None:
         """Gather the persistent parameters after the optimizer's step."""
-        self._gather_apart(self._persistent)
+        self._gather_separately(self._persistent)
 
     def gather_all(self) -> None:
         """Gather every parameter that is not gathered (deepspeed.zero.GatheredParameters)."""
-        self._gather_apart([each for each in self.parameters if each.state == PARTITIONED])
+        self._gather_separately([each for each in self.parameters if each.state == PARTITIONED])
 
-    def _gather_apart(self, parameters: list[Partitioned]) -> None:
+    def _gather_separately(self, parameters: list[Partitioned]) -> None:
         """Gather each parameter into a buffer of its own."""
         for each in parameters:
             each.storage, each.state = Storage(self._live, each.with_padding, each.represents), GATHERED

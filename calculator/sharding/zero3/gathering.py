@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
-from calculator.sharding.zero3.known_copies import KnownCopies, KnownRun
 from calculator.sharding.zero3.parameters import Live
 from calculator.sharding.zero3.program import FETCHES, NO_GRAD_FORWARD
+from calculator.sharding.zero3.recorded_copies import RecordedCopies, RecordedRun
 from calculator.sharding.zero3.references import References
 from calculator.sharding.zero3.steady import Steady
 from calculator.sharding.zero3.track import Moment, Track, with_more
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from calculator.sharding.zero.parameters import Key
     from calculator.sharding.zero3.followed import Followed
-    from calculator.sharding.zero3.known_calls import KnownCopy
     from calculator.sharding.zero3.parameters import Module, Parameters
     from calculator.sharding.zero3.program import Program
+    from calculator.sharding.zero3.recorded_calls import RecordedCopy
     from calculator.sharding.zero3.segment import Event, Segment
     from calculator.sharding.zero3.sizes import Sizes
 
@@ -74,7 +74,7 @@ class Gathering:
         self._second = Coordinator(sizes[1], self._live, parameters.of_second)
         self._running = self._coordinator
         self._references = References(program.backward)
-        self._known_copies = KnownCopies(program.backward)
+        self._recorded_copies = RecordedCopies(program.backward)
         self._keeps_loss, self._generates, self._syncs = keeps_loss, generates, syncs
         #: The bytes of gathered weights while the trainer generates, and the most while vLLM reads them.
         self.in_generation = self.in_sync = 0
@@ -295,18 +295,18 @@ class Gathering:
                 found.append(Moment(position, live.most, live.bytes, number=number))
         return found
 
-    def _known(self, segment: Segment) -> KnownCopy | None:
+    def _recorded(self, segment: Segment) -> RecordedCopy | None:
         """Return the calls of a copy, or None if all of its events are followed."""
         frees = self._references.previous_graph and segment.end > self._running_program.backward
-        return None if frees or not self._knows_calls else self._known_copies.of(segment, self._running)
+        return None if frees or not self._knows_calls else self._recorded_copies.of(segment, self._running)
 
     def _follow(self, segment: Segment) -> list[Moment]:
         """Run a segment, and return the moments at which the gathered bytes change."""
-        known, running = self._known(segment), self._running
-        if known is None:
+        recorded, running = self._recorded(segment), self._running
+        if recorded is None:
             return self._moments(segment.events, segment.active)
         end = running.order.place + len(segment.fetched)
-        moments = KnownRun(running, self._live, segment.events, self._references.of_event).follow(known)
+        moments = RecordedRun(running, self._live, segment.events, self._references.of_event).follow(recorded)
         running.order.place = end
         return moments
 

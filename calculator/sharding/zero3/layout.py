@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from calculator.common.dtype import ITEMSIZE
-from calculator.sharding.zero3.known_calls import RELEASE
-from calculator.sharding.zero3.numbered_calls import RELEASE_SEVERAL
+from calculator.sharding.zero3.numbered_uses import RELEASE_SEVERAL
 from calculator.sharding.zero3.parameters import ELEMENTS
 from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.recorded_calls import RELEASE
 from calculator.sharding.zero3.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from calculator.common.dtype import DType
     from calculator.sharding.zero3.followed import Followed
-    from calculator.sharding.zero3.numbered_calls import NumberedCall, NumberedSegment, StepCalls
+    from calculator.sharding.zero3.numbered_calls import NumberedSegment, StepCalls
+    from calculator.sharding.zero3.numbered_uses import NumberedCall
     from calculator.sharding.zero3.parameters import Partitioned
 
 _PAYLOAD, _WHOLE, _WITH_PADDING = attrgetter("payload"), attrgetter("whole"), attrgetter("with_padding")
-_DTYPE = itemgetter(0)
+_DTYPE_AND_PAYLOAD = attrgetter("dtype", "payload")
 
 
-class PlacedSegment(NamedTuple):
+@dataclass(slots=True, eq=False)
+class PlacedSegment:
     """A segment where it runs.
 
     Attributes:
@@ -64,22 +65,26 @@ class Layout:
         self.backward = step.program.backward
         #: The number of the first parameter of the copies, and how many parameters a copy has.
         self.first, self.period = len(step.outside), len(step.of_copy)
-        self.parameters: list[Partitioned] = [*step.outside, *step.of_copy * len(followed.numbers)]
-        count = len(followed.numbers)
-        self.elements, self.payloads, self.whole = (
-            [*map(of, step.outside), *[*map(of, step.of_copy)] * count] for of in (ELEMENTS, _PAYLOAD, _WHOLE)
+        copies = len(followed.numbers)
+        #: The number of parameters.
+        self.count = self.first + self.period * copies
+        #: By parameter: its elements, and the bytes that an all-gather results in, those of the whole weight, and those
+        #: of the weight with its padding.
+        self.elements, self.payloads, self.whole, self.with_padding = (
+            [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
+            for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        partitions = [(each.dtype, each.partition) for each in (*step.outside, *step.of_copy)]
-        #: By dtype, the elements of the partition of each parameter. 0 for those of another dtype.
-        self.partitions: dict[DType, list[int]] = {}
-        for dtype in dict.fromkeys(map(_DTYPE, partitions)):
-            sizes = [size if of == dtype else 0 for of, size in partitions]
-            self.partitions[dtype] = [*sizes[: self.first], *sizes[self.first :] * count]
-        self.itemsizes = [ITEMSIZE[dtype] for dtype in self.partitions]
+        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, each)] for each in (step.outside, step.of_copy))
+        dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *of_copy)])
+        #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
+        self.of_dtypes = [
+            [*[size * (of == dtype) for of, size in outside], *[size * (of == dtype) for of, size in of_copy] * copies]
+            for dtype in dtypes
+        ]
         #: The numbers of the persistent parameters.
         self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
-        of_copy = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
-        self.persistent.update([number + slot * self.period for slot in range(count) for number in of_copy])
+        persistent = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
+        self.persistent.update([number + slot * self.period for slot in range(copies) for number in persistent])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
@@ -92,10 +97,12 @@ class Layout:
         #: The index of the module that uses each of them. The last is infinite.
         self.places: list[float] = []
         for own, each in placed:
-            self.order += map(each.shift.__add__, own.order)
-            self.places += map(each.begin.__add__, own.places)
+            shift, begin = each.shift, each.begin
+            self.order += [shift + number for number in own.order]
+            self.places += [begin + place for place in own.places]
         self.places.append(inf)
-        self.segments = [*self._with_distances(placed)]
+        self._set_distances(placed)
+        self.segments = [each for _, each in placed]
 
     def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
@@ -129,17 +136,17 @@ class Layout:
                 begin = end
         return placed
 
-    def _with_distances(self, placed: Sequence[Placed]) -> Iterator[PlacedSegment]:
-        """Yield the segments with the distances to the next uses of parameters."""
+    def _set_distances(self, placed: Sequence[Placed]) -> None:
+        """Set the distances to the next uses of parameters in all segments."""
         starts = [*accumulate([own.before[-1] * (1 + each.segment.skipped) for own, each in placed], initial=0)]
         behind = {each.segment.window: each.end for _, each in placed}
         backward = {each.slot: at for at, (_, each) in enumerate(placed) if each.segment.window == BACKWARD}
         for at, (own, each) in enumerate(placed):
             window = each.segment.window
             if window is None:
-                yield each._replace(calls=[_outside(call, at, placed, starts) for call in own.calls])
+                each.calls = [_outside(call, at, placed, starts) for call in own.calls]
             else:
-                yield each._replace(gap=starts[backward[each.slot]] - starts[at], behind=behind[window])
+                each.gap, each.behind = starts[backward[each.slot]] - starts[at], behind[window]
 
 
 def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:

@@ -9,12 +9,13 @@ from operator import attrgetter, itemgetter, methodcaller
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from calculator.engine import module_calls
-from calculator.engine.autograd import GRADIENT_OF, parameter_of
+from calculator.engine.autograd import GRADIENT_OF
 from calculator.engine.kinds import numbered
 from calculator.methods.compared import REFERENCE as SECOND
-from calculator.sharding.zero.parameters import Key, gradient_key
-from calculator.sharding.zero3.called_modules import Name, called_modules
+from calculator.sharding.zero.parameters import Key
+from calculator.sharding.zero3.called_modules import Name, add_parameters, in_order
 from calculator.sharding.zero3.copies import WRAPPED, Substitutes
+from calculator.sharding.zero3.marks import OF_LEAF, OF_VIEWS, gradient_name, layer_after, read
 from calculator.sharding.zero3.parameters import Module
 from calculator.sharding.zero3.segment import Event, Placed, Segment
 
@@ -29,42 +30,19 @@ if TYPE_CHECKING:
 #: A module or a parameter.
 Named = TypeVar("Named")
 
-#: The prefixes of a program's marks, in addition to that of gradients, by the text before their colon.
-PREFIXES = {
-    prefix.removesuffix(": "): prefix
-    for prefix in (
-        module_calls.BEFORE_FORWARD,
-        module_calls.BEFORE_FORWARD_OF_LEAF,
-        module_calls.AFTER_FORWARD,
-        module_calls.BEFORE_BACKWARD,
-        module_calls.AFTER_BACKWARD,
-        module_calls.PINNED,
-        module_calls.UNPINNED,
-        module_calls.KEPT,
-        module_calls.EXTERNAL,
-    )
-}
-
-#: The marks of views, which begin with the number of the view.
-_OF_VIEWS = frozenset((module_calls.PINNED, module_calls.UNPINNED))
-
 #: The kind of an event that is a call in a no-grad pass of the trained model.
 NO_GRAD_FORWARD = "before no-grad forward: "
-
-#: The mark of a call in such a pass whose input requires a gradient, in place of the number of a view. DeepSpeed counts
-#: the input again, and so does not miss the end of the backward pass.
-OF_LEAF = "leaf"
 
 #: The kinds of events before which a module's parameters are gathered.
 FETCHES = frozenset((module_calls.BEFORE_FORWARD, NO_GRAD_FORWARD, module_calls.BEFORE_BACKWARD))
 
-#: The number of the window of the backward pass.
-BACKWARD = 1
+#: The numbers of the windows of the forward and of the backward pass.
+FORWARD, BACKWARD = 0, 1
 
 _POSITION, _LABEL = itemgetter(0), itemgetter(1)
 #: The kind of a call.
 _BEFORE = module_calls.BEFORE_FORWARD
-_KIND, _ORDER, _WRAPS = attrgetter("kind"), attrgetter("order"), attrgetter("wraps")
+_KIND, _WRAPS = attrgetter("kind"), attrgetter("wraps")
 
 
 class Program:
@@ -90,21 +68,25 @@ class Program:
             for window, own in _parts(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
+        kinds = {kind for _, own in parts for kind in map(_KIND, own)}
         calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
         if modules is None:
             called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
-            modules = self._with_parameters(called, parts, parameters, leaves)
+            reads = [marks for _, marks in parts] if module_calls.EXTERNAL in kinds else []
+            modules = self._with_parameters(called, reads, parameters, leaves)
         #: The modules by their paths and layers.
         self.modules = modules
         begun = [text for own in calls for text, _ in own]
         root = next(each for each in begun if not each.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
-        self.keeps = any(module_calls.KEPT in map(_KIND, marks) for _, marks in parts)
+        self.keeps = module_calls.KEPT in kinds
         #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[root, None]
         second = next((each for each in begun if each.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
+        #: Whether modules read parameters of others.
+        self._reads = module_calls.EXTERNAL in kinds
         self.segments = [*self._segments(parts, windows)]
         if leaves:
             _look_inside(self.segments)
@@ -112,20 +94,23 @@ class Program:
     def _with_parameters(
         self,
         called: Sequence[Name],
-        parts: Sequence[tuple[int | None, list[Placed]]],
+        reads: Sequence[Sequence[Placed]],
         parameters: Sequence[Partitioned],
         leaves: set[str],
     ) -> dict[Name, Module]:
-        """Return the called modules with their own parameters and those that they read of other modules."""
-        modules = called_modules(called, parameters, leaves, self.substitutes)
-        for model in ("", SECOND):
-            for name, of in self.substitutes.tied.items():
-                owners = self.substitutes.owners(model + name.rpartition(".")[0])
-                path = next((path for path in owners if (path, None) in modules), None)
-                if path is not None:
-                    modules[path, None].parameters.append(self.by_name[model + of, None])
-        read = [marks for _, marks in parts if module_calls.EXTERNAL in map(_KIND, marks)]
-        for each in [each for marks in read for each in marks if each.kind == module_calls.EXTERNAL]:
+        """Return the called modules with their own parameters and those that they read of other modules.
+
+        `reads` are the marks among which are those of such reads.
+        """
+        modules = {
+            # Faster than a call of Key.
+            key: Module(number, [], tuple.__new__(Key, key), of_second=key[0].startswith(SECOND))
+            for number, key in enumerate(called)
+        }
+        for key, module in modules.items() if leaves else ():
+            module.is_leaf = key[0].removeprefix(SECOND) in leaves
+        add_parameters(modules, parameters, self.by_name, leaves, self.substitutes)
+        for each in [each for marks in reads for each in marks if each.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
             for key in [key for key in modules if key[0] == path]:
@@ -133,9 +118,8 @@ class Program:
                 parameter = self.by_name.get((model + name, key[1] if "*" in name else None))
                 if parameter is not None and parameter not in modules[key].parameters:
                     modules[key].parameters.append(parameter)
-        for module in modules.values():
-            if len(module.parameters) > 1:
-                module.parameters.sort(key=_ORDER)  # DeepSpeed sorts them by their ids (ds_id)
+        if reads:
+            in_order(modules.values())
         return modules
 
     def module(self, path: str, layer: int | None) -> Module:
@@ -173,8 +157,7 @@ class Program:
         last = followed.copies - 1
         repeats = [0] * len(windows)
         for window, given in parts:
-            reads = module_calls.EXTERNAL in map(_KIND, given)
-            own = [each for each in given if each.kind != module_calls.EXTERNAL] if reads else given
+            own = [each for each in given if each.kind != module_calls.EXTERNAL] if self._reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([each.start for each in windows if each.start >= at], default=self.end)
@@ -291,9 +274,10 @@ def _parts(
     numbers, (_, start, stop) = followed.repetition.numbers, followed.repetition.boundaries
     cuts = [(f"layer {start} forward", f"layer {stop} forward"), (f"layer {stop} backward", f"layer {start} backward")]
     no_grad_pass, inside, wraps = "", False, False
-    of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
-    names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
-    cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
+    if len(windows) > len(cuts):
+        of_layers = filter(methodcaller("endswith", " forward"), map(_LABEL, tape.marks))
+        names = dict.fromkeys(label.partition("layer ")[0] for label in of_layers)
+        cuts += [(f"{name}layer {start} forward", f"{name}layer {stop} forward") for name in names if name]
     entered = {first: number for number, (first, _) in enumerate(cuts[: len(windows)])}
     left = {last for _, last in cuts[: len(windows)]}
     window: int | None = None
@@ -302,15 +286,12 @@ def _parts(
     #: The layers in which views were created. They may end in another, whose parameters differ.
     viewed: dict[str, int | None] = {}
     for position, label in tape.marks[: bisect_right(tape.marks, end, key=_POSITION)]:
-        kind, colon, text = label.partition(": ")
-        prefix = PREFIXES.get(kind) if colon else None
-        if prefix is not None:
-            text, serial, own = no_grad_pass + text, "", layer if "*" in text else None
-            if prefix in _OF_VIEWS:
-                serial, text = text.split(maxsplit=1)
+        prefix, text, serial, in_layer = read(label)
+        if prefix:
+            own = layer if in_layer else None
+            if prefix in OF_VIEWS:
                 own = viewed.setdefault(serial, own)
-            if prefix == module_calls.BEFORE_FORWARD_OF_LEAF:
-                prefix, serial = module_calls.BEFORE_FORWARD, OF_LEAF
+            text = no_grad_pass + text if no_grad_pass else text
             marks.append(tuple.__new__(Placed, (position, prefix, text, own, wraps, serial)))  # faster than a call
             continue
         if label.startswith(module_calls.NO_GRAD):
@@ -321,16 +302,10 @@ def _parts(
         if label in entered or label in left:
             yield window, marks
             window, marks = entered.get(label), []
-        name, is_layer, number_and_pass = label.partition("layer ")
-        if is_layer and name in names and label.endswith((" forward", " backward")):
-            number = int(number_and_pass.split()[0])
-            at = number if label.endswith("forward") else number - 1
-            layer = numbers[at] if at < len(numbers) else None
-        elif label.startswith(GRADIENT_OF):
-            text, own = gradient_key(label, layer)
-            if parameter_of(label)[1] is not None:  # of a tower, whose modules are outside the repeated layers
-                text, own = Key(text, own).numbered
-            marks.append(Placed(position, GRADIENT_OF, text, own))
+        if label.startswith(GRADIENT_OF):
+            marks.append(Placed(position, GRADIENT_OF, *gradient_name(label, layer)))
+        else:
+            layer = layer_after(label, layer, numbers)
     yield window, marks
 
 

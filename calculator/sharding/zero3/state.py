@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, Trained, in_order, parts
+from calculator.sharding.zero.parameters import Key, auto_hidden_size, parts
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -39,11 +39,22 @@ if TYPE_CHECKING:
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.gathering import Gathering
-    from calculator.sharding.zero3.known_step import KnownStep
+    from calculator.sharding.zero3.numbered_gathering import NumberedGathering
     from calculator.sharding.zero3.sizes import Sizes
 
 #: The scalars that stay from step to step: the flag of infinite gradients, and the norm of the last step.
 KEPT_NUMBERS = 2
+
+#: The parameters of a layer with its number, or those around the layers.
+_Part = tuple[int | None, "Sequence[ResidentTensor]"]
+
+
+class _Elements(dict[ResidentTensor, int]):
+    """The number of elements of tensors, cached because layers are alike."""
+
+    def __missing__(self, tensor: ResidentTensor) -> int:
+        size = self[tensor] = int(elements(tensor.shape))
+        return size
 
 
 class PartitionedState:
@@ -61,21 +72,22 @@ class PartitionedState:
         self.is_built_partitioned = is_built_partitioned(prepared.given, prepared.device, prepared.method)
         #: The dtype in which gradients are reduced and accumulated.
         self.dtype: DType = prepared.cast_to or "float32"
-        self.sizes = sizes_of(self.zero, prepared.device.count, int(prepared.model.config["hidden_size"]))
+        self.sizes = sizes_of(self.zero, prepared.device.count, auto_hidden_size(prepared.model))
         self._groups = [{tensor.name for tensor in group} for group in groups]
         self.sizes_of_second = sizes_of_second(self.zero, prepared.device.count)
+        self._elements = _Elements()
         #: The cached gathers of the run.
-        self.gatherings: list[Gathering | KnownStep] = []
+        self.gatherings: list[Gathering | NumberedGathering] = []
 
     def parameters(self, followed: Followed) -> Parameters:
         """Return the parameters in their state before the first step, in the order of `named_parameters()`.
 
         They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
-        second = self._in_state(self._second, followed, self.sizes_of_second)
+        second = self._in_state(self._listed(self._second), followed, self.sizes_of_second)
         for each in second:
             each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
-        return Parameters(self._in_state(self.tensors, followed, self.sizes), second)
+        return Parameters(self._in_state(self._tensors_of_parts, followed, self.sizes), second)
 
     @cached_property
     def _second(self) -> list[ResidentTensor]:
@@ -86,33 +98,46 @@ class PartitionedState:
         tensors = resident_tensors(compared_model(self.prepared, compared))
         return [replace(each, trained=False) for each in tensors if each.parameters]
 
-    def _in_state(self, tensors: Sequence[ResidentTensor], followed: Followed, sizes: Sizes) -> list[Partitioned]:
-        found, part = [], 0
-        for number, each in enumerate(self._in_order(tensors, followed.layers())):
-            layer = each.key.layer
+    def _listed(self, tensors: Sequence[ResidentTensor]) -> list[_Part]:
+        """Return the parameters of each layer with its number, and those around the layers."""
+        return [*parts(self.prepared.model, tensors, frozen=True)]
+
+    @cached_property
+    def _tensors_of_parts(self) -> list[_Part]:
+        return self._listed(self.tensors)
+
+    def _in_state(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
+        found: list[Partitioned] = []
+        part = 0
+        for layer, own in self._by_part(listed, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
-            part += (layer is not None) != bool(part % 2)
+            part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
-            own = _partitioned(each.key, each.tensor, each.elements, sizes)
-            # Under zero.Init, the model is partitioned before PEFT adds to it.
-            after = self.is_built_partitioned and not each.tensor.base
-            own.order, own.represents = (int(after), part, layer or 0, number), 1 + represents * followed.skipped
-            found.append(own)
+            for key, tensor, size in own:
+                each = _partitioned(key, tensor, size, sizes)
+                # Under zero.Init, the model is partitioned before PEFT adds to it.
+                after = self.is_built_partitioned and not tensor.base
+                each.order = int(after), part, layer or 0, len(found)
+                each.represents = 1 + represents * followed.skipped
+                found.append(each)
         return found
 
-    def _in_order(self, tensors: Sequence[ResidentTensor], layers: Collection[int]) -> Iterator[Trained]:
-        """Yield every parameter in order, of the decoder's layers with these numbers.
+    def _by_part(
+        self, listed: Sequence[_Part], layers: Collection[int]
+    ) -> Iterator[tuple[int | None, list[tuple[Key, ResidentTensor, int]]]]:
+        """Yield every parameter with its elements, by layer and around the layers: of the decoder, these layers.
 
         The layers of a tower are outside the repeated layers: the names of their parameters contain their numbers.
         """
-        model = self.prepared.model
-        found = in_order(model, tensors, frozen=True, layers=layers)
-        if not model.towers:
-            yield from found
-            return
-        for each in found:
-            in_tower = each.key.layer is not None and each.key.name.startswith(model.towers)
-            yield each._replace(key=each.key.numbered) if in_tower else each
+        towers = self.prepared.model.towers
+        for number, own in listed:
+            in_tower = number is not None and towers and own and own[0].name.startswith(towers)
+            if not (number is None or in_tower or number in layers):
+                continue
+            keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
+            layer = None if in_tower else number
+            keys = [key.numbered for key in keys] if in_tower else keys
+            yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
 
     @cached_property
     def every(self) -> list[Partitioned]:
@@ -122,16 +147,16 @@ class PartitionedState:
     @cached_property
     def _parts(self) -> list[list[Partitioned]]:
         """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
-        return self._of_parts(self.tensors)
+        return self._of_parts(self._tensors_of_parts)
 
     @cached_property
     def _of_second(self) -> list[Partitioned]:
-        return [*chain.from_iterable(self._of_parts(self._second))]
+        return [*chain.from_iterable(self._of_parts(self._listed(self._second)))]
 
-    def _of_parts(self, tensors: Sequence[ResidentTensor]) -> list[list[Partitioned]]:
-        every = [own for _, own in parts(self.prepared.model, tensors, frozen=True)]
+    def _of_parts(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
+        every = [own for _, own in listed]
         found = {
-            id(own): [_partitioned(Key(each.name, None), each, int(elements(each.shape)), self.sizes) for each in own]
+            id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
             for own in {id(own): own for own in every}.values()
         }
         return [found[id(own)] for own in every]
@@ -159,34 +184,44 @@ class PartitionedState:
         gathered like all others.
         """
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
-        own = self._in_order(self.tensors, layers)
         inside = tuple(f"{path}." for path in leaves)
-        of_copy = [each for each in own if each.key.layer is not None]
-        every = sum(each.elements for each in of_copy)
-        size = sum(each.elements for each in of_copy if not each.key.name.startswith(inside))
+        of_copy = [
+            each for layer, own in self._by_part(self._tensors_of_parts, layers) if layer is not None for each in own
+        ]
+        every = sum([size for _, _, size in of_copy])
+        size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
         most = self.sizes.max_live if self.sizes.prefetch_bucket else 0
         return Reach(
             ahead=-(-most // every) if every else 0,
             reuse=-(-self.sizes.max_reuse_distance // size) if size else 0,
         )
 
-    @cached_property
+    @property
     def sub_groups(self) -> list[list[Partitioned]]:
         """The sub-groups of trained parameters, which the optimizer updates one after the other."""
+        return [own for own, _ in self._sub_groups]
+
+    @property
+    def sizes_of_parts(self) -> list[list[int]]:
+        """The number of elements of a rank's part of each parameter, by sub-group."""
+        return [sizes for _, sizes in self._sub_groups]
+
+    @cached_property
+    def _sub_groups(self) -> list[tuple[list[Partitioned], list[int]]]:
+        """The sub-groups, each with the number of elements of a rank's part of each parameter."""
         found = []
-        distinct = {id(part): part for part in self._parts}
+        keys = [*map(id, self._parts)]
+        distinct = dict(zip(keys, self._parts, strict=True))
         for names in self._groups:
             own = {
                 key: [each for each in part if each.trained and each.key.name in names]
                 for key, part in distinct.items()
             }
-            found += [*self._divided([*chain.from_iterable([own[id(part)] for part in self._parts])])]
+            of_parts = {key: [*map(PARTITION, part)] for key, part in own.items()}
+            group = [*chain.from_iterable(map(own.__getitem__, keys))]
+            sizes = [*chain.from_iterable(map(of_parts.__getitem__, keys))]
+            found += [(group[begin:end], sizes[begin:end]) for begin, end in self._divided(sizes)]
         return found
-
-    @cached_property
-    def sizes_of_parts(self) -> list[list[int]]:
-        """The number of elements of a rank's part of each parameter, by sub-group."""
-        return [[*map(PARTITION, group)] for group in self.sub_groups]
 
     @cached_property
     def partitions(self) -> list[int]:
@@ -208,19 +243,22 @@ class PartitionedState:
         """The dtype of the trained parameters, which is the same for all."""
         return self.sub_groups[0][0].dtype
 
-    def _divided(self, own: list[Partitioned]) -> Iterator[list[Partitioned]]:
-        """Yield the sub-groups of a group. One is complete when its partitions reach the size of a sub-group."""
-        if sum(map(PARTITION, own)) <= self.sizes.sub_group:
-            yield own
+    def _divided(self, own: list[int]) -> Iterator[tuple[int, int]]:
+        """Yield where the sub-groups of a group begin and end.
+
+        One is complete when its partitions, whose elements are given, reach the size of a sub-group.
+        """
+        if sum(own) <= self.sizes.sub_group:
+            yield 0, len(own)
             return
-        sizes = [*accumulate(map(PARTITION, own))]
+        sizes = [*accumulate(own)]
         begun = before = 0
         while before + self.sizes.sub_group < sizes[-1]:
             end = bisect_left(sizes, before + self.sizes.sub_group, begun) + 1
-            yield own[begun:end]
+            yield begun, end
             begun, before = end, sizes[end - 1]
         if begun < len(own):
-            yield own[begun:]
+            yield begun, len(own)
 
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
@@ -266,7 +304,7 @@ class PartitionedState:
         second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
-                whole = int(elements(tensor.shape))
+                whole = self._elements[tensor]
                 size = -(-whole // self.sizes.ranks)
                 is_cast = tensor.base and tensor.dtype == "float32"
                 dtype = (self.prepared.cast_to or tensor.dtype) if is_cast else tensor.dtype

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.sharding.zero3.copies import substitutes_of
+from calculator.sharding.zero3.first_copy import first_copy
 from calculator.sharding.zero3.followed import Followed, choices
 from calculator.sharding.zero3.gathering import Gathering
-from calculator.sharding.zero3.known_step import KnownStep
 from calculator.sharding.zero3.numbered_calls import step_calls
+from calculator.sharding.zero3.numbered_gathering import NumberedGathering
 from calculator.sharding.zero3.program import Program, leaves_of
 from calculator.trainers import trainer_of
 
@@ -37,13 +38,13 @@ class Called(NamedTuple):
 
 def gathering_of(
     state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
-) -> Gathering | KnownStep:
+) -> Gathering | NumberedGathering:
     """Return the weights that the steps of a run gather.
 
     It is cached for runs with other batch sizes that call modules alike.
     """
     known = state.gatherings
-    if not known or not _calls_alike(known[0], last, first):
+    if not known or not _has_equal_calls(known[0], last, first):
         known[:] = [_gathering_of(state, last, first, repetition)]
     return known[0]
 
@@ -55,18 +56,18 @@ def _syncs(prepared: PreparedModel) -> Syncs | None:
     return "all at once" if prepared.method.facts.config_class else "one by one"
 
 
-def _calls_alike(known: Gathering | KnownStep, last: Called, first: Called | None) -> bool:
+def _has_equal_calls(known: Gathering | NumberedGathering, last: Called, first: Called | None) -> bool:
     of_first = None if known.first is None else known.first.marks
     return known.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
 
 
 def _gathering_of(
     state: PartitionedState, last: Called, first: Called | None, repetition: Repetition
-) -> Gathering | KnownStep:
+) -> Gathering | NumberedGathering:
     leaves, keeps_loss = leaves_of(last.tape), state.prepared.training.trainer is None
-    calls = _known_calls(state, last, repetition) if first is None and not leaves else None
+    calls = _recorded_calls(state, last, repetition) if first is None and not leaves else None
     for followed in choices(repetition, state.reach(repetition, leaves)):
-        known = None if calls is None else KnownStep(calls, followed, state.sizes, keeps_loss=keeps_loss)
+        known = None if calls is None else NumberedGathering(calls, followed, state.sizes, keeps_loss=keeps_loss)
         if known is not None and not known.is_steady:
             continue
         found = known if known is not None and known.is_known else _followed(state, last, first, followed)
@@ -75,7 +76,7 @@ def _gathering_of(
     return found
 
 
-def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
+def _recorded_calls(state: PartitionedState, last: Called, repetition: Repetition) -> StepCalls | None:
     """Return the calls of a step of one micro-batch, or None if what it gathers depends on more than them."""
     training, sizes = state.prepared.training, state.sizes
     offloads = sizes.offloads_parameters or sizes.offloads_optimizer
@@ -88,12 +89,9 @@ def _known_calls(state: PartitionedState, last: Called, repetition: Repetition) 
     own, of_second = state.parameters(followed)
     if of_second:
         return None
-    return step_calls(
-        Program(*last, followed, own, substitutes_of(state.prepared), leaves=set()),
-        followed,
-        own,
-        sizes.max_reuse_distance,
-    )
+    substitutes = substitutes_of(state.prepared)
+    program = first_copy(*last, followed, own, substitutes) or Program(*last, followed, own, substitutes, leaves=set())
+    return step_calls(program, followed, own, sizes.max_reuse_distance)
 
 
 def _followed(state: PartitionedState, last: Called, first: Called | None, followed: Followed) -> Gathering:

@@ -36,7 +36,8 @@ class Track(NamedTuple):
     """The gathered bytes in a segment: at its start, at its end, and at its moments.
 
     `moments` are the events that gather or release something, and those at which a gradient is ready. In a run without
-    a graph, `run` is its number, and `rows_left` the micro-batches whose rows are still to come in it.
+    a graph, `run` is its number, and `rows_left` the micro-batches whose rows are still to come in it. `more` bytes are
+    gathered throughout in addition.
     """
 
     segment: Segment
@@ -45,6 +46,15 @@ class Track(NamedTuple):
     moments: Sequence[Happening]
     run: int = 0
     rows_left: int = 0
+    more: int = 0
+
+    @property
+    def whole(self) -> Track:
+        """The same track with the additional bytes in all of its figures."""
+        if not self.more:
+            return self
+        moments = _more(self.moments, self.more)
+        return self._replace(before=self.before + self.more, after=self.after + self.more, moments=moments, more=0)
 
     def every(self) -> Iterator[Moment]:
         """Yield the moments of all events."""
@@ -63,16 +73,16 @@ class Track(NamedTuple):
 def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]:
     """Yield the tracks of a micro-batch with some more bytes, which are freed after the position `until`."""
     for track in tracks:
+        at = bisect_right(track.segment.events, until, key=itemgetter(0)) if size else 0
+        if not size or at == len(track.segment.events):
+            yield track._replace(more=size) if size else track
+            continue
         before, moments = track.before + size, track.moments
-        at = bisect_right(track.segment.events, until, key=itemgetter(0))
-        if size and at < len(track.segment.events):
-            first = _more([moment for moment in moments if moment[-1] < at], size)
-            alive = first[-1][2] if first else before
-            freed = Moment(until, alive, alive - size, is_event=False, number=at)
-            moments, size = [*first, freed, *[moment for moment in moments if moment[-1] >= at]], 0
-        elif size:
-            moments = _more(moments, size)
-        yield Track(track.segment, before, track.after + size, moments)
+        first = _more([moment for moment in moments if moment[-1] < at], size)
+        alive = first[-1][2] if first else before
+        freed = Moment(until, alive, alive - size, is_event=False, number=at)
+        moments, size = [*first, freed, *[moment for moment in moments if moment[-1] >= at]], 0
+        yield track._replace(before=before, moments=moments)
 
 
 def _more(moments: Sequence[Happening], size: int) -> list[Happening]:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Compared
     from calculator.trainers.subject import Subject
 
+#: Families whose processors refuse texts without images.
+#: Source: transformers/models/paligemma/processing_paligemma.py, validate_inputs.
+NEEDS_IMAGES = frozenset({"paligemma"})
+
 
 class ComparingTrainer(TrlTrainer):
     """A trainer with a reference: a second model, disabled adapters, or copies of the adapters."""
@@ -44,6 +48,16 @@ class ComparingTrainer(TrlTrainer):
             message = f"{trainer} refuses it for datasets with images, which it processes batch by batch: use false"
             yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
         yield from copies_problems(prepared) if self.compared(prepared) == "adapter copies" else ()
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield the settings in which the request differs from the config's defaults, and a collator that fails."""
+        yield from TrlTrainer.warnings(self, prepared)
+        processes_answers = prepared.training.has_images and not self.facts.generates
+        if processes_answers and prepared.model.model_type in NEEDS_IMAGES:
+            yield (
+                f"{self.facts.label.removeprefix('TRL ')}'s own collator processes answers without images, which the "
+                f"processor of {prepared.model.model_type} refuses. Give the trainer a data_collator."
+            )
 
     def router_problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield models for which the routers' loss is not modeled, which these trainers add to their own."""

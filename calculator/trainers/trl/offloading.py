@@ -14,12 +14,19 @@ from calculator.stack.releases import release
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.common.names import MethodName
+    from calculator.common.names import MethodName, TrainerName
     from calculator.inputs.sharding import ShardingName
     from calculator.trainers.subject import Subject
 
 #: The first release whose manager was traced.
 FIRST = (1, 15)
+
+#: The shardings under which a saved weight is the parameter that the manager knows. FSDP and DeepSpeed replace its
+#: storage, so a view of it is copied to host memory as any tensor. With gradient checkpointing, no view is saved.
+KEEP_STORAGES: tuple[ShardingName, ...] = ("none", "ddp")
+
+#: The trainers that run the model more than once in a step.
+SEVERAL_PASSES: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
 
 #: Families whose layers save tensors in layouts that are not modeled, so that copies of them on the GPU are not known.
 UNKNOWN_LAYOUTS = frozenset({"bloom", "falcon", "gpt_neo"})
@@ -81,7 +88,13 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
         "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
         "with images is not modeled: use false, or leave images out": training.has_images,
-        "on several GPUs is not modeled: use false, or device.sharding none": sharding != "none",
+        f"without gradient checkpointing is not modeled with {sharding}, which replaces the storages of weights: set "
+        "gradient_checkpointing true, or use ddp": not checkpointed and sharding not in KEEP_STORAGES,
+        f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
+        "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
+        f"under ZeRO-3 is not modeled with {training.trainer}, which runs the model more than once: use zero2": (
+            sharding == "zero3" and training.trainer in SEVERAL_PASSES
+        ),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
             prepared.model.config.get("hidden_size_per_layer_input")
         ),
@@ -99,6 +112,15 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         if applies:
             yield Problem(loc="training.activation_offloading", msg=f"TRL's option {reason}", input=True)
             return
+
+
+def _trains_head(prepared: Subject) -> bool:
+    """Return whether the fused head's weight or bias is trained.
+
+    Source: trl/trainer/utils.py, maybe_gather_lm_head_ctx.
+    """
+    output = prepared.model.output
+    return prepared.training.trainer != "trl-reward" and bool(prepared.module_spec(output.name, output).trained)
 
 
 def _of_unknown_layout(prepared: Subject) -> str | None:

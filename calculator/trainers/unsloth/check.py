@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 #: The families whose patched forward pass is modeled. Source: unsloth/models/loader.py, dispatch_model.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
-#: Families that Unsloth patches in other ways.
-OTHER_PATCHES = ("gemma", "gemma2")
+#: Families that Unsloth patches in other ways, and how. It compiles the others.
+#: Source: unsloth/models/gemma.py; models/gemma2.py and kernels/flex_attention.py, slow_attention_softcapping.
+OTHER_PATCHES = {
+    "gemma": "whose norms, MLP and rotary embeddings it patches in another way",
+    "gemma2": "whose attention it compiles for its soft caps, so that torch.compile chooses what is saved",
+}
+_COMPILED = "that it compiles, so that torch.compile chooses what is saved"
 
 #: Settings of methods that Unsloth's fused functions do not cover, or that are not modeled, with what to set instead.
 OF_METHOD = {
@@ -56,9 +61,8 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 def _model(prepared: Subject) -> Iterator[Problem]:
     model_type = prepared.model.model_type
     if model_type not in FAMILIES:
-        how = "patches in another way" if model_type in OTHER_PATCHES else "compiles in place of a patch"
-        names = ", ".join(FAMILIES)
-        message = f"Unsloth is modeled for {names}; {model_type} is a family that it {how}: use trl-sft"
+        names, how = ", ".join(FAMILIES), OTHER_PATCHES.get(model_type, _COMPILED)
+        message = f"Unsloth is modeled for {names}; {model_type} is a family {how}: use trl-sft"
         yield Problem(loc="training.trainer", msg=message, input="unsloth")
     if older_behavior(prepared.stack, model_type):
         message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.plan import Point
     from calculator.sharding.zero.reduction import Large
-    from calculator.training_step.zero.peaks import Fullest, _Share
+    from calculator.training_step.zero.peaks import PeakPoint, _Share
 
 #: The number of scalars that are alive while a gradient is checked for infinities, in addition to the norms.
 OVERFLOW_SCALARS = 6
@@ -45,7 +45,7 @@ class OffloadedPeaks(FlatPeaks):
         """Return the number of norms, which is all that ranks differ by outside the backward pass."""
         return len(self._reduction.copies.get(number, ()))
 
-    def _fullest_point(self, number: int, share: _Share) -> Fullest:  # noqa: ARG002
+    def _fullest_point(self, number: int, share: _Share) -> PeakPoint:  # noqa: ARG002
         """Return the fullest point of a rank in the backward pass, with the norms and copies that are alive there."""
         points = self._points(number)
         return max(((point.bytes + _bytes(alive), point, alive) for point, alive in points), key=itemgetter(0))

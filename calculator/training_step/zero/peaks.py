@@ -103,7 +103,7 @@ class _ForwardPass(NamedTuple):
 
 
 #: The bytes at a rank's fullest point in the backward pass, the point, and the gradients of its partition there.
-Fullest = tuple[int, Point, tuple["ResidentTensors", ...]]
+PeakPoint = tuple[int, Point, tuple["ResidentTensors", ...]]
 
 
 def _bytes(tensors: Sequence[ResidentTensors]) -> int:
@@ -143,7 +143,7 @@ class FlatPeaks:
         for each in self._reduction.kept:
             for number in each.ranks:
                 self._large.setdefault(number, []).append(each)
-        self._fullest_points: dict[tuple[Hashable, ...], Fullest] = {}
+        self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
         self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
         self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
         self._first = _ForwardPass.of(first) if first is not None else None
@@ -182,7 +182,7 @@ class FlatPeaks:
             steps[alike] = OptimizerStep(self._state, number, gradients).fullest
         return steps[alike]
 
-    def _fullest_point(self, number: int, share: _Share) -> Fullest:
+    def _fullest_point(self, number: int, share: _Share) -> PeakPoint:
         """Return the fullest point of a rank in the backward pass, the first one if several are equal.
 
         Ranks that are alike have the same one if the fullest points before and after they get their buffers are.
@@ -199,7 +199,7 @@ class FlatPeaks:
             self._fullest_points[key] = self._fullest_of(points, [], share)
         return self._fullest_points[key]
 
-    def _fullest_of(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> Fullest:
+    def _fullest_of(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> PeakPoint:
         """Return the fullest of some points, of an earlier micro-batch, and of the end of the backward pass."""
         earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
         every = (*earlier, *points, (self._done(large), share.reduced))

@@ -34,7 +34,8 @@ class FlatStep:
 
     def __init__(self, state: FlatState, tape: Tape, rank: int) -> None:
         self._state, self._plan, self._rank = state, state.plan, rank
-        self.events = StepEvents(tape)
+        prepared = state.prepared
+        self.events = StepEvents(tape, prepared.device.sharding, offloads=prepared.offloads_activations)
         self._is_stage_2 = STAGES[state.prepared.device.sharding] == 2
         self._marks = [*_gradients(tape)]
         self._stream = REDUCTIONS if self._plan.buffers > 1 else 0

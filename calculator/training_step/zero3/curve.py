@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.training_step.zero3.passes import Fullest
+    from calculator.training_step.zero3.passes import PeakMoment
 
 
 class Curve:
@@ -59,7 +59,7 @@ class Curve:
         """Return the bytes at a position, after all frees there."""
         return self.of(repeats)[position] + self.added(repeats) - self.freed.get(position, 0)
 
-    def last_event(self, moment: Fullest) -> int:
+    def last_event(self, moment: PeakMoment) -> int:
         """Return the position after the last event before a moment.
 
         At the start of a copy, the event belongs to the copy before.
@@ -68,7 +68,7 @@ class Curve:
         return next((each.end for each, before in copies if before and moment.event == each.start), moment.event)
 
     def alive(
-        self, moment: Fullest, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None
+        self, moment: PeakMoment, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None
     ) -> LiveTensors:
         """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording

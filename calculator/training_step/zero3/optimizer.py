@@ -76,8 +76,9 @@ def _gathered(state: PartitionedState, size: int) -> Alive:
 def _moments(state: PartitionedState) -> Iterator[Alive]:
     for number, sizes in enumerate(state.sizes_of_parts):
         # Among partitions of one size, the last one is copied while the most norms are alive.
-        last = dict(zip(sizes, range(len(sizes)), strict=True))
-        at = max(last.values(), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
+        from_last = sizes[::-1]
+        last = [len(sizes) - 1 - from_last.index(size) for size in {*sizes}]
+        at = max(last, key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
         yield row("gradient in float64", sizes[at], "gradient", "float64"), _scalars(number + at + 1)
         yield row("norms, stacked", len(sizes), "gradients", "float64", count=2), _scalars(number + len(sizes))
         yield (_scalars(number + len(sizes) + NORM_SCALARS),)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero3.parameters import ELEMENTS, Live
-from calculator.sharding.zero3.program import BACKWARD
+from calculator.sharding.zero3.program import BACKWARD, FORWARD
 from calculator.sharding.zero3.reduction import Bucket
 from calculator.training_step.zero3.other_rows import counted
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import StorageCounts
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.gathering import Gathering
-    from calculator.sharding.zero3.known_step import KnownStep
+    from calculator.sharding.zero3.numbered_gathering import NumberedGathering
     from calculator.sharding.zero3.parameters import Partitioned
+    from calculator.sharding.zero3.program import Program
     from calculator.sharding.zero3.segment import Segment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Track
@@ -35,7 +37,7 @@ _MOST, _GRADIENT = itemgetter(1), itemgetter(3)
 Repeats = tuple[int, ...]
 
 
-class Fullest(NamedTuple):
+class PeakMoment(NamedTuple):
     """The fullest moment of a phase: its total bytes, its position, and the bytes that stage 3 adds.
 
     `in_first` is whether it is in a first micro-batch that does more than the others, and `missing` what does not exist
@@ -52,7 +54,7 @@ class Fullest(NamedTuple):
 
 
 #: The value before any moment is recorded.
-EMPTY = Fullest(-1, 0, 0, 0)
+EMPTY = PeakMoment(-1, 0, 0, 0)
 
 
 class Reading(NamedTuple):
@@ -113,7 +115,7 @@ class Passes:
 
     def __init__(
         self,
-        gathering: Gathering | KnownStep,
+        gathering: Gathering | NumberedGathering,
         curve: Curve,
         first: First | None,
         sizes: Sizes,
@@ -140,6 +142,7 @@ class Passes:
         self._known_events: dict[
             tuple[int, int, int, tuple[int, ...]], tuple[list[tuple[int, int]], list[int], list[int]]
         ] = {}
+        self._program: Program | FirstCopy
         for number, tracks in enumerate(gathering.passes):
             self._batch, self._first = Batch([], []), None
             if number == 0 and gathering.first is not None and first is not None:
@@ -151,12 +154,22 @@ class Passes:
                 begin, self._repeats = self._program.forward, tracks[0].segment.repeats
                 self._note(begin, begin, self._curve.at(begin, self._repeats) + gathering.in_sync, gathering.in_sync)
             self._bucket.is_last = number == len(gathering.passes) - 1
+            self._least = self._in_last_copy(tracks)
             for track in tracks:
                 self._follow(track)
             self._reducing.reset()
             self._bucket.reduce()
-            end, left = self._program.end, tracks[-1].after
+            end, left = self._program.end, tracks[-1].whole.after
             self._note(end, end, self._curve.at(end, self._repeats) + left, left)
+
+    def _in_last_copy(self, tracks: Sequence[Track]) -> int:
+        """Return the bytes in the last copy of the forward pass when the most is gathered. -1 without copies."""
+        last = next((each for each in reversed(tracks) if each.segment.window == FORWARD and each.moments), None)
+        if last is None:
+            return -1
+        curve, repeats = self._curve, last.segment.repeats
+        position, most, *_ = max(last.moments, key=_MOST)
+        return curve.at(position, repeats) + most + last.more
 
     def _follow(self, track: Track) -> None:
         """Read a segment, and the skipped copies after it."""
@@ -168,9 +181,9 @@ class Passes:
         if not (self._keeps_moments or has_backward) and self._read_if_fitting(track):
             return
         if not (self._keeps_moments or segment.skipped or has_backward):
-            self._read_fullest(track)
+            self._read_fullest(track.whole)
             return
-        readings = [*self._readings(track)]
+        readings = [*self._readings(track.whole)]
         for reading in readings:
             self._read(reading)
         if segment.skipped:
@@ -183,8 +196,9 @@ class Passes:
     def _read_if_fitting(self, track: Track) -> bool:
         """Read a segment and the skipped copies after it at once if all of their gradients fit the bucket.
 
-        Return whether they do. No moment is read where a bound shows that none is fuller. The bytes of skipped copies
-        grow by the same amount from one to the next, and the followed copies on both sides have the extremes.
+        Return whether they do. No moment is read where a bound shows that none is fuller, nor, in the forward pass,
+        that one of the last copy is: nothing is reduced there. The bytes of skipped copies grow by the same amount from
+        one to the next, and the followed copies on both sides have the extremes.
         """
         ready = [*filter(None, map(_GRADIENT, track.moments))]
         times = 1 + (track.segment.skipped if track.segment.window == BACKWARD else 0)
@@ -197,9 +211,10 @@ class Passes:
         base = curve.of(repeats)
         gathered = max([track.before, *map(_MOST, track.moments)])
         ((_, _, size),) = self._fullest_in(base, start + 1, end + 1)
-        bound = size + gathered + curve.added(repeats)
-        fullest = self.forward if end <= self._program.backward else self.backward
-        if bound > fullest.bytes:
+        bound = size + gathered + track.more + curve.added(repeats)
+        is_forward = end <= self._program.backward
+        fullest = self.forward if is_forward else self.backward
+        if bound > fullest.bytes and not (is_forward and bound < self._least):
             self._read_at_once(track)
         return True
 
@@ -214,12 +229,12 @@ class Passes:
         between, at = [*map(add, before_events, gathered)], [*map(add, at_events, mosts)]
         most, most_at = max(between), max(at, default=-1)
         found, found_at = between.index(most), at.index(most_at) if at else 0
-        added = curve.added(repeats)
+        added, more = curve.added(repeats) + track.more, track.more
         if most_at > most or (most_at == most and found_at < found):
-            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at])
+            self._note(positions[found_at], positions[found_at], most_at + added, mosts[found_at] + more)
         else:
             position, event = own[found]
-            self._note(position, event, most + added, gathered[found])
+            self._note(position, event, most + added, gathered[found] + more)
 
     def _at_events(
         self, positions: tuple[int, ...], base: Sequence[int], segment: Segment
@@ -380,7 +395,7 @@ class Passes:
             self._batch.moments.append((self._repeats, position, total))
         fullest = self.forward if position <= self._program.backward else self.backward
         if total > fullest.bytes:
-            found = Fullest(
+            found = PeakMoment(
                 total, event, gathered, reducing.most, self._repeats, self._first is not None, self._missing
             )
             if position <= self._program.backward:

@@ -16,7 +16,7 @@ from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
 from calculator.training_step.zero3.optimizer import fullest
 from calculator.training_step.zero3.other_rows import other_rows
-from calculator.training_step.zero3.passes import First, Fullest, Passes
+from calculator.training_step.zero3.passes import First, Passes, PeakMoment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,13 +75,13 @@ class PartitionedPeaks:
         """The most that the passes gather and reduce, and the temporaries of the optimizer's step."""
         forward, backward = self.passes.forward, self.passes.backward
         gathered = max(forward.gathered, backward.gathered, self.gathering.in_sync)
-        most = Fullest(0, 0, gathered, max(forward.reducing, backward.reducing))
+        most = PeakMoment(0, 0, gathered, max(forward.reducing, backward.reducing))
         return (*self._added(most), *self._temporaries)
 
     @property
     def in_generation(self) -> tuple[ResidentTensors, ...]:
         """The tensors on the device while the trainer generates, including all gathered weights."""
-        return (*self._kept, *self._added(Fullest(0, 0, self.gathering.in_generation, 0)))
+        return (*self._kept, *self._added(PeakMoment(0, 0, self.gathering.in_generation, 0)))
 
     @property
     def copied_to_generate(self) -> tuple[ResidentTensors, ...]:
@@ -121,7 +121,7 @@ class PartitionedPeaks:
         """The bytes of host memory that a rank uses. None without offload."""
         return self._state.host_bytes
 
-    def _added(self, moment: Fullest) -> Iterator[ResidentTensor]:
+    def _added(self, moment: PeakMoment) -> Iterator[ResidentTensor]:
         """Return the tensors that are gathered and reduced at a moment."""
         dtype = self._state.dtype
         item = ITEMSIZE[dtype]
@@ -130,7 +130,7 @@ class PartitionedPeaks:
         if moment.reducing:
             yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
 
-    def _peak(self, phase: PhaseName, moment: Fullest, carried: StorageCounts | None) -> Peak:
+    def _peak(self, phase: PhaseName, moment: PeakMoment, carried: StorageCounts | None) -> Peak:
         kept, recording, curve = self._kept, self._recording, self._curve
         if moment.in_first and self._first is not None:
             recording, curve = self._first.batch.recording, self._first.curve

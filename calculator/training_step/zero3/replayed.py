@@ -144,7 +144,8 @@ class PartitionedStep:
     """The step of a rank. All ranks allocate the same."""
 
     def __init__(self, state: PartitionedState, tape: Tape, repetition: Repetition) -> None:
-        self._state, self.events = state, StepEvents(tape)
+        self._state, prepared = state, state.prepared
+        self.events = StepEvents(tape, prepared.device.sharding, offloads=prepared.offloads_activations)
         overlaps = state.zero.overlap_comm is not False
         self._gathers, self._reductions = (GATHERS, REDUCTIONS) if overlaps else (0, 0)
         gathering = _gathering(state, tape, repetition)

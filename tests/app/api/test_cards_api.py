@@ -9,7 +9,7 @@ def get(client, card="rtx-4060", **parameters):
     return client.get(f"/api/v1/cards/{card}", params=parameters)
 
 
-def test_every_row_is_answered_if_it_is_asked_for(client):
+def test_every_row_is_returned_on_request(client):
     answer = get(client, fits="all", limit=2000).json()
     assert answer["total"] == len(answer["rows"]) == len(table())
 

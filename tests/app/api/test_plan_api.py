@@ -50,7 +50,7 @@ def test_a_method_that_is_not_proposed_has_a_reason_and_its_rule(tasks):
     assert rules["adapter"] == "fits"
 
 
-def test_a_plan_in_which_nothing_fits_has_the_nearest_miss_and_the_way_out(client, nothing):
+def test_a_plan_in_which_nothing_fits_has_the_nearest_miss_and_changes_that_fit(client, nothing):
     assert nothing["configurations"] == []
     miss = nothing["nearest_miss"]
     assert miss["short_bytes"] == -miss["estimate"]["fit"]["headroom_bytes"] > 0

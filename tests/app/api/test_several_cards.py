@@ -54,7 +54,7 @@ def test_a_sharding_is_answered_by_every_endpoint_that_trains(client, name, shar
 
 
 @pytest.mark.parametrize("name", OF_ONE_CARD)
-def test_endpoints_for_one_card_refuse_ddp_with_the_way_out(client, name):
+def test_endpoints_for_one_card_refuse_ddp_with_a_solution(client, name):
     found = errors(client.post(f"/api/v1/{name}", json={**OF_ONE_CARD[name], "device": device(2, "ddp")}))
     assert "device.count 1" in found["device.count"]
     assert "sharding none" in found["device.count"]
@@ -86,7 +86,7 @@ def _includes(shown, given):
     ],
     ids=str,
 )
-def test_settings_of_another_sharding_are_refused_with_their_value_and_the_way_out(client, settings, sharding):
+def test_settings_of_another_sharding_are_refused_with_their_value_and_a_solution(client, settings, sharding):
     body = {**LORA, "training": settings, "device": device(1 if sharding == "none" else 2, sharding)}
     answer = client.post("/api/v1/estimate", json=body)
     (error,) = answer.json()["errors"]

@@ -32,7 +32,7 @@ LOCS = ["model", "method.name", "device.gpu"]
         ),
     ],
 )
-def test_every_unknown_name_is_refused_at_once(client, path, body, locs):
+def test_all_unknown_names_are_reported_together(client, path, body, locs):
     response = client.post(f"/api/v1/{path}", json=body)
     assert response.status_code == 422
     assert [each["loc"] for each in response.json()["errors"]] == locs

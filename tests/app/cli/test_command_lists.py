@@ -19,22 +19,25 @@ def test_names_are_comma_separated_or_a_list_as_in_a_request(capsys):
 
 
 @pytest.mark.parametrize("typed", ['["c_attn",', "[1]", '[["c_attn"]]', "[" * 5000])
-def test_a_list_that_is_none_of_names_is_refused_by_its_field(typed, capsys):
+def test_a_value_that_is_not_a_list_of_names_is_refused(typed, capsys):
     assert main(["estimate", "--model", "gpt2", "--method", "lora", "--target_modules", typed]) == 2
-    assert "method.target_modules: must be one of 'all-linear' or a list of names" in capsys.readouterr().err
+    assert "--target_modules: must be one of 'all-linear' or a list of names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["compare", "--model", "gpt2", "--methods", '["lora"'], "--methods: '[\"lora\"' is not JSON"),
-        (["compare", "--model", "gpt2", "--methods", "[5]"], "methods.0.name: must be one of full"),
+        (["compare", "--model", "gpt2", "--methods", "[5]"], "--methods: must be one of full"),
         (["plan", "--model", '["gpt2"', "--gpu", "t4"], "--model: '[\"gpt2\"' is not JSON"),
-        (["plan", "--model", "[5]", "--gpu", "t4"], "model: must be a catalogue id"),
-        (["plan", "--model", "gpt2", "--gpus", "[5]"], "devices.0.gpu: must be a string"),
+        (
+            ["plan", "--model", "[5]", "--gpu", "t4"],
+            "--model: must be a catalogue id or a hub URL, not 5. Or give its config.json with --config",
+        ),
+        (["plan", "--model", "gpt2", "--gpus", "[5]"], "--gpus: must be a string"),
     ],
 )
-def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments, message, capsys):
+def test_a_list_with_wrong_items_is_refused(arguments, message, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith(message)
 

@@ -26,11 +26,11 @@ def test_a_comparison_succeeds_where_one_method_fits(capsys):
     capsys.readouterr()
 
 
-def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, capsys):
+def test_options_override_the_methods_of_a_comparisons_file(tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text('{"model": "gpt2", "methods": [{"name": "lora", "use_dora": true}, {"name": "prompt"}]}')
     assert main(["compare", "--request", str(file), "--r", "4", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert (rows[0]["method"]["r"], rows[0]["method"]["use_dora"]) == (4, True)
     assert main(["compare", "--request", str(file), "--bottleneck_size", "4"]) == 2
-    assert "method.bottleneck_size: none of the methods has this setting" in capsys.readouterr().err
+    assert "--bottleneck_size: none of the methods has this setting" in capsys.readouterr().err

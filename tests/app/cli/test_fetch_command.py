@@ -147,7 +147,7 @@ def test_every_failed_download_is_reported_with_what_to_do(fetched, arguments, c
     assert "Traceback" not in result.stderr
 
 
-def test_a_hub_that_is_not_there_is_reported_at_once_and_in_one_line(fetched):
+def test_an_unreachable_hub_is_reported_in_one_line(fetched):
     began = time.monotonic()
     result = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
     assert result.stderr.startswith(
@@ -174,6 +174,6 @@ def test_without_the_extra_it_states_how_to_get_it(monkeypatch, capsys):
     assert "pip install 'huggingface-hub>=2,<3'" in capsys.readouterr().err
 
 
-def test_nothing_but_the_command_knows_the_hub():
+def test_only_the_fetch_command_imports_the_hub():
     code = "import sys, app.application; sys.exit('huggingface_hub' in sys.modules or 'app.interop.hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

@@ -130,7 +130,7 @@ def test_warnings_of_the_nearest_miss_are_reported(capsys):
     assert "No shorter sequence makes it fit: with 64 tokens" in text
 
 
-def test_if_little_memory_is_left_changes_that_leave_more_are_shown(capsys):
+def test_if_little_memory_remains_changes_that_save_memory_are_shown(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.2-3B", "--gpu", "RTX 3070", "--reserved", "rule"]) == 0
     text = capsys.readouterr().out
     assert "reserved: replay" in text
@@ -140,10 +140,10 @@ def test_if_little_memory_is_left_changes_that_leave_more_are_shown(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "gpt2"), "device: give either device or a list of devices"),
-        (("--gpu", "T4"), "model: give either model or a list of models"),
-        (("--model", "gpt2", "--gpu", "T4", "--tasks", "many"), "needs.tasks: must be a whole number"),
-        (("--model", "gpt2", "--gpu", "T4", "--must_merge", "--frozen_base"), "needs.must_merge: merging"),
+        (("--model", "gpt2"), '--gpu: is required, such as --gpu "RTX 4090"'),
+        (("--gpu", "T4"), "--model: is required, such as --model meta-llama/Llama-3.1-8B"),
+        (("--model", "gpt2", "--gpu", "T4", "--tasks", "many"), "--tasks: must be a whole number"),
+        (("--model", "gpt2", "--gpu", "T4", "--must_merge", "--frozen_base"), "--must_merge: merging"),
     ],
 )
 def test_wrong_usage_is_reported_with_status_2(options, message, capsys):

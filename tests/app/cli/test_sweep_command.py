@@ -64,10 +64,10 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ((), "grid: must be an object of lists"),
+        ((), "--grid: is required, such as --grid r=8,16"),
         (("r",), "FIELD=VALUE"),
-        (("color=red",), "grid.color: is not a field"),
-        (("r=4", "method.r=8"), "grid: give each field once"),
+        (("color=red",), "--grid color: is not a field of a request, such as --sequence_length or --r"),
+        (("r=4", "method.r=8"), "--grid: give each field once"),
     ],
 )
 def test_a_wrong_grid_exits_with_2(grid, message, capsys):

@@ -120,6 +120,6 @@ def test_too_many_traces_are_answered_with_503_and_when_to_try_again(client, mon
     assert answer.json()["type"] == "/docs#problem-busy"
 
 
-def test_a_trace_that_nobody_waits_for_ends_with_503(client, monkeypatch):
+def test_a_trace_that_no_client_waits_for_ends_with_503(client, monkeypatch):
     monkeypatch.setattr(engine, "tracer", lambda: Stub(AbandonedError()))
     assert "the trace was ended" in refused(client, {**UNKNOWN, "engine": "traced"}, 503)["detail"]

@@ -35,7 +35,7 @@ def test_problems_are_raised_as_they_are_written():
     assert (problem.loc, problem.msg, problem.input, lines) == ("model", "no such type", 1, ["reading {'a': 1}"])
 
 
-def test_a_process_that_ends_without_an_answer_is_a_refusal_with_the_way_out():
+def test_a_process_that_ends_without_an_answer_is_refused_with_a_solution():
     (problem,), _ = answered("os.abort()")
     assert "most often for want of memory: use a config with fewer layers" in problem.msg
 
@@ -53,7 +53,7 @@ def test_a_process_over_its_time_is_killed():
     assert not_running(lines[0])
 
 
-def test_a_process_is_killed_when_nobody_waits():
+def test_a_process_is_killed_when_no_client_waits():
     started = []
     code = 'print(json.dumps({"progress": os.getpid()}), flush=True); time.sleep(99)'
     with pytest.raises(AbandonedError):

@@ -60,7 +60,7 @@ def test_a_body_is_the_same_request_again():
         assert (again.method, again.training, again.model) == (first.method, first.training, first.model)
 
 
-def held_up(monkeypatch, waiting):
+def blocked(monkeypatch, waiting):
     """A tracer of which one trace runs until the event is set."""
     monkeypatch.setattr(module, "AT_ONCE", 1)
     monkeypatch.setattr(module, "WAITING", waiting)
@@ -78,7 +78,7 @@ def held_up(monkeypatch, waiting):
 
 
 def test_a_request_more_than_can_wait_is_refused(monkeypatch):
-    tracer, end, thread = held_up(monkeypatch, waiting=0)
+    tracer, end, thread = blocked(monkeypatch, waiting=0)
     try:
         with pytest.raises(BusyError):
             traced(tracer, request(training={"sequence_length": 64}))
@@ -88,8 +88,8 @@ def test_a_request_more_than_can_wait_is_refused(monkeypatch):
     traced(tracer, request(training={"sequence_length": 64}))
 
 
-def test_a_client_that_goes_leaves_the_queue(monkeypatch):
-    tracer, end, thread = held_up(monkeypatch, waiting=1)
+def test_a_client_that_disconnects_leaves_the_queue(monkeypatch):
+    tracer, end, thread = blocked(monkeypatch, waiting=1)
     said = []
     other = request(training={"sequence_length": 64})
     try:

@@ -158,7 +158,7 @@ def test_a_card_that_is_wrong_is_reported_next_to_the_file(client):
     assert "liger" in response.text
 
 
-def test_a_file_too_long_for_an_address_is_answered_at_once(client):
+def test_a_file_too_long_for_an_address_is_answered_without_a_redirect(client):
     long = f"{AXOLOTL}plugins: [liger]\n# {'x' * LONGEST_ADDRESS}"
     response = client.post("/import", data={"gpu": "l40s", "content": long}, follow_redirects=False)
     assert response.status_code == 200

@@ -74,7 +74,7 @@ def test_the_shares_are_of_a_whole():
     assert sum(bars["y"]) == pytest.approx(100, abs=0.01)
 
 
-def test_rows_of_nothing_are_left_out_of_a_table():
+def test_empty_rows_are_not_in_a_table():
     columns = [{"key": "run", "label": "run", "unit": ""}, {"key": "b", "label": "b", "unit": "bytes"}]
     rows = [{"run": "full", "b": 0}, {"run": "lora", "b": 512}, {"run": "none", "b": None}]
     table = TableAnswer.model_validate({"id": "t", "title": "t", "columns": columns, "rows": rows, "timing": False})

@@ -1,5 +1,10 @@
 """The page and the endpoint of model types."""
 
+import re
+
+import pytest
+
+from app.pages.models.view import PER_PAGE
 from calculator.families import FAMILIES_WITH_FORWARD
 
 
@@ -29,6 +34,29 @@ def test_a_search_without_a_result_says_so(client):
     page = client.get("/models", params={"q": "no <such> type"})
     assert page.status_code == 200
     assert "0 types with “no &lt;such&gt; type”" in page.text
+
+
+def listed(client, **query):
+    """The model types of one page, in order."""
+    return re.findall(r'<th scope="row">([^<]+)', client.get("/models", params=query).text.split('id="tasks-title"')[0])
+
+
+def test_the_pages_list_every_type_once(client):
+    types = [each["model_type"] for each in client.get("/api/v1/models/types").json()["types"]]
+    count = -(-len(types) // PER_PAGE)
+    assert [name for number in range(1, count + 1) for name in listed(client, page=str(number))] == types
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99", "two", "9" * 5000])
+def test_a_number_that_is_not_a_pages_shows_the_first(client, number):
+    assert listed(client, page=number) == listed(client)
+
+
+def test_an_engine_filters_the_types_and_the_pages_keep_it(client):
+    types = client.get("/api/v1/models/types").json()["types"]
+    refused = [each["model_type"] for each in types if each["engine"] is None]
+    assert listed(client, engine="none") == refused[:PER_PAGE]
+    assert 'href="/models?engine=none&amp;page=2#types-title"' in client.get("/models", params={"engine": "none"}).text
 
 
 def test_a_task_counts_its_types(client):

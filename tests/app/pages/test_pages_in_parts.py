@@ -85,7 +85,7 @@ def test_the_end_of_an_estimate_has_the_figures_of_its_form(parted):
 
 
 @pytest.mark.parametrize("path", WRONG)
-def test_an_invalid_request_is_refused_whole(parted, path):
+def test_an_invalid_request_is_refused_without_parts(parted, path):
     response = parted.get(path, params=WRONG[path])
     assert response.status_code == 422
     assert 'class="card refusal"' in response.text

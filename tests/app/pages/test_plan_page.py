@@ -152,7 +152,7 @@ def test_a_posted_config_leads_to_its_address(client):
     assert '<h2 id="plan-1-title">gpt2' in landed.text
 
 
-def test_a_config_too_long_for_an_address_is_answered_at_once(client):
+def test_a_config_too_long_for_an_address_is_answered_without_a_redirect(client):
     long = {**SMALL, "id2label": {str(i): f"label {i}" for i in range(2000)}}
     response = client.post("/plan", data={"config": json.dumps(long)}, follow_redirects=False)
     assert response.status_code == 200

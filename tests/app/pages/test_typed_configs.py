@@ -18,7 +18,7 @@ def test_a_posted_config_leads_to_its_address(client):
     assert "a llama of 1,100,048,384 parameters" in landed.text
 
 
-def test_a_config_too_long_for_an_address_is_answered_at_once(client):
+def test_a_config_too_long_for_an_address_is_answered_without_a_redirect(client):
     config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     long = {**config, "id2label": {str(i): f"label {i}" for i in range(2000)}}
     response = client.post("/", data={"config": json.dumps(long)}, follow_redirects=False)

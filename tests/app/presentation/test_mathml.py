@@ -50,7 +50,7 @@ def test_roots_hats_and_ceilings_hold_their_part(text, tag):
     assert tree(text)[0].tag == tag
 
 
-def test_words_and_long_names_stay_whole():
+def test_words_and_long_names_are_not_split():
     assert [(child.tag, child.text) for child in tree(r"2 'kv_dim' \text{ bytes each}")][2:] == [
         ("mi", "kv_dim"),
         ("mtext", " bytes each"),

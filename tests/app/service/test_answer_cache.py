@@ -27,7 +27,7 @@ def test_the_same_request_in_another_order_is_answered_from_the_cache(client_of,
     assert len(computed) == 2
 
 
-def test_compressed_and_plain_answers_are_kept_apart(client_of, run, computed):
+def test_compressed_and_plain_answers_are_separate_entries(client_of, run, computed):
     client = client_of()
     plain = client.post("/api/v1/estimate", json=run, headers={"Accept-Encoding": "identity"})
     packed = client.post("/api/v1/estimate", json=run, headers={"Accept-Encoding": "gzip"})
@@ -69,7 +69,7 @@ def test_refusals_are_not_kept(client_of, run):
     assert len(app.cache) == 0
 
 
-def test_the_least_recently_used_entry_goes_first_and_the_bytes_are_bounded():
+def test_the_least_recently_used_entry_is_evicted_first_and_the_bytes_are_bounded():
     cache = AnswerCache(most_bytes=3 * (OVERHEAD + 11))
     for key in "abc":
         cache.keep(key, (START, b"0123456789"))

@@ -30,7 +30,7 @@ def test_a_server_limits_answers_that_could_be_streamed_and_are_not(given, secon
 
 
 @pytest.mark.parametrize("path", ["headroom", "/a/", "/a b", "//a"])
-def test_a_root_path_that_is_none_is_refused(path, capsys):
+def test_an_invalid_root_path_is_refused(path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["serve", "--root-path", path])
     assert left.value.code == 2

@@ -41,7 +41,7 @@ def test_a_column_of_values_of_one_kind_has_its_type(values, kind):
     assert parquet._type(values) == kind
 
 
-def test_without_pyarrow_the_option_is_refused_with_the_way_out(monkeypatch, capsys):
+def test_without_pyarrow_the_option_is_refused_with_the_command_that_installs_it(monkeypatch, capsys):
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
     assert main([*SWEEP, "--parquet", "x"]) == 2
     assert "pip install 'headroom-gpu[parquet]'" in capsys.readouterr().err

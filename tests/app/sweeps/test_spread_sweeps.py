@@ -131,7 +131,7 @@ def test_the_command_prints_the_same_with_two_processes(capsys):
     ("options", "message"),
     [
         (["--scheduler", "tcp://127.0.0.1:1"], "--scheduler: add --backend dask or --backend ray"),
-        (["--backend", "loky", "--scheduler", "tcp://127.0.0.1:1"], "scheduler: loky has no scheduler"),
+        (["--backend", "loky", "--scheduler", "tcp://127.0.0.1:1"], "--scheduler: loky has no scheduler"),
         (["--csv", "--parquet", "x"], "--csv: give either --csv or --parquet, not both"),
     ],
 )
@@ -141,13 +141,15 @@ def test_options_that_contradict_each_other_are_refused(options, message, capsys
 
 
 @pytest.mark.parametrize(("backend", "package"), [("ray", "ray"), ("dask", "distributed"), ("loky", "joblib")])
-def test_a_backend_that_is_not_installed_is_refused_with_the_way_out(backend, package, monkeypatch, capsys):
+def test_a_backend_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    backend, package, monkeypatch, capsys
+):
     monkeypatch.setattr("app.sweeps.backends.find_spec", lambda name: None if name == package else name)
     assert main(["sweep", "--model", "gpt2", "--method", "lora", "--grid", "r=1", "--backend", backend]) == 2
     assert f"needs the package {package}: pip install 'headroom-gpu[" in capsys.readouterr().err
 
 
-def test_a_number_of_jobs_that_is_none_is_refused(capsys):
+def test_an_invalid_number_of_jobs_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--model", "gpt2", "--jobs", "0"])
     assert "is not a number of processes" in capsys.readouterr().err

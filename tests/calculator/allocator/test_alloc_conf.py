@@ -64,7 +64,7 @@ def test_keys_that_cannot_change_device_memory_are_accepted(key):
         ("throw_on_cudamalloc_oom:True", "is not modeled"),
     ],
 )
-def test_a_refusal_names_the_field_and_the_way_out(text, words):
+def test_a_refusal_names_the_field_and_a_solution(text, words):
     with pytest.raises(PlanError) as caught:
         parse_alloc_conf(text)
     (problem,) = caught.value.problems

@@ -119,7 +119,7 @@ def test_small_requests_share_a_segment_to_its_last_block():
     assert allocator.reserved == 4 * MIB
 
 
-def test_a_large_blocks_rest_is_kept_apart_only_if_it_is_above_a_mebibyte():
+def test_a_large_block_is_split_only_if_more_than_a_mebibyte_remains():
     allocator = CachingAllocator()
     pool, block = allocator.allocate(19 * MIB)
     assert allocator.reserved == 20 * MIB
@@ -241,7 +241,7 @@ def test_the_figures_of_a_failure_are_those_after_all_that_could_be_freed_was_fr
     assert (error.allocated, error.reserved, error.free) == (8 * MIB, 20 * MIB, 20 * MIB)
 
 
-def test_a_segment_needs_whole_pages_of_the_device():
+def test_a_segment_needs_full_pages_of_the_device():
     """cudaMalloc maps pages of 2 MiB, so that a segment of 11 MiB needs 12."""
     allocator = CachingAllocator(parse_alloc_conf("large_segment_size_mb:11"), capacity=21 * MIB)
     allocator.allocate(2 * MIB)

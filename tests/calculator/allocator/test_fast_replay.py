@@ -208,7 +208,7 @@ def test_a_restored_pool_has_what_was_free_and_the_segments_that_were_added(befo
 
 
 @given(ACTIONS, st.lists(st.integers(0, 60)), st.booleans())
-def test_blocks_that_are_freed_at_once_leave_what_those_freed_one_by_one_leave(before, freed, large):
+def test_blocks_freed_together_leave_the_same_pool_as_blocks_freed_one_by_one(before, freed, large):
     pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
     for action in before:
         rows.act(pool, action)
@@ -247,7 +247,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
     later = [rows.add(units) for _ in range(times) for units in requests for _ in range(run)]
     sizes, other, reserved = [rows.sizes[row] for row in later], pool.copied(), pool.reserved
     need = Need.of_sizes(sizes)
-    is_served = pool.serves(need.quick, need.needs)
+    is_served = pool.serves(need.sufficient_size, need.needs)
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
     assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)

@@ -29,7 +29,7 @@ def events_of(actions, sizes, alive):
 
 
 @given(ACTIONS, ACTIONS, st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(0, 60 * SMALL))
-def test_pools_that_are_played_apart_end_as_in_the_order_of_events_unless_a_segment_is_refused(
+def test_pools_replayed_separately_end_as_in_the_order_of_events_unless_a_segment_is_refused(
     before, stage, streams, spare
 ):
     sizes, alive = [], []
@@ -41,7 +41,7 @@ def test_pools_that_are_played_apart_end_as_in_the_order_of_events_unless_a_segm
     other, others = device.saved(), tuple(place.copy() for place in places)
     found = device.layout([], [])
     apart = tuple([event for event in events if keys[max(event, ~event)] == pool] for pool in range(6))
-    played = device.plays_apart(lambda number, pool: pool.play(apart[number], sizes, places))
+    played = device.play_separately(lambda number, pool: pool.play(apart[number], sizes, places))
     try:
         other.play(events, sizes, keys, others)
     except OutOfMemoryError:

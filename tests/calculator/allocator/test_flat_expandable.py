@@ -61,7 +61,7 @@ def _address(unit, total, *, large):
 
 
 @given(ACTIONS)
-def test_a_saved_device_goes_on_as_the_first_one(actions):
+def test_a_saved_device_continues_like_the_original(actions):
     """On a device of limited memory, from where it is the same as on one without a limit."""
     devices = [FlatExpandable(BITS), FlatExpandable(BITS)]
     devices[1].on(1000 * MIB, 1100 * MIB)

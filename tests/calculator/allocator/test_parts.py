@@ -56,7 +56,7 @@ def test_every_family_on_a_device_that_refuses_segments_equals_the_full_replay(c
     run, settings = run_of(case["request"]), parse_alloc_conf(conf)
     flat, full = CappedReplays(run, settings), CappedReplays(run, settings, flat=False)
     flat.share()
-    peak = flat.at_ease(device_of)
+    peak = flat.unlimited_bytes(device_of)
     for part in (0.985, 0.93):
         device = device_of(int(peak * part))
         assert flat.within(device) == full.within(device)

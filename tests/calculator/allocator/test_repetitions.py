@@ -90,7 +90,7 @@ class Layers:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_repetitions_that_are_placed_at_once_are_where_they_would_be_one_by_one(seed):
+def test_repetitions_placed_together_have_the_addresses_of_those_placed_one_by_one(seed):
     skipped = 0
     for each in range(100 * seed, 100 * seed + 100):
         layers = Layers(each)
@@ -100,7 +100,7 @@ def test_repetitions_that_are_placed_at_once_are_where_they_would_be_one_by_one(
     assert skipped > 300
 
 
-def test_most_layers_of_a_llama_are_placed_at_once_in_its_first_forward_pass(monkeypatch):
+def test_most_layers_of_a_llama_are_placed_together_in_its_first_forward_pass(monkeypatch):
     numbers = []
 
     def counted(pool, of, places, play):

@@ -35,7 +35,7 @@ def test_both_reserve_at_least_what_is_allocated_and_the_workspaces(rows):
         assert replayed * ruled >= 1, request
 
 
-def test_reserved_memory_is_whole_segments(rows):
+def test_reserved_memory_is_a_sum_of_segments(rows):
     for _, _, request in rows[:5]:
         for reserved in ("rule", "replay"):
             assert estimate(replace(request, reserved=reserved)).memory.peak_reserved_bytes % (2 * MIB) == 0

@@ -173,19 +173,19 @@ def test_the_configs_that_contradictions_are_made_from_are_valid(config):
     assert model_from_config(config).parameters > 0
 
 
-def test_a_refusal_shows_the_values_and_the_way_out():
+def test_a_refusal_shows_the_values_and_a_solution():
     (problem,) = _refusals(_with(LLAMA, num_key_value_heads=3))
     assert problem.msg == "4 attention heads do not divide into 3 groups"
     (problem,) = _refusals(_with(GPT2, hidden_size=128))
     assert problem.msg == "n_embd is 64, but hidden_size, another name for it, is 128; keep one of them"
 
 
-def test_all_mistakes_are_reported_at_once():
+def test_all_mistakes_are_reported_together():
     locs = {problem.loc for problem in _refusals(_with(LLAMA, hidden_size=-1, vocab_size="many", mlp_bias=3))}
     assert locs == {"model.config.hidden_size", "model.config.vocab_size", "model.config.mlp_bias"}
 
 
-def test_all_contradictions_are_reported_at_once():
+def test_all_contradictions_are_reported_together():
     locs = {problem.loc for problem in _refusals(_with(LLAMA, num_key_value_heads=3, pad_token_id=99))}
     assert locs == {"model.config.num_key_value_heads", "model.config.pad_token_id"}
 

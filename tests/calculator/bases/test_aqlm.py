@@ -31,7 +31,7 @@ def answered(base=None, stated=None, model=None, **training):
 
 
 @pytest.mark.parametrize(("books", "bits", "in_8"), [(1, 16, 2), (2, 8, 2), (1, 8, 1)])
-def test_a_code_stands_for_8_weights_and_each_layer_has_its_code_books(books, bits, in_8):
+def test_a_code_encodes_8_weights_and_each_layer_has_its_code_books(books, bits, in_8):
     found = answered({"num_codebooks": books, "nbits_per_codebook": bits}).memory
     parts = {each.name: each.bytes for each in found.components}
     weights, outside = 3 * 256 * (4 * 256 + 3 * 768), 2 * (2 * 3000 * 256 + 7 * 256)

@@ -161,7 +161,7 @@ def test_a_run_that_is_not_replayed_is_refused_by_its_field(changes, loc):
     assert [problem.loc for problem in error.value.problems] == [loc]
 
 
-def test_random_plans_lead_back_from_their_own_messages():
+def test_messages_of_random_plans_are_diagnosed_as_those_plans():
     chance, ended = Random(2011), 0
     while ended < 3:
         request = parse_request({**random_body(chance), "model": chance.choice(SMALL)})

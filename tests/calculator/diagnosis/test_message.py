@@ -53,7 +53,7 @@ def test_the_first_of_several_ranks_is_read_through_the_lines_of_a_log():
     assert parse_message(log).found == 2
 
 
-def test_a_use_beyond_the_device_is_nonsense_and_left_out():
+def test_a_use_beyond_the_device_is_ignored():
     text = WORDINGS["2.1"].replace("5.60 GiB", "17179869184.00 GiB")
     assert parse_message(f"CUDA out of memory. {text}").elsewhere_bytes is None
     stated = parse_message(f"CUDA out of memory. {WORDINGS['2.1']}")

@@ -62,7 +62,7 @@ def test_tensors_that_outlive_a_loop_are_those_of_every_iteration():
     assert folded.events == whole.events
 
 
-def test_a_short_loop_is_interpreted_whole():
+def test_a_short_loop_is_interpreted_completely():
     tape = Tape()
     tape.folds_loops = True
     assert Loop(tape, INTERPRETED).interpreted == INTERPRETED

@@ -46,7 +46,7 @@ def test_on_a_large_device_the_run_fits_without_a_retry(large):
     assert fit.with_expandable_segments is None
 
 
-def test_a_run_that_fits_for_certain_goes_on_the_device_as_its_replay_does(large, monkeypatch):
+def test_a_run_that_certainly_fits_equals_its_replay_on_the_device(large, monkeypatch):
     """Without a replay on the device, if what it reserves without a limit is less than the device has."""
     course = large.fit.outcome.course()
     request = parse_request({**SMALL, "device": {"memory_bytes": 48 * GIB}})

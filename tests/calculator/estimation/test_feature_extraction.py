@@ -49,7 +49,7 @@ def test_every_text_is_a_pass_whose_activations_stay():
     assert second == pytest.approx(first, rel=0.01)
 
 
-def test_accumulation_holds_the_gradients_of_two_passes():
+def test_accumulation_keeps_the_gradients_of_two_passes():
     """The engine's input buffer has those of the second pass while the first one's are computed."""
     once, twice = (
         answer(method="full", training={"gradient_accumulation_steps": n, "micro_batch_size": 1, "sequence_length": 8})

@@ -199,7 +199,7 @@ def test_a_larger_image_needs_more():
         ({"training": {"micro_batch_size": 65_536}}, "training.images.images_per_sequence", "at most 4,096"),
     ],
 )
-def test_settings_that_are_not_modeled_are_refused_with_a_way_out(change, loc, message):
+def test_settings_that_are_not_modeled_are_refused_with_a_solution(change, loc, message):
     model = change.get("model")
     wrapped = {"model": {"config": model}} if isinstance(model, dict) and "model_type" in model else {}
     assert message in refusals(**change | wrapped)[loc]

@@ -204,7 +204,7 @@ def test_galore_in_float32_keeps_every_singular_vector():
         ({"optim_target_modules": ["layers.0.mlp"]}, "regular expressions and numbers of layers are not modeled"),
     ],
 )
-def test_options_of_galore_are_refused_with_the_way_out(settings, reason):
+def test_options_of_galore_are_refused_with_a_solution(settings, reason):
     with pytest.raises(PlanError, match=reason):
         estimate(parse_request(body("galore_adamw", **settings)))
 
@@ -271,7 +271,7 @@ def test_the_states_of_grokadamw_are_in_host_memory():
         ("lomo", {"trainer": "transformers", "autocast": "float16"}, "skips LOMO's backward"),
     ],
 )
-def test_updates_in_the_backward_pass_are_refused_with_the_way_out(optimizer, settings, reason):
+def test_updates_in_the_backward_pass_are_refused_with_a_solution(optimizer, settings, reason):
     with pytest.raises(PlanError, match=reason):
         estimate(parse_request(body(optimizer, **settings)))
 

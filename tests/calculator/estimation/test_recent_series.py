@@ -13,7 +13,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from tests.calculator.random_plans import plans
 from tests.calculator.training_step.test_first_layer import SMALL
-from tests.calculator.training_step.test_symbolic_trace import whole_answer
+from tests.calculator.training_step.test_symbolic_trace import full_answer
 from tests.executed_lines import executed_lines
 
 LORA = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
@@ -69,7 +69,7 @@ def test_answers_of_one_image_and_of_several_do_not_depend_on_each_other():
 def test_answers_of_several_threads_are_those_of_one():
     requests = [of_length(128 * (1 + number % 6)) for number in range(24)] + [*plans(22, 6)] * 2
     Random(3).shuffle(requests)
-    expected = [whole_answer(request) for request in requests]
+    expected = [full_answer(request) for request in requests]
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda request: read(estimate(request, whole=True)), requests))
     for (answer, _, timeline), (alone, _, timeline_alone) in zip(found, expected, strict=True):

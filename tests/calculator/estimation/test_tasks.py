@@ -193,7 +193,7 @@ def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
         ({"method": "qlora"}, "method.name", "stores the head classifier of bert in 4 bits"),
     ],
 )
-def test_a_refusal_names_the_way_out(more, loc, message):
+def test_a_refusal_names_a_solution(more, loc, message):
     assert message in refusals(BERT, **more)[loc]
 
 
@@ -298,7 +298,7 @@ def test_a_shared_table_that_is_not_tied_has_no_gradient():
         ({"method": {"name": "lora", "modules_to_save": ["shared"]}}, "method.modules_to_save", "leave it out"),
     ],
 )
-def test_a_refusal_of_an_encoder_decoder_names_the_way_out(more, loc, message):
+def test_a_refusal_of_an_encoder_decoder_names_a_solution(more, loc, message):
     with pytest.raises(PlanError) as raised:
         seq2seq(**more)
     assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
@@ -323,7 +323,7 @@ T5 = {
         ({"config": {**T5, "pad_token_id": None}}, "model.config.pad_token_id", "is required"),
     ],
 )
-def test_a_refusal_of_t5_names_the_way_out(more, loc, message):
+def test_a_refusal_of_t5_names_a_solution(more, loc, message):
     with pytest.raises(PlanError) as raised:
         seq2seq(**{"config": T5, "method": "lora", **more})
     assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]

@@ -64,7 +64,7 @@ def test_an_odd_number_of_four_bit_weights_fills_its_last_byte():
 
 
 @given(st.integers(1, 10**12), st.integers(0, 10**9))
-def test_the_parts_sum_to_the_whole(base, added):
+def test_the_parts_sum_to_the_total(base, added):
     run = accounting(base=base, added=added, trainable=added)
     assert run.bytes == sum(part.bytes for part in run.components) == 2 * base + 12 * added
 
@@ -152,7 +152,7 @@ def test_a_figure_of_the_lesson_is_exact(section, claim, exact):
     assert figure(section, claim).exact == pytest.approx(exact, rel=1e-12)
 
 
-def test_no_figure_of_the_lesson_goes_untested():
+def test_every_figure_of_the_lesson_is_tested():
     tested = {(section, claim) for section, claim, _ in FIGURES}
     untested = [f.claim for f in LESSON if not any(f.section.startswith(s) and f.claim == c for s, c in tested)]
     assert untested == [f.claim for f in LESSON if "Gaussian" in f.claim]

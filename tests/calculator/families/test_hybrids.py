@@ -159,7 +159,7 @@ def test_heads_of_values_that_do_not_divide_are_refused():
     assert problem(lambda: model_from_config(changed))[0] == "model.config.linear_num_value_heads"
 
 
-def test_padding_to_whole_chunks_costs_as_much_as_the_tokens():
+def test_padding_to_full_chunks_costs_as_much_as_the_tokens():
     """The delta rule pads a sequence to chunks of 64 positions: one token more costs a chunk in its tensors."""
     short, even, longer = (qwen_3_5(sequence_length=n).memory.peak_allocated_bytes for n in (127, 128, 129))
     assert even - short < longer - even

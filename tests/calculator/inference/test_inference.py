@@ -56,7 +56,7 @@ def test_problem_3_a_70b_in_nf4_and_one_dequantized_matrix_exceed_the_lessons_37
     assert answered.memory.peak_allocated_bytes / GB == pytest.approx(42.11, abs=0.01)
 
 
-def test_problem_4_twenty_switched_tasks_share_one_base_as_adapters_and_as_lora_alike():
+def test_problem_4_twenty_switched_tasks_share_one_base_as_adapters_and_as_lora():
     """The lesson: adapters where 20 tasks are switched rapidly. Unmerged LoRA serves them too; merged models don't."""
     adapters = answer({"name": "adapter", "bottleneck_size": 64}, tasks=20, gpu="rtx-a6000")
     lora = answer({"name": "lora", "r": 16, "target_modules": "all-linear"}, tasks=20, gpu="rtx-a6000")

@@ -117,5 +117,5 @@ def test_zero_optimization_is_read_as_deepspeeds_files_write_it():
         ),
     ],
 )
-def test_other_keys_of_deepspeeds_files_are_refused_with_the_way_out(config, loc, way_out):
+def test_other_keys_of_deepspeeds_files_are_refused_with_a_solution(config, loc, way_out):
     assert way_out in problems("zero2", deepspeed=config)[f"training.deepspeed.{loc}"]

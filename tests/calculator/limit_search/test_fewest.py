@@ -71,7 +71,7 @@ def test_a_run_that_fits_two_gpus_is_bounded_by_the_sharding():
     assert answer.bound.reason == "zero2 needs 2 GPUs or more"
 
 
-def test_more_gpus_do_not_help_ddp_and_the_way_out_is_named():
+def test_more_gpus_do_not_help_ddp_and_a_solution_is_named():
     answer = solved(body("ddp", 1 << 20))
     least = estimated(body("ddp", 1 << 20), 2)
     assert (answer.value, answer.at, answer.below.estimate) == (None, None, least)

@@ -260,7 +260,7 @@ def test_a_limit_that_has_no_answer_is_refused_by_its_field(body, solve_for, loc
     assert message in refused.value.problems[0].msg
 
 
-def test_every_problem_of_a_request_is_named_at_once():
+def test_all_problems_of_a_request_are_reported_together():
     with pytest.raises(PlanError) as refused:
         parse_limit({"model": "gpt2", "method": {"name": "lora", "r": 0}})
     assert [problem.loc for problem in refused.value.problems] == ["solve_for", "method.r"]

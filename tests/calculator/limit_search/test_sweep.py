@@ -142,7 +142,7 @@ def test_points_are_answered_only_when_they_are_read(monkeypatch):
         ({"request": BY_CONFIG, "grid": {"model.config..x": [8]}}, "grid.model.config..x", "not a field"),
     ],
 )
-def test_problems_of_every_point_are_refused_at_once(body, loc, message):
+def test_problems_of_every_point_are_refused_before_the_sweep(body, loc, message):
     with pytest.raises(PlanError) as refused:
         parse_sweep(body)
     assert refused.value.problems[0].loc == loc

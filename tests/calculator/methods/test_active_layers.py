@@ -103,7 +103,7 @@ def test_lisa_keeps_the_states_of_every_layer_and_the_gradients_of_few():
         ({"lisa_n_layers": 1}, {"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "find_unused"),
     ],
 )  # fmt: skip
-def test_what_is_not_modeled_is_refused_with_the_way_out(method, fields, loc, part):
+def test_what_is_not_modeled_is_refused_with_a_solution(method, fields, loc, part):
     assert part in refused(method, **fields)[loc]
 
 

@@ -47,5 +47,5 @@ def test_the_request_that_a_refusal_proposes_is_answered(name: str) -> None:
         (None, "must be one of full, "),
     ],
 )
-def test_a_name_is_refused_with_the_way_out(name: object, start: str) -> None:
+def test_a_name_is_refused_with_a_solution(name: object, start: str) -> None:
     assert _refusal(name).startswith(start)

@@ -67,7 +67,7 @@ def test_all_linear_adapts_routers_too_and_no_head():
         ({"target_parameters": EXPERTS, "name": "qlora"}, "method.target_parameters", "use lora"),
     ],
 )
-def test_a_refusal_names_the_field_and_the_way_out(method, loc, way_out):
+def test_a_refusal_names_the_field_and_a_solution(method, loc, way_out):
     with pytest.raises(PlanError) as refused:
         answer(**method)
     assert any(problem.loc == loc and way_out in problem.msg for problem in refused.value.problems)

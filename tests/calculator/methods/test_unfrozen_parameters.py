@@ -38,7 +38,7 @@ def test_layers_below_the_first_trained_one_save_nothing():
     assert every > first > last + 2**30
 
 
-def test_a_checkpoint_has_the_whole_model():
+def test_a_checkpoint_has_the_full_model():
     assert answer(["model.norm"]).saved_bytes == answer(None).saved_bytes
 
 

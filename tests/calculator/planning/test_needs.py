@@ -23,7 +23,7 @@ def test_a_model_and_a_card_are_enough():
     assert not request.length_given
 
 
-def test_priorities_left_out_come_after_those_named():
+def test_missing_priorities_follow_those_named():
     assert Needs(priorities=("memory",)).order == ("memory", "quality", "speed")
     assert Needs().order == USUAL_PRIORITIES
 

@@ -144,7 +144,7 @@ def test_a_merged_model_that_the_card_serves_needs_no_word():
     assert "served_merged" not in rules
 
 
-def test_roomier_changes_are_offered_only_if_little_is_left(plans):
+def test_changes_that_save_memory_are_offered_only_if_little_remains(plans):
     (close,) = plans["3B on 8 GB"].configurations
     assert "reserved: replay" in reasons(close, "against")["little_room"]
     assert {"method.r", "training.sequence_length"} <= {name for each in close.roomier for name in each.changes}

@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_divide_is_refused():
     assert [problem.loc for problem in raised.value.problems] == ["needs.effective_batch_size"]
 
 
-def test_a_task_of_a_sharded_training_adds_its_whole_adapter():
+def test_a_task_of_a_sharded_training_adds_an_unsharded_adapter():
     """In 16 bits under ZeRO, which casts what it trains."""
     of = {name: of_sharding(name).configurations for name in ("ddp", "fsdp", "zero3")}
     adapters = {each.task_bytes for part in of.values() for each in part if each.label.startswith("LoRA, r 16")}

@@ -151,7 +151,7 @@ def test_the_overhead_is_that_of_the_inference():
     assert f"at {share:.2%}".replace("%", " %") in reasons(adapter, "for")["mixed_batch"]
 
 
-def test_added_products_are_counted_alike_for_adapters_and_low_rank():
+def test_added_products_are_counted_the_same_for_adapters_and_low_rank():
     """Llama-3.1-8B has 32 layers: two adapters each, or seven matrices, and two products in each."""
     sentences = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
     assert f"{32 * 7 * 2} more small products" in sentences["lora"]["unmerged"]

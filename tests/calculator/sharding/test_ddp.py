@@ -108,7 +108,7 @@ def filled_in_turn(parameters, caps):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_buckets_that_are_filled_at_once_are_those_that_are_filled_in_turn(seed):
+def test_buckets_filled_together_equal_those_filled_one_by_one(seed):
     chance = random.Random(seed)
     dtypes = ["float32", "bfloat16", "float16"][: chance.randint(1, 3)]
     parameters = [Bucket(chance.randint(1, MIB), chance.choice(dtypes)) for _ in range(chance.randint(1, 60))]

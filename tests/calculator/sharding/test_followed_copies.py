@@ -9,8 +9,10 @@ from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.sharding.zero3 import followed, gathering, steps
+from calculator.sharding.zero3.first_copy import first_copy
 from calculator.sharding.zero3.hooks import PartitionedHooks
-from calculator.sharding.zero3.known_step import KnownStep
+from calculator.sharding.zero3.numbered_gathering import NumberedGathering
+from calculator.sharding.zero3.program import Program
 
 LLAMA = {
     "model_type": "llama",
@@ -111,15 +113,15 @@ def test_figures_with_skipped_copies_are_those_of_every_copy(seed, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("draw", [drawn, drawn_with_experts])
-def test_a_copy_gathers_at_its_known_calls_as_at_all_events(draw, seed, monkeypatch):
+def test_recorded_calls_gather_the_same_as_all_events(draw, seed, monkeypatch):
     request = parse_request(draw(seed + 200))
-    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
+    monkeypatch.setattr(steps, "_recorded_calls", lambda *_: None)
     at_calls = training_step(request).partitioned.gathering
     monkeypatch.setattr(gathering.Gathering, "_knows_calls", False)
     at_events = training_step(request).partitioned.gathering
     assert bytes_of(at_calls) == bytes_of(at_events)
-    assert any(at_calls._known_copies._of_windows.values())
-    assert not at_events._known_copies._of_windows
+    assert any(at_calls._recorded_copies._of_windows.values())
+    assert not at_events._recorded_copies._of_windows
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
@@ -135,9 +137,9 @@ def test_a_step_of_one_micro_batch_gathers_at_numbered_calls_as_at_all_events(
     training = {"gradient_checkpointing": checkpointing, "deepspeed": {"zero_optimization": zero}, **trainer}
     request = parse_request({**body, "method": method, "training": {"sequence_length": 48, **training}})
     numbered = training_step(request).partitioned
-    monkeypatch.setattr(steps, "_known_calls", lambda *_: None)
+    monkeypatch.setattr(steps, "_recorded_calls", lambda *_: None)
     at_events = training_step(request).partitioned
-    assert isinstance(numbered.gathering, KnownStep)
+    assert isinstance(numbered.gathering, NumberedGathering)
     assert isinstance(at_events.gathering, gathering.Gathering)
     assert bytes_of(numbered.gathering) == bytes_of(at_events.gathering)
     assert numbered.gathering.followed == at_events.gathering.followed
@@ -148,10 +150,45 @@ def test_a_step_of_one_micro_batch_gathers_at_numbered_calls_as_at_all_events(
 def bytes_of(gathered):
     """The bytes of gathered weights at every moment, and those that gathers send."""
     tracks = [
-        [(track.before, track.after, [moment[:3] for moment in track.moments]) for track in tracks]
+        [
+            (track.before, track.after, [moment[:3] for moment in track.moments])
+            for track in (each.whole for each in tracks)
+        ]
         for tracks in gathered.passes
     ]
     return tracks, gathered.sent, gathered.at_step, gathered.kept, gathered.persistent
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("model", [LLAMA, {**GEMMA, "tie_word_embeddings": True}])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_events_of_a_copy_are_those_of_the_program(method, model, checkpointing, monkeypatch):
+    programs = []
+
+    def both(*arguments):
+        programs.extend((first_copy(*arguments), Program(*arguments, leaves=set())))
+        return programs[0]
+
+    monkeypatch.setattr(steps, "first_copy", both)
+    training = {"sequence_length": 48, "gradient_checkpointing": checkpointing}
+    body = {"model": {"config": model}, "method": method, "training": training}
+    training_step(parse_request({**body, "device": {"count": 2, "sharding": "zero3"}}))
+    of_copy, of_program = map(events_of, programs)
+    assert of_copy == of_program
+
+
+def events_of(program):
+    """The events of a program, with the keys of modules and parameters in place of these."""
+    segments = [
+        (
+            *(segment.start, segment.end, segment.window, segment.active),
+            [(at, kind, each and each.key, own and own.key, serial) for at, kind, each, own, serial in segment.events],
+            [each.key for each in segment.fetched],
+        )
+        for segment in program.segments
+    ]
+    modules = {key: [each.key for each in module.parameters] for key, module in program.modules.items()}
+    return program.marks, program.forward, program.backward, program.end, program.runs, modules, segments
 
 
 @pytest.mark.parametrize(("draw", "least"), [(drawn, 6), (drawn_with_experts, 5), (drawn_with_reference, 4)])

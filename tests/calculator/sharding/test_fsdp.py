@@ -127,7 +127,7 @@ def test_cpu_offload_leaves_gathered_weights_and_activations_on_the_gpu():
     assert any("are in host memory" in line for line in offloaded.assumptions)
 
 
-def test_accumulation_keeps_whole_gradients_until_the_last_micro_batch():
+def test_accumulation_keeps_full_gradients_until_the_last_micro_batch():
     one, many = phases(), phases(gradient_accumulation_steps=4)
     whole = sum(each.bytes for each in resident_state(request(1, sharding="none")).tensors if each.trained)
     assert many["forward"] - one["forward"] == whole

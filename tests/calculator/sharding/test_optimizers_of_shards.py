@@ -32,7 +32,7 @@ def answered(optimizer, sharding, *, layers=2, method=None, **training):
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "zero1", "zero2", "zero3"])
-def test_quantized_states_take_less_than_whole_ones_on_every_shard(sharding):
+def test_quantized_states_take_less_than_float32_ones_on_every_shard(sharding):
     eight, whole = (
         answered(name, sharding, method={"name": "lora", "target_modules": "all-linear"})
         for name in ("adamw_torch_8bit", "adamw_torch")

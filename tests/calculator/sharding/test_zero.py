@@ -146,7 +146,7 @@ def test_gradients_of_a_copy_have_the_places_of_its_parameters():
         assert moved == [partitions.place(Key(hook.key.name, 3 - copy)) for hook in hooks]
 
 
-def test_masters_and_states_are_of_one_partition_and_weights_are_whole():
+def test_masters_and_states_are_partitioned_and_weights_are_not():
     rows = {row.name: row for part in estimate(request()).memory.components for row in part.rows}
     trained = estimate(request()).parameters.trainable
     assert rows["DeepSpeed: flat weights"].bytes == pytest.approx(2 * trained, abs=512)
@@ -156,7 +156,7 @@ def test_masters_and_states_are_of_one_partition_and_weights_are_whole():
     assert "stage_1_and_2.py" in rows["DeepSpeed: master weights"].source
 
 
-def test_the_bucket_is_as_large_as_asked_and_twice_with_overlap():
+def test_the_bucket_has_the_requested_size_and_twice_that_with_overlap():
     sizes = [phases(zero={"reduce_bucket_size": 1 << 24, "overlap_comm": on})["backward"] for on in (False, True)]
     assert sizes[1] - sizes[0] == 2 << 24
     auto = phases(zero={"reduce_bucket_size": "auto"})
@@ -171,7 +171,7 @@ def test_stage_2_frees_gradients_that_stage_1_keeps():
     assert kept > trained
 
 
-def test_accumulation_keeps_a_partition_in_stage_2_and_whole_gradients_in_stage_1():
+def test_accumulation_keeps_a_partition_in_stage_2_and_full_gradients_in_stage_1():
     small, trained = {"reduce_bucket_size": 4096}, estimate(request()).parameters.trainable
     for sharding, least in (("zero1", 2 * trained), ("zero2", 2 * trained // 4)):
         more = (

@@ -152,7 +152,8 @@ def test_a_source_counts_once_in_the_share_of_all():
 
 
 def test_the_documented_coverage_is_the_computed_one():
-    page = " ".join((ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
+    text = (ROOT / "docs" / "accuracy" / "published.md").read_text(encoding="utf-8")
+    page = " ".join(text.replace("\n> ", " ").split())
     assert accuracy() in page
     assert f"from {len(published_runs())} published speeds on one GPU" in page
 
@@ -183,7 +184,7 @@ def test_a_run_without_a_speed_has_the_reason_and_everything_else():
     assert answer.phases
 
 
-def test_a_price_of_the_request_comes_before_a_list_price():
+def test_a_price_in_the_request_replaces_the_list_prices():
     device = parse_request(body(device={"price_per_hour": 1.0})).device
     assert hour_price(device).per_hour == 1
     listed = hour_price(replace(device, price_per_hour=None))

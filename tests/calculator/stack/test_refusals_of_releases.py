@@ -46,7 +46,7 @@ def test_layer_types_that_a_release_does_not_read_are_refused() -> None:
 MIXTRAL = {**SIZES, "model_type": "mixtral", "intermediate_size": 128, "vocab_size": 100, "num_local_experts": 4}
 
 
-def test_a_routers_loss_of_all_layers_at_once_is_refused() -> None:
+def test_a_routers_loss_over_all_layers_is_refused() -> None:
     with pytest.raises(PlanError) as refused:
         estimate(parse_request(body("5.22", {**MIXTRAL, "output_router_logits": True})))
     (found,) = refused.value.problems

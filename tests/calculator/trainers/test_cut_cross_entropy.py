@@ -122,7 +122,7 @@ def test_axolotls_plugin_is_imported(lines, is_on, warnings):
     assert len(found.warnings) == warnings
 
 
-def test_exports_name_it_or_say_that_it_is_left_out():
+def test_exports_name_it_or_say_that_it_is_missing():
     axolotl, factory, script = (
         export(request(autocast="bfloat16"), name) for name in ("axolotl", "llama-factory", "peft")
     )

@@ -42,3 +42,18 @@ def test_settings_that_are_not_modeled_are_refused(training: dict, words: str) -
     body = {"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 64, **training}}
     with pytest.raises(PlanError, match=words):
         estimate(parse_request(body))
+
+
+@pytest.mark.parametrize(("trainer", "warns"), [("trl-dpo", True), ("trl-kto", True), ("trl-sft", False)])
+def test_a_processor_that_needs_images_is_warned_about_where_answers_are_processed_without(
+    trainer: str, warns: bool
+) -> None:
+    training = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 512, "images": {"images_per_sequence": 1}}
+    body = {
+        "model": "google/paligemma-3b-pt-224",
+        "method": {"name": "lora", "target_modules": ["q_proj"]},
+        "training": training,
+        "reserved": "rule",
+    }
+    warnings = estimate(parse_request(body)).warnings
+    assert any("which the processor of paligemma refuses" in each for each in warnings) is warns

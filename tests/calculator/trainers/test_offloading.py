@@ -6,6 +6,7 @@ from calculator.common.errors import PlanError
 from calculator.engine.offloading import MAX_FWD_STASH_SIZE, PREVIOUS, RETURNED
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
+from calculator.sharding.streams import OF_OFFLOADING
 from calculator.training_step.unrolled import events
 
 CONFIG = {
@@ -42,6 +43,41 @@ def test_pinned_blocks_are_powers_of_two():
     assert estimate(request(activation_offloading=None)).memory.host_bytes is None
 
 
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_several_gpus_offload_the_same_tensors(sharding):
+    device = {"count": 4, "sharding": sharding}
+    found = estimate(request(autocast="bfloat16", device=device)).memory
+    head = 2 * 1024 * 256 if sharding == "fsdp" else 0  # TRL gathers it by itself
+    assert found.host_bytes == estimate(request(autocast="bfloat16")).memory.host_bytes + head
+    assert found.peak_reserved_bytes >= found.peak_allocated_bytes
+
+
+def test_a_head_that_is_trained_is_refused_under_zero_3():
+    body = {
+        "model": {"config": CONFIG},
+        "method": {"name": "full"},
+        "training": {
+            "trainer": "trl-sft",
+            "autocast": "bfloat16",
+            "gradient_checkpointing": True,
+            "activation_offloading": True,
+        },
+        "device": {"count": 2, "sharding": "zero3"},
+    }
+    with pytest.raises(PlanError, match="with a trained lm_head, whose saved weight returns as a plain tensor"):
+        estimate(parse_request(body))
+    body["device"]["sharding"] = "zero2"
+    assert estimate(parse_request(body)).memory.host_bytes
+
+
+def test_gathers_reductions_and_copied_back_tensors_have_streams_of_their_own():
+    prepared = training_step(request(device={"count": 2, "sharding": "fsdp"})).resident.prepared
+    found = events(prepared)
+    streams = {row[0].rpartition(": ")[2]: stream for row, stream in zip(found.rows, found.streams, strict=True)}
+    assert streams[RETURNED] == OF_OFFLOADING
+    assert set(found.streams) == {0, 1, 2, OF_OFFLOADING}
+
+
 def test_copied_back_tensors_have_their_own_stream_and_a_replay_frees_those_of_the_previous_step():
     prepared = training_step(request()).resident.prepared
     found = events(prepared)
@@ -70,10 +106,11 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
     [
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
-        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding none"),
+        ({"device": {"count": 2, "sharding": "fsdp"}, "gradient_checkpointing": False}, "or use ddp"),
+        ({"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16", "trainer": "trl-dpo"}, "use zero2"),
     ],
 )
-def test_what_is_not_modeled_is_refused_with_the_way_out(given, message):
+def test_what_is_not_modeled_is_refused_with_a_solution(given, message):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
     (found,) = [each for each in refused.value.problems if each.loc == "training.activation_offloading"]

@@ -103,10 +103,6 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             },
         ),
         ("method.modules_to_save", {"sharding": "zero3", "trainer": "trl-reward"}),
-        (
-            "training.ddp.find_unused_parameters",
-            {"sharding": "ddp", "trainer": "trl-reward", "ddp": {"find_unused_parameters": True}},
-        ),
         ("training.adapter_dtype", {"sharding": "zero2", "trainer": "trl-dpo", "adapter_dtype": "model"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
         ("training.ddp.gradient_as_bucket_view", {"sharding": "ddp", "ddp": {"gradient_as_bucket_view": True}}),
@@ -127,13 +123,13 @@ def test_dora_of_a_4_bit_model_under_fsdp_needs_transformers_own_trainer():
     assert "method.use_dora" in str(refused.value)
 
 
-def test_the_frozen_head_that_trl_gathers_under_fsdp_is_whole():
+def test_the_frozen_head_that_trl_gathers_under_fsdp_is_unsharded():
     wider = [phases("fsdp", trainer="trl-sft", dtype=dtype)["forward"] for dtype in ("bfloat16", "float32")]
     head = CONFIG["vocab_size"] * CONFIG["hidden_size"]
     assert wider[1] - wider[0] > 2 * head  # a whole head in float32, and tiles of it in bfloat16
 
 
-def test_a_second_model_is_gathered_whole_and_its_buffer_is_as_large_under_fsdp():
+def test_a_second_model_is_gathered_completely_and_its_buffer_is_as_large_under_fsdp():
     full = {"method": {"name": "full"}, "trainer": "trl-dpo", "micro_batch_size": 2}
     run, none = (phases("fsdp", **full, precompute_ref_log_probs=known)["forward"] for known in (False, True))
     weights = 2 * answer("fsdp", **full).model.parameters

@@ -125,7 +125,7 @@ def test_packing_and_flattened_rows_that_are_not_modeled_are_refused():
         assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
 
 
-def test_samples_of_a_row_are_kept_apart_by_a_mask_but_with_flash_attention():
+def test_samples_of_a_row_are_separated_by_a_mask_except_with_flash_attention():
     sdpa, flash = (
         estimate(request(padding_free=True, attention=given)).memory.phases[0].peak_bytes
         for given in ("sdpa", "flash_attention_2")

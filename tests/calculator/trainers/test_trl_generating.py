@@ -62,7 +62,7 @@ def test_a_replay_scores_only_in_the_first_micro_batch():
     assert not any(name.startswith("reference: ") for name in {row[0] for row in events(prepared).rows})
 
 
-def test_the_generation_batch_of_a_whole_step_stays_in_memory():
+def test_the_generation_batch_of_a_step_stays_in_memory():
     batch = kept(gradient_accumulation_steps=3, max_completion_length=100)
     assert batch["prompt_ids"] == (6, 156)
     assert batch["completion_mask"] == (6, 100)
@@ -75,7 +75,7 @@ def phases(**changes):
     return {phase.name: phase.peak_bytes for phase in estimate(request(**changes)).memory.phases}
 
 
-def test_completions_are_generated_before_the_forward_pass_for_all_micro_batches_at_once():
+def test_completions_of_all_micro_batches_are_generated_before_the_forward_pass():
     assert [*phases()] == ["generation", "forward", "backward", "optimizer_step"]
     assert [*phases(trainer="trl-kto")] == ["forward", "backward", "optimizer_step"]
     once, thrice = (phases(gradient_accumulation_steps=steps)["generation"] for steps in (1, 3))

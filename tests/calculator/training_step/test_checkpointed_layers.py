@@ -9,7 +9,7 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
 from calculator.training_step.causal_lm import micro_batch
-from calculator.training_step.checkpointed_layers import AlikeLayers, LayersDifferError
+from calculator.training_step.checkpointed_layers import EqualLayers, LayersDifferError
 from calculator.training_step.run import interpreted
 from calculator.training_step.training_context import training_context
 from tests.calculator.training_step.test_whole_tape import GEMMA, LLAMA
@@ -57,8 +57,8 @@ def tape_of(context_of, *, records_again):
 
 @pytest.mark.parametrize(("config", "method", "training"), CASES)
 def test_layers_that_are_recorded_again_have_their_own_events(config, method, training, monkeypatch):
-    known, again = [], AlikeLayers.again
-    monkeypatch.setattr(AlikeLayers, "again", lambda *given: known.append(1) or again(*given))
+    known, again = [], EqualLayers.again
+    monkeypatch.setattr(EqualLayers, "again", lambda *given: known.append(1) or again(*given))
     context_of = contexts(config, method, training)
     assert recorded(tape_of(context_of, records_again=True)) == recorded(tape_of(context_of, records_again=False))
     assert known

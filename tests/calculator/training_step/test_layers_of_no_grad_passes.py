@@ -115,7 +115,7 @@ def test_layers_of_a_second_model_have_the_events_of_those_of_the_first(
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("trainer", ["trl-kto", "trl-rloo"])
 @pytest.mark.parametrize(("model", "checkpoints"), CHECKPOINTS)
-def test_a_decoder_that_is_left_out_before_the_trained_pass_changes_no_figure(
+def test_skipping_a_decoder_before_the_trained_pass_changes_no_figure(
     model: str, trainer: str, method: str, checkpoints: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: dict[str, Any] = {} if trainer == "trl-kto" else {"max_completion_length": 300}
@@ -142,7 +142,7 @@ def test_a_bound_that_reaches_the_peak_has_the_decoder_interpreted() -> None:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("model", FAMILIES)
-def test_a_pass_that_decides_no_figure_is_left_out_without_a_change(
+def test_skipping_a_pass_that_sets_no_figure_changes_nothing(
     model: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = _request(model, "trl-kto", autocast=None, sequence_length=640)

@@ -24,7 +24,7 @@ LENGTHS = (2, 3, 16, 17, 64, 100, 128, 256, 512, 1000, 1024, 2048, 4096)
 OWN = (1, 2, 3, 8, 16, 64, 128)
 
 
-def whole_answer(request, series=None):
+def full_answer(request, series=None):
     """The answer with every row and its dimensions' names, or the problems of a refused request."""
     try:
         answer = estimate(request, series or SeriesCache())
@@ -77,7 +77,7 @@ def test_each_request_of_a_series_has_the_answer_of_a_single_request(seed, reser
         series = SeriesCache(traces_first=traces_first)
         for _ in range(5):
             plan = with_sizes(request, chance)
-            assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
+            assert full_answer(plan, series) == full_answer(plan), (request.model, plan.method, plan.training)
         traced += any(each.traces for each in series.traces.runs.values())
     assert traced > count / 2
 
@@ -145,8 +145,8 @@ def test_requests_with_different_operations_share_no_trace(before, after):
     body, series = {**LORA, "training": {"dtype": "float16"}}, SeriesCache()
     for change in (before, before, after):
         plan = parse_request({**body, **change})
-        assert whole_answer(plan, series) == whole_answer(plan)
-    assert whole_answer(parse_request({**body, **before})) != whole_answer(plan)
+        assert full_answer(plan, series) == full_answer(plan)
+    assert full_answer(parse_request({**body, **before})) != full_answer(plan)
 
 
 def test_padded_batches_share_traces_though_a_kernel_divides_by_their_size(counted):

@@ -1,4 +1,4 @@
-"""The table of phases in docs/accuracy.md has every traced case, all of them equal.
+"""The table of phases in docs/accuracy/whole_run.md has every traced case, all of them equal.
 
 `tests/calculator/run` compares the cases themselves.
 """

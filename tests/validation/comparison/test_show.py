@@ -41,7 +41,7 @@ def test_the_largest_storages_are_printed_with_name_shape_and_dtype(output):
     assert "model.embed_tokens.weight 300×64 bfloat16 base_weights" in output("--rows", "3")
 
 
-def test_the_json_is_the_whole_trace(output):
+def test_the_json_is_the_complete_trace(output):
     document = json.loads(output("--json"))
     assert document["peak_allocated_bytes"] == max(document["phases"].values())
     assert len(document["storages"]) == sum(event >= 0 for event in document["events"])

@@ -71,19 +71,19 @@ def test_a_model_of_a_random_config_is_the_built_one(family, seed):
     ours, real = model_from_config(config), real_model(config)
     assert _listed(ours) == _named(real)
     assert ours.parameters == sum(p.numel() for p in real.parameters())
-    tied_alike(ours, real)
+    tied_the_same(ours, real)
     buffers = {(name, tuple(b.shape), dtype_name(b)) for name, b in real.named_buffers()}
     assert {(b.name, tuple(b.shape), b.dtype) for b in ours.named_buffers()} == buffers
     owners = {weight.name: real.get_submodule(weight.name.rpartition(".")[0]) for weight in ours.weights()}
     assert {w.name: w.kind for w in ours.weights()} == {name: _kind(owner) for name, owner in owners.items()}
     head = real.get_output_embeddings()
     assert ours.head == next((name for name, module in real.named_modules() if module is head), None)
-    config_resolves_alike(config, ours)
+    config_resolves_the_same(config, ours)
     saved_configs_give_the_same(config, ours)
     assert {w.name.removesuffix(".weight") for w in ours.weights() if w.quantizable} == converted_to_4_bits(real)
 
 
-def tied_alike(ours, real):
+def tied_the_same(ours, real):
     """The same weights are tied."""
     assert _pairs(ours.tied) == _pairs(real.all_tied_weights_keys)
     real_names = dict(real.named_parameters(remove_duplicate=False))
@@ -104,7 +104,7 @@ def _kind(module):
     return next(kinds, "experts" if "Experts" in named else "norm" if "Norm" in named else "other")
 
 
-def config_resolves_alike(config, ours):
+def config_resolves_the_same(config, ours):
     """The config resolves as the config class resolves it."""
     resolved, family = real_config(config), FAMILIES[config["model_type"]]
     nested, entries = family.text is not None, family.text or family.entries

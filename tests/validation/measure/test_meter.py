@@ -26,7 +26,7 @@ def test_the_storage_meter_counts_what_autograd_saves():
         assert meter.read().allocated == 1024
 
 
-def test_tensors_on_the_host_in_a_gpu_run_are_left_out():
+def test_tensors_on_the_host_in_a_gpu_run_are_not_counted():
     with StorageMeter() as meter:
         counter, weight = torch.zeros(()), torch.zeros(256)
         assert meter.read(host=[counter]).allocated == 1024

@@ -15,7 +15,7 @@ ROWS = {row["id"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8")
 MIB = 1 << 20
 
 
-def test_a_block_counts_whole_if_at_most_one_mebibyte_is_left_of_it():
+def test_a_block_is_not_split_if_at_most_one_mebibyte_remains():
     allocator = CountingAllocator()
     pool, block = allocator.allocate(35 * MIB)
     assert allocator.allocated == 36 * MIB

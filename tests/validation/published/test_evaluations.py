@@ -23,7 +23,7 @@ def resident_of(method):
     return resident_state(request_of(method, sequence_lengths=None, torch_empty_cache_steps=None))
 
 
-def test_before_the_first_step_two_batches_outputs_are_alive_at_once_and_none_at_the_end():
+def test_before_the_first_step_the_outputs_of_two_batches_are_alive_and_none_at_the_end():
     resident = resident_of({"name": "full"})
     loading = LoadedAndEvaluated(resident, resident.prepared)
     sizes, events = loading.on(None)

@@ -145,7 +145,7 @@ def test_the_task_of_a_model_is_that_of_its_class(make, labels, task, tmp_path):
     assert check.rows[-1]["measured"] == {"resident": check.predicted["resident"]}
 
 
-def test_a_training_that_no_request_describes_goes_on(tmp_path):
+def test_a_training_that_no_request_describes_continues(tmp_path):
     model, lines = tiny(), []
     model.model.embed_tokens.requires_grad_(False)
     check = MemoryCheck(tmp_path / "memory.json", write=lines.append)

@@ -169,7 +169,7 @@ def test_weights_that_are_not_resharded_stay_gathered_through_the_step():
     assert gathered == pytest.approx(whole, abs=30 * 512)
 
 
-def test_micro_batches_before_the_last_keep_whole_gradients_under_fsdp():
+def test_micro_batches_before_the_last_keep_full_gradients_under_fsdp():
     more = traced("fsdp", gradient_accumulation_steps=4).phases["forward"] - traced("fsdp").phases["forward"]
     assert more == pytest.approx(2 * traced("fsdp").parameters["trainable"], rel=0.05)
 

@@ -53,7 +53,7 @@ def test_a_config_that_names_code_or_no_language_model_is_refused(config, loc):
     assert problem(checked, config).loc == loc
 
 
-def test_fields_that_choose_code_or_storage_are_left_out_at_any_depth():
+def test_fields_that_choose_code_or_storage_are_removed_at_any_depth():
     chosen = {
         "_attn_implementation": "somebody/kernel",
         "attn_implementation": "somebody/kernel",

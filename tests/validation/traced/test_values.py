@@ -17,7 +17,7 @@ def run(function):
     return out, values
 
 
-def test_choices_take_turns():
+def test_choices_alternate():
     assert evenly((3, 2), 4).tolist() == [[0, 1], [2, 3], [0, 1]]
 
 
@@ -40,7 +40,7 @@ def test_a_comparison_with_an_unknown_value_is_false_and_named():
     assert (read, values.guesses) == (False, (READ,))
 
 
-def test_known_values_are_no_guess():
+def test_known_values_are_not_guessed():
     def largest():
         return (torch.arange(7, device="meta") * 2).max().item()
 

@@ -23,7 +23,7 @@ def test_a_mask_selects_as_many_rows_as_on_cuda(labels):
     assert hidden[labels != -100].shape == (3, 8)
 
 
-def test_a_view_shares_its_values_with_the_whole(labels):
+def test_a_view_shares_the_values_of_its_base(labels):
     labels[0].fill_(7)
     assert labels.sum().item() == 21 + 3 - 200
 

@@ -33,7 +33,7 @@ def test_a_size_is_rounded_up_to_512_bytes(nbytes, counted):
     assert rounded(nbytes) == counted
 
 
-def test_the_peak_is_the_most_bytes_alive_at_once():
+def test_the_peak_is_the_maximum_of_live_bytes():
     assert recorded(1000, 2000, "0", 600).peaks["forward"].bytes == 1024 + 2048
 
 

@@ -46,7 +46,7 @@ TABLE = Path(__file__).parents[2] / "results" / "model_types.json"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--types", nargs="*", metavar="TYPE", help="only these model types")
+    parser.add_argument("--types", nargs="*", choices=model_types(), metavar="TYPE", help="only these model types")
     parser.add_argument("--seconds", type=int, default=100, metavar="N", help="the most CPU time of a trace (100)")
     parser.add_argument("--results", type=Path, default=Path("build/census.jsonl"), help="the file of results")
     parser.add_argument("--again", action="store_true", help="trace types again that were refused before")

@@ -34,7 +34,7 @@ def test_dora_is_distinguished_from_lora():
     assert "DoRA" in found.sentence
 
 
-def test_a_method_that_nobody_measured_is_stated():
+def test_a_method_without_measurements_is_stated():
     found = accuracy(plan_of({"name": "adapter"}))
     assert found.errors == ()
     assert found.interval is None

@@ -7,6 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from tests.app.interop.exports import readers_of_images
 from tests.tiny_models import LLAMA
 
 
@@ -19,3 +20,17 @@ def small_model(tmp_path):
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def small_llava(tmp_path):
+    """A folder with a small LLaVA and its processor."""
+    pytest.importorskip("PIL", reason="scripts with images need Pillow")
+    return readers_of_images.llava(tmp_path / "model")
+
+
+@pytest.fixture
+def small_idefics3(tmp_path):
+    """A folder with a small Idefics 3 and its processor."""
+    pytest.importorskip("PIL", reason="scripts with images need Pillow")
+    return readers_of_images.idefics3(tmp_path / "model")

@@ -4,40 +4,17 @@ import re
 import runpy
 
 import pytest
-import torch
 
 from app.interop.exports import export
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
 from calculator.trainers.image_batch import tensors
+from tests.app.interop.exports.readers_of_images import LLAVA as CONFIG
 from tests.app.interop.exports.scripts import LOW_RANK, check_with_ruff, ran, script
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
-#: The tower has 24 × 24 patches as that of LLaVA 1.5, so that images are as many tokens.
-CONFIG = {
-    "model_type": "llava",
-    "image_token_index": 2,
-    "text_config": {
-        "model_type": "llama",
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    },
-    "vision_config": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 96,
-        "patch_size": 4,
-        "projection_dim": 16,
-    },
-}
 IMAGES = {"images_per_sequence": 1, "image_height": 60, "image_width": 40}
 MODELS = {
     "HuggingFaceTB/SmolVLM-256M-Instruct": {"image_height": 512, "image_width": 512},
@@ -48,55 +25,23 @@ MODELS = {
     "llava-hf/llava-1.5-7b-hf": {},
 }
 
-#: A chat template as those of models that read images: places of images and texts, one after the other.
-TEMPLATE = (
-    "{% for message in messages %}{% for part in message.content %}"
-    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% endfor %}"
-)
-
 
 def body(trainer="transformers", model="llava-hf/llava-1.5-7b-hf", images=(), **training):
     settings = {"trainer": trainer, "sequence_length": 640, "images": {**IMAGES, **dict(images)}, **training}
     return {"model": model, "method": {"name": "lora", **LOW_RANK}, "training": settings}
 
 
-@pytest.fixture
-def small_llava(tmp_path):
-    """A folder with a small LLaVA and its processor."""
-    pytest.importorskip("PIL", reason="scripts with images need Pillow")
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import (
-        AutoConfig,
-        AutoModelForImageTextToText,
-        CLIPImageProcessorPil,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
-
-    folder = tmp_path / "model"
-    config = AutoConfig.for_model(**CONFIG)
-    AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    words = Tokenizer(WordLevel({"[UNK]": 0, "[EOS]": 1, "<image>": 2, "the": 3, "step": 4}, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]", additional_special_tokens=["<image>"]
-    )
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size={"height": 96, "width": 96}),
-        tokenizer=tokenizer,
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
-    return folder
+TRAINED_BY = [
+    ("transformers", {"name": "lora", **LOW_RANK}, {"padding": True}),
+    ("trl-sft", {"name": "lora", **LOW_RANK}, {}),
+    ("trl-dpo", {"name": "lora", **LOW_RANK}, {"padding": True}),
+    ("trl-kto", {"name": "full"}, {"micro_batch_size": 2}),
+]
 
 
-@pytest.mark.parametrize(("trainer", "training"), [("transformers", {"padding": True}), ("trl-sft", {})])
+@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[each[0] for each in TRAINED_BY])
 def test_the_script_trains_a_model_on_images_from_a_folder(
-    trainer, training, small_llava, tmp_path, monkeypatch, capsys
+    trainer, method, training, small_llava, tmp_path, monkeypatch, capsys
 ):
     from PIL import Image
 
@@ -104,9 +49,8 @@ def test_the_script_trains_a_model_on_images_from_a_folder(
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("RGB", (40, 60)).save(pictures / "one.png")
-    printed = ran(
-        body(trainer, **training), tmp_path, monkeypatch, capsys, "--model", str(small_llava), "--images", str(pictures)
-    )
+    request = {**body(trainer, **training), "method": method}
+    printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(small_llava), "--images", str(pictures))
     assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
 
 
@@ -141,13 +85,13 @@ def test_the_script_of_each_family_is_as_formatters_and_linters_leave_it(tmp_pat
 @pytest.mark.parametrize(
     ("change", "file_format", "loc"),
     [
-        ({"training": {"trainer": "trl-dpo"}}, "peft", "training.trainer"),
-        ({"training": {"trainer": None}}, "peft", "training.trainer"),
         (
-            {"device": {"count": 2, "sharding": "zero2"}, "training": {"autocast": "bfloat16"}},
+            {"training": {"trainer": "trl-grpo", "micro_batch_size": 2, "max_completion_length": 8}},
             "peft",
-            "device.sharding",
+            "training.trainer",
         ),
+        ({"training": {"trainer": None}}, "peft", "training.trainer"),
+        ({"model": "google/paligemma-3b-pt-224", "training": {"trainer": "trl-dpo"}}, "peft", "training.trainer"),
         ({"model": {"config": CONFIG}}, "peft", "model.config"),
         ({}, "axolotl", "training.images"),
         ({}, "llama-factory", "training.images"),

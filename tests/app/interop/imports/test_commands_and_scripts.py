@@ -325,7 +325,7 @@ def test_a_script_without_a_trainer_lists_that_its_loop_is_not_read():
     assert ("trainer" in missed(read(TRAINER)), "trainer" in missed(read(loop))) == (False, True)
 
 
-def test_completions_generated_at_once_are_divided_into_groups_instead_of_the_rows_of_a_step():
+def test_completions_of_one_batch_are_divided_into_groups_instead_of_the_rows_of_a_step():
     command = "trl grpo --model_name_or_path Qwen/Qwen3-0.6B --per_device_train_batch_size 2 --num_generations 16"
     assert read(command).request["training"]["num_generations"] == 16
     found = read(f"{command} --generation_batch_size 16")

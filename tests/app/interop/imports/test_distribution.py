@@ -138,7 +138,7 @@ def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
 
 
 @pytest.mark.parametrize("name", KNOWN_FILES)
-def test_files_that_come_with_a_tool_are_read_whole(name):
+def test_files_of_a_tool_are_read_completely(name):
     found = read(AXOLOTL + f"deepspeed: some/folder/{name}.json")
     keys = [each.key for each in found.not_understood if each.key.startswith("deepspeed")]
     assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
@@ -271,3 +271,32 @@ def test_the_number_of_gpus_is_read_from_the_keys_of_a_tool(text):
 def test_names_of_a_language_model_are_those_of_a_text_model():
     text = "base_model: Qwen/Qwen3.5-0.8B\nunfrozen_parameters: [model.language_model.*]\nbf16: true"
     assert read(text).request["method"]["unfrozen_parameters"] == ["model.*"]
+
+
+@pytest.mark.parametrize(("file", "sharding"), [("deepspeed_zero3", "zero3"), ("fsdp2", "fsdp"), ("multi_gpu", "ddp")])
+def test_configurations_of_trls_examples_are_read_by_their_names(file, sharding):
+    command = f"accelerate launch --config_file examples/accelerate_configs/{file}.yaml examples/scripts/sft.py"
+    found = read(f"{command} --model_name_or_path Qwen/Qwen2.5-0.5B --use_peft")
+    assert found.request["device"] == {"count": 8, "sharding": sharding}
+    assert not found.warnings
+    fewer = read(f"{command.replace('launch', 'launch --num_processes 2')} --model_name_or_path Qwen/Qwen2.5-0.5B")
+    assert fewer.request["device"]["count"] == 2
+
+
+def test_another_configuration_of_accelerate_is_warned_about():
+    command = "accelerate launch --config_file my/{} examples/scripts/sft.py --model_name_or_path Qwen/Qwen2.5-0.5B"
+    for name in ("zero3.yaml", "accelerate_configs/alst_ulysses_4gpu.yaml"):
+        (warning,) = read(command.format(name)).warnings
+        assert "config_file" in warning
+
+
+def test_torchrun_counts_the_processes_of_a_node():
+    command = "torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d examples/scripts/sft.py"
+    found = read(f"{command} --model_name_or_path Qwen/Qwen2.5-0.5B")
+    assert found.request["device"] == {"count": 8, "sharding": "ddp", "nodes": 2}
+    assert "rdzv_backend" in found.without_effect
+
+
+def test_the_functions_of_rewards_have_no_effect():
+    found = read("trl grpo --model_name_or_path Qwen/Qwen2.5-0.5B --reward_funcs accuracy_reward")
+    assert "reward_funcs" in found.without_effect

@@ -40,7 +40,7 @@ def test_axolotl_takes_vllms_share_from_the_settings_of_its_server():
         "pip install trl\nexport A=1\ntrl sft --model_name_or_path gpt2 --max_length 77\n",
     ],
 )
-def test_parts_around_the_settings_are_left_out(text):
+def test_parts_around_the_settings_are_ignored(text):
     found = read(text)
     assert (found.request["model"], found.request["training"]["sequence_length"]) == ("openai-community/gpt2", 77)
     assert "with" not in {each.key for each in found.not_understood}

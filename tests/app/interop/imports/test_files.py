@@ -129,7 +129,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert axolotl("micro_batch_size: '4'").request["training"]["micro_batch_size"] == 4
 
 
-def test_an_unknown_model_stays_in_its_field_with_the_way_out():
+def test_an_unknown_model_stays_in_its_field_with_a_solution():
     found = read("base_model: nobody/no-such-model\nadapter: lora\n" + QUIET)
     assert found.request["model"] == "nobody/no-such-model"
     assert "config.json" in found.not_understood[0].why
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, mess
 
 
 @pytest.mark.parametrize("unit", ["k{}: {}\n", "[", "- ", "{{}}, ", "a:\n", "1,"])
-def test_no_text_takes_long(unit):
+def test_every_text_is_read_in_a_short_time(unit):
     text = "a: [" if unit in ("{{}}, ", "1,") else ""
     text += "".join(unit.format(i, i) for i in range(LONGEST // 2))
     start = time.process_time()

@@ -76,7 +76,7 @@ def test_the_model_of_a_reward_trainer_is_that_of_its_classifier():
     assert found.request["training"]["trainer"] == "trl-reward"
 
 
-def test_a_model_that_the_command_names_is_asked_for_by_the_name_that_the_code_gives_it():
+def test_a_model_that_the_command_names_is_requested_by_the_name_of_its_variable():
     with pytest.raises(PlanError, match=r"does not state model_args\.model_name_or_path: give a catalogue id"):
         read("SFTTrainer(model=model_args.model_name_or_path, args=training_args)")
 

@@ -75,7 +75,7 @@ def imported(tmp_path, name, settings):
 
 @pytest.mark.filterwarnings("ignore:Specified to not save")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file_of_a_method_is_read_whole(name, tmp_path):
+def test_the_file_of_a_method_is_read_completely(name, tmp_path):
     settings = config_arguments(METHODS[name]()) | OTHER.get(name, {})
     found = imported(tmp_path, name, settings)
     of_adapters = OF_ADAPTERS if name == "xlora" else {}

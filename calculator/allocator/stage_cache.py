@@ -1,6 +1,6 @@
-"""A cache of what the parts of a run's steps leave in each pool.
+"""A cache of the state of each pool after the parts of a run's steps.
 
-A part leaves the same state if the pool has the same free blocks, and the tensors that the part frees are in the same
+The state is the same if the pool has the same free blocks, and the tensors that the part frees are in the same
 places. If the part adds segments, the next address must be the same too. Replays of a run with several capacities often
 reach equal states, because most differ in few large segments and hardly in the pool of small tensors.
 """
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     Reader = Callable[[Sequence[int]], object]
 
 #: The maximum number of results that are cached for a run. Each takes about twenty kilobytes.
-MAX_KNOWN = 2048
+MAX_RESULTS = 2048
 
 
-class Left:
+class StageResult:
     """The state of a pool after a part, and the places of tensors that the part allocated and did not free."""
 
     __slots__ = ("_added", "_next_address", "_pool", "following", "placed")
@@ -34,7 +34,7 @@ class Left:
         self._pool = pool
         self.placed = placed
         #: The states after parts that start from this one, by the part and the places of what it frees.
-        self.following: dict[Hashable, Left] = {}
+        self.following: dict[Hashable, StageResult] = {}
 
     def pool(self, before: FlatPool) -> FlatPool | None:
         """Return this state as the successor of another pool with the same free blocks.
@@ -54,15 +54,15 @@ class _PartRows(NamedTuple):
 
     Attributes:
         freed: For each pool, reads the places of the rows that the part frees.
-        left: For each pool, the rows that the part leaves allocated.
+        remaining: For each pool, the rows that are allocated after the part.
     """
 
     freed: Sequence[Reader]
-    left: Sequence[Sequence[int]]
+    remaining: Sequence[Sequence[int]]
 
 
-class KnownStages:
-    """A cache of the states that the parts of a run leave, shared by all of its replays."""
+class StageCache:
+    """A cache of the pools' states after the parts of a run, shared by all of its replays."""
 
     __slots__ = ("_count", "_results", "_rows")
 
@@ -72,11 +72,11 @@ class KnownStages:
         `count`: the number of pools.
         """
         self._count = count
-        self._results: dict[Hashable, Left] = {}
+        self._results: dict[Hashable, StageResult] = {}
         #: The rows of each part, by its identity. The part is stored with them, so that its identity stays unique.
         self._rows: dict[int, tuple[Part, _PartRows]] = {}
 
-    def of(self, part: Part, rows: Rows, places: Places, before: list[Left | None]) -> KnownStage:
+    def of(self, part: Part, rows: Rows, places: Places, before: list[StageResult | None]) -> CachedStage:
         """Return the cached results of a part, for a replay whose rows have these places.
 
         `before` has the cached state of each pool before the part. It is replaced by the state after it.
@@ -84,21 +84,21 @@ class KnownStages:
         if id(part) not in self._rows:
             allocated, freed = (_by_pool(each, rows, self._count) for each in part.net())
             self._rows[id(part)] = part, _PartRows([*map(_reader, freed)], allocated)
-        return KnownStage(self._results, id(part), self._rows[id(part)][1], places, before)
+        return CachedStage(self._results, id(part), self._rows[id(part)][1], places, before)
 
 
-class KnownStage:
+class CachedStage:
     """The cached results of a part, for one replay."""
 
     __slots__ = ("_before", "_found", "_part", "_places", "_results", "_rows")
 
     def __init__(
         self,
-        results: dict[Hashable, Left],
+        results: dict[Hashable, StageResult],
         part: int,
         rows: _PartRows,
         places: Places,
-        before: list[Left | None],
+        before: list[StageResult | None],
     ) -> None:
         self._results = results
         self._part = part
@@ -107,7 +107,7 @@ class KnownStage:
         self._before = before
         self._found: tuple[Hashable, Hashable] = None, None
 
-    def left(self, number: int, pool: FlatPool) -> FlatPool | None:
+    def lookup(self, number: int, pool: FlatPool) -> FlatPool | None:
         """Return the pool after the part, and write the places of its rows.
 
         Return None if the result is not cached.
@@ -124,21 +124,21 @@ class KnownStage:
         if result is None or after is None:
             return None
         self._follow(number, key, result)
-        for row, (address, behind) in zip(self._rows.left[number], result.placed, strict=True):
+        for row, (address, behind) in zip(self._rows.remaining[number], result.placed, strict=True):
             addresses[row], behinds[row] = address, behind
         return after
 
     def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
-        """Cache the pool after the part, for which `left` returned None. The pool must not change from now on."""
-        if len(self._results) < MAX_KNOWN:
+        """Cache the pool after the part, for which `lookup` returned None. The pool must not change afterwards."""
+        if len(self._results) < MAX_RESULTS:
             addresses, behinds = self._places
-            placed = [(addresses[row], behinds[row]) for row in self._rows.left[number]]
-            result = self._results[self._found] = Left(before, pool, placed)
+            placed = [(addresses[row], behinds[row]) for row in self._rows.remaining[number]]
+            result = self._results[self._found] = StageResult(before, pool, placed)
             self._follow(number, self._found[0], result)
         else:
             self._before[number] = None
 
-    def _follow(self, number: int, key: Hashable, result: Left) -> None:
+    def _follow(self, number: int, key: Hashable, result: StageResult) -> None:
         before, self._before[number] = self._before[number], result
         if before is not None:
             before.following[key] = result

@@ -6,7 +6,7 @@ from calculator.allocator.fast_replay import peak_reserved
 from calculator.allocator.replay import full_peak_reserved
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
-from calculator.training_step import alike_periods, periods
+from calculator.training_step import equal_periods, periods
 from calculator.training_step.unrolled import every_event, unrolled
 from tests.calculator.allocator.test_replay import WORKSPACES, in_order
 
@@ -35,7 +35,7 @@ def test_three_periods_have_the_events_of_every_layer(monkeypatch, model, method
     assert peak_reserved(state, WORKSPACES) == full_peak_reserved(state, WORKSPACES)
 
 
-def test_the_last_layer_has_windows_of_its_own_if_it_multiplies_the_first_matrices_of_the_backward_pass():
+def test_the_last_layer_has_separate_windows_if_it_multiplies_the_first_matrices_of_the_backward_pass():
     """The loss of `trl-sft` computes the head's gradients in the forward pass."""
     lengths = [
         len(unrolled(resident(*DEEP[0][:2], {**CHECKPOINTED, **training}).prepared).backward)
@@ -71,7 +71,7 @@ def test_every_layer_is_interpreted_where_periods_free_different_numbers_of_tens
 
 def test_rows_of_neighboring_periods_have_to_adjoin():
     """Only then is it certain where the rows of the periods between them are freed."""
-    assert alike_periods._adjoin([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
-    assert alike_periods._adjoin([7, ~3, ~4, ~1, ~2, 8], {1: 3, 2: 4})
-    assert not alike_periods._adjoin([~1, 7, ~3], {1: 3})
-    assert not alike_periods._adjoin([~1, ~2, ~4, ~3], {1: 3, 2: 4})
+    assert equal_periods._adjoin([7, ~1, ~2, ~3, ~4, 8], {1: 3, 2: 4})
+    assert equal_periods._adjoin([7, ~3, ~4, ~1, ~2, 8], {1: 3, 2: 4})
+    assert not equal_periods._adjoin([~1, 7, ~3], {1: 3})
+    assert not equal_periods._adjoin([~1, ~2, ~4, ~3], {1: 3, 2: 4})

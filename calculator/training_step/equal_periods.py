@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
 
 
-class AlikePeriods(Periods):
+class EqualPeriods(Periods):
     """The events of three periods, the second of which represents `more` periods after it and the last one.
 
     Its rows are renumbered as those of `Periods` are, from `base + stride` on. The numbers from `base` on are those of

@@ -8,14 +8,13 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from calculator.sharding.zero3.known_gathers import KnownGathers
 from calculator.sharding.zero3.layout import Layout
+from calculator.sharding.zero3.numbered_parameters import NumberedParameters
 from calculator.sharding.zero3.program import BACKWARD
 from calculator.sharding.zero3.track import Track, with_more
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
+    from calculator.sharding.zero3.first_copy import FirstCopy
     from calculator.sharding.zero3.followed import Followed
     from calculator.sharding.zero3.layout import PlacedSegment
     from calculator.sharding.zero3.numbered_calls import StepCalls
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.sizes import Sizes
 
 
-class KnownStep:
+class NumberedGathering:
     """The weights that a step gathers, with the attributes of `Gathering`."""
 
     #: A step of one micro-batch has no longer one, generates nothing, and gathers nothing for vLLM.
@@ -31,12 +30,12 @@ class KnownStep:
     in_generation = in_sync = copied = 0
 
     def __init__(self, calls: StepCalls, followed: Followed, sizes: Sizes, *, keeps_loss: bool) -> None:
-        self.program: Program = calls.program
+        self.program: Program | FirstCopy = calls.program
         self.followed = followed
         layout = Layout(calls, followed)
-        self._gathers = KnownGathers(layout, sizes)
-        self._state: Hashable = None
-        self._done: Hashable = None
+        self._gathers = NumberedParameters(layout, sizes)
+        self._state: object = None
+        self._done: object = None
         #: Whether the skipped copies behave like those next to them.
         self.is_steady = True
         tracks = self._tracks(layout)
@@ -88,7 +87,7 @@ class KnownStep:
             self.is_steady = _done(track, sent, available) == self._done
 
 
-def _done(track: Track, sent: int, available: int) -> Hashable:
+def _done(track: Track, sent: int, available: int) -> object:
     """Return the parameters that a copy gathered and released."""
     before = track.before
     return sent, available, *[(at, most - before, after - before) for at, most, after, *_ in track.moments]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.sharding.zero3.parameters import Module, Partitioned
     from calculator.sharding.zero3.segment import Event
 
-#: The kinds of known calls: modules are called whose parameters are gathered, a module is called, a module's call ends,
+#: The kinds of calls: modules are called whose parameters are gathered, a module is called, a module's call ends,
 #: a gradient is ready, and a view of a parameter is created or freed.
 AHEAD, FETCH, RELEASE, GRADIENT, VIEW = range(5)
 
@@ -31,22 +31,22 @@ Found = tuple[int, int]
 #: it in the copy, the index of the event, the indices of those of the module's parameters that no other module uses and
 #: that do not persist, and the parameters that a recomputation gathered and no module uses any more. For modules whose
 #: parameters are gathered, the indices of the events instead of those of parameters.
-KnownCall = tuple[int, int, int, tuple[int, ...], tuple[Found, ...]]
+RecordedCall = tuple[int, int, int, tuple[int, ...], tuple[Found, ...]]
 
 
-class KnownCopy(NamedTuple):
+class RecordedCopy(NamedTuple):
     """The calls of a copy in order, and the indices of the events at which backward passes begin that do not end in it.
 
     The latter are those of modules without parameters.
     """
 
-    calls: list[KnownCall]
+    calls: list[RecordedCall]
     lingering: tuple[int, ...]
 
 
-def known_copy(
+def recorded_copy(
     events: Sequence[Event], active: Sequence[int], backward: int, inert: Container[int] = ()
-) -> KnownCopy | None:
+) -> RecordedCopy | None:
     """Return the calls of a copy, whose events can do something at the indices `active`.
 
     None if they depend on what is called outside of the copy. `backward` is the position at which the backward pass
@@ -54,7 +54,7 @@ def known_copy(
     """
     uses = _Uses(events, active, backward, inert)
     calls = uses.calls()
-    return KnownCopy(calls, uses.lingering) if uses.is_closed else None
+    return RecordedCopy(calls, uses.lingering) if uses.is_closed else None
 
 
 class _Uses:
@@ -82,14 +82,14 @@ class _Uses:
         """The indices of the events at which modules begin a backward pass that does not end."""
         return (*self._in_backward.values(),)
 
-    def calls(self) -> list[KnownCall]:
+    def calls(self) -> list[RecordedCall]:
         """Return the calls in order, with one for all calls in a row of modules whose parameters are gathered."""
         inert, events = self._inert, self._events
-        found: list[KnownCall] = []
+        found: list[RecordedCall] = []
         row: list[int] = []
         for number in self._active:
             position, kind, module, parameter, _ = events[number]
-            call: KnownCall | None = None
+            call: RecordedCall | None = None
             if kind in FETCHES and module is not None:
                 own = self._fetch(number, module, position, backward=kind == module_calls.BEFORE_BACKWARD)
                 self._place += 1
@@ -175,31 +175,3 @@ def inert_views(events: Sequence[Event], active: Sequence[int], backward: int) -
         elif kind == module_calls.UNPINNED and (serial, parameter) in pinned:
             found.update((number, pinned.pop((serial, parameter))))
     return found
-
-
-class OutsideCalls(_Uses):
-    """The modules that use each parameter outside of the copies, in all segments of a step."""
-
-    def __init__(self, backward: int) -> None:
-        super().__init__((), (), backward)
-        #: The modules whose backward pass began in an earlier segment.
-        self._begun: tuple[Module, ...] = ()
-        self._is_known = True
-
-    def segment(self, events: Sequence[Event], active: Sequence[int]) -> KnownCopy | None:
-        """Return the calls of a segment, or None if a recomputation in it belongs to a backward pass outside of it."""
-        self._events, self._active, self._begun, self._place = events, active, (*self._in_backward,), 0
-        calls = self.calls()
-        return KnownCopy(calls, ()) if self._is_known and not any(self._recomputed.values()) else None
-
-    def left(self) -> list[Partitioned]:
-        """Return the parameters of modules whose backward pass does not end, which no other module uses."""
-        modules = {*self._in_backward}
-        every = dict.fromkeys(each for module in modules for each in module.parameters if not each.persists)
-        return [each for each in every if self._users[each] <= modules]
-
-    def _fetch(self, number: int, module: Module, position: int, *, backward: bool) -> tuple[int, ...]:
-        if module.parameters and not backward and position > self._backward:
-            owner = next(reversed(self._in_backward), None)
-            self._is_known = self._is_known and owner is not None and owner not in self._begun
-        return super()._fetch(number, module, position, backward=backward)

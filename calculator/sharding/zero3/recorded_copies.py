@@ -4,53 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, inert_views, known_copy
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, inert_views, recorded_copy
 from calculator.sharding.zero3.track import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.sharding.zero3.coordinator import Coordinator
-    from calculator.sharding.zero3.known_calls import KnownCopy
     from calculator.sharding.zero3.parameters import Live, Module, Partitioned
+    from calculator.sharding.zero3.recorded_calls import RecordedCopy
     from calculator.sharding.zero3.segment import Event, Segment
 
     #: Called with the position, the kind and the parameter of a view, and with its number.
     OfView = Callable[[int, str, Partitioned, str], None]
 
 
-class KnownCopies:
+class RecordedCopies:
     """The calls of the copies in each window of a program whose backward pass begins at the position `backward`."""
 
     def __init__(self, backward: int) -> None:
         self._backward = backward
-        self._of_windows: dict[int, KnownCopy | None] = {}
+        self._of_windows: dict[int, RecordedCopy | None] = {}
 
-    def of(self, segment: Segment, coordinator: Coordinator) -> KnownCopy | None:
+    def of(self, segment: Segment, coordinator: Coordinator) -> RecordedCopy | None:
         """Return the calls of a copy, or None if others are possible."""
         window = segment.window
         if window is None or not (coordinator.is_settled and coordinator.order.follows(segment.fetched)):
             return None
         if window not in self._of_windows:
             own = segment.events, segment.active, self._backward
-            self._of_windows[window] = known_copy(*own, inert_views(*own))
+            self._of_windows[window] = recorded_copy(*own, inert_views(*own))
         return self._of_windows[window]
 
 
-class KnownRun:
-    """A run of a copy whose calls are known. Its moments are those at which the gathered bytes change."""
+class RecordedRun:
+    """A run of a copy at its recorded calls. Its moments are those at which the gathered bytes change."""
 
     def __init__(self, coordinator: Coordinator, live: Live, events: list[Event], of_view: OfView) -> None:
         self._coordinator, self._live, self._events, self._of_view = coordinator, live, events, of_view
         self._begin = coordinator.order.place
 
-    def follow(self, known: KnownCopy) -> list[Moment]:
+    def follow(self, recorded: RecordedCopy) -> list[Moment]:
         """Follow the calls, and return their moments."""
         coordinator, live, events, begin = self._coordinator, self._live, self._events, self._begin
         moments: list[Moment] = []
         order, (most, enough), is_limited = coordinator.order, coordinator.limits, False
         queue = order.queue
-        for kind, place, number, own, recomputed in known.calls:
+        for kind, place, number, own, recomputed in recorded.calls:
             if kind == AHEAD:
                 is_limited = is_limited or coordinator.available > enough
                 if queue and (coordinator.available < most or queue[0][1] < begin + place + len(own)):
@@ -70,7 +70,7 @@ class KnownRun:
             if live.most != before or live.bytes != before:
                 moments.append(Moment(position, live.most, live.bytes, None, True, number))
         coordinator.limited += is_limited
-        for number in known.lingering:
+        for number in recorded.lingering:
             coordinator.linger(self._module(number))
         return moments
 

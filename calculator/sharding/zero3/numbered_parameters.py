@@ -1,4 +1,4 @@
-"""The bytes that stage 3 gathers and releases at known calls. The parameters are numbers.
+"""The bytes that stage 3 gathers and releases at recorded calls. The parameters are numbers.
 
 It does what `Coordinator`, `ModuleOrder` and `References` do, without objects for each copy of modules and parameters.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.dtype import allocated
-from calculator.sharding.zero3.known_calls import AHEAD, FETCH, GRADIENT, RELEASE
-from calculator.sharding.zero3.numbered_calls import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
+from calculator.common.dtype import rounded
+from calculator.sharding.zero3.numbered_uses import FETCH_SEVERAL, KEEP, PIN, RELEASE_SEVERAL
+from calculator.sharding.zero3.recorded_calls import AHEAD, FETCH, GRADIENT, RELEASE
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.sharding.zero3.layout import Layout, PlacedSegment
     from calculator.sharding.zero3.sizes import Sizes
     from calculator.sharding.zero3.track import Happening
-
-#: The number of parameters of the order that are looked at together.
-ROW = 40
 
 
 class _Gather:
@@ -28,8 +25,8 @@ class _Gather:
 
     __slots__ = ("buffer", "is_done", "left", "numbers")
 
-    def __init__(self, numbers: Sequence[int], buffer: int) -> None:
-        self.numbers, self.buffer = numbers, buffer
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers, self.buffer = numbers, 0
         self.left, self.is_done = len(numbers), False
 
 
@@ -37,24 +34,26 @@ class _Gather:
 _OUTSIDE = 1 << 32
 
 #: The gather of one parameter into its own buffer.
-_ALONE = _Gather((), 0)
+_ALONE = _Gather(())
 
 
-class KnownGathers:
-    """The state of the parameters in a step whose calls are known."""
+class NumberedParameters:
+    """The state of the parameters in a step with recorded calls."""
 
     def __init__(self, layout: Layout, sizes: Sizes) -> None:
-        self._layout, self._ranks = layout, sizes.ranks
+        self._layout = layout
         self._bucket, self._max_live, self._max_reuse = sizes.prefetch_bucket, sizes.max_live, sizes.max_reuse_distance
-        self._parameters, self._elements = layout.parameters, layout.elements
+        self._elements, self._whole, self._payloads = layout.elements, layout.whole, layout.payloads
+        self._with_padding, self._of_dtypes = layout.with_padding, layout.of_dtypes
+        self._order, self._places = layout.order, layout.places
         self._end = len(layout.order)
         self._persistent = layout.persistent
         #: The parameters that are neither gathered nor in flight.
-        self._partitioned = {*range(len(layout.parameters))} - layout.persistent
+        self._partitioned = {*range(layout.count)} - layout.persistent
         #: The gathered weights by number: how many parameters and views refer to them, and their bytes.
-        self._storages = {number: [1, layout.parameters[number].with_padding] for number in layout.persistent}
+        self._storages = {number: [1, layout.with_padding[number]] for number in layout.persistent}
         #: The last module in the order for which each parameter was prefetched or used.
-        self._fetched_for: dict[int, float] = dict.fromkeys(range(len(layout.parameters)), -1)
+        self._fetched_for: list[float] = [-1] * layout.count
         self._in_flight: dict[int, _Gather] = {}
         #: The gathered weights that views refer to, by the number of the view and that of the parameter, and the views
         #: that recomputations created.
@@ -79,6 +78,7 @@ class KnownGathers:
         begin, shift, far = placed.begin, placed.shift, self._max_reuse - placed.gap
         most_live, enough, limited = self._max_live, self._max_live - self._bucket, False
         in_flight, storages, fetched_for = self._in_flight, self._storages, self._fetched_for
+        partitioned, elements = self._partitioned, self._elements
         for kind, number, place, position, own, others, ahead in placed.calls:
             here = begin + place
             if ahead:
@@ -88,12 +88,15 @@ class KnownGathers:
             before = self.bytes
             if kind == FETCH:
                 self._most = before
-                gather = in_flight.pop(own + shift, _ALONE)
-                if gather is not _ALONE:
+                each = own + shift
+                gather = in_flight.pop(each, None)
+                if gather is None:
+                    if each in partitioned:
+                        partitioned.remove(each)
+                        self._gather([each], elements[each])
+                        del in_flight[each]
+                elif gather is not _ALONE:
                     self._take(gather)
-                elif own + shift in self._partitioned:
-                    self._gather([own + shift])
-                    del in_flight[own + shift]
                 limited = limited or self.available > enough
                 if self._next <= here or self.available < most_live:
                     self._advance(others, shift, here)
@@ -102,8 +105,12 @@ class KnownGathers:
             elif kind == RELEASE:
                 each = own + shift
                 if others >= far and each in storages and each not in in_flight and fetched_for[each] <= here:
-                    self._free(each)
-                    if self.bytes != before:
+                    partitioned.add(each)
+                    self.available -= elements[each]
+                    storage = storages.pop(each)
+                    storage[0] -= 1
+                    if not storage[0]:
+                        self.bytes = before - storage[1]
                         moments.append((position, before, self.bytes, None, True, number))
             elif kind == GRADIENT:
                 moments.append((position, before, before, own, True, number))
@@ -145,7 +152,8 @@ class KnownGathers:
         self._most = self.bytes
         missing = [number for number in own if number in self._partitioned]
         if missing:
-            self._gather(missing)
+            self._partitioned.difference_update(missing)
+            self._gather(missing, sum([self._elements[number] for number in missing]))
         for number in own:
             gather = self._in_flight.pop(number, _ALONE)
             if gather is not _ALONE:
@@ -163,9 +171,12 @@ class KnownGathers:
     def _copy_out(self, gather: _Gather) -> None:
         """Make the parameters of a gather available."""
         gather.is_done = True
-        sizes = [*map(self._layout.whole.__getitem__, gather.numbers)]
-        self._storages.update(zip(gather.numbers, [[1, size] for size in sizes], strict=True))
-        self.bytes += sum(sizes)
+        whole, storages, total = self._whole, self._storages, 0
+        for number in gather.numbers:
+            size = whole[number]
+            total += size
+            storages[number] = [1, size]
+        self.bytes += total
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(gather.numbers)
@@ -190,7 +201,7 @@ class KnownGathers:
         missing = len([each for each in numbers if fetched_for[each + shift] < step])
         removed: set[int] = set()
         head = self._head
-        order, places = self._layout.order, self._layout.places
+        order, places = self._order, self._places
         while missing > len(removed) and head < self._end:
             fetched_for[order[head]] = places[head]
             removed.add(order[head])
@@ -199,45 +210,54 @@ class KnownGathers:
 
     def _prefetch(self, left: int) -> None:
         """Gather parameters of later modules until they fill a bucket, or until too many elements are gathered."""
-        order, places = self._layout.order, self._layout.places
-        elements, partitioned = self._elements, self._partitioned
-        chosen: dict[int, None] = {}
-        most, head = min(left, self._bucket), self._head
+        order, places, begin = self._order, self._places, self._head
+        elements, partitioned, fetched_for = self._elements, self._partitioned, self._fetched_for
+        chosen: list[int] = []
+        most, head = min(left, self._bucket), begin
         total = before_last = 0
-        while head < self._end and total < most:
-            start = head
-            for head, number in enumerate(order[start : start + ROW], start + 1):  # noqa: B007  read after the loop
-                if number in partitioned and number not in chosen:
-                    chosen[number] = None
-                    before_last, total = total, total + elements[number]
-                    if total >= most:
-                        break
-        self._fetched_for.update(zip(order[self._head : head], places[self._head : head], strict=True))
+        end = self._end
+        while head < end and total < most:
+            number = order[head]
+            fetched_for[number] = places[head]
+            head += 1
+            if number in partitioned:
+                partitioned.remove(number)
+                chosen.append(number)
+                before_last = total
+                total += elements[number]
         self._head, self._next = head, places[head]
         self.slack = min(self.slack, left - before_last)
         if chosen:
-            self._gather([*chosen])
+            self._gather(chosen, total)
 
-    def _gather(self, numbers: list[int]) -> None:
-        """Gather a parameter into its own buffer, or several into one for each dtype that is copied out at the end."""
+    def _gather(self, numbers: list[int], elements: int) -> None:
+        """Gather a parameter into its own buffer, or several into one for each dtype that is copied out at the end.
+
+        The caller has removed them from those that are partitioned.
+        """
         if len(numbers) == 1:
-            gather, size = _ALONE, self._parameters[numbers[0]].with_padding
-            self._storages[numbers[0]] = [1, size]
+            number = numbers[0]
+            size = self._with_padding[number]
+            self._storages[number] = [1, size]
+            self._in_flight[number] = _ALONE
+            self.sent += self._payloads[number]
         else:
-            size = self._buffers(numbers)
-            gather = _Gather(numbers, size)
-        self._partitioned.difference_update(numbers)
-        self._in_flight.update(dict.fromkeys(numbers, gather))
-        self.available += sum(map(self._elements.__getitem__, numbers))
-        self.sent += sum(map(self._layout.payloads.__getitem__, numbers))
+            in_flight, payloads, of_dtypes = self._in_flight, self._payloads, self._of_dtypes
+            gather, sent = _Gather(numbers), 0
+            for number in numbers:
+                in_flight[number] = gather
+                sent += payloads[number]
+            if len(of_dtypes) == 1:
+                size = rounded(sent)
+            else:
+                size = sum([rounded(sum([sizes[number] for number in numbers])) for sizes in of_dtypes])
+            gather.buffer = size
+            self.sent += sent
+        self.available += elements
         self.bytes += size
         self._most = max(self._most, self.bytes)
         if not self._in_copies:
             self._check(numbers)
-
-    def _buffers(self, numbers: Sequence[int]) -> int:
-        sizes = [sum(map(sizes.__getitem__, numbers)) * self._ranks for sizes in self._layout.partitions.values()]
-        return sum(map(allocated, sizes, self._layout.itemsizes))
 
     def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
         """Free parameters that no other module uses, and that are not used again soon."""
@@ -308,23 +328,24 @@ class KnownGathers:
         """Return whether the module at an index of the order, or a later one, is prefetched."""
         return self._next >= place
 
-    def state(self, placed: PlacedSegment) -> Hashable:
+    def state(self, placed: PlacedSegment) -> object:
         """Return what determines what is gathered next. Numbers count from a copy on."""
-        first, from_copy, in_flight = self._layout.first, placed.from_copy, self._in_flight
-
-        def relative(numbers: Iterable[int]) -> list[int]:
-            return [number - from_copy if number >= first else number - _OUTSIDE for number in numbers]
-
-        numbers = [*self._storages.keys() - self._persistent]
-        gathered = zip(relative(numbers), map(tuple, map(self._storages.__getitem__, numbers)), strict=True)
+        first, from_copy, persistent = self._layout.first, placed.from_copy, self._persistent
+        gathered = {
+            number - (from_copy if number >= first else _OUTSIDE): (*storage,)
+            for number, storage in self._storages.items()
+            if number not in persistent
+        }
         # The first parameter of a gather may have been released, so that it has no place.
-        gathers = [
-            (each.numbers[0] - number if each.numbers else 0, each.left, each.buffer)
-            for number, each in in_flight.items()
-        ]
-        recomputed = relative([number for _, number in self._recomputed])
-        is_at_end = self._head == self._end
-        head = -1 if is_at_end else self._layout.order[self._head]
+        in_flight = {
+            number - (from_copy if number >= first else _OUTSIDE): (
+                each.numbers[0] - number if each.numbers else 0,
+                each.left,
+                each.buffer,
+            )
+            for number, each in self._in_flight.items()
+        }
+        recomputed = {number - (from_copy if number >= first else _OUTSIDE) for _, number in self._recomputed}
+        head = -1 if self._head == self._end else self._order[self._head]
         ahead = head - from_copy if head >= first else head, self._next - placed.end
-        in_order = zip(relative(in_flight), gathers, strict=True)
-        return frozenset(gathered), frozenset(in_order), frozenset(recomputed), ahead
+        return gathered, in_flight, recomputed, ahead

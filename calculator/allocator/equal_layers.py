@@ -1,0 +1,184 @@
+"""The layers of a load that are placed alike. They are placed at once.
+
+Each layer requests what the one before requested, for rows of its own, and frees only such rows and those of the layer
+before. Most of what a load requests is cut from one large free block, which the warmup left. So a layer often finds
+what an earlier one found, at higher addresses.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from calculator.allocator.flat_pool import FlatPool, Placed, Places
+
+#: The maximum number of layers that are played before others are placed like them.
+_ATTEMPTS = 20
+
+
+class EqualLayers(NamedTuple):
+    """Layers with the same events.
+
+    Attributes:
+        events: The events of the first layer.
+        step: By how much the rows of the next layer are higher.
+        times: The number of layers.
+    """
+
+    events: list[int]
+    step: int
+    times: int
+
+    def of(self, number: int) -> list[int]:
+        """Return the events of a layer."""
+        return shifted_rows(self.events, number * self.step) if number else self.events
+
+    def every(self) -> list[int]:
+        """Return the events of all layers."""
+        return [*chain.from_iterable(map(self.of, range(self.times)))]
+
+
+def shifted_rows(events: Sequence[int], rows: int) -> list[int]:
+    """Return the events with rows that are shifted by a number."""
+    return [event + rows if event >= 0 else event - rows for event in events]
+
+
+class _Start(NamedTuple):
+    """The state of a pool where a layer starts.
+
+    Addresses are relative to the start of the largest free block. Blocks that no layer uses, from this one on, are left
+    out: they are smaller than every request, and end before everything else that is free or that a layer frees.
+
+    Attributes:
+        first, last: The addresses of the largest free block.
+        edge: The lowest address of everything else that is free or freed.
+        near: The relative places of other free blocks from there on.
+        freed: The relative places of the rows that the layer frees.
+        unused: The keys of blocks that are left out.
+        segments: The number of segments.
+    """
+
+    first: int
+    last: int
+    edge: int
+    near: tuple[Placed, ...]
+    freed: tuple[Placed, ...]
+    unused: set[int]
+    segments: int
+
+
+def play_equal_layers(
+    pool: FlatPool, layers: EqualLayers, sizes: Sequence[int], places: Places, freed: Iterable[int]
+) -> None:
+    """Place layers. Those that are placed like earlier ones are placed at once.
+
+    `freed` are rows that are freed before and after the layers.
+    """
+    own = [row for row in layers.events if row >= 0]
+    carried = [*{~event for event in layers.events if event < 0}.difference(own)]
+    if not pool.waste or not _only_carried(layers, {*own}, carried, freed):
+        pool.play(layers.every(), sizes, places)
+        return
+    for number in range(_placed_at_once(pool, layers, sizes, places, own, carried), layers.times):
+        pool.play(layers.of(number), sizes, places)
+
+
+def _placed_at_once(
+    pool: FlatPool,
+    layers: EqualLayers,
+    sizes: Sequence[int],
+    places: Places,
+    own: Sequence[int],
+    carried: Sequence[int],
+) -> int:
+    """Place the first layers, and those that are placed like them. Return their number."""
+    least, starts, most = min(map(sizes.__getitem__, own)), list[_Start](), min(layers.times, _ATTEMPTS)
+    for number in range(1, most + 1):
+        pool.play(layers.of(number - 1), sizes, places)
+        if not pool.free_keys:
+            return number
+        of_next = [(places[0][row + by], places[1][row + by]) for by in (number * layers.step,) for row in carried]
+        later = _start(pool, of_next, least)
+        earlier = next((start for start in starts if _are_equal(start, later)), None)
+        starts.append(later)
+        if earlier is None:
+            continue
+        period = number - 1 - starts.index(earlier)
+        placed = (row + n * layers.step for n in range(number - period, number) for row in own)
+        certain = _times(pool, earlier, later, max(map(places[1].__getitem__, placed)))
+        times = max(0, min((layers.times - number) // period, certain))
+        _repeat(pool, earlier, later, times)
+        by = times * (later.first - earlier.first)
+        for row, (address, behind) in zip(carried, of_next, strict=True):
+            at = row + (number + times * period) * layers.step
+            places[0][at], places[1][at] = address + by, behind + by
+        return number + times * period
+    return most
+
+
+def _only_carried(layers: EqualLayers, own: set[int], carried: Iterable[int], freed: Iterable[int]) -> bool:
+    """Return whether each layer frees only rows of its own and those that are `carried` from the layer before.
+
+    The rows of the last layer that the next one would free may be freed in other parts of the load, as `freed` are.
+    """
+    first, step = min(own, default=0), layers.step
+    after = first + layers.times * step
+    of_last = {row + layers.times * step for row in carried}
+    return (
+        bool(own)
+        and all(row + step in own for row in carried)
+        and not any(
+            first <= row < after and row not in of_last and (row - first) % step + first in own for row in freed
+        )
+    )
+
+
+def _start(pool: FlatPool, freed: Sequence[Placed], least: int) -> _Start:
+    *others, (first, last) = pool.blocks(pool.free_keys)
+    edge = min([first, *(start for start, _ in freed), *(start for start, end in others if end - start >= least)])
+    near = [block for block in others if block[1] >= edge]
+    return _Start(
+        first=first,
+        last=last,
+        edge=edge,
+        near=tuple((start - first, end - first) for start, end in near),
+        freed=tuple((start - first, end - first) for start, end in freed),
+        unused={key for key, (_, end) in zip(pool.free_keys, others, strict=False) if end < edge},
+        segments=len(pool.segments),
+    )
+
+
+def _are_equal(earlier: _Start, later: _Start) -> bool:
+    """Return whether a layer finds what an earlier one found, at higher addresses."""
+    return (
+        earlier.near == later.near
+        and earlier.freed == later.freed
+        and earlier.last == later.last
+        and earlier.segments == later.segments
+        and earlier.first < later.first
+        and earlier.unused <= later.unused
+    )
+
+
+def _times(pool: FlatPool, earlier: _Start, later: _Start, highest: int) -> int:
+    """Return how many more times what was placed between two starts is certain to be placed likewise.
+
+    `highest` is the highest end address of what was placed. The largest block was never cut beyond it. So every other
+    block that is used is between `edge` and that address. As long as the largest block is larger than this, it serves
+    a request only if no other block does.
+    """
+    highest = max(highest, later.first)
+    reach = max(highest - earlier.edge, pool.waste)
+    return (later.last - highest - reach - 1) // (later.first - earlier.first)
+
+
+def _repeat(pool: FlatPool, earlier: _Start, later: _Start, times: int) -> None:
+    """Repeat what happened between two starts."""
+    by, shift = later.first - earlier.first, pool.shift
+    first = later.first + times * by
+    near = [end - start << shift | first + start for start, end in later.near]
+    unused = [key + n * by for key in later.unused - earlier.unused for n in range(1, times + 1)]
+    pool.set_free([*later.unused, *unused, *near, later.last - first << shift | first])
