@@ -11,6 +11,7 @@ from calculator.inputs.sharding import MODELED, DDPConfig, ShardingName
 from calculator.methods import Full
 from calculator.methods.low_rank.method import LowRank
 from calculator.resident.tensors import resident_tensors
+from calculator.sharding import added
 from calculator.sharding.fsdp import problems as fsdp
 from calculator.sharding.zero.refusals import zero_problems
 from calculator.sharding.zero3 import refusals as zero3
@@ -42,6 +43,10 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
     yield from _ddp(request, model, prepared)
     yield from _fsdp(request, prepared)
     yield from _zero3(request, prepared)
+    if request.method.facts.buffers_like and request.device.sharding in MODELED - {"none", "ddp"}:
+        yield from added.buffer_problems(prepared())
+    if request.device.sharding in {"zero1", "zero2"}.intersection(request.method.plain_shardings):
+        yield from added.order_problems(prepared())
     yield from zero_problems(
         request.training,
         request.device,

@@ -39,9 +39,6 @@ OF_TRAINERS: dict[str, object] = {
     "activation_offloading": None,
 }
 
-#: The trainers whose loops accept the model's outputs as DDP returns them if it copies none.
-_UNCOPIED_OUTPUTS = ("trl-reward", "trl-orpo")
-
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield settings that a trainer refuses, and settings that need a trainer if there is none."""
@@ -61,7 +58,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     yield from trainer_of(training).problems(prepared)
     yield from reentrant.problems(prepared)
     facts, sharding = trainer_of(training).facts, request.device.sharding
-    yield from _of_ddp(training, facts)
+    yield from _of_ddp(training)
     yield from _offloading(prepared, facts)
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modeled on one GPU only: use none, or the trainer trl-sft"
@@ -103,15 +100,11 @@ def _completion_tokens(request: Request) -> Iterator[Problem]:
         yield Problem(loc="training.completion_tokens", msg=message, input=given)
 
 
-def _of_ddp(training: Training, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield options of DDP that a trainer does not have, or with which its step is not modeled."""
+def _of_ddp(training: Training) -> Iterator[Problem]:
+    """Yield options of DDP that a trainer does not have."""
     if training.has_bucket_views:
         message = "TrainingArguments has no such option: leave it out"
         yield Problem(loc="training.ddp.gradient_as_bucket_view", msg=message, input=True)
-    config = training.ddp
-    if training.trainer in _UNCOPIED_OUTPUTS and config is not None and config.copies_outputs:
-        message = f"what DDP copies of the outputs of {facts.label} is not modeled: use false, or static_graph true"
-        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
 
 
 def _offloading(prepared: PreparedModel, facts: TrainerFacts) -> Iterator[Problem]:

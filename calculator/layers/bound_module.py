@@ -150,7 +150,13 @@ class BoundModule:
                 self.own[p.name] = parameters.plain(f"{own_path}.{p.name}", p.shape, parameters.dtype or dtype, None)
         self.added: dict[str, Tensor] = {}
         for a in module_spec.added:
-            self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
+            name = f"{path}.{a.name}"
+            # No sharding casts buffers.
+            self.added[a.name] = (
+                parameters.plain(name, a.shape, a.dtype, None)
+                if a.buffer
+                else parameters.new(name, a.shape, a.dtype, trained=a.trained)
+            )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the module, including what its method adds."""

@@ -4,6 +4,8 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
+    shardings=("zero1", "zero2"),
+    buffers_like="base",
     label="AdaMSS",
     summary="AdaMSS (adaptive multi-subspaces): a low-rank update for each cluster of a weight's rows.",
     trainable="subspace_rank · (num_subspaces · r + out_features) per adapted matrix",

@@ -5,7 +5,8 @@ from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
     label="DeLoRA",
-    shardings=("ddp", "fsdp"),
+    shardings=("ddp", "fsdp", "zero1", "zero2"),
+    buffers_like="adapters",
     summary="DeLoRA (Bini et al. 2025): a low-rank update of normalized vectors, with a trained strength.",
     trainable="r · (in_features + out_features) + 1 per adapted matrix",
     inference_overhead="none once merged; unmerged, two thin products and a scaling per adapted matrix",

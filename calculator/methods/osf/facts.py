@@ -4,6 +4,8 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.osf.targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
+    shardings=("zero1", "zero2"),
+    buffers_like="base",
     label="OSF",
     summary="OSF: the smaller singular values of each weight are trained, in directions that spare the larger ones.",
     trainable="(min(in_features, out_features) - effective_rank) · (in_features + out_features + 1) per adapted matrix",

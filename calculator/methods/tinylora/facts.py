@@ -4,6 +4,8 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
+    shardings=("zero1", "zero2"),
+    buffers_like="adapters",
     label="TinyLoRA",
     summary="TinyLoRA: a few numbers that mix random matrices between the singular vectors of a frozen weight.",
     trainable="u per adapted matrix; u in all with weight_tying 1",

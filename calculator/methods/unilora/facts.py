@@ -4,6 +4,8 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
+    shardings=("zero1", "zero2"),
+    buffers_like="adapters",
     label="UniLoRA",
     summary="UniLoRA (Li et al. 2025): low-rank updates whose elements are looked up in one trained vector.",
     trainable="theta_d_length for the whole model",

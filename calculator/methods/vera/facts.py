@@ -6,6 +6,7 @@ from calculator.methods.targeted.default_targets import ATTENTION_TARGETS
 FACTS = in_plain_steps(
     label="VeRA",
     shardings=("ddp", "fsdp", "zero1", "zero2", "zero3"),
+    buffers_like="adapters",
     summary="VeRA (Kopiczko et al. 2023): vectors that scale two frozen random matrices, which all layers share.",
     trainable="out_features + r per adapted matrix",
     inference_overhead="none once merged; unmerged, two thin products and two scalings per adapted matrix",

@@ -16,6 +16,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.loss import log_softmax, nll_loss
 from calculator.layers.trl.logprob_entropy import log_probs
 from calculator.layers.trl.selected_logps import selected_log_probs
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.logits_only import all_logits
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import qlora
@@ -87,6 +88,8 @@ def _loss(context: Context, forward: Passes) -> Tensor:
     all_logits = outputs.pop()
     if dtype is not None:
         all_logits = in_float32(all_logits)
+    all_logits, outputs = returned(context, all_logits, outputs)
+    tape.scope = "loss: "
     labels = _labels(context, all_logits)
     nll = _chosen_nll(all_logits, labels, rows)
     logps = _average_logps(context, all_logits)

@@ -13,6 +13,7 @@ from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.layers.classification import ScoredSequences
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl.compared import BY_PEFT
@@ -105,6 +106,8 @@ class TrlReward(TrlTrainer):
         scores = outputs.pop()
         if dtype is not None:
             scores = in_float32(scores)
+        scores, outputs = returned(context, scores, outputs)
+        tape.scope = "loss: "
         chosen, rejected = ops.split(ops.view(scores, scores.shape[:1]), [(rows,), (rows,)])
         difference = ops.subtract(chosen, rejected, "difference of rewards")
         losses = ops.scale(ops.unary(difference, "log-sigmoid", saves="input"), "loss of each pair")

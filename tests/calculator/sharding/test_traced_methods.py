@@ -42,10 +42,34 @@ def refused(method, sharding, config=LLAMA, **training):
 
 
 def test_other_shardings_and_trainers_are_refused():
-    assert refused({"name": "delora"}, "zero2", autocast="bfloat16") == ["device.sharding"]
+    assert refused({"name": "delora"}, "zero3", autocast="bfloat16", adapter_dtype="model") == [
+        "device.sharding",
+        "method.name",
+    ]
+    assert refused({"name": "lily"}, "zero2", autocast="bfloat16") == ["device.count"]
     assert refused({"name": "vblora"}, "fsdp") == ["device.sharding"]
     assert refused({"name": "vera"}, "ddp", trainer="transformers") == ["training.trainer"]
     assert refused({"name": "lora", "load_in_8bit": True}, "ddp") == ["device.count"]
+
+
+@pytest.mark.parametrize("name", ["delora", "pvera", "randlora", "tinylora", "unilora", "vera"])
+def test_buffers_in_another_dtype_than_the_cast_adapters_are_refused(name):
+    assert refused({"name": name}, "zero2", autocast="bfloat16") == ["training.adapter_dtype"]
+    assert refused({"name": name}, "zero2", autocast="bfloat16", dtype="float32", adapter_dtype="model")
+
+
+@pytest.mark.parametrize("name", ["adamss", "osf"])
+def test_buffers_in_the_dtype_of_a_float32_base_are_refused(name):
+    assert refused({"name": name}, "zero1", autocast="bfloat16", dtype="float32") == ["training.dtype"]
+
+
+def test_vera_under_fsdp_with_mixed_precision_is_refused():
+    assert refused({"name": "vera"}, "fsdp", autocast="bfloat16") == ["training.adapter_dtype"]
+
+
+def test_a_shared_parameter_next_to_other_trained_ones_is_refused_under_zero():
+    trained = {"adapter_dtype": "model", "autocast": "bfloat16"}
+    assert refused({"name": "unilora", "bias": "all"}, "zero2", config={**LLAMA, "attention_bias": True}, **trained)
 
 
 def test_a_method_that_peft_has_not_for_a_model_is_refused_under_fsdp():

@@ -103,10 +103,6 @@ def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(optio
             },
         ),
         ("method.modules_to_save", {"sharding": "zero3", "trainer": "trl-reward"}),
-        (
-            "training.ddp.find_unused_parameters",
-            {"sharding": "ddp", "trainer": "trl-reward", "ddp": {"find_unused_parameters": True}},
-        ),
         ("training.adapter_dtype", {"sharding": "zero2", "trainer": "trl-dpo", "adapter_dtype": "model"}),
         ("training.optimizer", {"sharding": "fsdp", "optimizer": "adagrad"}),
         ("training.ddp.gradient_as_bucket_view", {"sharding": "ddp", "ddp": {"gradient_as_bucket_view": True}}),

@@ -1,0 +1,53 @@
+"""Checks of what a method adds to a model: buffers that a sharding does not cast, and parameters that modules share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.resident.tensors import resident_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+
+
+def buffer_problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield buffers in another dtype than that to which a sharding casts the parameters.
+
+    Most methods multiply both, which PyTorch refuses.
+
+    Sources: deepspeed/runtime/engine.py, _cast_module_mixed_precision; torch/distributed/fsdp/_fully_shard, whose
+    mixed precision is of parameters.
+    """
+    given, sharding, like = prepared.given, prepared.device.sharding, prepared.method.facts.buffers_like
+    dtype = given.autocast if sharding == "fsdp" else prepared.cast_added_to
+    if like is None or dtype is None:
+        return
+    field, own = ("dtype", given.dtype) if like == "base" else ("adapter_dtype", given.added_dtype)
+    if own != dtype:
+        mixes = prepared.method.facts.mixes_buffers
+        reason = "their products are not modeled" if mixes else "PyTorch refuses their products"
+        message = (
+            f"{sharding} casts the parameters of {prepared.method.title} to {dtype}, but not its buffers, which stay in"
+            f" {own}, and {reason}: set training.dtype {dtype}"
+        )
+        instead = " and training.adapter_dtype model" if like == "adapters" else ""
+        yield Problem(loc=f"training.{field}", msg=f"{message}{instead}", input=getattr(given, field))
+
+
+def order_problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield a trained parameter that modules share next to other trained ones.
+
+    It is a parameter of the first of these modules, amid others in a flat tensor of stages 1 and 2.
+    """
+    trained = [each for each in resident_tensors(prepared) if each.trained]
+    of_several = {*prepared.model.tied.values()}
+    shared = [each for each in trained if not each.base and each.name in of_several]
+    if shared and len(trained) > 1:
+        message = (
+            f"modules share {shared[0].name} of {prepared.method.title}, which DeepSpeed flattens amid other trained"
+            " parameters, an order that is not modeled: train no biases and no modules_to_save"
+        )
+        yield Problem(loc="method.name", msg=message, input=prepared.method.name)
