@@ -45,7 +45,7 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
     yield from _zero3(request, prepared)
     if request.method.facts.buffers_like and request.device.sharding in MODELED - {"none", "ddp"}:
         yield from added.buffer_problems(prepared())
-    if request.device.sharding in {"zero1", "zero2"}.intersection(request.method.plain_shardings):
+    if request.device.sharding in {"zero1", "zero2"}.intersection(request.method.facts.plain_shardings):
         yield from added.order_problems(prepared())
     yield from zero_problems(
         request.training,

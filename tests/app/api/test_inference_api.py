@@ -114,7 +114,7 @@ def test_the_text_states_the_largest_component_and_the_cost(capsys):
 def test_the_status_states_whether_it_fits(capsys):
     assert main(["inference", *OPTIONS, "--gpu", "rtx-4060"]) == 1
     assert main(["inference", *OPTIONS, "--batch_size", "0"]) == 2
-    assert "serving.batch_size" in capsys.readouterr().err
+    assert "--batch_size: must be at least 1" in capsys.readouterr().err
 
 
 def test_the_releases_of_a_request_are_those_of_its_answer(client):

@@ -72,6 +72,13 @@ def test_a_shared_parameter_next_to_other_trained_ones_is_refused_under_zero():
     assert refused({"name": "unilora", "bias": "all"}, "zero2", config={**LLAMA, "attention_bias": True}, **trained)
 
 
+def test_trained_tokens_of_a_tied_head_are_estimated_under_zero():
+    lora = {"name": "lora", "target_modules": ["q_proj"], "trainable_token_indices": [1, 2]}
+    body = {"model": {"config": {**LLAMA, "tie_word_embeddings": True}}, "method": lora, "reserved": "rule"}
+    training = {"sequence_length": 32, "autocast": "bfloat16"}
+    assert estimate(parse_request(body | {"training": training, "device": {"count": 2, "sharding": "zero2"}}))
+
+
 def test_a_method_that_peft_has_not_for_a_model_is_refused_under_fsdp():
     locs = refused({"name": "adaption_prompt"}, "fsdp", config={**LLAMA, "model_type": "qwen2"})
     assert {*locs} == {"device.count"}
