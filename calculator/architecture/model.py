@@ -204,6 +204,11 @@ class Model:
         """The number of layers that belong to an encoder."""
         return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
 
+    @cached_property
+    def has_unused_parameters(self) -> bool:
+        """Whether there are parameters, or there may be trained copies of parameters, that get no gradient."""
+        return bool(self.idle) or any(not each.in_graph for module in self.modules for each in module.parameters)
+
     def is_idle(self, path: str) -> bool:
         """Return whether the batch does not use the module at a path."""
         return path.startswith(self.idle)

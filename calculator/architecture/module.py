@@ -38,6 +38,8 @@ class Parameter:
     is_single: Callable[[Training], bool] = lambda training: training.micro_batch_size == 1
     #: Whether the model's class freezes it, so that full fine-tuning does not train it.
     frozen: bool = False
+    #: Whether the graph contains it. If not, a trained copy of it gets no gradient either.
+    in_graph: bool = True
 
     @cached_property
     def elements(self) -> int:

@@ -326,13 +326,14 @@ def not_quantized(model: Model) -> list[str]:
 
 
 def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[str]:
-    """Yield trained parameters that get no gradient from text."""
-    if not model.idle:
+    """Yield the number of trained parameters that get no gradient."""
+    if not model.has_unused_parameters:
         return []
     count = sum(tensor.parameters * tensor.count for tensor in tensors if tensor.trained and not tensor.in_graph)
     if not count:
         return []
-    return [f"{count:,} of the trained parameters get no gradient from text: they are on the card but learn nothing."]
+    source = " from text" if model.idle else ""
+    return [f"{count:,} of the trained parameters get no gradient{source}: they are on the card but learn nothing."]
 
 
 def _not_counted(model: Model) -> list[str]:

@@ -145,10 +145,10 @@ def _ddp(request: Request, model: Model, prepared: Callable[[], PreparedModel]) 
             "set use_cache false in the model's config, or set training.trainer"
         )
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
-    if model.idle and not config.find_unused_parameters and not config.static_graph:
+    if model.has_unused_parameters and not config.find_unused_parameters and not config.static_graph:
         tensors = resident_tensors(prepared())
         if any(tensor.trained and not tensor.in_graph for tensor in tensors):
-            message = "DDP raises an error for trained parameters that batches of text give no gradient: set it true"
+            message = "DDP raises an error for trained parameters that get no gradient: set it true"
             yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)
 
 

@@ -222,7 +222,7 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
 def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[ResidentTensor]:
     """Mark the tensors that the batch does not use. Return all tensors."""
     for tensor in tensors if model.idle else ():
-        tensor.in_graph = not model.is_idle(tensor.name)
+        tensor.in_graph = tensor.in_graph and not model.is_idle(tensor.name)
     return tensors
 
 
@@ -309,11 +309,11 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
                 shape=parameter.shape,
                 dtype=module_spec.trained_dtype_of(parameter),
             )
-            tensors.append(_added(copy, name, count))
+            tensors.append(_added(copy, name, count, in_graph=parameter.in_graph))
     tensors += [_added(added, name, count) for added in module_spec.added if f"{name}.{added.name}" not in tied]
 
 
-def _added(added: Added, owner: str, count: int) -> ResidentTensor:
+def _added(added: Added, owner: str, count: int, *, in_graph: bool = True) -> ResidentTensor:
     """Return a parameter that a method adds to a module."""
     size = elements(added.shape)
     return ResidentTensor(
@@ -326,6 +326,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
         trained=added.trained,
         base=False,
         gradient_base=added.gradient_base,
+        in_graph=in_graph,
         bytes=allocated(size, ITEMSIZE[added.dtype]) * count,
     )
 

@@ -56,7 +56,11 @@ def _ernie4_5(config: Config) -> Parts:
 def _mixture(config: Config) -> Owned:
     """Return a router with a frozen correction, the routed experts, and an MLP of the shared experts."""
     correction = Parameter(
-        name="e_score_correction_bias", shape=(1, config["num_experts"]), dtype="float32", frozen=True
+        name="e_score_correction_bias",
+        shape=(1, config["num_experts"]),
+        dtype="float32",
+        frozen=True,
+        in_graph=False,
     )
     shared = gated_mlp(
         config, bias=bool(config["use_bias"]), name="mlp.shared_experts", width="shared_intermediate_size"
