@@ -36,7 +36,7 @@ def trace_sharded_evaluation(body: dict[str, Any], run: RunSettings) -> ShardedE
     device = recipe.request.device
     with launched_run(recipe, parse_sharding(body, device.sharding, device.count), 0) as launched:
         evaluate_after(max(2, launched.engine.warm_up_steps + 1), launched.run.trainer, run, recipe.request)
-        traced = ShardedEvaluation(*launched)
+        traced = ShardedEvaluation(launched.run, launched.engine, launched.streams)
         with whole_sequences(run, recipe.request):
             traced.run()
     return traced
