@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.step import TrainingStep
+    from calculator.training_step.step_pass import StepPass
     from calculator.training_step.zero.peaks import FlatPeaks
     from calculator.training_step.zero3.peaks import PartitionedPeaks
 

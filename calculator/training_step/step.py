@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Run
+    from calculator.training_step.step_pass import StepPass
 
 
 class TrainingStep:

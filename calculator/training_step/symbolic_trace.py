@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.rollout_trace import StepPass
     from calculator.training_step.run import Interpretation
+    from calculator.training_step.step_pass import StepPass
 
 #: The maximum number of patterns of equal shapes for which a trace caches what runs share.
 MAX_PATTERNS = 64

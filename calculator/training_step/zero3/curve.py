@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.training_step.zero3.passes import PeakMoment
+    from calculator.training_step.zero3.moments import PeakMoment
 
 
 class Curve:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.engine.memory_curve import Window
-    from calculator.training_step.zero3.passes import Batch, Passes, Skipped
+    from calculator.training_step.zero3.moments import Batch, Skipped
+    from calculator.training_step.zero3.passes import Passes
 
 #: A span of the tape: its first and last event.
 Span = tuple[int, int]

@@ -14,9 +14,10 @@ from calculator.sharding.zero3.steps import Called, gathering_of
 from calculator.training_step.peak import Peak
 from calculator.training_step.zero3.curve import Curve
 from calculator.training_step.zero3.line import line
+from calculator.training_step.zero3.moments import First, PeakMoment
 from calculator.training_step.zero3.optimizer import fullest
 from calculator.training_step.zero3.other_rows import other_rows
-from calculator.training_step.zero3.passes import First, Passes, PeakMoment
+from calculator.training_step.zero3.passes import Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ import pytest
 from calculator.allocator.reserved_rule import _fits_by_bytes, in_segments
 from calculator.common.deferred import Deferred
 from calculator.engine.memory_curve import Moment
-from calculator.training_step.rollout_trace import StepPass
+from calculator.training_step.step_pass import StepPass
 
 MIB = 1 << 20
 

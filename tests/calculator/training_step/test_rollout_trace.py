@@ -12,10 +12,11 @@ from calculator.estimation.estimate import resident_state
 from calculator.estimation.request import parse_request
 from calculator.training_step.by_sizes import BySizes
 from calculator.training_step.rollout import rolled_out
-from calculator.training_step.rollout_trace import RolloutTrace, StepPass, rolled_out_in_step
+from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 
 if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.step_pass import StepPass
 
 
 def _prepared(model: str, **training: Any) -> PreparedModel:

@@ -1,0 +1,180 @@
+"""The storages of a pass of `generate`, whose bytes are computed for any sizes of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from itertools import chain, pairwise
+from operator import invert, mul, neg
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.deferred import Deferred
+from calculator.engine.memory_curve import MemoryCurve
+from calculator.training_step.step_pass import StepPass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from calculator.training_step.generation import PassPeak
+    from calculator.training_step.rollout import RolledOut
+
+
+class CopiedLayers(NamedTuple):
+    """What each copy of the repeated layers changes.
+
+    Attributes:
+        growth: The storages that it adds or frees, by size.
+        lost: The rows that it frees and other code allocated.
+        is_simple: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a
+            whole.
+    """
+
+    growth: Mapping[int, int]
+    lost: Sequence[int]
+    is_simple: bool
+
+    @classmethod
+    def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
+        """Read the events of a pass. `names` and `sizes` are those of its rows."""
+        if not ran.interpretation.no_grad:
+            return cls({}, (), is_simple=True)
+        (window,), lifetimes = ran.interpretation.no_grad, ran.interpretation.lifetimes
+        gained = lifetimes.surviving(window.start, window.end)
+        lost = lifetimes.freed_earlier_rows(0, window.start, window.end)
+        growth: dict[int, int] = {}
+        added: dict[tuple[str, int], int] = {}
+        for rows, count in ((gained, 1), (lost, -1)):
+            for row in rows:
+                size = sizes[row]
+                key = names[row], size
+                added[key] = added.get(key, 0) + count
+                growth[size] = growth.get(size, 0) + count
+        freed = {names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
+        return cls(growth, lost, is_simple=not any(count for (name, _), count in added.items() if name in freed))
+
+    def without(self, lost: Iterable[int]) -> CopiedLayers:
+        """Return the same without frees of storages of some sizes."""
+        growth = {**self.growth}
+        for size in lost:
+            growth[size] += 1
+        return self._replace(growth=growth)
+
+
+class RolloutLayout:
+    """What decides the bytes that are alive in a pass, for any sizes of its rows.
+
+    A size is in bytes, or the index of a value in bytes.
+    """
+
+    __slots__ = ("_blocks", "_copied", "_events", "_indices", "_names", "ran", "sizes")
+
+    def __init__(
+        self,
+        ran: RolledOut,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        events: Sequence[int],
+        copied: CopiedLayers,
+    ) -> None:
+        """Store the names and sizes of a pass's rows, its events, and what copies of layers change."""
+        self.ran = ran
+        self.sizes = sizes
+        self._names = names
+        self._events = events
+        self._copied = copied
+        self._blocks = Deferred(self._most_blocks)
+        #: For each event, the index of its size in bytes, inverted if it frees. None until it is needed.
+        self._indices: list[int] | None = None
+
+    @classmethod
+    def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
+        """Return the layout of a pass. `names` and `sizes` are those of its rows."""
+        return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
+
+    def of_prompts(self, none: int) -> RolloutLayout:
+        """Return the same for the pass of the prompts, which has no tensors of earlier passes.
+
+        Its ids are freed before the next token is chosen. `none` is the index of a size of no bytes.
+        """
+        ran, sizes, events = self.ran, [*self.sizes], self._events
+        without = ran.earlier, ran.inputs[1:]
+        for rows in without:
+            sizes[rows.start : rows.stop] = [none] * len(rows)
+        freed = ~ran.inputs.start
+        after = [event for event in events[ran.choice :] if event != freed]
+        lost = [self.sizes[row] for row in self._copied.lost if any(row in rows for rows in without)]
+        copied = self._copied.without(lost)
+        return RolloutLayout(ran, self._names, sizes, [*events[: ran.choice], freed, *after], copied)
+
+    def sized(self, values: Sequence[int] | None, measured: Callable[[], PassPeak]) -> StepPass:
+        """Return the pass with sizes of these values; `measured` records all of it."""
+        if not self._copied.is_simple:
+            return StepPass.of(measured())
+        events, windows = self._events, self.ran.interpretation.no_grad
+        growth = sum(
+            [(size if values is None else values[size]) * count for size, count in self._copied.growth.items()]
+        )
+        curve = MemoryCurve(self._changes(values), windows, (growth,) * len(windows), ())
+        moment = curve.peak(self.ran.start, len(events))
+        last = events[moment.event - 1] if moment.event else 0
+        return StepPass(
+            moment,
+            self._names[last if last >= 0 else ~last],
+            Deferred(measured),
+            Deferred(partial(self._bound, values)),
+            partial(self._bytes_of_bound, values),
+        )
+
+    def _changes(self, values: Sequence[int] | None) -> list[int]:
+        """Return the bytes that each event adds."""
+        if values is None:
+            return _of_events(self.sizes, neg, self._events)
+        if self._indices is None:
+            self._indices = _of_events(self.sizes, invert, self._events)
+        return _of_events(values, neg, self._indices)
+
+    def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
+        blocks = self._blocks()
+        sizes = [*blocks] if values is None else [*map(values.__getitem__, blocks)]
+        if limit is None:
+            return len(blocks), sum(map(mul, sizes, blocks.values()))
+        smaller = [size * count for size, count in zip(sizes, blocks.values(), strict=True) if size < limit]
+        return len(smaller), sum(smaller)
+
+    def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
+        blocks: dict[int, int] = {}
+        for size, count in self._blocks().items():
+            bound_size = size if values is None else values[size]
+            blocks[bound_size] = blocks.get(bound_size, 0) + count
+        blocks.pop(0, None)
+        return blocks
+
+    def _most_blocks(self) -> Counter[int]:
+        """Return no fewer storages of each size than are alive at once.
+
+        They are all that are allocated, of which those that a layer allocates and frees count for one layer, and what
+        the copies of layers add.
+        """
+        blocks = Counter(self.sizes)
+        if len(self.ran.interpretation.repetition.numbers) > 1:
+            of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
+            for each in of_layers:
+                blocks.subtract(each)
+            blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
+        for window in self.ran.interpretation.no_grad:
+            for size, count in self._copied.growth.items():
+                blocks[size] += window.copies * max(count, 0)
+        return blocks
+
+    def _freed_by_layers(self) -> Iterator[list[int]]:
+        """Yield the rows that each layer both allocates and frees."""
+        lifetimes = self.ran.interpretation.lifetimes
+        marks = [position for position, _ in self.ran.interpretation.tape.marks]
+        for start, end in pairwise(marks):
+            yield lifetimes.freed(lifetimes.allocated(start, end), start, end)
+
+
+def _of_events(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
+    """Return the value of each event's index, and `freed` of the value of an inverted index."""
+    both = [*values, *map(freed, reversed(values))]
+    return [*map(both.__getitem__, events)]
