@@ -66,6 +66,8 @@ class RandLoRA(AdaptedLinear):
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the shared matrices, which are buffers with the sizes of the largest adapted sides."""
         targets = [module for path, module in model.paths if self.is_target(path, module, model)]
+        if not targets:
+            return ()
         rows = max(module.out_features for module in targets)
         columns = max(module.in_features for module in targets)
         least, most = min(rows, columns), max(rows, columns)
