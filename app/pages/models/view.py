@@ -28,7 +28,7 @@ class PageOfTypes:
     query: str
     #: A name in `ENGINES`.
     engine: str
-    #: The page's number as it is in the address.
+    #: The `page` parameter of the URL.
     number: str
 
     @property
