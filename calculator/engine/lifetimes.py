@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import compress, repeat
-from operator import invert
+from itertools import compress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class Lifetimes:
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
-        rows = range(first, self.next_row(start))
-        freed = filter(rows.__contains__, map(invert, self.events[start:end]))
-        return sorted([row for row in freed if self.ends[row] < end])
+        return self.freed(range(first, self.next_row(start)), start, end)
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Return the rows that are freed between two positions."""
@@ -70,6 +67,8 @@ class Lifetimes:
 
 def _ends(events: Sequence[int], rows: int) -> list[int]:
     """Return the position at which each row is freed. It is the number of events if the row is never freed."""
-    end = len(events)
-    positions = dict(zip(events, range(end), strict=True))
-    return [*map(positions.get, range(-1, -1 - rows, -1), repeat(end))]
+    ends = [len(events)] * rows
+    for position, event in enumerate(events):
+        if event < 0:
+            ends[~event] = position
+    return ends
