@@ -8,7 +8,6 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -35,59 +34,14 @@ Counts = dict[int, tuple[int, int]]
 MAX_MOMENTS = 64
 
 
-class Changes:
-    """The changes in the number of storages of one size.
-
-    Attributes:
-        positions: The positions of the events that allocate or free one.
-        counts: What each event adds: 1 or -1.
-        of_copies: The changes that copies add: twice the position, and the number of storages.
-    """
-
-    __slots__ = ("_listed", "counts", "of_copies", "positions")
-
-    def __init__(self, positions: list[int], counts: list[int]) -> None:
-        self.positions = positions
-        self.counts = counts
-        self.of_copies: list[tuple[int, int]] = []
-        self._listed: list[tuple[int, int]] | None = None
-
-    @property
-    def listed(self) -> list[tuple[int, int]]:
-        """The changes of events and of copies in order, at twice their positions.
-
-        An event's position is 1 more, so that other changes at a position come before it. `of_copies` must be complete
-        when this is first read.
-        """
-        if self._listed is None:
-            own = [(2 * position + 1, count) for position, count in zip(self.positions, self.counts, strict=True)]
-            self._listed = sorted([*own, *self.of_copies]) if self.of_copies else own
-        return self._listed
-
-    def with_others(self, others: list[tuple[int, int]]) -> list[int]:
-        """Return what the events, the copies and other changes add, in order.
-
-        The changes of copies and the others, which are few, are inserted among those of events.
-        """
-        inserted = sorted([*self.of_copies, *others], reverse=True)
-        if not inserted:
-            return self.counts
-        counts, positions = [*self.counts], self.positions
-        for at, count in inserted:
-            counts.insert(bisect_left(positions, at // 2), count)
-        return counts
-
-
 class Copies:
     """The copies of the repeated layers of one tape."""
 
     __slots__ = (
         "_tables_freed",
         "bounds_first",
-        "changes_of_sizes",
         "compares_layouts",
         "counts",
-        "counts_of_sizes",
         "dropped",
         "first",
         "gained",
@@ -179,17 +133,13 @@ class Copies:
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
-        #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
-        self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         self._tables_freed: list[int] | None = None
-        #: The changes in the number of storages of each size. None until they are counted.
-        self.changes_of_sizes: dict[int, Changes] | None = None
-        #: The largest number of storages that a skipped first layer may have alive, by the numbers of sizes that are
-        #: equal. None if another layer has as many.
-        self.of_first_layer: dict[tuple[int, ...], int | None] = {}
+        #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
+        #: sizes that are equal.
+        self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
     def of(self, rows: Iterable[int]) -> Counter[int]:
         """Return the number of rows of each kind."""
