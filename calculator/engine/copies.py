@@ -16,7 +16,7 @@ from calculator.engine.live_tensors import LiveKinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.engine.kinds import Kinds
+    from calculator.engine.kinds import Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
     from calculator.engine.skipped_layer import SkippedLayer
@@ -105,7 +105,7 @@ class Copies:
         self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
         #: The storages that one copy adds in all windows together, and whether the result depends on which layouts are
         #: equal.
-        self.net, self.compares_layouts = _net(self.gained, kinds.layouts)
+        self.net, self.compares_layouts = _net(self.gained, kinds.keys)
         #: The frees that happen for all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
@@ -292,24 +292,24 @@ class Copies:
     def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> Counter[int]:
         counts = self.of((*self.lifetimes.alive(moment.event), *retained))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for kind, count in gained.items():
-                counts[kind] += count * repeats
+            for kind, count in gained.items() if repeats else ():
+                counts[kind] = counts.get(kind, 0) + count * repeats
         for at, count, kind in self.dropped:
             if at <= moment.event:
                 counts[kind] -= count
         return counts
 
     def _left(self) -> dict[int, int]:
-        components, of_row = self.kinds.components, self.kinds.of_row
+        component = self.kinds.component
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
-        left = Counter([of_row[row] for row in self.lifetimes.alive(self.lifetimes.end)])
+        left = self.of(self.lifetimes.alive(self.lifetimes.end))
         for kind, count in self.remaining.items():
             if count:
                 left[kind] += count * copies
-        return {kind: count for kind, count in left.items() if count > 0 and components[kind] != "gradients"}
+        return {kind: count for kind, count in left.items() if count > 0 and component(kind) != "gradients"}
 
 
-def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter[int], bool]:
+def _net(gained: list[Counter[int]], keys: Sequence[Key]) -> tuple[Counter[int], bool]:
     """Return the storages that a copy adds in all windows together, and whether layouts were compared.
 
     A loss is cancelled against a gain of the same shape and dtype. A copy may free a kind that no copy allocates,
@@ -321,7 +321,8 @@ def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter
         net.update(own)
         for lost in [kind for kind, count in net.items() if count < 0]:
             compares = True
-            for kind in [kind for kind, count in own.items() if count > 0 and layouts[kind] == layouts[lost]]:
+            layout = keys[lost][1:3]
+            for kind in [kind for kind, count in own.items() if count > 0 and keys[kind][1:3] == layout]:
                 moved = min(own[kind], -net[lost])
                 for counts in (own, net):
                     counts[kind] -= moved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ class Lifetimes:
     def surviving(self, start: int, end: int) -> list[int]:
         """Return the rows that are allocated between two positions and still alive at the second."""
         rows = self.allocated(start, end)
-        return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
+        ends = self.ends
+        return [row for row in rows if ends[row] >= end]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
@@ -60,8 +60,7 @@ class Lifetimes:
         """Return the rows that are alive at a position, in the order of allocation."""
         cache, ends = self.alive_cache, self.ends
         if position not in cache:
-            rows = range(self.next_row(position))
-            cache[position] = [*compress(rows, map(position.__le__, ends))]
+            cache[position] = [row for row in range(self.next_row(position)) if ends[row] >= position]
         return cache[position]
 
 

@@ -29,7 +29,7 @@ def is_below_peak(recording: Recording) -> bool:
     cached = sum([sizes[size_of[kind]] for _, _, kind in copies.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
-    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
+    peak = curve.peak(copies.marks["backward"], copies.marks["end"])
     return max(curve.without_copies(backward.start, backward.end)) + gradients <= peak.bytes
 
 
@@ -39,7 +39,7 @@ def is_before_peak(recording: Recording) -> bool:
     Its backward pass comes last. It has fewer bytes alive than the one that is interpreted, which must be no peak then.
     """
     copies, curve = recording.copies, recording.curve
-    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
+    peak = curve.peak(copies.marks["backward"], copies.marks["end"])
     return not peak.repeats[1]
 
 
@@ -74,7 +74,7 @@ def _counted(copies: Copies, equal: tuple[int, ...]) -> Iterator[tuple[int, int]
     alive = {size: 0 for size, count in gradients.items() if count > kept.get(size, 0) + layers * each.get(size, 0)}
     most = dict.fromkeys(alive, -len(events))
     start = copies.windows[1].start
-    for event in events[start : copies.tape.position("end")]:
+    for event in events[start : copies.marks["end"]]:
         size = equal[event if event >= 0 else ~event]
         if size in alive:
             alive[size] = count = alive[size] + (1 if event >= 0 else -1)
