@@ -35,7 +35,7 @@ TASKS: dict[TaskName, str] = {
 Search = Annotated[
     str,
     Query(
-        description="Words that the type, its tasks, engine or grade contain; all types without it.",
+        description="Words that the type, its tasks, engine or grade contain. Without it, all types are listed.",
         max_length=LONGEST,
         openapi_examples={"q": {"value": "qwen traced"}},
     ),

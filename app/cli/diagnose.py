@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SIZED = "Tensors of that size"
 
-_HEAD = ("Tensor", "When", "Times", "Allocated before", "Off the message")
+_HEAD = ("Tensor", "When", "Times", "Allocated before", "Difference")
 
 #: The most matches that are printed.
 MOST_MATCHES = 8
@@ -119,7 +119,7 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield from _part("Alive at the first", _alive(found))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
-        head = ("Single change", "Saves", "Verdict there", "Ends it")
+        head = ("Single change", "Saves", "Verdict", "Ends it")
         yield from _part("", (head, rows))
 
 

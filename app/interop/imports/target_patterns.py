@@ -35,7 +35,7 @@ def targets(keys: Keys, key: str, model: Model | None, *, of_layers: bool = True
     keys.take(key)
     found = settings(_matched(pattern, model), model) if model is not None else None
     if found is None or (len(found) > 1 and not of_layers):
-        keys.miss(key, pattern, "is a pattern, which names cannot say for this model: PEFT's default is used")
+        keys.miss(key, pattern, "is a pattern that module names cannot express for this model: PEFT's default is used")
         return {"target_modules": None}
     return found
 

@@ -52,7 +52,7 @@ def get_chapter_json(name: str, request: Request) -> Response:
     """Return a chapter as JSON, with the inputs of the address in its examples."""
     form = read(_chapter(name), request.query_params.multi_items())
     if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the fields of the chapter are known", None)
+        raise refusal(form.unknown[0], "unknown parameter: only the fields of the chapter are accepted", None)
     problems = [
         Problem(loc=name, msg=message, input=form.typed.get(name))
         for tried in form.tried()

@@ -42,12 +42,13 @@ class LoKr(DenseUpdate):
     alpha: float = setting(8, label="Alpha", help="The update is scaled by alpha / r.", minimum=0, maximum=1e6)
     rank_dropout: float = settings.rank_dropout()
     decompose_both: bool = setting(
-        False, label="Decompose both", help="Give the smaller of the two matrices a low rank too, where r is small."
+        False, label="Decompose both", help="Give the smaller of the two matrices a low rank too, if r is small enough."
     )
     decompose_factor: int = setting(
         -1,
         label="Decomposition factor",
-        help="The size of the smaller matrix: each side is divided by a factor near it; -1 for its square root.",
+        help="The size of the smaller matrix: the divisor of each side of the weight that is close to this number; -1 "
+        "means close to the side's square root.",
         minimum=-1,
         maximum=65_536,
     )
