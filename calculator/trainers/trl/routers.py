@@ -3,8 +3,8 @@
 TRL requests it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0.
 
 Source: trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
-sft_trainer.py of TRL 0.24, 1.0 and 1.9. transformers/models/mixtral/modeling_mixtral.py, load_balancing_loss_func, reads
-the first router's logits.
+sft_trainer.py of TRL 0.24, 1.0 and 1.9. Without routers' logits, load_balancing_loss_func fails, which reads the
+first (transformers/models/mixtral/modeling_mixtral.py).
 """
 
 from __future__ import annotations
