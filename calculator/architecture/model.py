@@ -331,6 +331,11 @@ class Model:
         """Each kind of layer, with the number of layers of that kind."""
         return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
 
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether a layer has experts."""
+        return any(layer.kind.mlp == "sparse" for layer, _ in self.distinct_layers)
+
     def _with_paths(self) -> Iterator[tuple[Module, str, int | None]]:
         """Yield every module with its path, and with the index of its layer or None."""
         for part in self.parts:
