@@ -237,8 +237,8 @@ class DiagnoseRequest(BaseModel):
     )
     request: dict[str, Any] | None = Field(
         default=None,
-        description="A request of POST /api/v1/estimate or POST /api/v1/run: the run. If `content` is given too, its settings "
-        "replace those of the file.",
+        description="A request of POST /api/v1/estimate or POST /api/v1/run: the run. If `content` is given too, its"
+        " settings replace those of the file.",
         examples=[{"model": "openai-community/gpt2", "method": {"name": "full"}}],
     )
     content: str | dict[str, Any] | None = Field(
