@@ -46,7 +46,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
     ),
     503: (
         "busy",
-        "The server already has the largest number of requests or traces that it accepts. The Retry-After header states when to try again.",
+        "The server answers as many requests or traces as it accepts. The Retry-After header states when to try again.",
     ),
     500: ("internal-error", "An error in Headroom itself. The server's log has the details."),
 }
