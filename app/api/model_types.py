@@ -64,7 +64,7 @@ def found(query: str = "") -> ModelTypeList:
         date=census["date"],
         versions=census["versions"],
         tasks=tasks(),
-        types=tuple(each for each in types() if all(word in _text(each) for word in words)),
+        types=tuple(type_ for type_ in types() if all(word in _text(type_) for word in words)),
     )
 
 

@@ -133,13 +133,13 @@ def _part(title: str, of: Table) -> Iterator[str]:
 def _matches(found: Diagnosed) -> Table:
     rows = [
         (
-            each.tensor,
-            when(each.step, each.phase),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when(match.step, match.phase),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.diagnosis.matches[:MOST_MATCHES]
+        for match in found.diagnosis.matches[:MOST_MATCHES]
     ]
     more = len(found.diagnosis.matches) - len(rows)
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
@@ -148,13 +148,13 @@ def _matches(found: Diagnosed) -> Table:
 def _in_phases(found: Diagnosis) -> Table:
     rows = [
         (
-            each.tensor,
-            when_in_phase(each),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when_in_phase(match),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.in_phases[:MOST_MATCHES]
+        for match in found.in_phases[:MOST_MATCHES]
     ]
     return _HEAD, rows
 

@@ -32,11 +32,11 @@ def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:
 
 
 def _hidden(cls: type, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for each in declared(cls):
-        value = values.get(each.name)
-        if value is None or value == each.default:
+    for field in declared(cls):
+        value = values.get(field.name)
+        if value is None or value == field.default:
             continue
-        if not each.setting.form:
-            yield each.name, value
-        elif each.nested is not None and isinstance(value, Mapping):
-            yield from _hidden(each.nested, value)
+        if not field.setting.form:
+            yield field.name, value
+        elif field.nested is not None and isinstance(value, Mapping):
+            yield from _hidden(field.nested, value)

@@ -72,12 +72,12 @@ def sentences(found: Diagnosis) -> Iterator[str]:
 
 def _matched(found: Diagnosis) -> Iterator[str]:
     first, message = found.matches[0], found.message
-    names = list(dict.fromkeys(each.tensor for each in found.matches))
+    names = list(dict.fromkeys(match.tensor for match in found.matches))
     what = f"“{first.tensor}”, requested {when(first.step, first.phase)}"
     if len(names) == 1:
         yield f"The allocation of {message.requested.text} is {what}."
     else:
-        equal = {each.tensor for each in found.matches if _rank(each) == _rank(first)} - {first.tensor}
+        equal = {match.tensor for match in found.matches if _rank(match) == _rank(first)} - {first.tensor}
         others = f" {number(len(equal))} other tensors match equally well." if equal else ""
         yield (
             f"{number(len(names))} tensors of this run have a segment of {message.requested.text}, so the size alone"
@@ -91,7 +91,7 @@ def _matched(found: Diagnosis) -> Iterator[str]:
 def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
     """Yield the sentences about a tensor of the evaluation or of merging."""
     stated = found.message.allocated.text
-    others = len({each.tensor for each in found.matches} | {each.tensor for each in found.in_phases}) - 1
+    others = len({match.tensor for match in found.matches} | {match.tensor for match in found.in_phases}) - 1
     more = f" {number(others)} other tensors of the run have that size." if others else ""
     yield (
         f"The allocation of {found.message.requested.text} is “{first.tensor}”, requested {when_in_phase(first)}.{more}"
@@ -124,10 +124,10 @@ def _unmatched(found: Diagnosis) -> Iterator[str]:
         f"No tensor of this run has a segment of {found.message.requested.text}, from loading to the second step. The"
         " run that failed differs from this request."
     )
-    for each in found.other_lengths:
-        more = "" if each.least == each.most else f" to {number(each.most)}"
-        tokens = f"{number(each.least)}{more} tokens"
-        yield f"“{each.tensor}” has this size with sequences of {tokens}: the batch may have been longer or shorter."
+    for length in found.other_lengths:
+        more = "" if length.least == length.most else f" to {number(length.most)}"
+        tokens = f"{number(length.least)}{more} tokens"
+        yield f"“{length.tensor}” has this size with sequences of {tokens}: the batch may have been longer or shorter."
     yield (
         "Other explanations: other releases of the libraries, additional code in the training script, an evaluation or"
         " a generation, or a message of another process."

@@ -229,7 +229,7 @@ _DEFAULT_ZERO = ZeroOptimization()
 def pins(zero: ZeroOptimization) -> bool:
     """Return whether any offload uses page-locked host memory."""
     offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
-    return any(each.device == "cpu" and each.pin_memory for each in offloads)
+    return any(offload.device == "cpu" and offload.pin_memory for offload in offloads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

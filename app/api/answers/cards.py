@@ -131,7 +131,7 @@ def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
 def card_list(q: str = "") -> CardList:
     """Return the cards whose name, id, aliases or architecture have all words of a search text."""
     words = q.lower().split()
-    return CardList(settings=SETTINGS, cards=tuple(_summary(each) for each in overview() if _has(each.card, words)))
+    return CardList(settings=SETTINGS, cards=tuple(_summary(card) for card in overview() if _has(card.card, words)))
 
 
 def _has(card: GPU, words: list[str]) -> bool:

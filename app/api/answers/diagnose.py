@@ -218,7 +218,7 @@ def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported |
             "snapshot": _snapshot(found.snapshot),
             "request": body,
             "warnings": not_reproduced(imported),
-            "in_phases": [replace(each, alive=each.alive[:MOST_ALIVE]) for each in found.in_phases],
+            "in_phases": [replace(match, alive=match.alive[:MOST_ALIVE]) for match in found.in_phases],
             **{name: getattr(found, name) for name in _SAME},
         },
         from_attributes=True,
@@ -267,4 +267,4 @@ def not_reproduced(imported: Imported | None) -> tuple[str, ...]:
     """Return sentences about the content of a file that its request does not reproduce."""
     if imported is None:
         return ()
-    return (*imported.warnings, *(f"{each.key}: {each.why}" for each in imported.not_understood))
+    return (*imported.warnings, *(f"{entry.key}: {entry.why}" for entry in imported.not_understood))

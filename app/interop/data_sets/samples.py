@@ -126,8 +126,8 @@ def _joined(value: Any, name: str, number: int) -> str:
         return value
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
         contents = [next((each[key] for key in CONTENT if key in each), None) for each in value]
-        if all(isinstance(each, str | None) for each in contents):
-            return "".join(each or "" for each in contents)
+        if all(isinstance(content, str | None) for content in contents):
+            return "".join(content or "" for content in contents)
     raise _no_text(name, number)
 
 

@@ -48,7 +48,7 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     linear = dict(linear_modules(model))
     for parts in (1, 2):
         ends = sorted({_end(name, parts) for name in matched})
-        named = {name for name in linear if any(_end(name, each.count(".") + 1) == each for each in ends)}
+        named = {name for name in linear if any(_end(name, end.count(".") + 1) == end for end in ends)}
         stacks = {linear[name] for name in matched}
         if matched and matched == named:
             return {"target_modules": ends}

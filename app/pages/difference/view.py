@@ -80,9 +80,9 @@ class Difference:
     def figures(self) -> Iterator[SizeLine]:
         """Yield the totals."""
         memories = [plan.estimate.memory for plan in self.plans]
-        yield SizeLine(label="Required", bytes=tuple(each.required_bytes for each in memories))
-        yield SizeLine(label="Peak, reserved", bytes=tuple(each.peak_reserved_bytes for each in memories))
-        yield SizeLine(label="Peak, allocated", bytes=tuple(each.peak_allocated_bytes for each in memories))
+        yield SizeLine(label="Required", bytes=tuple(memory.required_bytes for memory in memories))
+        yield SizeLine(label="Peak, reserved", bytes=tuple(memory.peak_reserved_bytes for memory in memories))
+        yield SizeLine(label="Peak, allocated", bytes=tuple(memory.peak_allocated_bytes for memory in memories))
 
 
 def read(typed: str) -> plan_form.Form:

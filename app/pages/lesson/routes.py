@@ -73,7 +73,7 @@ def chapter_page(form: ChapterForm) -> Response:
     """Return the page of a chapter: answers, or the typed text with error messages."""
     chapter = form.chapter
     tried = form.tried()
-    wrong = any(each.errors for each in tried)
+    wrong = any(example.errors for example in tried)
     number = CHAPTERS.index(chapter)
     results = proven()
     return page(
@@ -98,7 +98,7 @@ def chapter_page(form: ChapterForm) -> Response:
 
 def _addresses() -> dict[str, str]:
     """Return the addresses of the estimate page for the papers' runs."""
-    return {each.run.name: f"/{filled(each.run.request).address()}" for each in answered() if not each.refused}
+    return {answer.run.name: f"/{filled(answer.run.request).address()}" for answer in answered() if not answer.refused}
 
 
 def _chapter(name: str) -> Chapter:

@@ -79,7 +79,7 @@ class LoKr(DenseUpdate):
         for each in added:
             owner, _, name = each.name.rpartition(".lokr_")
             sides.setdefault(owner, {})[name] = each
-        sizes = ((next(iter(each.values())).count, _update_size(each)) for each in sides.values())
+        sizes = ((next(iter(side.values())).count, _update_size(side)) for side in sides.values())
         return layer.dense_operations(((number, size, 2 * size) for number, size in sizes), batch)
 
     def update(self, bound: BoundModule) -> Tensor:
