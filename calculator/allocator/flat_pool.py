@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -29,6 +29,21 @@ Placed = tuple[int, int]
 Places = tuple[list[int], list[int]]
 #: A saved state: the free blocks, and the number of segments.
 Saved = tuple[list[int], dict[int, int], int]
+
+
+class Condition(Protocol):
+    """A condition under which requests are certain to be served from free blocks (see `FlatPool.serves`).
+
+    Attributes:
+        sufficient_size: The size of one free block that is certain to serve them.
+        most_lost: The most that can be lost for any size.
+    """
+
+    sufficient_size: int
+    most_lost: int
+
+    def needs(self) -> Needs:
+        """Return what can be lost for each size."""
 
 
 class RefusedError(Exception):
@@ -307,17 +322,27 @@ class FlatPool:
                 del free[place]
                 insort(free, rest)
 
-    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, condition: Condition) -> bool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
         Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
         least `s` is in pieces smaller than `s`. It contains `n >= 1` blocks with a total size of `w`, and `w + n (s -
         1)` is at least `f - s + 1`, and at least `s`. So a request of `s` is served if the sum of `max(f - s + 1, s)`
-        over all `f >= s` is above `W + k (s - 1)`. `needs` has this number for each `s`, and `s` itself. In any case a
-        request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these numbers. Only
-        if this does not hold are `needs` read.
+        over all `f >= s` is above `W + k (s - 1)`. The condition's `needs` have this number for each `s`, and `s`
+        itself. In any case a request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of
+        these numbers. The needs are only read if no `f` is as large, and if all `f` together are more than what can be
+        lost.
         """
-        return serves(self.free_keys, self.shift, sufficient_size, needs)
+        return serves(self.free_keys, self.shift, condition)
+
+    def keeps(self, size: int, allocated: int) -> bool:
+        """Return whether a part of a size stays free while blocks with a total size are allocated, and some are freed.
+
+        Each block is placed at the start of a free part. So what no block has used of a free block `f` is at its end.
+        If no such end of size `s` is left, at least `f - s + 1` of each `f >= s` is used.
+        """
+        fitting = self.free_keys[bisect_left(self.free_keys, size << self.shift) :]
+        return sum([(key >> self.shift) - size + 1 for key in fitting]) > allocated
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.
@@ -345,14 +370,17 @@ class FlatPool:
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
-def serves(free: Sequence[int], shift: int, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
+def serves(free: Sequence[int], shift: int, condition: Condition) -> bool:
     """Return whether requests are certain to be served from the given free blocks.
 
     `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
     """
-    if free and free[-1] >> shift >= sufficient_size:
+    if free and free[-1] >> shift >= condition.sufficient_size:
         return True
-    for size, lost, least in needs():
+    # The sum of the sizes, or a little more because of the addresses.
+    if sum(free) >> shift <= condition.most_lost:
+        return False
+    for size, lost, least in condition.needs():
         lacking = lost
         for key in reversed(free):
             surplus = (key >> shift) - size + 1
