@@ -11,8 +11,9 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.allocator.address_space import space_of
+from calculator.allocator.certain import serves
 from calculator.allocator.expandable_range import Range
-from calculator.allocator.flat_pool import RefusedError, serves
+from calculator.allocator.flat_pool import RefusedError
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.allocator.address_space import Totals
-    from calculator.allocator.flat_pool import Condition, Placed, Places
+    from calculator.allocator.certain import Condition
+    from calculator.allocator.flat_pool import Placed, Places
 
 SMALL = SMALL_REQUEST // BLOCK
 

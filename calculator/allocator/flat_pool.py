@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from calculator.allocator.certain import serves
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.allocator.certain import Condition
 
 #: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -20,30 +23,12 @@ _LARGEST_WASTE = SMALL_REQUEST // BLOCK
 #: The size of the segment that a small pool adds for any request.
 _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
-#: For each of several sizes of requests, the most that can be lost around blocks that are in use at the same time, and
-#: the least that is lost in a free block which does not serve a request.
-Needs = tuple[tuple[int, int, int], ...]
 #: A block in use: its address and its end address.
 Placed = tuple[int, int]
 #: The places of many rows, as a list of addresses and a list of end addresses.
 Places = tuple[list[int], list[int]]
 #: A saved state: the free blocks, and the number of segments.
 Saved = tuple[list[int], dict[int, int], int]
-
-
-class Condition(Protocol):
-    """A condition under which requests are certain to be served from free blocks (see `FlatPool.serves`).
-
-    Attributes:
-        sufficient_size: The size of one free block that is certain to serve them.
-        most_lost: The most that can be lost for any size.
-    """
-
-    sufficient_size: int
-    most_lost: int
-
-    def needs(self) -> Needs:
-        """Return what can be lost for each size."""
 
 
 class RefusedError(Exception):
@@ -323,16 +308,7 @@ class FlatPool:
                 insort(free, rest)
 
     def serves(self, condition: Condition) -> bool:
-        """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
-
-        Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
-        least `s` is in pieces smaller than `s`. It contains `n >= 1` blocks with a total size of `w`, and `w + n (s -
-        1)` is at least `f - s + 1`, and at least `s`. So a request of `s` is served if the sum of `max(f - s + 1, s)`
-        over all `f >= s` is above `W + k (s - 1)`. The condition's `needs` have this number for each `s`, and `s`
-        itself. In any case a request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of
-        these numbers. The needs are only read if no `f` is as large, and if all `f` together are more than what can be
-        lost.
-        """
+        """Return whether requests are certain to be served from free blocks, wherever live transients are placed."""
         return serves(self.free_keys, self.shift, condition)
 
     def keeps(self, size: int, allocated: int) -> bool:
@@ -368,30 +344,6 @@ class FlatPool:
     def _segment(self, size: int) -> int:
         """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
-
-
-def serves(free: Sequence[int], shift: int, condition: Condition) -> bool:
-    """Return whether requests are certain to be served from the given free blocks.
-
-    `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
-    """
-    if free and free[-1] >> shift >= condition.sufficient_size:
-        return True
-    # The sum of the sizes, or a little more because of the addresses.
-    if sum(free) >> shift <= condition.most_lost:
-        return False
-    for size, lost, least in condition.needs():
-        lacking = lost
-        for key in reversed(free):
-            surplus = (key >> shift) - size + 1
-            if surplus <= 0:
-                return False
-            lacking -= max(surplus, least)
-            if lacking < 0:
-                break
-        else:
-            return False
-    return True
 
 
 def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:

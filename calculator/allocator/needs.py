@@ -1,4 +1,4 @@
-"""What requests need to be certain to fit into free blocks (see `FlatPool.serves`).
+"""What requests need to be certain to fit into free blocks (see `certain`).
 
 One number is enough if a free block is as large. It is computed for every gap at once. The exact condition is only
 computed for the gaps for which no free block is.
@@ -6,7 +6,7 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,15 +15,15 @@ from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
-    from calculator.allocator.flat_pool import Needs
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
 _SMALL = SMALL_REQUEST // BLOCK
 
 
 class Need:
-    """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
+    """The condition under which some requests are certain to be served from free blocks (see `certain`)."""
 
     __slots__ = ("_needs", "are_freed", "most_lost", "sizes", "sufficient_size")
 
@@ -100,16 +100,15 @@ class Allocations(NamedTuple):
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Allocations:
         """Return the allocations of chunks in order."""
-        events = [event for chunk in chunks for event in chunk.transients]
+        events = [*chain.from_iterable([chunk.transients for chunk in chunks])]
         positions = [at for at, event in enumerate(events) if event >= 0]
-        alive = [*accumulate([1 if event >= 0 else -1 for event in events], initial=0)]
-        allocated = [sum([event >= 0 for event in chunk.transients]) for chunk in chunks]
+        counts = [chunk.counts for chunk in chunks]
         return cls(
             events,
             positions,
-            [events[at] for at in positions],
-            [alive[at] for at in positions],
-            [*accumulate(allocated, initial=0)],
+            [*map(events.__getitem__, positions)],
+            [*chain.from_iterable(counts)],
+            [*accumulate(map(len, counts), initial=0)],
         )
 
 

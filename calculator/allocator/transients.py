@@ -30,8 +30,9 @@ from calculator.training_step.periods import Window, first_product, shifted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from calculator.allocator.certain import Condition, Needs
     from calculator.allocator.chunks import Chunk, Cut, Repeated
-    from calculator.allocator.flat_pool import Condition, Needs, Places
+    from calculator.allocator.flat_pool import Places
     from calculator.allocator.repetitions import Repetitions
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
@@ -47,7 +48,7 @@ class Pool(Protocol):
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
     def serves(self, condition: Condition) -> bool:
-        """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
+        """Return whether requests are certain to be served from free blocks (see `certain`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
         """Return whether requests are known to be served from free blocks if none is freed before the last."""
