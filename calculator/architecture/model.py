@@ -207,7 +207,9 @@ class Model:
     @cached_property
     def has_unused_parameters(self) -> bool:
         """Whether there are parameters, or there may be trained copies of parameters, that get no gradient."""
-        return bool(self.idle) or any(not each.in_graph for module in self.modules for each in module.parameters)
+        return bool(self.idle) or any(
+            not parameter.in_graph for module in self.modules for parameter in module.parameters
+        )
 
     def is_idle(self, path: str) -> bool:
         """Return whether the batch does not use the module at a path."""
