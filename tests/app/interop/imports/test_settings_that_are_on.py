@@ -1,0 +1,43 @@
+"""Settings that are on by default: a file that turns one off gets a remark where only the default is modeled."""
+
+import pytest
+
+from app.interop.imports import read
+
+COMMAND = "trl {} --model_name_or_path openai-community/gpt2 --dataset_name x"
+
+
+def missed(content):
+    return {each.key: each.why for each in read(content).not_understood}
+
+
+@pytest.mark.parametrize("trainer", ["dpo", "kto", "reward"])
+def test_dropout_that_stays_on_is_listed(trainer):
+    command = COMMAND.format(trainer)
+    assert "is modeled as true" in missed(f"{command} --disable_dropout False")["disable_dropout"]
+    assert "disable_dropout" not in missed(f"{command} --disable_dropout True")
+
+
+def test_rows_that_dpotrainer_flattens_are_listed():
+    assert "rows are padded" in missed(f"{COMMAND.format('dpo')} --padding_free True")["padding_free"]
+
+
+@pytest.mark.parametrize("name", ["ds3_gather_for_generation", "use_bias_correction_kl"])
+def test_what_grpotrainer_does_by_default_is_listed_if_it_is_off(name):
+    assert missed(f"{COMMAND.format('grpo')} --{name} False")[name] == "is modeled as true"
+
+
+def test_the_correction_of_vllms_sampling_matters_with_vllm_only():
+    command, name = (
+        f"{COMMAND.format('grpo')} --vllm_importance_sampling_correction False",
+        "vllm_importance_sampling_correction",
+    )
+    assert missed(f"{command} --use_vllm True")[name] == "is modeled as true"
+    assert name not in missed(command)
+
+
+def test_an_output_head_that_a_script_unties_is_listed():
+    code = (
+        "from_pretrained = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B', tie_word_embeddings={})\nTrainer()"
+    )
+    assert "is not read" in missed(code.format(False))["tie_word_embeddings"]
