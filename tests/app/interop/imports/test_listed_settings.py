@@ -1,8 +1,10 @@
-"""Settings that are on by default: a file that turns one off gets a remark where only the default is modeled."""
+"""Settings of files with which a run differs from the modeled one: each gets a remark."""
 
 import pytest
 
+from app.interop.exports import export
 from app.interop.imports import read
+from calculator.estimation.request import parse_request
 
 COMMAND = "trl {} --model_name_or_path openai-community/gpt2 --dataset_name x"
 
@@ -41,3 +43,26 @@ def test_an_output_head_that_a_script_unties_is_listed():
         "from_pretrained = AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B', tie_word_embeddings={})\nTrainer()"
     )
     assert "is not read" in missed(code.format(False))["tie_word_embeddings"]
+
+
+FACTORY = {
+    "model_name_or_path": "Qwen/Qwen3-0.6B",
+    "stage": "sft",
+    "finetuning_type": "lora",
+    "lora_target": "all",
+    "cutoff_len": 512,
+    "additional_target": "lm_head",
+}
+
+
+def test_copies_that_llama_factory_trains_in_float32_are_listed():
+    assert "in float32" in missed({**FACTORY, "bf16": True})["additional_target"]
+    assert "additional_target" not in missed({**FACTORY, "pure_bf16": True})
+
+
+def test_the_export_of_such_copies_says_so():
+    body = {**read({**FACTORY, "bf16": True}).request, "reserved": "rule"}
+    assert "method.modules_to_save" in {each.loc for each in export(parse_request(body), "llama-factory").not_expressed}
+    body["training"]["autocast"] = None
+    found = export(parse_request(body), "llama-factory").not_expressed
+    assert "method.modules_to_save" not in {each.loc for each in found}
