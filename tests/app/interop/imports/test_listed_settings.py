@@ -66,3 +66,15 @@ def test_the_export_of_such_copies_says_so():
     body["training"]["autocast"] = None
     found = export(parse_request(body), "llama-factory").not_expressed
     assert "method.modules_to_save" not in {each.loc for each in found}
+
+
+@pytest.mark.parametrize("offloads", [True, False])
+def test_trls_offloading_with_unsloth_is_listed(offloads):
+    code = f"""
+from unsloth import FastLanguageModel
+model, tokenizer = FastLanguageModel.from_pretrained("unsloth/Llama-3.1-8B", max_seq_length=2048)
+model = FastLanguageModel.get_peft_model(model, r=16, use_gradient_checkpointing=True)
+trainer = SFTTrainer(model=model, args=SFTConfig(activation_offloading={offloads}))
+"""
+    assert ("activation_offloading" in missed(code)) == offloads
+    assert read(code).request["training"]["activation_offloading"] is False
