@@ -162,14 +162,18 @@ class BoundModule:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the module, including what its method adds."""
-        outer, self.tape.scope = self.tape.scope, f"{self.name}: "
-        x = enter(self.name, x)
-        out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
-        self.tape.scope = outer
-        return leave(self.name, out)
+        tape, run = self.tape, self.wrapper if self.added else None
+        outer, tape.scope = tape.scope, f"{self.name}: "
+        if tape.calls_modules:
+            x = enter(self.name, x)
+        out = self.base(x) if run is None else run(self, x)
+        tape.scope = outer
+        return leave(self.name, out) if tape.calls_modules else out
 
     def base_layer(self, x: Tensor) -> Tensor:
         """Call the module that PEFT's layer wraps, within the call of PEFT's layer."""
+        if not self.tape.calls_modules:
+            return self.base(x)
         path = f"{self.name}.base_layer"
         return leave(path, self.base(enter(path, x)))
 
