@@ -115,24 +115,26 @@ def _run(node: Node) -> None:
 
 def _run_with_one_edge(node: Node) -> None:
     """Do what `_run` does, for a node with one edge, a gradient and no hooks. Most nodes are so, and it is faster."""
-    incoming, node.incoming = node.incoming, None
-    (grad,) = node.apply(node, incoming)
     edge = node.edges[0]
-    if edge is not None and grad is not None and grad.dtype == edge[3] and grad.shape == edge[2]:
-        target = edge[0]
-        if target.incoming is None and not isinstance(target, AccumulateGrad):
-            del incoming
-            node.saved = ()
-            target.incoming = grad
-            target.pending -= 1
-            return
-    grads = [grad]
-    del grad
-    if edge is not None and grads[0] is not None:
+    incoming, node.incoming = node.incoming, None
+    grads: list[Tensor | None] = [*node.apply(node, incoming)]
+    grad = grads[0]
+    if edge is not None and grad is not None and (grad.dtype != edge[3] or grad.shape != edge[2]):
+        grad = None
         _validate_output(grads, 0, edge[2], edge[3])
-    del incoming
+    del grad, incoming
     node.saved = ()
-    _pass_on(grads, node.edges)
+    if edge is None:
+        return
+    target = edge[0]
+    if isinstance(target, AccumulateGrad):
+        _pass_on(grads, node.edges)
+        return
+    if target.incoming is None:
+        target.incoming = grads.pop()
+    else:
+        _accumulate(target, edge[1], grads, 0)
+    target.pending -= 1
 
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
