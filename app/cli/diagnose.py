@@ -113,17 +113,17 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
     if diagnosis.in_phases:
-        yield from _part("Tensors of that size outside the steps", _in_phases(diagnosis))
+        yield from _section("Tensors of that size outside the steps", _in_phases(diagnosis))
     if diagnosis.matches:
-        yield from _part(SIZED, _matches(found))
-        yield from _part("Alive at the first", _alive(found))
+        yield from _section(SIZED, _matches(found))
+        yield from _section("Alive at the first", _alive(found))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
         head = ("Single change", "Saves", "Verdict", "Ends it")
-        yield from _part("", (head, rows))
+        yield from _section("", (head, rows))
 
 
-def _part(title: str, of: Table) -> Iterator[str]:
+def _section(title: str, of: Table) -> Iterator[str]:
     yield ""
     if title:
         yield f"{title}:"

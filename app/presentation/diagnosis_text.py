@@ -151,7 +151,7 @@ def _course(found: Diagnosis) -> str:
     offered = f"The message leaves {size(found.message.capacity_bytes)} to PyTorch"
     end = found.predicted
     if end is not None:
-        return f"{offered}. A replay of this request with that memory also ends {_end(end)}."
+        return f"{offered}. A replay of this request with that memory also ends {_out_of_memory(end)}."
     fits = "fits" if found.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
     needs = f"needs {size(found.outcome.minimum_bytes())} with the CUDA context"
     return (
@@ -160,7 +160,7 @@ def _course(found: Diagnosis) -> str:
     )
 
 
-def _end(end: OutOfMemory) -> str:
+def _out_of_memory(end: OutOfMemory) -> str:
     return f"out of memory at “{end.tensor}”, {when(end.step, end.phase)}"
 
 

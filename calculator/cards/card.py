@@ -68,8 +68,8 @@ def _row(runs: Runs, card: GPU, group: str) -> CardRow:
     if runs.refusal:
         return _refused(runs)
     by_length, by_batch = of_lengths(runs.context), of_batches(runs.context)
-    length = _last(by_length, fits)
-    batch = _last(((1, runs.batch_length), *by_batch), fits)
+    length = _largest_fitting(by_length, fits)
+    batch = _largest_fitting(((1, runs.batch_length), *by_batch), fits)
     shown = length or by_length[0]
     return CardRow(
         model=entry.id,
@@ -112,6 +112,6 @@ def _searched(entry: ModelEntry) -> str:
     return " ".join((entry.id, *entry.aliases, entry.model_type)).lower()
 
 
-def _last(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
+def _largest_fitting(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
     """Return the largest sizes that fit. A larger run does not always require more memory."""
     return max((size for size in sizes if size in fitting), default=None)

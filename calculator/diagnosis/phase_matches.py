@@ -104,19 +104,21 @@ class _Phases:
         places: dict[str, list[int]] = {}
         for place in range(ran.start, len(events)):
             event = events[place]
-            if event >= 0 and self._alike(recording.row_bytes(event)):
+            if event >= 0 and self._shown_equal(recording.row_bytes(event)):
                 places.setdefault(rows[event][0], []).append(place)
         given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
         for found in places.values():
             options = [(place, self._after_batches(ran, given + recording.curve.before(place))) for place in found]
-            place, batches = min(options, key=lambda each: abs(self._off(self._before(ran, given, *each))))
+            place, batches = min(
+                options, key=lambda each: abs(self._difference(self._allocated_before(ran, given, *each)))
+            )
             kept = tuple(self.gathered.before_forward(batches))
             moment = recording.curve.at(place)
             row = _row(rows[events[place]])
             alive = (*kept, *ran.given, *listed(recording.alive(moment)))
             yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
 
-    def _before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
+    def _allocated_before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
         """Return the bytes in use before an event of a pass, after some batches."""
         return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
 
@@ -147,9 +149,9 @@ class _Phases:
             least, most = self._range
             low = bisect_left(sizes, least, key=lambda n: requested(n)[0].bytes)
             high = bisect_left(sizes, most, key=lambda n: requested(n)[0].bytes)
-            alike = [n for n in sizes[low:high] if self._alike(requested(n)[0].bytes)]
+            alike = [n for n in sizes[low:high] if self._shown_equal(requested(n)[0].bytes)]
             if alike:
-                batches = min(alike, key=lambda n: abs(self._off(requested(n)[1])))
+                batches = min(alike, key=lambda n: abs(self._difference(requested(n)[1])))
                 yield self._match("evaluation", *self._concatenated(batches, number), batch=batches + 1)
 
     @property
@@ -175,7 +177,7 @@ class _Phases:
             before: list[Row] = []
             for each in step.allocated if step is not None else ():
                 row = merged_row(each, step.source if step is not None else "")
-                if self._alike(row.bytes):
+                if self._shown_equal(row.bytes):
                     yield self._match("merge", row, tuple(before), name=f"{path}: {row.name}")
                 before.append(row)
 
@@ -202,16 +204,16 @@ class _Phases:
             substituted=row.substituted,
             segment_bytes=segment_bytes(rounded(row.bytes)),
             allocated_bytes=allocated,
-            difference_bytes=self._off(allocated),
+            difference_bytes=self._difference(allocated),
             same_allocated=self.message.allocated.includes(allocated),
             alive=tuple(sorted(alive, key=lambda each: -each.bytes)),
         )
 
-    def _alike(self, size: int) -> bool:
+    def _shown_equal(self, size: int) -> bool:
         """Return whether the error's notation is the same for the segment of a request and for its own."""
         return format_size(segment_bytes(rounded(size))) == self.message.requested.text
 
-    def _off(self, allocated: int) -> int:
+    def _difference(self, allocated: int) -> int:
         return allocated - self.message.allocated.bytes
 
 

@@ -134,7 +134,7 @@ def parts(request: PlanRequest) -> Iterator[DevicePlan]:
         PlanError: as `plan`, for the part that is read.
     """
     pairs = product(enumerate(request.models), enumerate(request.devices))
-    return (_part(request, model, device) for model, device in pairs)
+    return (_device_plan(request, model, device) for model, device in pairs)
 
 
 def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
@@ -153,7 +153,9 @@ def _prices(request: PlanRequest) -> Iterator[str]:
             yield f"{BY_COST} {amount} an hour: {price.origin}."
 
 
-def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, PlannedDevice]) -> DevicePlan:
+def _device_plan(
+    request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, PlannedDevice]
+) -> DevicePlan:
     places = {
         "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
         "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
@@ -174,10 +176,10 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
         )
         return _planned(device[1].requested, evaluators)
     except PlanError as error:
-        raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
+        raise PlanError(*(_with_request_path(problem, places) for problem in error.problems)) from error
 
 
-def _placed(problem: Problem, places: dict[str, str]) -> Problem:
+def _with_request_path(problem: Problem, places: dict[str, str]) -> Problem:
     """Return an estimate's problem with its place in the plan request."""
     head, dot, rest = problem.loc.partition(".")
     if head == "training" and rest in SETTINGS:

@@ -48,7 +48,7 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
             for example in tried:
                 example.by_rule_alone = by_rule_alone
             found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
-            for chosen in sorted((each for each in found if each.result.candidates), key=_place):
+            for chosen in sorted((each for each in found if each.result.candidates), key=_sort_key):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
                     return confirmed
@@ -83,7 +83,7 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 
-def _place(each: MethodResult) -> tuple[float, ...]:
+def _sort_key(each: MethodResult) -> tuple[float, ...]:
     """Return the rank of the method's best candidate, by the estimates of the search.
 
     If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.

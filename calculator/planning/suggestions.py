@@ -98,7 +98,7 @@ def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
 
     A new method keeps the settings that both methods have.
     """
-    training, changed, stack = (_of(changes, part) for part in ("training.", "method.", "stack."))
+    training, changed, stack = (_changes_of_part(changes, part) for part in ("training.", "method.", "stack."))
     name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
     present: type = type(request.method)
@@ -114,7 +114,7 @@ def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
     )
 
 
-def _of(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
+def _changes_of_part(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {path.removeprefix(part): value for path, value in changes.items() if path.startswith(part)}
 
 

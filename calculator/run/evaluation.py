@@ -156,7 +156,7 @@ class Evaluation:
 
     def _at(self, moment: Moment) -> PhasePeak:
         if not moment.in_forward:
-            rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left(moment)))
+            rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left_gathered_bytes(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
         found = self._of_loss(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
@@ -231,7 +231,7 @@ class Evaluation:
         """The units outside the layers that FSDP leaves gathered after the first batch, and after each later one."""
         return self.passed(self.run.per_device_eval_batch_size, is_first=True).left_gathered
 
-    def _left(self, moment: Moment) -> int:
+    def _left_gathered_bytes(self, moment: Moment) -> int:
         """Return the bytes that the batch of a moment leaves gathered under stage 3."""
         return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
 

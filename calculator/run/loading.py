@@ -176,7 +176,7 @@ class ModelLoading:
         sentence = "The mapped files, which are read and copied to the GPU."
         if not casts:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
-        largest = max(tensor.parameters // self._parts(tensor) for tensor in base) * ITEMSIZE[self.dtype]
+        largest = max(tensor.parameters // self._tensors_in_files(tensor) for tensor in base) * ITEMSIZE[self.dtype]
         temporary = largest * (1 if self.quantizes else WORKERS)
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
@@ -208,10 +208,10 @@ class ModelLoading:
             return 0
         fused = self._fused(tensor for tensor in self.resident.whole if tensor.base)
         size = ITEMSIZE[self.dtype]
-        small = (each for each in fused if each.parameters // self._parts(each) * size < MOST_KEPT)
+        small = (each for each in fused if each.parameters // self._tensors_in_files(each) * size < MOST_KEPT)
         return sum(tensor.parameters * tensor.count for tensor in small) * size
 
-    def _parts(self, tensor: ResidentTensor) -> int:
+    def _tensors_in_files(self, tensor: ResidentTensor) -> int:
         """Return the tensors in the files that a weight is read from."""
         model_type = self.prepared.model.model_type
         return parts_of(tensor, model_type) if from_parts(tensor, model_type) else 1

@@ -64,13 +64,13 @@ class LoadingUnderZeroInit:
             whole: Alive = []
             for name, each in group:
                 created = [(f"{name}: created", _bytes(each.elements, self._dtype))] * (each.dtype != self._dtype)
-                yield done, [*self._before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
+                yield done, [*self._buffers_before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
                 whole.append((name, each.whole))
             for at, (name, _) in enumerate(group):
                 done += 1
-                yield done, [*self._before(done), *whole[at:]], f"partition: {name}"
+                yield done, [*self._buffers_before(done), *whole[at:]], f"partition: {name}"
 
-    def _before(self, done: int) -> Alive:
+    def _buffers_before(self, done: int) -> Alive:
         """Return the buffers, which exist after the last layer is built."""
         last = max((at for at, (name, _) in enumerate(self._made) if ".*." in name), default=-1)
         return self._buffers if done > last + 1 else []

@@ -214,8 +214,8 @@ def _sharded(runs: int) -> Iterator[Line]:
             replace(first, training=replace(first.training, sequence_length=length)) for length in count(1024, 64)
         )
         for _ in range(2):
-            _next(requests, series)
-        yield _sharded_line(f"{title}: a further length", partial(_next, requests, series), min(runs, 7))
+            _estimate_next(requests, series)
+        yield _sharded_line(f"{title}: a further length", partial(_estimate_next, requests, series), min(runs, 7))
 
 
 def _trainers(runs: int) -> Iterator[Line]:
@@ -233,7 +233,7 @@ def _sharded_line(title: str, timed: Callable[[], object], runs: int) -> Line:
     return Line(title=title, figure=f"{elapsed:.2f} ms, {paced:.2f} at 25 ns", target=target, met=paced < SHARDED_MOST)
 
 
-def _next(requests: Iterator[Request], series: SeriesCache) -> Estimate:
+def _estimate_next(requests: Iterator[Request], series: SeriesCache) -> Estimate:
     return estimate(next(requests), series)
 
 
@@ -298,7 +298,7 @@ def _paced(
         for _ in range(in_round):
             if prepare is not None:
                 prepare()
-            elapsed.append(_once(timed, process_time))
+            elapsed.append(_time_once(timed, process_time))
         pace = PACE * 2 / (before + loop_seconds())
         found += [(each, each * pace) for each in elapsed[in_round > 1 :]]
     return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
@@ -359,10 +359,10 @@ def _trace_and_estimate(runs: int) -> Iterator[Line]:
 def seconds(timed: Callable[[], object], runs: int, clock: Callable[[], float] = process_time) -> float:
     """The median CPU time of several runs in seconds, after one warm-up; other processes are not counted."""
     timed()
-    return median(_once(timed, clock) for _ in range(runs))
+    return median(_time_once(timed, clock) for _ in range(runs))
 
 
-def _once(timed: Callable[[], object], clock: Callable[[], float]) -> float:
+def _time_once(timed: Callable[[], object], clock: Callable[[], float]) -> float:
     start = clock()
     timed()
     return clock() - start

@@ -154,14 +154,14 @@ def _figures(run: Run) -> dict[str, Any]:
         "load": run.load.allocated,
         "end": end.allocated,
         "phases": {phase: run.phases[phase].to_json() for phase in PHASES},
-        "peak_allocated": _most(run.phases[phase].peak_allocated for phase in PHASES),
-        "peak_reserved": _most(run.phases[phase].peak_reserved for phase in PHASES),
+        "peak_allocated": _largest(run.phases[phase].peak_allocated for phase in PHASES),
+        "peak_reserved": _largest(run.phases[phase].peak_reserved for phase in PHASES),
         "driver": driver_bytes(run.device),
         "seconds_per_step": round(run.seconds(), 4) if run.device.type == "cuda" else None,
     }
 
 
-def _most(figures: Any) -> int | None:
+def _largest(figures: Any) -> int | None:
     measured = [figure for figure in figures if figure is not None]
     return max(measured) if measured else None
 

@@ -79,7 +79,7 @@ class Tuned:
 def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
     """Pretrain a network, then fine-tune it in every way."""
     torch.manual_seed(seed)
-    before, after = _parts(change, digits.task(seed, setting.device))
+    before, after = _split_task(change, digits.task(seed, setting.device))
     pretrained = digits.network(WIDTH, setting.device)
     random = digits.network(WIDTH, setting.device)
     digits.train(pretrained, pretrained.parameters(), before, steps=plan.steps, lr=LR_FULL)
@@ -105,7 +105,7 @@ def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned
     )
 
 
-def _parts(change: Change, whole: Task) -> tuple[Task, Task]:
+def _split_task(change: Change, whole: Task) -> tuple[Task, Task]:
     """The tasks of pretraining and of fine-tuning."""
     if change == "new digits":
         return whole.only(range(5)), whole.only(range(5, 10))

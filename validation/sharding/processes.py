@@ -84,10 +84,10 @@ def compared(bodies: list[Any]) -> list[list[tuple[dict[str, int], dict[str, int
     requests = [parse_sharded_request(body) for body in bodies]
     real = [[_in_processes(request) for _ in range(RUNS)] for request in requests]
     fake = [[peaks(trace(request, rank)) for rank in range(request.sharding.count)] for request in requests]
-    return [list(zip(map(_least, *runs), ranks, strict=True)) for runs, ranks in zip(real, fake, strict=True)]
+    return [list(zip(map(_smallest_peaks, *runs), ranks, strict=True)) for runs, ranks in zip(real, fake, strict=True)]
 
 
-def _least(*runs: dict[str, int]) -> dict[str, int]:
+def _smallest_peaks(*runs: dict[str, int]) -> dict[str, int]:
     """The least peak of each phase of a rank."""
     return {phase: min(run[phase] for run in runs) for phase in runs[0]}
 

@@ -47,8 +47,8 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     """
     linear = dict(linear_modules(model))
     for parts in (1, 2):
-        ends = sorted({_end(name, parts) for name in matched})
-        named = {name for name in linear if any(_end(name, end.count(".") + 1) == end for end in ends)}
+        ends = sorted({_last_parts(name, parts) for name in matched})
+        named = {name for name in linear if any(_last_parts(name, end.count(".") + 1) == end for end in ends)}
         stacks = {linear[name] for name in matched}
         if matched and matched == named:
             return {"target_modules": ends}
@@ -58,7 +58,7 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     return None
 
 
-def _end(name: str, parts: int) -> str:
+def _last_parts(name: str, parts: int) -> str:
     return ".".join(name.split(".")[-parts:])
 
 

@@ -53,7 +53,7 @@ def _encode(context: Context) -> list[Tensor]:
     return [pooler_output]
 
 
-def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def _scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
     image_features = ops.cast(encoded[0], inputs_embeds.dtype, "tokens, cast")
@@ -221,7 +221,7 @@ INTERNVL = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         encode=_encode,
-        place=_place,
+        place=_scatter_image_tokens,
         chunks=image_encoder.one_chunk,
         source="transformers/models/got_ocr2/image_processing_got_ocr2.py",
     ),

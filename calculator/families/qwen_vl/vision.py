@@ -39,10 +39,10 @@ def windows(config: Config, image: Processed) -> list[int]:
     merge = int(config["spatial_merge_size"])
     side = int(config["window_size"]) // merge // int(config["patch_size"])
 
-    def parts(tokens: int) -> list[int]:
+    def window_sides(tokens: int) -> list[int]:
         return [min(side, tokens - start) for start in range(0, tokens, side)]
 
-    heights, widths = parts(image.rows // merge), parts(image.columns // merge)
+    heights, widths = window_sides(image.rows // merge), window_sides(image.columns // merge)
     return [height * width * merge**2 for height in heights for width in widths]
 
 

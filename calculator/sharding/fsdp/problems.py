@@ -65,7 +65,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         yield from _of_wrapped_classes(prepared, wrapped)
     elif layer is not None:
         message = (
-            f"accelerate looks for {layer}, which the model does not have, and raises an error: {_other(prepared)}"
+            f"accelerate looks for {layer}, which the model does not have, and raises an error: {_way_out(prepared)}"
         )
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS | TOWER_ATTENTION:
@@ -106,7 +106,7 @@ def _of_wrapped_classes(prepared: PreparedModel, wrapped: tuple[str, ...]) -> It
     yield Problem(loc="training.fsdp_config.transformer_layer_cls_to_wrap", msg=message, input=[*wrapped])
 
 
-def _other(prepared: PreparedModel) -> str:
+def _way_out(prepared: PreparedModel) -> str:
     """Return what to set where a class of the model's is missing: the classes of its layers, or another sharding."""
     classes = LAYER_CLASSES.get(prepared.model.model_type)
     if classes is None:

@@ -47,7 +47,7 @@ def parts(
         prefix = f"{stack.name}.*."
         before, left = _split(left, prefix)
         yield None, before
-        own, left = _own(left, prefix)
+        own, left = _split_by_prefix(left, prefix)
         own += [each for each in left if each.name.startswith(prefix)]  # what a method adds follows all modules
         left = [each for each in left if not each.name.startswith(prefix)]
         if own:
@@ -62,7 +62,7 @@ def _split(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTen
     return tensors[:at], tensors[at:]
 
 
-def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
+def _split_by_prefix(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
     """Return the tensors of a stack, which come first, and the others."""
     end = next((n for n, tensor in enumerate(tensors) if not tensor.name.startswith(prefix)), len(tensors))
     return tensors[:end], tensors[end:]

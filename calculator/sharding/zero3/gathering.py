@@ -323,10 +323,10 @@ class Gathering:
 
     def looks_ahead(self, window: int) -> bool:
         """Return whether the modules after the copies of this window are prefetched."""
-        return self._running.order.looks_ahead_to(self._ends[window])
+        return self._running.order.looks_ahead_to(self._window_ends[window])
 
     @cached_property
-    def _ends(self) -> dict[int, int]:
+    def _window_ends(self) -> dict[int, int]:
         """For each window, the index in the order of modules after its copies.
 
         An order begins where its model begins.

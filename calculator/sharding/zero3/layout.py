@@ -91,7 +91,7 @@ class Layout:
         self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
         self.persistent_bytes = self._of_persistent(_WITH_PADDING)
         self.persistent_payload = self._of_persistent(_PAYLOAD)
-        placed = self._placed()
+        placed = self._place_segments()
         #: The parameters in the order of their uses.
         self.order: list[int] = []
         #: The index of the module that uses each of them. The last is infinite.
@@ -112,7 +112,7 @@ class Layout:
         )
         return outside + of_copy * self._followed.copies
 
-    def _placed(self) -> list[Placed]:
+    def _place_segments(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
         followed = self._followed
         placed: list[Placed] = []
@@ -144,12 +144,12 @@ class Layout:
         for at, (own, each) in enumerate(placed):
             window = each.segment.window
             if window is None:
-                each.calls = [_outside(call, at, placed, starts) for call in own.calls]
+                each.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
             else:
                 each.gap, each.behind = starts[backward[each.slot]] - starts[at], behind[window]
 
 
-def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
+def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
     """Return a call outside of the copies, with the distances to the next uses of parameters."""
     kind, number, place, position, own, others, ahead = call
     if kind == RELEASE:

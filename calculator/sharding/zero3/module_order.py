@@ -178,7 +178,7 @@ class ModuleOrder:
         at = bisect_left(places, step)
         following = places[at] if at < len(places) else None
         if of_leaf and parameter.in_containers:
-            inside = _next(parameter.in_containers, step)
+            inside = _next_index(parameter.in_containers, step)
             following = inside if following is None or (inside is not None and inside < following) else following
         if following is None:
             return True
@@ -190,7 +190,7 @@ class ModuleOrder:
         return distance + sum([skipped[number] for place, skipped in between if place <= following]) >= most
 
 
-def _next(places: Sequence[int], step: int) -> int | None:
+def _next_index(places: Sequence[int], step: int) -> int | None:
     """Return the first of some sorted indices from a step on, or None."""
     at = bisect_left(places, step)
     return places[at] if at < len(places) else None

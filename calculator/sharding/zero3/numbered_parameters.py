@@ -119,13 +119,13 @@ class NumberedParameters:
                     storages[own + shift][0] += 1
             elif kind != AHEAD:
                 self._most = before
-                self._other(kind, own, others, shift, here, far)
+                self._follow_rare_call(kind, own, others, shift, here, far)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
         self.limited = self.limited or limited
         return moments
 
-    def _other(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
+    def _follow_rare_call(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
         """Follow a call of a rare kind."""
         if kind == FETCH_SEVERAL:
             self._fetch_several([each + shift for each in own], others, shift, step)

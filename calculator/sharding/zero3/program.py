@@ -65,7 +65,7 @@ class Program:
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [
             (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
-            for window, own in _parts(tape, self.end, windows, followed)
+            for window, own in _marks_by_window(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
         kinds = {kind for _, own in parts for kind in map(_KIND, own)}
@@ -267,7 +267,7 @@ class _Named(Generic[Named]):
         return map(own.__getitem__, self._numbers)
 
 
-def _parts(
+def _marks_by_window(
     tape: Tape, end: int, windows: Sequence[Window], followed: Followed
 ) -> Iterator[tuple[int | None, list[Placed]]]:
     """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""

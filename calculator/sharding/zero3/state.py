@@ -142,10 +142,10 @@ class PartitionedState:
     @cached_property
     def every(self) -> list[Partitioned]:
         """Every parameter in order. Parameters of layers are one object for all layers."""
-        return [*chain.from_iterable(self._parts)]
+        return [*chain.from_iterable(self._parameters_by_layer)]
 
     @cached_property
-    def _parts(self) -> list[list[Partitioned]]:
+    def _parameters_by_layer(self) -> list[list[Partitioned]]:
         """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
         return self._of_parts(self._tensors_of_parts)
 
@@ -170,7 +170,7 @@ class PartitionedState:
     def modules(self) -> list[list[Partitioned]]:
         """The parameters of each module, once for all layers of a kind."""
         found: list[list[Partitioned]] = []
-        for part in {id(part): part for part in self._parts}.values():
+        for part in {id(part): part for part in self._parameters_by_layer}.values():
             own: dict[str, list[Partitioned]] = {}
             for each in part:
                 own.setdefault(each.key.name.rpartition(".")[0], []).append(each)
@@ -210,8 +210,8 @@ class PartitionedState:
     def _sub_groups(self) -> list[tuple[list[Partitioned], list[int]]]:
         """The sub-groups, each with the number of elements of a rank's part of each parameter."""
         found = []
-        keys = [*map(id, self._parts)]
-        distinct = dict(zip(keys, self._parts, strict=True))
+        keys = [*map(id, self._parameters_by_layer)]
+        distinct = dict(zip(keys, self._parameters_by_layer, strict=True))
         for names in self._groups:
             own = {
                 key: [each for each in part if each.trained and each.key.name in names]

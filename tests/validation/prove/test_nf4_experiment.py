@@ -51,7 +51,7 @@ def test_a_weight_has_4_5_bits_or_about_4_13(found):
 def test_uniform_weights_have_a_smaller_error_with_even_levels():
     even = Weights(key="even", name="even", samples=(torch.rand(1 << 14) * 2 - 1,))
     assert even.against_best.value > 1
-    assert four_bit_error._least([even], id="x", lesson="", done="").kind == "does not hold"
+    assert four_bit_error._claim_of_least_error([even], id="x", lesson="", done="").kind == "does not hold"
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
