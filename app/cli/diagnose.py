@@ -113,7 +113,7 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
     if diagnosis.in_phases:
-        yield from _section("Tensors of that size outside the steps", _in_phases(diagnosis))
+        yield from _section("Tensors of that size outside the steps", _phase_matches(diagnosis))
     if diagnosis.matches:
         yield from _section(SIZED, _matches(found))
         yield from _section("Alive at the first", _alive(found))
@@ -145,7 +145,7 @@ def _matches(found: Diagnosed) -> Table:
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
 
 
-def _in_phases(found: Diagnosis) -> Table:
+def _phase_matches(found: Diagnosis) -> Table:
     rows = [
         (
             match.tensor,

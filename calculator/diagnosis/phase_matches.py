@@ -78,11 +78,11 @@ class _Phases:
         """Yield the tensors of the requested size."""
         if self.run.evaluates:
             for pass_ in self._passes():
-                yield from self._in_pass(pass_)
+                yield from self._pass_matches(pass_)
             if self.gathered.outputs:
-                yield from self._in_concatenation()
+                yield from self._concatenation_matches()
         if self.run.merge_and_unload:
-            yield from self._in_merge()
+            yield from self._merge_matches()
 
     def _passes(self) -> Iterator[_Pass]:
         """Yield the passes of a whole batch, and those of the last batch if it has fewer rows."""
@@ -98,7 +98,7 @@ class _Phases:
             for each in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
                 yield _Pass("generation", each.recording, each.start, evaluation.batch(rows), rows)
 
-    def _in_pass(self, ran: _Pass) -> Iterator[PhaseMatch]:
+    def _pass_matches(self, ran: _Pass) -> Iterator[PhaseMatch]:
         recording, events = ran.recording, ran.recording.copies.lifetimes.events
         rows = recording.copies.tape.rows
         places: dict[str, list[int]] = {}
@@ -108,7 +108,9 @@ class _Phases:
                 places.setdefault(rows[event][0], []).append(place)
         given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
         for found in places.values():
-            options = [(place, self._after_batches(ran, given + recording.curve.before(place))) for place in found]
+            options = [
+                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in found
+            ]
             place, batches = min(
                 options, key=lambda each: abs(self._difference(self._allocated_before(ran, given, *each)))
             )
@@ -122,7 +124,7 @@ class _Phases:
         """Return the bytes in use before an event of a pass, after some batches."""
         return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
 
-    def _after_batches(self, ran: _Pass, given: int) -> int:
+    def _closest_batch_count(self, ran: _Pass, given: int) -> int:
         """Return the number of batches after which the bytes in use are closest to the error's figure."""
         whole = self.gathered.in_group // self.gathered.together
         if ran.rows == min(self.gathered.rows, self.gathered.in_group):
@@ -133,7 +135,7 @@ class _Phases:
             numbers, lambda n: given + _bytes(self.gathered.before_forward(n)), self.message.allocated.bytes
         )
 
-    def _in_concatenation(self) -> Iterator[PhaseMatch]:
+    def _concatenation_matches(self) -> Iterator[PhaseMatch]:
         """Yield the outputs and labels of all batches so far, each concatenated with those of one more."""
         found = self.resting + self.evaluation.resident_bytes
         last = -(-self.gathered.in_group // self.gathered.together)
@@ -170,7 +172,7 @@ class _Phases:
         later_row = next(row for row in rows if row.name == later[0])
         return later_row, tuple(row for row in rows if row.name not in later)
 
-    def _in_merge(self) -> Iterator[PhaseMatch]:
+    def _merge_matches(self) -> Iterator[PhaseMatch]:
         """Yield the tensors that merging each module allocates, in order."""
         served = ServedMethod(method=self.request.estimate.method, quantization=None)
         for _, path, step in merge_steps(self.resident, served, in_run=True):

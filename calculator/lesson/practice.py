@@ -50,10 +50,10 @@ def full() -> tuple[Line, ...]:
         "float32 weights under autocast": _estimate({"name": "full"}, dtype="float32", autocast="bfloat16"),
     }
     lines = (line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
-    return (*lines, *(_on_a_card(*way) for way in SHARDED))
+    return (*lines, *(_memory_on_a_card(*way) for way in SHARDED))
 
 
-def _on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
+def _memory_on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
     """Return the memory that full fine-tuning of 70B needs on each of the lesson's 11 cards."""
     training = {"sequence_length": 2048, "gradient_checkpointing": True, **precision}
     device = {"count": CARDS, "sharding": sharding}

@@ -200,7 +200,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
     """
     first = evaluators[0]
     needs, model = first.needs, first.model
-    problems = (*_of_the_batch(first), *_of_the_base(first))
+    problems = (*_batch_problems(first), *_base_problems(first))
     if problems:
         raise PlanError(*problems)
     if "cost" in needs.priorities:
@@ -228,7 +228,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
     )
 
 
-def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
+def _batch_problems(evaluator: Evaluator) -> Iterator[Problem]:
     """Yield a batch that cannot be divided evenly over the cards."""
     batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
     if batch % cards:
@@ -236,7 +236,7 @@ def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
         yield Problem(loc="needs.effective_batch_size", msg=message, input=batch)
 
 
-def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
+def _base_problems(evaluator: Evaluator) -> Iterator[Problem]:
     """Yield needs that a quantized base refuses, or that are not modeled over it."""
     base, needs = evaluator.lora.base, evaluator.needs
     if base is None:
@@ -261,10 +261,10 @@ def _refused(tried: dict[MethodName, MethodResult]) -> None:
     named = [(example, problem) for example in tried.values() for problem in example.result.problems]
     alike = [(each, problem) for each, problem in named[: len(first)] if problem.loc in shared]
     every = {(problem.loc, problem.msg): (each, problem) for each, problem in named}
-    raise PlanError(*(_of_the_model(each, problem) for each, problem in alike or every.values()))
+    raise PlanError(*(_at_model(each, problem) for each, problem in alike or every.values()))
 
 
-def _of_the_model(tried: MethodResult, problem: Problem) -> Problem:
+def _at_model(tried: MethodResult, problem: Problem) -> Problem:
     """Return a method's problem, placed at the model, because a plan request has no method."""
     if not problem.loc.startswith("method"):
         return problem

@@ -158,13 +158,13 @@ class Evaluation:
         if not moment.in_forward:
             rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left_gathered_bytes(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
-        found = self._of_loss(moment)
+        found = self._loss_peak(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
         passes = [_peak(each) for each in self.rolled_out(moment.batch, is_first=moment.is_first)]
         peaks = (found, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 
-    def _of_loss(self, moment: Moment) -> PhasePeak:
+    def _loss_peak(self, moment: Moment) -> PhasePeak:
         """Return the peak of the loss pass, including what stage 3 gathers."""
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         if self._stage_3 is None:
@@ -279,14 +279,14 @@ class Evaluation:
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
             for number, pass_ in enumerate(self._passes(moment)):
-                found = self._of_generate(pass_, number, moment)
+                found = self._generate_peak(pass_, number, moment)
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
 
     def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:
         """Return the passes of `generate` on the batch of a moment."""
         return self.generated(moment.batch, is_first=moment.is_first) if moment.in_forward else ()
 
-    def _of_generate(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
+    def _generate_peak(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
         """Return the peak of a pass of `generate`, including what stage 3 gathers."""
         if self._stage_3 is None:
             return _peak(ran)

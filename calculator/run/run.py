@@ -104,29 +104,29 @@ class _Run:
             time_refusal=refusal,
             assumptions=(
                 *ASSUMPTIONS,
-                *self._of_several,
+                *self._several_gpu_sentences,
                 *of_generation(self.run, self.prepared),
-                *self._of_files,
+                *self._file_sentences,
                 NOT_COUNTED,
                 *self.estimate.assumptions,
             ),
-            warnings=(*warnings(self.run, self.prepared), *self._of_experts, *self.estimate.warnings),
+            warnings=(*warnings(self.run, self.prepared), *self._expert_sentences, *self.estimate.warnings),
         )
 
     @property
-    def _of_several(self) -> Iterator[str]:
+    def _several_gpu_sentences(self) -> Iterator[str]:
         """The sentences on what a run on several GPUs means for the figures."""
         return several_gpus(self.device, self.run, broadcasts=broadcasts(self.prepared))
 
     @property
-    def _of_files(self) -> Iterator[str]:
+    def _file_sentences(self) -> Iterator[str]:
         """The sentences on what is assumed about the files that are loaded."""
         loading = ModelLoading(self.resident, self.run, self._config)
         if not loading.states_dtype:
             yield of_checkpoint(loading.stored)
 
     @property
-    def _of_experts(self) -> Iterator[str]:
+    def _expert_sentences(self) -> Iterator[str]:
         """The sentences on what loading experts may need in addition to its figure."""
         size = ModelLoading(self.resident, self.run, self._config).kept_by_malloc
         if size:

@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         *_estimates(args.runs),
         *_sharded(args.runs),
         *_trainers(args.runs),
-        *_on_devices(args.runs),
+        *_device_lines(args.runs),
         *_limits(),
         _sweep(),
     ]
@@ -187,7 +187,7 @@ def _machine_speed() -> Line:
 
 def _estimates(runs: int) -> Iterator[Line]:
     for title, body, most in ESTIMATES:
-        timed = partial(_by_itself, parse_request(body))
+        timed = partial(_estimate_alone, parse_request(body))
         timed()
         elapsed, paced = (each * 1e3 for each in _paced(timed, runs))
         figure = f"{elapsed:.2f} ms" if body["reserved"] == "rule" else f"{elapsed:.1f} ms, {paced:.1f} at 25 ns"
@@ -208,7 +208,7 @@ def _sharded(runs: int) -> Iterator[Line]:
             body = {**LLAMA_70B, "method": method, "device": {"count": gpus, "sharding": sharding}}
             first = parse_request({**body, "training": {"autocast": "bfloat16", "gradient_checkpointing": True}})
             title = f"Llama-3.1-70B, {method['name']} under {sharding} on {gpus} GPUs"
-            yield _sharded_line(title, partial(_by_itself, first), min(runs, 7))
+            yield _sharded_line(title, partial(_estimate_alone, first), min(runs, 7))
         series = SeriesCache()
         requests = (
             replace(first, training=replace(first.training, sequence_length=length)) for length in count(1024, 64)
@@ -237,7 +237,7 @@ def _estimate_next(requests: Iterator[Request], series: SeriesCache) -> Estimate
     return estimate(next(requests), series)
 
 
-def _by_itself(request: Request) -> Estimate:
+def _estimate_alone(request: Request) -> Estimate:
     """An estimate that shares nothing with those before it."""
     return estimate(request, SeriesCache())
 
@@ -274,7 +274,7 @@ def _read(request: Request) -> list[object]:
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 
-def _on_devices(runs: int) -> Iterator[Line]:
+def _device_lines(runs: int) -> Iterator[Line]:
     """Parts of a new plan's page, without a warm-up: what `fit` states, and all other methods and suggestions."""
     for title, body in ON_DEVICES:
         request = parse_request(body)

@@ -68,7 +68,7 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     """
     recipe = parse_recipe(body)
     if recipe is not None:
-        return _of_trainer(recipe, body, rank)
+        return _trainer_trace(recipe, body, rank)
     sharded = parse_sharded_request(body)
     before_2_14 = _is_before_2_14(sharded.request)
     if sharded.sharding.name == "none":
@@ -102,7 +102,7 @@ def _is_before_2_14(request: Request) -> bool:
     return "math_kernel_for_float32_groups" in older_behavior(request.stack)
 
 
-def _of_trainer(recipe: Recipe, body: Any, rank: int) -> Trace:
+def _trainer_trace(recipe: Recipe, body: Any, rank: int) -> Trace:
     device, before_2_14 = recipe.request.device, _is_before_2_14(recipe.request)
     sharding = parse_sharding(body, device.sharding, device.count)
     if sharding.name == "none":

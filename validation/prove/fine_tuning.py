@@ -99,7 +99,7 @@ def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned
         lora={r: digits.accuracy(model, after) for r, model in adapted.items()},
         lora_gap={r: digits.gap(model, after) for r, model in adapted.items()},
         subspace={
-            start: {d: _in_subspace(network, d, after, plan, setting) for d in plan.dimensions}
+            start: {d: _train_in_subspace(network, d, after, plan, setting) for d in plan.dimensions}
             for start, network in starts.items()
         },
     )
@@ -123,7 +123,7 @@ def _adapted(pretrained: nn.Sequential, r: int, after: Task, plan: Plan, setting
     return model
 
 
-def _in_subspace(network: nn.Module, d: int, after: Task, plan: Plan, setting: Setting) -> float:
+def _train_in_subspace(network: nn.Module, d: int, after: Task, plan: Plan, setting: Setting) -> float:
     model = Subspace(network, d)
     digits.train(model, model.parameters(), after, steps=plan.steps, lr=LR_SUBSPACE)
     setting.step()

@@ -71,14 +71,14 @@ def accuracy(estimate: Estimate) -> Accuracy:
     if estimate.memory.interval is not None:
         return Accuracy(method=method, sentence=FROM_SOURCE + _rule_sentence(estimate), errors=(), interval=None)
     if estimate.reserved == "rule":
-        return _by_rule(method, _rule_sentence(estimate))
+        return _accuracy_of_rule(method, _rule_sentence(estimate))
     errors = of_method(method)
     interval = _interval(estimate.memory.required_bytes, errors)
     return Accuracy(method=method, sentence=_sentence(method), errors=errors, interval=interval)
 
 
 @cache
-def _by_rule(method: str, rule_sentence: str) -> Accuracy:
+def _accuracy_of_rule(method: str, rule_sentence: str) -> Accuracy:
     """Return the accuracy of estimates whose reserved memory is by a rule."""
     return Accuracy(method=method, sentence=_sentence(method) + rule_sentence, errors=of_method(method), interval=None)
 

@@ -46,7 +46,7 @@ _LETTERS = dict(zip("M*-E", _KINDS, strict=True))
 _DEFAULT = ("linear_attention", "moe", "full_attention", "mlp")
 
 
-def _from_pattern(config: Config) -> tuple[str, ...]:
+def _layer_types(config: Config) -> tuple[str, ...]:
     pattern = config["hybrid_override_pattern"]
     if pattern is None:
         return _DEFAULT
@@ -132,7 +132,7 @@ FAMILIES = (
                 spelled="layers_block_type",
                 aliases=("layer_types",),
                 nullable=True,
-                null=_from_pattern,
+                null=_layer_types,
             ),
             Computed(name="layer_types", value=_named),
             Computed(name="hybrid_override_pattern", value=_as_pattern),

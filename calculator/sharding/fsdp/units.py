@@ -200,7 +200,7 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
     tail = [name for name in (norm, embedding if tied else None, head) if name]
     placed = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
     return OuterUnits(
-        root=_unit(prepared, ROOT, [each for each in (*_of_root(prepared, left),) if each.name not in placed]),
+        root=_unit(prepared, ROOT, [each for each in (*_root_parameters(prepared, left),) if each.name not in placed]),
         embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
         tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
         norm=_role(model, norm) if norm is not None else None,
@@ -208,7 +208,7 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
     )
 
 
-def _of_root(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[ResidentTensor]:
+def _root_parameters(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[ResidentTensor]:
     """Yield parameters outside the layers, and those of a tower's layers that belong to no unit of their own."""
     model = prepared.model
     stacks = [*tower_stacks(model)] if model.model_type in TOWER_ATTENTION else []

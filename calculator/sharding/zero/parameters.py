@@ -52,7 +52,7 @@ def parts(
         left = [each for each in left if not each.name.startswith(prefix)]
         if own:
             alike = own[0].count == len(stack.layers)
-            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)})
+            yield from _layers(stack, own if alike else _stack_parameters(tensors, prefix), {*map(id, own)})
     yield None, left
 
 
@@ -68,7 +68,7 @@ def _split_by_prefix(tensors: list[ResidentTensor], prefix: str) -> tuple[list[R
     return tensors[:end], tensors[end:]
 
 
-def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
+def _stack_parameters(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
     """Return every parameter of a stack, trained or not."""
     return [tensor for tensor in tensors if (tensor.parameters or tensor.trained) and tensor.name.startswith(prefix)]
 
@@ -81,13 +81,13 @@ def _layers(
     The tensors of one kind of layer follow those of another. Kinds are distinguished by all their tensors: of two kinds
     with modules of the same names, one may have no trained parameter.
     """
-    of = _by_layer(stack, every)
+    of = _parameters_by_layer(stack, every)
     chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
     for number, layer in enumerate(stack.layers):
         yield number, chosen[id(layer)]
 
 
-def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
+def _parameters_by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
     """Return the parameters of each kind of layer: one list for every layer, or a list for each kind.
 
     A kind ends before a name that it already has, or that its modules do not have. What a method adds to every layer

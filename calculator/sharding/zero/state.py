@@ -77,7 +77,7 @@ class FlatState:
         self.zero: ZeroOptimization = prepared.training.zero
         self.dtype: DType = prepared.cast_to or "float32"
         #: The trained parameters of each group in the model's order, and the names of those that get no gradient.
-        self._groups = [[*_of_group(parts(prepared.model, tensors), group)] for group in groups]
+        self._groups = [[*_group_parameters(parts(prepared.model, tensors), group)] for group in groups]
         self.partitions = Partitions(
             [[(layer, pattern) for layer, pattern, _ in group] for group in self._groups],
             prepared.device.count,
@@ -333,7 +333,7 @@ class FlatState:
         return found
 
 
-def _of_group(
+def _group_parameters(
     ordered: Iterable[tuple[int | None, Sequence[ResidentTensor]]], group: Sequence[ResidentTensor]
 ) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
     """Return the parameters of a group in the model's order, with the names of those that get no gradient."""

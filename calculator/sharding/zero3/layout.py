@@ -89,8 +89,8 @@ class Layout:
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
         self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
-        self.persistent_bytes = self._of_persistent(_WITH_PADDING)
-        self.persistent_payload = self._of_persistent(_PAYLOAD)
+        self.persistent_bytes = self._sum_of_persistent(_WITH_PADDING)
+        self.persistent_payload = self._sum_of_persistent(_PAYLOAD)
         placed = self._place_segments()
         #: The parameters in the order of their uses.
         self.order: list[int] = []
@@ -104,7 +104,7 @@ class Layout:
         self._set_distances(placed)
         self.segments = [each for _, each in placed]
 
-    def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
+    def _sum_of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
         outside, of_copy = (
             sum([size(parameter) for parameter in parameters if parameter.persists])

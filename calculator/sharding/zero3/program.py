@@ -161,7 +161,7 @@ class Program:
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([window.start for window in windows if window.start >= at], default=self.end)
-                *before_runs, rest = self._by_run(marks)
+                *before_runs, rest = self._split_by_run(marks)
                 for own_run, following in pairwise((*before_runs, rest)):
                     yield Segment(at, following[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
                     at = following[0].position
@@ -177,7 +177,7 @@ class Program:
                 yield Segment(start, end, window, tuple(repeats), copy, skipped, *events(copy))
             at = windows[window].end
 
-    def _by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
+    def _split_by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
         """Divide the marks outside of the windows where a model begins to run again."""
         roots = {each.key for each in (self.root, self.second_root) if each is not None}
         begins = [

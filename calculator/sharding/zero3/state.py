@@ -84,10 +84,10 @@ class PartitionedState:
 
         They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
-        second = self._in_state(self._listed(self._second), followed, self.sizes_of_second)
+        second = self._build_parameters(self._listed(self._second), followed, self.sizes_of_second)
         for each in second:
             each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
-        return Parameters(self._in_state(self._tensors_of_parts, followed, self.sizes), second)
+        return Parameters(self._build_parameters(self._tensors_of_parts, followed, self.sizes), second)
 
     @cached_property
     def _second(self) -> list[ResidentTensor]:
@@ -106,10 +106,10 @@ class PartitionedState:
     def _tensors_of_parts(self) -> list[_Part]:
         return self._listed(self.tensors)
 
-    def _in_state(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
+    def _build_parameters(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
         found: list[Partitioned] = []
         part = 0
-        for layer, own in self._by_part(listed, followed.layers()):
+        for layer, own in self._elements_by_part(listed, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
             part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
@@ -122,7 +122,7 @@ class PartitionedState:
                 found.append(each)
         return found
 
-    def _by_part(
+    def _elements_by_part(
         self, listed: Sequence[_Part], layers: Collection[int]
     ) -> Iterator[tuple[int | None, list[tuple[Key, ResidentTensor, int]]]]:
         """Yield every parameter with its elements, by layer and around the layers: of the decoder, these layers.
@@ -147,13 +147,13 @@ class PartitionedState:
     @cached_property
     def _parameters_by_layer(self) -> list[list[Partitioned]]:
         """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
-        return self._of_parts(self._tensors_of_parts)
+        return self._parameters_by_part(self._tensors_of_parts)
 
     @cached_property
-    def _of_second(self) -> list[Partitioned]:
-        return [*chain.from_iterable(self._of_parts(self._listed(self._second)))]
+    def _second_parameters(self) -> list[Partitioned]:
+        return [*chain.from_iterable(self._parameters_by_part(self._listed(self._second)))]
 
-    def _of_parts(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
+    def _parameters_by_part(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
         every = [own for _, own in listed]
         found = {
             id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
@@ -186,7 +186,10 @@ class PartitionedState:
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         inside = tuple(f"{path}." for path in leaves)
         of_copy = [
-            each for layer, own in self._by_part(self._tensors_of_parts, layers) if layer is not None for each in own
+            each
+            for layer, own in self._elements_by_part(self._tensors_of_parts, layers)
+            if layer is not None
+            for each in own
         ]
         every = sum([size for _, _, size in of_copy])
         size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
@@ -361,7 +364,7 @@ class PartitionedState:
         """The bytes of host memory that a rank uses. None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        parameters = [*self.every, *self._of_second]
+        parameters = [*self.every, *self._second_parameters]
         return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:

@@ -74,7 +74,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             peft_config=config,
         )
     trainer._generate = _with_completions(recipe, kind, trainer)
-    trainer._prepare_inputs = _in_order(trainer._prepare_inputs)
+    trainer._prepare_inputs = _without_shuffle(trainer._prepare_inputs)
     return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
 
 
@@ -215,7 +215,7 @@ def _with_completions(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     return generate
 
 
-def _in_order(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _without_shuffle(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`_prepare_inputs` without a shuffle, so that each micro-batch has the tokens that a request says."""
 
     def in_order(batch: Any) -> Any:
