@@ -115,7 +115,7 @@ def read(stated: Any) -> QuantizationConfig | None:
         return None
 
 
-def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
+def kept_quantization(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
     """Return the quantized base of a checkpoint if the method keeps it. By default transformers dequantizes it."""
     name = method_of(stated)
     if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_setting_problems(stated)):

@@ -46,7 +46,7 @@ def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
     return Field(name=name, type="flag", default=default, **more)
 
 
-def off(name: str, reason: str) -> tuple[Field, Check]:
+def unsupported_flag(name: str, reason: str) -> tuple[Field, Check]:
     """Declare a boolean that is only supported if it is false."""
     problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
     return flag(name, False), problem

@@ -63,7 +63,7 @@ class PreparedModel:
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
-        self.training = precision.of_step(training, device, method)
+        self.training = precision.step_training(training, device, method)
         #: The dtype that every parameter is cast to after the method is applied. None if they are not cast.
         self.cast_to = precision.cast_to(training, device)
         self.device = device

@@ -124,10 +124,10 @@ def plan(request: PlanRequest) -> Plan:
     Raises:
         PlanError: if a model is not known, the batch can't be divided, or every method is refused.
     """
-    return answer_of(request, parts(request))
+    return answer_of(request, device_plans(request))
 
 
-def parts(request: PlanRequest) -> Iterator[DevicePlan]:
+def device_plans(request: PlanRequest) -> Iterator[DevicePlan]:
     """Yield the parts of the answer to a plan request, each computed when it is read.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.planning.evaluations import evaluated
 from calculator.planning.evaluator import divisors
 from calculator.planning.method_search import SearchResult, search
-from calculator.planning.ranking import place
+from calculator.planning.ranking import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def _sort_key(each: MethodResult) -> tuple[float, ...]:
     result, evaluator = each.result, each.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
     return min(
-        (_preference(candidate, result) if by_preference else 0, *place(evaluated(candidate, evaluator)))
+        (_preference(candidate, result) if by_preference else 0, *sort_key(evaluated(candidate, evaluator)))
         for candidate in result.candidates
     )
 

@@ -186,14 +186,14 @@ class Evaluation:
         """Return the inputs of the model: the batch, and the number of its labels or the tokens generated for it."""
         more = [_count_of_labels()] if self._counts_labels else []
         if self.run.generates:
-            more.append(generation.of_batch(self.gathered.outputs[0], count))
+            more.append(generation.batch_row(self.gathered.outputs[0], count))
         return (*self.batch(count), *more)
 
     def _padded(self, count: int) -> Iterator[Row]:
         """Return the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
-            yield from (generation.of_batch(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
+            yield from (generation.batch_row(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
 
     def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
         """Return the passes in which a trainer of TRL generates the completions of a batch."""

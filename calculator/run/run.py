@@ -30,9 +30,9 @@ from calculator.run.saving import NOT_COUNTED, Saving, whole_model
 from calculator.run.sentences import (
     ASSUMPTIONS,
     SAFETENSORS,
+    assumed_dtype,
+    generation_sentences,
     host_of_evaluation,
-    of_checkpoint,
-    of_generation,
     several_gpus,
     warnings,
 )
@@ -105,7 +105,7 @@ class _Run:
             assumptions=(
                 *ASSUMPTIONS,
                 *self._several_gpu_sentences,
-                *of_generation(self.run, self.prepared),
+                *generation_sentences(self.run, self.prepared),
                 *self._file_sentences,
                 NOT_COUNTED,
                 *self.estimate.assumptions,
@@ -123,7 +123,7 @@ class _Run:
         """The sentences on what is assumed about the files that are loaded."""
         loading = ModelLoading(self.resident, self.run, self._config)
         if not loading.states_dtype:
-            yield of_checkpoint(loading.stored)
+            yield assumed_dtype(loading.stored)
 
     @property
     def _expert_sentences(self) -> Iterator[str]:

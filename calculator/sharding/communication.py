@@ -82,7 +82,7 @@ def _one_way(name: Literal["all_gather", "reduce_scatter"], payload: int, count:
     )
 
 
-def of_ddp(buckets: Buckets, count: int) -> tuple[Collective, ...]:
+def ddp_collectives(buckets: Buckets, count: int) -> tuple[Collective, ...]:
     """Return the collectives of a step under DDP.
 
     DDP reduces every gradient once a step, in the last micro-batch. The broadcast of a model's buffers is not counted.

@@ -152,7 +152,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     for phase, peak in traced.ledger.peaks.items():
         alive = traced.alive_at_peak(phase)
         shown += ["", f"{phase}: {peak.bytes:,} at {peak.op}"]
-        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in by_component(alive).items()]
+        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in bytes_by_component(alive).items()]
         for storage in sorted(alive, key=lambda storage: -storage.bytes)[:rows]:
             shape = "×".join(map(str, storage.shape))
             description = (
@@ -163,7 +163,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     return shown
 
 
-def by_component(storages: Iterable[Storage]) -> dict[str, int]:
+def bytes_by_component(storages: Iterable[Storage]) -> dict[str, int]:
     """Bytes by component, largest first."""
     sums: dict[str, int] = defaultdict(int)
     for storage in storages:

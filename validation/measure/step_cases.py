@@ -131,7 +131,7 @@ def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
     return [least, options, billion, families, large, half]
 
 
-def of_lengths(device: dict[str, Any]) -> list[StepCase]:
+def length_cases(device: dict[str, Any]) -> list[StepCase]:
     """Runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
     emptied = {"torch_empty_cache_steps": 4}
     options: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (

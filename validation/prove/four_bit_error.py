@@ -11,7 +11,7 @@ import torch
 
 from validation.prove import digits
 from validation.prove.claim import Check, Claim, Figure, spread
-from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, by_bitsandbytes, relative_error, round_trip
+from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, relative_error, round_by_bitsandbytes, round_trip
 from validation.prove.drawing import Axis, Curve, Series, Table
 from validation.prove.experiment import Findings, Setting
 
@@ -144,7 +144,7 @@ def _kernels(weights: Weights) -> Claim:
         int(
             (
                 round_trip(sample, LEVELS[name], double_quant=double)
-                != by_bitsandbytes(sample, name.lower(), double_quant=double)
+                != round_by_bitsandbytes(sample, name.lower(), double_quant=double)
             ).sum()
         )
         for name in (NF4, FP4)

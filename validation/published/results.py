@@ -72,7 +72,7 @@ def result(measured: Measurement) -> Result:
         if prediction.blocks is not None:
             row["blocks_bytes"] = prediction.blocks
             row["blocks_error"] = round(prediction.blocks / measured.bytes - 1, 8)
-    return {**row, **verdicts.of_run(measured)}
+    return {**row, **verdicts.run_verdict(measured)}
 
 
 def _peer_answers(measured: Measurement) -> list[Result]:

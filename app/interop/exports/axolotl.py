@@ -22,11 +22,11 @@ from app.interop.exports.part import (
     loraplus,
     method_part,
     named_model,
-    of_trainer,
     own_muon,
     precision,
     projection,
     targets,
+    trainer_differences,
     untaken,
     whole_alpha,
 )
@@ -308,7 +308,7 @@ def _training(planned: Planned) -> Part:
         *cached(planned),
         *kept_on_gpu(training, "axolotl's own option of that name is not modeled"),
     )
-    not_expressed = (*where, *others, *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
+    not_expressed = (*where, *others, *trainer_differences(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 
 

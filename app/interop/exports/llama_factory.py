@@ -23,11 +23,11 @@ from app.interop.exports.part import (
     loraplus,
     method_part,
     named_model,
-    of_trainer,
     own_muon,
     precision,
     projection,
     targets,
+    trainer_differences,
     uncut,
     untaken,
     whole_alpha,
@@ -239,6 +239,6 @@ def _training(planned: Planned) -> Part:
         *kept_on_gpu(planned.request.training, "LLaMA-Factory has no such setting"),
         *own_muon(training, "LLaMA-Factory"),
         *cached(planned),
-        *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
+        *trainer_differences(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
     )
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

@@ -55,7 +55,12 @@ def imported(keys: Keys, given: Any) -> Imported:
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
     rl = keys.take("rl") or preferences.reward_of_axolotl(keys)
-    training = {"trainer": preferences.of_axolotl(keys, rl), "dtype": dtype, "autocast": autocast, **_training(keys)}
+    training = {
+        "trainer": preferences.axolotl_trainer(keys, rl),
+        "dtype": dtype,
+        "autocast": autocast,
+        **_training(keys),
+    }
     training |= _lengths(keys, training) | _liger(keys, model_or_none(model))
     training |= preferences.axolotl_settings(keys, rl, training)
     training = unpadded(keys, "pad_to_sequence_len", training)

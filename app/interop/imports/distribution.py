@@ -162,7 +162,7 @@ def _zero(keys: Keys, trainer: str | None) -> zero_config.ZeroRun | None:
     is_used, config = keys.flag("use_deepspeed"), keys.take("deepspeed") or keys.take("deepspeed_config_file")
     plugin, builds_partitioned = _plugin(keys), keys.flag("zero3_init_flag", default=True)
     if isinstance(config, str):
-        settings = zero_config.by_name(config)
+        settings = zero_config.named_config(config)
         if settings is None:
             effect = f"{_ZERO} Put the content of that file in the place of its name."
             keys.warn(f"deepspeed: {text_of(config)}", effect, _WHOLE)

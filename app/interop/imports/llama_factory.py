@@ -47,7 +47,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
     stage = keys.take("stage", "sft")
-    trainer = preferences.of_stage(keys, stage)
+    trainer = preferences.stage_trainer(keys, stage)
     training = {
         "trainer": trainer,
         "dtype": dtype,

@@ -92,7 +92,7 @@ def warn_of_experts(keys: Keys, method: dict[str, Any], model: Model | None) -> 
         keys.warn("Unsloth's adapters on experts", effect, "one in which experts are not adapted")
 
 
-def in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+def training_in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with the batch that Unsloth sets where rows are no whole groups of completions."""
     group = training.get("num_generations", 1)
     rows = training["micro_batch_size"]

@@ -177,7 +177,7 @@ class XLoRA(AdaptedLinear):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what PEFT refuses, and steps that fail."""
-        problems = [*refusals.of_training(training)]
+        problems = [*refusals.training_problems(training)]
         if problems:
             raise PlanError(*problems)
         AdaptedLinear.check(self, model, training)
@@ -192,7 +192,7 @@ class XLoRA(AdaptedLinear):
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
         """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
-        yield from refusals.of_settings(self, model, found)
+        yield from refusals.setting_problems(self, model, found)
 
     def adapted_modules(self, model: Model) -> int:
         """Return the number of modules with updates, each of which has scalings."""
@@ -263,7 +263,7 @@ class XLoRA(AdaptedLinear):
 
     def kept(self, context: Context) -> Tensor:
         """Return the scalings of the previous forward pass, to which the model refers until the next ones exist."""
-        return context.tape.new(*classifier.kept(self, context), "internal_xlora_scalings")
+        return context.tape.new(*classifier.retained_scalings(self, context), "internal_xlora_scalings")
 
     def before_no_grad_pass(self, context: Context) -> None:
         """Make the scalings of the first pass, which are numbers (make_dummy_scalings)."""

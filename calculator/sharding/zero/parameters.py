@@ -35,7 +35,7 @@ def gradient_key(label: str, layer: int | None) -> Key:
     return Key(name, own if own is not None else layer if "*" in name else None)
 
 
-def parts(
+def parameters_by_part(
     model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer with its number, and those before and after the layers.

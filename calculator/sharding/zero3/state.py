@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, auto_hidden_size, parts
+from calculator.sharding.zero.parameters import Key, auto_hidden_size, parameters_by_part
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -100,7 +100,7 @@ class PartitionedState:
 
     def _listed(self, tensors: Sequence[ResidentTensor]) -> list[_Part]:
         """Return the parameters of each layer with its number, and those around the layers."""
-        return [*parts(self.prepared.model, tensors, frozen=True)]
+        return [*parameters_by_part(self.prepared.model, tensors, frozen=True)]
 
     @cached_property
     def _tensors_of_parts(self) -> list[_Part]:
