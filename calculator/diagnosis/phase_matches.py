@@ -93,10 +93,10 @@ class _Phases:
             is_first = self.gathered.in_group == rows
             passed = evaluation.passed(rows, is_first=is_first)
             yield _Pass("evaluation", passed.recording, 0, given, rows)
-            for each in evaluation.rolled_out(rows, is_first=is_first):
-                yield _Pass("evaluation", each.recording, each.start, (), rows)
-            for each in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
-                yield _Pass("generation", each.recording, each.start, evaluation.batch(rows), rows)
+            for pass_ in evaluation.rolled_out(rows, is_first=is_first):
+                yield _Pass("evaluation", pass_.recording, pass_.start, (), rows)
+            for pass_ in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
+                yield _Pass("generation", pass_.recording, pass_.start, evaluation.batch(rows), rows)
 
     def _pass_matches(self, ran: _Pass) -> Iterator[PhaseMatch]:
         recording, events = ran.recording, ran.recording.copies.lifetimes.events
@@ -177,8 +177,8 @@ class _Phases:
         served = ServedMethod(method=self.request.estimate.method, quantization=None)
         for _, path, step in merge_steps(self.resident, served, in_run=True):
             before: list[Row] = []
-            for each in step.allocated if step is not None else ():
-                row = merged_row(each, step.source if step is not None else "")
+            for allocation in step.allocated if step is not None else ():
+                row = merged_row(allocation, step.source if step is not None else "")
                 if self._shown_equal(row.bytes):
                     yield self._match("merge", row, tuple(before), name=f"{path}: {row.name}")
                 before.append(row)

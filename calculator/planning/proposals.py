@@ -48,8 +48,8 @@ def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], 
         for name, each in tried.items()
     }
     dominated = _drop_dominated_qlora(evaluation)
-    best = sorted((each[0] for each in evaluation.values() if each), key=sort_key)
-    others = [other for each in evaluation.values() for other in each[1:] if not _dominated(other, each[0])]
+    best = sorted((result[0] for result in evaluation.values() if result), key=sort_key)
+    others = [other for result in evaluation.values() for other in result[1:] if not _dominated(other, result[0])]
     others += _variants(best)
     others.sort(key=sort_key)
     return sorted([*best, *others][:MOST_CONFIGURATIONS], key=sort_key), dominated

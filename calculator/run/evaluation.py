@@ -78,7 +78,7 @@ class Evaluation:
         if not run.generates:
             batches = -(-self._samples // (run.per_device_eval_batch_size * self.resident.prepared.device.count))
             return PartitionedEvaluation(state, batches)
-        tapes = [each.recording.copies.tape for each in self.generated(run.per_device_eval_batch_size, is_first=True)]
+        tapes = [pass_.recording.copies.tape for pass_ in self.generated(run.per_device_eval_batch_size, is_first=True)]
         return PartitionedEvaluation(state, self.gathered.batches, tapes, generation.most_tokens(run) - self.length)
 
     @property
@@ -160,7 +160,7 @@ class Evaluation:
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
         found = self._loss_peak(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
-        passes = [_peak(each) for each in self.rolled_out(moment.batch, is_first=moment.is_first)]
+        passes = [_peak(pass_) for pass_ in self.rolled_out(moment.batch, is_first=moment.is_first)]
         peaks = (found, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 

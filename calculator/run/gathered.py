@@ -105,8 +105,8 @@ class Gathered:
             return
         if before:
             new = min(self.together, self.samples - before * self.together)
-            for each in self._concat_moments(before * self.together, new, batch=self.rows):
-                yield replace(each, number=before)
+            for moment in self._concat_moments(before * self.together, new, batch=self.rows):
+                yield replace(moment, number=before)
         else:
             is_first = self.batches == 1
             kept = tuple(self._rows_while_gathering())
@@ -198,7 +198,7 @@ class Gathered:
 
     def _host_bytes(self, before: int, new: int) -> Iterator[int]:
         """Return the bytes of arrays while rows are moved to the host, and while they are appended to earlier ones."""
-        outputs, labels = (sum(each.array_bytes for each in part) for part in (self.outputs, self.labels))
+        outputs, labels = (sum(output.array_bytes for output in part) for part in (self.outputs, self.labels))
         yield (outputs + labels) * before + new * _most_in_move(self.outputs)
         copies = 2 if before else 1
         yield copies * outputs * (before + new) + labels * before

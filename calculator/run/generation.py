@@ -104,4 +104,4 @@ def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tupl
     )
     rollout = PartitionedRollout if prepared.device.sharding == "zero3" else Rollout
     ran = rollout(prepared, batch, trains=False, loop=GreedySearch, is_first=is_first).passes()
-    return tuple(each.measured(each.interpretation.run()) for each in ran)
+    return tuple(pass_.measured(pass_.interpretation.run()) for pass_ in ran)

@@ -184,7 +184,7 @@ class ModelLoading:
     def _view_peak(self, base: list[ResidentTensor], mapped: int) -> HostPeak:
         """Return the bytes if nothing is cast: views of the files, and experts' weights that are fused."""
         sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
-        fused = sum(each.parameters * each.count for each in self._fused(base)) * ITEMSIZE[self.dtype]
+        fused = sum(tensor.parameters * tensor.count for tensor in self._fused(base)) * ITEMSIZE[self.dtype]
         if not fused:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
         sentence += f" {TWICE}"
@@ -195,7 +195,7 @@ class ModelLoading:
 
     def _cast_peak(self, base: list[ResidentTensor], count: int, mapped: int) -> HostPeak:
         """Return the bytes if all `count` elements are cast on the host."""
-        fused = max((each.parameters for each in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
+        fused = max((tensor.parameters for tensor in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
         sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
         sentence += f" {CAST}" * (fused > 0)
         size = mapped + count * ITEMSIZE[self.dtype] + fused
@@ -208,7 +208,7 @@ class ModelLoading:
             return 0
         fused = self._fused(tensor for tensor in self.resident.whole if tensor.base)
         size = ITEMSIZE[self.dtype]
-        small = (each for each in fused if each.parameters // self._tensors_in_files(each) * size < MOST_KEPT)
+        small = (tensor for tensor in fused if tensor.parameters // self._tensors_in_files(tensor) * size < MOST_KEPT)
         return sum(tensor.parameters * tensor.count for tensor in small) * size
 
     def _tensors_in_files(self, tensor: ResidentTensor) -> int:

@@ -65,7 +65,7 @@ class FSDPSaving(Saving):
         """The tensors of which each process saves a shard: those of PEFT's adapter, or of the whole model."""
         if not self.prepared.method.facts.trains_base:
             return [*self.saved]
-        whole = ((self._name(each.name), each.kind) for each in self._model_file_tensors)
+        whole = ((self._name(tensor.name), tensor.kind) for tensor in self._model_file_tensors)
         return [SavedTensor(name, tuple(map(int, kind.shape)), kind.dtype) for name, kind in whole]
 
     @property
@@ -183,14 +183,14 @@ class PartitionedSaving(Saving):
         ranks = named(self.prepared.device.count, RANKS)
         return tuple(
             Row.of(
-                name=f"{each.key.name}: gathered",
+                name=f"{tensor.key.name}: gathered",
                 count=1,
-                bytes=allocated(each.partition * ranks, ITEMSIZE[each.dtype]),
-                shape=(ranks, named(each.partition, "parameters / ranks")),
-                dtype=each.dtype,
+                bytes=allocated(tensor.partition * ranks, ITEMSIZE[tensor.dtype]),
+                shape=(ranks, named(tensor.partition, "parameters / ranks")),
+                dtype=tensor.dtype,
                 source=_CONSOLIDATED,
             )
-            for each in module
+            for tensor in module
         )
 
     def host_bytes(self, *, optimizer: bool) -> int:

@@ -81,14 +81,14 @@ class LoadingUnderZeroInit:
         Those of each module come first, then those that are not in the files, all at once.
         """
         done = len(self._made)
-        in_files = [each for each in self._made if each[0] not in self._tied]
+        in_files = [tensor for tensor in self._made if tensor[0] not in self._tied]
         new = [file for file in in_files if file[0].split(".")[0] in self._heads]
         read = [file for file in in_files if file not in new]
         model_type = self._state.prepared.model.model_type
-        converted = [each for each in read if is_fused(each[0], model_type)]
+        converted = [tensor for tensor in read if is_fused(tensor[0], model_type)]
         for name, each in converted:
             yield done, [*self._buffers, *gathered([(name, each)], self._state)], f"GatheredParameters: {name}"
-        for module, group in _modules(each for each in read if each not in converted):
+        for module, group in _modules(tensor for tensor in read if tensor not in converted):
             yield done, [*self._buffers, *gathered(group, self._state)], f"GatheredParameters: {module}"
         yield done, [*self._buffers, *gathered(new, self._state)], "initialize_weights"
 

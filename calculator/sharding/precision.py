@@ -48,5 +48,5 @@ def cast(spec: ModuleSpec, dtype: DType | None, training: Training) -> ModuleSpe
         return spec
     added = spec.added
     if training.adapter_dtype == "model":
-        added = tuple([each.cast(dtype) for each in added])
+        added = tuple([parameter.cast(dtype) for parameter in added])
     return spec.cast(dtype, added)

@@ -85,7 +85,7 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
         for start in range(0, len(alike), method.stride_A):
             block = alike[start : start + method.stride_A]
             a = None if method.stride_A == 1 else f"{_owner(block, model)}.{A}.weight"
-            found |= {each.name: Group(a, b) for each in block}
+            found |= {target.name: Group(a, b) for target in block}
     return found
 
 

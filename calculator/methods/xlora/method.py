@@ -240,7 +240,7 @@ class XLoRA(AdaptedLinear):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of what PEFT writes of the classifier, and of trained adapters."""
         lost = {*self._lost(model)}
-        return AdaptedLinear.saved_bytes(self, tuple(each for each in state if each.name not in lost), model)
+        return AdaptedLinear.saved_bytes(self, tuple(tensor for tensor in state if tensor.name not in lost), model)
 
     def _lost(self, model: Model) -> Iterator[str]:
         """Yield the classifier's parameters that PEFT does not write, because their names contain an adapter's number.
@@ -248,7 +248,9 @@ class XLoRA(AdaptedLinear):
         Source: peft/utils/save_and_load.py, _filter_state_dict_for_adapter_name.
         """
         numbers = {*map(str, range(len(self.adapters)))}
-        return (each.name for each in self._classifier(model, "float32") if numbers.intersection(each.name.split(".")))
+        return (
+            tensor.name for tensor in self._classifier(model, "float32") if numbers.intersection(tensor.name.split("."))
+        )
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return the layers of the classifier that are lost when the model is saved."""

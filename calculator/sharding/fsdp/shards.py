@@ -79,7 +79,7 @@ class FSDPShards(Shards):
         if not self.offloads:
             return None
         count = self.prepared.device.count
-        shards = (shard(each, count) for each in self._with_reference(whole) if is_sharded(each))
+        shards = (shard(tensor, count) for tensor in self._with_reference(whole) if is_sharded(tensor))
         return sum(_host_bytes(each, optimizer) * each.count for each in shards)
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:

@@ -48,8 +48,8 @@ def parameters_by_part(
         before, left = _split(left, prefix)
         yield None, before
         own, left = _split_by_prefix(left, prefix)
-        own += [each for each in left if each.name.startswith(prefix)]  # what a method adds follows all modules
-        left = [each for each in left if not each.name.startswith(prefix)]
+        own += [tensor for tensor in left if tensor.name.startswith(prefix)]  # what a method adds follows all modules
+        left = [tensor for tensor in left if not tensor.name.startswith(prefix)]
         if own:
             alike = own[0].count == len(stack.layers)
             yield from _layers(stack, own if alike else _stack_parameters(tensors, prefix), {*map(id, own)})

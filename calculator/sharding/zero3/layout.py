@@ -82,8 +82,8 @@ class Layout:
             for dtype in dtypes
         ]
         #: The numbers of the persistent parameters.
-        self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
-        persistent = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
+        self.persistent = {number for number, parameter in enumerate(step.outside) if parameter.persists}
+        persistent = [number for number, parameter in enumerate(step.of_copy, self.first) if parameter.persists]
         self.persistent.update([number + slot * self.period for slot in range(copies) for number in persistent])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period

@@ -69,7 +69,7 @@ class Program:
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
         kinds = {kind for _, own in parts for kind in map(_KIND, own)}
-        calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
+        calls = [[(mark.text, mark.layer) for mark in own if mark.kind == _BEFORE] for _, own in parts]
         if modules is None:
             called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
             reads = [marks for _, marks in parts] if module_calls.EXTERNAL in kinds else []
@@ -77,13 +77,13 @@ class Program:
         #: The modules by their paths and layers.
         self.modules = modules
         begun = [text for own in calls for text, _ in own]
-        root = next(each for each in begun if not each.startswith(SECOND))
+        root = next(text for text in begun if not text.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
         self.keeps = module_calls.KEPT in kinds
         #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[root, None]
-        second = next((each for each in begun if each.startswith(SECOND)), None)
+        second = next((text for text in begun if text.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
         #: Whether modules read parameters of others.
         self._reads = module_calls.EXTERNAL in kinds
@@ -157,7 +157,7 @@ class Program:
         last = followed.copies - 1
         repeats = [0] * len(windows)
         for window, given in parts:
-            own = [each for each in given if each.kind != module_calls.EXTERNAL] if self._reads else given
+            own = [mark for mark in given if mark.kind != module_calls.EXTERNAL] if self._reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([window.start for window in windows if window.start >= at], default=self.end)

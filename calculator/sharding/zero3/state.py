@@ -85,8 +85,8 @@ class PartitionedState:
         They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
         second = self._build_parameters(self._listed(self._second), followed, self.sizes_of_second)
-        for each in second:
-            each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
+        for parameter in second:
+            parameter.key = Key(f"{SECOND}{parameter.key.name}", parameter.key.layer)
         return Parameters(self._build_parameters(self._tensors_of_parts, followed, self.sizes), second)
 
     @cached_property
@@ -134,7 +134,7 @@ class PartitionedState:
             in_tower = number is not None and towers and own and own[0].name.startswith(towers)
             if not (number is None or in_tower or number in layers):
                 continue
-            keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
+            keys = [tuple.__new__(Key, (parameter.name, number)) for parameter in own]  # faster than a call
             layer = None if in_tower else number
             keys = [key.numbered for key in keys] if in_tower else keys
             yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
@@ -156,7 +156,10 @@ class PartitionedState:
     def _parameters_by_part(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
         every = [own for _, own in listed]
         found = {
-            id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
+            id(own): [
+                _partitioned(Key(parameter.name, None), parameter, self._elements[parameter], self.sizes)
+                for parameter in own
+            ]
             for own in {id(own): own for own in every}.values()
         }
         return [found[id(own)] for own in every]
@@ -164,7 +167,7 @@ class PartitionedState:
     @property
     def persistent(self) -> list[Partitioned]:
         """The persistent parameters, which stay gathered, of all layers."""
-        return [each for each in self.every if each.persists]
+        return [parameter for parameter in self.every if parameter.persists]
 
     @property
     def modules(self) -> list[list[Partitioned]]:
@@ -172,8 +175,8 @@ class PartitionedState:
         found: list[list[Partitioned]] = []
         for part in {id(part): part for part in self._parameters_by_layer}.values():
             own: dict[str, list[Partitioned]] = {}
-            for each in part:
-                own.setdefault(each.key.name.rpartition(".")[0], []).append(each)
+            for parameter in part:
+                own.setdefault(parameter.key.name.rpartition(".")[0], []).append(parameter)
             found += own.values()
         return found
 
@@ -186,10 +189,10 @@ class PartitionedState:
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         inside = tuple(f"{path}." for path in leaves)
         of_copy = [
-            each
+            parameter
             for layer, own in self._elements_by_part(self._tensors_of_parts, layers)
             if layer is not None
-            for each in own
+            for parameter in own
         ]
         every = sum([size for _, _, size in of_copy])
         size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
@@ -217,7 +220,7 @@ class PartitionedState:
         distinct = dict(zip(keys, self._parameters_by_layer, strict=True))
         for names in self._groups:
             own = {
-                key: [each for each in part if each.trained and each.key.name in names]
+                key: [parameter for parameter in part if parameter.trained and parameter.key.name in names]
                 for key, part in distinct.items()
             }
             of_parts = {key: [*map(PARTITION, part)] for key, part in own.items()}
@@ -304,7 +307,7 @@ class PartitionedState:
         DeepSpeed casts them before 4-bit layers cast their gathered biases to the dtype in which they compute.
         """
         count = named(self.sizes.ranks, "count")
-        second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
+        second = [replace(parameter, name=f"{SECOND}{parameter.name}") for parameter in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
                 whole = self._elements[tensor]
@@ -375,7 +378,7 @@ class PartitionedState:
         count, steps = self.sizes.ranks, self.prepared.training.gradient_accumulation_steps
         sent = sum(self.partitions) * count
         if not self.sizes.reduce_scatter:
-            sent = sum([each.elements for group in self.sub_groups for each in group])
+            sent = sum([parameter.elements for group in self.sub_groups for parameter in group])
         reduce = reduce_scatter if self.sizes.reduce_scatter else all_reduce
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         reduced = reduce(sent * ITEMSIZE[self.dtype] * steps, count, what)
