@@ -123,11 +123,11 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield from _section("", (head, rows))
 
 
-def _section(title: str, of: Table) -> Iterator[str]:
+def _section(title: str, rows: Table) -> Iterator[str]:
     yield ""
     if title:
         yield f"{title}:"
-    yield table(*of, left=2 if of[0] == _HEAD else 1)
+    yield table(*rows, left=2 if rows[0] == _HEAD else 1)
 
 
 def _matches(found: Diagnosed) -> Table:

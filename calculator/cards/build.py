@@ -46,7 +46,7 @@ def _row(entry: ModelEntry, method: CardMethod) -> dict[str, Any]:
     changes = found.alternative.changes if found.alternative else {}
     context = bound(request, model_of(request.model), "sequence_length").limit
     builder = _Builder(entry, method, changes)
-    reserved = [builder.group(of, context) for of in cards.values()]
+    reserved = [builder.group(card, context) for card in cards.values()]
     row: dict[str, Any] = {"context": context, "reserved": reserved}
     return row | ({"changes": changes} if changes else {}) | ({"unfit": builder.unfit} if builder.unfit else {})
 

@@ -104,8 +104,8 @@ def state_dict(
     for group in groups:
         saved.append({**_options(optimizer), "params": [*range(count, count + len(group))]})
         for number, parameter in enumerate(group, count):
-            of = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
-            states = dict(_states(parameter, of, shared, device))
+            parameter_optimizer = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
+            states = dict(_states(parameter, parameter_optimizer, shared, device))
             if states:
                 state[number] = states
         count += len(group)

@@ -57,7 +57,9 @@ class FSDPSaving(Saving):
     def _model_file_tensors(self) -> list[Named]:
         """The tensors in the model's state dict: trained parameters, and tied ones again under their other names."""
         names = {parameter.name: parameter for parameter in self.parameters}
-        tied = [Named(alias, names[of].kind) for alias, of in self.prepared.model.tied.items() if of in names]
+        tied = [
+            Named(alias, names[source].kind) for alias, source in self.prepared.model.tied.items() if source in names
+        ]
         return [*(parameter for parameter in self.parameters if parameter.kind.trained), *tied]
 
     @property

@@ -39,7 +39,7 @@ class LoadingUnderZeroInit:
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.
         self._made = [(base_parameter.key.name, base_parameter) for base_parameter in base_parameters]
-        self._made += [(alias, named[of]) for alias, of in model.tied.items() if of in named]
+        self._made += [(alias, named[source]) for alias, source in model.tied.items() if source in named]
         self._tied, self._heads = model.tied, model.task.head_names
         self._buffers = [(tensor.name, tensor.bytes) for tensor in state.tensors if not tensor.parameters]
         self._parts = self.partitions

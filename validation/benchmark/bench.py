@@ -262,8 +262,8 @@ def _further(runs: int, body: dict[str, Any], most: float) -> Line:
     requests = [parse_request({**body, "training": {"sequence_length": length}}) for length in lengths]
     for request in requests[:2]:
         estimate(request)
-    following = iter(requests[2:])
-    elapsed = seconds(lambda: estimate(next(following, requests[-1])), runs) * 1e3
+    later_requests = iter(requests[2:])
+    elapsed = seconds(lambda: estimate(next(later_requests, requests[-1])), runs) * 1e3
     title = f"Llama-3.1-8B, LoRA, reserved by {body['reserved']}: a further length"
     return Line(title=title, figure=f"{elapsed:.2f} ms", target=f"under {most:g} ms", met=elapsed < most)
 

@@ -125,8 +125,8 @@ def _batch(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_against("accumulation", sentence)
     elif accumulated > 1:
         whole = f"{accumulated * micro:,} sequences"
-        of = "" if evaluation.evaluator.device.count == 1 else " of each GPU"
-        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole}{of}.")
+        per_gpu = "" if evaluation.evaluator.device.count == 1 else " of each GPU"
+        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole}{per_gpu}.")
 
 
 def _precision(evaluation: Evaluation) -> Iterator[Reason]:

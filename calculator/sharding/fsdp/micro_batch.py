@@ -325,10 +325,11 @@ class MicroBatch(Hooks):
         unit.buffer = None
         del kept
 
-    def gathered(self, of: UnitParameters) -> list[Tensor]:
+    def gathered(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate a unit's whole weights."""
         return [
-            self._new_tensor(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered
+            self._new_tensor(shape, dtype, each.name + GATHERED, each.component)
+            for each, shape, dtype in parameters.gathered
         ]
 
     def leave(self, unit: FSDPUnit) -> None:
@@ -389,13 +390,15 @@ class MicroBatch(Hooks):
             unit.buffer = None
         self.reduce_input = None
 
-    def whole_gradients(self, of: UnitParameters) -> list[Tensor]:
+    def whole_gradients(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate the gradients of a unit that earlier micro-batches left."""
         if not self.has_gradients:
             return []
         return [
-            self._new_tensor(parameter.shape, of.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients")
-            for parameter in of.trained
+            self._new_tensor(
+                parameter.shape, parameters.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients"
+            )
+            for parameter in parameters.trained
         ]
 
     def _new_tensor(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:

@@ -196,21 +196,21 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
     head = None if model.head == SCORE else model.head  # get_output_embeddings does not return a classifier's head
     tied = f"{head}.weight" in model.tied
     left = outer_parameters(prepared)
-    of = {
+    by_name = {
         name: [tensor for tensor in left if tensor.name.startswith(f"{name}.")]
         for name in (norm, embedding, head)
         if name
     }
     tail = [name for name in (norm, embedding if tied else None, head) if name]
-    placed = {each.name for each in (*(tensor for name in tail for tensor in of[name]), *of[embedding])}
+    placed = {each.name for each in (*(tensor for name in tail for tensor in by_name[name]), *by_name[embedding])}
     return OuterUnits(
         root=_unit(
             prepared,
             ROOT,
             [parameter for parameter in (*_root_parameters(prepared, left),) if parameter.name not in placed],
         ),
-        embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
-        tail=_unit(prepared, " and ".join(tail), [tensor for name in tail for tensor in of[name]]),
+        embeddings=None if tied else _unit(prepared, embedding, by_name[embedding]),
+        tail=_unit(prepared, " and ".join(tail), [tensor for name in tail for tensor in by_name[name]]),
         norm=_role(model, norm) if norm is not None else None,
         has_head=head is not None,
     )

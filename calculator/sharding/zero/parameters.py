@@ -81,8 +81,10 @@ def _layers(
     The tensors of one kind of layer follow those of another. Kinds are distinguished by all their tensors: of two kinds
     with modules of the same names, one may have no trained parameter.
     """
-    of = _parameters_by_layer(stack, every)
-    chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
+    by_layer = _parameters_by_layer(stack, every)
+    chosen = {
+        kind: [tensor for tensor in by_layer.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}
+    }
     for number, layer in enumerate(stack.layers):
         yield number, chosen[id(layer)]
 

@@ -332,7 +332,7 @@ class Gathering:
         An order begins where its model begins.
         """
         ends, places = {}, [0, 0]
-        for segment, following in pairwise(self._longest.segments):
+        for segment, next_segment in pairwise(self._longest.segments):
             second = bool(segment.fetched) and segment.fetched[-1].of_second
             if segment.copy is None:
                 for _, kind, module, _, _ in segment.events:
@@ -341,6 +341,6 @@ class Gathering:
                         places[module.of_second] = 1 if begins else places[module.of_second] + 1
             else:
                 places[second] += len(segment.fetched)
-            if segment.window is not None and following.copy is None:
+            if segment.window is not None and next_segment.copy is None:
                 ends[segment.window] = places[second]
         return ends

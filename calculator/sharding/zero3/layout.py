@@ -121,13 +121,20 @@ class Layout:
             window = own.segment.window
             backward = window == BACKWARD
             before_gap = followed.before + followed.skipped if backward else followed.before - 1
-            of = own.segment
+            recorded = own.segment
             for copy in (None,) if window is None else followed.numbers[:: -1 if backward else 1]:
                 if copy is not None:
                     repeats[backward] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
                 place = window, (*repeats,), copy, skipped
-                segment = Segment(of.start, of.end, *place, of.events, of.fetched, of.active)
+                segment = Segment(
+                    recorded.start,
+                    recorded.end,
+                    *place,
+                    recorded.events,
+                    recorded.fetched,
+                    recorded.active,
+                )
                 slot = None if copy is None else followed.slots[copy]
                 shift = (slot or 0) * self.period
                 from_copy = shift if backward else shift + self.period
@@ -164,7 +171,7 @@ def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts
     since = starts[at] + placed[at][0].before[place]
     for later in range(at, len(placed)):
         own = placed[later][0]
-        following = [each for each in own.uses.get(number, ()) if later > at or each >= place]
-        if following:
-            return starts[later] + own.before[following[0]] - since
+        later_uses = [each for each in own.uses.get(number, ()) if later > at or each >= place]
+        if later_uses:
+            return starts[later] + own.before[later_uses[0]] - since
     return inf

@@ -124,8 +124,8 @@ def _distances(own: NumberedSegment, after: Mapping[int, int], most: int) -> Cal
     def distance(number: int, place: int) -> float:
         places = uses.get(number)
         if places and places[-1] >= place:
-            following = places[bisect_left(places, place)]
-            return inf if before[following] - before[place] >= most else -inf
+            next_place = places[bisect_left(places, place)]
+            return inf if before[next_place] - before[place] >= most else -inf
         return after[number] - before[place] if number in after else inf
 
     return distance

@@ -162,9 +162,9 @@ class Program:
             if window is None:
                 end = min([window.start for window in windows if window.start >= at], default=self.end)
                 *before_runs, rest = self._split_by_run(marks)
-                for own_run, following in pairwise((*before_runs, rest)):
-                    yield Segment(at, following[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
-                    at = following[0].position
+                for own_run, next_run in pairwise((*before_runs, rest)):
+                    yield Segment(at, next_run[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
+                    at = next_run[0].position
                 yield Segment(at, end, None, tuple(repeats), None, 0, *self._events(rest)(0))
                 at = end
                 continue
