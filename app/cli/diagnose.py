@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SIZED = "Tensors of that size"
 
-_HEAD = ("Tensor", "When", "Times", "Allocated before", "Off the message")
+_HEAD = ("Tensor", "When", "Times", "Allocated before", "Difference")
 
 #: The most matches that are printed.
 MOST_MATCHES = 8
@@ -113,48 +113,48 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
     if diagnosis.in_phases:
-        yield from _part("Tensors of that size outside the steps", _in_phases(diagnosis))
+        yield from _section("Tensors of that size outside the steps", _phase_matches(diagnosis))
     if diagnosis.matches:
-        yield from _part(SIZED, _matches(found))
-        yield from _part("Alive at the first", _alive(found))
+        yield from _section(SIZED, _matches(found))
+        yield from _section("Alive at the first", _alive(found))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
-        head = ("Single change", "Saves", "Verdict there", "Ends it")
-        yield from _part("", (head, rows))
+        head = ("Single change", "Saves", "Verdict", "Ends it")
+        yield from _section("", (head, rows))
 
 
-def _part(title: str, of: Table) -> Iterator[str]:
+def _section(title: str, rows: Table) -> Iterator[str]:
     yield ""
     if title:
         yield f"{title}:"
-    yield table(*of, left=2 if of[0] == _HEAD else 1)
+    yield table(*rows, left=2 if rows[0] == _HEAD else 1)
 
 
 def _matches(found: Diagnosed) -> Table:
     rows = [
         (
-            each.tensor,
-            when(each.step, each.phase),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when(match.step, match.phase),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.diagnosis.matches[:MOST_MATCHES]
+        for match in found.diagnosis.matches[:MOST_MATCHES]
     ]
     more = len(found.diagnosis.matches) - len(rows)
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
 
 
-def _in_phases(found: Diagnosis) -> Table:
+def _phase_matches(found: Diagnosis) -> Table:
     rows = [
         (
-            each.tensor,
-            when_in_phase(each),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when_in_phase(match),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.in_phases[:MOST_MATCHES]
+        for match in found.in_phases[:MOST_MATCHES]
     ]
     return _HEAD, rows
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from app.cli import files, messages, options, terminal
-from app.forms.fields import FIELDS, place
+from app.forms.fields import FIELDS, set_at
 from app.forms.plan_form import named_model
 from app.tools import TOOLS
 from calculator.common.errors import refusal
@@ -80,7 +80,7 @@ def _defaults(tool: str, given: dict[str, Any]) -> dict[str, Any]:
     name = method.get("name") if isinstance(method, dict) else None
     defaults: dict[str, Any] = {}
     for path, value in TOOLS[tool].settings_for(str(name)).items():
-        place(defaults, path.split("."), value)
+        set_at(defaults, path.split("."), value)
     return defaults
 
 
@@ -120,8 +120,13 @@ def file_body(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_answer(args: argparse.Namespace, answer: BaseModel, text: str) -> None:
-    """Print an answer as JSON, or as text."""
-    print_text(answer.model_dump_json(indent=2) if args.json else text)
+    """Print an answer as JSON, or as text that names the command's options."""
+    print_text(answer.model_dump_json(indent=2) if args.json else worded(args, text))
+
+
+def worded(args: argparse.Namespace, text: str) -> str:
+    """Return the text of an answer with the command's options in place of dotted paths."""
+    return messages.worded(text, args.option_names, args.typed)
 
 
 def print_text(text: str) -> None:

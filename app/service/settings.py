@@ -58,13 +58,13 @@ class ServiceSettings:
     long_socket: str = ""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
         """Return the settings of an environment.
 
         Raises:
             ValueError: if a number is not a whole number of zero or more.
         """
-        given = {each.name: environment.get(each.name.upper(), "").strip() for each in fields(cls)}
+        given = {field.name: environment.get(field.name.upper(), "").strip() for field in fields(cls)}
         declared_fields = {
             name: text if name == "long_socket" else _number(name.upper(), text) for name, text in given.items() if text
         }

@@ -51,14 +51,14 @@ def sharded_optimizer_bytes(
     saved = _named_states(groups, optimizer, name_of)
     states = [each for state in saved["state"].values() for each in state.values()]
     options = [value for group in saved["param_groups"] for value in group.values()]
-    return sum(_shards(each, count) for each in states) + sum(file_bytes(value, _STREAM) for value in options)
+    return sum(_shards(state, count) for state in states) + sum(file_bytes(value, _STREAM) for value in options)
 
 
 def _named_states(
     groups: Sequence[Sequence[Named]], optimizer: Optimizer, name_of: Callable[[str], str]
 ) -> dict[str, Any]:
     """Return the optimizer's state dict with names of parameters in place of their numbers."""
-    names = [name_of(each.name) for group in groups for each in group]
+    names = [name_of(tensor.name) for group in groups for tensor in group]
     saved = state_dict(groups, replace(optimizer, step_on_device=False), device="cpu")
     return {
         "state": {names[number]: state for number, state in saved["state"].items()},

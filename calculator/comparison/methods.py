@@ -54,7 +54,7 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    fields = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
+    fields = ("model", "methods", "training", "device", "stack", *(field.name for field in declared(Choices)))
     problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
     common = {key: value for key, value in body.items() if key in fields and key != "methods"}
     request: Request | None = None
@@ -94,10 +94,12 @@ def cards(plan: Estimate, attention: str = "sdpa", device: Device | None = None)
     one GPU without it.
     """
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
-    return tuple(sorted((_fit_on(plan, _of(device, card)) for card in able), key=lambda answer: answer.usable_bytes))
+    return tuple(
+        sorted((_fit_on(plan, _with_card(device, card)) for card in able), key=lambda answer: answer.usable_bytes)
+    )
 
 
-def _of(device: Device | None, card: GPU) -> Device:
+def _with_card(device: Device | None, card: GPU) -> Device:
     """Return a device with another card and the same number of GPUs."""
     return replace(device or Device(), gpu=card.id, memory_bytes=None)
 

@@ -46,7 +46,7 @@ def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
     return Field(name=name, type="flag", default=default, **more)
 
 
-def off(name: str, reason: str) -> tuple[Field, Check]:
+def unsupported_flag(name: str, reason: str) -> tuple[Field, Check]:
     """Declare a boolean that is only supported if it is false."""
     problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
     return flag(name, False), problem
@@ -177,12 +177,12 @@ def _without_row(config: Config) -> str | None:
     return f"{shown(token)} has no row in a vocabulary of {shown(rows)} (vocab_size); give another, or null"
 
 
-def divisible(name: str, by: str) -> Check:
+def divisible(name: str, divisor: str) -> Check:
     """Declare a size that must be a multiple of another size."""
 
     def remainder(config: Config) -> str | None:
-        whole, part = config[name], config[by]
-        return f"{shown(whole)} is not divisible by {by} {shown(part)}" if whole % part else None
+        whole, part = config[name], config[divisor]
+        return f"{shown(whole)} is not divisible by {divisor} {shown(part)}" if whole % part else None
 
     return Check(name=name, problem=remainder)
 
@@ -241,7 +241,7 @@ def listed_layer_types(layer_types: tuple[str, ...]) -> Check:
         types, expected = config["layer_types"], config["num_hidden_layers"]
         if len(types) != expected:
             return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-        unknown = next((each for each in types if each not in layer_types), None)
+        unknown = next((type_ for type_ in types if type_ not in layer_types), None)
         return None if unknown is None else f"{shown(unknown)} is none of {', '.join(layer_types)}"
 
     return Check(name="layer_types", problem=problem)

@@ -107,7 +107,7 @@ def declared(cls: type) -> tuple[Declared, ...]:
     """Return every input of a settings dataclass, in the order of its fields."""
     hints = get_type_hints(cls)
     inputs = (each for each in dataclasses.fields(cls) if "setting" in each.metadata)
-    return tuple(_declared(position, each, hints[each.name]) for position, each in enumerate(inputs))
+    return tuple(_declared(position, input_, hints[input_.name]) for position, input_ in enumerate(inputs))
 
 
 def _declared(position: int, declared: dataclasses.Field[Any], kind: Any) -> Declared:
@@ -128,7 +128,7 @@ _POSITION = attrgetter("position")
 
 
 @cache
-def _by_name(cls: type) -> dict[str, Declared]:
+def _declared_by_name(cls: type) -> dict[str, Declared]:
     return {each.name: each for each in declared(cls)}
 
 
@@ -146,7 +146,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     if not value:
         default: T = _default(cls)  # type: ignore[arg-type]  # a class is hashable
         return default
-    declarations = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
+    declarations = _declared_by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     respelled = getattr(cls, "respelled", None)
     value = respelled(value) if respelled is not None else value
     others = getattr(cls, "OTHER_KEYS", {})

@@ -27,7 +27,7 @@ BY_COST = (
 )
 
 
-def place(evaluation: Evaluation) -> tuple[float, ...]:
+def sort_key(evaluation: Evaluation) -> tuple[float, ...]:
     """Return the key by which configurations are sorted."""
     figures: dict[str, tuple[float, ...]] = {
         "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
@@ -41,7 +41,7 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
     }
     first, *others = (figures[name] for name in evaluation.needs.order)
     close = evaluation.evaluator.is_close(evaluation.candidate)
-    return (*first, close, *(figure for each in others for figure in each), evaluation.cost.relative)
+    return (*first, close, *(figure for other in others for figure in other), evaluation.cost.relative)
 
 
 def _sent(evaluation: Evaluation) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.planning.evaluations import evaluated
 from calculator.planning.evaluator import divisors
 from calculator.planning.method_search import SearchResult, search
-from calculator.planning.ranking import place
+from calculator.planning.ranking import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,10 +45,10 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
         found: list[MethodResult] = []
         for last in (False, True):
             tried = [evaluator for evaluator in evaluators if (evaluator.device.sharding == LAST) == last]
-            for each in tried:
-                each.by_rule_alone = by_rule_alone
-            found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
-            for chosen in sorted((each for each in found if each.result.candidates), key=_place):
+            for example in tried:
+                example.by_rule_alone = by_rule_alone
+            found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
+            for chosen in sorted((each for each in found if each.result.candidates), key=_sort_key):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
                     return confirmed
@@ -83,7 +83,7 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 
-def _place(each: MethodResult) -> tuple[float, ...]:
+def _sort_key(each: MethodResult) -> tuple[float, ...]:
     """Return the rank of the method's best candidate, by the estimates of the search.
 
     If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.
@@ -91,14 +91,14 @@ def _place(each: MethodResult) -> tuple[float, ...]:
     result, evaluator = each.result, each.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
     return min(
-        (_preference(candidate, result) if by_preference else 0, *place(evaluated(candidate, evaluator)))
+        (_preference(candidate, result) if by_preference else 0, *sort_key(evaluated(candidate, evaluator)))
         for candidate in result.candidates
     )
 
 
 def _preference(candidate: Candidate, result: SearchResult) -> int:
     """Return the index of a candidate's settings among those that were tried."""
-    settings = [(each.method, each.optimizer) for each in result.tried]
+    settings = [(example.method, example.optimizer) for example in result.tried]
     return settings.index((candidate.method, candidate.optimizer))
 
 

@@ -77,8 +77,8 @@ def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str,
         "bytes": {"estimated": estimated.phases[phase], "traced": traced.phases[phase]},
         "operation": {"estimated": estimated.operations[phase], "traced": traced.operations[phase]},
         "components": {
-            "estimated": by_component(estimated.alive[phase]),
-            "traced": by_component(traced.alive[phase]),
+            "estimated": bytes_by_component(estimated.alive[phase]),
+            "traced": bytes_by_component(traced.alive[phase]),
         },
         "differences": [
             {
@@ -104,9 +104,9 @@ def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
         shown += ["", f"{phase}: {_figures(estimated.phases[phase], traced.phases[phase])}"]
         shown += [f"  at {estimated.operations[phase]}; traced at {traced.operations[phase]}"]
         found = differences(estimated, traced, phase)
-        shown += [f"  {line(each)}" for each in found[:rows]] or ["  every row has a counterpart"]
+        shown += [f"  {line(match)}" for match in found[:rows]] or ["  every row has a counterpart"]
         if len(found) > rows:
-            shown.append(f"  and {len(found) - rows} more: {sum(each.bytes for each in found[rows:]):+,}")
+            shown.append(f"  and {len(found) - rows} more: {sum(match.bytes for match in found[rows:]):+,}")
     return shown
 
 
@@ -130,7 +130,7 @@ def _unequal(title: str, estimated: dict[str, int], traced: dict[str, int]) -> l
     ]
 
 
-def by_component(rows: Counter[Row]) -> dict[str, int]:
+def bytes_by_component(rows: Counter[Row]) -> dict[str, int]:
     """Bytes by component."""
     sums: Counter[str] = Counter()
     for row, count in rows.items():

@@ -14,7 +14,7 @@ from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 from calculator.run.zero_init_loading import LoadingUnderZeroInit
 from validation.host.ranks import run_rank
-from validation.sharding.checkpoints import in_processes
+from validation.sharding.checkpoints import run_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,9 +138,9 @@ def measured_on_node(case: NodeCase, tiny: Path) -> int:
     """
     with TemporaryDirectory() as folder:
         given = (case.body, case.phase, str(case.folder), str(tiny), folder)
-        in_processes(run_rank, COUNT, given, measures=True)
+        run_in_processes(run_rank, COUNT, given, measures=True)
         grown = [json.loads(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in range(COUNT)]
     if case.maps:
         return sum(each["proportional"] for each in grown)
-    mapped = sum(each.stat().st_size for each in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
+    mapped = sum(path.stat().st_size for path in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
     return sum(each["bytes"] for each in grown[: case.readers]) - (case.readers - 1) * mapped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from validation.comparison.compare import by_component
+from validation.comparison.compare import bytes_by_component
 from validation.prove.drawing import Axis, Table
 from validation.prove.experiment import Experiment, Findings, Setting
 from validation.prove.lesson_runs import TRAINING_TEXT, Run, runs
@@ -29,15 +29,15 @@ TRANSIENT = ("activations", "logits_and_loss", "workspace")
 def run(setting: Setting) -> Findings:
     """Trace every run and test the lesson's claims."""
     selected = runs(quick=setting.quick)
-    for each in selected.values():
-        _ = each.compared
+    for result in selected.values():
+        _ = result.compared
         setting.step()
     return Findings(claims=claims(selected), tables=(_table(selected),))
 
 
 def _table(selected: Runs) -> Table:
     bytes_of = {name: Axis(label=name, unit="bytes") for name in ("lesson", "textbook", "exact", "traced")}
-    rows = tuple(row for each in selected.values() for row in _rows(each))
+    rows = tuple(row for result in selected.values() for row in _rows(result))
     return Table(
         id="savings",
         title=f"Memory by component, at {TRAINING_TEXT}",
@@ -58,7 +58,7 @@ def _rows(run: Run) -> Iterator[tuple[float | str | None, ...]]:
 
 def _transient(found: Snapshot) -> int:
     """Bytes of the transient components at the peak."""
-    parts = by_component(found.alive[found.peak_phase])
+    parts = bytes_by_component(found.alive[found.peak_phase])
     return sum(parts.get(name, 0) for name in TRANSIENT)
 
 

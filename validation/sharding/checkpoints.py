@@ -114,7 +114,7 @@ def _measured(save: Callable[..., None], file: Path) -> Callable[..., None]:
 def compared(predicted: Iterable[SavedFile], folder: Path) -> list[tuple[SavedFile, int]]:
     """Each predicted file, or files with a pattern in their name, with the bytes that were written."""
     written = [(str(path.relative_to(folder)), path) for path in folder.rglob("*") if path.is_file()]
-    return [(each, sum(_bytes(path) for name, path in written if fnmatch(name, each.name))) for each in predicted]
+    return [(file, sum(_bytes(path) for name, path in written if fnmatch(name, file.name))) for file in predicted]
 
 
 def _bytes(path: Path) -> int:
@@ -122,15 +122,15 @@ def _bytes(path: Path) -> int:
     if path.suffix != ".pt":
         return path.stat().st_size
     with ZipFile(path) as archive:
-        return sum(each.file_size for each in archive.infolist() if "/data/" in each.filename)
+        return sum(info.file_size for info in archive.infolist() if "/data/" in info.filename)
 
 
 def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None:
     """Train for a step in as many processes as there are GPUs, and save."""
-    in_processes(_run_rank, body["device"]["count"], (body, folder), measures=measures)
+    run_in_processes(_run_rank, body["device"]["count"], (body, folder), measures=measures)
 
 
-def in_processes(run: Callable[..., None], count: int, given: tuple[Any, ...], *, measures: bool) -> None:
+def run_in_processes(run: Callable[..., None], count: int, given: tuple[Any, ...], *, measures: bool) -> None:
     """Run a function in several processes, each with its rank as the last argument.
 
     Raises:

@@ -38,7 +38,7 @@ class EmulatedKernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
-        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+        if self._wrappers and any(issubclass(type_, self._wrappers) for type_ in types):
             return NotImplemented
         kernel = kernel_for(func, args)
         if kernel is None:
@@ -104,7 +104,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record what it allocates."""
-        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+        if self._wrappers and any(issubclass(type_, self._wrappers) for type_ in types):
             return NotImplemented
         kwargs = kwargs or {}
         if self._phase == "backward" and func is torch.ops.aten.add.Tensor and adds_in_place(*args):
@@ -116,13 +116,13 @@ class MemoryTracker(TorchDispatchMode):
         if kernel is None:
             out = self._values.run(func, args, kwargs)
         else:
-            with self._inside(op), self:
+            with self._in_kernel(op), self:
                 out = kernel(*args, **kwargs)
         self._record(out, op)
         return out
 
     @contextmanager
-    def _inside(self, op: str) -> Iterator[None]:
+    def _in_kernel(self, op: str) -> Iterator[None]:
         """Mark operations inside the context as part of an emulated kernel."""
         outer, self._emulated = self._emulated, op
         try:
@@ -239,9 +239,9 @@ class MemoryTracker(TorchDispatchMode):
         if key in self._numbers:
             self._resized[key] = weakref.ref(storage, lambda _: self._resized.pop(key)), self._freed(key)
         if storage.nbytes():
-            self._add(storage, self._again(storage))
+            self._add(storage, self._renamed_record(storage))
 
-    def _again(self, storage: torch.UntypedStorage) -> Storage:
+    def _renamed_record(self, storage: torch.UntypedStorage) -> Storage:
         """The record of a storage that has been resized, under the name that it had before."""
         module, op, moment = self._site("resize_")
         changes = {"nbytes": storage.nbytes(), "moment": moment, "stream": self._stream()}

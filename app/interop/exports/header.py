@@ -30,7 +30,7 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]
-        lines += [f"- {each.loc} {_shown(each.value)}: {each.why}" for each in not_expressed]
+        lines += [f"- {setting.loc} {_shown(setting.value)}: {setting.why}" for setting in not_expressed]
     for heading, sentences in (("Assumptions:", plan.assumptions), ("Note:", plan.warnings)):
         if sentences:
             lines += ["", heading, *(f"- {sentence}" for sentence in sentences)]
@@ -40,14 +40,14 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
 def _figures(plan: Estimate) -> Iterator[str]:
     memory = plan.memory
     allocated = memory.peak_allocated_bytes + memory.library_workspace_bytes
-    yield f"Peak of the tensors: {_both(memory.peak_allocated_bytes)}."
-    yield f"torch.cuda.max_memory_allocated(): {_both(allocated)}, library workspaces included."
-    yield f"Required of the card, as nvidia-smi shows it: {_both(memory.required_bytes)}."
+    yield f"Peak of the tensors: {_size_and_bytes(memory.peak_allocated_bytes)}."
+    yield f"torch.cuda.max_memory_allocated(): {_size_and_bytes(allocated)}, library workspaces included."
+    yield f"Required of the card, as nvidia-smi shows it: {_size_and_bytes(memory.required_bytes)}."
     if plan.fit is not None:
         yield f"On {verdict.device_name(plan.fit)}: {verdict.sentence(plan)}"
 
 
-def _both(count: int) -> str:
+def _size_and_bytes(count: int) -> str:
     return f"{size(count)} ({exact(count)})"
 
 

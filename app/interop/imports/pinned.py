@@ -17,7 +17,7 @@ from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
 
-_PACKAGES = {each.name.replace("_", "[-_]"): each.name for each in declared(StackVersions)}
+_PACKAGES = {field.name.replace("_", "[-_]"): field.name for field in declared(StackVersions)}
 
 #: The known release for each way in which SFTTrainer computes its loss and prepares 4-bit models, by its first release.
 #: From 0.26 on nothing is prepared.
@@ -56,7 +56,7 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
             stack[name] = version
             continue
         instead = getattr(DEFAULT_STACK, name)
-        like, differs = _like(version) if name == "trl" and not patches_trl else (instead, "")
+        like, differs = _closest_release(version) if name == "trl" and not patches_trl else (instead, "")
         if like != instead and not _refusals({**request, "stack": {**stack, name: like}}) - refused:
             stack[name] = instead = like
         how = differs if instead == like else ""
@@ -64,7 +64,7 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
     return stack
 
 
-def _like(version: str) -> tuple[str, str]:
+def _closest_release(version: str) -> tuple[str, str]:
     """Return the known release of TRL whose SFTTrainer computes the loss most like a given one, and the difference."""
     found = ((versions, differs) for first, versions, differs in _ERAS if release(version)[:2] >= first)
     return next(found, (DEFAULT_STACK.trl, ""))

@@ -22,11 +22,11 @@ from calculator.families.fields import (
     flag,
     layers,
     number,
-    off,
     padding,
     positions,
     size,
     tie,
+    unsupported_flag,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ ENTRIES: tuple[Entry, ...] = (
     *_HEAD,
     flag("use_cache", True),
     flag("is_decoder", False),
-    *off("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
+    *unsupported_flag("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
     Field(name="classifier_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
     tie(default=True),
 )
@@ -91,7 +91,7 @@ def _encoder(config: Config, name: str, embeddings: tuple[str, ...]) -> Parts:
     ids = ("position_ids", "token_type_ids")
     return (
         *(tables[each] for each in embeddings),
-        *(Buffer(name=f"{name}.embeddings.{each}", shape=(1, longest), dtype="int64") for each in ids),
+        *(Buffer(name=f"{name}.embeddings.{id_}", shape=(1, longest), dtype="int64") for id_ in ids),
         stack(f"{name}.encoder.layer", uniform_layers(config), lambda _kind: encoder_layer(config)),
     )
 

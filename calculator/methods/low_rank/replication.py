@@ -70,7 +70,7 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
     """Yield models whose layers PEFT does not find, ranges outside the layers, and settings that are not modeled."""
     if ranges is None or model.replicated:
         return
-    loc, given = "method.layer_replication", [list(each) for each in ranges]
+    loc, given = "method.layer_replication", [list(range_) for range_ in ranges]
     stack = model.decoder
     if stack.name not in _FOUND or len(model.stacks) > 1:
         message = f"PEFT replicates the layers of a model's list named layers, and of BERT, not {stack.name}: leave it"
@@ -101,7 +101,7 @@ def _types(model: Model, numbers: list[int]) -> str | None:
     if len(numbers) > len(layers):
         count = f"{len(layers)} types, of which layer {len(layers):,} would have none"
         return f"the config of {model.model_type} has {count}: list at most {len(layers):,} layers, or leave it out"
-    if any(layers[of].kind.attention != layers[at].kind.attention for at, of in enumerate(numbers)):
+    if any(layers[source].kind.attention != layers[at].kind.attention for at, source in enumerate(numbers)):
         return f"copies would run as another layer type of {model.model_type}, which is not modeled: leave it out"
     return None
 

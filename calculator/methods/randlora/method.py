@@ -36,7 +36,7 @@ class RandLoRA(AdaptedLinear):
     r: int = setting(
         32,
         label="Rank",
-        help="The rank of each random matrix: a smaller one has more of them, and more parameters.",
+        help="The rank of each random matrix. With a smaller rank there are more matrices and more trained parameters.",
         minimum=1,
         maximum=65_536,
         example=32,
@@ -81,7 +81,7 @@ class RandLoRA(AdaptedLinear):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of the scalings, and of the matrices if they are saved."""
         names = (layer.SHARED_A, layer.SHARED_B) if self.save_projection else ()
-        shared = sum(elements(each.shape) * ITEMSIZE[each.dtype] for each in state if each.name in names)
+        shared = sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] for tensor in state if tensor.name in names)
         return AdaptedLinear.saved_bytes(self, state, model) + shared
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

@@ -74,10 +74,10 @@ class Owned(NamedTuple):
 @lru_cache(maxsize=256)
 def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
     """Return the slice whose float64 copy leads to the most bytes. Many ranks own as much."""
-    return max(slices, key=_in_float64, default=None)
+    return max(slices, key=_float64_norm_bytes, default=None)
 
 
-def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
+def _float64_norm_bytes(numbered: tuple[int, int]) -> tuple[int, int]:
     """Return the bytes alive with a gradient's float64 copy and the norms before it.
 
     The first of equal ones is the largest.
@@ -181,7 +181,7 @@ def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
         for name, number in pattern.index.items()
     }
     ones: list[Part] = [(layer, alone[id(pattern), name]) for layer, pattern in given for name in pattern.index]
-    return [each for rank in range(count) for each in ones[rank::count] if each[1].elements]
+    return [one for rank in range(count) for one in ones[rank::count] if one[1].elements]
 
 
 class Partitions:
