@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, refusal
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
@@ -66,9 +66,11 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     Raises:
         PlanError: if the request is wrong, or a library refuses it.
     """
+    if _names_torchtune(body):
+        return _of_torchtune(parse_request(body))
     recipe = parse_recipe(body)
     if recipe is not None:
-        return _of_trainer(recipe, body, rank)
+        return _trainer_trace(recipe, body, rank)
     sharded = parse_sharded_request(body)
     before_2_14 = _is_before_2_14(sharded.request)
     if sharded.sharding.name == "none":
@@ -78,6 +80,20 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
     return trace_rank(sharded, rank, before_2_14=before_2_14)
+
+
+def _names_torchtune(body: Any) -> bool:
+    training = body.get("training") if isinstance(body, dict) else None
+    return isinstance(training, dict) and training.get("trainer") == "torchtune"
+
+
+def _of_torchtune(request: Request) -> Trace:
+    try:
+        from validation.torchtune_recipes.trace import trace  # noqa: PLC0415  (torchtune need not be installed)
+    except ImportError as error:
+        reason = f"no torchtune is installed ({error}): docs/traces.md has the command that installs it"
+        raise refusal("training.trainer", reason, "torchtune") from None
+    return trace(request)
 
 
 def fullest_rank(body: Any) -> int:
@@ -102,7 +118,7 @@ def _is_before_2_14(request: Request) -> bool:
     return "math_kernel_for_float32_groups" in older_behavior(request.stack)
 
 
-def _of_trainer(recipe: Recipe, body: Any, rank: int) -> Trace:
+def _trainer_trace(recipe: Recipe, body: Any, rank: int) -> Trace:
     device, before_2_14 = recipe.request.device, _is_before_2_14(recipe.request)
     sharding = parse_sharding(body, device.sharding, device.count)
     if sharding.name == "none":
@@ -152,7 +168,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     for phase, peak in traced.ledger.peaks.items():
         alive = traced.alive_at_peak(phase)
         shown += ["", f"{phase}: {peak.bytes:,} at {peak.op}"]
-        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in by_component(alive).items()]
+        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in bytes_by_component(alive).items()]
         for storage in sorted(alive, key=lambda storage: -storage.bytes)[:rows]:
             shape = "×".join(map(str, storage.shape))
             description = (
@@ -163,7 +179,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     return shown
 
 
-def by_component(storages: Iterable[Storage]) -> dict[str, int]:
+def bytes_by_component(storages: Iterable[Storage]) -> dict[str, int]:
     """Bytes by component, largest first."""
     sums: dict[str, int] = defaultdict(int)
     for storage in storages:

@@ -23,11 +23,11 @@ from app.interop.exports.part import (
     loraplus,
     method_part,
     named_model,
-    of_trainer,
     own_muon,
     precision,
     projection,
     targets,
+    trainer_differences,
     uncut,
     untaken,
     whole_alpha,
@@ -35,6 +35,7 @@ from app.interop.exports.part import (
 from app.interop.exports.planned import check_language_model
 from app.interop.frozen_layers import chosen_layers
 from calculator.bases.eetq import EETQ
+from calculator.inputs.sharding import STAGES
 from calculator.methods import Full, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
@@ -92,9 +93,9 @@ def _model(planned: Planned) -> Part:
     not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
-    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and (method.load_in_8bit or _in_eetq(method))):
+    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and (method.load_in_8bit or _is_eetq(method))):
         keys |= _quantization(method)
-        if method.prepare_model_for_kbit_training and not _in_eetq(method):
+        if method.prepare_model_for_kbit_training and not _is_eetq(method):
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
             not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
     if planned.request.training.gradient_checkpointing:
@@ -109,7 +110,7 @@ def _model(planned: Planned) -> Part:
 def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
     """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
     if isinstance(method, LoRA):
-        return {"quantization_method": "eetq" if _in_eetq(method) else "bnb", "quantization_bit": 8}
+        return {"quantization_method": "eetq" if _is_eetq(method) else "bnb", "quantization_bit": 8}
     return {
         "quantization_method": "bnb",
         "quantization_bit": 4,
@@ -118,7 +119,7 @@ def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
     }
 
 
-def _in_eetq(method: LoRA | QLoRA) -> bool:
+def _is_eetq(method: LoRA | QLoRA) -> bool:
     return isinstance(method, LoRA) and isinstance(method.base, EETQ)
 
 
@@ -195,12 +196,18 @@ METHOD_PARTS: MethodParts = {
 
 
 def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
-    """Added parameters are in float32. Source: model/adapter.py, init_adapter."""
-    training = planned.request.training
-    if training.adapter_dtype == "float32" or training.dtype == "float32":
+    """Added parameters, and copies of modules, are in float32. Source: model/adapter.py, init_adapter."""
+    training, saved = planned.request.training, getattr(planned.request.method, "modules_to_save", None)
+    if training.dtype == "float32":
         return ()
-    why = "LLaMA-Factory trains added parameters in float32"
-    return (differs("training.adapter_dtype", training.adapter_dtype, why),)
+    found: list[NotExpressed] = []
+    if training.adapter_dtype != "float32":
+        why = "LLaMA-Factory trains added parameters in float32"
+        found.append(differs("training.adapter_dtype", training.adapter_dtype, why))
+    if saved and training.autocast is not None and planned.request.device.sharding not in STAGES:
+        why = f"LLaMA-Factory trains these copies in float32, not in {training.dtype}"
+        found.append(differs("method.modules_to_save", list(saved), why))
+    return tuple(found)
 
 
 def _data(planned: Planned) -> Part:
@@ -239,6 +246,6 @@ def _training(planned: Planned) -> Part:
         *kept_on_gpu(planned.request.training, "LLaMA-Factory has no such setting"),
         *own_muon(training, "LLaMA-Factory"),
         *cached(planned),
-        *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
+        *trainer_differences(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
     )
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))
