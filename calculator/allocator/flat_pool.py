@@ -311,15 +311,6 @@ class FlatPool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed."""
         return serves(self.free_keys, self.shift, condition)
 
-    def keeps(self, size: int, allocated: int) -> bool:
-        """Return whether a part of a size stays free while blocks with a total size are allocated, and some are freed.
-
-        Each block is placed at the start of a free part. So what no block has used of a free block `f` is at its end.
-        If no such end of size `s` is left, at least `f - s + 1` of each `f >= s` is used.
-        """
-        fitting = self.free_keys[bisect_left(self.free_keys, size << self.shift) :]
-        return sum([(key >> self.shift) - size + 1 for key in fitting]) > allocated
-
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.
 

@@ -12,7 +12,6 @@ from calculator.allocator.chunks import SMALL
 from calculator.allocator.fast_replay import Beginning, FastReplay, _allocate, peak_reserved
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.needs import Need
-from calculator.allocator.part_at_once import PartAtOnce
 from calculator.allocator.replay import full_peak_reserved
 from calculator.allocator.segments import BLOCK, MIB
 from calculator.allocator.transients import MicroBatch
@@ -190,25 +189,6 @@ def test_a_smaller_request_may_not_be_served_where_a_larger_one_is():
     assert not pool.serves(both)
 
 
-@given(ACTIONS, ACTIONS, UNITS, st.booleans())
-def test_a_part_stays_free_while_less_is_allocated_than_free_blocks_have_in_addition_to_it(before, behind, size, large):
-    """Whatever of it is freed meanwhile."""
-    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
-    for action in before:
-        rows.act(pool, action)
-    start, other = len(rows.sizes), pool.copied()
-    for action in behind:
-        rows.act(pool, action)
-    allocated = sum(rows.sizes[start:]) + pool.waste * (len(rows.sizes) - start)
-    assert not other.keeps(size, allocated) or pool.free_keys[-1] >> SHIFT >= size
-
-
-def test_a_block_keeps_what_is_not_allocated():
-    pool = FlatPool(SHIFT, small=True)
-    pool.set_free([10 << SHIFT | 1, 9 << SHIFT | 20, 3 << SHIFT | 40])
-    assert [pool.keeps(4, allocated) for allocated in (12, 13)] == [True, False]
-
-
 class _Rows:
     def __init__(self, *, large):
         self.large, self.sizes, self.places, self.alive = large, [], ([], []), []
@@ -338,23 +318,6 @@ def test_a_pool_that_begins_a_step_as_an_earlier_one_is_not_played_again():
         run.step()
     assert run.is_repeating[1]
     assert run.reserved == full_peak_reserved(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
-
-
-def test_later_steps_play_small_tensors_at_once_where_all_transients_are_certain_to_be_served(monkeypatch):
-    """In all parts of both passes."""
-    played, play = [], PartAtOnce.play
-
-    def noted(part, pool, places):
-        played.append(play(part, pool, places))
-        return played[-1]
-
-    monkeypatch.setattr(PartAtOnce, "play", noted)
-    run = FastReplay(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
-    run.load()
-    run.step()
-    assert not played
-    run.step()
-    assert played == [True, True, True]
 
 
 def test_most_tensors_of_a_llama_are_transients():
