@@ -96,10 +96,7 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
     if "mamba_ssm" in (training.kernels or ()):
         message = "what mamba_ssm allocates in evaluation is not modeled: leave it out, or use run.eval_strategy no"
         yield Problem(loc="training.kernels", msg=message, input=training.kernels)
-    if method.embeds_inputs:
-        message = f"evaluation with {method.facts.label} is not modeled: use prefix or lora, or run.eval_strategy no"
-        yield Problem(loc="method.name", msg=message, input=method.name)
-    elif method.virtual_tokens and request.estimate.device.sharding == "zero3":
+    if method.virtual_tokens and request.estimate.device.sharding == "zero3":
         message = f"evaluation with {method.facts.label} is not modeled under zero3: use lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
 
