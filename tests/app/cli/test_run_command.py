@@ -41,7 +41,7 @@ def test_the_command_prints_the_time_and_the_cost(capsys):
     assert "1,000 training steps take" in shown
     assert "At the price of the request they cost" in shown
     assert "USD an hour on 2026-11-09" in shown
-    assert "published speeds, the interval that the other sources give contains" in shown
+    assert "published speeds, the interval from the other sources contains" in shown
 
 
 def test_the_command_states_why_there_is_no_time(capsys):
