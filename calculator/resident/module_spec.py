@@ -27,6 +27,8 @@ class Added:
     trained: bool = True
     #: Whether it is a buffer, which does not count as a parameter.
     buffer: bool = False
+    #: The shape of the buffer, if it is a view of a larger storage, whose shape is `shape`.
+    view: Shape | None = None
     #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
 

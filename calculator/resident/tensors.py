@@ -167,8 +167,7 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
                 _layer(tensors, part.name, layer, count, prepared)
         else:
             _module(tensors, part, part.name, 1, prepared)
-    for buffer, name, count in _buffers(prepared):
-        tensors += _buffer(buffer, name, count, method, prepared.given)
+    tensors += outer_buffers(prepared)
     tensors += [_cast(added, prepared.cast_added_to) for added in method.added(model, prepared.given)]
     return tuple(_placed_in_graph(model, tensors))
 
@@ -226,6 +225,18 @@ def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[Reside
     return tensors
 
 
+def outer_buffers(prepared: Prepared) -> Iterator[ResidentTensor]:
+    """Yield the buffers outside the layers, and those of layers that older releases have."""
+    for buffer, name, count in _buffers(prepared):
+        yield from _buffer(buffer, name, count, prepared.method, prepared.given)
+
+
+def layer_buffers(prepared: Prepared, stack: str, layer: Layer, count: int) -> Iterator[ResidentTensor]:
+    """Yield the buffers of `count` layers of a kind, without those that a method adds. `stack` is their name."""
+    for buffer in layer.buffers:
+        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
+
+
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
     """Yield the buffers outside the layers, each with its name and count, and what older releases have instead."""
     older, decoder = prepared.older, prepared.model.decoder
@@ -268,8 +279,7 @@ def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:
     for module in layer.modules:
         _module(tensors, module, module.under(f"{stack}.*"), count, prepared)
-    for buffer in layer.buffers:
-        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
+    tensors += layer_buffers(prepared, stack, layer, count)
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:

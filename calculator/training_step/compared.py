@@ -54,12 +54,14 @@ class ModelPasses:
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
+        self._begin()
         if self.context.skipped is not None:
             self.context.skipped.begin_trained(self.context.tape)
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
+        self._begin()
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
@@ -69,9 +71,12 @@ class ModelPasses:
     def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model or its reference model under no_grad.
 
-        `name` is the prefix of the names of rows and marks.
+        `name` is the prefix of the names of rows and marks. A reference, and what scores completions before a step, are
+        models that no sharding wraps.
         """
         outer, tape = self.context, self.context.tape
+        if not reference and not trainer_of(outer.training).facts.generates:
+            self._begin()
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
@@ -90,6 +95,12 @@ class ModelPasses:
         if layers is not None:
             outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
+
+    def _begin(self) -> None:
+        """Run what a sharding runs before the first pass of the model that it wraps."""
+        before, self.context.before_first_pass = self.context.before_first_pass, None
+        if before is not None:
+            before(self.context.tape)
 
     def _skipped(self, name: str, skipped: SkippedPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
         """Return what a pass returns that is not interpreted."""
