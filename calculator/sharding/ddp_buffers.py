@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.architecture.dimension import Dim
+    from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
@@ -123,14 +124,14 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
     What a method adds for all modules is in the first module that refers to it.
     """
     model = prepared.model
-    added = (each for each in prepared.method.added(model, prepared.given) if each.component == "adapter_weights")
-    yield from _each(each for each in added if not each.parameters)
+    shared = [each for each in prepared.method.added(model, prepared.given) if _is_buffer(each)]
     outer = [*outer_buffers(prepared)]
     for part in model.parts:
+        if shared and any(prepared.module_spec(path, module).added for path, module in _modules(part)):
+            yield from _each(shared)
+            shared = []
         if isinstance(part, Stack):
-            of_layers = {id(layer): [*_of_layer(prepared, part, layer.modules)] for layer, _ in part.distinct}
-            for layer, _ in part.distinct:
-                of_layers[id(layer)] += _each(layer_buffers(prepared, part.name, layer, 1))
+            of_layers = {id(layer): [*_of_layer(prepared, part, layer)] for layer, _ in part.distinct}
             for layer in part.layers:
                 yield from of_layers[id(layer)]
         else:
@@ -140,9 +141,28 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
     yield from _each(outer)
 
 
-def _of_layer(prepared: PreparedModel, stack: Stack, modules: Iterable[Module]) -> Iterator[_Size]:
-    for module in modules:
-        yield from _of_module(prepared, module.under(f"{stack.name}.*"), module)
+def _is_buffer(added: ResidentTensor) -> bool:
+    return added.component == "adapter_weights" and not added.parameters
+
+
+def _modules(part: Module | Stack) -> Iterator[tuple[str, Module]]:
+    """Yield the modules of a part with their paths, those of each kind of layer once."""
+    if not isinstance(part, Stack):
+        yield part.name, part
+        return
+    for layer, _ in part.distinct:
+        yield from _in_layer(part, layer)
+
+
+def _in_layer(stack: Stack, layer: Layer) -> Iterator[tuple[str, Module]]:
+    for module in layer.modules:
+        yield module.under(f"{stack.name}.*"), module
+
+
+def _of_layer(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
+    for path, module in _in_layer(stack, layer):
+        yield from _of_module(prepared, path, module)
+    yield from _each(layer_buffers(prepared, stack.name, layer, 1))
 
 
 def _of_module(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
