@@ -105,6 +105,8 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, _of_loaded_whole(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
+    if accumulated and (broadcast := resident.broadcast):
+        of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
     return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
 
 

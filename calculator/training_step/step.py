@@ -227,11 +227,9 @@ class TrainingStep:
 
     def _while_broadcasting(self) -> Peak | None:
         """Return the peak while DDP broadcasts buffers before a step's first micro-batch. No gradients exist then."""
-        prepared = self.resident.prepared
-        flat = ddp_buffers.at_once(prepared) if prepared.device.sharding == "ddp" else ()
-        if not flat:
+        if not self.resident.broadcast:
             return None
-        state = TensorGroup((*self.resident.always, *flat))
+        state = TensorGroup((*self.resident.always, *self.resident.broadcast))
         moment = self.recording.curve.at(self.marks[ddp_buffers.MARK])
         throughout = _bytes(state, self.carried)
         return Peak(

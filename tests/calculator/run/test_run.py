@@ -318,7 +318,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
         ),
         (
             {
-                "run": {"eval_strategy": "steps"},
+                "run": {"eval_strategy": "steps", "save_only_model": True},
                 "method": {"name": "prompt"},
                 "device": {"count": 2, "sharding": "zero3"},
                 "training": {"autocast": "bfloat16"},
