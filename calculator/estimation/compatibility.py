@@ -240,6 +240,6 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
         named = f"{', '.join(others)} and {last}" if others else last
         message = f"{method.title} is modeled under {named} only{because}: use one of them"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
-    elif request.training.trainer is not None:
+    elif request.training.trainer is not None and not method.virtual_tokens:
         message = f"{method.title} is modeled in the reference step on several GPUs: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=request.training.trainer)

@@ -191,6 +191,11 @@ def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
     return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
 
 
+def _added_parameters(prepared: Prepared) -> list[ResidentTensor]:
+    """Return the parameters and constants that the method adds to no module, in the dtype that they are cast to."""
+    return [_cast(each, prepared.cast_added_to) for each in prepared.method.added(prepared.model, prepared.training)]
+
+
 def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[ResidentTensor]:
     """List the parameters of a layer, including those that the method adds.
 
@@ -200,9 +205,8 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     stack = stack or prepared.model.decoder.name
     for module in layer.modules:
         _module(tensors, module, module.under(f"{stack}.*"), 1, prepared)
-    added = prepared.method.added(prepared.model, prepared.training)
-    of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
-    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
+    added = (each for each in _added_parameters(prepared) if each.name.startswith(f"{stack}.*."))
+    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in added]
     return _placed_in_graph(prepared.model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -212,9 +216,8 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     model = prepared.model
     for name, module in model.outer.items():
         _module(tensors, module, name, 1, prepared)
-    added = prepared.method.added(model, prepared.training)
     of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
-    tensors += [each for each in added if not each.name.startswith(of_stacks)]
+    tensors += [each for each in _added_parameters(prepared) if not each.name.startswith(of_stacks)]
     return _placed_in_graph(model, [tensor for tensor in tensors if tensor.parameters])
 
 
