@@ -132,7 +132,7 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
             shared = []
         if isinstance(part, Stack):
             of_layers = {id(layer): [*_of_layer(prepared, part, layer)] for layer, _ in part.distinct}
-            for layer in part.layers:
+            for layer in part.layers if any(of_layers.values()) else ():
                 yield from of_layers[id(layer)]
         else:
             yield from _of_module(prepared, part.name, part)
