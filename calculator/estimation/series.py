@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from calculator.architecture.model import Model
-    from calculator.estimation.checked import Remarks
+    from calculator.estimation.answer import Remarks
     from calculator.estimation.request import ModelReference, Request
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
@@ -64,7 +64,7 @@ class SeriesCache:
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.remarks_key: object = None
-        self.remarks: BySizes[Remarks] = BySizes(traces_first=traces_first)
+        self.remarks: BySizes[Callable[[], Remarks]] = BySizes(traces_first=traces_first)
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache(traces_first=traces_first)
@@ -82,7 +82,7 @@ class SeriesCache:
             self._replays.clear()
         return self.model
 
-    def remarks_on(self, request: Request, model: Model) -> BySizes[Remarks]:
+    def remarks_on(self, request: Request, model: Model) -> BySizes[Callable[[], Remarks]]:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
         others = other_settings(request.method), other_settings(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
