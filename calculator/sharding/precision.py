@@ -42,10 +42,8 @@ def of_step(training: Training, device: Device, method: Method) -> Training:
     return replace(training, dtype=dtype, autocast=None, adapter_dtype=adapter_dtype)
 
 
-def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec:
+def cast(spec: ModuleSpec, dtype: DType, of_step: Training) -> ModuleSpec:
     """Return how a module is stored after its parameters are cast. 4-bit weights and their constants are not cast."""
-    if dtype is None:
-        return spec
     added = spec.added
     if of_step.adapter_dtype == "model":
         added = tuple([each.cast(dtype) for each in added])

@@ -90,8 +90,7 @@ class Run(NamedTuple):
 
         Those that the hooks of offloaded tensors leave are rows of the next step of their own.
         """
-        position = next(position for position, label in self.tape.marks if label == "forward")
-        left = self.copies.left_after(position)
+        left = self.copies.left_after(self.copies.marks["forward"])
         labels = self.tape.marked_rows
         outliving = Counter(
             self.copies.kinds.of_row[row] for label, row in labels.items() if label.startswith(OUTLIVES)

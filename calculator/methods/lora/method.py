@@ -125,9 +125,11 @@ class LoRA(LowRank):
 
         It is quantized if the base's library converts it.
         """
-        dtype, base = self.hidden_dtype(training), self.base
+        base = self.base
         if base is None:
-            return ModuleSpec(dtype=dtype, **layer.adapted(self, path, module, model, training, dtype))
+            adapted = layer.adapted(self, path, module, model, training, training.dtype)
+            return ModuleSpec(dtype=training.dtype, **adapted)
+        dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)
         adapter_dtype = base.adapter_dtype(dtype) if packed else dtype
         adapted = layer.adapted(self, path, module, model, training, adapter_dtype)

@@ -37,12 +37,11 @@ def adapted(
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
     dtype: DType = "float32" if training.adapter_dtype == "float32" else base
-    name = full_name(path, module)
-    if parameters.targeted(method.target_parameters, name, module) or (
-        method.target_parameters and module.kind == "experts"
-    ):
-        transposed = parameters.is_transposed(model.model_type)
-        return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
+    if method.target_parameters:
+        name = full_name(path, module)
+        if module.kind == "experts" or parameters.targeted(method.target_parameters, name, module):
+            transposed = parameters.is_transposed(model.model_type)
+            return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
