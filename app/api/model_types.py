@@ -35,7 +35,7 @@ TASKS: dict[TaskName, str] = {
 Search = Annotated[
     str,
     Query(
-        description="Words that the type, its tasks, engine or grade contain; all types without it.",
+        description="Words that the type, its tasks, engine or grade contain. Without it, all types are listed.",
         max_length=LONGEST,
         openapi_examples={"q": {"value": "qwen traced"}},
     ),
@@ -64,7 +64,7 @@ def found(query: str = "") -> ModelTypeList:
         date=census["date"],
         versions=census["versions"],
         tasks=tasks(),
-        types=tuple(each for each in types() if all(word in _text(each) for word in words)),
+        types=tuple(type_ for type_ in types() if all(word in _text(type_) for word in words)),
     )
 
 

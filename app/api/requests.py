@@ -104,7 +104,7 @@ _STACK = (
     Field(
         default_factory=StackModel,
         title="Stack",
-        description="The releases of the libraries. Those that are not known are refused, with a list of the others.",
+        description="The releases of the libraries. The error for a release that is not modeled lists those that are.",
         examples=[{"torch": "2.13"}],
     ),
 )
@@ -134,8 +134,8 @@ LimitsRequest = create_model(
         SolveFor,
         Field(
             title="Solve for",
-            description="The setting whose largest value is searched. A value that the request gives for it is tried"
-            " like any other. count searches the fewest GPUs (device.count) on which a run with device.sharding fits.",
+            description="The setting whose largest value is searched. Its value in the request is tried like any other."
+            " With count, the fewest GPUs (device.count) are searched on which a run with device.sharding fits.",
             examples=["r"],
         ),
     ),
@@ -231,14 +231,14 @@ class DiagnoseRequest(BaseModel):
     )
     snapshot: str | None = Field(
         default=None,
-        description="A pickle of torch.cuda.memory._dump_snapshot(), in Base64. It is read by an interpreter of plain"
-        " values: nothing is imported or run. If it records the request that failed, no message is needed.",
+        description="A pickle of torch.cuda.memory._dump_snapshot(), in Base64. Only plain values are read from it:"
+        " nothing is imported or run. If it records the request that failed, no message is needed.",
         examples=["gASVCwAAAAAAAAB9lIwIc2VnbWVudHOUXZRzLg=="],
     )
     request: dict[str, Any] | None = Field(
         default=None,
-        description="A request of POST /api/v1/estimate or POST /api/v1/run: the run. Next to `content`, its settings"
-        " replace those of the file.",
+        description="A request of POST /api/v1/estimate or POST /api/v1/run: the run. If `content` is given too, its"
+        " settings replace those of the file.",
         examples=[{"model": "openai-community/gpt2", "method": {"name": "full"}}],
     )
     content: str | dict[str, Any] | None = Field(

@@ -67,7 +67,7 @@ def _body(text: str) -> tuple[Body, tuple[str, ...]]:
     if request_in_text is not None:
         return request_in_text, ()
     imported = read(text)
-    inexact = [f"{each.key}: {json.dumps(each.value)}: {each.why}" for each in imported.not_understood]
+    inexact = [f"{entry.key}: {json.dumps(entry.value)}: {entry.why}" for entry in imported.not_understood]
     return imported.request, (*imported.warnings, *inexact)
 
 

@@ -29,7 +29,7 @@ Level = Literal["error", "warning", "note"]
 RULES: dict[Outcome, tuple[Level, str]] = {
     "does_not_fit": ("error", "The run ends out of memory on the GPU"),
     "tight": ("warning", "The run fits only by freeing cached blocks"),
-    "invalid": ("error", "The file is no request, or its request is refused"),
+    "invalid": ("error", "The file is not a request, or its request is refused"),
 }
 
 #: The rule of what a file uses and a request cannot express.
@@ -88,7 +88,7 @@ def sarif(files: Sequence[Checked]) -> str:
     rules.append(
         {
             "id": NOT_MODELED,
-            "shortDescription": {"text": "The estimate is of another run than the file's"},
+            "shortDescription": {"text": "The estimate is for a run that differs from the file's"},
             "defaultConfiguration": {"level": "note"},
         }
     )

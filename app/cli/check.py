@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     request.print_text(REPORTS[args.report](checked))
     if args.sarif is not None:
         files.write("--sarif", args.sarif, REPORTS["sarif"](checked))
-    return max(STATUS[each.outcome] for each in checked)
+    return max(STATUS[result.outcome] for result in checked)
 
 
 def _checked(args: argparse.Namespace) -> Sequence[Checked]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SIZED = "Tensors of that size"
 
-_HEAD = ("Tensor", "When", "Times", "Allocated before", "Off the message")
+_HEAD = ("Tensor", "When", "Times", "Allocated before", "Difference")
 
 #: The most matches that are printed.
 MOST_MATCHES = 8
@@ -119,7 +119,7 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield from _part("Alive at the first", _alive(found))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
-        head = ("Single change", "Saves", "Verdict there", "Ends it")
+        head = ("Single change", "Saves", "Verdict", "Ends it")
         yield from _part("", (head, rows))
 
 
@@ -133,13 +133,13 @@ def _part(title: str, of: Table) -> Iterator[str]:
 def _matches(found: Diagnosed) -> Table:
     rows = [
         (
-            each.tensor,
-            when(each.step, each.phase),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when(match.step, match.phase),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.diagnosis.matches[:MOST_MATCHES]
+        for match in found.diagnosis.matches[:MOST_MATCHES]
     ]
     more = len(found.diagnosis.matches) - len(rows)
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
@@ -148,13 +148,13 @@ def _matches(found: Diagnosed) -> Table:
 def _in_phases(found: Diagnosis) -> Table:
     rows = [
         (
-            each.tensor,
-            when_in_phase(each),
-            number(each.count),
-            size(each.allocated_bytes),
-            signed(each.difference_bytes),
+            match.tensor,
+            when_in_phase(match),
+            number(match.count),
+            size(match.allocated_bytes),
+            signed(match.difference_bytes),
         )
-        for each in found.in_phases[:MOST_MATCHES]
+        for match in found.in_phases[:MOST_MATCHES]
     ]
     return _HEAD, rows
 

@@ -32,19 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _write_others(output: str | None, others: tuple[AdditionalFile, ...]) -> None:
     """Write the files that the exported one needs into its folder, or print their names."""
-    for each in others:
+    for other in others:
         if output is None:
-            sys.stderr.write(f"{each.filename}: --output writes it next to the file, --json prints it\n")
+            sys.stderr.write(f"{other.filename}: --output writes it next to the file, --json prints it\n")
         else:
-            files.write("--output", str(Path(output).with_name(each.filename)), each.content)
+            files.write("--output", str(Path(output).with_name(other.filename)), other.content)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, and print to standard error what it cannot express; return the verdict as an exit status."""
     plan = planned(parse_request(request.complete_body(args)))
     file = FORMATS[args.format](plan)
-    for each in file.not_expressed:
-        sys.stderr.write(f"{each.loc}: {each.why}\n")
+    for setting in file.not_expressed:
+        sys.stderr.write(f"{setting.loc}: {setting.why}\n")
     text = f"{ExportAnswer.model_validate(file).model_dump_json(indent=2)}\n" if args.json else file.content
     files.write("--output", args.output, text)
     if not args.json:

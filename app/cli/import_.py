@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     imported = read(text, args.format, request.model(args))
     for warning in imported.warnings:
         sys.stderr.write(f"Warning: {warning}\n")
-    for each in imported.not_understood:
-        sys.stderr.write(f"{each.key}: {json.dumps(each.value)}: {each.why}\n")
+    for entry in imported.not_understood:
+        sys.stderr.write(f"{entry.key}: {json.dumps(entry.value)}: {entry.why}\n")
     answer = ImportAnswer.model_validate(imported)
     sys.stdout.write(f"{answer.model_dump_json(indent=2) if args.json else json.dumps(answer.request, indent=2)}\n")
     return 0

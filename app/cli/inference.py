@@ -75,8 +75,8 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield table(
         ("Pass", "Peak GiB", "at"),
         [
-            (inference_text.PASSES[each.name], f"{gib(each.peak_bytes):,.2f}", each.operation)
-            for each in answer.memory.passes
+            (inference_text.PASSES[pass_.name], f"{gib(pass_.peak_bytes):,.2f}", pass_.operation)
+            for pass_ in answer.memory.passes
         ],
     )
     yield ""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: The sentence about messages.
 WITHOUT_TEMPLATE = (
-    "Of messages, the contents are counted without the tokens that a chat template adds: apply it first for exact"
+    "For messages, only the contents are counted, without the tokens that a chat template adds. Apply it for exact"
     " lengths."
 )
 

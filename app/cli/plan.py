@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     body = _body(args)
     messages.require(body, "model", "device")
     answer = plan(parse_plan(body))
-    request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(lines(answer)))
+    request.print_text(
+        plan_answer(answer).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(lines(answer)))
+    )
     return int(not any(part.configurations for part in answer.plans))
 
 
@@ -88,17 +90,17 @@ def lines(answer: Plan) -> Iterator[str]:
         yield from (f"! {line}" for line in part.warnings)
         yield ""
         if part.configurations:
-            rows = [_row(f"{rank}.", each) for rank, each in enumerate(part.configurations, start=1)]
+            rows = [_row(f"{rank}.", configuration) for rank, configuration in enumerate(part.configurations, start=1)]
             yield table(HEAD, rows, left=4)
         yield from _shardings(part)
-        for rank, each in enumerate(part.configurations, start=1):
-            yield f"\n{rank}. {plan_text.title(each)}"
-            yield from (f"   ! {line}" for line in part.warnings_of(each))
-            if each.token_cost is not None:
-                yield f"   {speed_text.token_cost(each.token_cost)}"
+        for rank, configuration in enumerate(part.configurations, start=1):
+            yield f"\n{rank}. {plan_text.title(configuration)}"
+            yield from (f"   ! {line}" for line in part.warnings_of(configuration))
+            if configuration.token_cost is not None:
+                yield f"   {speed_text.token_cost(configuration.token_cost)}"
             for sign, stance in (("+", "for"), ("-", "against")):
-                yield from (f"   {sign} {line.sentence}" for line in each.reasons if line.stance == stance)
-            yield from _roomier(each)
+                yield from (f"   {sign} {line.sentence}" for line in configuration.reasons if line.stance == stance)
+            yield from _roomier(configuration)
         yield from _missed(part)
         if part.ruled_out:
             yield "\nNot proposed"
@@ -143,10 +145,10 @@ def _row(mark: str, configuration: Configuration | NearestMiss) -> tuple[str, ..
 def _roomier(configuration: Configuration) -> Iterator[str]:
     if configuration.roomier:
         yield "   More room:"
-    for each in configuration.roomier:
-        assert each.estimate.fit is not None
-        spare = signed(each.estimate.fit.headroom_bytes)
-        yield f"   > {sentence(changes_text(each.changes))}: {spare} to spare. {each.rule.statement}"
+    for change in configuration.roomier:
+        assert change.estimate.fit is not None
+        spare = signed(change.estimate.fit.headroom_bytes)
+        yield f"   > {sentence(changes_text(change.changes))}: {spare} to spare. {change.rule.statement}"
 
 
 def _missed(part: DevicePlan) -> Iterator[str]:

@@ -59,7 +59,7 @@ def _lines(answer: WholeRun) -> Iterator[str]:
             for phase in answer.phases
         ],
     )
-    yield from (f"No figures: {run_text.PHASES[each.name]}. {each.reason}" for each in answer.unanswered)
+    yield from (f"No figures: {run_text.PHASES[phase.name]}. {phase.reason}" for phase in answer.unanswered)
     yield ""
     yield from _time(answer)
     for title, files in (("A checkpoint", answer.files), ("The merged model", answer.merged_files)):
@@ -80,6 +80,6 @@ def _time(answer: WholeRun) -> Iterator[str]:
     yield speed_text.sentence(time)
     if time.cost is not None:
         yield f"At the price of the request they cost {speed_text.interval(time.cost)}."
-    yield from (f"- {speed_text.list_cost(each)}" for each in time.list_costs)
+    yield from (f"- {speed_text.list_cost(cost)}" for cost in time.list_costs)
     yield speed_text.basis(time)
     yield speed_text.accuracy()

@@ -134,5 +134,5 @@ def _died(status: int, cpu_seconds: int) -> PlanError:
     if -status == signal.SIGXCPU:
         message = f"the trace takes more than {cpu_seconds:,} seconds of CPU time, its limit: {_WAY_OUT}"
         return refusal("model", message)
-    message = f"the trace ended with status {status}, most often for want of memory: {_WAY_OUT}"
+    message = f"the trace ended with status {status}, most often because memory ran out: {_WAY_OUT}"
     return refusal("model", message)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 #: The fields of the filters; the page's form has no input for the first row.
-CARD_QUERY: dict[str, Field] = {each.name: Field(part="", declared=each) for each in declared(CardQuery)}
+CARD_QUERY: dict[str, Field] = {option.name: Field(part="", declared=option) for option in declared(CardQuery)}
 
 DEFAULTS: dict[str, str] = {name: field.text(field.declared.default) for name, field in CARD_QUERY.items()}
 

@@ -243,10 +243,11 @@ def _fields_of_methods() -> dict[str, tuple[Field, ...]]:
     for method, cls in METHODS.items():
         method_fields = fields_of("method", cls)
         fields[method] = tuple(
-            replace(each, method=method)
-            if each.declared.setting.has_field_of_its_own or not is_alike(each, shared.setdefault(each.name, each))
-            else each
-            for each in method_fields
+            replace(method_field, method=method)
+            if method_field.declared.setting.has_field_of_its_own
+            or not is_alike(method_field, shared.setdefault(method_field.name, method_field))
+            else method_field
+            for method_field in method_fields
         )
     return fields
 

@@ -158,7 +158,7 @@ def read_strictly(pairs: Iterable[tuple[str, str]]) -> Form:
     """
     form = read(pairs)
     if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the fields of the plan page are known", None)
+        raise refusal(form.unknown[0], "unknown parameter: only the fields of the plan page are accepted", None)
     return form
 
 

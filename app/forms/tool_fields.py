@@ -67,7 +67,7 @@ def texts(tool: Tool, method: str, defaults: Mapping[str, str]) -> dict[str, str
 
 def raised(tool: Tool, typed: Mapping[str, str]) -> dict[str, str]:
     """Return the least values of a tool where less is typed."""
-    least = {_name(each.path): each.value for each in tool.defaults_for(typed["method"]) if each.is_least}
+    least = {_name(default.path): default.value for default in tool.defaults_for(typed["method"]) if default.is_least}
     return {name: _text(name, value) for name, value in least.items() if not _is_enough(typed[name], value)}
 
 
@@ -99,16 +99,16 @@ class ToolSetting:
 def settings(tool: Tool, typed: Mapping[str, str]) -> tuple[ToolSetting, ...]:
     """Return the defaults of a tool for the typed method. Options of checkpointing count where it is on."""
     rows = []
-    for each in tool.defaults_for(typed["method"]):
-        field, text = FIELDS[_name(each.path)], text_of(each)
-        unused = _name(each.path) == "use_reentrant" and typed["gradient_checkpointing"] != "true"
+    for default in tool.defaults_for(typed["method"]):
+        field, text = FIELDS[_name(default.path)], text_of(default)
+        unused = _name(default.path) == "use_reentrant" and typed["gradient_checkpointing"] != "true"
         same = typed[field.name] == text or (unused and typed[field.name] == "false")
-        same |= each.is_least and _is_enough(typed[field.name], each.value)
+        same |= default.is_least and _is_enough(typed[field.name], default.value)
         rows.append(
             ToolSetting(
                 label=field.declared.setting.label,
-                value=f"at least {text}" if each.is_least else _shown(text),
-                source=each.source,
+                value=f"at least {text}" if default.is_least else _shown(text),
+                source=default.source,
                 instead="" if same else _shown(typed[field.name]),
             )
         )

@@ -36,7 +36,7 @@ def preferred(header: str, media_types: Iterable[str]) -> str:
 
 
 def _preference(media_type: str, ranges: list[MediaRange]) -> tuple[float, int]:
-    precision, weight = max((each.precision(media_type), each.weight) for each in ranges)
+    precision, weight = max((range_.precision(media_type), range_.weight) for range_ in ranges)
     return (weight, precision) if precision and weight else (0.0, 0)
 
 

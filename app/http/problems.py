@@ -38,7 +38,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
         "method-not-allowed",
         "The path does not support this method. The Allow header lists the methods that it supports.",
     ),
-    413: ("body-too-large", "The body is larger than 1 MiB, or that of an import than 4 MiB."),
+    413: ("body-too-large", "The body is larger than 1 MiB, or larger than 4 MiB for an import."),
     415: ("unsupported-media-type", "The body's Content-Type is not application/json."),
     422: (
         "invalid-request",
@@ -46,7 +46,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
     ),
     503: (
         "busy",
-        "The server has as many requests or traces as it takes. The Retry-After header states when to try again.",
+        "The server answers as many requests or traces as it accepts. The Retry-After header states when to try again.",
     ),
     500: ("internal-error", "An error in Headroom itself. The server's log has the details."),
 }

@@ -45,7 +45,7 @@ class FrozenLayers:
             for module in self.modules
             for index in self._indices(len(stack.layers))
         )
-        outside = (name for name in _outside(model) if any(each in name for each in self.extra))
+        outside = (name for name in _outside(model) if any(key in name for key in self.extra))
         return (*inside, *(f"^{name}$" for name in outside))
 
     def _indices(self, count: int) -> range:

@@ -65,7 +65,7 @@ def form_routes(
     def get_json(request: Request) -> Response:
         form = read(request.query_params.multi_items())
         if form.unknown:
-            raise refusal(form.unknown[0], "unknown parameter; the fields of the page are known", None)
+            raise refusal(form.unknown[0], "unknown parameter: only the fields of the page are accepted", None)
         return json_response(endpoint.answer(form.body()))
 
     return router

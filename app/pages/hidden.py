@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
 
 #: Why a setting is listed on the page whose form has no field for it.
-WITHOUT_IT = (
-    "has no field here: the page's figures are without it; those of /api/v1/estimate for this import are with it"
-)
+WITHOUT_IT = "has no field on this page, whose figures do not include it; those of /api/v1/estimate for this import do"
 
 
 def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:
@@ -34,11 +32,11 @@ def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:
 
 
 def _hidden(cls: type, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for each in declared(cls):
-        value = values.get(each.name)
-        if value is None or value == each.default:
+    for field in declared(cls):
+        value = values.get(field.name)
+        if value is None or value == field.default:
             continue
-        if not each.setting.form:
-            yield each.name, value
-        elif each.nested is not None and isinstance(value, Mapping):
-            yield from _hidden(each.nested, value)
+        if not field.setting.form:
+            yield field.name, value
+        elif field.nested is not None and isinstance(value, Mapping):
+            yield from _hidden(field.nested, value)

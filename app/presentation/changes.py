@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _RUN = {field.name: field for field in RUN}
 
 #: Settings without a form field.
-OFFLOADS = {each.name: each.setting.label for each in declared(ZeroOptimization) if each.name.startswith("offload_")}
+OFFLOADS = {
+    option.name: option.setting.label for option in declared(ZeroOptimization) if option.name.startswith("offload_")
+}
 
 
 def changes_text(changes: Mapping[str, object]) -> str:

@@ -20,10 +20,13 @@ EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 #: Where PyTorch counts retries.
 COUNTER = "num_alloc_retries of torch.cuda.memory_stats()"
 
+#: What every retry costs.
+WAITS = "Each time, the GPU must finish its work first, and the driver frees and allocates memory"
+
 #: Advice where micro-batches differ, and the run is not replayed with other settings.
 DRAWN = (
-    "With expandable_segments:True in the allocator settings (device.alloc_conf), segments grow where a longer"
-    " micro-batch comes, and no others are added. Emptying the cache (torch_empty_cache_steps) helps too."
+    "With expandable_segments:True in the allocator settings (device.alloc_conf), segments grow for a longer"
+    " micro-batch, and no new ones are added. Emptying the cache (torch_empty_cache_steps) helps too."
 )
 
 
@@ -61,34 +64,33 @@ def _tight(fit: Fit) -> Iterator[str]:
     if fit.outcome is not None and fit.outcome.drawn:
         yield (
             f"In the worst history the allocator frees its cached blocks and tries again {_times(before)}, at most"
-            f" {_times(each)} in a step: where a longer micro-batch finds no cached block that is large enough. Each"
-            " time the GPU finishes its work first, and the driver returns and grants memory."
+            f" {_times(each)} in a step, when no cached block is large enough for a longer micro-batch. {WAITS}."
         )
         return
     if fit.outcome is not None and fit.outcome.passes:
         yield (
             f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(each)} in a pass."
-            " Each time the GPU finishes its work first, and the driver returns and grants memory."
+            f" {WAITS}."
         )
-        yield "Another process on the card, or a longer answer, can end it out of memory."
+        yield "With another process on the card, or a longer answer, it can run out of memory."
         return
     if each:
         yield (
-            f"The allocator frees its cached blocks and tries again {_times(each)} in every step ({COUNTER}). Each time"
-            " the GPU finishes its work first, and the driver returns and grants memory, so that steps take longer."
+            f"The allocator frees its cached blocks and tries again {_times(each)} in every step ({COUNTER}). {WAITS},"
+            " so steps take longer."
         )
     else:
         yield (
             f"The allocator frees its cached blocks and tries again {_times(before)} in the first steps ({COUNTER}),"
-            " then no more: later steps lose no time."
+            " and not again: later steps lose no time."
         )
-    yield "Another process on the card, a longer batch, or an evaluation in between can end it out of memory."
+    yield "With another process on the card, a longer batch, or an evaluation in between, it can run out of memory."
 
 
 def _expandable(fit: Fit) -> Iterator[str]:
     if fit.outcome is not None and not fit.outcome.tensors_fit:
         # The minimum with expandable segments is not read: to find it takes up to two seconds for a model of 70B.
-        yield "No setting of the allocator helps: the tensors that are alive at once need more than the card has."
+        yield "No setting of the allocator helps: the live tensors alone need more memory than the card has."
         return
     changed = fit.with_expandable_segments
     if changed is None:

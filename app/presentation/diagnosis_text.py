@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: The sentence for a traceback through the Trainer's evaluation if no tensor of an evaluation has the size.
 EVALUATION = (
-    "The traceback is of an evaluation: give its settings (run.eval_strategy, run.compute_metrics,"
-    " run.per_device_eval_batch_size and run.eval_samples), as the run had them."
+    "The traceback is from an evaluation: add its settings to the request (run.eval_strategy, run.compute_metrics,"
+    " run.per_device_eval_batch_size and run.eval_samples)."
 )
 
 #: When a step's allocations are requested.
@@ -72,33 +72,33 @@ def sentences(found: Diagnosis) -> Iterator[str]:
 
 def _matched(found: Diagnosis) -> Iterator[str]:
     first, message = found.matches[0], found.message
-    names = list(dict.fromkeys(each.tensor for each in found.matches))
+    names = list(dict.fromkeys(match.tensor for match in found.matches))
     what = f"“{first.tensor}”, requested {when(first.step, first.phase)}"
     if len(names) == 1:
         yield f"The allocation of {message.requested.text} is {what}."
     else:
-        equal = {each.tensor for each in found.matches if _rank(each) == _rank(first)} - {first.tensor}
-        others = f" {number(len(equal))} others are requested with as many in use." if equal else ""
+        equal = {match.tensor for match in found.matches if _rank(match) == _rank(first)} - {first.tensor}
+        others = f" {number(len(equal))} other tensors match equally well." if equal else ""
         yield (
             f"{number(len(names))} tensors of this run have a segment of {message.requested.text}, so the size alone"
-            f" does not tell them apart. By the bytes in use, the closest is {what}.{others}"
+            f" does not identify one. By the bytes in use, the closest is {what}.{others}"
         )
     if first.count > 1:
-        yield f"It is requested {number(first.count)} times there; the figures are of the closest."
+        yield f"It is requested {number(first.count)} times there; the figures are for the closest request."
     yield _compared(first, message.allocated.text)
 
 
 def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
     """Yield the sentences about a tensor of the evaluation or of merging."""
     stated = found.message.allocated.text
-    others = len({each.tensor for each in found.matches} | {each.tensor for each in found.in_phases}) - 1
+    others = len({match.tensor for match in found.matches} | {match.tensor for match in found.in_phases}) - 1
     more = f" {number(others)} other tensors of the run have that size." if others else ""
     yield (
         f"The allocation of {found.message.requested.text} is “{first.tensor}”, requested {when_in_phase(first)}.{more}"
     )
     before = f"Before it, the estimate has {size(first.allocated_bytes)} allocated"
     if first.same_allocated:
-        yield f"{before}: the message's {stated}, so that this is the allocation."
+        yield f"{before}. The message states the same, {stated}: this is the allocation that failed."
     else:
         yield f"{before} and the message states {stated} ({signed(first.difference_bytes)})."
 
@@ -112,25 +112,25 @@ def _compared(match: Match, stated: str) -> str:
     """Return the bytes in use before a match, compared with the message's."""
     before = f"Before it, the estimate has {size(match.allocated_bytes)} allocated"
     if match.same_allocated:
-        return f"{before}: the message's {stated}, so that this is the allocation."
+        return f"{before}. The message states the same, {stated}: this is the allocation that failed."
     off = f"{before} and the message states {stated} ({signed(match.difference_bytes)})"
     if not match.is_reached:
-        return f"{off}. By the estimate the run ends before it gets there."
+        return f"{off}. In the estimate, the run runs out of memory before this allocation."
     return f"{off}."
 
 
 def _unmatched(found: Diagnosis) -> Iterator[str]:
     yield (
-        f"No tensor of this run has a segment of {found.message.requested.text}, from the load to the second step. The"
+        f"No tensor of this run has a segment of {found.message.requested.text}, from loading to the second step. The"
         " run that failed differs from this request."
     )
-    for each in found.other_lengths:
-        more = "" if each.least == each.most else f" to {number(each.most)}"
-        tokens = f"{number(each.least)}{more} tokens"
-        yield f"“{each.tensor}” has this size in sequences of {tokens}: the batch may be longer or shorter."
+    for length in found.other_lengths:
+        more = "" if length.least == length.most else f" to {number(length.most)}"
+        tokens = f"{number(length.least)}{more} tokens"
+        yield f"“{length.tensor}” has this size with sequences of {tokens}: the batch may have been longer or shorter."
     yield (
-        "Other explanations: releases of the libraries that allocate other tensors, code of the training script's own,"
-        " an evaluation or a generation, or a message of another process."
+        "Other explanations: other releases of the libraries, additional code in the training script, an evaluation or"
+        " a generation, or a message of another process."
     )
 
 
@@ -138,25 +138,25 @@ def _snapshot(found: SnapshotMatch) -> Iterator[str]:
     share = percent(found.same_bytes / max(1, found.snapshot.allocated_bytes))
     moment = f"at “{found.tensor}”, {when(found.step, found.phase)}"
     yield (
-        f"Of the snapshot's {size(found.snapshot.allocated_bytes)} in use, {share} are blocks with a tensor of their"
-        f" size in the run, {moment}."
+        f"Of the {size(found.snapshot.allocated_bytes)} in use in the snapshot, {share} are blocks whose size equals"
+        f" that of a tensor of the run, {moment}."
     )
     if found.other_bytes:
         yield f"{size(found.other_bytes)} are blocks that this request does not explain."
     if found.missing_bytes:
-        yield f"Tensors of {size(found.missing_bytes)} of the run are not in the snapshot."
+        yield f"The run has tensors of {size(found.missing_bytes)} that are not in the snapshot."
 
 
 def _course(found: Diagnosis) -> str:
-    offered = f"The message leaves PyTorch {size(found.message.capacity_bytes)}"
+    offered = f"The message leaves {size(found.message.capacity_bytes)} to PyTorch"
     end = found.predicted
     if end is not None:
-        return f"{offered}. On that, the replay of this request ends too: {_end(end)}."
+        return f"{offered}. A replay of this request with that memory also ends {_end(end)}."
     fits = "fits" if found.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
     needs = f"needs {size(found.outcome.minimum_bytes())} with the CUDA context"
     return (
-        f"{offered}. By replay this request {fits} on that, and {needs}: what failed uses more than the request, or"
-        " other memory was in use."
+        f"{offered}. In a replay with that memory, this request {fits}, and {needs}: the run that failed uses more than"
+        " this request, or other memory was in use."
     )
 
 

@@ -1,4 +1,4 @@
-"""How far the figures of a traced answer may be trusted, in sentences."""
+"""How reliable the figures of a traced answer are, in sentences."""
 
 from __future__ import annotations
 

@@ -70,5 +70,5 @@ def sentence(plan: DevicePlan) -> str:
     """Summarize a plan in a sentence."""
     subject = f"{plan.model} on {device_name(plan)}"
     if not plan.configurations:
-        return f"{subject}: nothing that meets these needs fits."
+        return f"{subject}: no configuration that meets these needs fits."
     return f"{subject}: {counted(len(plan.configurations))}, first {title(plan.configurations[0])}."

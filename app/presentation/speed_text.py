@@ -40,10 +40,11 @@ def basis(time: RunTime) -> str:
     runs = time.speed.runs
     sources = ", ".join(dict.fromkeys(run.source.title for run in runs))
     reached = f"{time.speed.efficiency.low:.0%} to {time.speed.efficiency.high:.0%}".replace("%", " %")
+    rated = time.speed.seconds_per_step.high * time.speed.efficiency.low
     return (
-        f"The steps cost {time.speed.seconds_per_step.high * time.speed.efficiency.low:.3g} s each at the card's rated "
-        f"speed. A run of a further source reaches {reached} of it with {LEVEL:.0%} probability".replace("%", " %")
-        + f", by {len(runs)} published runs near this one ({sources})."
+        f"At the card's rated speed, a step takes {rated:.3g} s. "
+        f"With a probability of {LEVEL:.0%}, a run reaches {reached} of that speed".replace("%", " %")
+        + f", according to {len(runs)} similar published runs ({sources})."
     )
 
 
@@ -60,7 +61,7 @@ def accuracy() -> str:
     each = ", ".join(f"{of.covered} of {of.runs} of {of.source}" for of in sources if of.runs)
     share = "" if every.share is None else f"; averaged over the sources, {every.share:.0%}".replace("%", " %")
     return (
-        f"Of {every.runs} published speeds, the interval that the other sources give contains {every.covered} "
+        f"Of {every.runs} published speeds, the interval from the other sources contains {every.covered} "
         f"({each}){share}.{width}{''.join(_left_out())}"
     )
 
@@ -69,7 +70,7 @@ def _left_out() -> Iterator[str]:
     """Say of each source whose runs count in no interval why they do not."""
     runs = Counter(run.source for run in published_runs() if run.source.left_out)
     yield from (
-        f" The {count} runs of {source.name} count in none: {source.left_out}." for source, count in runs.items()
+        f" The {count} runs of {source.name} are excluded: {source.left_out}." for source, count in runs.items()
     )
 
 

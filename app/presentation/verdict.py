@@ -85,7 +85,7 @@ def _by_replay(required: str, fit: Fit) -> str:
 
 def shards_weights(plan: Estimate) -> bool:
     """Whether each of several GPUs has a part of the weights, and gathers the others."""
-    return any(each.name == "all_gather" for each in plan.communication or ())
+    return any(collective.name == "all_gather" for collective in plan.communication or ())
 
 
 def communication_sentences(plan: Estimate) -> Iterator[str]:

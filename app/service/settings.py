@@ -64,7 +64,7 @@ class ServiceSettings:
         Raises:
             ValueError: if a number is not a whole number of zero or more.
         """
-        given = {each.name: environment.get(each.name.upper(), "").strip() for each in fields(cls)}
+        given = {field.name: environment.get(field.name.upper(), "").strip() for field in fields(cls)}
         declared_fields = {
             name: text if name == "long_socket" else _number(name.upper(), text) for name, text in given.items() if text
         }

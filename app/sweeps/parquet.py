@@ -69,5 +69,5 @@ def _type(values: tuple[Any, ...]) -> str:
 
 def _figure_type(part: str, name: str) -> str:
     annotation: Any = _MODELS[part].model_fields[name].annotation
-    kinds = {each for each in get_args(annotation) or (annotation,) if each is not NoneType}
+    kinds = {arg for arg in get_args(annotation) or (annotation,) if arg is not NoneType}
     return _PLAIN.get(kinds.pop(), "string") if len(kinds) == 1 else "string"

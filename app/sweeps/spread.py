@@ -107,6 +107,6 @@ def _is_death(error: Exception) -> bool:
 def _given_up(start: int, error: Exception) -> Exception:
     message = (
         f"the process that computed points {start:,} to {start + BLOCK - 1:,} ended {MOST_TRIES} times"
-        f" ({type(error).__name__}), most often for want of memory: use fewer --jobs, or leave these points out"
+        f" ({type(error).__name__}), most often because memory ran out: use fewer --jobs, or leave these points out"
     )
     return refusal("grid", message)

@@ -40,7 +40,7 @@ class Tool:
         if method not in METHODS:
             return
         kind: Any = METHODS[method]
-        settings = {f"method.{each.name}" for each in declared(kind)}
+        settings = {f"method.{field.name}" for field in declared(kind)}
         for default in self.defaults:
             is_of_method = not default.path.startswith("method.") or default.path in settings
             if is_of_method and default.trains_base in (None, kind.facts.trains_base):
@@ -48,4 +48,7 @@ class Tool:
 
     def settings_for(self, method: str) -> dict[str, Any]:
         """Return the values of a method's run by their paths in a request, the trainer among them."""
-        return {"training.trainer": self.trainer, **{each.path: each.value for each in self.defaults_for(method)}}
+        return {
+            "training.trainer": self.trainer,
+            **{default.path: default.value for default in self.defaults_for(method)},
+        }

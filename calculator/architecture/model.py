@@ -207,7 +207,9 @@ class Model:
     @cached_property
     def has_unused_parameters(self) -> bool:
         """Whether there are parameters, or there may be trained copies of parameters, that get no gradient."""
-        return bool(self.idle) or any(not each.in_graph for module in self.modules for each in module.parameters)
+        return bool(self.idle) or any(
+            not parameter.in_graph for module in self.modules for parameter in module.parameters
+        )
 
     def is_idle(self, path: str) -> bool:
         """Return whether the batch does not use the module at a path."""
@@ -330,6 +332,11 @@ class Model:
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
         """Each kind of layer, with the number of layers of that kind."""
         return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
+
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether a layer has experts."""
+        return any(layer.kind.mlp == "sparse" for layer, _ in self.distinct_layers)
 
     def _with_paths(self) -> Iterator[tuple[Module, str, int | None]]:
         """Yield every module with its path, and with the index of its layer or None."""

@@ -161,5 +161,5 @@ def norm(name: str, *shape: int, bias: bool = False) -> Module:
 
 def bare(name: str, kind: Kind, dtype: OwnDType = "model", **shapes: Shape) -> Module:
     """Build a module that owns parameters of these shapes, in order."""
-    parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
+    parameters = tuple(Parameter(name=key, shape=shape, dtype=dtype) for key, shape in shapes.items())
     return Module(name=name, kind=kind, parameters=parameters)

@@ -131,7 +131,7 @@ def _torchao_type(stated: Mapping[str, Any]) -> Any:
 
 
 def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
-    names = {each.name for each in declared(QuantizationConfig)}
+    names = {field.name for field in declared(QuantizationConfig)}
     settings = {key: stated[key] for key in stated if key in names}
     if "quant_type" in settings:
         settings["quant_type"] = TORCHAO.get(_torchao_type(stated), "Int8WeightOnlyConfig")

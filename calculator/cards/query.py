@@ -57,10 +57,10 @@ class CardQuery:
     )
     order: Literal["descending", "ascending"] = setting("descending", label="Order", help="The order of the rows.")
     offset: int = setting(
-        0, label="First row", help="The number of rows that are skipped.", minimum=0, maximum=MOST_ROWS, form=False
+        0, label="First row", help="The number of rows to skip.", minimum=0, maximum=MOST_ROWS, form=False
     )
     limit: int = setting(
-        100, label="Rows", help="The most rows of the answer.", minimum=1, maximum=MOST_ROWS, example=100
+        100, label="Rows", help="The largest number of rows in the answer.", minimum=1, maximum=MOST_ROWS, example=100
     )
 
 

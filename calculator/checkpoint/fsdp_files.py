@@ -51,7 +51,7 @@ def sharded_optimizer_bytes(
     saved = _named_states(groups, optimizer, name_of)
     states = [each for state in saved["state"].values() for each in state.values()]
     options = [value for group in saved["param_groups"] for value in group.values()]
-    return sum(_shards(each, count) for each in states) + sum(file_bytes(value, _STREAM) for value in options)
+    return sum(_shards(state, count) for state in states) + sum(file_bytes(value, _STREAM) for value in options)
 
 
 def _named_states(

@@ -54,7 +54,7 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    fields = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
+    fields = ("model", "methods", "training", "device", "stack", *(field.name for field in declared(Choices)))
     problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
     common = {key: value for key, value in body.items() if key in fields and key != "methods"}
     request: Request | None = None

@@ -69,10 +69,10 @@ def _settings(request: Request) -> Iterator[tuple[str, Any]]:
         ("stack", StackVersions, request.stack),
     )
     for part, kind, settings in parts:
-        for each in declared(kind):
-            yield f"{part}.{each.name}", getattr(settings, each.name)
-    for each in declared(Choices):
-        yield each.name, getattr(request, each.name)
+        for field in declared(kind):
+            yield f"{part}.{field.name}", getattr(settings, field.name)
+    for field in declared(Choices):
+        yield field.name, getattr(request, field.name)
 
 
 def component_lines(plans: Sequence[Estimate]) -> tuple[ComponentLine, ...]:

@@ -142,7 +142,7 @@ def diagnose(
     workspaces = sum(replay.workspaces)
     whole = None if run is None else RunRequest(estimate=request, run=run)
     in_phases = () if whole is None else phase_matches(whole, replay.resident, workspaces, message)
-    names = {each.tensor for each in found} | {each.tensor for each in in_phases}
+    names = {match.tensor for match in found} | {match.tensor for match in in_phases}
     diagnosis = Diagnosis(
         message=message,
         estimate=answer,

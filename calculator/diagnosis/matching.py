@@ -94,7 +94,7 @@ def _reached(journal: Journal, message: Message) -> int:
     most = message.capacity_bytes + sum(
         each.rounding for each in (message.allocated, message.unallocated, message.free)
     )
-    return next((n for n, each in enumerate(journal.requests) if each.allocated > most), len(journal.requests))
+    return next((n for n, request in enumerate(journal.requests) if request.allocated > most), len(journal.requests))
 
 
 def _match(journal: Journal, numbers: Sequence[int], allocated: Stated, reached: int) -> Match:

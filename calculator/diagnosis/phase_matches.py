@@ -77,8 +77,8 @@ class _Phases:
     def matches(self) -> Iterator[PhaseMatch]:
         """Yield the tensors of the requested size."""
         if self.run.evaluates:
-            for each in self._passes():
-                yield from self._in_pass(each)
+            for pass_ in self._passes():
+                yield from self._in_pass(pass_)
             if self.gathered.outputs:
                 yield from self._in_concatenation()
         if self.run.merge_and_unload:

@@ -73,12 +73,12 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
         step=request.step,
         phase=request.phase,
         tensor=request.kind.name,
-        same_bytes=sum(each.size * min(each.blocks, each.tensors) for each in sizes),
-        other_bytes=sum(each.size * max(0, each.blocks - each.tensors) for each in sizes),
-        missing_bytes=sum(each.size * max(0, each.tensors - each.blocks) for each in sizes),
-        matched=tuple(each for each in sizes if each.blocks and each.tensors)[:MOST],
-        others=tuple(each for each in sizes if each.blocks > each.tensors)[:MOST],
-        missing=tuple(each for each in sizes if each.tensors > each.blocks)[:MOST],
+        same_bytes=sum(match.size * min(match.blocks, match.tensors) for match in sizes),
+        other_bytes=sum(match.size * max(0, match.blocks - match.tensors) for match in sizes),
+        missing_bytes=sum(match.size * max(0, match.tensors - match.blocks) for match in sizes),
+        matched=tuple(match for match in sizes if match.blocks and match.tensors)[:MOST],
+        others=tuple(match for match in sizes if match.blocks > match.tensors)[:MOST],
+        missing=tuple(match for match in sizes if match.tensors > match.blocks)[:MOST],
         components=components,
     )
 

@@ -65,7 +65,9 @@ class ReservedMemory:
     """How reserved memory is computed."""
 
     reserved: ReservedBy = _setting(
-        "replay", label="Reserved memory", help="The caching allocator replayed, or a fast, conservative rule."
+        "replay",
+        label="Reserved memory",
+        help="How reserved memory is computed: by a replay of the caching allocator, or by a fast, conservative rule.",
     )
 
 
@@ -74,17 +76,17 @@ class Choices(ReservedMemory):
     """The options of a request that are not part of its model, method, training or device."""
 
     accounting: Literal["exact", "textbook"] = _setting(
-        "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
+        "exact", label="Accounting", help="Every tensor of the step (exact), or the lesson's rules of thumb (textbook)."
     )
     task: TaskName = _setting(
         "causal_lm",
         label="Task",
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
-        "sequences, with the model of AutoModelForSequenceClassification; token_cls classifies tokens; question_ans "
-        "finds an answer's first and last token; seq_2_seq_lm writes a target from a source, with the model of "
-        "AutoModelForSeq2SeqLM, or from audio, with that of AutoModelForSpeechSeq2Seq; feature_extraction embeds "
-        "texts, with AutoModel and the loss of sentence-transformers' MultipleNegativesRankingLoss; image_cls "
-        "classifies images, with the model of AutoModelForImageClassification, for which PEFT has no TaskType.",
+        "sequences (AutoModelForSequenceClassification); token_cls classifies tokens; question_ans finds an "
+        "answer's first and last token; seq_2_seq_lm generates a target from a source text "
+        "(AutoModelForSeq2SeqLM) or from audio (AutoModelForSpeechSeq2Seq); feature_extraction embeds texts "
+        "(AutoModel, with the MultipleNegativesRankingLoss of sentence-transformers); image_cls classifies images "
+        "(AutoModelForImageClassification; PEFT has no TaskType for it).",
         example="seq_cls",
     )
     num_labels: int = _setting(
@@ -98,16 +100,16 @@ class Choices(ReservedMemory):
     problem_type: ProblemType | None = _setting(
         None,
         label="Problem type",
-        help="The loss of a classifier, as problem_type of its config; null means a regression for one label, and one "
-        "label for each sequence or image for more. Only with task seq_cls or image_cls.",
+        help="The loss of a classifier (problem_type of its config); null means regression with one label, and "
+        "single_label_classification with several. Only with task seq_cls or image_cls.",
         example="single_label_classification",
         empty="by the number of labels",
     )
     engine: EngineChoice = _setting(
         "auto",
         label="Engine",
-        help="The calculator, or a trace of the real modules, which needs PyTorch. Auto traces a single estimate if the"
-        " calculator does not model the model.",
+        help="The calculator, or a trace of the real modules, which needs PyTorch. With auto, a single estimate of a "
+        "model that the calculator does not support is traced.",
     )
 
 

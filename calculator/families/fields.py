@@ -241,7 +241,7 @@ def listed_layer_types(layer_types: tuple[str, ...]) -> Check:
         types, expected = config["layer_types"], config["num_hidden_layers"]
         if len(types) != expected:
             return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-        unknown = next((each for each in types if each not in layer_types), None)
+        unknown = next((type_ for type_ in types if type_ not in layer_types), None)
         return None if unknown is None else f"{shown(unknown)} is none of {', '.join(layer_types)}"
 
     return Check(name="layer_types", problem=problem)

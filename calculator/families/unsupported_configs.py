@@ -81,7 +81,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
 
 def _routerless(model: Model) -> Iterator[Problem]:
     """Yield an error if the loss includes that of routers, but no layer has one."""
-    if model.adds_router_loss and not any(layer.kind.mlp == "sparse" for layer, _ in model.distinct_layers):
+    if model.adds_router_loss and not model.has_experts:
         yield Problem(
             loc="model.config.output_router_logits",
             msg="no layer has experts, and the routers' loss fails without: make it false",

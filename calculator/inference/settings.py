@@ -38,7 +38,7 @@ class Serving:
     tasks: int = setting(
         1,
         label="Tasks",
-        help="Adapters on the card at once; whole models where merged or fully fine-tuned.",
+        help="Adapters on the card at the same time, or whole models if they are merged or fully fine-tuned.",
         minimum=1,
         maximum=100_000,
         example=1,
@@ -49,12 +49,13 @@ class Serving:
     storage: Literal["as_trained", "dtype", "nf4", "fp4"] = setting(
         "as_trained",
         label="Weights' storage",
-        help="4 bits where the method trains over them (as_trained), the precision, or 4 bits for any method.",
+        help="The storage of the base weights: as in training (as_trained: 4 bits for QLoRA), in the precision above "
+        "(dtype), or in 4 bits for any method.",
     )
     bnb_4bit_use_double_quant: bool = setting(
         True,
         label="Double quantization of the storage",
-        help="Quantize block constants too, where the storage is given here.",
+        help="Quantize the block constants too. Only if the storage is nf4 or fp4.",
     )
     merged: bool = setting(
         False, label="Merged", help="Whether the added parameters are merged into the weights before serving."

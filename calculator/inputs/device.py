@@ -13,7 +13,7 @@ class Device:
     gpu: str | None = setting(
         None,
         label="GPU",
-        help="A GPU of the catalogue; the answer then states whether the run fits.",
+        help="A GPU from the catalogue. The answer then states whether the run fits.",
         example="rtx-4090",
     )
     memory_bytes: int | None = setting(
@@ -28,7 +28,7 @@ class Device:
     count: int = setting(
         1,
         label="Number of GPUs",
-        help="GPUs of this kind (ranks). Figures are of one of them.",
+        help="The number of GPUs (ranks). All figures are for one of them, the one that needs the most memory.",
         minimum=1,
         maximum=65_536,
     )
@@ -36,27 +36,28 @@ class Device:
         "none",
         label="Sharding",
         help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "zero1, zero2 and zero3 are DeepSpeed's ZeRO: it shards optimizer states, gradients from stage 2 on, and "
-        "weights in stage 3, which gathers a module's weights to run it. "
-        "fsdp is FSDP2: it shards weights, gradients and optimizer states, and gathers a layer's weights to run it.",
+        "zero1, zero2 and zero3 are the stages of DeepSpeed's ZeRO: all shard the optimizer states, stages 2 and "
+        "3 also the gradients, and stage 3 also the weights, which it gathers for each module. fsdp is FSDP2: it "
+        "shards weights, gradients and optimizer states, and gathers the weights of each layer.",
     )
     nodes: int = setting(
         1,
         label="Number of nodes",
-        help="Machines that the GPUs are in, each with as many. It changes communication and host memory only.",
+        help="The number of machines, each with the same number of GPUs. It changes communication and host memory "
+        "only.",
         minimum=1,
         maximum=65_536,
     )
     alloc_conf: str | None = setting(
         None,
         label="Allocator settings",
-        help="PYTORCH_CUDA_ALLOC_CONF of the run. Settings change reserved memory by replay, not by the rule.",
+        help="PYTORCH_CUDA_ALLOC_CONF of the run. It changes reserved memory by replay, not by the rule.",
         example="expandable_segments:True",
     )
     price_per_hour: float | None = setting(
         None,
         label="Price per hour",
-        help="What one GPU costs for an hour, in any currency. A run's cost and plans that rank by cost use it; it "
+        help="The price of one GPU per hour, in any currency. A run's cost and plans that rank by cost use it. It "
         "changes no other figure.",
         minimum=0,
         maximum=1_000_000,

@@ -12,8 +12,8 @@ class Images:
     images_per_sequence: int = setting(
         0,
         label="Images per sequence",
-        help="Images in each sequence of a model that reads images; 0 means text only, for which its vision tower "
-        "does not run. An image's tokens are part of sequence_length.",
+        help="Images in each sequence, for a model that reads images. With 0, sequences are text only and the vision "
+        "tower does not run. An image's tokens count towards sequence_length.",
         minimum=0,
         maximum=1024,
         example=1,
@@ -38,9 +38,9 @@ class Images:
     )
     min_pixels: int | None = setting(
         None,
-        label="Fewest pixels",
-        help="The processor enlarges smaller images (min_pixels); null means the value of the published checkpoints. "
-        "Only with models whose processor keeps the proportions of an image.",
+        label="Minimum pixels",
+        help="The processor enlarges images with fewer pixels (min_pixels); null means the value of the published "
+        "checkpoints. Only with models whose processor keeps an image's aspect ratio.",
         minimum=1,
         maximum=1 << 40,
         unit="pixels",
@@ -49,9 +49,9 @@ class Images:
     )
     max_pixels: int | None = setting(
         None,
-        label="Most pixels",
-        help="The processor reduces larger images (max_pixels); null means the value of the published checkpoints. "
-        "Only with models whose processor keeps the proportions of an image.",
+        label="Maximum pixels",
+        help="The processor reduces images with more pixels (max_pixels); null means the value of the published "
+        "checkpoints. Only with models whose processor keeps an image's aspect ratio.",
         minimum=1,
         maximum=1 << 40,
         unit="pixels",

@@ -21,22 +21,22 @@ class RunSettings:
     num_train_epochs: int = setting(
         3,
         label="Epochs",
-        help="Epochs of the run, each of which ends with a checkpoint where save_strategy is epoch.",
+        help="Epochs of the run. With save_strategy epoch, each ends with a checkpoint.",
         minimum=1,
         maximum=10**6,
     )
     checkpoint_dtype: Literal["bfloat16", "float16", "float32"] | None = setting(
         None,
         label="Checkpoint precision",
-        help="The data type of the weights in the files that are loaded; null means torch_dtype of the config, or "
-        "else the precision.",
+        help="The data type of the weights in the checkpoint's files; null means torch_dtype of the config, or the "
+        "precision if the config has none.",
         empty="of the config",
     )
     device_map: Literal["auto"] | None = setting(
         None,
         label="Device map",
-        help="The device_map of from_pretrained: auto reads the weights onto the GPU, null into host memory first. A "
-        "model in 4 bits is read onto the GPU in either case.",
+        help="The device_map of from_pretrained: auto loads the weights onto the GPU, null into host memory first. A "
+        "4-bit model is loaded onto the GPU in either case.",
         empty="none",
     )
     eval_strategy: Strategy = setting("no", label="Evaluation", help="When the Trainer evaluates (eval_strategy).")
@@ -49,7 +49,7 @@ class RunSettings:
     compute_metrics: bool = setting(
         False,
         label="compute_metrics",
-        help="Whether the Trainer has compute_metrics, for which it gathers the logits of all evaluation samples.",
+        help="Whether the Trainer has compute_metrics. It then gathers the logits of all evaluation samples.",
     )
     prediction_loss_only: bool = setting(
         False, label="Loss only", help="Gather no logits even with compute_metrics (prediction_loss_only)."
@@ -57,7 +57,8 @@ class RunSettings:
     eval_accumulation_steps: int | None = setting(
         None,
         label="Evaluation accumulation steps",
-        help="Evaluation batches after which gathered logits are moved to host memory; null means after the last one.",
+        help="The number of evaluation batches after which gathered logits are moved to host memory; null moves them "
+        "after the last batch.",
         minimum=1,
         maximum=10**9,
         example=10,
@@ -66,14 +67,14 @@ class RunSettings:
     predict_with_generate: bool = setting(
         False,
         label="Generation in evaluation",
-        help="Generate in evaluation for compute_metrics, as Seq2SeqTrainer with predict_with_generate does: each "
-        "batch by greedy search.",
+        help="Generate during evaluation for compute_metrics, as Seq2SeqTrainer does with predict_with_generate. Each "
+        "batch is decoded by greedy search.",
     )
     generation_max_length: int | None = setting(
         None,
         label="Generation length",
-        help="The most tokens of a prompt and its completion, or of a target (generation_max_length). The prompt has "
-        "sequence_length.",
+        help="The largest number of tokens of a prompt with its completion, or of a target (generation_max_length). "
+        "The prompt has sequence_length tokens.",
         minimum=3,
         maximum=16_777_216,
         unit="tokens",
@@ -86,7 +87,8 @@ class RunSettings:
     save_total_limit: int | None = setting(
         None,
         label="Checkpoints kept",
-        help="The most checkpoints that are kept (save_total_limit); an older one is deleted after a new one is saved.",
+        help="The largest number of checkpoints on the disk (save_total_limit). The oldest is deleted after a new one "
+        "is saved.",
         minimum=1,
         maximum=10**9,
         example=2,
@@ -98,8 +100,8 @@ class RunSettings:
     state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = setting(
         "FULL_STATE_DICT",
         label="State dict under FSDP",
-        help="How FSDP saves checkpoints (state_dict_type of fsdp_config): whole tensors by the first process, or a "
-        "file by each.",
+        help="How FSDP saves checkpoints (state_dict_type of fsdp_config): the first process writes whole tensors, or "
+        "each process writes a file of its shards.",
     )
     load_best_model_at_end: bool = setting(
         False,
@@ -112,7 +114,7 @@ class RunSettings:
     host_memory_bytes: int | None = setting(
         None,
         label="Host memory",
-        help="The host memory that the run may use; the verdict then counts it.",
+        help="The host memory that the run can use. If it is set, the verdict depends on it too.",
         minimum=1,
         maximum=1 << 50,
         unit="bytes",
@@ -122,7 +124,7 @@ class RunSettings:
     disk_bytes: int | None = setting(
         None,
         label="Disk space",
-        help="The disk space for checkpoints; the verdict then counts it.",
+        help="The disk space for checkpoints. If it is set, the verdict depends on it too.",
         minimum=1,
         maximum=1 << 60,
         unit="bytes",

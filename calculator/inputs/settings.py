@@ -107,7 +107,7 @@ def declared(cls: type) -> tuple[Declared, ...]:
     """Return every input of a settings dataclass, in the order of its fields."""
     hints = get_type_hints(cls)
     inputs = (each for each in dataclasses.fields(cls) if "setting" in each.metadata)
-    return tuple(_declared(position, each, hints[each.name]) for position, each in enumerate(inputs))
+    return tuple(_declared(position, input_, hints[input_.name]) for position, input_ in enumerate(inputs))
 
 
 def _declared(position: int, declared: dataclasses.Field[Any], kind: Any) -> Declared:

@@ -35,10 +35,12 @@ class DDPConfig:
         help="Make gradients views of DDP's buckets (gradient_as_bucket_view).",
     )
     find_unused_parameters: bool = setting(
-        False, label="Find unused parameters", help="Search each graph for parameters without a gradient (DDP)."
+        False,
+        label="Find unused parameters",
+        help="Search each graph for parameters without a gradient (find_unused_parameters of DDP).",
     )
     static_graph: bool = setting(
-        False, label="Static graph", help="Every step runs the same graph (DDP's static_graph)."
+        False, label="Static graph", help="Assume that every step runs the same graph (static_graph of DDP)."
     )
     bucket_cap_mb: int = setting(
         25,
@@ -70,9 +72,10 @@ class FSDPConfig:
     cpu_ram_efficient_loading: bool = setting(
         False,
         label="Load by broadcasts",
-        help="Send each GPU one whole weight after another from the first process, and keep a shard of it, instead of"
-        " sharding a unit at a time (cpu_ram_efficient_loading). It changes only the load, and not that of 4-bit"
-        " weights. False is transformers' default; accelerate launch and its configuration files set true.",
+        help="The first process broadcasts one whole weight after another, and each GPU keeps its shard, instead of "
+        "sharding a unit at a time (cpu_ram_efficient_loading). It changes only the loading of the model, and not "
+        "that of 4-bit weights. The default of transformers is false; accelerate launch and its configuration "
+        "files set true.",
     )
     transformer_layer_cls_to_wrap: tuple[str, ...] | None = setting(
         None,
@@ -155,7 +158,7 @@ class ZeroOptimization:
     stage3_param_persistence_threshold: OrAuto = setting(
         100_000,
         label="Persistence threshold",
-        help="Smaller parameters are not partitioned.",
+        help="Parameters with fewer elements are not partitioned.",
         minimum=0,
         unit="elements",
         form=False,
@@ -226,7 +229,7 @@ _DEFAULT_ZERO = ZeroOptimization()
 def pins(zero: ZeroOptimization) -> bool:
     """Return whether any offload uses page-locked host memory."""
     offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
-    return any(each.device == "cpu" and each.pin_memory for each in offloads)
+    return any(offload.device == "cpu" and offload.pin_memory for offload in offloads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +275,8 @@ class Storage:
     quant_storage: QuantStorage = setting(
         "uint8",
         label="4-bit storage type",
-        help="The data type that holds packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards a float type only.",
+        help="The data type of the tensors that contain the packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards "
+        "only tensors of a float type.",
     )
 
 

@@ -12,7 +12,7 @@ class StackVersions:
     transformers: str = setting(
         "5.24",
         label="transformers",
-        help="The release of transformers. Older ones keep other tensors; the answer lists the differences.",
+        help="The release of transformers. Older releases keep other tensors; the answer lists the differences.",
         example="5.24",
     )
     peft: str = setting("0.21", label="peft", help="The release of PEFT.", example="0.21")

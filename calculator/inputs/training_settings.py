@@ -69,8 +69,8 @@ class TrainingSettings:
     sequence_length: int = setting(
         2048,
         label="Sequence length",
-        help="Tokens per sequence (S), without virtual tokens. The config decides those of an image of task image_cls, "
-        "and those of the audio that Whisper reads.",
+        help="Tokens per sequence (S), without virtual tokens. For images of task image_cls and for Whisper's audio, "
+        "the config sets the number instead.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",
@@ -79,8 +79,8 @@ class TrainingSettings:
     texts_per_example: int = setting(
         2,
         label="Texts per example",
-        help="With task feature_extraction: an anchor, its positive, and any negatives. Each is embedded by a forward"
-        " pass of its own, with sequence_length tokens.",
+        help="The texts of an example: an anchor, its positive, and any negatives. Each has its own forward pass with "
+        "sequence_length tokens. Only with task feature_extraction.",
         minimum=2,
         maximum=16,
         example=3,
@@ -88,8 +88,8 @@ class TrainingSettings:
     target_length: int | None = setting(
         None,
         label="Target length",
-        help="Tokens of each target sequence of an encoder-decoder; null means sequence_length, which is that of the "
-        "source, and for audio the config's max_target_positions. Only with task seq_2_seq_lm.",
+        help="Tokens of each target sequence of an encoder-decoder; sequence_length is that of the source. null means "
+        "sequence_length, and for audio the config's max_target_positions. Only with task seq_2_seq_lm.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",
@@ -124,14 +124,14 @@ class TrainingSettings:
     autocast: Literal["bfloat16", "float16"] | None = setting(
         None,
         label="Autocast",
-        help="Mixed precision (AMP): weights keep their data type, matrix products run in this one. Each trained "
-        "float32 weight is copied once per forward pass, every other tensor at each use.",
+        help="Mixed precision (AMP): weights keep their data type, and matrix products run in this one. A trained "
+        "float32 weight is cast once per forward pass, any other tensor at each use.",
     )
     adapter_dtype: Literal["float32", "model"] = setting(
         "float32",
         label="Adapter precision",
-        help="The data type of added parameters: float32 (PEFT's autocast_adapter_dtype=True), or that of the adapted "
-        "layer, which is float32 where a model prepared for k-bit training is not in 4 bits.",
+        help="The data type of added parameters: float32 (PEFT's autocast_adapter_dtype=True), or model, that of the "
+        "adapted layer. Preparation for k-bit training makes layers that are not in 4 bits float32.",
     )
     gradient_checkpointing: bool = setting(
         False,
@@ -159,7 +159,7 @@ class TrainingSettings:
     padding_free: bool = setting(
         False,
         label="Padding-free",
-        help="Put the sequences of a micro-batch into one row without padding, with positions that begin again "
+        help="Put the sequences of a micro-batch into one row without padding. Position ids restart at each sequence "
         "(padding_free of trl-sft, DataCollatorWithFlattening with transformers).",
     )
     completion_tokens: int | None = setting(
@@ -180,8 +180,9 @@ class TrainingSettings:
     beta: float | None = setting(
         None,
         label="KL coefficient",
-        help="The coefficient of the KL divergence from the reference (beta); null means the trainer's default: 0 with "
-        "trl-grpo, 0.05 with trl-rloo. With 0, there is no reference. Only with these.",
+        help="The coefficient of the KL divergence from the reference model (beta); null means the trainer's default: "
+        "0 with trl-grpo, 0.05 with trl-rloo. With 0, there is no reference model. Only with trl-grpo and "
+        "trl-rloo.",
         minimum=0,
         maximum=1e9,
         example=0.04,
@@ -190,8 +191,8 @@ class TrainingSettings:
     num_generations: int | None = setting(
         None,
         label="Completions per prompt",
-        help="Completions that are generated for each prompt (num_generations), a divisor of the rows of a step; null "
-        "means any. Only with trl-grpo and trl-rloo.",
+        help="Completions that are generated for each prompt (num_generations). The number must divide the rows of a "
+        "step; null means any such number. Only with trl-grpo and trl-rloo.",
         minimum=2,
         maximum=1_000_000,
         example=8,
@@ -201,7 +202,7 @@ class TrainingSettings:
         None,
         label="Completion length",
         help="Tokens of the longest completion (max_completion_length). The longest prompt has the rest of "
-        "sequence_length; null means one token. Only with trl-grpo and trl-rloo.",
+        "sequence_length; null leaves the prompt one token. Only with trl-grpo and trl-rloo.",
         minimum=1,
         maximum=16_777_215,
         unit="tokens",
@@ -221,8 +222,8 @@ class TrainingSettings:
     )
     vllm_gpu_memory_utilization: float | None = setting(
         None,
-        label="vLLM's share",
-        help="The share of the GPU's whole memory that vLLM takes for its weights and its cache "
+        label="vLLM's memory share",
+        help="The share of the GPU's total memory that vLLM uses for weights and KV cache "
         "(vllm_gpu_memory_utilization); null means TRL's default of 0.3. Only with use_vllm in the mode colocate.",
         minimum=0.01,
         maximum=0.99,
@@ -231,9 +232,9 @@ class TrainingSettings:
     )
     vllm_enable_sleep_mode: bool = setting(
         False,
-        label="vLLM sleeps",
-        help="Whether vLLM frees its weights and its cache while the trainer trains (vllm_enable_sleep_mode). Only "
-        "with use_vllm in the mode colocate.",
+        label="vLLM's sleep mode",
+        help="Whether vLLM frees its weights and KV cache during training steps (vllm_enable_sleep_mode). Only with "
+        "use_vllm in the mode colocate.",
     )
     use_liger_kernel: bool = setting(
         False,
@@ -244,16 +245,16 @@ class TrainingSettings:
     kernels: tuple[str, ...] | None = setting(
         None,
         label="Kernel packages",
-        help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention),"
-        " causal_conv1d and mamba_ssm. Their part of the figures is read from their source, not measured. Null means"
-        " none.",
+        help="Installed packages whose kernels replace PyTorch code of the model: fla (flash-linear-attention), "
+        "causal_conv1d and mamba_ssm. The figures of their kernels are derived from source code, not measured. "
+        "Null means none.",
         example=["fla", "causal_conv1d"],
     )
     cut_cross_entropy: bool = setting(
         False,
         label="Cut Cross-Entropy",
-        help="Patch the model with Cut Cross-Entropy, whose loss never builds logits (axolotl's cut_cross_entropy)."
-        " Only the trainer transformers calls it; TRL's losses take no notice of it.",
+        help="Patch the model with Cut Cross-Entropy, whose loss never builds logits (axolotl's cut_cross_entropy). It "
+        "has an effect only with the trainer transformers: TRL's trainers compute their own losses.",
     )
     gradient_checkpointing_kwargs: CheckpointingKwargs | None = setting(
         None,
@@ -264,10 +265,10 @@ class TrainingSettings:
     activation_offloading: bool | None = setting(
         None,
         label="Offload activations",
-        help="Whether saved tensors are kept in host memory; with gradient checkpointing, these are the layers' inputs."
-        " Null means the trainer's default. TRL's SFT, DPO, KTO and Reward trainers have it as activation_offloading,"
-        " which is modeled with use_reentrant false. With unsloth it is the default"
-        " (use_gradient_checkpointing); false keeps the inputs on the GPU.",
+        help="Whether tensors saved for the backward pass are kept in host memory; with gradient checkpointing, these "
+        "are the layers' inputs. Null means the trainer's default. It is activation_offloading of TRL's SFT, DPO, "
+        "KTO and Reward trainers, which is modeled with use_reentrant false. It is the default of unsloth "
+        "(use_gradient_checkpointing); false keeps the inputs on the GPU.",
         example=True,
         empty="the trainer's default",
     )
@@ -299,9 +300,9 @@ class TrainingSettings:
     optimizer_in_bwd: bool = setting(
         False,
         label="Optimizer in backward",
-        help="Gradient release: step each parameter's own optimizer as soon as its gradient is ready, and free the"
-        " gradient (a post-accumulate-grad hook, optimi's gradient_release, torchtune's optimizer_in_bwd). Without a"
-        " trainer, or with torchtune's full fine-tuning.",
+        help="Gradient release: step each parameter's own optimizer as soon as its gradient is ready, and free the "
+        "gradient (a post-accumulate-grad hook, optimi's gradient_release, torchtune's optimizer_in_bwd). Only "
+        "without a trainer, or with torchtune's full fine-tuning.",
     )
     max_grad_norm: float | None = setting(
         1.0,
@@ -334,8 +335,9 @@ class TrainingSettings:
     loraplus_lr_ratio: float | None = setting(
         None,
         label="LoRA+ ratio",
-        help="The learning rate of LoRA's B over that of A, as PEFT's create_loraplus_optimizer takes it. The optimizer"
-        " then has parameter groups of its own for A and B, and steps one after the other.",
+        help="The learning rate of LoRA's B divided by that of A (loraplus_lr_ratio of PEFT's "
+        "create_loraplus_optimizer). The optimizer then has separate parameter groups for A and B, and updates "
+        "one group after the other.",
         minimum=1,
         maximum=1e6,
         example=16,
@@ -343,8 +345,8 @@ class TrainingSettings:
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",
-        help="Call torch.cuda.empty_cache() in the first step and then every N steps, as"
-        " TrainingArguments.torch_empty_cache_steps. By replay only.",
+        help="Call torch.cuda.empty_cache() in the first step and then every N steps, as "
+        "TrainingArguments.torch_empty_cache_steps does. It changes figures by replay only.",
         minimum=1,
         maximum=1_000_000,
         unit="steps",
@@ -353,6 +355,6 @@ class TrainingSettings:
     empty_cache_at: Literal["after_forward", "after_step"] = setting(
         "after_forward",
         label="Where the cache is emptied",
-        help="After each forward pass of these steps, as the Hugging Face Trainer does, or at the end of every N-th"
-        " step, as a training loop of one's own may.",
+        help="When these steps call it: after each forward pass, as the Hugging Face Trainer does, or at the end of "
+        "the step, as in a custom training loop.",
     )

@@ -178,7 +178,7 @@ def _is_field(path: str, request: dict[str, Any]) -> bool:
 def _is_setting(kind: type, path: str) -> bool:
     """Return whether a dotted path leads to a setting of a dataclass of settings."""
     first, _, rest = path.partition(".")
-    found = next((each for each in declared(kind) if each.name == first), None)
+    found = next((field for field in declared(kind) if field.name == first), None)
     if found is None or not rest:
         return found is not None
     return found.nested is not None and _is_setting(found.nested, rest)

@@ -65,9 +65,9 @@ def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candida
     Candidates whose training fits, and that only miss by their tasks, come first.
     """
     found_before = [
-        (each.evaluator, smallest, answer)
-        for each in tried
-        if (smallest := each.result.smallest) and (answer := each.evaluator.answer(smallest)) is not None
+        (example.evaluator, smallest, answer)
+        for example in tried
+        if (smallest := example.result.smallest) and (answer := example.evaluator.answer(smallest)) is not None
     ]
     return min(
         found_before, key=lambda found: (not found[0].trains(found[1]), found[0].short_bytes(found[1])), default=None

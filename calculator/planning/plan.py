@@ -252,11 +252,11 @@ def _refused(tried: dict[MethodName, MethodResult]) -> None:
 
     Problems at places that all methods share come first.
     """
-    if not tried or not all(each.result.problems for each in tried.values()):
+    if not tried or not all(example.result.problems for example in tried.values()):
         return
-    first, *others = [each.result.problems for each in tried.values()]
+    first, *others = [example.result.problems for example in tried.values()]
     shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
-    named = [(each, problem) for each in tried.values() for problem in each.result.problems]
+    named = [(example, problem) for example in tried.values() for problem in example.result.problems]
     alike = [(each, problem) for each, problem in named[: len(first)] if problem.loc in shared]
     every = {(problem.loc, problem.msg): (each, problem) for each, problem in named}
     raise PlanError(*(_of_the_model(each, problem) for each, problem in alike or every.values()))

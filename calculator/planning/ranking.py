@@ -41,7 +41,7 @@ def place(evaluation: Evaluation) -> tuple[float, ...]:
     }
     first, *others = (figures[name] for name in evaluation.needs.order)
     close = evaluation.evaluator.is_close(evaluation.candidate)
-    return (*first, close, *(figure for each in others for figure in each), evaluation.cost.relative)
+    return (*first, close, *(figure for other in others for figure in other), evaluation.cost.relative)
 
 
 def _sent(evaluation: Evaluation) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def rejections(tried: Iterable[MethodResult]) -> Iterator[RuledOut]:
     """Yield the methods that are refused or do not fit."""
-    return (rejection(each) for each in tried if not each.result.candidates)
+    return (rejection(example) for example in tried if not example.result.candidates)
 
 
 def rejection(tried: MethodResult) -> RuledOut:

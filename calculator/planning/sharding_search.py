@@ -45,9 +45,9 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
         found: list[MethodResult] = []
         for last in (False, True):
             tried = [evaluator for evaluator in evaluators if (evaluator.device.sharding == LAST) == last]
-            for each in tried:
-                each.by_rule_alone = by_rule_alone
-            found += [MethodResult(name=name, evaluator=each, result=search(name, each)) for each in tried]
+            for example in tried:
+                example.by_rule_alone = by_rule_alone
+            found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
             for chosen in sorted((each for each in found if each.result.candidates), key=_place):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
@@ -98,7 +98,7 @@ def _place(each: MethodResult) -> tuple[float, ...]:
 
 def _preference(candidate: Candidate, result: SearchResult) -> int:
     """Return the index of a candidate's settings among those that were tried."""
-    settings = [(each.method, each.optimizer) for each in result.tried]
+    settings = [(example.method, example.optimizer) for example in result.tried]
     return settings.index((candidate.method, candidate.optimizer))
 
 

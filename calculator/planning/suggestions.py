@@ -102,8 +102,8 @@ def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
     name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
     present: type = type(request.method)
-    settings = {each.name for each in declared(kind)}
-    kept = {each.name: getattr(request.method, each.name) for each in declared(present)}
+    settings = {field.name for field in declared(kind)}
+    kept = {field.name: getattr(request.method, field.name) for field in declared(present)}
     method: Any = kind(**{key: value for key, value in (kept | changed).items() if key in settings})
     return replace(
         request,

@@ -45,7 +45,7 @@ def parse_training(body: Any) -> Training:
 
 
 def _decided(body: dict[str, Any]) -> Iterator[Problem]:
-    fields = {each.name for each in declared(Training)} - {*SETTINGS}
+    fields = {field.name for field in declared(Training)} - {*SETTINGS}
     for name, value in body.items():
         if name in fields:
             where = f"set {_IN_NEEDS[name]}" if name in _IN_NEEDS else "leave it out"

@@ -30,5 +30,5 @@ def json_value(value: Any) -> Any:
 
 def _given(settings: Any) -> dict[str, Any]:
     """Return the settings that are not the default."""
-    values = {each.name: (getattr(settings, each.name), each.default) for each in declared(type(settings))}  # type: ignore[arg-type]  # a class is hashable
+    values = {field.name: (getattr(settings, field.name), field.default) for field in declared(type(settings))}  # type: ignore[arg-type]  # a class is hashable
     return {name: json_value(value) for name, (value, default) in values.items() if value != default}

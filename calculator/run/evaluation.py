@@ -85,7 +85,7 @@ class Evaluation:
     def resident_bytes(self) -> int:
         """The bytes that stage 3 has gathered when the evaluation begins."""
         state = self.resident.partitioned
-        return 0 if state is None else sum(each.with_padding for each in state.persistent)
+        return 0 if state is None else sum(parameter.with_padding for parameter in state.persistent)
 
     @property
     def length(self) -> int:
@@ -161,7 +161,7 @@ class Evaluation:
         found = self._of_loss(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
         passes = [_peak(each) for each in self.rolled_out(moment.batch, is_first=moment.is_first)]
-        peaks = (found, *(replace(each, rows=(*moment.kept, *each.rows)) for each in passes))
+        peaks = (found, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 
     def _of_loss(self, moment: Moment) -> PhasePeak:
@@ -278,8 +278,8 @@ class Evaluation:
 
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
-            for number, each in enumerate(self._passes(moment)):
-                found = self._of_generate(each, number, moment)
+            for number, pass_ in enumerate(self._passes(moment)):
+                found = self._of_generate(pass_, number, moment)
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
 
     def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:

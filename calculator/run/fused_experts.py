@@ -146,7 +146,7 @@ def read_ahead(
             now = sum(alive.values()) + experts.read
             if now > total:
                 most, total, read, operation = dict(alive), now, experts.read, each.name
-    return [*((each.name, size) for each, size in most.items()), (STACKED, read)], operation
+    return [*((key.name, size) for key, size in most.items()), (STACKED, read)], operation
 
 
 def _size(tensor: ResidentTensor, training: Training) -> int:
@@ -168,7 +168,7 @@ def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> F
     Weights have `size` bytes per element. The experts' weights are read from the mapped files to be fused. The others
     are read while they move to the GPU one by one, which frees the fused tensors.
     """
-    mapped = new = sum(each.parameters * each.count for each in base if from_parts(each, model_type)) * size
+    mapped = new = sum(tensor.parameters * tensor.count for tensor in base if from_parts(tensor, model_type)) * size
     moments = [_at_last_join(base, model_type, size, mapped)]
     for group, count in layers(base):
         for each in group * count:
@@ -185,7 +185,7 @@ def _at_last_join(base: Iterable[ResidentTensor], model_type: str, size: int, to
 
     All fused weights have `total` bytes. Weights whose names follow are not read yet.
     """
-    last = {each.name: each for each in base if from_parts(each, model_type)}
+    last = {tensor.name: tensor for tensor in base if from_parts(tensor, model_type)}
     joined = [each for each in last.values() if joins(each, model_type)]
     if not joined:
         return FusedOnHost(total, total)

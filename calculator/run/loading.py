@@ -206,10 +206,10 @@ class ModelLoading:
         """The bytes of freed tensors that malloc may keep: casts of experts' weights that are not large."""
         if self.reads_onto_gpu or self.stored == self.dtype:
             return 0
-        fused = self._fused(each for each in self.resident.whole if each.base)
+        fused = self._fused(tensor for tensor in self.resident.whole if tensor.base)
         size = ITEMSIZE[self.dtype]
         small = (each for each in fused if each.parameters // self._parts(each) * size < MOST_KEPT)
-        return sum(each.parameters * each.count for each in small) * size
+        return sum(tensor.parameters * tensor.count for tensor in small) * size
 
     def _parts(self, tensor: ResidentTensor) -> int:
         """Return the tensors in the files that a weight is read from."""
@@ -218,16 +218,16 @@ class ModelLoading:
 
     def _fused(self, base: Iterable[ResidentTensor]) -> Iterator[ResidentTensor]:
         """Return the weights of experts that are fused."""
-        return (each for each in base if from_parts(each, self.prepared.model.model_type))
+        return (tensor for tensor in base if from_parts(tensor, self.prepared.model.model_type))
 
     def _under_zero_init(self, base: list[ResidentTensor]) -> HostPeak:
         """Return the bytes if only the first process reads the files onto its GPU, and broadcasts the weights."""
-        mapped = sum(each.parameters * each.count for each in base) * ITEMSIZE[self.stored]
+        mapped = sum(tensor.parameters * tensor.count for tensor in base) * ITEMSIZE[self.stored]
         dtype = self.prepared.cast_to or "float32"
         sentence = "The mapped files, which the first process alone reads (deepspeed.zero.Init)."
         if self.stored == dtype:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence, of_first=True)
-        largest = max(each.parameters for each in base) * ITEMSIZE[dtype]
+        largest = max(tensor.parameters for tensor in base) * ITEMSIZE[dtype]
         sentence += f" It casts weights to {dtype} on their way, one at a time."
         return HostPeak(bytes=mapped + largest, file_bytes=mapped, sentence=sentence, of_first=True)
 
@@ -242,8 +242,10 @@ class ModelLoading:
         """
         if self.prepared.device.sharding in ("none", "ddp") or self.prepared.given.autocast is None:
             return 0
-        whole = sum(each.parameters * each.count * ITEMSIZE[each.dtype] for each in base if each.dtype != self.dtype)
-        kept = sum(each.parameters * each.count for each in base if each.dtype == self.dtype)
+        whole = sum(
+            tensor.parameters * tensor.count * ITEMSIZE[tensor.dtype] for tensor in base if tensor.dtype != self.dtype
+        )
+        kept = sum(tensor.parameters * tensor.count for tensor in base if tensor.dtype == self.dtype)
         return whole + (kept * ITEMSIZE[self.dtype] if self.stored != self.dtype else 0)
 
     @property
@@ -253,7 +255,9 @@ class ModelLoading:
         if not any(tensor.in_checkpoint for tensor in tensors):
             return 0
         parts = ("base_weights", "quantization_constants")
-        return sum(each.bytes for each in tensors if each.component in parts and (each.packed or not each.parameters))
+        return sum(
+            tensor.bytes for tensor in tensors if tensor.component in parts and (tensor.packed or not tensor.parameters)
+        )
 
 
 def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:

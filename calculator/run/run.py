@@ -160,7 +160,7 @@ class _Run:
         return between_steps(self.resident)
 
     def _phases(self) -> Iterator[RunPhase]:
-        left_out = {each.name for each in self.unanswered}
+        left_out = {phase.name for phase in self.unanswered}
         if "load" not in left_out:
             yield self._load()
         yield self._first_step()

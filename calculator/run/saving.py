@@ -65,7 +65,7 @@ class Saving:
     @property
     def groups(self) -> list[list[Named]]:
         """The optimizer's groups of parameters."""
-        facts, trained = self.resident.trainer, [each for each in self.resident.whole if each.trained]
+        facts, trained = self.resident.trainer, [tensor for tensor in self.resident.whole if tensor.trained]
         trained_parameters = [parameter for parameter in self.parameters if parameter.kind.trained]
         of_groups = grouped(trained_parameters, groups(facts, self.prepared.model, trained, self.prepared.older))
         if facts.decay_groups and len(of_groups) == 1:
@@ -124,8 +124,8 @@ def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
     files = [_weights(name, shard) for name, shard in zip(names, split, strict=True)]
     index = {
         "metadata": {
-            "total_parameters": sum(prod(each.shape) for each in saved),
-            "total_size": sum(each.bytes for each in saved),
+            "total_parameters": sum(prod(tensor.shape) for tensor in saved),
+            "total_size": sum(tensor.bytes for tensor in saved),
         },
         "weight_map": {each.name: name for name, shard in zip(names, split, strict=True) for each in shard},
     }
@@ -137,12 +137,12 @@ def shards(saved: Sequence[SavedTensor]) -> list[list[SavedTensor]]:
     """Return the tensors of each file in order. A tensor that does not fit a file begins another one."""
     split: list[list[SavedTensor]] = [[]]
     size = 0
-    for each in saved:
-        if split[-1] and size + each.bytes > MAX_SHARD_SIZE:
+    for tensor in saved:
+        if split[-1] and size + tensor.bytes > MAX_SHARD_SIZE:
             split.append([])
             size = 0
-        split[-1].append(each)
-        size += each.bytes
+        split[-1].append(tensor)
+        size += tensor.bytes
     return split
 
 

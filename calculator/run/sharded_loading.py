@@ -52,11 +52,11 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     """
     prepared, offloads = resident.prepared, resident.host_bytes is not None
     if prepared.method.facts.quantizes_base:
-        sharded = [each for each in resident.whole if is_sharded(each)]
-        books = [(f"{each.name}: copy", each.bytes) for each in resident.whole if each.name.endswith(CODE_BOOK)]
+        sharded = [tensor for tensor in resident.whole if is_sharded(tensor)]
+        books = [(f"{tensor.name}: copy", tensor.bytes) for tensor in resident.whole if tensor.name.endswith(CODE_BOOK)]
         yield [*_named(resident.whole), *books, *_shards(sharded, prepared)], "fully_shard"
         return
-    buffers = [each for each in resident.whole if not each.parameters]
+    buffers = [tensor for tensor in resident.whole if not tensor.parameters]
     referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
     kept: Alive = []
     for unit in in_order(prepared):
@@ -70,7 +70,7 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
 
 
 def _shards(whole: Iterable[ResidentTensor], prepared: PreparedModel) -> Alive:
-    return [(f"{each.name}: shard", shard(each, prepared.device.count).bytes) for each in whole]
+    return [(f"{tensor.name}: shard", shard(tensor, prepared.device.count).bytes) for tensor in whole]
 
 
 def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Alive, str]]:
@@ -85,7 +85,7 @@ def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Aliv
     for number, (names, weights) in enumerate(zip(groups, state.flat_weights, strict=True)):
         flat.append((weights.name, weights.bytes))
         yield [*whole, *flat], "flatten_dense_tensors_aligned"
-        whole = [each for each in whole if each[0] not in names]
+        whole = [tensor for tensor in whole if tensor[0] not in names]
         master = state.like_partition(number, "master weights")
         copied = state.like_partition(number, "weights of the partition", state.dtype)
         yield [*whole, *flat, *_named([copied, *([master] if casts else [])])], "master weights"
@@ -105,9 +105,9 @@ def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tu
     if state.is_built_partitioned:
         yield from LoadingUnderZeroInit(state).moments()
         base = {tensor.name for tensor in state.tensors if tensor.base}
-        before = [part for part, each in zip(parts, state.every, strict=True) if each.key.name in base]
-        parts = [part for part, each in zip(parts, state.every, strict=True) if each.key.name not in base]
-        buffers, later = [*buffers, *before], [each for each in state.every if each.key.name not in base]
+        before = [part for part, row in zip(parts, state.every, strict=True) if row.key.name in base]
+        parts = [part for part, row in zip(parts, state.every, strict=True) if row.key.name not in base]
+        buffers, later = [*buffers, *before], [row for row in state.every if row.key.name not in base]
     if later:
         yield _partitioned(buffers, parts, later)
     yield from _set_up(resident, state)
@@ -126,8 +126,8 @@ def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tu
 def _partitions(state: PartitionedState) -> Alive:
     """Return the partition of each parameter on the GPU. There are none if parameters are offloaded."""
     if state.sizes.offloads_parameters:
-        return [(f"{each.key.name}: partition", 0) for each in state.every]
-    return [(f"{each.key.name}: partition", allocated(each.partition, ITEMSIZE[each.dtype])) for each in state.every]
+        return [(f"{row.key.name}: partition", 0) for row in state.every]
+    return [(f"{row.key.name}: partition", allocated(row.partition, ITEMSIZE[row.dtype])) for row in state.every]
 
 
 def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
@@ -151,7 +151,7 @@ def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[
         largest = max((state.like_sub_group(number, "zeros for gradients") for number in numbers), key=_bytes)
         yield [*kept, *masters, *_named([largest])], "initialize_optimizer_states"
     kept += [*masters, *_named(state.buckets)]
-    largest_parameter = max((each for each in state.every if each.trained), key=_gathered_bytes)
+    largest_parameter = max((row for row in state.every if row.trained), key=_gathered_bytes)
     yield (
         [*kept, *gathered([(largest_parameter.key.name, largest_parameter)], state)],
         "create_reduce_and_remove_grad_hooks",

@@ -49,7 +49,9 @@ class FSDPSaving(Saving):
         super().__init__(resident)
         self._is_full = is_full
         kinds = stored([parameter.kind for parameter in self.parameters], self.prepared.method, self.prepared.training)
-        self.parameters = [each._replace(kind=kind) for each, kind in zip(self.parameters, kinds, strict=True)]
+        self.parameters = [
+            parameter._replace(kind=kind) for parameter, kind in zip(self.parameters, kinds, strict=True)
+        ]
 
     @property
     def _in_model_file(self) -> list[Named]:
@@ -82,7 +84,7 @@ class FSDPSaving(Saving):
                 SavedFile(name="pytorch_model_fsdp.bin", bytes=model, source=_FULL),
                 SavedFile(name="optimizer.bin", bytes=states, source=_FULL),
             )
-        model = fsdp_files.sharded_model_bytes(((each.shape, each.dtype) for each in self._in_shards), count)
+        model = fsdp_files.sharded_model_bytes(((shard.shape, shard.dtype) for shard in self._in_shards), count)
         states = fsdp_files.sharded_optimizer_bytes(self.groups, optimizer, count, name_of)
         return (
             SavedFile(name="pytorch_model_fsdp_0/*.distcp", bytes=model, source=_SHARDED),
@@ -126,7 +128,9 @@ class FSDPSaving(Saving):
         """
         if not self._is_full:
             count = self.prepared.device.count
-            largest = max(elements(shard_shape(each.shape, count)) * ITEMSIZE[each.dtype] for each in self._in_shards)
+            largest = max(
+                elements(shard_shape(shard.shape, count)) * ITEMSIZE[shard.dtype] for shard in self._in_shards
+            )
             return largest * count // self.prepared.device.nodes
         model = sum(elements(parameter.kind.shape) * ITEMSIZE[parameter.kind.dtype] for parameter in self.parameters)
         states = replace(self.resident.optimizer, step_on_device=False)

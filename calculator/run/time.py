@@ -56,6 +56,8 @@ def time_of(request: RunRequest, step: Estimate) -> tuple[RunTime | None, str]:
         steps=request.run.max_steps,
         hours=hours,
         cost=None if price is None else hours.times(price),
-        list_costs=tuple(ListCost(price=each, cost=hours.times(each.per_hour)) for each in list_prices(card.id)),
+        list_costs=tuple(
+            ListCost(price=list_price, cost=hours.times(list_price.per_hour)) for list_price in list_prices(card.id)
+        ),
     )
     return time, ""

@@ -34,7 +34,7 @@ class LoadingUnderZeroInit:
         self._state, self._dtype = state, state.prepared.given.dtype
         model = state.prepared.model
         base = {tensor.name for tensor in state.tensors if tensor.base}
-        base_parameters = [each for each in state.every if each.key.name in base]
+        base_parameters = [row for row in state.every if row.key.name in base]
         named = {base_parameter.key.name: base_parameter for base_parameter in base_parameters}
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.
@@ -82,8 +82,8 @@ class LoadingUnderZeroInit:
         """
         done = len(self._made)
         in_files = [each for each in self._made if each[0] not in self._tied]
-        new = [each for each in in_files if each[0].split(".")[0] in self._heads]
-        read = [each for each in in_files if each not in new]
+        new = [file for file in in_files if file[0].split(".")[0] in self._heads]
+        read = [file for file in in_files if file not in new]
         model_type = self._state.prepared.model.model_type
         converted = [each for each in read if is_fused(each[0], model_type)]
         for name, each in converted:

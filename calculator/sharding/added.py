@@ -42,9 +42,9 @@ def order_problems(prepared: PreparedModel) -> Iterator[Problem]:
 
     It is a parameter of the first of these modules, amid others in a flat tensor of stages 1 and 2.
     """
-    trained = [each for each in resident_tensors(prepared) if each.trained]
+    trained = [tensor for tensor in resident_tensors(prepared) if tensor.trained]
     of_several = {*prepared.model.tied.values()}
-    shared = [each for each in trained if not each.base and each.name in of_several]
+    shared = [parameter for parameter in trained if not parameter.base and parameter.name in of_several]
     if shared and len(trained) > 1:
         message = (
             f"modules share {shared[0].name} of {prepared.method.title}, which DeepSpeed flattens amid other trained"

@@ -39,7 +39,7 @@ def between_nodes(collectives: tuple[Collective, ...] | None, nodes: int) -> tup
     """
     if collectives is None or nodes == 1:
         return collectives
-    return tuple(replace(each, node_sent_bytes=each.sent_bytes) for each in collectives)
+    return tuple(replace(collective, node_sent_bytes=collective.sent_bytes) for collective in collectives)
 
 
 #: The source of the bytes that the ring algorithm sends.

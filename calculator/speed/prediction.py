@@ -41,7 +41,7 @@ def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
     Source: Student's prediction interval for a normal variable, computed from the means of the sources, with the
     variance of the runs within a source added.
     """
-    logs = [[log(each) for each in efficiencies] for efficiencies in by_source]
+    logs = [[log(efficiency) for efficiency in efficiencies] for efficiencies in by_source]
     means = [mean(each) for each in logs]
     between = variance(means) * (1 + 1 / len(means))
     half = _t(len(means) - 1) * sqrt(between + _within(logs))

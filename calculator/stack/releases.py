@@ -63,14 +63,14 @@ def _problems(versions: StackVersions, loc: str) -> tuple[Problem, ...]:
 
 
 def _unknown(versions: StackVersions, loc: str) -> Iterator[Problem]:
-    for each in declared(StackVersions):
-        given, accepted = getattr(versions, each.name), KNOWN[each.name]
+    for field in declared(StackVersions):
+        given, accepted = getattr(versions, field.name), KNOWN[field.name]
         if not _RELEASE.fullmatch(given):
-            message = f"must be a release such as {each.default!r}; known are {listed(accepted)}"
-            yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
+            message = f"must be a release such as {field.default!r}; known are {listed(accepted)}"
+            yield Problem(loc=f"{loc}.{field.name}", msg=message, input=given)
         elif not any(first <= release(given)[:2] <= last for first, last in accepted):
-            message = f"{each.name} {given[:40]} is not known: use {listed(accepted)}"
-            yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
+            message = f"{field.name} {given[:40]} is not known: use {listed(accepted)}"
+            yield Problem(loc=f"{loc}.{field.name}", msg=message, input=given)
 
 
 def dotted(numbers: Release) -> str:

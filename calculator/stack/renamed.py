@@ -33,14 +33,14 @@ def problems(versions: StackVersions, model_type: str | None, method: Any) -> It
         return
     since = dotted(OLDER_HEADS[model_type or ""][1])
     settings: type = type(method)
-    for each in declared(settings):
-        given = getattr(method, each.name)
+    for field in declared(settings):
+        given = getattr(method, field.name)
         if _names_head(given):
             message = (
                 f"the output head of {model_type} in transformers {versions.transformers} is {head}, and training it"
                 f" by name is not modeled there: leave it out, or use stack.transformers {since} or later"
             )
-            yield Problem(loc=f"method.{each.name}", msg=message, input=given)
+            yield Problem(loc=f"method.{field.name}", msg=message, input=given)
 
 
 def _names_head(value: Any) -> bool:

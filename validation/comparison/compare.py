@@ -104,9 +104,9 @@ def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
         shown += ["", f"{phase}: {_figures(estimated.phases[phase], traced.phases[phase])}"]
         shown += [f"  at {estimated.operations[phase]}; traced at {traced.operations[phase]}"]
         found = differences(estimated, traced, phase)
-        shown += [f"  {line(each)}" for each in found[:rows]] or ["  every row has a counterpart"]
+        shown += [f"  {line(match)}" for match in found[:rows]] or ["  every row has a counterpart"]
         if len(found) > rows:
-            shown.append(f"  and {len(found) - rows} more: {sum(each.bytes for each in found[rows:]):+,}")
+            shown.append(f"  and {len(found) - rows} more: {sum(match.bytes for match in found[rows:]):+,}")
     return shown
 
 

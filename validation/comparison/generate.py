@@ -39,6 +39,6 @@ def compared(request: InferenceRequest) -> Iterator[tuple[str, int, int]]:
     answer = inference(request)
     serving, plan = answer.serving, served(request.method, answer.serving)
     traced = generation.trace(request.model, plan, serving).peaks
-    yield from ((each.name, each.peak_bytes, traced[each.name]) for each in answer.memory.passes)
+    yield from ((pass_.name, pass_.peak_bytes, traced[pass_.name]) for pass_ in answer.memory.passes)
     if answer.merge is not None:
         yield "merge", answer.merge.peak_bytes, merging.trace(request.model, replace(plan, merged=False), serving)

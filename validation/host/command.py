@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             write_model(each, where)
         if args.zero3:
             cases = zero_3_loading_cases(config, large)
-            return int(max(_error(each.name, each.predicted, measured_on_node(each, tiny)) for each in cases) > MOST)
+            return int(max(_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in cases) > MOST)
         loads = (*loading_cases(config, large), *loading_cases(of_experts, fused))
         one = (*loads, *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
         several = (*node_loading_cases(config, large), *node_evaluation_cases(of_logits, wide, 64, 8))

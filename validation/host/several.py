@@ -142,5 +142,5 @@ def measured_on_node(case: NodeCase, tiny: Path) -> int:
         grown = [json.loads(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in range(COUNT)]
     if case.maps:
         return sum(each["proportional"] for each in grown)
-    mapped = sum(each.stat().st_size for each in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
+    mapped = sum(path.stat().st_size for path in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
     return sum(each["bytes"] for each in grown[: case.readers]) - (case.readers - 1) * mapped

@@ -36,7 +36,7 @@ def verdict_line(row: dict[str, Any]) -> str:
     """A verdict: whether each capped run ended as predicted, and the retries of those that go through."""
     right = all(run["should_run"] == run["ran"] for run in row["runs"])
     counted = [run["retries"] for run in row["runs"] if run["should_run"]]
-    retries = ", ".join(f"{each['measured']} of {each['predicted']}" for each in counted)
+    retries = ", ".join(f"{count['measured']} of {count['predicted']}" for count in counted)
     return f"{row['name']:56} {'as predicted above and below' if right else 'NOT as predicted'}; retries: {retries}"
 
 

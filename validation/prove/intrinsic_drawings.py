@@ -118,7 +118,7 @@ def _spectrum(name: str, found: Sequence[Tensor]) -> Series:
 
 def _line(name: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> Series:
     """A line of the seeds' medians and spreads at each x."""
-    points = [spread("", name, each) for each in values]
+    points = [spread("", name, value) for value in values]
     return Series(
         name=name,
         x=x,

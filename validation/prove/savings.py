@@ -29,15 +29,15 @@ TRANSIENT = ("activations", "logits_and_loss", "workspace")
 def run(setting: Setting) -> Findings:
     """Trace every run and test the lesson's claims."""
     selected = runs(quick=setting.quick)
-    for each in selected.values():
-        _ = each.compared
+    for result in selected.values():
+        _ = result.compared
         setting.step()
     return Findings(claims=claims(selected), tables=(_table(selected),))
 
 
 def _table(selected: Runs) -> Table:
     bytes_of = {name: Axis(label=name, unit="bytes") for name in ("lesson", "textbook", "exact", "traced")}
-    rows = tuple(row for each in selected.values() for row in _rows(each))
+    rows = tuple(row for result in selected.values() for row in _rows(result))
     return Table(
         id="savings",
         title=f"Memory by component, at {TRAINING_TEXT}",

@@ -20,7 +20,7 @@ def claims(selected: Runs) -> tuple[Claim, ...]:
 
 def computed(selected: Runs) -> Claim:
     """The calculator compared with the trace."""
-    pairs = [each.compared for each in selected.values()]
+    pairs = [result.compared for result in selected.values()]
     peaks = Figure(key="peaks", name="bytes in which peaks differ", value=sum(abs(e.peak - t.peak) for e, t in pairs))
     parts = sum(abs(exact.static[name] - value) for exact, traced in pairs for name, value in traced.static.items())
     rest = Figure(key="parts", name="bytes in which weights, constants, gradients and states differ", value=parts)

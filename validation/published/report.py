@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
     progress = Progress(len(selected), "predicted")
-    for each in selected:
-        yield each
+    for row in selected:
+        yield row
         progress.step()
     progress.close()
 

@@ -94,7 +94,7 @@ def _named(method: dict[str, Any]) -> str:
 
 def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
     """The content of the results file; `date` is the day on which it was computed."""
-    rows = [result(each) for each in measured]
+    rows = [result(row) for row in measured]
     return {
         "format": 1,
         "date": date,

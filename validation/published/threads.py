@@ -69,10 +69,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each thread, and how many were found."""
-    found = [diagnosed(each) for each in threads()]
-    print("\n".join(each.line() for each in found))
-    sized = sum(bool(each.diagnosis.matches) for each in found)
-    print(
-        f"{sized} of {len(found)} sizes are tensors of the run; the replay ends at {sum(each.is_end for each in found)}"
-    )
+    found = [diagnosed(thread) for thread in threads()]
+    print("\n".join(match.line() for match in found))
+    sized = sum(bool(match.diagnosis.matches) for match in found)
+    ends = sum(match.is_end for match in found)
+    print(f"{sized} of {len(found)} sizes are tensors of the run; the replay ends at {ends}")
     return 0

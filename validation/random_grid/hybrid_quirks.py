@@ -100,7 +100,7 @@ def nemotron_h(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
         "chunk_size": rng.choice([16, 64, 256]),
         "moe_latent_size": rng.choice([None, 24]),
     }
-    spelled = {"layers_block_type": [names[each] for each in kinds]}
+    spelled = {"layers_block_type": [names[kind] for kind in kinds]}
     return {**kept, **sizes, **rng.choice([spelled, {"hybrid_override_pattern": "".join(kinds)}])}
 
 

@@ -193,5 +193,5 @@ def _described(case: Case) -> list[str]:
     return [
         f"#{case.number}  {case.error:+.4%}  {phases}; peak in {ours.peak_phase}, not {theirs.peak_phase}",
         f"  {json.dumps(case.request)}",
-        *(f"  {line(each)}" for each in found[:ROWS]),
+        *(f"  {line(match)}" for match in found[:ROWS]),
     ]

@@ -56,7 +56,7 @@ def block_optimizer(
     assert chosen is not None
     with redirect_stdout(StringIO()):
         optimizer: torch.optim.Optimizer = _badam().BlockOptimizer(
-            base_optimizer=base([each for each in model.parameters() if each.requires_grad]),
+            base_optimizer=base([parameter for parameter in model.parameters() if parameter.requires_grad]),
             named_parameters_list=list(model.named_parameters()),
             switch_block_every=1 if method.badam_switch_interval == 1 else 3,
             start_block=chosen[0],

@@ -186,7 +186,7 @@ def freeze(model: nn.Module, request: Request) -> None:
     if isinstance(method, Full) and method.unfrozen_parameters is not None:
         freeze_all_but(model, method.unfrozen_parameters)
     if isinstance(method, Full) and method.unfrozen_dtype == "float32":
-        for parameter in (each for each in model.parameters() if each.requires_grad):
+        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
             parameter.data = parameter.data.to(torch.float32)
 
 
@@ -304,7 +304,7 @@ def _assign_shapes(model: Any, name: str) -> None:
     """Give UniLoRA's layers scales of their indices' shapes; PEFT counts the indices, which need values for that."""
     for layer in (module for module in model.modules() if isinstance(module, UniLoraLayer)):
         indices = (layer.unilora_indices_A[name], layer.unilora_indices_B[name])
-        layer.update_scaling(name, *(torch.zeros_like(each, dtype=torch.float32) for each in indices))
+        layer.update_scaling(name, *(torch.zeros_like(index, dtype=torch.float32) for index in indices))
 
 
 def adapter_dtype(request: Request) -> torch.dtype:
@@ -352,7 +352,7 @@ def cast(model: nn.Module, dtype: AdapterDType) -> None:
     if isinstance(getattr(model, "base_model", None), peft.XLoraModel):
         dtype = "float32"  # it loads adapters with PEFT's default
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
+    for layer in (layer for layer in layers if not isinstance(layer, LNTuningLayer)):
         device, base_dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
         base_dtype = torch.float32 if device is None else base_dtype
         base_dtype = layer.get_param().dtype if isinstance(layer, ParamWrapper) else base_dtype

@@ -76,9 +76,9 @@ class Releasing(torch.optim.Optimizer):
 
     def __init__(self, name: OptimizerName, model: torch.nn.Module) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer_dict = {each: optimizer_for(name, [each]) for each in trained}
-        for each in trained:
-            each.register_post_accumulate_grad_hook(self._release)
+        self.optimizer_dict = {parameter: optimizer_for(name, [parameter]) for parameter in trained}
+        for parameter in trained:
+            parameter.register_post_accumulate_grad_hook(self._release)
         super().__init__(trained, {})
 
     def _release(self, parameter: torch.Tensor) -> None:

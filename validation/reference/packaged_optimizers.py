@@ -56,7 +56,7 @@ def _optimi() -> Any:
     name = "optimi.stableadamw"
     with mock.patch.dict(sys.modules, {"triton": None}) if name not in sys.modules else nullcontext():
         found = import_module(name)
-        loaded = {each: module for each, module in sys.modules.items() if each.partition(".")[0] == "optimi"}
+        loaded = {key: module for key, module in sys.modules.items() if key.partition(".")[0] == "optimi"}
     sys.modules.update(loaded)
     return found
 
@@ -112,12 +112,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, model: torch.nn.Module) -> None:
         head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        outside = [each for each in model.modules() if isinstance(each, torch.nn.Embedding) or each is head]
+        outside = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) or module is head]
         outer = {id(parameter) for module in outside for parameter in module.parameters()}
-        trained = [each for each in model.parameters() if each.requires_grad]
-        matrices = [each for each in trained if each.ndim == 2 and id(each) not in outer]
-        chosen = {id(each) for each in matrices}
-        others = [each for each in trained if id(each) not in chosen]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim == 2 and id(parameter) not in outer]
+        chosen = {id(matrix) for matrix in matrices}
+        others = [parameter for parameter in trained if id(parameter) not in chosen]
         self.both: list[torch.optim.Optimizer] = []
         if matrices:
             self.both.append(torch.optim.Muon(matrices, lr=1e-4))

@@ -175,7 +175,7 @@ def _method(model: Any, base: Any) -> dict[str, Any]:
         raise refusal("method.name", f"PEFT's {peft_type} is not modeled", peft_type)
     name = "qlora" if named[0].name == "lora" and _in_4_bits(base) else named[0].name
     kind: type = METHODS[name]
-    settings = [each.name for each in declared(kind)]
+    settings = [field.name for field in declared(kind)]
     method = {
         "name": name,
         **{setting: _plain(getattr(config, setting)) for setting in settings if hasattr(config, setting)},

@@ -114,7 +114,7 @@ def _measured(save: Callable[..., None], file: Path) -> Callable[..., None]:
 def compared(predicted: Iterable[SavedFile], folder: Path) -> list[tuple[SavedFile, int]]:
     """Each predicted file, or files with a pattern in their name, with the bytes that were written."""
     written = [(str(path.relative_to(folder)), path) for path in folder.rglob("*") if path.is_file()]
-    return [(each, sum(_bytes(path) for name, path in written if fnmatch(name, each.name))) for each in predicted]
+    return [(file, sum(_bytes(path) for name, path in written if fnmatch(name, file.name))) for file in predicted]
 
 
 def _bytes(path: Path) -> int:
@@ -122,7 +122,7 @@ def _bytes(path: Path) -> int:
     if path.suffix != ".pt":
         return path.stat().st_size
     with ZipFile(path) as archive:
-        return sum(each.file_size for each in archive.infolist() if "/data/" in each.filename)
+        return sum(info.file_size for info in archive.infolist() if "/data/" in info.filename)
 
 
 def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None:

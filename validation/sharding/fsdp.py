@@ -129,7 +129,7 @@ class FSDPEngine(Engine):
         names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
         name_streams(self.model._get_fsdp_state()._comm_ctx)
         for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
-            for parameter in (each for group in state._fsdp_param_groups for each in group.fsdp_params):
+            for parameter in (param for group in state._fsdp_param_groups for param in group.fsdp_params):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
                     record(f"{name}: gathered", gathered, self.component(name))

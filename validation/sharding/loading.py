@@ -55,12 +55,12 @@ class PeakOnMeta(TorchDispatchMode):
         DeepSpeed itself puts tensors that only have shapes on meta, and what PyTorch wraps after a collective has the
         memory of its result.
         """
-        if any(issubclass(each, DTensor) for each in types):
+        if any(issubclass(type_, DTensor) for type_ in types):
             return NotImplemented
         out = func(*args, **(kwargs or {}))
         only_shapes = func is torch.ops.aten.zeros_like.default and "device" in (kwargs or {})
         if not only_shapes and "_wrap_tensor" not in func._schema.name:
-            self.count(each for each in tree_leaves(out) if isinstance(each, torch.Tensor))
+            self.count(leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
         return out
 
     def count(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -170,8 +170,8 @@ def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> i
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    for each in model.parameters():
-        yield getattr(each, "ds_tensor", each)
+    for parameter in model.parameters():
+        yield getattr(parameter, "ds_tensor", parameter)
     yield from model.buffers()
     for module in model.modules():
         yield from (
@@ -192,7 +192,7 @@ def _moved(parameters: Iterable[torch.Tensor], buffers: Iterable[torch.Tensor], 
 def _gathered(model: torch.nn.Module, *, offloads: bool) -> int:
     """The most bytes that gathering one parameter after another allocates; with offload, its shard too."""
     most = 0
-    for parameter in (each for each in model.parameters() if isinstance(each, DTensor)):
+    for parameter in (parameter for parameter in model.parameters() if isinstance(parameter, DTensor)):
         peak = PeakOnMeta()
         peak.count([parameter._local_tensor])
         before = 0 if offloads else peak.bytes

@@ -54,7 +54,7 @@ class KnownValues:
         elif func in (_ATEN.all.default, _ATEN.any.default) and args[0].dtype == torch.bool:
             setattr(out, VALUE, False)
         elif func in PROPAGATED and hasattr(args[0], VALUE):
-            given = [getattr(each, VALUE, each) for each in args]
-            if not any(isinstance(each, torch.Tensor) for each in given):
+            given = [getattr(arg, VALUE, arg) for arg in args]
+            if not any(isinstance(value, torch.Tensor) for value in given):
                 setattr(out, VALUE, PROPAGATED[func](*given))
         return out

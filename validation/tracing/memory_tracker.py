@@ -38,7 +38,7 @@ class EmulatedKernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
-        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+        if self._wrappers and any(issubclass(type_, self._wrappers) for type_ in types):
             return NotImplemented
         kernel = kernel_for(func, args)
         if kernel is None:
@@ -104,7 +104,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record what it allocates."""
-        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+        if self._wrappers and any(issubclass(type_, self._wrappers) for type_ in types):
             return NotImplemented
         kwargs = kwargs or {}
         if self._phase == "backward" and func is torch.ops.aten.add.Tensor and adds_in_place(*args):

@@ -45,7 +45,7 @@ class _LiveBytes(TorchDispatchMode):
         What torch.tensor makes is shown by the first operation that changes it in place.
         """
         out = func(*args, **(kwargs or {}))
-        if not any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns):
+        if not any(return_.alias_info and not return_.alias_info.is_write for return_ in func._schema.returns):
             for tensor in tree_leaves(out):
                 if isinstance(tensor, torch.Tensor) and tensor.device == META:
                     self._count(tensor.untyped_storage())

@@ -49,7 +49,7 @@ class Accuracy:
 
 
 #: The accuracy of an answer from a trace.
-TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot see."
+TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot check."
 
 
 #: The accuracy of answers that are intervals. Source of its figures: docs/accuracy/published.md, Unsloth.

@@ -55,7 +55,7 @@ class CardRowAnswer(Answer):
     )
     refusal: str = described("Why the model is not trained with the method; empty if it is.", "")
     fits: bool = described(
-        "Whether the verdict of some run of the table is `fits`. Tight runs do not count.",
+        "Whether any run of the row has the verdict `fits`. Tight runs do not count.",
         True,
     )
     required_bytes: int | None = described(
@@ -98,10 +98,10 @@ class CardAnswer(Answer):
     settings: str = described("The settings of every run.", SETTINGS)
     sequence_lengths: tuple[int, ...] = described("The sequence lengths that are tried.", [256, 512])
     micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried in addition to 1.", [2, 3])
-    assumptions: tuple[str, ...] = described("What the figures rest on.", ["A process can use 24,081 MiB"])
+    assumptions: tuple[str, ...] = described("What the figures assume.", ["A process can use 24,081 MiB"])
     warnings: tuple[str, ...] = described("How the card differs from what the figures assume.", [])
     missing: tuple[str, ...] = described(
-        "Models of the catalogue that the table lacks: the newest, and those that only a trace answers.", []
+        "Models of the catalogue that are not in the table: the newest ones, and those that only a trace supports.", []
     )
     total: int = described("How many rows match the filters.", 412)
     rows: tuple[CardRowAnswer, ...] = described("The rows from `offset` on, at most `limit`.", [{"method": "qlora"}])
@@ -131,7 +131,7 @@ def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
 def card_list(q: str = "") -> CardList:
     """Return the cards whose name, id, aliases or architecture have all words of a search text."""
     words = q.lower().split()
-    return CardList(settings=SETTINGS, cards=tuple(_summary(each) for each in overview() if _has(each.card, words)))
+    return CardList(settings=SETTINGS, cards=tuple(_summary(card) for card in overview() if _has(card.card, words)))
 
 
 def _has(card: GPU, words: list[str]) -> bool:

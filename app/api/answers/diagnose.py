@@ -26,7 +26,7 @@ class MessageAnswer(Answer):
     gpu: int = described("The number of the GPU.", 0)
     requested_bytes: int = described("The segment that the device was to allocate.", 402_653_184)
     total_bytes: int = described("The memory of the device.", 17_072_495_002)
-    free_bytes: int = described("What was free of it.", 236_778_947)
+    free_bytes: int = described("The memory of the device that was free.", 236_778_947)
     allocated_bytes: int = described("What PyTorch's tensors used.", 15_837_691_904)
     unallocated_bytes: int = described("What PyTorch had reserved and no tensor used.", 64_424_509)
     in_use_bytes: int | None = described("What the process used; null if the message does not state it.", None)
@@ -48,20 +48,20 @@ class MatchAnswer(Answer):
     component: ComponentName = described("What the memory is used for.", "activations")
     step: int = described(_STEP, 1)
     phase: ReplayPhase = described("What runs then.", "forward")
-    count: int = described("How often it is requested then.", 12)
+    count: int = described("How many times it is requested at that point.", 12)
     formula: str = described(
         "Its shape in named dimensions, times the bytes per element; empty for tensors that are not a micro-batch's.",
         "B × num_attention_heads × S × S × 4",
     )
     substituted: str = described("The formula with numbers.", "8 × 12 × 1,024 × 1,024 × 4")
-    requested_bytes: int = described("The request, in blocks of 512 bytes.", 402_653_184)
-    segment_bytes: int = described("The segment for it.", 402_653_184)
+    requested_bytes: int = described("The requested size, rounded up to a multiple of 512 bytes.", 402_653_184)
+    segment_bytes: int = described("The size of the segment that is allocated for it.", 402_653_184)
     allocated_bytes: int = described(
-        "What is allocated before that request of it which is closest to the message's figure.", 15_763_264_512
+        "The bytes allocated before the request, of the one that is closest to the message's figure.", 15_763_264_512
     )
     difference_bytes: int = described("allocated_bytes minus the message's figure.", -74_427_392)
     same_allocated: bool = described("Whether both are equal as the message rounds them.", False)
-    is_reached: bool = described("Whether by the estimate the run gets there on that device.", True)
+    is_reached: bool = described("Whether the estimated run reaches this request on that device.", True)
 
 
 class PhaseRow(Answer):
@@ -80,10 +80,10 @@ class PhaseMatchAnswer(Answer):
     batch: int | None = described(
         "The number of the evaluation's batch, counted again after eval_accumulation_steps; null when merging.", 2
     )
-    count: int = described("How often it is requested there.", 1)
+    count: int = described("How many times it is requested there.", 1)
     formula: str = described("Its shape in named dimensions, times the bytes per element.", "rows × S × vocab_size × 4")
     substituted: str = described("The formula with numbers.", "16 × 2,048 × 128,256 × 4")
-    segment_bytes: int = described("The segment for it.", 16_810_770_432)
+    segment_bytes: int = described("The size of the segment that is allocated for it.", 16_810_770_432)
     allocated_bytes: int = described("What is allocated before it, after these batches.", 33_392_275_456)
     difference_bytes: int = described("allocated_bytes minus the message's figure.", -4_188_688_384)
     same_allocated: bool = described("Whether both are equal as the message rounds them.", False)
@@ -116,25 +116,26 @@ class DiagnosedChange(Answer):
         "The settings, by their paths in the request.", {"training.gradient_checkpointing": True}
     )
     saved_bytes: int = described(
-        "What it saves of required_bytes; of expandable segments, of the smallest memory on which the run runs.",
+        "The decrease of required_bytes; for expandable segments, the decrease of the smallest memory on which "
+        "the run finishes.",
         18_186_502_144,
     )
-    verdict: Verdict = described("The outcome of the changed run there.", "fits")
+    verdict: Verdict = described("The verdict of the changed run with that memory.", "fits")
     ends: bool | None = described(
-        "Whether it ends the error; null where the run does not end by replay without the change either.", True
+        "Whether it ends the error; null if the replay of the unchanged run does not run out of memory.", True
     )
-    statement: str = described("What it gives up.", "Activations are computed twice.")
+    statement: str = described("The trade-off.", "Activations are computed twice.")
     source: str = described("The source of that.", "torch.utils.checkpoint")
-    cost: float = described("The cost of a step over that of the present run.", 1.33)
+    cost: float = described("The cost of a step divided by that of the unchanged run.", 1.33)
     request: dict[str, Any] = described("The changed request.", {"model": "openai-community/gpt2"})
 
 
 class MatchedBlocks(Answer):
     """Blocks of one size in a snapshot, and the tensors of the run that have it."""
 
-    size: int = described("The size, in blocks of 512 bytes.", 402_653_184)
-    blocks: int = described("How many blocks of the snapshot are in use with it.", 24)
-    tensors: int = described("How many tensors of the run are alive with it.", 24)
+    size: int = described("The size, rounded up to a multiple of 512 bytes.", 402_653_184)
+    blocks: int = described("How many blocks of this size are in use in the snapshot.", 24)
+    tensors: int = described("How many tensors of this size are alive in the run.", 24)
     names: tuple[str, ...] = described("What these tensors are.", ["transformer.h.*.attn: softmax"])
 
 
@@ -190,10 +191,10 @@ class DiagnoseAnswer(Answer):
         False,
     )
     predicted_verdict: Verdict = described(
-        "The outcome of a replay with the memory that the message leaves.", "does_not_fit"
+        "The verdict of a replay with the memory that the message leaves to PyTorch.", "does_not_fit"
     )
     predicted: OutOfMemoryAnswer | None = described(
-        "Where it ends by replay on that; null if it runs.", {"tensor": "transformer.h.*.attn: scores"}
+        "Where that replay runs out of memory; null if it finishes.", {"tensor": "transformer.h.*.attn: scores"}
     )
     changes: tuple[DiagnosedChange, ...] = described(
         "Single changes: those that end the error first, then by saving.", [{"saved_bytes": 18_186_502_144}]
@@ -217,7 +218,7 @@ def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported |
             "snapshot": _snapshot(found.snapshot),
             "request": body,
             "warnings": not_reproduced(imported),
-            "in_phases": [replace(each, alive=each.alive[:MOST_ALIVE]) for each in found.in_phases],
+            "in_phases": [replace(match, alive=match.alive[:MOST_ALIVE]) for match in found.in_phases],
             **{name: getattr(found, name) for name in _SAME},
         },
         from_attributes=True,
@@ -266,4 +267,4 @@ def not_reproduced(imported: Imported | None) -> tuple[str, ...]:
     """Return sentences about the content of a file that its request does not reproduce."""
     if imported is None:
         return ()
-    return (*imported.warnings, *(f"{each.key}: {each.why}" for each in imported.not_understood))
+    return (*imported.warnings, *(f"{entry.key}: {entry.why}" for entry in imported.not_understood))

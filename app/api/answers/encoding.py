@@ -121,7 +121,7 @@ def _column_writer(kind: type[Answer]) -> Writer:
 
 def _field_writer(field: FieldInfo) -> Writer | None:
     """Return how a field's value becomes JSON; None if it is a whole number."""
-    prepare = next((each.func for each in field.metadata if isinstance(each, BeforeValidator)), None)
+    prepare = next((constraint.func for constraint in field.metadata if isinstance(constraint, BeforeValidator)), None)
     if prepare is not None:
         return lambda value: _plain(prepare(value))  # type: ignore[call-arg]  # a validator of one argument
     return None if field.annotation is int else _writer(field.annotation)

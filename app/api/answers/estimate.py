@@ -60,19 +60,19 @@ class TraceAnswer(Answer):
     versions: dict[str, str] = described(
         "The releases of the libraries whose step ran.", {"torch": "2.13.0", "transformers": "5.24.0"}
     )
-    seconds: float = described("How long the trace took, without the import of the libraries.", 6.2)
+    seconds: float = described("The duration of the trace, without the import of the libraries.", 6.2)
     unchecked_operations: tuple[str, ...] = described(
-        "Operations that allocate memory in this step and in no step that the calculator models: scratch memory that"
-        " they may need on a GPU is not checked.",
+        "Operations that allocate memory in this step and in no step that the calculator models. Whether they "
+        "need scratch memory on a GPU was not checked.",
         ["convolution"],
     )
     kernel_packages: dict[str, tuple[str, ...]] = described(
-        "Packages whose kernels replace functions of this model where they are installed, with these functions. The"
-        " figures are without them.",
+        "Packages whose kernels replace functions of this model if they are installed, with these functions. The "
+        "figures are for a run without them.",
         {"flash-linear-attention": ["chunk_gated_delta_rule"]},
     )
     guesses: tuple[str, ...] = described(
-        "What was guessed of values that a trace does not have, in sentences.", ["Choices are spread evenly."]
+        "Sentences on the values that a trace does not have and that were guessed.", ["Choices are spread evenly."]
     )
 
 
@@ -96,16 +96,18 @@ class EstimateAnswer(Answer):
     communication: tuple[CollectiveAnswer, ...] | None = described(
         "What each GPU sends in a step, by collective; null for a run on one GPU.", None
     )
-    engine: EngineName = described("What found the figures: the calculator, or a trace of the real step.", "calculator")
+    engine: EngineName = described(
+        "What computed the figures: the calculator, or a trace of the real step.", "calculator"
+    )
     grade: Grade | None = described(
-        "How far the figures may be trusted, with the most trusted first: of the calculator; of one from source that no"
-        " trace was compared with; of a trace with operations"
-        " that are validated; with others, whose scratch memory on a GPU is unchecked; of a model that a kernel package"
-        " changes. Null with textbook accounting.",
+        "How reliable the figures are, the most reliable first: from the calculator; from the calculator, from source"
+        " that no trace was compared with; from a trace whose operations are all validated; from one with operations"
+        " whose scratch memory on a GPU is unchecked; from a trace of a model that a kernel package changes. Null with"
+        " textbook accounting.",
         "modelled",
     )
     trace: TraceAnswer | None = described("The trace that the figures are from; null for the calculator's.", None)
-    accuracy: Accuracy = described("How far similar estimates were from measurements.", {"method": "lora"})
+    accuracy: Accuracy = described("How much similar estimates differed from measurements.", {"method": "lora"})
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +124,7 @@ class ComparedEstimateAnswer(EstimateAnswer):
 
 
 class SingleEstimateAnswer(EstimateAnswer):
-    """The memory, parameters and verdict of one run, with how it goes at the device's limit."""
+    """The memory, parameters and verdict of one run, and what happens at the device's limit."""
 
     fit: DeviceFit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
 

@@ -35,10 +35,12 @@ class Fit(Answer):
         " more than one has. More than one requires sharding: without it, each GPU needs all of the memory.",
         1,
     )
-    assumption: str = described("Where usable_bytes comes from.", "A process can use 24,081 MiB of GeForce RTX 4090")
+    assumption: str = described("The source of usable_bytes.", "A process can use 24,081 MiB of GeForce RTX 4090")
     advice: str | None = described("What helps a tight run; null if the verdict is not tight.", None)
     awake_bytes: int = described(
-        "What the GPU needs while vLLM generates that sleeps otherwise (vllm_enable_sleep_mode); 0 without it.", 0
+        "What the GPU needs while vLLM generates, if it sleeps during training steps (vllm_enable_sleep_mode); 0 "
+        "without that mode.",
+        0,
     )
 
 
@@ -55,20 +57,20 @@ class OutOfMemoryAnswer(Answer):
 class ExpandableSegmentsAnswer(Answer):
     """The same run with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."""
 
-    verdict: Verdict = described("Whether the run fits then.", "fits")
-    retries_per_step: int = described("How often a step frees cached blocks and requests memory again.", 0)
-    minimum_bytes: int = described("The smallest usable memory on which it was found to run.", 24_000_000_000)
+    verdict: Verdict = described("Whether the run fits with them.", "fits")
+    retries_per_step: int = described("How many times a step frees cached blocks and requests memory again.", 0)
+    minimum_bytes: int = described("The smallest usable memory on which a replay of it finished.", 24_000_000_000)
 
 
 class ReplayedFit(Fit):
     """Whether the run fits the requested device, by replay. The added fields are null by the rule."""
 
     minimum_bytes: int | None = described(
-        "The smallest usable memory on which the run was found to run, CUDA context included.", 14_500_000_000
+        "The smallest usable memory on which a replay of the run finished, CUDA context included.", 14_500_000_000
     )
     margin_bytes: int | None = described("usable_bytes minus minimum_bytes.", 10_750_758_656)
     retries: int | None = described(
-        "How often cached blocks are freed and memory is requested again, from the load to the steady state.", 0
+        "How many times cached blocks are freed and memory is requested again, from loading to the steady state.", 0
     )
     retries_per_step: int | None = described(
         "The same in each step of the steady state; in inference, the most in a pass.", 0
@@ -83,7 +85,7 @@ class DeviceFit(ReplayedFit):
         "The run with expandable segments; null if it fits without them, or has them already.", None
     )
     consequences: tuple[str, ...] = described(
-        "What a run that is tight or does not fit meets, in sentences; empty if it fits.", []
+        "What happens in a run that is tight or does not fit, in sentences; empty if it fits.", []
     )
 
     @model_validator(mode="before")

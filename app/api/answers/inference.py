@@ -104,7 +104,7 @@ class InferenceAnswer(Answer):
     fit: DeviceFit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
     reserved: ReservedBy = described("How peak_reserved_bytes was computed.", "replay")
     reserved_reason: str | None = described(
-        "Why it was computed by the rule although a replay was requested; null if it was not.", None
+        "Why the rule was used although a replay was requested; null if it was not used instead.", None
     )
     assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.13, transformers 5.24, peft 0.21"])
     warnings: tuple[str, ...] = described("Risks worth knowing.", [])

@@ -18,4 +18,6 @@ class MemoryIntervalAnswer(Answer):
     peak_reserved_bytes: ByteInterval = described("Of reserved memory.", {"low": 1, "high": 2})
     required_bytes: ByteInterval = described("Of reserved memory plus the CUDA context.", {"low": 1, "high": 2})
     lowest_verdict: Verdict | None = described("The verdict of the low end; null without a device.", "fits")
-    reasons: tuple[str, ...] = described("What decides the memory, and what each end is.", ["Chunks of the loss: ..."])
+    reasons: tuple[str, ...] = described(
+        "What determines the memory, and what each end stands for.", ["Chunks of the loss: ..."]
+    )

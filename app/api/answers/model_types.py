@@ -13,16 +13,17 @@ class ModelTypeAnswer(Answer):
     engine: EngineName | None = described(
         "What answers an estimate of its language model: the calculator, or a trace; null if neither does.", "traced"
     )
-    grade: Grade | None = described("How far such an answer may be trusted; null without one.", "modelled")
+    grade: Grade | None = described("How reliable such an answer is; null without one.", "modelled")
     why: str | None = described(
-        "Why a trace of its default config fails, if neither answers. A published config.json may be answered.", None
+        "Why a trace of its default config fails, if neither answers. A published config.json can still be supported.",
+        None,
     )
     kernel_packages: dict[str, tuple[str, ...]] = described(
-        "Packages that replace functions of it where they are installed.",
+        "Packages that replace functions of this model type if they are installed.",
         {"flash-linear-attention": ["chunk_gated_delta_rule"]},
     )
     unchecked_operations: tuple[str, ...] = described(
-        "Operations that allocate memory in it and in no model that the calculator knows.", ["convolution"]
+        "Operations that allocate memory in this type and in no model that the calculator models.", ["convolution"]
     )
     catalogue: tuple[str, ...] = described("The catalogue's models of this type.", ["Qwen/Qwen3-Next-80B-A3B"])
 

@@ -168,7 +168,7 @@ class RunAnswer(Answer):
             "method": settings(value.estimate.method),
             "run": asdict(value.run),
             "phases": [_phase(phase) for phase in value.phases],
-            "unanswered": [{"name": each.name, "reason": each.reason} for each in value.unanswered],
+            "unanswered": [{"name": phase.name, "reason": phase.reason} for phase in value.unanswered],
             "verdict": value.verdict,
             "ended_in": ended and ended.name,
             "sentence": run_text.sentence(value),
@@ -194,14 +194,14 @@ def _time(time: RunTime) -> dict[str, Any]:
         "cost": time.cost,
         "list_costs": [
             {
-                "cloud": each.price.cloud,
-                "price_per_hour": each.price.per_hour,
-                "currency": each.price.currency,
-                "date": each.price.date,
-                "source": f"{each.price.source}: {each.price.address}",
-                "cost": each.cost,
+                "cloud": cost.price.cloud,
+                "price_per_hour": cost.price.per_hour,
+                "currency": cost.price.currency,
+                "date": cost.price.date,
+                "source": f"{cost.price.source}: {cost.price.address}",
+                "cost": cost.cost,
             }
-            for each in time.list_costs
+            for cost in time.list_costs
         ],
         "published": [
             {

@@ -58,16 +58,16 @@ def speeds() -> SpeedsAnswer:
         level=LEVEL,
         coverage=tuple(
             SpeedCoverageAnswer(
-                source=each.source,
-                title=titles.get(each.source, ""),
-                runs=each.runs,
-                covered=each.covered,
-                refused=each.refused,
-                width=each.width,
-                sources=each.sources,
-                share=each.share,
+                source=source.source,
+                title=titles.get(source.source, ""),
+                runs=source.runs,
+                covered=source.covered,
+                refused=source.refused,
+                width=source.width,
+                sources=source.sources,
+                share=source.share,
             )
-            for each in coverage()
+            for source in coverage()
         ),
         runs=tuple(map(_run, published_runs())),
     )

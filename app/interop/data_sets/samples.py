@@ -78,7 +78,8 @@ def _decoded(line: bytes, number: int) -> Any:
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        message = f"line {number:,} is not UTF-8 (byte {error.start + 1:,} is 0x{line[error.start]:02x}): save it so"
+        byte = f"byte {error.start + 1:,} is 0x{line[error.start]:02x}"
+        message = f"line {number:,} is not UTF-8 ({byte}): save the file as UTF-8"
         raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
     except (ValueError, RecursionError) as error:
         message = f"line {number:,} is not JSON ({error}): write one object a line, as datasets' to_json does"
@@ -125,8 +126,8 @@ def _joined(value: Any, name: str, number: int) -> str:
         return value
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
         contents = [next((each[key] for key in CONTENT if key in each), None) for each in value]
-        if all(isinstance(each, str | None) for each in contents):
-            return "".join(each or "" for each in contents)
+        if all(isinstance(content, str | None) for content in contents):
+            return "".join(content or "" for content in contents)
     raise _no_text(name, number)
 
 

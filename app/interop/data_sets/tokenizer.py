@@ -40,7 +40,7 @@ def tokenizer_of(path: str) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises Exception itself
-        raise refusal("--tokenizer", f"{str(file)!r} is no tokenizer.json: {error}", path) from error
+        raise refusal("--tokenizer", f"{str(file)!r} is not a tokenizer.json: {error}", path) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

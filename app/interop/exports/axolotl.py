@@ -202,7 +202,7 @@ def _layers(method: LowRank) -> dict[str, Any]:
     if method.layers_pattern is not None:
         keys["peft_layers_pattern"] = list(method.layers_pattern)
     if method.layer_replication is not None:
-        keys["peft_layer_replication"] = [list(each) for each in method.layer_replication]
+        keys["peft_layer_replication"] = [list(pair) for pair in method.layer_replication]
     if method.init_lora_weights is not True:
         keys["peft_init_lora_weights"] = method.init_lora_weights
     return keys

@@ -30,7 +30,7 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]
-        lines += [f"- {each.loc} {_shown(each.value)}: {each.why}" for each in not_expressed]
+        lines += [f"- {setting.loc} {_shown(setting.value)}: {setting.why}" for setting in not_expressed]
     for heading, sentences in (("Assumptions:", plan.assumptions), ("Note:", plan.warnings)):
         if sentences:
             lines += ["", heading, *(f"- {sentence}" for sentence in sentences)]

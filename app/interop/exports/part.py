@@ -80,7 +80,7 @@ def assembled(
     if planned.request.training.optimizer == "lorafa":
         message = "only a script makes PEFT's optimizer of LoRA-FA: export the peft script, or use adamw_torch_fused"
         raise refusal("training.optimizer", message, "lorafa")
-    not_expressed = tuple(each for part in parts for each in part.not_expressed)
+    not_expressed = tuple(setting for part in parts for setting in part.not_expressed)
     blocks = [f"# {part.heading}\n{dumped(part.keys)}" for part in parts if part.keys]
     return Exported(
         filename=filename,
@@ -164,8 +164,8 @@ def precision(planned: Planned, supported: Sequence[Precision]) -> tuple[dict[st
     """Return the keys of the plan's dtypes, or of the closest combination: one with the same dtype of the weights."""
     training = planned.request.training
     requested: Dtypes = (training.dtype, training.autocast)
-    near = [each for each in supported if each.runs[0] == training.dtype] or list(supported)
-    chosen = next((each for each in near if each.runs == requested), near[0])
+    near = [name for name in supported if name.runs[0] == training.dtype] or list(supported)
+    chosen = next((name for name in near if name.runs == requested), near[0])
     fields = (("training.dtype", 0), ("training.autocast", 1))
     return chosen.keys, tuple(
         differs(loc, requested[i], chosen.why) for loc, i in fields if requested[i] != chosen.runs[i]

@@ -145,7 +145,7 @@ def ddp_keys(request: Request) -> dict[str, Any]:
 def changed_ddp(request: Request) -> dict[str, Any]:
     """Return the settings of DDP that are not PyTorch's defaults."""
     config, default = request.training.ddp or DDPConfig(), DDPConfig()
-    names = (each.name for each in fields(DDPConfig))
+    names = (field.name for field in fields(DDPConfig))
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
 
 

@@ -82,8 +82,8 @@ def _in_8_bits(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, An
     """Return LoRA over a base in 8 bits, whose computation the file does not state."""
     stored.forget((*WITHOUT_EFFECT, *OF_4_BITS))
     _check_kept(stored, "8 bits")
-    for each in stored.close("", {}).not_understood:
-        keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
+    for entry in stored.close("", {}).not_understood:
+        keys.miss(f"{QUANTIZED}.{entry.key}", entry.value, entry.why)
     return {"method": {**method, "load_in_8bit": True}}
 
 
@@ -104,6 +104,6 @@ def _quantized(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, An
     dtypes = {name: name for name in ("float32", "float16", "bfloat16")}
     dtype = stored.choice("bnb_4bit_compute_dtype", dtypes, "float32", "float32")
     _check_kept(stored, "4 bits")
-    for each in stored.close("", {}).not_understood:
-        keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
+    for entry in stored.close("", {}).not_understood:
+        keys.miss(f"{QUANTIZED}.{entry.key}", entry.value, entry.why)
     return {"method": method, "training": {"dtype": dtype}}

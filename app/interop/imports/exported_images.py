@@ -36,7 +36,7 @@ def _has_paragraphs(modules: Sequence[ast.Module]) -> bool:
     """Return whether rows are paragraphs, whose lengths differ: the text is split at empty lines, not at words."""
     nodes = [node for module in modules for node in ast.walk(module)]
     rows = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name == "Rows"]
-    calls = [node for each in rows for node in ast.walk(each) if isinstance(node, ast.Call) and node.args]
+    calls = [node for row in rows for node in ast.walk(row) if isinstance(node, ast.Call) and node.args]
     return any(isinstance(node.func, ast.Attribute) and node.func.attr == "split" for node in calls)
 
 
@@ -55,8 +55,8 @@ def _limits(modules: Sequence[ast.Module]) -> dict[str, int]:
     calls = [node for module in modules for node in ast.walk(module) if isinstance(node, ast.Call)]
     loads = [node for node in calls if ast.unparse(node.func) == "AutoProcessor.from_pretrained"]
     return {
-        each.arg: each.value.value
+        keyword.arg: keyword.value.value
         for node in loads
-        for each in node.keywords
-        if each.arg in _LIMITS and isinstance(each.value, ast.Constant) and type(each.value.value) is int
+        for keyword in node.keywords
+        if keyword.arg in _LIMITS and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) is int
     }

@@ -43,7 +43,9 @@ def loop_in(modules: Sequence[ast.Module]) -> dict[str, Any] | None:
         "trainer": None,
         **given,
         **_of_calls(calls),
-        "padding": any(each.name == "micro_batches" and "'attention_mask'" in ast.unparse(each) for each in functions),
+        "padding": any(
+            function.name == "micro_batches" and "'attention_mask'" in ast.unparse(function) for function in functions
+        ),
         "unread": [name for name in _UNREAD if name in constants or name in calls],
     }
     added = constants.get("ADDED_DTYPE")
@@ -66,7 +68,7 @@ def settings_of(keys: Keys, loop: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs_step(function: ast.FunctionDef) -> bool:
-    return function.name == "step" and tuple(each.arg for each in function.args.args[: len(_STEP)]) == _STEP
+    return function.name == "step" and tuple(arg.arg for arg in function.args.args[: len(_STEP)]) == _STEP
 
 
 def _names(node: ast.Assign) -> list[ast.Name]:
@@ -87,8 +89,8 @@ def _of_calls(calls: Mapping[str, ast.Call]) -> dict[str, Any]:
     checkpoints = "gradient_checkpointing_enable" in calls
     found: dict[str, Any] = {"max_grad_norm": 0.0, "gradient_checkpointing": checkpoints}
     if "autocast" in calls:
-        dtypes = [each.value for each in calls["autocast"].keywords if each.arg == "dtype"]
-        found["autocast"] = next((each.attr for each in dtypes if isinstance(each, ast.Attribute)), None)
+        dtypes = [keyword.value for keyword in calls["autocast"].keywords if keyword.arg == "dtype"]
+        found["autocast"] = next((dtype.attr for dtype in dtypes if isinstance(dtype, ast.Attribute)), None)
     clipped = calls["clip_grad_norm_"].args[1:2] if "clip_grad_norm_" in calls else []
     if clipped and isinstance(clipped[0], ast.Constant):
         found["max_grad_norm"] = clipped[0].value

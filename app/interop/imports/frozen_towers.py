@@ -33,7 +33,11 @@ def language_targets(keys: Keys, named: list[str] | None, model: Model | None) -
         found = settings({name for name in names if every or name.rpartition(".")[2] in (named or ())}, model)
         if found is not None:
             return found
-        keys.miss("freeze_vision_tower", True, "names cannot say its modules for this model: the tower has adapters")
+        keys.miss(
+            "freeze_vision_tower",
+            True,
+            "the tower's modules cannot be excluded by name for this model: the tower has adapters",
+        )
     return {"target_modules": "all-linear" if every else named}
 
 

@@ -110,7 +110,7 @@ def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
         device["count"] = given["count"]
         known.add(COUNT)
     request = {**plan, "training": training, "device": {**given, **device}}
-    others = tuple(each for each in imported.not_understood if each.key not in known)
+    others = tuple(entry for entry in imported.not_understood if entry.key not in known)
     return replace(imported, request=request, not_understood=others)
 
 

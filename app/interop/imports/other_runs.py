@@ -75,7 +75,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
         Feature(
             keys=("dp_replicate_size",),
-            effect="Groups of GPUs have the whole model each.",
+            effect="Each group of GPUs has the whole model.",
             modeled="one that shards the model over all GPUs",
             counts=True,
         ),

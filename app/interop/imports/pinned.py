@@ -17,7 +17,7 @@ from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
 
-_PACKAGES = {each.name.replace("_", "[-_]"): each.name for each in declared(StackVersions)}
+_PACKAGES = {field.name.replace("_", "[-_]"): field.name for field in declared(StackVersions)}
 
 #: The known release for each way in which SFTTrainer computes its loss and prepares 4-bit models, by its first release.
 #: From 0.26 on nothing is prepared.

@@ -96,7 +96,7 @@ def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str,
     if loss in get_args(LossType):
         settings["loss_type"] = loss
     elif loss is not None:
-        keys.miss("loss_type", loss, "is no loss that is modeled: the trainer's default is used")
+        keys.miss("loss_type", loss, "is not a loss that is modeled: the trainer's default is used")
     if TRAINERS[trainer].facts.generates:
         completion = generation(keys, trainer)
         settings |= completion

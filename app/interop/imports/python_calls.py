@@ -105,7 +105,7 @@ def keys_of(text: str) -> Keys:
     )
     keys = Keys({**launch_in(code), **found.arguments}, script)
     for each in wrong:
-        keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python: {each.msg}: the cell is not read")
+        keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python ({each.msg}): the cell is not read")
     for name in other_trainers(found.calls):
         keys.miss(
             name,

@@ -61,8 +61,8 @@ class Names:
         if isinstance(target, ast.Tuple | ast.List):
             parts = node.elts if isinstance(node, ast.Tuple | ast.List) else []
             is_parsed = node is not None and _is_parsed(node)
-            for n, each in enumerate(target.elts):
-                self.assign(each, parts[n] if len(parts) == len(target.elts) else node if is_parsed else None)
+            for n, elt in enumerate(target.elts):
+                self.assign(elt, parts[n] if len(parts) == len(target.elts) else node if is_parsed else None)
         elif isinstance(target, ast.Name) and node is not None and _is_parsed(node):
             self.parsed.add(target.id)
             self.values.pop(target.id, None)

@@ -35,7 +35,7 @@ def targets(keys: Keys, key: str, model: Model | None, *, of_layers: bool = True
     keys.take(key)
     found = settings(_matched(pattern, model), model) if model is not None else None
     if found is None or (len(found) > 1 and not of_layers):
-        keys.miss(key, pattern, "is a pattern, which names cannot say for this model: PEFT's default is used")
+        keys.miss(key, pattern, "is a pattern that module names cannot express for this model: PEFT's default is used")
         return {"target_modules": None}
     return found
 
@@ -48,7 +48,7 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     linear = dict(linear_modules(model))
     for parts in (1, 2):
         ends = sorted({_end(name, parts) for name in matched})
-        named = {name for name in linear if any(_end(name, each.count(".") + 1) == each for each in ends)}
+        named = {name for name in linear if any(_end(name, end.count(".") + 1) == end for end in ends)}
         stacks = {linear[name] for name in matched}
         if matched and matched == named:
             return {"target_modules": ends}

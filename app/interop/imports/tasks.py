@@ -120,7 +120,7 @@ def _labels(keys: Keys) -> int:
     """Return the number of labels: `num_labels`, or those that `id2label` names."""
     names = keys.take("id2label")
     if keys.left.get("num_labels") is not None:
-        keys.not_understood = [each for each in keys.not_understood if each.key != "id2label"]
+        keys.not_understood = [entry for entry in keys.not_understood if entry.key != "id2label"]
     return keys.integer("num_labels", len(names) if isinstance(names, dict) and names else 2)
 
 
@@ -132,5 +132,5 @@ def has_fixed_length(keys: Keys, task: Mapping[str, Any]) -> bool:
 
 def without_length(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training of a model of images or audio, which has no length to choose and no padding."""
-    keys.not_understood = [each for each in keys.not_understood if each.key != "max_length"]
+    keys.not_understood = [entry for entry in keys.not_understood if entry.key != "max_length"]
     return {name: value for name, value in training.items() if name not in ("padding", "sequence_length")}

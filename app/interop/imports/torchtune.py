@@ -92,7 +92,7 @@ def _model(keys: Keys, builder: str, given: Any) -> Any:
         return given
     name = _name(builder)
     if name not in _MODELS:
-        message = f"no model is known of the builder {builder or 'of this file'}: give a catalogue id, or a config"
+        message = f"the model is unknown for the builder {builder or 'of this file'}: give a catalogue id, or a config"
         raise refusal("model", message, None)
     if name == "llama3_3_70b":
         keys.miss("model._component_", builder, f"is not in the catalogue: {_MODELS[name]}, of the same sizes, is used")

@@ -123,7 +123,11 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     pattern = _pattern(flags, _names_in_model(named["target_modules"], model) or _repeated(model))
     found = settings(matched_by(re.compile(pattern), model), model) if pattern else None
     if found is None:
-        keys.miss("target_modules", None, "Unsloth adapts modules that names cannot say: its usual seven are used")
+        keys.miss(
+            "target_modules",
+            None,
+            "Unsloth adapts modules that a list of names cannot express: its usual seven are used",
+        )
     return found or {"target_modules": TARGETS}
 
 

@@ -29,7 +29,7 @@ LABELS = {
 }
 
 #: Why a setting of the file is listed that the pages behind the changes have no field for.
-_NOT_LINKED = "has no field on the pages of the changes: their figures are without it, and those here are with it"
+_NOT_LINKED = "has no field on the pages that the changes link to: those figures do not include it, the figures here do"
 
 #: The typed text of a run without an evaluation and a merge.
 DEFAULTS: dict[str, str] = {field.name: field.text(field.declared.default) for field in PHASES}

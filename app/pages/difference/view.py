@@ -80,9 +80,9 @@ class Difference:
     def figures(self) -> Iterator[SizeLine]:
         """Yield the totals."""
         memories = [plan.estimate.memory for plan in self.plans]
-        yield SizeLine(label="Required", bytes=tuple(each.required_bytes for each in memories))
-        yield SizeLine(label="Peak, reserved", bytes=tuple(each.peak_reserved_bytes for each in memories))
-        yield SizeLine(label="Peak, allocated", bytes=tuple(each.peak_allocated_bytes for each in memories))
+        yield SizeLine(label="Required", bytes=tuple(memory.required_bytes for memory in memories))
+        yield SizeLine(label="Peak, reserved", bytes=tuple(memory.peak_reserved_bytes for memory in memories))
+        yield SizeLine(label="Peak, allocated", bytes=tuple(memory.peak_allocated_bytes for memory in memories))
 
 
 def read(typed: str) -> plan_form.Form:
@@ -92,7 +92,7 @@ def read(typed: str) -> plan_form.Form:
         PlanError: if it is not the address of a plan.
     """
     if urlsplit(typed.strip()).path not in ("", "/", from_root("/")) and not _query_only(typed):
-        raise refusal(INPUT, "is no plan's link: copy the address of a plan's page", typed)
+        raise refusal(INPUT, "is not the link of a plan: copy the address of a plan's page", typed)
     form = plan_form.read(_pairs(typed))
     if form.unknown:
         message = f"has {form.unknown[0]}, which is not a field of a plan: copy the address of a plan's page"

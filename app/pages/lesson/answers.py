@@ -127,8 +127,8 @@ def lesson_answer() -> LessonAnswer:
         chapters=tuple(chapter_answer(read(chapter, ())) for chapter in CHAPTERS),
         questions=tuple(QuestionAnswer.model_validate(question) for question in QUESTIONS),
         papers=tuple(
-            PaperRunAnswer.model_validate({**asdict(each.run), "lines": each.lines, "refused": each.refused})
-            for each in answered()
+            PaperRunAnswer.model_validate({**asdict(answer.run), "lines": answer.lines, "refused": answer.refused})
+            for answer in answered()
         ),
         environment=results.environment if results else None,
     )

@@ -86,8 +86,8 @@ def levels_figure() -> str:
         )
     )
     drawn = levels()
-    tops = [round(bell.pdf(each.level), 4) for each in drawn]
-    places = [round(each.level, 4) for each in drawn]
+    tops = [round(bell.pdf(level.level), 4) for level in drawn]
+    places = [round(level.level, 4) for level in drawn]
     figure.add_trace(_stems(places, tops))
     figure.add_trace(
         go.Scatter(
@@ -97,7 +97,7 @@ def levels_figure() -> str:
             marker={"size": 8},
             meta="series-2",
             name="levels",
-            customdata=[[each.number, f"{100 * each.share:.2f} %"] for each in drawn],
+            customdata=[[level.number, f"{100 * level.share:.2f} %"] for level in drawn],
             hovertemplate="level %{customdata[0]}: %{x}<br>takes %{customdata[1]}<extra></extra>",
         )
     )
@@ -125,8 +125,8 @@ def shares_figure() -> str:
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(
         go.Bar(
-            x=[f"{each.level:.3f}" for each in drawn],
-            y=[round(100 * each.share, 3) for each in drawn],
+            x=[f"{level.level:.3f}" for level in drawn],
+            y=[round(100 * level.share, 3) for level in drawn],
             meta="series-2",
             hovertemplate="level %{x}<br>%{y:.2f} %<extra></extra>",
         )

@@ -52,7 +52,7 @@ def get_chapter_json(name: str, request: Request) -> Response:
     """Return a chapter as JSON, with the inputs of the address in its examples."""
     form = read(_chapter(name), request.query_params.multi_items())
     if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the fields of the chapter are known", None)
+        raise refusal(form.unknown[0], "unknown parameter: only the fields of the chapter are accepted", None)
     problems = [
         Problem(loc=name, msg=message, input=form.typed.get(name))
         for tried in form.tried()
@@ -73,7 +73,7 @@ def chapter_page(form: ChapterForm) -> Response:
     """Return the page of a chapter: answers, or the typed text with error messages."""
     chapter = form.chapter
     tried = form.tried()
-    wrong = any(each.errors for each in tried)
+    wrong = any(example.errors for example in tried)
     number = CHAPTERS.index(chapter)
     results = proven()
     return page(
@@ -98,7 +98,7 @@ def chapter_page(form: ChapterForm) -> Response:
 
 def _addresses() -> dict[str, str]:
     """Return the addresses of the estimate page for the papers' runs."""
-    return {each.run.name: f"/{filled(each.run.request).address()}" for each in answered() if not each.refused}
+    return {answer.run.name: f"/{filled(answer.run.request).address()}" for answer in answered() if not answer.refused}
 
 
 def _chapter(name: str) -> Chapter:

@@ -34,7 +34,7 @@ class PageOfTypes:
     @property
     def types(self) -> tuple[ModelTypeAnswer, ...]:
         """The types of all pages."""
-        return tuple(each for each in self.matching if self.engine in ("", each.engine or "none"))
+        return tuple(model_type for model_type in self.matching if self.engine in ("", model_type.engine or "none"))
 
     @property
     def count(self) -> int:
@@ -64,7 +64,7 @@ class PageOfTypes:
 
     def of_engine(self, engine: str) -> int:
         """Return how many of the matching types an engine estimates."""
-        return sum(engine in ("", each.engine or "none") for each in self.matching)
+        return sum(engine in ("", model_type.engine or "none") for model_type in self.matching)
 
     def address(self, **changes: str) -> str:
         """Return the address of another page, engine or search. It is the first page unless a number is given."""

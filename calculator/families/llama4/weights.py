@@ -56,7 +56,7 @@ def _wrong_types(config: Config) -> str | None:
     types, expected = config["layer_types"], config["num_hidden_layers"]
     if len(types) != expected:
         return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-    unknown = next((each for each in types if each not in _TYPES), None)
+    unknown = next((type_ for type_ in types if type_ not in _TYPES), None)
     if unknown is not None:
         return f"{shown(unknown)} is none of {', '.join(_TYPES)}"
     if "chunked_attention" in types and config["attention_chunk_size"] is None:

@@ -111,7 +111,11 @@ FAMILIES = (
     Family(
         model_type="ministral",
         entries=(
-            *(each for each in grouped_sizes(kv=8, kv_nullable=False) if each.name != "head_dim"),
+            *(
+                grouped_size
+                for grouped_size in grouped_sizes(kv=8, kv_nullable=False)
+                if grouped_size.name != "head_dim"
+            ),
             size("head_dim"),
             positions(4096 * 32),
             *rope(),

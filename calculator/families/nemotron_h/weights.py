@@ -61,7 +61,7 @@ def _named(config: Config) -> tuple[str, ...]:
     types = tuple(_OLDER.get(each, each) for each in config["layer_types"])
     if not 0 < len(types) <= MOST_LAYERS:
         raise ContradictionError("layer_types", f"lists {len(types):,} layers, not 1 to {MOST_LAYERS:,}")
-    unknown = next((each for each in types if each not in _KINDS), None)
+    unknown = next((type_ for type_ in types if type_ not in _KINDS), None)
     if unknown is not None:
         raise ContradictionError("layer_types", f"{shown(unknown)} is none of {', '.join(_KINDS)}")
     return types

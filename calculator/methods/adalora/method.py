@@ -44,7 +44,7 @@ class AdaLoRA(AdaptedLinear):
     facts = FACTS
     refuses_checkpoint = "PEFT writes only the ranks that its budget kept"
 
-    init_r: int = setting(12, label="Initial rank", help="The rank before any is pruned.", minimum=1, maximum=65_536)
+    init_r: int = setting(12, label="Initial rank", help="The rank before pruning.", minimum=1, maximum=65_536)
     target_r: int = setting(
         8, label="Target rank", help="The mean rank that is kept; memory is the same.", minimum=1, maximum=65_536
     )
@@ -60,7 +60,7 @@ class AdaLoRA(AdaptedLinear):
     orth_reg_weight: float = setting(
         0.5,
         label="Orthogonality",
-        help="The weight of the loss of vectors that are not orthogonal.",
+        help="The weight of the orthogonality regularization in the loss.",
         minimum=0,
         maximum=1e6,
     )

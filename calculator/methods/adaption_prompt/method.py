@@ -48,7 +48,7 @@ class AdaptionPrompt(Method):
     adapter_layers: int = setting(
         8,
         label="Layers with a prompt",
-        help="How many layers have one, counted from the top.",
+        help="The number of layers with a prompt, counted from the last layer.",
         minimum=1,
         maximum=10_000,
     )

@@ -50,7 +50,7 @@ class BOFT(AdaptedLinear):
     boft_n_butterfly_factor: int = setting(
         1,
         label="Butterfly factors",
-        help="More than one need a kernel that PEFT compiles; without it, PEFT sets 1.",
+        help="With more than one, PEFT needs a kernel that it compiles; without the kernel, it uses 1.",
         minimum=1,
         maximum=16,
     )

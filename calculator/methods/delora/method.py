@@ -33,7 +33,7 @@ class DeLoRA(AdaptedLinear):
 
     r: int = setting(8, label="Rank", help="The rank r of the update.", minimum=1, maximum=65_536, example=16)
     delora_lambda: float = setting(
-        15, label="Strength", help="The first bound of the update's norm; memory is the same.", minimum=0, maximum=1e6
+        15, label="Strength", help="The initial bound of the update's norm; memory is the same.", minimum=0, maximum=1e6
     )
     module_dropout: float = settings.dropout()
     target_modules: TargetModules = settings.target_modules()

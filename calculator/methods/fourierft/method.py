@@ -29,7 +29,11 @@ class FourierFT(TrainedSpectrum):
         1000, label="Frequencies", help="How many frequencies of each matrix are trained.", minimum=1, maximum=10**9
     )
     scaling: float = setting(
-        150.0, label="Scaling", help="The update is multiplied by it; memory is the same.", minimum=0, maximum=1e6
+        150.0,
+        label="Scaling",
+        help="The update is multiplied by this factor; memory is the same.",
+        minimum=0,
+        maximum=1e6,
     )
     target_modules: TargetModules = settings.target_modules()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()

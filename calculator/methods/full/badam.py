@@ -164,6 +164,8 @@ def _without_gradient(method: Full, model: Model) -> Iterator[str]:
         for stack in model.stacks
         for number, layer in enumerate(stack.layers)
         for module in layer.modules
-        for name in (f"{module.under(f'{stack.name}.*')}.{each.name}" for each in module.parameters if each.frozen)
+        for name in (
+            f"{module.under(f'{stack.name}.*')}.{parameter.name}" for parameter in module.parameters if parameter.frozen
+        )
     }
     yield from (name for name in names if name in frozen)

@@ -29,7 +29,7 @@ def chosen(count: int, model: Model) -> tuple[int, ...]:
 
 
 def _size(layer: Layer) -> int:
-    return sum(elements(each.shape) for module in layer.modules for each in module.parameters)
+    return sum(elements(parameter.shape) for module in layer.modules for parameter in module.parameters)
 
 
 def patterns(count: int, model: Model) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def patterns(count: int, model: Model) -> tuple[str, ...]:
 def with_every_layer(tensors: Sequence[ResidentTensor], model: Model) -> list[ResidentTensor]:
     """Return the parameters with those of all layers trained, whose states the optimizer keeps once they exist."""
     prefix = f"{model.decoder.name}."
-    return [replace(each, trained=True) if _is_frozen(each, prefix) else each for each in tensors]
+    return [replace(tensor, trained=True) if _is_frozen(tensor, prefix) else tensor for tensor in tensors]
 
 
 def _is_frozen(tensor: ResidentTensor, prefix: str) -> bool:

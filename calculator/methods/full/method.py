@@ -133,7 +133,7 @@ class Full(FullSettings):
     def optimized(self, tensors: Sequence[ResidentTensor], model: Model) -> Sequence[ResidentTensor]:
         """Return the parameters as the optimizer has states of them: BAdam's copies, and every layer with LISA."""
         if self.use_badam:
-            return [badam.in_float32(each) for each in tensors if each.gets_gradient]
+            return [badam.in_float32(tensor) for tensor in tensors if tensor.gets_gradient]
         return lisa.with_every_layer(tensors, model) if self.lisa_n_layers is not None else tensors
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:

@@ -16,8 +16,8 @@ class FullSettings(Method):
     unfrozen_parameters: tuple[str, ...] | None = setting(
         None,
         label="Unfrozen parameters",
-        help="The trained parameters, by the beginnings of their names or by regular expressions, as in axolotl; null"
-        " trains all.",
+        help="The parameters to train, given by prefixes of their names or by regular expressions, as in axolotl; null "
+        "trains all.",
         example=("model.layers.30.", "model.layers.31.", "lm_head"),
         empty="all",
     )

@@ -39,13 +39,17 @@ class GLoRA(AdaptedLinear):
     facts = FACTS
     adaptable = ("linear",)
 
-    r: int = setting(8, label="Rank", help="The rank of paths of kind lora.", minimum=1, maximum=65_536, example=8)
+    r: int = setting(
+        8, label="Rank", help="The rank of the paths that are set to lora.", minimum=1, maximum=65_536, example=8
+    )
     target_modules: TargetModules = settings.target_modules()
     config_A_B: Literal["lora", "vector", "constant", "none"] = setting(  # noqa: N815  PEFT's name
         "lora", label="Paths of the weight", help="What scales the weight and what is added to it."
     )
     config_C: Literal["lora", "vector", "none"] = setting(  # noqa: N815  PEFT's name
-        "lora", label="Path from the weight to the bias", help="What the weight is multiplied with for the bias."
+        "lora",
+        label="Path from the weight to the bias",
+        help="What multiplies the weight in the term that is added to the bias.",
     )
     config_D_E: Literal["vector", "constant", "none"] = setting(  # noqa: N815  PEFT's name
         "constant", label="Paths of the bias", help="What scales the bias and what is added to it."

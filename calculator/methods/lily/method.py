@@ -54,7 +54,7 @@ class Lily(AdaptedLinear):
         minimum=2,
         maximum=65_536,
     )
-    scaling: float = setting(1.0, label="Scaling", help="The update is multiplied by it; memory is the same.")
+    scaling: float = setting(1.0, label="Scaling", help="The update is multiplied by this factor; memory is the same.")
     target_modules: TargetModules = settings.target_modules()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()

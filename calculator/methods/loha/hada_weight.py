@@ -24,7 +24,7 @@ def hada_weight(factors: Sequence[Tensor], shape: Shape) -> Tensor:
     node = None
     if first.edge:
         context = (shape, first.dtype, [factor.shape for factor in factors])
-        node = Node(tape, _back, tuple(each.edge for each in factors), context)
+        node = Node(tape, _back, tuple(factor.edge for factor in factors), context)
         for factor in factors:
             node.save(factor)
     casts, dtype = _cast(factors)

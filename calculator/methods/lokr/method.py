@@ -42,12 +42,13 @@ class LoKr(DenseUpdate):
     alpha: float = setting(8, label="Alpha", help="The update is scaled by alpha / r.", minimum=0, maximum=1e6)
     rank_dropout: float = settings.rank_dropout()
     decompose_both: bool = setting(
-        False, label="Decompose both", help="Give the smaller of the two matrices a low rank too, where r is small."
+        False, label="Decompose both", help="Give the smaller of the two matrices a low rank too, if r is small enough."
     )
     decompose_factor: int = setting(
         -1,
         label="Decomposition factor",
-        help="The size of the smaller matrix: each side is divided by a factor near it; -1 for its square root.",
+        help="The size of the smaller matrix: the divisor of each side of the weight that is close to this number; -1 "
+        "means close to the side's square root.",
         minimum=-1,
         maximum=65_536,
     )
@@ -78,7 +79,7 @@ class LoKr(DenseUpdate):
         for each in added:
             owner, _, name = each.name.rpartition(".lokr_")
             sides.setdefault(owner, {})[name] = each
-        sizes = ((next(iter(each.values())).count, _update_size(each)) for each in sides.values())
+        sizes = ((next(iter(side.values())).count, _update_size(side)) for side in sides.values())
         return layer.dense_operations(((number, size, 2 * size) for number, size in sizes), batch)
 
     def update(self, bound: BoundModule) -> Tensor:

@@ -42,15 +42,15 @@ class LoRA(LowRank):
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",
-        help="With load_in_8bit: cast everything that is not in 8 bits to float32, as PEFT's function of that name "
-        "does. Without it, nothing changes; nor over a base in GPTQ, which PEFT does not cast.",
+        help="Cast everything that is not in 8 bits to float32, as PEFT's function of that name does. It has no effect "
+        "without load_in_8bit, nor on a GPTQ base, which PEFT does not cast.",
     )
 
     quantization_config: QuantizationConfig | None = setting(
         None,
         label="Quantized base",
-        help="How another library than bitsandbytes stores linear layers of the base. Null means what the model's"
-        " config.json states.",
+        help="How a library other than bitsandbytes stores linear layers of the base. Null means what the model's "
+        "config.json states.",
         example={"quant_method": "gptq", "bits": 4},
     )
 

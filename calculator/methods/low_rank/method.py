@@ -64,7 +64,8 @@ class LowRank(TargetedMethod):
     rank_pattern: WholeNumbersByName = setting(
         WholeNumbersByName(),
         label="Ranks of modules",
-        help="Other ranks, by the ends of modules' names or regular expressions.",
+        help="Ranks of modules that differ from r, by the ends of their names or by regular expressions "
+        "(rank_pattern).",
         minimum=1,
         maximum=65_536,
         example=WholeNumbersByName(down_proj=4),
@@ -72,7 +73,7 @@ class LowRank(TargetedMethod):
     alpha_pattern: DecimalsByName = setting(
         DecimalsByName(),
         label="Alphas of modules",
-        help="Other values of lora_alpha, by modules' names; memory is the same.",
+        help="Values of modules that differ from lora_alpha, by their names (alpha_pattern); memory is the same.",
         minimum=0,
         maximum=1e6,
         example=DecimalsByName(down_proj=8),
@@ -80,37 +81,38 @@ class LowRank(TargetedMethod):
     layers_to_transform: tuple[int, ...] | None = setting(
         None,
         label="Layers",
-        help="The numbers of the layers whose modules are adapted, from 0; null for all. Text may have ranges: 16-31.",
+        help="Indices of the layers whose modules are adapted, from 0; null adapts all. Text can contain ranges: "
+        "16-31.",
         example=(30, 31),
         empty="all",
     )
     layers_pattern: tuple[str, ...] | None = setting(
         None,
         label="Name of the layers",
-        help="What is before a layer's number in module names, where it is not the first number in them.",
+        help="The name before the layer's index in module names, if the index is not the first number in them.",
         example=("layers",),
     )
     layer_replication: tuple[tuple[int, int], ...] | None = setting(
         None,
         label="Replicated layers",
-        help="The layers that run, as ranges from a first layer up to an end, which is not in it. Layers that are in"
-        " several share their weights, and each has LoRA of its own.",
+        help="The layers that run, as ranges from a start to an end that is not included. A layer in several ranges "
+        "has one copy of its weights, and LoRA weights of its own in each range.",
         example=[[0, 12], [8, 16]],
         empty="as the model",
     )
     init_lora_weights: bool | Initialization = setting(
         True,
         label="Initialization",
-        help="Initialization of A and B. Only mica, which freezes B, changes a step's memory; some values read weights"
-        " or data first.",
+        help="Initialization of A and B. Only mica, which freezes B, changes a step's memory; some initializations "
+        "read weights or data before training.",
         example="pissa",
         instead=INSTEAD,
     )
     eva_config: DecimalsByName | None = setting(
         None,
         label="EVA",
-        help="With the initialization eva: rho, the most that a rank grows by when EVA distributes ranks again (2 in"
-        " PEFT). With 1, every module keeps its rank.",
+        help="rho of the initialization eva: the largest factor by which EVA increases a rank when it redistributes "
+        "ranks (2 in PEFT). With 1, every module keeps its rank.",
         minimum=0,
         maximum=1e6,
         example=DecimalsByName(rho=1.0),
@@ -132,7 +134,7 @@ class LowRank(TargetedMethod):
     trainable_token_indices: tuple[int, ...] | None = setting(
         None,
         label="Trained tokens",
-        help="The numbers of tokens whose word embeddings are trained too. Text may have ranges: 128000-128009.",
+        help="Indices of tokens whose embeddings are trained too. Text can contain ranges: 128000-128009.",
         example=(128_000, 128_001),
         empty="none",
     )

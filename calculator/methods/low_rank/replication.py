@@ -70,7 +70,7 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
     """Yield models whose layers PEFT does not find, ranges outside the layers, and settings that are not modeled."""
     if ranges is None or model.replicated:
         return
-    loc, given = "method.layer_replication", [list(each) for each in ranges]
+    loc, given = "method.layer_replication", [list(range_) for range_ in ranges]
     stack = model.decoder
     if stack.name not in _FOUND or len(model.stacks) > 1:
         message = f"PEFT replicates the layers of a model's list named layers, and of BERT, not {stack.name}: leave it"

@@ -50,7 +50,7 @@ class OFT(AdaptedLinear):
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
     block_share: bool = setting(False, label="Share blocks", help="Share one rotation between the blocks of a module.")
     use_cayley_neumann: bool = setting(
-        True, label="Neumann series", help="Compute rotations by a series instead of solving for them."
+        True, label="Neumann series", help="Compute rotations by a Neumann series instead of solving linear equations."
     )
     num_cayley_neumann_terms: int = setting(
         5,

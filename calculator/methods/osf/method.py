@@ -50,7 +50,7 @@ class OSF(AdaptedLinear):
     rank_pattern: DecimalsByName | None = setting(
         None,
         label="Frozen values of modules",
-        help="Other numbers or shares of frozen singular values, by parts of modules' names.",
+        help="Different numbers or shares of frozen singular values, by parts of modules' names.",
         minimum=0,
         maximum=65_536,
         example=DecimalsByName(q_proj=0.5),

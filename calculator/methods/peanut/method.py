@@ -38,7 +38,11 @@ class PEANuT(AdaptedLinear):
         "relu", label="Activation", help="The function after each layer but the last."
     )
     scaling: float = setting(
-        1.0, label="Scaling", help="The update is multiplied by it; memory is the same.", minimum=0, maximum=1e6
+        1.0,
+        label="Scaling",
+        help="The update is multiplied by this factor; memory is the same.",
+        minimum=0,
+        maximum=1e6,
     )
     target_modules: TargetModules = settings.target_modules()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()

@@ -45,13 +45,15 @@ class PSOFT(AdaptedLinear):
         label="Decomposition",
         help="How singular vectors are found. After full, all right singular vectors of each weight stay in memory.",
     )
-    psoft_orth: bool = setting(True, label="Orthogonal", help="Train a rotation, instead of any matrix.")
+    psoft_orth: bool = setting(True, label="Orthogonal", help="Train a rotation instead of an unconstrained matrix.")
     psoft_mag_b: bool = setting(True, label="Scale rows", help="Train a number for each row of the rotation.")
     psoft_mag_a: bool = setting(True, label="Scale columns", help="Train a number for each column of the rotation.")
     use_cayley_neumann: bool = setting(
-        False, label="Series", help="Compute the rotation by a series, instead of solving linear equations."
+        False, label="Series", help="Compute the rotation by a Neumann series instead of solving linear equations."
     )
-    num_cayley_neumann_terms: int = setting(5, label="Terms", help="The terms of the series.", minimum=1, maximum=100)
+    num_cayley_neumann_terms: int = setting(
+        5, label="Terms", help="The number of terms of the series.", minimum=1, maximum=100
+    )
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
 
     @property

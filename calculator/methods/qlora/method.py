@@ -44,8 +44,8 @@ class QLoRA(LowRank):
     quant_storage: QuantStorage = setting(
         "uint8",
         label="4-bit storage type",
-        help="The data type of the tensors that hold packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards only "
-        "those of a float type.",
+        help="The data type of the tensors that contain the packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards "
+        "only tensors of a float type.",
     )
     prepare_model_for_kbit_training: bool = setting(
         True,

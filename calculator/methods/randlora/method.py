@@ -36,7 +36,7 @@ class RandLoRA(AdaptedLinear):
     r: int = setting(
         32,
         label="Rank",
-        help="The rank of each random matrix: a smaller one has more of them, and more parameters.",
+        help="The rank of each random matrix. With a smaller rank there are more matrices and more trained parameters.",
         minimum=1,
         maximum=65_536,
         example=32,

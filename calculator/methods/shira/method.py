@@ -43,7 +43,7 @@ class SHiRA(AdaptedLinear):
     r: int = setting(
         32,
         label="Rank",
-        help="As many elements are trained as LoRA with this rank would have parameters.",
+        help="The number of trained elements is the number of parameters that LoRA with this rank has.",
         minimum=1,
         maximum=65_536,
         example=32,

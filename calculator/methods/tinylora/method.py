@@ -38,7 +38,11 @@ class TinyLoRA(AdaptedLinear):
     r: int = setting(2, label="Rank", help="How many singular vectors are used.", minimum=1, maximum=65_536, example=2)
     u: int = setting(64, label="Numbers", help="How many numbers each vector has.", minimum=1, maximum=65_536)
     weight_tying: float = setting(
-        0.0, label="Weight tying", help="0 trains a vector for each target, 1 one for all.", minimum=0, maximum=1
+        0.0,
+        label="Weight tying",
+        help="With 0, each target has its own trained vector; with 1, all targets share one.",
+        minimum=0,
+        maximum=1,
     )
     save_projection: bool = settings.save_projection()
     target_modules: TargetModules = settings.target_modules()

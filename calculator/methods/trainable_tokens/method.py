@@ -31,7 +31,7 @@ class TrainableTokens(Method):
     token_indices: tuple[int, ...] = setting(
         (0,),
         label="Tokens",
-        help="The numbers of the tokens whose embeddings are trained. Text may have ranges: 128000-128009.",
+        help="Indices of the tokens whose embeddings are trained. Text can contain ranges: 128000-128009.",
         example=(128_000, 128_001),
     )
 

@@ -41,8 +41,8 @@ class UniLoRA(AdaptedLinear):
     save_indices: bool = setting(
         False,
         label="Save the indices",
-        help="Save what the factors are looked up and scaled with, instead of drawing it again; a step's memory is"
-        " the same.",
+        help="Save the random indices and scales of the factors, instead of drawing them again; a step's memory is the "
+        "same.",
     )
 
     @property

@@ -35,9 +35,15 @@ class VBLoRA(AdaptedLinear):
     facts = FACTS
 
     r: int = setting(4, label="Rank", help="The rank of the updates.", minimum=1, maximum=65_536, example=4)
-    num_vectors: int = setting(256, label="Vectors", help="The vectors of the bank.", minimum=2, maximum=1_000_000)
+    num_vectors: int = setting(
+        256, label="Vectors", help="The number of vectors in the bank.", minimum=2, maximum=1_000_000
+    )
     vector_length: int = setting(
-        256, label="Vector length", help="Must divide both sides of each target.", minimum=1, maximum=65_536
+        256,
+        label="Vector length",
+        help="The length of a vector. It must divide both sides of each target.",
+        minimum=1,
+        maximum=65_536,
     )
     topk: int = setting(2, label="Top k", help="How many vectors are mixed into one.", minimum=1, maximum=1_000)
     target_modules: TargetModules = settings.target_modules()

@@ -30,7 +30,11 @@ class WaveFT(TrainedSpectrum):
         2592, label="Coefficients", help="How many coefficients of each matrix are trained.", minimum=1, maximum=10**9
     )
     scaling: float = setting(
-        25.0, label="Scaling", help="The update is multiplied by it; memory is the same.", minimum=0, maximum=1e6
+        25.0,
+        label="Scaling",
+        help="The update is multiplied by this factor; memory is the same.",
+        minimum=0,
+        maximum=1e6,
     )
     wavelet_family: Wavelet = setting("db1", label="Wavelet", help="The wavelet of the transform.", example="sym4")
     use_idwt: bool = setting(

@@ -71,7 +71,7 @@ class XLoRA(AdaptedLinear):
     hidden_size: int | None = setting(
         None,
         label="Hidden size",
-        help="The width of the hidden states that the classifier reads: the model's, which null means.",
+        help="The width of the hidden states that the classifier reads. It must be the model's; null means that.",
         minimum=1,
         maximum=1_000_000,
         empty="the model's",
@@ -87,12 +87,16 @@ class XLoRA(AdaptedLinear):
         default=False,
     )
     xlora_depth: int = setting(
-        1, label="Depth of the classifier", help="The number of its linear layers.", minimum=1, maximum=100
+        1,
+        label="Depth of the classifier",
+        help="The number of linear layers of the classifier.",
+        minimum=1,
+        maximum=100,
     )
     xlora_size: int = setting(
         2048,
         label="Width of the classifier",
-        help="The width between its linear layers; unused at depth 1.",
+        help="The width between the classifier's linear layers; unused at depth 1.",
         minimum=1,
         maximum=1_000_000,
     )

@@ -63,7 +63,7 @@ def of_settings(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[P
 def _experts(method: XLoRA, model: Model) -> Iterator[Problem]:
     """Yield fused experts, whose parameters LoRA adapts in a layer that X-LoRA does not replace."""
     fused, targets = FUSED_EXPERTS.get(model.model_type, ()), method.target_modules
-    names_experts = targets == "all-linear" or any(is_named(each, fused) for each in targets or ())
+    names_experts = targets == "all-linear" or any(is_named(target, fused) for target in targets or ())
     if fused and names_experts:
         message = (
             f"LoRA adapts the fused experts of {model.model_type} as parameters, for which X-LoRA has no layer:"

@@ -275,11 +275,16 @@ class MicroBatch(Hooks):
         """Gather each frozen parameter of a unit by itself, in its stored dtype."""
         ranks = named(unit.count, RANKS)
         return {
-            each.name.rpartition(".")[2]: ops.view(
-                self._new((ranks, *shard_shape(each.shape, unit.count)), each.dtype, each.name + FULL, each.component),
-                each.shape,
+            parameter.name.rpartition(".")[2]: ops.view(
+                self._new(
+                    (ranks, *shard_shape(parameter.shape, unit.count)),
+                    parameter.dtype,
+                    parameter.name + FULL,
+                    parameter.component,
+                ),
+                parameter.shape,
             )
-            for each in unit.parameters
+            for parameter in unit.parameters
         }
 
     def gather(self, unit: FSDPUnit) -> None:
@@ -298,11 +303,11 @@ class MicroBatch(Hooks):
     def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy each shard from host memory, and cast it with mixed precision."""
         copies = []
-        for each in unit.of.parameters:
-            shape, dtype = shard_shape(each.shape, unit.of.count), unit.of.gathered_dtype(each)
-            copy = self._new(shape, each.dtype, each.name + UPLOADED)
-            if dtype != each.dtype:
-                copy = self._new(shape, dtype, each.name + CAST_SHARDS)
+        for parameter in unit.of.parameters:
+            shape, dtype = shard_shape(parameter.shape, unit.of.count), unit.of.gathered_dtype(parameter)
+            copy = self._new(shape, parameter.dtype, parameter.name + UPLOADED)
+            if dtype != parameter.dtype:
+                copy = self._new(shape, dtype, parameter.name + CAST_SHARDS)
             copies.append(copy)
         return copies
 
@@ -387,7 +392,8 @@ class MicroBatch(Hooks):
         if not self.has_gradients:
             return []
         return [
-            self._new(each.shape, of.gathered_dtype(each), f"{each.name}: gradient", "gradients") for each in of.trained
+            self._new(parameter.shape, of.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients")
+            for parameter in of.trained
         ]
 
     def _new(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:

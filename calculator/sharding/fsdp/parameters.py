@@ -30,10 +30,10 @@ def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training
     its shard.
     """
     if method.facts.quantizes_base:
-        return [recast(each, each.dtype_at_optimizer_init or each.dtype) for each in tensors]
+        return [recast(tensor, tensor.dtype_at_optimizer_init or tensor.dtype) for tensor in tensors]
     if training.autocast is None:
         return [*tensors]
-    return [recast(each, "float32") if each.trained else each for each in tensors]
+    return [recast(tensor, "float32") if tensor.trained else tensor for tensor in tensors]
 
 
 def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator[ResidentTensor]:
@@ -46,11 +46,11 @@ def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator
     if training.autocast == training.dtype:
         return
     tensors = tuple(whole)
-    layers = {each.name.rpartition(".")[0] for each in tensors if each.packed and each.in_graph}
-    for each in tensors:
-        owner, _, name = each.name.rpartition(".")
-        if name == "bias" and owner in layers and (training.autocast or each.dtype) != training.dtype:
-            yield each
+    layers = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.packed and tensor.in_graph}
+    for tensor in tensors:
+        owner, _, name = tensor.name.rpartition(".")
+        if name == "bias" and owner in layers and (training.autocast or tensor.dtype) != training.dtype:
+            yield tensor
 
 
 def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:

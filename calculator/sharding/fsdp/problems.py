@@ -124,7 +124,7 @@ def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
     if prepared.method.facts.quantizes_base:
         return
     loc, model = "training.fsdp_config.cpu_ram_efficient_loading", prepared.model
-    buffer = next((each.name for each in model.named_buffers() if each.persistent), None)
+    buffer = next((named_buffer.name for named_buffer in model.named_buffers() if named_buffer.persistent), None)
     if buffer is not None:
         message = f"accelerate fails on {buffer}, a buffer of the state dict, which is not sharded: set false"
         yield Problem(loc=loc, msg=message, input=True)
@@ -170,11 +170,11 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
 def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield units that FSDP refuses: trained parameters of several dtypes, and parameters without a dimension."""
     for unit, _ in units_of(prepared):
-        dtypes = sorted({each.dtype for each in unit.parameters if each.trained})
+        dtypes = sorted({parameter.dtype for parameter in unit.parameters if parameter.trained})
         if len(dtypes) > 1:
             yield _mixed(prepared, unit.name, dtypes)
             return
-        scalar = next((each for each in unit.parameters if not each.shape), None)
+        scalar = next((parameter for parameter in unit.parameters if not parameter.shape), None)
         if scalar is not None:
             yield Problem(
                 loc="model", msg=f"FSDP can't shard {scalar.name}, which has no dimension: use ddp", input=None
@@ -194,7 +194,7 @@ def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
     if not (method.facts.quantizes_base and method.trains_biases) or training.autocast == training.dtype:
         return
     whole = stored(resident_tensors(prepared), prepared.method, training)
-    bias = next((each for each in cast_biases(whole, training) if each.gets_gradient), None)
+    bias = next((cast_bias for cast_bias in cast_biases(whole, training) if cast_bias.gets_gradient), None)
     if bias is not None:
         message = (
             f"FSDP refuses gradients of several dtypes: its 4-bit layer casts {bias.name} from"

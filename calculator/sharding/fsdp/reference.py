@@ -137,7 +137,12 @@ class SecondModel(Hooks):
         self.trained = trained
         self.param_dtype = trained.param_dtype
         stacks = (*tower_stacks(prepared.model), prepared.model.decoder)
-        layers = [each for of in stacks for layer in of.layers for each in layer_parameters(prepared, layer, of.name)]
+        layers = [
+            parameter
+            for of in stacks
+            for layer in of.layers
+            for parameter in layer_parameters(prepared, layer, of.name)
+        ]
         of = UnitParameters(
             name="ref_model",
             parameters=tuple(each for each in (*outer_parameters(prepared), *layers) if is_sharded(each)),

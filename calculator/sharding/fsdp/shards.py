@@ -59,9 +59,9 @@ class FSDPShards(Shards):
     def _cast_biases(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
         """Return the whole biases in the dtype to which their 4-bit layers have cast them."""
         training = self.prepared.training
-        for each in cast_biases(whole, training):
-            cast = recast(each, training.dtype)
-            yield replace(cast, name=f"{each.name}: cast by its 4-bit layer", parameters=0, trained=False)
+        for bias in cast_biases(whole, training):
+            cast = recast(bias, training.dtype)
+            yield replace(cast, name=f"{bias.name}: cast by its 4-bit layer", parameters=0, trained=False)
 
     def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
         """Return the tensors, in which a second model has the parameters that TRL shards."""
@@ -69,10 +69,10 @@ class FSDPShards(Shards):
         if trainer_of(prepared.training).compared(prepared) != "model":
             yield from whole
             return
-        parameters = {each.name: each.parameters for each in resident_tensors(compared_model(prepared, "model"))}
-        for each in whole:
-            count = parameters.get(each.name.removeprefix(REFERENCE), 0) if each.name.startswith(REFERENCE) else 0
-            yield replace(each, parameters=count) if count else each
+        parameters = {tensor.name: tensor.parameters for tensor in resident_tensors(compared_model(prepared, "model"))}
+        for tensor in whole:
+            count = parameters.get(tensor.name.removeprefix(REFERENCE), 0) if tensor.name.startswith(REFERENCE) else 0
+            yield replace(tensor, parameters=count) if count else tensor
 
     def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:
         """Return the bytes of shards with their gradients and optimizer states, in their stored dtype."""
@@ -85,8 +85,8 @@ class FSDPShards(Shards):
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """Return the whole gradients, in the dtype in which their parameters are gathered."""
         dtype = self.prepared.training.autocast
-        trained = (each for each in whole if each.gets_gradient)
-        return (gradients([recast(each, dtype) if dtype else each for each in trained]),)
+        trained = (tensor for tensor in whole if tensor.gets_gradient)
+        return (gradients([recast(parameter, dtype) if dtype else parameter for parameter in trained]),)
 
     def collectives(self) -> tuple[Collective, ...]:
         """Return the all-gathers of every micro-batch, and the reductions of the last one.

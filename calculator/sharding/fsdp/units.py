@@ -87,12 +87,12 @@ class UnitParameters:
     def shard_elements(self, parameters: Iterable[ResidentTensor]) -> int:
         """Return the elements of these parameters' shards on one rank. Shards are padded to those of the first rank."""
         sizes = self._shard_sizes
-        return sum([sizes[each.name] for each in parameters])
+        return sum([sizes[parameter.name] for parameter in parameters])
 
     @cached_property
     def _shard_shapes(self) -> dict[str, Shape]:
         """The shapes of the first rank's shards, by the parameter's name."""
-        return {each.name: shard_shape(each.shape, self.count) for each in self.parameters}
+        return {parameter.name: shard_shape(parameter.shape, self.count) for parameter in self.parameters}
 
     @cached_property
     def _shard_sizes(self) -> dict[str, int]:
@@ -101,12 +101,12 @@ class UnitParameters:
     @cached_property
     def trained(self) -> tuple[ResidentTensor, ...]:
         """The parameters that get a gradient."""
-        return tuple(each for each in self.parameters if each.gets_gradient)
+        return tuple(parameter for parameter in self.parameters if parameter.gets_gradient)
 
     @cached_property
     def cast_input(self) -> tuple[Shape, DType] | None:
         """The copy of all shards that mixed precision casts. None if it casts none."""
-        cast = [each for each in self.parameters if self.param_dtype not in (None, each.dtype)]
+        cast = [parameter for parameter in self.parameters if self.param_dtype not in (None, parameter.dtype)]
         if self.param_dtype is None or not cast:
             return None
         return (named(self.shard_elements(cast), "unit / N"),), self.param_dtype
@@ -115,17 +115,24 @@ class UnitParameters:
     def all_gather_output(self) -> tuple[Shape, DType]:
         """The buffer of an all-gather. Its dtype is uint8 if the parameters have several dtypes."""
         ranks = named(self.count, RANKS)
-        dtypes = {self.gathered_dtype(each) for each in self.parameters}
+        dtypes = {self.gathered_dtype(parameter) for parameter in self.parameters}
         if len(dtypes) == 1:
             return (ranks, named(self.shard_elements(self.parameters), "unit / N")), dtypes.pop()
-        size = sum(self.shard_elements([each]) * ITEMSIZE[self.gathered_dtype(each)] for each in self.parameters)
+        size = sum(
+            self.shard_elements([parameter]) * ITEMSIZE[self.gathered_dtype(parameter)] for parameter in self.parameters
+        )
         return (ranks, named(size, "bytes of unit / N")), "uint8"
 
     @cached_property
     def gathered(self) -> tuple[tuple[ResidentTensor, Shape, DType], ...]:
         """Each parameter with the shape and dtype of its gathered, padded copy."""
         ranks, shapes = named(self.count, RANKS), self._shard_shapes
-        return tuple([(each, (ranks, *shapes[each.name]), self.gathered_dtype(each)) for each in self.parameters])
+        return tuple(
+            [
+                (parameter, (ranks, *shapes[parameter.name]), self.gathered_dtype(parameter))
+                for parameter in self.parameters
+            ]
+        )
 
 
 def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) -> UnitParameters:
@@ -138,7 +145,7 @@ def layer_unit(prepared: PreparedModel, layer: Layer, stack: str | None = None) 
     if cached is None:
         parameters = layer_parameters(prepared, layer, name)
         if name != prepared.model.decoder.name and prepared.model.model_type in TOWER_ATTENTION:
-            parameters = [each for each in parameters if _is_of_attention(each)]
+            parameters = [parameter for parameter in parameters if _is_of_attention(parameter)]
         cached = _unit(prepared, f"{name}.*", parameters)
         prepared.units[name, id(layer)] = cached
     return cached
@@ -172,7 +179,7 @@ class OuterUnits:
     def all(self) -> tuple[UnitParameters, ...]:
         """The units that have parameters."""
         units = [each for each in (self.root, self.embeddings, self.tail) if each is not None]
-        return tuple(each for each in units if each.parameters)
+        return tuple(unit for unit in units if unit.parameters)
 
 
 def outer_units(prepared: PreparedModel) -> OuterUnits:
@@ -212,7 +219,11 @@ def _of_root(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[R
         yield from outer[at:end]
         at = end
         for layer in stack.layers:
-            yield from (each for each in layer_parameters(prepared, layer, stack.name) if not _is_of_attention(each))
+            yield from (
+                parameter
+                for parameter in layer_parameters(prepared, layer, stack.name)
+                if not _is_of_attention(parameter)
+            )
     yield from outer[at:]
 
 
@@ -220,7 +231,7 @@ def _unit(prepared: PreparedModel, name: str, parameters: list[ResidentTensor]) 
     whole = stored(parameters, prepared.method, prepared.training)
     return UnitParameters(
         name=name,
-        parameters=tuple(each for each in whole if is_sharded(each)),
+        parameters=tuple(tensor for tensor in whole if is_sharded(tensor)),
         count=prepared.device.count,
         param_dtype=prepared.training.autocast,
     )
@@ -235,7 +246,7 @@ def final_norm(prepared: PreparedModel) -> str | None:
     method = prepared.method
     if prepared.model.model_type in WITHOUT_BASE:
         return None
-    norms = [each.name for each in _child_norms(prepared.model) if not prepared.module_spec(each.name, each).copied]
+    norms = [norm.name for norm in _child_norms(prepared.model) if not prepared.module_spec(norm.name, norm).copied]
     if not norms:
         return None
     wraps = method.name not in ("full", "adapter", "prompt", "prefix", "p_tuning")
@@ -257,5 +268,5 @@ def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:
     """Return every unit with parameters, and how often it occurs."""
     model: Model = prepared.model
     stacks = (*tower_stacks(model), model.decoder)
-    layers = [(layer_unit(prepared, layer, each.name), count) for each in stacks for layer, count in each.distinct]
+    layers = [(layer_unit(prepared, layer, stack.name), count) for stack in stacks for layer, count in stack.distinct]
     return [*((each, 1) for each in outer_units(prepared).all), *layers]

@@ -67,9 +67,9 @@ class Stretch:
         #: The bytes by which each copy exceeds the copy before it, and by how many layers its layer numbers are lower.
         self._growth, self._back = growth, back
         moments, self.gradients = [], 0
-        for each in hooks:
-            moments.append((each.most, self.gradients))
-            self.gradients += each.gradient
+        for hook in hooks:
+            moments.append((hook.most, self.gradients))
+            self.gradients += hook.gradient
         if after is not None:
             moments.append((after, self.gradients))
         self.fullest = max(moments, key=lambda moment: moment[0].bytes)[0]
@@ -132,7 +132,7 @@ class BackwardPass:
     def alive(self, at: At, resident_tensors: Sequence[ResidentTensors]) -> LiveTensors:
         """Return the tensors alive at a moment, with resident tensors."""
         recording = self._recording
-        repeats = tuple(at.copy if number == 1 else each.copies for number, each in enumerate(recording.windows))
+        repeats = tuple(at.copy if number == 1 else window.copies for number, window in enumerate(recording.windows))
         of_row, freed = recording.storages.kinds.of_row, {}
         if at.copy == self._copies:
             # The recording includes tables that only the copies before the last one still keep.

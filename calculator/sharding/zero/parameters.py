@@ -70,7 +70,7 @@ def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTenso
 
 def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
     """Return every parameter of a stack, trained or not."""
-    return [each for each in tensors if (each.parameters or each.trained) and each.name.startswith(prefix)]
+    return [tensor for tensor in tensors if (tensor.parameters or tensor.trained) and tensor.name.startswith(prefix)]
 
 
 def _layers(

@@ -181,7 +181,7 @@ def _round_robin(given: Sequence[Part], count: int) -> list[Part]:
         for name, number in pattern.index.items()
     }
     ones: list[Part] = [(layer, alone[id(pattern), name]) for layer, pattern in given for name in pattern.index]
-    return [each for rank in range(count) for each in ones[rank::count] if each[1].elements]
+    return [one for rank in range(count) for one in ones[rank::count] if one[1].elements]
 
 
 class Partitions:

@@ -116,7 +116,7 @@ class Stream:
 
     def __init__(self, stretch: Stretch, partitions: Partitions) -> None:
         self.stretch, self._partitions = stretch, partitions
-        keys = [each.key for each in stretch.hooks]
+        keys = [hook.key for hook in stretch.hooks]
         self.is_regular = partitions.is_regular and len({key.layer for key in keys}) <= 1
         self.places = [*map(partitions.place, keys)]
         self.elements = [0, *accumulate(place.elements for place in self.places)]
@@ -133,7 +133,7 @@ class Stream:
     def between(self, first: int, end: int) -> tuple[At, list[Place]]:
         """Return the fullest moment during some gradients of the first copy, and the places of these gradients."""
         if (first, end) not in self._between:
-            most = max((each.most for each in self.stretch.hooks[first:end]), key=attrgetter("bytes"))
+            most = max((hook.most for hook in self.stretch.hooks[first:end]), key=attrgetter("bytes"))
             self._between[first, end] = most, self._partitions.joined(self.places[first:end])
         return self._between[first, end]
 

@@ -88,7 +88,7 @@ class Reduction:
     def _pass(self, passed: BackwardPass) -> None:
         """Run the hooks of all gradients, and record the moments between them."""
         for stretches in passed.runs:
-            streams = [Stream(each, self._plan.partitions) for each in stretches]
+            streams = [Stream(stretch, self._plan.partitions) for stretch in stretches]
             for copy in stretches[0].copies if stretches else ():
                 for stream in streams:
                     self._run(stream, copy)

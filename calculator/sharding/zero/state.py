@@ -142,7 +142,7 @@ class FlatState:
         Source: deepspeed/utils/tensor_fragment.py (set_optim_state_fragment); torchao, optim/subclass_8bit.py.
         """
         block = torchao.BLOCK_SIZE
-        groups = (each for each in self.partitions.groups if torchao.is_quantized(each.partition))
+        groups = (group for group in self.partitions.groups if torchao.is_quantized(group.partition))
         sizes = (size for group in groups for _, pattern in group.parts for size in pattern.sizes)
         odd = next((size for size in sizes if size % block), None)
         if odd is not None:

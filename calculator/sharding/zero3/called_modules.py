@@ -37,19 +37,19 @@ def add_parameters(
     `leaves` are the paths of modules that own the parameters of all modules inside.
     """
     readers: dict[str, _Readers] = {}
-    for each in parameters:
-        name, layer = each.key
+    for parameter in parameters:
+        name, layer = parameter.key
         if name not in readers:
             readers[name] = _readers(name, leaves, substitutes)
         owners, reader, wrapper = readers[name]
         for path in owners:
             if (path, layer) in modules:
-                modules[path, layer].parameters.append(each)
+                modules[path, layer].parameters.append(parameter)
                 break
-        if (reader, layer) in modules and not each.persists:  # reading a gathered parameter registers nothing
-            modules[reader, layer].parameters.append(each)
+        if (reader, layer) in modules and not parameter.persists:  # reading a gathered parameter registers nothing
+            modules[reader, layer].parameters.append(parameter)
         if wrapper is not None and (wrapper, layer) in modules:
-            modules[wrapper, layer].parameters.append(each)
+            modules[wrapper, layer].parameters.append(parameter)
     for model in ("", SECOND):
         for name, of in substitutes.tied.items():
             owners = substitutes.owners(model + name.rpartition(".")[0])

@@ -38,7 +38,7 @@ class Coordinator:
         self._sizes, self._live, self.parameters = sizes, live, parameters
         self._bucket, self._max_live = sizes.prefetch_bucket, sizes.max_live
         self._in_flight: dict[Partitioned, Gather] = {}
-        self._persistent = [each for each in parameters if each.persists]
+        self._persistent = [parameter for parameter in parameters if parameter.persists]
         self.order = ModuleOrder(parameters, sizes.max_reuse_distance)
         #: The number of elements that count as gathered.
         self.available = 0
@@ -69,9 +69,9 @@ class Coordinator:
 
     def _clean(self) -> None:
         """Release what was gathered for modules that were not called. Every buffer lives until the last is released."""
-        for each, gather in self._in_flight.items():
+        for key, gather in self._in_flight.items():
             gather.wait()
-            self._release(each)
+            self._release(key)
         for gather in self._in_flight.values():
             gather.drop()
         self._in_flight = {}
@@ -91,7 +91,7 @@ class Coordinator:
 
     def found(self) -> Hashable:
         """Return the state that determines everything a pass gathers and releases."""
-        persistent = (each.key for each in self._persistent if each.state == GATHERED)
+        persistent = (parameter.key for parameter in self._persistent if parameter.state == GATHERED)
         return self.order.mode, self._live.bytes, self.state(lambda key: key), frozenset(persistent)
 
     def state(self, relative: Callable[[Key], Hashable]) -> Hashable:
@@ -149,23 +149,23 @@ class Coordinator:
         parameters = module.parameters
         self._gather_missing(parameters)
         owner = next(reversed(self._in_backward.values())) if recomputes and self._in_backward else None
-        for each in parameters:
-            each.active.add(module)
-            if owner is not None and not each.trained:
-                owner.recomputed.add(each)
-                each.active.add(owner)
+        for parameter in parameters:
+            parameter.active.add(module)
+            if owner is not None and not parameter.trained:
+                owner.recomputed.add(parameter)
+                parameter.active.add(owner)
         self._wait(parameters)
 
     def _gather_missing(self, parameters: Sequence[Partitioned]) -> None:
-        for each in parameters:
-            if each.state == PARTITIONED:
-                self._gather([each for each in parameters if each.state == PARTITIONED])
+        for parameter in parameters:
+            if parameter.state == PARTITIONED:
+                self._gather([parameter for parameter in parameters if parameter.state == PARTITIONED])
                 return
 
     def _wait(self, parameters: Sequence[Partitioned]) -> None:
         in_flight = self._in_flight
-        for each in parameters:
-            gather = in_flight.pop(each, None)
+        for parameter in parameters:
+            gather = in_flight.pop(parameter, None)
             if gather is not None:
                 gather.take()
 
@@ -175,11 +175,11 @@ class Coordinator:
         if self._live.in_copies:
             self.sent += sum(map(_PAYLOAD, parameters))
         else:
-            self.sent += sum([each.payload * each.represents for each in parameters])
-            self.is_apart = self.is_apart or any(each.represents > 1 for each in parameters)
-        for each in parameters:
-            each.state = IN_FLIGHT
-            self._in_flight[each] = gather
+            self.sent += sum([parameter.payload * parameter.represents for parameter in parameters])
+            self.is_apart = self.is_apart or any(parameter.represents > 1 for parameter in parameters)
+        for parameter in parameters:
+            parameter.state = IN_FLIGHT
+            self._in_flight[parameter] = gather
 
     def _payload(self, each: Partitioned) -> int:
         return each.payload if self._live.in_copies else each.payload * each.represents
@@ -196,19 +196,19 @@ class Coordinator:
         freed: Iterable[Partitioned] = ()
         if module.parameters:
             freed = self.order.to_release(module)
-            for each in module.parameters:
-                each.active.discard(module)
+            for parameter in module.parameters:
+                parameter.active.discard(module)
         if backward:
             self._in_backward.pop(module.number, None)
             if module.recomputed:
-                for each in module.recomputed:
-                    each.active.discard(module)
-                freed = {*freed, *[each for each in module.recomputed if not each.persists]}
+                for parameter in module.recomputed:
+                    parameter.active.discard(module)
+                freed = {*freed, *[parameter for parameter in module.recomputed if not parameter.persists]}
                 module.recomputed.clear()
-        for each in freed:
-            if each.state == GATHERED and not each.active:
-                each.release()
-                self.available -= each.elements
+        for parameter in freed:
+            if parameter.state == GATHERED and not parameter.active:
+                parameter.release()
+                self.available -= parameter.elements
 
     def release_known(self, module: Module, known: Sequence[int], recomputed: Iterable[Partitioned]) -> None:
         """Release the parameters of a module that are at the indices `known`, which no other module uses."""
@@ -218,10 +218,10 @@ class Coordinator:
                 if parameters[at].state == GATHERED and parameters[at] in far:
                     parameters[at].release()
                     self.available -= parameters[at].elements
-        for each in recomputed:
-            if each.state == GATHERED:
-                each.release()
-                self.available -= each.elements
+        for parameter in recomputed:
+            if parameter.state == GATHERED:
+                parameter.release()
+                self.available -= parameter.elements
 
     def _release(self, each: Partitioned) -> None:
         if each.state == GATHERED and not each.active:
@@ -240,12 +240,12 @@ class Coordinator:
 
     def release_all(self) -> None:
         """Release every parameter, before the optimizer's step."""
-        for each in self.parameters:
-            gather = self._in_flight.pop(each, None)
+        for parameter in self.parameters:
+            gather = self._in_flight.pop(parameter, None)
             if gather is not None:
                 gather.take()
-            each.active.clear()
-            self._release(each)
+            parameter.active.clear()
+            self._release(parameter)
 
     def gather_persistent(self) -> None:
         """Gather the persistent parameters after the optimizer's step."""
@@ -253,13 +253,16 @@ class Coordinator:
 
     def gather_all(self) -> None:
         """Gather every parameter that is not gathered (deepspeed.zero.GatheredParameters)."""
-        self._gather_separately([each for each in self.parameters if each.state == PARTITIONED])
+        self._gather_separately([parameter for parameter in self.parameters if parameter.state == PARTITIONED])
 
     def _gather_separately(self, parameters: list[Partitioned]) -> None:
         """Gather each parameter into a buffer of its own."""
-        for each in parameters:
-            each.storage, each.state = Storage(self._live, each.with_padding, each.represents), GATHERED
-            self.sent += self._payload(each)
+        for parameter in parameters:
+            parameter.storage, parameter.state = (
+                Storage(self._live, parameter.with_padding, parameter.represents),
+                GATHERED,
+            )
+            self.sent += self._payload(parameter)
         upload(self._live, parameters, self._sizes)
 
     def partition_all(self) -> None:
@@ -269,8 +272,8 @@ class Coordinator:
         """
         if self.order.mode != INVALID:
             self._drop_order()
-        for each in self.parameters:
-            each.active.clear()
+        for parameter in self.parameters:
+            parameter.active.clear()
         self._partition()
 
     def read_whole(self, *, one_by_one: bool) -> None:
@@ -285,16 +288,16 @@ class Coordinator:
             self._partition()
             return
         live = self._live
-        for each in self.parameters:
-            if each.state == PARTITIONED:
-                self.sent += self._payload(each)
+        for parameter in self.parameters:
+            if parameter.state == PARTITIONED:
+                self.sent += self._payload(parameter)
                 live.in_copies = True  # one copy after the other
-                storage = Storage(live, each.with_padding)
-                upload(live, [each], self._sizes)
+                storage = Storage(live, parameter.with_padding)
+                upload(live, [parameter], self._sizes)
                 storage.drop()
                 live.in_copies = False
-            each.release()
+            parameter.release()
 
     def _partition(self) -> None:
-        for each in self.parameters:
-            each.release()
+        for parameter in self.parameters:
+            parameter.release()

@@ -69,7 +69,7 @@ def first_copy(
     segments, at = [], forward
     for window, events, fetched in reader.parts:
         if window is None:
-            start, at = at, min([each.start for each in windows if each.start >= at], default=end)
+            start, at = at, min([window.start for window in windows if window.start >= at], default=end)
         else:
             start, at = windows[window].start, windows[window].end
         active = [
@@ -86,7 +86,7 @@ class _Reader:
     """The parts of the marks, and the modules that they call. Modules have no parameters yet."""
 
     def __init__(self, followed: Followed, parameters: Sequence[Partitioned]) -> None:
-        self.by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
+        self.by_name: dict[Name, Partitioned] = {parameter.key: parameter for parameter in parameters}
         self.modules: dict[Name, Module] = {}
         self.parts: list[_Part] = []
         self._numbers = followed.repetition.numbers

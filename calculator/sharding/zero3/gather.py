@@ -36,7 +36,7 @@ class Gather:
             upload(live, parameters, sizes)
             return
         for dtype in dict.fromkeys(map(_DTYPE, parameters)):
-            own = [each for each in parameters if each.dtype == dtype]
+            own = [parameter for parameter in parameters if parameter.dtype == dtype]
             self.buffers.append(Storage(live, allocated(sum(map(PARTITION, own)) * sizes.ranks, ITEMSIZE[dtype])))
             upload(live, own, sizes)
 
@@ -45,10 +45,10 @@ class Gather:
         if self.is_done:
             return
         self.is_done = True
-        for each in self.parameters:
+        for parameter in self.parameters:
             if self.buffers:
-                each.storage = Storage(self.live, each.whole, each.represents)
-            each.state = GATHERED
+                parameter.storage = Storage(self.live, parameter.whole, parameter.represents)
+            parameter.state = GATHERED
 
     def take(self) -> None:
         """Make the gathered parameters available, and drop the reference of one of them."""
@@ -74,8 +74,8 @@ def upload(live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
     if not sizes.offloads_parameters:
         return
     copied = sum(
-        allocated(each.partition, ITEMSIZE[each.dtype]) * (1 if live.in_copies else each.represents)
-        for each in parameters
+        allocated(parameter.partition, ITEMSIZE[parameter.dtype]) * (1 if live.in_copies else parameter.represents)
+        for parameter in parameters
     )
     live.add(copied)
     live.free(copied)

@@ -97,15 +97,15 @@ def _weights(
     if offload.device != "cpu":
         return 0
     frozen = 0
-    for each in parameters:
-        size = each.partition * ITEMSIZE[each.dtype]
+    for parameter in parameters:
+        size = parameter.partition * ITEMSIZE[parameter.dtype]
         if offload.pin_memory:
             pinned.allocate(size)
-        elif not each.trained:
+        elif not parameter.trained:
             frozen += size
     pinned.allocate(item * sum(sizes))
     if offload.pin_memory:
-        for each in parameters:
-            if each.trained:
-                pinned.free(each.partition * ITEMSIZE[each.dtype])
+        for parameter in parameters:
+            if parameter.trained:
+                pinned.free(parameter.partition * ITEMSIZE[parameter.dtype])
     return frozen

@@ -107,7 +107,7 @@ class Layout:
     def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
         outside, of_copy = (
-            sum([size(each) for each in parameters if each.persists])
+            sum([size(parameter) for parameter in parameters if parameter.persists])
             for parameters in (self._step.outside, self._step.of_copy)
         )
         return outside + of_copy * self._followed.copies

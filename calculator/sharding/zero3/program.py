@@ -60,7 +60,7 @@ class Program:
     ) -> None:
         self.marks, self._followed, self.substitutes = tape.marks, followed, substitutes
         #: The parameters by their names and layers.
-        self.by_name: dict[Name, Partitioned] = {each.key: each for each in parameters}
+        self.by_name: dict[Name, Partitioned] = {parameter.key: parameter for parameter in parameters}
         marks = dict(zip(map(_LABEL, tape.marks), map(_POSITION, tape.marks), strict=True))
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [
@@ -110,7 +110,7 @@ class Program:
         for key, module in modules.items() if leaves else ():
             module.is_leaf = key[0].removeprefix(SECOND) in leaves
         add_parameters(modules, parameters, self.by_name, leaves, self.substitutes)
-        for each in [each for marks in reads for each in marks if each.kind == module_calls.EXTERNAL]:
+        for each in [mark for marks in reads for mark in marks if mark.kind == module_calls.EXTERNAL]:
             path, _, name = each.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
             for key in [key for key in modules if key[0] == path]:
@@ -160,7 +160,7 @@ class Program:
             own = [each for each in given if each.kind != module_calls.EXTERNAL] if self._reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
-                end = min([each.start for each in windows if each.start >= at], default=self.end)
+                end = min([window.start for window in windows if window.start >= at], default=self.end)
                 *before_runs, rest = self._by_run(marks)
                 for own_run, following in pairwise((*before_runs, rest)):
                     yield Segment(at, following[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
@@ -182,8 +182,8 @@ class Program:
         roots = {each.key for each in (self.root, self.second_root) if each is not None}
         begins = [
             at
-            for at, each in enumerate(marks)
-            if at and each.kind == module_calls.BEFORE_FORWARD and (each.text, each.layer) in roots
+            for at, mark in enumerate(marks)
+            if at and mark.kind == module_calls.BEFORE_FORWARD and (mark.text, mark.layer) in roots
         ]
         return [marks[start:end] for start, end in pairwise((0, *begins, len(marks)))]
 
@@ -326,6 +326,8 @@ def _look_inside(segments: Iterable[Segment]) -> None:
             for around in running:
                 if not around.is_leaf:
                     around.inside.update(
-                        dict.fromkeys(each for each in module.parameters if each not in around.parameters)
+                        dict.fromkeys(
+                            parameter for parameter in module.parameters if parameter not in around.parameters
+                        )
                     )
             running.append(module)

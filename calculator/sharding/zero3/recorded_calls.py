@@ -127,33 +127,33 @@ class _Uses:
         if recomputes and not self._in_backward:
             self._is_open = True
         owner = next(reversed(self._in_backward)) if recomputes and self._in_backward else None
-        for at, each in enumerate(parameters):
-            using = users[each]
-            if not (using or each.persists):
+        for at, parameter in enumerate(parameters):
+            using = users[parameter]
+            if not (using or parameter.persists):
                 unused.append(at)
-            if each.key.layer != layer:
+            if parameter.key.layer != layer:
                 self._is_open = True
             using.add(module)
-            if owner is not None and not each.trained:
-                self._recomputed[owner][each] = number, at
+            if owner is not None and not parameter.trained:
+                self._recomputed[owner][parameter] = number, at
                 using.add(owner)
         return tuple(unused)
 
     def _release(self, module: Module, *, backward: bool) -> tuple[tuple[int, ...], tuple[Found, ...]]:
         """Return the indices of its parameters that no module uses any more, and where to find recomputed ones."""
         own, users = [], self._users
-        for at, each in enumerate(module.parameters):
-            users[each].discard(module)
-            if not (each.persists or users[each]):
+        for at, parameter in enumerate(module.parameters):
+            users[parameter].discard(module)
+            if not (parameter.persists or users[parameter]):
                 own.append(at)
         if backward:
             self._in_backward.pop(module, None)
         recomputed = self._recomputed.pop(module, None) if backward else None
         if not recomputed:
             return tuple(own), ()
-        for each in recomputed:
-            users[each].discard(module)
-        return tuple(own), tuple([at for each, at in recomputed.items() if not (each.persists or users[each])])
+        for parameter in recomputed:
+            users[parameter].discard(module)
+        return tuple(own), tuple([at for key, at in recomputed.items() if not (key.persists or users[key])])
 
 
 def inert_views(events: Sequence[Event], active: Sequence[int], backward: int) -> set[int]:

@@ -97,8 +97,10 @@ class Bucket:
 
     def _offload(self, parameters: Iterable[Partitioned]) -> None:
         """Copy each partition to the host and back. Keep its norm and a float32 copy for the optimizer."""
-        for each in parameters:
-            used = allocated(each.partition, self._item) + (self._for_optimizer(each.partition) if self.is_last else 0)
+        for parameter in parameters:
+            used = allocated(parameter.partition, self._item) + (
+                self._for_optimizer(parameter.partition) if self.is_last else 0
+            )
             self._live.add(used)
             self._live.bytes -= used
             if self.is_last:
@@ -144,4 +146,6 @@ class Bucket:
     def _padded_parts(self) -> list[int]:
         """Return the bytes of the last rank's parts of gradients that are padded."""
         count = self._sizes.ranks
-        return [allocated(each.partition, self._item) for each in self._parameters if each.elements % count]
+        return [
+            allocated(parameter.partition, self._item) for parameter in self._parameters if parameter.elements % count
+        ]

@@ -31,7 +31,7 @@ def sizes_of_second(zero: ZeroOptimization, count: int) -> Sizes:
     Source: trl/models/utils.py, prepare_deepspeed; deepspeed/runtime/config_utils.py, DeepSpeedConfigModel.__init__.
     """
     defaults = ZeroOptimization()
-    autos = [each.name for each in fields(zero) if getattr(zero, each.name) == "auto"]
+    autos = [field.name for field in fields(zero) if getattr(zero, field.name) == "auto"]
     return sizes_of(replace(zero, **{name: getattr(defaults, name) for name in autos}), count, 0)
 
 

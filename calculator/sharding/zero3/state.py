@@ -96,7 +96,7 @@ class PartitionedState:
         if compared != "model":
             return []
         tensors = resident_tensors(compared_model(self.prepared, compared))
-        return [replace(each, trained=False) for each in tensors if each.parameters]
+        return [replace(tensor, trained=False) for tensor in tensors if tensor.parameters]
 
     def _listed(self, tensors: Sequence[ResidentTensor]) -> list[_Part]:
         """Return the parameters of each layer with its number, and those around the layers."""

@@ -3,7 +3,8 @@
 TRL requests it if the model's config has `output_router_logits`, unless `router_aux_loss_coef` is 0.
 
 Source: trl/trainer/sft_trainer.py, __init__, and trl/trainer/utils.py, add_fused_lm_head, of TRL 1.15 and 1.16; and
-sft_trainer.py of TRL 0.24, 1.0 and 1.9.
+sft_trainer.py of TRL 0.24, 1.0 and 1.9. Without routers' logits, load_balancing_loss_func fails, which reads the
+first (transformers/models/mixtral/modeling_mixtral.py).
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif added and not model.has_router_loss:
         message = f"the routers' loss that {trainer} adds to {model_type} is not modeled: set it to 0.0"
+        yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
+    elif added and not model.has_experts:
+        message = (
+            f"no layer of this {model_type} has experts, and the routers' loss that {trainer} adds raises IndexError"
+            " without the logits of a router: set it to 0.0"
+        )
         yield Problem(loc="model.config.router_aux_loss_coef", msg=message, input=coefficient)
     elif added and method.virtual_tokens and not method.embeds_inputs:
         message = (

@@ -41,9 +41,18 @@ def test_the_command_prints_the_time_and_the_cost(capsys):
     assert "1,000 training steps take" in shown
     assert "At the price of the request they cost" in shown
     assert "USD an hour on 2026-11-09" in shown
-    assert "published speeds, the interval that the other sources give contains" in shown
+    assert "published speeds, the interval from the other sources contains" in shown
 
 
 def test_the_command_states_why_there_is_no_time(capsys):
     main(["run", *OPTIONS, "--gpu", "quadro-rtx-6000", "--eval_strategy", "no"])
-    assert "The time is not estimated. device.gpu: the rated speed of" in capsys.readouterr().out
+    assert "The time is not estimated. --gpu: the rated speed of" in capsys.readouterr().out
+
+
+def test_the_text_names_options_unless_the_request_is_a_file(capsys, tmp_path):
+    main(["run", "--model", "openai-community/gpt2", "--method", "lora"])
+    assert "Set --checkpoint_dtype for another one" in capsys.readouterr().out
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"model": "openai-community/gpt2", "method": {"name": "lora"}}))
+    main(["run", "--request", str(file)])
+    assert "Set run.checkpoint_dtype for another one" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_problems_are_raised_as_they_are_written():
 
 def test_a_process_that_ends_without_an_answer_is_refused_with_a_solution():
     (problem,), _ = answered("os.abort()")
-    assert "most often for want of memory: use a config with fewer layers" in problem.msg
+    assert "most often because memory ran out: use a config with fewer layers" in problem.msg
 
 
 def test_a_process_over_its_cpu_time_is_a_refusal_that_states_the_limit():

@@ -136,9 +136,9 @@ def test_a_file_that_cannot_be_read_is_reported_in_the_answers_place_and_no_othe
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ({"gpu": "l40s"}, "the plan uses L40S, as chosen here"),
-        ({"gpu": "", "memory_gib": "12"}, "the plan uses a card of 12.00 GiB, as chosen here"),
-        ({"gpu": ""}, "The file names no card, so the choice made here stays"),
+        ({"gpu": "l40s"}, "the plan keeps L40S"),
+        ({"gpu": "", "memory_gib": "12"}, "the plan keeps a card of 12.00 GiB"),
+        ({"gpu": ""}, "The file names no card, so the card of the plan does not change"),
     ],
 )
 def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_states_which(client, typed, sentence):
@@ -162,7 +162,7 @@ def test_a_file_too_long_for_an_address_is_answered_without_a_redirect(client):
     long = f"{AXOLOTL}plugins: [liger]\n# {'x' * LONGEST_ADDRESS}"
     response = client.post("/import", data={"gpu": "l40s", "content": long}, follow_redirects=False)
     assert response.status_code == 200
-    assert "the plan uses L40S" in response.text
+    assert "the plan keeps L40S" in response.text
     assert "liger" in response.text
 
 
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_read_has_an_address_with_all_that_is_typed(client
 
 
 def test_the_box_for_a_file_is_no_input_of_a_plan(client):
-    assert "which this page has no input for" not in client.get("/?content=").text
+    assert "for which this page has no input" not in client.get("/?content=").text
     assert client.get("/estimate.json?content=").json() == client.get("/estimate.json").json()
 
 
@@ -187,4 +187,4 @@ def test_settings_of_a_file_without_a_field_on_the_page_are_listed(client):
     model = {"model": "openai-community/gpt2", "gpu": "l40s"}
     text = client.post("/import", data={**model, "content": json.dumps(content)}).text
     assert "<code>offload_optimizer: " in text
-    assert "has no field here: the page" in text
+    assert "has no field on this page" in text

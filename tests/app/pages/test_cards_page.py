@@ -83,7 +83,7 @@ def test_a_wrong_filter_is_explained_next_to_its_field(client, name, text):
 
 
 def test_a_parameter_without_an_input_is_named(client):
-    assert "the address also has color" in client.get("/cards/rtx-4060?color=red").text
+    assert "the address also contains color" in client.get("/cards/rtx-4060?color=red").text
 
 
 def test_a_model_that_is_not_trained_with_a_method_has_the_reason(client):

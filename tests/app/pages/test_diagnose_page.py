@@ -85,9 +85,9 @@ def test_a_snapshot_file_is_shown_next_to_the_run_without_scripts(client):
     response = client.post("/diagnose", data=PLAN, files=file)
     text = unescape(response.text)
     assert response.status_code == 200
-    assert "The snapshot next to the run" in text
+    assert "The snapshot compared with the run" in text
     assert 'id="snapshot-figure"' in text
-    assert "100 % are blocks with a tensor of their size" in text
+    assert "100 % are blocks whose size equals that of a tensor of the run" in text
 
 
 def test_a_hostile_or_too_large_file_is_refused_by_its_field(client):

@@ -44,7 +44,7 @@ def test_a_single_plan_shows_that_another_is_needed(client):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("/plan?tasks=2", "is no plan's link"),
+        ("/plan?tasks=2", "is not the link of a plan"),
         ("/?seq_len=5", "has seq_len, which is not a field of a plan"),
         ("/?r=0", "Rank: must be at least 1"),
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),

@@ -78,7 +78,7 @@ def test_a_method_that_cannot_be_merged_is_refused_at_its_field(client):
 
 
 def test_unknown_names_in_an_address_are_noted_on_the_page_and_refused_in_json(client):
-    assert "which this page has no input for" in text(client.get("/inference?optimizer=sgd").text)
+    assert "for which this page has no input" in text(client.get("/inference?optimizer=sgd").text)
     refused = client.get("/inference.json?optimizer=sgd")
     assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
 

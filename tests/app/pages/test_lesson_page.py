@@ -138,7 +138,7 @@ def test_the_json_page_refuses_wrong_input_and_settings_without_an_input(client)
         assert response.status_code == 422
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["errors"][0]["loc"] == loc
-    assert "address also has rank" in text_of(client, "/lora?rank=8")
+    assert "address also contains rank" in text_of(client, "/lora?rank=8")
 
 
 @pytest.mark.parametrize("address", ["/lesson/nothing", "/lesson/nothing.json"])

@@ -71,7 +71,7 @@ def test_the_page_states_time_and_cost_with_their_basis(client):
     assert "1,000 training steps take" in html
     assert "At the price of the plan they cost" in html
     assert "an hour on 2026-11-09" in html
-    assert "published speeds, the interval that the other sources give contains" in html
+    assert "published speeds, the interval from the other sources contains" in html
 
 
 def test_the_page_states_why_there_is_no_time(client):

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     answered = json.loads(done.stdout)
     for peer in answered.values():
         peer["date"] = args.date
-    document = {"questions": {each["id"]: digest(each) for each in every}, "peers": answered}
+    document = {"questions": {row["id"]: digest(row) for row in every}, "peers": answered}
     part = args.write.with_suffix(".part")
     part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     part.replace(args.write)

@@ -84,7 +84,7 @@ SETTINGS = tuple(
 
 
 #: Those that a request of a trainer that is modeled has too, with their defaults there.
-DECLARED = {each.name: each.default for each in declared(Training) if each.name in SETTINGS}
+DECLARED = {setting.name: setting.default for setting in declared(Training) if setting.name in SETTINGS}
 
 
 def parse_recipe(body: Any) -> Recipe | None:

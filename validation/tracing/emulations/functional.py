@@ -147,7 +147,7 @@ def layer_norm_backward(
 def needs_copies(func: Any, args: Any) -> bool:
     """Whether the kernel of a layer norm copies what it is given."""
     given = args[:2] if func is torch.ops.aten.native_layer_norm_backward.default else args[:1]
-    return not all(each.is_contiguous() for each in given)
+    return not all(value.is_contiguous() for value in given)
 
 
 def has_mask(indices: list[Tensor | None]) -> bool:

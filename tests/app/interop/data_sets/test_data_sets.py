@@ -128,7 +128,7 @@ def test_a_tokenizer_is_a_file_of_data(tmp_path, tokenizer, capsys):
     assert "there is no file" in capsys.readouterr().err
     (tmp_path / "tokenizer.json").write_text("{}")
     assert main(["lengths", str(data), "--tokenizer", tokenizer]) == 2
-    assert "is no tokenizer.json" in capsys.readouterr().err
+    assert "is not a tokenizer.json" in capsys.readouterr().err
     assert main(["lengths", str(tmp_path / "none.jsonl"), "--tokenizer", tokenizer]) == 2
 
 
