@@ -197,8 +197,9 @@ class FirstLayer:
 
 def _are_gradients(copies: Copies) -> bool:
     """Return whether a copy leaves nothing but gradients."""
-    remaining, component = copies.remaining.items(), copies.kinds.component
-    return all(count >= 0 and (not count or component(kind) == "gradients") for kind, count in remaining)
+    component = copies.kinds.component
+    left = [(kind, count) for kind, count in copies.remaining.items() if count]
+    return all(count > 0 and component(kind) == "gradients" for kind, count in left)
 
 
 def _rows(saved: Sequence[Any]) -> list[int]:
