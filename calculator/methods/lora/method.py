@@ -140,9 +140,10 @@ class LoRA(LowRank):
 
     def hidden_dtype(self, training: Training) -> DType:
         """Return the dtype of hidden states, which is that of the embeddings and norms."""
-        if self.base is None:
+        base = self.base
+        if base is None:
             return training.dtype
-        return self.base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
+        return base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
 
     def base_quantization(self, training: Training) -> StoredWeight | None:
         """Return how the base model's linear layers are stored, or None if in the model's dtype."""
