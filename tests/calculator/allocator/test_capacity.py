@@ -146,7 +146,7 @@ def test_a_known_peak_changes_no_minimum(request_, run):
     assert minimum(run, alive, device_of, peak_reserved_bytes=run_peak(run)) == minimum(run, alive, device_of)
 
 
-def test_cached_blocks_are_freed_where_a_run_just_fits():
+def test_cached_blocks_are_freed_if_a_run_just_fits():
     request = parse_request(LORA)
     run = run_of(request)
     result = replay_within(run, device_of(minimum(run, live(request), device_of)))

@@ -93,7 +93,7 @@ def test_gathers_and_reductions_have_their_own_streams_only_with_overlap_comm():
     assert streams == {True: {0, GATHERS, REDUCTIONS}, False: {0}}
 
 
-def test_weights_that_become_a_flat_tensor_stay_cached_where_nothing_empties_the_cache():
+def test_weights_that_become_a_flat_tensor_stay_cached_if_nothing_empties_the_cache():
     """One group: the blocks of its weights stay. The two of transformers' trainer: those of the matrices do not."""
     cached = []
     for training in ({}, {"trainer": "transformers"}):
