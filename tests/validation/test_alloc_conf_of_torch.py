@@ -20,7 +20,7 @@ DIVISIONS.argtypes, DIVISIONS.restype = [ctypes.c_size_t], ctypes.c_size_t
 
 
 def in_pytorch(text):
-    """The divisions that PyTorch reads, or None where it refuses the value."""
+    """The divisions that PyTorch reads, or None if it refuses the value."""
     try:
         torch._C._accelerator_setAllocatorSettings(f"large_segment_size_mb:20,{text}")
     except (RuntimeError, ValueError):

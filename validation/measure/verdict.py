@@ -50,7 +50,7 @@ def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str,
 
 
 def caps(request: Request) -> list[tuple[int, int | None]]:
-    """The caps in bytes, each with the predicted retries; None where the run ends out of memory."""
+    """The caps in bytes, each with the predicted retries; None if the run ends out of memory."""
     longest = with_longest_batch(request)
     replay = device_replay(longest, training_step(longest), SeriesCache())
     context = replay.context_bytes
