@@ -112,9 +112,9 @@ def _placed_at_once(
         times = max(0, min((layers.times - number) // period, certain))
         _repeat(pool, earlier, later, times)
         by = times * (later.first - earlier.first)
-        for row, (address, block_end) in zip(carried, of_next, strict=True):
+        for row, (address, behind) in zip(carried, of_next, strict=True):
             at = row + (number + times * period) * layers.step
-            places[0][at], places[1][at] = address + by, block_end + by
+            places[0][at], places[1][at] = address + by, behind + by
         return number + times * period
     return most
 

@@ -80,19 +80,19 @@ class Range:
         free, starts, unmapped, shift = self.free, self.starts, self.unmapped_starts, self.shift
         mask = (1 << shift) - 1
         best = free[place]
-        block_end = starts[best & mask]
-        end = unmapped[block_end]
-        reach, is_last = (best >> shift) + end - block_end, end == self._end
+        behind = starts[best & mask]
+        end = unmapped[behind]
+        reach, is_last = (best >> shift) + end - behind, end == self._end
         for other in range(place + 1, len(free)):
             if reach <= best >> shift:
                 break
             best = free[other]
-            block_end = starts[best & mask]
-            end = unmapped.get(block_end, block_end)
-            new = (best >> shift) + end - block_end
+            behind = starts[best & mask]
+            end = unmapped.get(behind, behind)
+            new = (best >> shift) + end - behind
             if is_last:
                 self.same.compare(self.space, reach - new - 1)
-            is_last = end == self._end and end > block_end
+            is_last = end == self._end and end > behind
             if is_last:
                 self.same.compare(self.space, new - reach)
             if new >= reach:
@@ -127,30 +127,30 @@ class Range:
     def map(self, address: int, pages: int) -> Placed:
         """Map pages at the start of an unmapped block. Return the free block that contains them."""
         end = self._drop_unmapped(address)
-        block_end = address + pages
+        behind = address + pages
         if end == self._end:
-            self.same.compare(self.space, end - block_end - self.page)
-        if end > block_end:
-            self.add_unmapped(block_end, end)
-        if block_end in self.starts:
-            block_end = self.take(block_end)
+            self.same.compare(self.space, end - behind - self.page)
+        if end > behind:
+            self.add_unmapped(behind, end)
+        if behind in self.starts:
+            behind = self.take(behind)
         if address in self.ends:
             address = self.ends[address]
             self.take(address)
-        self.add(address, block_end)
-        return address, block_end
+        self.add(address, behind)
+        return address, behind
 
     def unmap(self, address: int) -> int:
         """Unmap every whole page of a free block. Return the size of these pages."""
-        block_end = self.starts[address]
-        start, end = -(-address // self.page) * self.page, block_end // self.page * self.page
+        behind = self.starts[address]
+        start, end = -(-address // self.page) * self.page, behind // self.page * self.page
         if start >= end:
             return 0
         self.take(address)
         if start > address:
             self.add(address, start)
-        if end < block_end:
-            self.add(end, block_end)
+        if end < behind:
+            self.add(end, behind)
         size = end - start
         if end in self.unmapped_starts:
             end = self._drop_unmapped(end)
@@ -160,27 +160,27 @@ class Range:
         self.add_unmapped(start, end)
         return size
 
-    def add(self, address: int, block_end: int) -> None:
+    def add(self, address: int, behind: int) -> None:
         """Add a free block."""
-        self.starts[address] = block_end
-        self.ends[block_end] = address
-        insort(self.free, block_end - address << self.shift | address)
+        self.starts[address] = behind
+        self.ends[behind] = address
+        insort(self.free, behind - address << self.shift | address)
 
     def take(self, address: int) -> int:
         """Remove a block from the free ones. Return its end address."""
-        block_end = self.starts.pop(address)
-        del self.ends[block_end]
-        del self.free[bisect_left(self.free, block_end - address << self.shift | address)]
-        return block_end
+        behind = self.starts.pop(address)
+        del self.ends[behind]
+        del self.free[bisect_left(self.free, behind - address << self.shift | address)]
+        return behind
 
-    def add_unmapped(self, address: int, block_end: int) -> None:
+    def add_unmapped(self, address: int, behind: int) -> None:
         """Add an unmapped block."""
-        self.unmapped_starts[address] = block_end
-        self.unmapped_ends[block_end] = address
+        self.unmapped_starts[address] = behind
+        self.unmapped_ends[behind] = address
         insort(self.unmapped, address)
 
     def _drop_unmapped(self, address: int) -> int:
-        block_end = self.unmapped_starts.pop(address)
-        del self.unmapped_ends[block_end]
+        behind = self.unmapped_starts.pop(address)
+        del self.unmapped_ends[behind]
         self.unmapped.remove(address)
-        return block_end
+        return behind

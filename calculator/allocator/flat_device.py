@@ -125,7 +125,7 @@ class FlatDevice:
         pools = tuple((pool.free_keys, pool.edges, pool.waste) for pool in self._pools)
         shift = self._shift
         mask = (1 << shift) - 1
-        addresses, block_ends = places
+        addresses, behinds = places
         for event in events:
             if event >= 0:
                 free, edges, waste = pools[keys[event]]
@@ -133,41 +133,41 @@ class FlatDevice:
                 place = bisect_left(free, size << shift)
                 if place < len(free):
                     address = free[place] & mask
-                    block_end = edges.pop(address)
+                    behind = edges.pop(address)
                     cut = address + size
-                    if block_end - cut > waste:
-                        edges[cut] = block_end
-                        edges[block_end] = cut
-                        rest = block_end - cut << shift | cut
+                    if behind - cut > waste:
+                        edges[cut] = behind
+                        edges[behind] = cut
+                        rest = behind - cut << shift | cut
                         # Most often, the rest of the block takes its place in the ordered list.
                         if not place or free[place - 1] < rest:
                             free[place] = rest
                         else:
                             del free[place]
                             insort(free, rest)
-                        block_end = cut
+                        behind = cut
                     else:
                         del free[place]
-                        del edges[block_end]
+                        del edges[behind]
                 else:
-                    address, block_end = self._grow(size, event, keys[event])
+                    address, behind = self._grow(size, event, keys[event])
                 addresses[event] = address
-                block_ends[event] = block_end
+                behinds[event] = behind
             else:
                 row = ~event
                 free, edges, waste = pools[keys[row]]
-                address, block_end = addresses[row], block_ends[row]
-                if block_end in edges:
-                    end = edges.pop(block_end)
-                    del free[bisect_left(free, end - block_end << shift | block_end)]
-                    block_end = end
+                address, behind = addresses[row], behinds[row]
+                if behind in edges:
+                    end = edges.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
                 if address in edges:
                     start = edges.pop(address)
                     del free[bisect_left(free, address - start << shift | start)]
                     address = start
-                edges[address] = block_end
-                edges[block_end] = address
-                insort(free, block_end - address << shift | address)
+                edges[address] = behind
+                edges[behind] = address
+                insort(free, behind - address << shift | address)
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, in any order."""
@@ -195,14 +195,14 @@ class FlatDevice:
         Addresses are relative to the segment.
         """
         starts = dict(gone)
-        starts.update((address, block_end) for address, block_end in pool.edges.items() if address < block_end)
+        starts.update((address, behind) for address, behind in pool.edges.items() if address < behind)
         mask = (1 << self._shift) - 1
         segments = [key & mask for key in pool.segments]
         parts: list[tuple[int, int, int, bool]] = []
         for kept, blocks in ((False, sorted(starts.items())), (True, sorted(left))):
-            for address, block_end in blocks:
+            for address, behind in blocks:
                 number = bisect_right(segments, address) - 1
-                start, end = address - segments[number], block_end - segments[number]
+                start, end = address - segments[number], behind - segments[number]
                 if parts and parts[-1][0] == number and parts[-1][2:] == (start, False) and not kept:
                     start = parts.pop()[1]
                 parts.append((number, start, end, kept))
@@ -226,7 +226,7 @@ class FlatDevice:
         small, mask = self._pools[0], (1 << self._shift) - 1
         small.free_keys = blocks.copy()
         small.edges = {key & mask: (key & mask) + (key >> self._shift) for key in blocks}
-        small.edges |= {block_end: address for address, block_end in small.edges.items()}
+        small.edges |= {behind: address for address, behind in small.edges.items()}
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""

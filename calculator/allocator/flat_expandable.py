@@ -102,7 +102,7 @@ class FlatExpandable:
         """
         ranges, shift = self._ranges, self._shift
         mask = (1 << shift) - 1
-        addresses, block_ends = places
+        addresses, behinds = places
         for event in events:
             if event >= 0:
                 pool_range = ranges[keys[event]]
@@ -114,33 +114,33 @@ class FlatExpandable:
                         place = pool_range.best_fit(place)
                         address = free[place] & mask
                     del free[place]
-                    block_end = pool_range.starts.pop(address)
-                    del pool_range.ends[block_end]
+                    behind = pool_range.starts.pop(address)
+                    del pool_range.ends[behind]
                 else:
-                    address, block_end = self._grow(pool_range, size, event)
+                    address, behind = self._grow(pool_range, size, event)
                 cut = address + size
-                if block_end > cut:
-                    pool_range.starts[cut] = block_end
-                    pool_range.ends[block_end] = cut
-                    insort(free, block_end - cut << shift | cut)
+                if behind > cut:
+                    pool_range.starts[cut] = behind
+                    pool_range.ends[behind] = cut
+                    insort(free, behind - cut << shift | cut)
                 addresses[event] = address
-                block_ends[event] = cut
+                behinds[event] = cut
             else:
                 row = ~event
                 pool_range = ranges[keys[row]]
                 free, starts, ends = pool_range.free, pool_range.starts, pool_range.ends
-                address, block_end = addresses[row], block_ends[row]
-                if block_end in starts:
-                    end = starts.pop(block_end)
-                    del free[bisect_left(free, end - block_end << shift | block_end)]
-                    block_end = end
+                address, behind = addresses[row], behinds[row]
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
                 if address in ends:
                     start = ends.pop(address)
                     del free[bisect_left(free, address - start << shift | start)]
                     address = start
-                starts[address] = block_end
-                ends[block_end] = address
-                insort(free, block_end - address << shift | address)
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address)
 
     def play_separately(self, play: Callable[[int, _SingleRange], None]) -> bool:
         """Replay each range separately, like `FlatDevice.play_separately`."""
@@ -169,7 +169,7 @@ class FlatExpandable:
             pool_range.shift,
         )
         mask = (1 << shift) - 1
-        addresses, block_ends = places
+        addresses, behinds = places
         for event in events:
             if event >= 0:
                 size = sizes[event]
@@ -180,39 +180,39 @@ class FlatExpandable:
                         place = pool_range.best_fit(place)
                         address = free[place] & mask
                     del free[place]
-                    block_end = starts.pop(address)
-                    del ends[block_end]
+                    behind = starts.pop(address)
+                    del ends[behind]
                 else:
                     block = self._map(pool_range, size)
                     if block is None:
                         raise RefusedError
                     address = block[0]
-                    block_end = pool_range.take(address)
+                    behind = pool_range.take(address)
                 cut = address + size
-                if block_end > cut:
-                    starts[cut] = block_end
-                    ends[block_end] = cut
-                    insort(free, block_end - cut << shift | cut)
+                if behind > cut:
+                    starts[cut] = behind
+                    ends[behind] = cut
+                    insort(free, behind - cut << shift | cut)
                 addresses[event] = address
-                block_ends[event] = cut
+                behinds[event] = cut
             else:
-                address, block_end = addresses[~event], block_ends[~event]
-                if block_end in starts:
-                    end = starts.pop(block_end)
-                    del free[bisect_left(free, end - block_end << shift | block_end)]
-                    block_end = end
+                address, behind = addresses[~event], behinds[~event]
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
                 if address in ends:
                     start = ends.pop(address)
                     del free[bisect_left(free, address - start << shift | start)]
                     address = start
-                starts[address] = block_end
-                ends[block_end] = address
-                insort(free, block_end - address << shift | address)
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address)
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, in any order."""
-        sizes = [block_end - address for address, block_end in blocks]
-        places = [address for address, _ in blocks], [block_end for _, block_end in blocks]
+        sizes = [behind - address for address, behind in blocks]
+        places = [address for address, _ in blocks], [behind for _, behind in blocks]
         self.play(range(-len(blocks), 0), sizes, self.pools(places[0]), places)
 
     def counts(self) -> object:
@@ -225,9 +225,9 @@ class FlatExpandable:
         Blocks in `gone` count as free.
         """
         free: list[Placed] = []
-        for address, block_end in sorted([*gone, *(block for each in self._ranges for block in each.starts.items())]):
+        for address, behind in sorted([*gone, *(block for each in self._ranges for block in each.starts.items())]):
             before = free.pop() if free and free[-1][1] == address else (address, address)
-            free.append((before[0], block_end))
+            free.append((before[0], behind))
         return free, sorted(left), [sorted(each.unmapped_starts.items()) for each in self._ranges]
 
     def small_blocks(self) -> list[int]:
@@ -241,7 +241,7 @@ class FlatExpandable:
         small, mask = self._ranges[0], (1 << self._shift) - 1
         small.free = blocks[1 : blocks[0] + 1]
         small.starts = {key & mask: (key & mask) + (key >> self._shift) for key in small.free}
-        small.ends = {block_end: address for address, block_end in small.starts.items()}
+        small.ends = {behind: address for address, behind in small.starts.items()}
 
     def _grow(self, pool_range: Range, size: int, row: int) -> Placed:
         block = self._map(pool_range, size)
@@ -256,19 +256,19 @@ class FlatExpandable:
 
     def _map(self, pool_range: Range, size: int) -> Placed | None:
         """Map pages for a request. Return them with the adjacent free blocks, or None if there is no room."""
-        address, block_end = pool_range.room(size)
+        address, behind = pool_range.room(size)
         if address in pool_range.unmapped_starts:
-            mapped = self._mapped(pool_range, address, min(block_end - address, size))
+            mapped = self._mapped(pool_range, address, min(behind - address, size))
             if mapped is None:
                 return None
-            address, block_end = mapped
-        while block_end - address < size:
-            end = pool_range.unmapped_starts[block_end]
-            mapped = self._mapped(pool_range, block_end, min(end - block_end, size - (block_end - address)))
+            address, behind = mapped
+        while behind - address < size:
+            end = pool_range.unmapped_starts[behind]
+            mapped = self._mapped(pool_range, behind, min(end - behind, size - (behind - address)))
             if mapped is None:
                 return None
-            address, block_end = mapped
-        return address, block_end
+            address, behind = mapped
+        return address, behind
 
     def _mapped(self, pool_range: Range, address: int, size: int) -> Placed | None:
         pages = _whole(size, pool_range.page)

@@ -76,7 +76,7 @@ class FlatPool:
         """
         free, edges = self.free_keys, self.edges
         shift, mask, waste = self.shift, self._mask, self.waste
-        addresses, block_ends = places
+        addresses, behinds = places
         for event in events:
             if event >= 0:
                 size = sizes[event]
@@ -84,40 +84,40 @@ class FlatPool:
                 try:
                     address = free[place] & mask
                 except IndexError:
-                    addresses[event], block_ends[event] = self.grow(size)
+                    addresses[event], behinds[event] = self.grow(size)
                     continue
                 addresses[event] = address
-                block_end = edges.pop(address)
+                behind = edges.pop(address)
                 cut = address + size
-                if block_end - cut > waste:
-                    edges[cut] = block_end
-                    edges[block_end] = cut
-                    rest = block_end - cut << shift | cut
+                if behind - cut > waste:
+                    edges[cut] = behind
+                    edges[behind] = cut
+                    rest = behind - cut << shift | cut
                     # Most often, the rest of the block takes its place in the ordered list.
                     if not place or free[place - 1] < rest:
                         free[place] = rest
                     else:
                         del free[place]
                         insort(free, rest)
-                    block_ends[event] = cut
+                    behinds[event] = cut
                 else:
                     del free[place]
-                    del edges[block_end]
-                    block_ends[event] = block_end
+                    del edges[behind]
+                    behinds[event] = behind
             else:
                 row = ~event
-                address, block_end = addresses[row], block_ends[row]
-                if block_end in edges:
-                    end = edges.pop(block_end)
-                    del free[bisect_left(free, end - block_end << shift | block_end)]
-                    block_end = end
+                address, behind = addresses[row], behinds[row]
+                if behind in edges:
+                    end = edges.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
                 if address in edges:
                     start = edges.pop(address)
                     del free[bisect_left(free, address - start << shift | start)]
                     address = start
-                edges[address] = block_end
-                edges[block_end] = address
-                insort(free, block_end - address << shift | address)
+                edges[address] = behind
+                edges[behind] = address
+                insort(free, behind - address << shift | address)
 
     def allocate(self, sizes: Iterable[int], times: int = 1) -> None:
         """Allocate blocks that are never freed, `times` over, on an unlimited device.
@@ -152,8 +152,8 @@ class FlatPool:
             address = key & self._mask
             del self.edges[address], self.edges[address + (key >> shift)]
         for key in after - before:
-            address, block_end = key & self._mask, (key & self._mask) + (key >> shift)
-            self.edges[address], self.edges[block_end] = block_end, address
+            address, behind = key & self._mask, (key & self._mask) + (key >> shift)
+            self.edges[address], self.edges[behind] = behind, address
 
     def _add_segments(self, size: int, count: int) -> int:
         """Add the segments that equal requests fill, or a free one. Return how many requests they serve."""
@@ -174,16 +174,16 @@ class FlatPool:
         gone: set[int] = set()
         added = []
         for first, last in _joined(blocks):
-            address, block_end = first, last
+            address, behind = first, last
             if last in edges:
-                block_end = edges.pop(last)
-                gone.add(block_end - last << shift | last)
+                behind = edges.pop(last)
+                gone.add(behind - last << shift | last)
             if first in edges:
                 address = edges.pop(first)
                 gone.add(first - address << shift | address)
-            edges[address] = block_end
-            edges[block_end] = address
-            added.append(block_end - address << shift | address)
+            edges[address] = behind
+            edges[behind] = address
+            added.append(behind - address << shift | address)
         self.free_keys = sorted([key for key in [*self.free_keys, *added] if key not in gone])
 
     def copied(self) -> FlatPool:
@@ -252,19 +252,19 @@ class FlatPool:
 
     def take(self, blocks: Sequence[Placed]) -> None:
         """Allocate blocks at given addresses, which are free."""
-        for address, block_end in blocks:
+        for address, behind in blocks:
             start, end = next(part for part in self.edges.items() if part[0] <= address < part[1])
             del self.edges[start]
             del self.edges[end]
             del self.free_keys[bisect_left(self.free_keys, end - start << self.shift | start)]
             self._add(start, address)
-            self._add(block_end, end)
+            self._add(behind, end)
 
-    def _add(self, address: int, block_end: int) -> None:
-        if block_end > address:
-            self.edges[address] = block_end
-            self.edges[block_end] = address
-            insort(self.free_keys, block_end - address << self.shift | address)
+    def _add(self, address: int, behind: int) -> None:
+        if behind > address:
+            self.edges[address] = behind
+            self.edges[behind] = address
+            insort(self.free_keys, behind - address << self.shift | address)
 
     def serves_all(self, sizes: Iterable[int]) -> bool:
         """Return whether free blocks serve all requests if none is freed before the last.

@@ -350,8 +350,8 @@ class FlatReplay:
         return Layout(self)
 
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
-        addresses, block_ends = self.places[0]
-        return [(addresses[row], block_ends[row]) for row in of if rows.sizes[row]]
+        addresses, behinds = self.places[0]
+        return [(addresses[row], behinds[row]) for row in of if rows.sizes[row]]
 
     def _play(
         self, events: Sequence[int], rows: Rows, sizes: Sequence[int], keys: Sequence[int], places: Places
@@ -386,8 +386,8 @@ def _places(count: int) -> Places:
 
 
 def _copied(places: Places) -> Places:
-    addresses, block_ends = places
-    return [*addresses], [*block_ends]
+    addresses, behinds = places
+    return [*addresses], [*behinds]
 
 
 def _restore(places: Places, before: Places) -> bool:

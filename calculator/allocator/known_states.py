@@ -57,8 +57,8 @@ class KnownPass:
 
     def is_known(self, number: int, pool: FlatPool, places: Places) -> bool:
         """Return whether the pool is in the state before the item that it had when all later items added no segment."""
-        item, (addresses, block_ends) = self._items[number], places
-        carried = [(addresses[row], block_ends[row]) for row in item.events(item.chunk.carried)]
+        item, (addresses, behinds) = self._items[number], places
+        carried = [(addresses[row], behinds[row]) for row in item.events(item.chunk.carried)]
         state = pool.free_blocks(), carried
         if self._states.get(number) == state and self._frees_the_same(number, places):
             self._skipped = number
@@ -67,8 +67,8 @@ class KnownPass:
         return False
 
     def _frees_the_same(self, number: int, places: Places) -> bool:
-        addresses, block_ends = places
-        return all(self._placed[row] == (addresses[row], block_ends[row]) for row in self._frees[number])
+        addresses, behinds = places
+        return all(self._placed[row] == (addresses[row], behinds[row]) for row in self._frees[number])
 
     def end(self, pool: FlatPool, places: Places) -> None:
         """Store the states of the pass that ends."""
@@ -81,5 +81,5 @@ class KnownPass:
             for n in reversed(range(len(self._frees) - 1)):
                 self._frees[n] += self._frees[n + 1]
         if states:
-            addresses, block_ends = places
-            self._placed = {row: (addresses[row], block_ends[row]) for row in self._frees[min(states)]}
+            addresses, behinds = places
+            self._placed = {row: (addresses[row], behinds[row]) for row in self._frees[min(states)]}

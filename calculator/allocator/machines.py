@@ -91,9 +91,9 @@ class FlatMachine:
 
     def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
         """Assign blocks to rows."""
-        addresses, block_ends = self._places
+        addresses, behinds = self._places
         for row, block in zip(rows, blocks, strict=True):
-            addresses[row], block_ends[row] = block
+            addresses[row], behinds[row] = block
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate and free rows."""
@@ -105,13 +105,13 @@ class FlatMachine:
 
     def placed(self, rows: Sequence[int]) -> list[Placed]:
         """Return the blocks of rows."""
-        addresses, block_ends = self._places
-        return [(addresses[row], block_ends[row]) for row in rows]
+        addresses, behinds = self._places
+        return [(addresses[row], behinds[row]) for row in rows]
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks."""
-        places = [address for address, _ in blocks], [block_end for _, block_end in blocks]
-        sizes = [block_end - address for address, block_end in blocks]
+        places = [address for address, _ in blocks], [behind for _, behind in blocks]
+        sizes = [behind - address for address, behind in blocks]
         self._device.play(range(-len(blocks), 0), sizes, self._device.pools(places[0]), places)
 
     def empty_cache(self) -> None:

@@ -170,8 +170,8 @@ class WindowedPart:
         if not self._split:
             following = [*self._repeated[1:], self._following]
             self._split = [
-                WindowedPart([each], self._sizes, block_end)
-                for each, block_end in zip(self._repeated, following, strict=True)
+                WindowedPart([each], self._sizes, behind)
+                for each, behind in zip(self._repeated, following, strict=True)
             ]
         return self._split
 
@@ -257,9 +257,7 @@ def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
         groups[-1].append(each)
         size += len(each[0].events)
     following = [group[0] for group in groups[1:]]
-    return [
-        WindowedPart(group, batch.sizes, block_end) for group, block_end in zip(groups, [*following, None], strict=True)
-    ]
+    return [WindowedPart(group, batch.sizes, behind) for group, behind in zip(groups, [*following, None], strict=True)]
 
 
 def _repetitions(batch: MicroBatch, number: int) -> list[_Repetition]:

@@ -94,13 +94,13 @@ class Recorder:
         # The temporaries of stretches that were not played have no places.
         unplayed = set[int]()
         for number, size in steps:
-            address, block_end = places[number]
+            address, behind = places[number]
             if not size:
                 if number not in unplayed:
-                    self._free(address, block_end)
+                    self._free(address, behind)
                 continue
             end = edges.get(address, 0)
-            if address < end >= block_end:
+            if address < end >= behind:
                 if end == last:
                     self._from_last.add(size)
                 if whole.get(address) == end:
@@ -116,17 +116,17 @@ class Recorder:
                 unplayed.add(number)
                 self._unplayed.append(size)
                 continue
-            parts.add((end - block_end, block_end))
-            if end > block_end:
-                edges[block_end] = end
-                edges[end] = block_end
+            parts.add((end - behind, behind))
+            if end > behind:
+                edges[behind] = end
+                edges[end] = behind
 
-    def _free(self, address: int, block_end: int) -> None:
-        edges, whole, start, end = self._edges, self._whole, address, block_end
-        if block_end in edges:
-            end = edges.pop(block_end)
-            if whole.get(block_end) == end:
-                self._touched.add(block_end)
+    def _free(self, address: int, behind: int) -> None:
+        edges, whole, start, end = self._edges, self._whole, address, behind
+        if behind in edges:
+            end = edges.pop(behind)
+            if whole.get(behind) == end:
+                self._touched.add(behind)
         if address in edges:
             start = edges.pop(address)
             if whole.get(start) == address:
@@ -151,9 +151,9 @@ class Recorder:
         sizes = Counter({size: count for size, count in sizes.items() if size >= self._least or size in mapped})
         starts = sorted([*self._touched, *(address for address, _ in self._freed), self._start.next_address])
 
-        def part(address: int, block_end: int) -> Part:
+        def part(address: int, behind: int) -> Part:
             block = bisect_right(starts, address) - 1
-            return Part(block, address - starts[block], block_end - address)
+            return Part(block, address - starts[block], behind - address)
 
         left = [(address, end) for address, end in self._edges.items() if address < end]
         unchanged = {address for address, end in left if self._whole.get(address) == end}

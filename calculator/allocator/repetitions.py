@@ -226,8 +226,8 @@ class _History:
         blocks = [(key & mask, (key & mask) + (key >> shift)) for key in period.added]
         # Adjacent blocks, now or some periods later, would be merged.
         touch = any(
-            not (address - end) % period.by or not (block_end - start) % period.by
-            for address, block_end in freed
+            not (address - end) % period.by or not (behind - start) % period.by
+            for address, behind in freed
             for start, end in blocks
         )
         if touch or min(blocks)[0] < period.edge:
@@ -236,9 +236,9 @@ class _History:
 
     def _placed(self, rows: Iterable[int], number: int) -> Iterator[Placed]:
         """Return the places of rows of a repetition."""
-        addresses, block_ends = self._places
+        addresses, behinds = self._places
         by = number * self._of.step
-        return ((addresses[row + by], block_ends[row + by]) for row in rows)
+        return ((addresses[row + by], behinds[row + by]) for row in rows)
 
     def _choose_alike(self, first: int, last: int) -> int:
         """Place the following repetitions as long as they choose free blocks as an earlier period did.

@@ -34,7 +34,7 @@ class _Start(NamedTuple):
     free: list[int]
     segments: list[int]
     addresses: list[int]
-    block_ends: list[int]
+    behinds: list[int]
 
 
 class _Events(NamedTuple):
@@ -72,8 +72,8 @@ class RestOfStep:
 
     def begin(self, pool: FlatPool) -> None:
         """Store the state at the start."""
-        addresses, block_ends = self._batch.places
-        self._start = _Start(pool.free_blocks(), pool.segments.copy(), addresses.copy(), block_ends.copy())
+        addresses, behinds = self._batch.places
+        self._start = _Start(pool.free_blocks(), pool.segments.copy(), addresses.copy(), behinds.copy())
 
     def end(self, pool: FlatPool) -> None:
         """Store whether the step's passes added no segment after the start."""
@@ -127,7 +127,7 @@ class RestOfStep:
         """
         gone, new = free
         left = [row for row in self._batch.left[self._number] if row not in events.allocated]
-        before, now = (start.addresses, start.block_ends), self._batch.places
+        before, now = (start.addresses, start.behinds), self._batch.places
         moved = [*_moved(events.freed, before, now), *_moved(left, before, now)]
         ends = dict(placed((*events.freed, *left), now))
         starts = dict(zip(ends.values(), ends, strict=True))
@@ -142,8 +142,8 @@ class RestOfStep:
 
 def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
-    addresses, block_ends = places
-    return [*zip(_of(rows, addresses), _of(rows, block_ends), strict=True)]
+    addresses, behinds = places
+    return [*zip(_of(rows, addresses), _of(rows, behinds), strict=True)]
 
 
 def _moved(rows: Sequence[int], before: Places, now: Places) -> list[tuple[Placed, Placed]]:
@@ -181,6 +181,6 @@ def _run(block: Placed, edges: dict[int, int], starts: dict[int, int], ends: dic
     first, last = block
     while (before := starts.get(first, edges.get(first, first))) < first:
         first = before
-    while (block_end := ends.get(last, edges.get(last, last))) > last:
-        last = block_end
+    while (behind := ends.get(last, edges.get(last, last))) > last:
+        last = behind
     return first, last

@@ -318,6 +318,6 @@ def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> No
     n = next((n for n, place in enumerate(places) if place is not None), 0)
     window, place = windows[n], places[n] or 0
     assert len(window.shifts) == 1, "the first layer is not one that is repeated"
-    before, block_end = window.events[:place], window.events[place:]
+    before, behind = window.events[:place], window.events[place:]
     parts = [Window(before, window.lowest, window.shifts), Window([row], 0, (0,))]
-    windows[n : n + 1] = [*parts, Window(block_end, window.lowest, window.shifts)]
+    windows[n : n + 1] = [*parts, Window(behind, window.lowest, window.shifts)]
