@@ -37,7 +37,7 @@ def capped(case: StepCase, device: torch.device) -> dict[str, Any]:
 
 
 def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
-    histories = Histories.of(request.training)
+    histories = Histories.from_training(request.training)
     seed = worst(request, histories)[0] if histories is not None else None
     for cap, retries in caps(request):
         ran, counted = _ran(request, device, cap, seed)

@@ -54,7 +54,7 @@ class _Alive(NamedTuple):
     bytes: int
 
     @classmethod
-    def of(cls, tensors: tuple[ResidentTensors, ...]) -> _Alive:
+    def total(cls, tensors: tuple[ResidentTensors, ...]) -> _Alive:
         """Add up the bytes of tensors."""
         return cls(tensors, _bytes(tensors))
 
@@ -87,7 +87,7 @@ class _ForwardPass(NamedTuple):
     accumulated: tuple[ResidentTensors, ...] = ()
 
     @classmethod
-    def of(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
+    def from_micro_batch(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
         """Return the forward pass of a micro-batch that is the first of its step."""
         marks = micro_batch.marks
         return cls(micro_batch.recording, micro_batch.recording.curve.peak(marks["forward"], marks["backward"]))
@@ -145,8 +145,8 @@ class FlatPeaks:
                 self._large.setdefault(number, []).append(each)
         self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
         self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
-        self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
-        self._first = _ForwardPass.of(first) if first is not None else None
+        self._forward = _ForwardPass.from_micro_batch(MicroBatchRun(run, recording))
+        self._first = _ForwardPass.from_micro_batch(first) if first is not None else None
 
     def _rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
@@ -157,27 +157,27 @@ class FlatPeaks:
 
     def _share(self, number: int) -> _Share:
         """Return what a rank has in common with the ranks that are alike."""
-        alike = self._alike(number)
+        alike = self._equivalence_key(number)
         if alike not in self._shares:
             state = self._state
             (own, _), accumulated = state.gradients_of(number), state.accumulated_by(number)
             self._shares[alike] = _Share(
                 accumulated,
                 self._always[0] + self._fullest_forward(accumulated).bytes,
-                _Alive.of(state.partition_of_earlier(number)),
-                _Alive.of(own),
-                _Alive.of(state.reduced_on(number)),
-                _Alive.of(self._step_of(number, own)),
+                _Alive.total(state.partition_of_earlier(number)),
+                _Alive.total(own),
+                _Alive.total(state.reduced_on(number)),
+                _Alive.total(self._step_of(number, own)),
             )
         return self._shares[alike]
 
-    def _alike(self, number: int) -> Hashable:
+    def _equivalence_key(self, number: int) -> Hashable:
         """Return what determines a rank's share."""
         return self._state.alike[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
         """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
-        steps, alike = self._state.steps, self._alike(number)
+        steps, alike = self._state.steps, self._equivalence_key(number)
         if alike not in steps:
             steps[alike] = OptimizerStep(self._state, number, gradients).fullest
         return steps[alike]
