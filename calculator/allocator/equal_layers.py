@@ -164,7 +164,7 @@ def _are_equal(earlier: _Start, later: _Start) -> bool:
 
 
 def _repeat_count(pool: FlatPool, earlier: _Start, later: _Start, highest: int) -> int:
-    """Return how many more times what was placed between two starts is certain to be placed likewise.
+    """Return how many more times what was placed between two starts is certain to be placed in the same way.
 
     `highest` is the highest end address of what was placed. The largest block was never cut beyond it. So every other
     block that is used is between `edge` and that address. As long as the largest block is larger than this, it serves

@@ -2,8 +2,8 @@
 
 A repetition requests what the previous one requested, for rows of its own. It is placed like an earlier one if it finds
 the same state at higher addresses: the free blocks from some address on and the tensors that it frees are higher by the
-size that was added since. Then all later repetitions are placed likewise, each period higher by the same amount. In
-addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
+size that was added since. Then all later repetitions are placed in the same way, each period higher by the same amount.
+In addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
 
 If the state is not the same, later repetitions can still choose free blocks as a period of earlier ones did (see
 `choices`). That is found out for each period.
