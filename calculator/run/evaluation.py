@@ -235,7 +235,7 @@ class Evaluation:
 
     def _left_gathered_bytes(self, moment: Moment) -> int:
         """Return the bytes that the batch of a moment leaves gathered under stage 3."""
-        return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
+        return 0 if self._stage_3 is None else self._stage_3.gathered_after(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
         """Return the weights that stage 3 has gathered in addition to persistent ones."""

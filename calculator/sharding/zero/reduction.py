@@ -175,7 +175,7 @@ class Reduction:
         return self.large if self._plan.keeps_large else []
 
     @property
-    def left(self) -> int:
+    def large_bytes_at_end(self) -> int:
         """The bytes of large gradients that are alive after the last reduction on a rank that owns none of them."""
         return self._large
 

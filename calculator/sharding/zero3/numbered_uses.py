@@ -86,7 +86,7 @@ class Uses:
         """Return whether the parameters of a copy are only used in it, by modules of it."""
         return self.is_known and self._numbers.open.isdisjoint(segment.fetched) and not any(self._users.values())
 
-    def left(self) -> list[int]:
+    def never_released(self) -> list[int]:
         """Return the parameters of modules whose backward pass does not end, which no other module uses."""
         modules, of_module = {*self._in_backward}, self._numbers.of_module
         every = dict.fromkeys(number for module in modules for number in of_module[module])

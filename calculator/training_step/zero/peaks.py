@@ -221,7 +221,7 @@ class FlatPeaks:
     @cached_property
     def _done_by_others(self) -> Point:
         """The moment after the last reduction on a rank that owns no part of the gradients that others keep."""
-        at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.left
+        at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.large_bytes_at_end
         return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
 
     @cached_property

@@ -55,9 +55,9 @@ class PartitionedEvaluation:
         passes = self._batches_of(tape, number)
         return passes[2:-1] if which == 2 else passes[which : which + 1]
 
-    def left(self, number: int) -> int:
+    def gathered_after(self, number: int) -> int:
         """Return the bytes that a batch leaves gathered."""
-        return self._batches[min(number, len(self._batches) - 1)][-1].left if self._batches else 0
+        return self._batches[min(number, len(self._batches) - 1)][-1].gathered_at_end if self._batches else 0
 
     def _batches_of(self, tape: Tape, number: int) -> list[Batch]:
         if not self._batches or self._marks != tape.marks:
