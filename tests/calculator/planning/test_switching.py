@@ -1,4 +1,4 @@
-"""Where each request may use another task, every proposal has the unmerged modules of all tasks in memory."""
+"""If requests for different tasks alternate, every proposal has the unmerged modules of all tasks in memory."""
 
 import pytest
 

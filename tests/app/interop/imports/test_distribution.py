@@ -146,7 +146,7 @@ def test_files_of_a_tool_are_read_completely(name):
 
 def test_settings_that_are_not_modeled_are_a_warning():
     (unknown,) = read(AXOLOTL + "deepspeed: mine.json").warnings
-    assert "Put the content of that file in the place" in unknown
+    assert "Replace its name by the content of that file" in unknown
     (older,) = read(AXOLOTL + "fsdp_config: {fsdp_sharding_strategy: FULL_SHARD}").warnings
     assert "fsdp_version: 1" in older
     hybrid = read(FACTORY + "fsdp: hybrid_shard").warnings
