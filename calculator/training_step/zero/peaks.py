@@ -134,13 +134,13 @@ class FlatPeaks:
     ) -> None:
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried, self._own = left, carried, own
-        self._kept = (*state.kept, *own)
+        self._kept = (*state.resident_tensors, *own)
         self._shares: dict[Hashable, _Share] = {}
         self._passed = BackwardPass(run.tape, run.repetition, recording)
         self._reduction = Reduction(state.plan).run(self._passed)
         #: By rank, the large gradients that other ranks keep to the end, and that it frees.
         self._large: dict[int, list[Large]] = {}
-        for each in self._reduction.kept:
+        for each in self._reduction.kept_large:
             for number in each.ranks:
                 self._large.setdefault(number, []).append(each)
         self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
@@ -173,7 +173,7 @@ class FlatPeaks:
 
     def _equivalence_key(self, number: int) -> Hashable:
         """Return what determines a rank's share."""
-        return self._state.alike[number]
+        return self._state.equivalence_keys[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
         """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
@@ -269,7 +269,7 @@ class FlatPeaks:
         return self._kept
 
     @property
-    def kept(self) -> tuple[ResidentTensors, ...]:
+    def resident_tensors(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 

@@ -82,7 +82,7 @@ def test_few_values_are_replayed_and_none_whose_live_tensors_do_not_fit(monkeypa
     replay_of = Replays._replay
 
     def counted(self, value):
-        assert self.ruled.at(value).least_excess <= 0
+        assert self.ruled.probe(value).least_excess <= 0
         tried.append(value)
         return replay_of(self, value)
 
