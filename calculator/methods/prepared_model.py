@@ -33,6 +33,7 @@ class PreparedModel:
     """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
     __slots__ = (
+        "_kernels",
         "adapter_dtype",
         "cast_to",
         "device",
@@ -68,6 +69,7 @@ class PreparedModel:
         self.cast_to = precision.cast_to(training, device)
         self.device = device
         self.stack = stack
+        self._kernels: Kernels | None = None
         #: The dtype in which a sharding gathers every parameter. None if each has its own.
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
@@ -80,7 +82,9 @@ class PreparedModel:
     @property
     def kernels(self) -> Kernels:
         """The attention kernels of the device and the stack."""
-        return kernels_of(self.device, self.stack, self.training.kernels)
+        if self._kernels is None:
+            self._kernels = kernels_of(self.device, self.stack, self.training.kernels)
+        return self._kernels
 
     @property
     def hidden_dtype(self) -> DType:
