@@ -35,6 +35,22 @@ class Moment(NamedTuple):
     repeats: tuple[int, ...]
 
 
+def peak_after(changes: list[int], start: int, window: Window | None, growth: int) -> Moment:
+    """Return the moment with the most bytes after a position at which a storage is allocated.
+
+    It is that of a `MemoryCurve` with one window or none, of which nothing else is read. `changes` is overwritten.
+    """
+    copied = 0
+    if window is not None:
+        copied = window.start if growth > 0 else window.end
+        changes[copied] += window.copies * growth
+    alive = [*accumulate(changes)]
+    most = max(alive[start:])
+    event = alive.index(most, start)
+    repeats = () if window is None else (window.copies if event >= copied else 0,)
+    return Moment(event=event + 1, bytes=most, repeats=repeats)
+
+
 class MemoryCurve:
     """The bytes alive over the events of one step."""
 
