@@ -70,6 +70,7 @@ def _program() -> str:
 
 def _run(run: Callable[[argparse.Namespace], int], command: CommandParser, arguments: list[str]) -> int:
     args = command.parse_args(arguments)
+    args.typed, args.option_names = arguments, command.options
     try:
         status = int(run(args))
         sys.stdout.flush()

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from calculator.common.errors import PlanError
+from validation.cli.command_parser import CommandParser
 
 #: Each command's module, with the functions `arguments`, which declares its arguments, and `run`. The first sentence of
 #: the module's docstring is the command's summary.
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return USAGE_ERROR
     args = parser.parse_args(given)
     module = import_module(COMMANDS[args.command])
-    command = _formatted(f"python -m validation {args.command}", module.__doc__)
+    command = CommandParser(f"python -m validation {args.command}", module.__doc__)
     module.arguments(command)
     try:
         return int(module.run(command.parse_args(args.arguments)))
@@ -69,19 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _formatted("python -m validation", __doc__)
+    parser = CommandParser("python -m validation", __doc__)
     parser.usage = "%(prog)s [-h] COMMAND [ARGUMENT]..."
     parser.epilog = "\n".join(("commands:", *(f"  {name:14}{_summary(module)}" for name, module in COMMANDS.items())))
     parser.add_argument("command", type=_command, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
-
-
-def _formatted(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of a program, whose help keeps the lines of the description."""
-    return argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
 
 
 def _command(name: str) -> str:

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     body = _body(args)
     messages.require(body, "model")
     rows = compare(parse_comparison(body))
-    request.print_text(compare_answer(rows).model_dump_json(indent=2) if args.json else "\n".join(_lines(rows)))
+    request.print_text(
+        compare_answer(rows).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(_lines(rows)))
+    )
     return min(status(row.estimate.fit) for row in rows if row.estimate)
 
 

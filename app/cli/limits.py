@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
     found = limit(parse_limit(body))
-    request.print_text(limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(lines(found)))
+    request.print_text(
+        limits_answer(found).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(lines(found)))
+    )
     return int(found.value is None)
 
 

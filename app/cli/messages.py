@@ -76,6 +76,12 @@ def sentences(problems: Iterable[Problem], options: Collection[str], argv: Colle
             yield replace(problem, loc=option or problem.loc, msg=_worded(problem.msg, options, typed)).sentence
 
 
+def worded(text: str, options: Collection[str], argv: Collection[str]) -> str:
+    """Return the text of an answer with options in place of dotted paths, unless the request is that of a file."""
+    typed = {argument.partition("=")[0] for argument in argv}
+    return text if "--request" in typed else "\n".join(_worded(line, options, typed) for line in text.split("\n"))
+
+
 def _option(path: str, options: Collection[str], typed: Collection[str]) -> str:
     """Return the option of a dotted path, with the rest of the path after a dot. Empty if there is none."""
     names = path.split(".")

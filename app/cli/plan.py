@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     body = _body(args)
     messages.require(body, "model", "device")
     answer = plan(parse_plan(body))
-    request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(lines(answer)))
+    request.print_text(
+        plan_answer(answer).model_dump_json(indent=2) if args.json else request.worded(args, "\n".join(lines(answer)))
+    )
     return int(not any(part.configurations for part in answer.plans))
 
 

@@ -120,8 +120,13 @@ def file_body(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_answer(args: argparse.Namespace, answer: BaseModel, text: str) -> None:
-    """Print an answer as JSON, or as text."""
-    print_text(answer.model_dump_json(indent=2) if args.json else text)
+    """Print an answer as JSON, or as text that names the command's options."""
+    print_text(answer.model_dump_json(indent=2) if args.json else worded(args, text))
+
+
+def worded(args: argparse.Namespace, text: str) -> str:
+    """Return the text of an answer with the command's options in place of dotted paths."""
+    return messages.worded(text, args.option_names, args.typed)
 
 
 def print_text(text: str) -> None:

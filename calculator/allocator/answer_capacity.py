@@ -77,7 +77,7 @@ class CappedAnswers:
                 retries.append(run.allocator.retries - before)
         except OutOfMemoryError as error:
             failure = _event(run, error, device)
-        return capped(device, run.allocator, self._spare(device), retries=retries, steady=retries, failure=failure)
+        return capped(device, run.allocator, self._spare(device), steady=retries, failure=failure)
 
     def _on(self, device: DeviceMemory) -> AnswerReplay:
         """Return a replay on a device. It starts anew, or continues from the last state shared with a larger device."""

@@ -39,7 +39,6 @@ class CappedReplay:
     Attributes:
         peak_reserved_bytes: The value of `torch.cuda.max_memory_reserved` at the end of the run.
         retries: How often cached blocks were freed for a request, from the load on (`num_alloc_retries`).
-        retries_first_step: The retries in the first step.
         retries_per_step: The retries in a step of the steady state, the most if steps differ.
         out_of_memory: Where the run fails. None if it reaches its steady state.
         same_from: The smallest capacity with the same history, in bytes.
@@ -49,7 +48,6 @@ class CappedReplay:
 
     peak_reserved_bytes: int
     retries: int
-    retries_first_step: int
     retries_per_step: int
     out_of_memory: OutOfMemory | None
     same_from: int
@@ -62,7 +60,6 @@ def capped(
     allocator: CachingAllocator | FlatDevice | FlatExpandable,
     spare: int,
     *,
-    retries: Sequence[int],
     steady: Sequence[int],
     failure: OutOfMemory | None,
     unit: int = BLOCK,
@@ -73,7 +70,6 @@ def capped(
         device: The device.
         allocator: Its allocator at the end of the run.
         spare: By how many bytes the device could shrink for the same load. Negative if it is too small for it.
-        retries: The number of retries in each step.
         steady: The number of retries in each step of the steady state.
         failure: Where the run ran out of memory, or None.
         unit: The bytes in which the allocator counts.
@@ -91,7 +87,6 @@ def capped(
     return CappedReplay(
         peak_reserved_bytes=allocator.max_reserved * unit,
         retries=allocator.retries,
-        retries_first_step=retries[0] if retries else 0,
         retries_per_step=max(steady, default=0),
         out_of_memory=failure,
         same_from=same_from,
@@ -167,7 +162,7 @@ class CappedReplays:
         except OutOfMemoryError as error:
             steady, failure = retries[-1:], _event(run, error, device)
         spare = self._spare(device) if self._conf.per_process_memory_fraction == 1 else -1
-        return capped(device, run.allocator, spare, retries=retries, steady=steady, failure=failure, unit=unit)
+        return capped(device, run.allocator, spare, steady=steady, failure=failure, unit=unit)
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
         """Return a replay on a flat device.

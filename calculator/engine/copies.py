@@ -8,7 +8,6 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from calculator.engine.live_tensors import LiveKinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.engine.kinds import Kinds
+    from calculator.engine.kinds import Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
     from calculator.engine.skipped_layer import SkippedLayer
@@ -35,59 +34,14 @@ Counts = dict[int, tuple[int, int]]
 MAX_MOMENTS = 64
 
 
-class Changes:
-    """The changes in the number of storages of one size.
-
-    Attributes:
-        positions: The positions of the events that allocate or free one.
-        counts: What each event adds: 1 or -1.
-        of_copies: The changes that copies add: twice the position, and the number of storages.
-    """
-
-    __slots__ = ("_listed", "counts", "of_copies", "positions")
-
-    def __init__(self, positions: list[int], counts: list[int]) -> None:
-        self.positions = positions
-        self.counts = counts
-        self.of_copies: list[tuple[int, int]] = []
-        self._listed: list[tuple[int, int]] | None = None
-
-    @property
-    def listed(self) -> list[tuple[int, int]]:
-        """The changes of events and of copies in order, at twice their positions.
-
-        An event's position is 1 more, so that other changes at a position come before it. `of_copies` must be complete
-        when this is first read.
-        """
-        if self._listed is None:
-            own = [(2 * position + 1, count) for position, count in zip(self.positions, self.counts, strict=True)]
-            self._listed = sorted([*own, *self.of_copies]) if self.of_copies else own
-        return self._listed
-
-    def with_others(self, others: list[tuple[int, int]]) -> list[int]:
-        """Return what the events, the copies and other changes add, in order.
-
-        The changes of copies and the others, which are few, are inserted among those of events.
-        """
-        inserted = sorted([*self.of_copies, *others], reverse=True)
-        if not inserted:
-            return self.counts
-        counts, positions = [*self.counts], self.positions
-        for at, count in inserted:
-            counts.insert(bisect_left(positions, at // 2), count)
-        return counts
-
-
 class Copies:
     """The copies of the repeated layers of one tape."""
 
     __slots__ = (
         "_tables_freed",
         "bounds_first",
-        "changes_of_sizes",
         "compares_layouts",
         "counts",
-        "counts_of_sizes",
         "dropped",
         "first",
         "gained",
@@ -151,7 +105,7 @@ class Copies:
         self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
         #: The storages that one copy adds in all windows together, and whether the result depends on which layouts are
         #: equal.
-        self.net, self.compares_layouts = _net(self.gained, kinds.layouts)
+        self.net, self.compares_layouts = _net(self.gained, kinds.keys)
         #: The frees that happen for all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
@@ -179,17 +133,13 @@ class Copies:
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
         self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
-        #: Peak counts of one size, by the numbers that are equal to it and its additional changes.
-        self.counts_of_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         self._tables_freed: list[int] | None = None
-        #: The changes in the number of storages of each size. None until they are counted.
-        self.changes_of_sizes: dict[int, Changes] | None = None
-        #: The largest number of storages that a skipped first layer may have alive, by the numbers of sizes that are
-        #: equal. None if another layer has as many.
-        self.of_first_layer: dict[tuple[int, ...], int | None] = {}
+        #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
+        #: sizes that are equal.
+        self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
     def of(self, rows: Iterable[int]) -> Counter[int]:
         """Return the number of rows of each kind."""
@@ -342,24 +292,24 @@ class Copies:
     def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> Counter[int]:
         counts = self.of((*self.lifetimes.alive(moment.event), *retained))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for kind, count in gained.items():
-                counts[kind] += count * repeats
+            for kind, count in gained.items() if repeats else ():
+                counts[kind] = counts.get(kind, 0) + count * repeats
         for at, count, kind in self.dropped:
             if at <= moment.event:
                 counts[kind] -= count
         return counts
 
     def _left(self) -> dict[int, int]:
-        components, of_row = self.kinds.components, self.kinds.of_row
+        component = self.kinds.component
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
-        left = Counter([of_row[row] for row in self.lifetimes.alive(self.lifetimes.end)])
+        left = self.of(self.lifetimes.alive(self.lifetimes.end))
         for kind, count in self.remaining.items():
             if count:
                 left[kind] += count * copies
-        return {kind: count for kind, count in left.items() if count > 0 and components[kind] != "gradients"}
+        return {kind: count for kind, count in left.items() if count > 0 and component(kind) != "gradients"}
 
 
-def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter[int], bool]:
+def _net(gained: list[Counter[int]], keys: Sequence[Key]) -> tuple[Counter[int], bool]:
     """Return the storages that a copy adds in all windows together, and whether layouts were compared.
 
     A loss is cancelled against a gain of the same shape and dtype. A copy may free a kind that no copy allocates,
@@ -371,7 +321,8 @@ def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> tuple[Counter
         net.update(own)
         for lost in [kind for kind, count in net.items() if count < 0]:
             compares = True
-            for kind in [kind for kind, count in own.items() if count > 0 and layouts[kind] == layouts[lost]]:
+            layout = keys[lost][1:3]
+            for kind in [kind for kind, count in own.items() if count > 0 and keys[kind][1:3] == layout]:
                 moved = min(own[kind], -net[lost])
                 for counts in (own, net):
                     counts[kind] -= moved

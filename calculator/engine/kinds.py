@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+    from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.symbolic_sizes import Digits
     from calculator.engine.tape import Allocation, Tape
+
+    #: The name, shape, dtype and component of a kind, and its size if it is known.
+    Key = tuple[str, object, DType, ComponentName] | tuple[str, object, DType, ComponentName, int]
 
     #: Rows of outputs of layers that are not interpreted, each with the row of the next layer's output.
     Outputs = Sequence[tuple[int, int]]
@@ -32,21 +36,13 @@ class Kinds:
     Sizes with different numbers can be equal in a run.
     """
 
-    __slots__ = ("components", "layouts", "names", "of_row", "size_events", "size_of")
+    __slots__ = ("keys", "of_row", "size_events", "size_of")
 
     def __init__(
-        self,
-        names: Sequence[str],
-        layouts: Sequence[object],
-        components: Sequence[ComponentName],
-        size_of: Sequence[int],
-        of_row: Sequence[int],
-        events: Iterable[int],
+        self, keys: Sequence[Key], size_of: Sequence[int], of_row: Sequence[int], events: Iterable[int]
     ) -> None:
-        self.names = names
-        #: For each kind, a key that kinds with the same shape and dtype share.
-        self.layouts = layouts
-        self.components = components
+        #: The name, shape, dtype and component of each kind. Numbers may replace the shapes.
+        self.keys = keys
         #: The number of each kind's size.
         self.size_of = size_of
         self.of_row = of_row
@@ -54,6 +50,14 @@ class Kinds:
         both = [*sizes, *map(invert, reversed(sizes))]
         #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = [*map(both.__getitem__, events)]
+
+    def component(self, kind: int) -> ComponentName:
+        """Return the component of a kind."""
+        return self.keys[kind][3]
+
+    def row_name(self, row: int) -> str:
+        """Return the name of a row."""
+        return self.keys[self.of_row[row]][0]
 
     def row_size(self, row: int) -> int:
         """Return the number of a row's size."""
@@ -97,7 +101,7 @@ class Storages:
     @property
     def allocations(self) -> list[Allocation]:
         """Every kind, by number."""
-        return [*map(self.allocation, range(len(self.kinds.names)))]
+        return [*map(self.allocation, range(len(self.kinds.keys)))]
 
     def allocation(self, kind: int) -> Allocation:
         """Return the kind with a number."""
@@ -129,10 +133,8 @@ class Storages:
 def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs = ()) -> Storages:
     """Return the storages of a tape."""
     allocations, of_row = kinds_of(tape.rows, first, outputs)
-    names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
-    bytes_of, size_of = numbered(sizes)
-    kinds = Kinds(names, [*zip(shapes, dtypes, strict=True)], components, size_of, of_row, tape.events)
-    return Storages(kinds, bytes_of, allocations.__getitem__)
+    bytes_of, size_of = numbered([size for _, _, _, _, size in allocations])
+    return Storages(Kinds(allocations, size_of, of_row, tape.events), bytes_of, allocations.__getitem__)
 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:

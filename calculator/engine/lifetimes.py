@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress, repeat
-from operator import invert
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,13 +44,12 @@ class Lifetimes:
     def surviving(self, start: int, end: int) -> list[int]:
         """Return the rows that are allocated between two positions and still alive at the second."""
         rows = self.allocated(start, end)
-        return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
+        ends = self.ends
+        return [row for row in rows if ends[row] >= end]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
-        rows = range(first, self.next_row(start))
-        freed = filter(rows.__contains__, map(invert, self.events[start:end]))
-        return sorted([row for row in freed if self.ends[row] < end])
+        return self.freed(range(first, self.next_row(start)), start, end)
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Return the rows that are freed between two positions."""
@@ -63,13 +60,14 @@ class Lifetimes:
         """Return the rows that are alive at a position, in the order of allocation."""
         cache, ends = self.alive_cache, self.ends
         if position not in cache:
-            rows = range(self.next_row(position))
-            cache[position] = [*compress(rows, map(position.__le__, ends))]
+            cache[position] = [row for row in range(self.next_row(position)) if ends[row] >= position]
         return cache[position]
 
 
 def _ends(events: Sequence[int], rows: int) -> list[int]:
     """Return the position at which each row is freed. It is the number of events if the row is never freed."""
-    end = len(events)
-    positions = dict(zip(events, range(end), strict=True))
-    return [*map(positions.get, range(-1, -1 - rows, -1), repeat(end))]
+    ends = [len(events)] * rows
+    for position, event in enumerate(events):
+        if event < 0:
+            ends[~event] = position
+    return ends

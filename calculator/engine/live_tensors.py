@@ -96,6 +96,6 @@ class LiveTensors:
 
 def _add(totals: dict[ComponentName, int], storages: Storages, counted: Iterable[tuple[int, int]]) -> None:
     """Add the bytes of the given kinds to the totals of their components."""
-    sizes, size_of, components = storages.sizes, storages.kinds.size_of, storages.kinds.components
+    sizes, size_of, keys = storages.sizes, storages.kinds.size_of, storages.kinds.keys
     for kind, count in counted:
-        totals[components[kind]] += sizes[size_of[kind]] * count
+        totals[keys[kind][3]] += sizes[size_of[kind]] * count

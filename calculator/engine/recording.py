@@ -47,8 +47,8 @@ class Recording:
 
     def operation(self, position: int) -> str:
         """Return the name of the row of the last event before a position."""
-        kinds, event = self.storages.kinds, self.copies.lifetimes.events[position - 1] if position else 0
-        return kinds.names[kinds.of_row[event if event >= 0 else ~event]]
+        event = self.copies.lifetimes.events[position - 1] if position else 0
+        return self.storages.kinds.row_name(event if event >= 0 else ~event)
 
     def alive(
         self, moment: Moment, resident_tensors: Sequence[ResidentTensors] = (), left: StorageCounts | None = None

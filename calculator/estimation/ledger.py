@@ -101,7 +101,7 @@ def _listed(storages: Storages, counts: Mapping[int, int]) -> list[_Listed]:
     kinds = storages.kinds
     return [
         _Listed(
-            component=kinds.components[kind],
+            component=kinds.component(kind),
             form=_form(allocation, count) if all(map(_has_constant_name, allocation[1])) else None,
             kind=kind,
             size=kinds.size_of[kind],
@@ -181,8 +181,8 @@ def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
         return COMPONENTS
     cached: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
     if cached is None:
-        of_kind = alive.storages.kinds.components if alive.storages is not None else ()
-        cached = alive.live_kinds.known["components"] = frozenset([of_kind[kind] for kind in alive.live_kinds.counts])
+        keys = alive.storages.kinds.keys if alive.storages is not None else ()
+        cached = alive.live_kinds.known["components"] = frozenset([keys[kind][3] for kind in alive.live_kinds.counts])
     return cached
 
 

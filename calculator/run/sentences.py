@@ -29,8 +29,8 @@ JUDGED = (
 )
 FIRST = "The optimizer's first step is counted as its later ones, in which all states exist; it needs at most as much."
 UNMEASURED = (
-    "Host memory of writing tensors that are on a GPU follows the libraries' sources. It is not measured, which needs a"
-    " GPU."
+    "The host memory for writing GPU tensors to files is derived from the libraries' sources. It was not measured:"
+    " that needs a GPU."
 )
 ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
@@ -39,7 +39,7 @@ def of_checkpoint(dtype: str) -> str:
     """Return the assumption about the loaded files if neither the config nor the request states their data type."""
     return (
         f"The config states no torch_dtype: the loaded files are assumed to be in {dtype}, the run's precision."
-        " run.checkpoint_dtype states another one, in which host memory differs."
+        " Set run.checkpoint_dtype for another one: host memory depends on it."
     )
 
 
@@ -56,8 +56,7 @@ OF_DEEPSPEED = (
 )
 OF_FSDP = (
     "transformers 5 reads the weights in every process, whatever fsdp_config.cpu_ram_efficient_loading is, and with it"
-    " the host's figures are the same. accelerate launch sets it where no file says otherwise; transformers does"
-    " not."
+    " the host's figures are the same. accelerate launch sets it unless a file sets it; transformers does not."
 )
 OF_BROADCASTS = (
     "The load's figure is of the last GPU, which needs the most while accelerate broadcasts the weights: two whole ones"

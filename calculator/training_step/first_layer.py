@@ -166,7 +166,7 @@ class FirstLayer:
         after = Counter(copies.net)
         for each in gained:
             after.subtract(each)
-        return Additions(windows=(*windows, _at(copies.tape.position("end"))), gained=[*gained, after])
+        return Additions(windows=(*windows, _at(copies.marks["end"])), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
         """Return whether its tensors live as long as in the other layers, as far as that does not depend on sizes."""
@@ -197,9 +197,8 @@ class FirstLayer:
 
 def _are_gradients(copies: Copies) -> bool:
     """Return whether a copy leaves nothing but gradients."""
-    components = copies.kinds.components
-    remaining = copies.remaining.items()
-    return all(count >= 0 and (not count or components[kind] == "gradients") for kind, count in remaining)
+    remaining, component = copies.remaining.items(), copies.kinds.component
+    return all(count >= 0 and (not count or component(kind) == "gradients") for kind, count in remaining)
 
 
 def _rows(saved: Sequence[Any]) -> list[int]:

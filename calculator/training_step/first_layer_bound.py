@@ -7,12 +7,13 @@ the interpreted backward pass.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.engine.counts_by_size import MAX_SIZES, changes_of_events, groups_of
+from calculator.engine.counts_by_size import MAX_COUNTS, together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.engine.copies import Copies, CountChange
     from calculator.engine.recording import Recording
 
@@ -28,7 +29,7 @@ def is_below_peak(recording: Recording) -> bool:
     cached = sum([sizes[size_of[kind]] for _, _, kind in copies.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
-    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
+    peak = curve.peak(copies.marks["backward"], copies.marks["end"])
     return max(curve.without_copies(backward.start, backward.end)) + gradients <= peak.bytes
 
 
@@ -38,7 +39,7 @@ def is_before_peak(recording: Recording) -> bool:
     Its backward pass comes last. It has fewer bytes alive than the one that is interpreted, which must be no peak then.
     """
     copies, curve = recording.copies, recording.curve
-    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
+    peak = curve.peak(copies.marks["backward"], copies.marks["end"])
     return not peak.repeats[1]
 
 
@@ -56,37 +57,30 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
 
     Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
     least as many storages of it, or if the count is largest at the end of the step, with all gradients. `equal` has the
-    first number of each size. A group of equal sizes that occurs again in another run is counted once.
+    first number of each size.
     """
-    known = copies.of_first_layer
-    if len(known) >= MAX_SIZES:
-        known.clear()
-    groups, found = groups_of(equal), []
-    for first in dict.fromkeys([equal[size] for size in copies.sizes_left]):
-        numbers = groups[first]
-        if numbers not in known:
-            known[numbers] = _count(copies, numbers)
-        count = known[numbers]
-        if count is not None:
-            found.append((first, count))
-    return found
+    known = copies.of_first_layer.get(equal)
+    if known is None:
+        if len(copies.of_first_layer) >= MAX_COUNTS:
+            copies.of_first_layer.clear()
+        known = copies.of_first_layer[equal] = [*_counted(copies, equal)]
+    return known
 
 
-def _count(copies: Copies, numbers: tuple[int, ...]) -> int | None:
-    """Return an upper bound on the number of storages of some equal sizes, or None if they are left out."""
-    backward = copies.windows[1]
-    each, kept, left = (
-        sum([counts.get(number, 0) for number in numbers])
-        for counts in (copies.sizes[0], copies.sizes[2], copies.sizes_left)
-    )
-    gradients = (backward.copies + 1) * left
-    if gradients <= kept + backward.copies * each:
-        return None
-    changes = changes_of_events(copies, numbers)
-    start, end = backward.start, copies.tape.position("end")
-    own = [change for at, change in changes if start <= at < end]
-    if min(own, default=0) >= 0:
-        return None
-    before = sum([change for at, change in changes if at < start])
-    alive = [*accumulate(own)]
-    return gradients + before + max(alive) if max(alive) > alive[-1] else None
+def _counted(copies: Copies, equal: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    layers, events = copies.windows[1].copies, copies.kinds.size_events
+    each, kept = (together(copies.sizes[window], equal) for window in (0, 2))
+    gradients = {size: (layers + 1) * count for size, count in together(copies.sizes_left, equal).items()}
+    alive = {size: 0 for size, count in gradients.items() if count > kept.get(size, 0) + layers * each.get(size, 0)}
+    most = dict.fromkeys(alive, -len(events))
+    start = copies.windows[1].start
+    for event in events[start : copies.marks["end"]]:
+        size = equal[event if event >= 0 else ~event]
+        if size in alive:
+            alive[size] = count = alive[size] + (1 if event >= 0 else -1)
+            if count > most[size]:  # noqa: PLR1730  a call of `max` takes longer
+                most[size] = count
+    for size, count in most.items():
+        if count > alive[size]:
+            before = sum([1 if event >= 0 else -1 for event in events[:start] if equal[max(event, ~event)] == size])
+            yield size, gradients[size] + before + count

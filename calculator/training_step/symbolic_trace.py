@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.engine.copies import Copies
+    from calculator.engine.kinds import Key
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
     from calculator.layers.context import Context
@@ -139,25 +140,24 @@ class SymbolicTrace:
 
     def _separate(self, shapes: Sequence[int]) -> _Shared:
         """Return the shared state of runs in which no two kinds are equal. Shapes with the same number are equal."""
-        layouts = [*zip(map(shapes.__getitem__, self.shape_of), self.dtypes, strict=True)]
-        kinds = Kinds(self.names, layouts, self.components, self.size_of, self.kind_of, self.interpretation.tape.events)
-        return _Shared(self.interpretation.with_kinds(kinds), range(len(layouts)))
+        kinds = Kinds([*self._keys(shapes)], self.size_of, self.kind_of, self.interpretation.tape.events)
+        return _Shared(self.interpretation.with_kinds(kinds), range(len(kinds.keys)))
 
     def _merged(self, shapes: Sequence[int]) -> _Shared:
         """Return the shared state of runs in which kinds are equal if their shapes have the same number."""
-        every = zip(self.names, map(shapes.__getitem__, self.shape_of), self.dtypes, self.components, strict=True)
-        distinct, numbers = numbered(every)
+        keys, numbers = numbered(self._keys(shapes))
         first = firsts(numbers)
-        names, numbers_of_shapes, dtypes, components = zip(*distinct, strict=True)
         kinds = Kinds(
-            names,
-            [*zip(numbers_of_shapes, dtypes, strict=True)],
-            components,
+            keys,
             [self.size_of[kind] for kind in first],
             [numbers[kind] for kind in self.kind_of],
             self.interpretation.tape.events,
         )
         return _Shared(self.interpretation.with_kinds(kinds), first)
+
+    def _keys(self, shapes: Sequence[int]) -> Iterator[Key]:
+        """Return the keys of the trace's kinds, with numbers in place of shapes."""
+        return zip(self.names, map(shapes.__getitem__, self.shape_of), self.dtypes, self.components, strict=True)
 
     def _row(self, kind: int) -> Allocation:
         """Return the first row of a kind, with its symbolic shape and without a size."""

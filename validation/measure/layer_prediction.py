@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
     from validation.measure.layer_cases import LayerCase
 
-#: The moments of a layer's case, in order.
-MOMENTS = ("load", "forward", "backward", "optimizer_step")
-
 #: The path of the predicted decoder layer.
 LAYER = "model.layers.0."
 

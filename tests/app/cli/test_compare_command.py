@@ -16,7 +16,7 @@ def test_a_comparison_equals_the_apis_answer(client, plan, capsys):
     assert main(options) == 0
     text = capsys.readouterr().out
     assert f"{answer['rows'][1]['estimate']['parameters']['trainable']:,}" in text
-    assert "Prefix tuning is refused: training.gradient_checkpointing" in text
+    assert "Prefix tuning is refused: --gradient_checkpointing" in text
 
 
 def test_a_comparison_succeeds_where_one_method_fits(capsys):

@@ -46,4 +46,13 @@ def test_the_command_prints_the_time_and_the_cost(capsys):
 
 def test_the_command_states_why_there_is_no_time(capsys):
     main(["run", *OPTIONS, "--gpu", "quadro-rtx-6000", "--eval_strategy", "no"])
-    assert "The time is not estimated. device.gpu: the rated speed of" in capsys.readouterr().out
+    assert "The time is not estimated. --gpu: the rated speed of" in capsys.readouterr().out
+
+
+def test_the_text_names_options_unless_the_request_is_a_file(capsys, tmp_path):
+    main(["run", "--model", "openai-community/gpt2", "--method", "lora"])
+    assert "Set --checkpoint_dtype for another one" in capsys.readouterr().out
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"model": "openai-community/gpt2", "method": {"name": "lora"}}))
+    main(["run", "--request", str(file)])
+    assert "Set run.checkpoint_dtype for another one" in capsys.readouterr().out

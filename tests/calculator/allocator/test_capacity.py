@@ -113,7 +113,6 @@ def test_the_search_ends_where_a_page_less_fails_whatever_the_replays_name(refus
         return CappedReplay(
             peak_reserved_bytes=0,
             retries=0,
-            retries_first_step=0,
             retries_per_step=0,
             out_of_memory=capacity < least * PAGE or None,
             same_from=capacity,

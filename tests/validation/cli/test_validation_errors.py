@@ -36,3 +36,24 @@ def test_a_field_that_no_random_request_sets_is_refused(monkeypatch, capsys):
 def test_cases_are_recorded_from_a_file_or_from_random_requests(tmp_path, capsys):
     assert main(["record", str(tmp_path / "cases.jsonl")]) == 2
     assert capsys.readouterr().err.startswith("--requests: give a file of requests")
+
+
+@pytest.mark.parametrize("command", ["grid", "phase-traces"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--sharding", "zero4"], "argument --sharding: invalid choice 'zero4': did you mean zero3?"),
+        (["--sharding", "x"], "argument --sharding: invalid choice 'x': choose from ddp, fsdp, zero1, zero2, zero3"),
+        (["--nope"], "unrecognized arguments: --nope"),
+    ],
+)
+def test_a_wrong_choice_names_the_choices_and_the_help_without_a_long_usage(command, given, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, *given])
+    assert exit_.value.code == 2
+    program = f"python -m validation {command}"
+    assert capsys.readouterr().err.splitlines() == [
+        f"usage: {program} [OPTION]...",
+        f"{program}: error: {message}",
+        f"{program} --help lists the options",
+    ]
