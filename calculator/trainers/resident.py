@@ -67,10 +67,10 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
-    training = prepared.training
+    steps = prepared.training.gradient_accumulation_steps
     return (
-        *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
-        *(_of_step(*each, 1) for each in loop.kept_for_step(prepared)),
+        *[_of_step(*each, steps) for each in loop.fetched(prepared)],
+        *[_of_step(*each, 1) for each in loop.kept_for_step(prepared)],
         *map(_scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),

@@ -80,7 +80,17 @@ class RolloutLayout:
     A size is in bytes, or the index of a value in bytes.
     """
 
-    __slots__ = ("_copied", "_events", "_indices", "_most_blocks", "_names", "ran", "sizes")
+    __slots__ = (
+        "_before",
+        "_copied",
+        "_events",
+        "_indices",
+        "_is_used_again",
+        "_most_blocks",
+        "_names",
+        "ran",
+        "sizes",
+    )
 
     def __init__(
         self,
@@ -98,8 +108,12 @@ class RolloutLayout:
         self._copied = copied
         #: No fewer storages of each size than are alive at once. None until they are counted.
         self._most_blocks: Counter[int] | None = None
-        #: For each event, the index of its size in bytes, inverted if it frees. None until it is needed.
+        #: For each event of the pass, the index of its size in bytes, inverted if it frees. None until it is needed.
         self._indices: list[int] | None = None
+        #: The storages that are allocated before the pass begins, by the index of their size.
+        self._before: Counter[int] = Counter()
+        #: Whether the bytes of several runs have been computed.
+        self._is_used_again = False
 
     @classmethod
     def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
@@ -126,7 +140,7 @@ class RolloutLayout:
         if not self._copied.is_simple:
             return StepPass.of(measured())
         copied = self._copied
-        moment = peak_after(self._changes(values), self.ran.start, copied.window, copied.bytes(values))
+        moment = peak_after(self.ran.start, *self._alive(values), copied.window, copied.bytes(values))
         last = self._events[moment.event - 1]
         return StepPass(
             moment,
@@ -136,22 +150,29 @@ class RolloutLayout:
             partial(self._bytes_of_bound, values),
         )
 
-    def _changes(self, values: Sequence[int] | None) -> list[int]:
-        """Return the bytes that each event adds."""
+    def _alive(self, values: Sequence[int] | None) -> tuple[int, list[int]]:
+        """Return the bytes that are alive before the pass begins, and those that each of its events adds."""
+        start = self.ran.start
         if values is None:
-            return _of_events(self.sizes, neg, self._events)
+            changes = _of_events(self.sizes, neg, self._events)
+            return sum(changes[:start]), changes[start:]
+        self._is_used_again = self._indices is not None
         if self._indices is None:
-            self._indices = _of_events(self.sizes, invert, self._events)
-        return _of_events(values, neg, self._indices)
+            indices = _of_events(self.sizes, invert, self._events)
+            self._before, self._indices = Counter(indices[:start]), indices[start:]
+            for size in [size for size in self._before if size < 0]:
+                self._before[~size] -= self._before.pop(size)
+        before = sum([values[size] * count for size, count in self._before.items()])
+        return before, _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
-        if limit is None:
+        if limit is None and not self._is_used_again:
             sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
             added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
             return len(self.sizes if values is None else values), sum(sizes) + added
         of_blocks = [(size if values is None else values[size], count) for size, count in self._blocks.items()]
-        smaller = [size * count for size, count in of_blocks if size < limit]
+        smaller = [size * count for size, count in of_blocks if limit is None or size < limit]
         return len(smaller), sum(smaller)
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
