@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from itertools import chain, pairwise
-from operator import invert, neg
+from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
@@ -171,8 +171,11 @@ class RolloutLayout:
             sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
             added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
             return len(self.sizes if values is None else values), sum(sizes) + added
-        of_blocks = [(size if values is None else values[size], count) for size, count in self._blocks.items()]
-        smaller = [size * count for size, count in of_blocks if limit is None or size < limit]
+        counts = self._blocks.values()
+        of_blocks = [*self._blocks] if values is None else [*map(values.__getitem__, self._blocks)]
+        if limit is None:
+            return len(of_blocks), sum(map(mul, of_blocks, counts))
+        smaller = [size * count for size, count in zip(of_blocks, counts, strict=True) if size < limit]
         return len(smaller), sum(smaller)
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
