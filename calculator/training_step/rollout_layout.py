@@ -85,9 +85,9 @@ class RolloutLayout:
         "_copied",
         "_events",
         "_indices",
-        "_is_used_again",
         "_most_blocks",
         "_names",
+        "_runs",
         "ran",
         "sizes",
     )
@@ -108,12 +108,12 @@ class RolloutLayout:
         self._copied = copied
         #: No fewer storages of each size than are alive at once. None until they are counted.
         self._most_blocks: Counter[int] | None = None
-        #: For each event of the pass, the index of its size in bytes, inverted if it frees. None until it is needed.
+        #: For each event of the pass, the index of its size in bytes, inverted if it frees. None for the first run.
         self._indices: list[int] | None = None
         #: The storages that are allocated before the pass begins, by the index of their size.
         self._before: Counter[int] = Counter()
-        #: Whether the bytes of several runs have been computed.
-        self._is_used_again = False
+        #: The number of runs whose bytes have been computed. What is counted by size is counted for the second one.
+        self._runs = 0
 
     @classmethod
     def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
@@ -153,10 +153,11 @@ class RolloutLayout:
     def _alive(self, values: Sequence[int] | None) -> tuple[int, list[int]]:
         """Return the bytes that are alive before the pass begins, and those that each of its events adds."""
         start = self.ran.start
-        if values is None:
-            changes = _of_events(self.sizes, neg, self._events)
+        self._runs += 1
+        if values is None or self._runs == 1:
+            sizes = self.sizes if values is None else [*map(values.__getitem__, self.sizes)]
+            changes = _of_events(sizes, neg, self._events)
             return sum(changes[:start]), changes[start:]
-        self._is_used_again = self._indices is not None
         if self._indices is None:
             indices = _of_events(self.sizes, invert, self._events)
             self._before, self._indices = Counter(indices[:start]), indices[start:]
@@ -167,7 +168,7 @@ class RolloutLayout:
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
-        if limit is None and not self._is_used_again:
+        if limit is None and self._runs == 1:
             sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
             added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
             return len(self.sizes if values is None else values), sum(sizes) + added
