@@ -20,8 +20,9 @@ _LARGEST_WASTE = SMALL_REQUEST // BLOCK
 #: The size of the segment that a small pool adds for any request.
 _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
-#: For each of several requests, its size and the most that can be lost around blocks that are in use at the same time.
-Needs = tuple[tuple[int, int], ...]
+#: For each of several sizes of requests, the most that can be lost around blocks that are in use at the same time, and
+#: the least that is lost in a free block which does not serve a request.
+Needs = tuple[tuple[int, int, int], ...]
 #: A block in use: its address and its end address.
 Placed = tuple[int, int]
 #: The places of many rows, as a list of addresses and a list of end addresses.
@@ -310,10 +311,11 @@ class FlatPool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
 
         Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
-        least `s` is in pieces smaller than `s`. Then the sum of `f - s + 1` over all `f >= s` is at most `W + k (s -
-        1)`. So a request of `s` is served if that sum is above `W + k (s - 1)`. `needs` has this number for each `s`.
-        In any case a request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these
-        numbers. Only if this does not hold are `needs` read.
+        least `s` is in pieces smaller than `s`. It contains `n >= 1` blocks with a total size of `w`, and `w + n (s -
+        1)` is at least `f - s + 1`, and at least `s`. So a request of `s` is served if the sum of `max(f - s + 1, s)`
+        over all `f >= s` is above `W + k (s - 1)`. `needs` has this number for each `s`, and `s` itself. In any case a
+        request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these numbers. Only
+        if this does not hold are `needs` read.
         """
         return serves(self.free_keys, self.shift, sufficient_size, needs)
 
@@ -350,16 +352,16 @@ def serves(free: Sequence[int], shift: int, sufficient_size: int, needs: Callabl
     """
     if free and free[-1] >> shift >= sufficient_size:
         return True
-    for size, need in needs():
-        # The sum over the free blocks of at least this size of their excess over it must be larger than what can be
-        # lost.
-        lacking = need
+    for size, lost, least in needs():
+        lacking = lost
         for key in reversed(free):
             surplus = (key >> shift) - size + 1
-            lacking -= surplus
-            if surplus <= 0 or lacking < 0:
+            if surplus <= 0:
+                return False
+            lacking -= max(surplus, least)
+            if lacking < 0:
                 break
-        if lacking >= 0:
+        else:
             return False
     return True
 

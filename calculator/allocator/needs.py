@@ -25,20 +25,37 @@ _SMALL = SMALL_REQUEST // BLOCK
 class Need:
     """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
 
-    __slots__ = ("_needs", "sizes", "sufficient_size")
+    __slots__ = ("_needs", "are_freed", "sizes", "sufficient_size")
 
-    def __init__(self, sufficient_size: int, sizes: dict[int, int]) -> None:
+    def __init__(self, sufficient_size: int, sizes: dict[int, int], *, are_freed: bool = True) -> None:
+        """Keep the most that is lost for each size.
+
+        `are_freed`: whether some of the requests may be freed before the last.
+        """
         self.sufficient_size = sufficient_size
-        #: For each size, the most that is lost. A size is left out if a larger one loses at least as much.
-        self.sizes = {}
-        most = -1
+        self.are_freed = are_freed
+        #: For each size, the most that is lost. A size is left out if a larger one needs at least as much.
+        self.sizes: dict[int, int] = {}
         for size in sorted(sizes, reverse=True):
-            if sizes[size] > most:
-                most = self.sizes[size] = sizes[size]
-        self._needs = tuple(self.sizes.items())
+            if not any(self._needs_less(size, sizes[size], *larger) for larger in self.sizes.items()):
+                self.sizes[size] = sizes[size]
+        self._needs = tuple([(size, lost, self._least(size)) for size, lost in self.sizes.items()])
+
+    def _least(self, size: int) -> int:
+        """Return the least that is lost in a free block without a part of a size left."""
+        return size if self.are_freed else 1
+
+    def _needs_less(self, size: int, lost: int, larger: int, lost_for_larger: int) -> bool:
+        """Return whether a size is certain to be served where a larger one is.
+
+        What counts for a free block is more for the larger size only if it is the least. For the size, it is at least
+        `larger - size + 1` then.
+        """
+        most = self._least(larger)
+        return lost * most <= lost_for_larger * min(most, max(larger - size + 1, self._least(size)))
 
     def needs(self) -> Needs:
-        """Return each size with the most that is lost."""
+        """Return each size with the most that is lost, and with the least that is lost in a free block."""
         return self._needs
 
     @classmethod
@@ -53,7 +70,7 @@ class Need:
             total += len([*group]) * (size + _SMALL)
             lost[size] = total - size - _SMALL
             sufficient_size = max(sufficient_size, total - _SMALL)
-        return cls(sufficient_size, lost)
+        return cls(sufficient_size, lost, are_freed=False)
 
     def together(self, other: Need) -> Need:
         """Return the need of both, one after the other."""

@@ -164,11 +164,29 @@ def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trac
             row = alive.pop(action % len(alive))
             total -= rows.sizes[row] + pool.waste
             events.append(~row)
-    certain = pool.serves(quick, lambda: tuple(needs.items()))
+    certain = pool.serves(quick, Need(quick, needs).needs)
     pool.play([*events, *(~row for row in alive)], rows.sizes, rows.places)
     assert kept == set(rows.alive)
     if certain:
         assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
+
+
+def test_a_request_is_served_where_fewer_transients_are_alive_than_blocks_are_free():
+    """Each block that serves no request of 9 units has a transient in it."""
+    served = [FlatPool(SHIFT, small=True) for _ in range(2)]
+    need = Need(31, {9: 2 * 8 + 4})
+    for count, pool in enumerate(served, 2):
+        pool.set_free([10 << SHIFT | 20 * n for n in range(count)])
+    assert [pool.serves(need.sufficient_size, need.needs) for pool in served] == [False, True]
+
+
+def test_a_smaller_request_may_not_be_served_where_a_larger_one_is():
+    """Three blocks of 10 units serve a request of 10 beside two transients, but not a request of 5 beside four."""
+    pool = FlatPool(SHIFT, small=True)
+    pool.set_free([10 << SHIFT | 20 * n for n in range(3)])
+    larger, both = Need(60, {10: 29}), Need(60, {10: 29, 5: 20})
+    assert pool.serves(larger.sufficient_size, larger.needs)
+    assert not pool.serves(both.sufficient_size, both.needs)
 
 
 class _Rows:
