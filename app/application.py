@@ -108,7 +108,7 @@ def application() -> Application:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(DirectEstimates)
-    settings = ServiceSettings.of()
+    settings = ServiceSettings.from_environment()
     app.add_middleware(
         Budgeted,
         seconds=settings.most_seconds,

@@ -33,8 +33,14 @@ def query_parameters() -> list[dict[str, Any]]:
     """Describe the query parameters. The calculator validates them; the model only documents them."""
     properties = schema.model("CardQuery", CardQuery).model_json_schema()["properties"]
     return [
-        {"name": name, "in": "query", "required": False, "description": of.pop("description"), "schema": of}
-        for name, of in properties.items()
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": annotation.pop("description"),
+            "schema": annotation,
+        }
+        for name, annotation in properties.items()
     ]
 
 

@@ -98,16 +98,16 @@ def read_case(body: Any) -> ReadCase:
     if problems:
         raise PlanError(*problems)
 
-    def part(read: Callable[[], T]) -> T | None:
+    def checked(read: Callable[[], T]) -> T | None:
         try:
             return read()
         except PlanError as error:
             problems.extend(error.problems)
             return None
 
-    error = part(lambda: parse_message(body["message"])) if body.get("message") else None
-    snapshot = part(lambda: read_snapshot(_decoded(body["snapshot"]))) if body.get("snapshot") else None
-    run = part(lambda: _run(body))
+    error = checked(lambda: parse_message(body["message"])) if body.get("message") else None
+    snapshot = checked(lambda: read_snapshot(_decoded(body["snapshot"]))) if body.get("snapshot") else None
+    run = checked(lambda: _run(body))
     if problems or run is None:
         raise PlanError(*problems)
     imported, plan, request, settings = run
@@ -139,10 +139,10 @@ def _plan(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any]]:
     if name is not None and not (isinstance(name, str) and name in imports.FORMATS):
         raise refusal("format", f"must be one of {', '.join(imports.FORMATS)}, or null", name)
     imported = imports.read(content, name, given.get("model"))
-    return imported, imported.request | {key: _over(imported.request.get(key), value) for key, value in given.items()}
+    return imported, imported.request | {key: _merged(imported.request.get(key), value) for key, value in given.items()}
 
 
-def _over(in_file: Any, given: Any) -> Any:
+def _merged(in_file: Any, given: Any) -> Any:
     """Return the file's settings, overridden by those of the request."""
     return {**in_file, **given} if isinstance(in_file, dict) and isinstance(given, dict) else given
 

@@ -33,7 +33,7 @@ async def get_health() -> Response:
 )
 async def get_ready() -> Response:
     """Return the state and version of the service, or 503 while the processes of long requests do not accept any."""
-    socket = ServiceSettings.of().long_socket
+    socket = ServiceSettings.from_environment().long_socket
     if socket and not await _accepts(socket):
         detail = "the processes that answer long requests are starting: try again in 5 seconds"
         raise HTTPProblem(503, detail, {"Retry-After": "5"})

@@ -53,10 +53,10 @@ def get_model_types(q: Search = "") -> Response:
     A trace of each type's default config, with four layers, has been tried. `why` states how it fails where no engine
     answers.
     """
-    return json_response(found(q))
+    return json_response(search(q))
 
 
-def found(query: str = "") -> ModelTypeList:
+def search(query: str = "") -> ModelTypeList:
     """Return the model types that contain every word of a search text."""
     census = results.model_types() or {"date": None, "versions": {}}
     words = query[:LONGEST].lower().split()
@@ -122,7 +122,7 @@ def tasks() -> tuple[TaskAnswer, ...]:
 
 
 def _example() -> ModelTypeList:
-    answer = found()
+    answer = search()
     return answer.model_copy(update={"types": answer.types[:2], "tasks": answer.tasks[:2]})
 
 

@@ -52,14 +52,14 @@ def _checked(args: argparse.Namespace) -> Sequence[Checked]:
     if model is not None:
         changes["model"] = model
     changed = partial(_changed, changes)
-    return [_of_file(path, changed) for path in args.files]
+    return [_check_file(path, changed) for path in args.files]
 
 
 def _changed(changes: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     return options.merged(body, changes)
 
 
-def _of_file(path: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> Checked:
+def _check_file(path: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> Checked:
     try:
         raw = files.content("FILE", path)
     except PlanError as error:

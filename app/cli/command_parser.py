@@ -40,8 +40,8 @@ def _close_options(message: str, usage: str) -> str:
     """Return the options whose names are close to those that are unknown."""
     if not message.startswith("unrecognized arguments"):
         return ""
-    known = sorted({*_OPTION.findall(usage)})
-    close = [get_close_matches(given, known, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
+    options = sorted({*_OPTION.findall(usage)})
+    close = [get_close_matches(given, options, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
     found = [names[0] for names in close if names]
     return f": did you mean {' and '.join(found)}?" if found else ""
 

@@ -113,21 +113,21 @@ def lines(found: Diagnosed) -> Iterator[str]:
         yield f"Note: {warning}"
     yield from sentences(diagnosis)
     if diagnosis.in_phases:
-        yield from _part("Tensors of that size outside the steps", _in_phases(diagnosis))
+        yield from _section("Tensors of that size outside the steps", _phase_matches(diagnosis))
     if diagnosis.matches:
-        yield from _part(SIZED, _matches(found))
-        yield from _part("Alive at the first", _alive(found))
+        yield from _section(SIZED, _matches(found))
+        yield from _section("Alive at the first", _alive(found))
     if diagnosis.changes:
         rows = [_change(change) for change in diagnosis.changes]
         head = ("Single change", "Saves", "Verdict", "Ends it")
-        yield from _part("", (head, rows))
+        yield from _section("", (head, rows))
 
 
-def _part(title: str, of: Table) -> Iterator[str]:
+def _section(title: str, rows: Table) -> Iterator[str]:
     yield ""
     if title:
         yield f"{title}:"
-    yield table(*of, left=2 if of[0] == _HEAD else 1)
+    yield table(*rows, left=2 if rows[0] == _HEAD else 1)
 
 
 def _matches(found: Diagnosed) -> Table:
@@ -145,7 +145,7 @@ def _matches(found: Diagnosed) -> Table:
     return _HEAD, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
 
 
-def _in_phases(found: Diagnosis) -> Table:
+def _phase_matches(found: Diagnosis) -> Table:
     rows = [
         (
             match.tensor,

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the histogram, and the run on it if there is one."""
     lengths, notes = _lengths(args)
     body = request.body(args)
-    found = advice(parse_request(_with(body, lengths)), lengths) if body else None
+    found = advice(parse_request(_with_lengths(body, lengths)), lengths) if body else None
     pairs = json.dumps([list(pair) for pair in lengths.pairs])
     if args.output is not None:
         files.write("--output", args.output, f"{pairs}\n")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _with(body: Any, lengths: Lengths) -> Any:
+def _with_lengths(body: Any, lengths: Lengths) -> Any:
     """Return a request body with the histogram, so that its length is that of the longest sample."""
     if not isinstance(body, dict):
         return body

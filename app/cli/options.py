@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.forms.fields import place
+from app.forms.fields import set_at
 from app.http.bodies import parse_json
 from calculator.common.errors import refusal
 
@@ -32,7 +32,7 @@ def body_of(args: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]
     """Return the part of a request body that the options give; options that are not used are absent."""
     body: dict[str, Any] = {}
     for field, value in _values(args, fields):
-        place(body, path(field).split("."), value)
+        set_at(body, path(field).split("."), value)
     return body
 
 

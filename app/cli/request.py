@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from app.cli import files, messages, options, terminal
-from app.forms.fields import FIELDS, place
+from app.forms.fields import FIELDS, set_at
 from app.forms.plan_form import named_model
 from app.tools import TOOLS
 from calculator.common.errors import refusal
@@ -80,7 +80,7 @@ def _defaults(tool: str, given: dict[str, Any]) -> dict[str, Any]:
     name = method.get("name") if isinstance(method, dict) else None
     defaults: dict[str, Any] = {}
     for path, value in TOOLS[tool].settings_for(str(name)).items():
-        place(defaults, path.split("."), value)
+        set_at(defaults, path.split("."), value)
     return defaults
 
 

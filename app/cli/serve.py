@@ -119,7 +119,7 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
         PlanError: if a variable of the environment is not a number.
     """
     try:
-        settings = ServiceSettings.of()
+        settings = ServiceSettings.from_environment()
     except ValueError as error:
         name, _, message = str(error).partition(" ")
         raise refusal(name, message) from error

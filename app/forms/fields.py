@@ -192,14 +192,14 @@ def fields_of(part: str, cls: type) -> tuple[Field, ...]:
     return tuple(fields)
 
 
-def place(body: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+def set_at(body: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     """Set a value in a body at a path. Missing objects on the path are created."""
     for key in keys[:-1]:
         body = body.setdefault(key, {})
     body[keys[-1]] = value
 
 
-def found(body: Any, keys: Sequence[str], default: Any) -> Any:
+def value_at(body: Any, keys: Sequence[str], default: Any) -> Any:
     """Return the value at a path in a body of objects, or in settings; null where it is null there.
 
     The default is returned where the value, or an object on its path, is missing.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
 from app.forms import tool_fields
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, found, place, without_commas
+from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, set_at, value_at, without_commas
 from app.forms.typed_form import TypedForm
 from app.http.bodies import parse_json
 from app.tools import tool_of
@@ -186,7 +186,7 @@ def filled(request: Mapping[str, Any], tool: str = "") -> Form:
         (STACK, request.get("stack", {})),
         (CHOICES, request),
     ):
-        typed |= {field.name: field.text(found(values, field.keys, field.declared.default)) for field in fields}
+        typed |= {field.name: field.text(value_at(values, field.keys, field.declared.default)) for field in fields}
     return read(typed.items())
 
 
@@ -198,7 +198,7 @@ def typed_request(request: Request) -> dict[str, str]:
         (TRAINING, request.training),
         (STACK, request.stack),
     ):
-        typed |= {field.name: field.text(found(settings, field.keys, field.declared.default)) for field in fields}
+        typed |= {field.name: field.text(value_at(settings, field.keys, field.declared.default)) for field in fields}
     return typed
 
 
@@ -222,7 +222,7 @@ def non_default(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, 
     for field in fields:
         value = field.value(typed[field.name])
         if (tuple(value) if isinstance(value, list) else value) != field.declared.default:
-            place(body, field.keys, value)
+            set_at(body, field.keys, value)
     return body
 
 

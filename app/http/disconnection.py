@@ -18,7 +18,7 @@ def client_of(request: Request) -> Client:
     return Client(gone=lambda: from_thread.run(request.is_disconnected))
 
 
-async def left(receive: Receive) -> None:
+async def client_left(receive: Receive) -> None:
     """Wait until the client of a request whose body has been read is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

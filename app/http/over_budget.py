@@ -50,11 +50,11 @@ def _ways_out(body: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     serving = body.get("serving")
     if isinstance(serving, Mapping) and "max_new_tokens" in serving:
         yield "serving.max_new_tokens", serving["max_new_tokens"], "generate fewer tokens"
-    yield from _of_training("", body)
-    yield from _of_training("request.", body.get("request"))
+    yield from _training_changes("", body)
+    yield from _training_changes("request.", body.get("request"))
 
 
-def _of_training(prefix: str, body: Any) -> Iterator[tuple[str, Any, str]]:
+def _training_changes(prefix: str, body: Any) -> Iterator[tuple[str, Any, str]]:
     training = body.get("training") if isinstance(body, Mapping) else None
     if not isinstance(training, Mapping):
         return

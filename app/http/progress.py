@@ -60,7 +60,7 @@ class Streamed:
             return
         if not started:
             await send(_start(whole.start["headers"]))
-        await send(_body(_last(_seconds(clock.time() - begun), whole.status, whole.body)))
+        await send(_body(_final_line(_seconds(clock.time() - begun), whole.status, whole.body)))
 
     def _is_wanted(self, scope: Scope) -> bool:
         accepted = next((value for name, value in scope["headers"] if name == b"accept"), b"").decode("latin-1")
@@ -100,7 +100,7 @@ def _body(content: bytes, *, more: bool = False) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": more}
 
 
-def _last(seconds: float, status: int, body: bytes) -> bytes:
+def _final_line(seconds: float, status: int, body: bytes) -> bytes:
     name = b"answer" if status == 200 else b"problem"
     return b'{"seconds": %s, "status": %d, "%s": %s}\n' % (json.dumps(seconds).encode(), status, name, body)
 

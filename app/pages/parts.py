@@ -17,7 +17,7 @@ from anyio import to_thread
 from fastapi.responses import HTMLResponse, Response
 from markupsafe import Markup
 
-from app.http.disconnection import left
+from app.http.disconnection import client_left
 from app.http.over_budget import over_budget_problems
 from app.http.problems import INTERNAL_ERROR, HTTPProblem
 from app.presentation.templates import rendered
@@ -131,7 +131,7 @@ class PartsResponse(Response):
         """Compute and send the page; the computation ends soon after the client has left."""
         answering = _Answering(self.page, self.parts, self.request_body)
         computing = asyncio.ensure_future(to_thread.run_sync(answering.compute))
-        leaving = asyncio.ensure_future(left(receive))
+        leaving = asyncio.ensure_future(client_left(receive))
         try:
             patience = scope["app"].state.whole_page_seconds
             await asyncio.wait((computing, leaving), timeout=patience, return_when=asyncio.FIRST_COMPLETED)

@@ -35,7 +35,7 @@ def consequences(fit: Fit) -> Iterator[str]:
     if fit.outcome is None or fit.verdict is Verdict.FITS:
         return
     if fit.out_of_memory is not None:
-        yield _end(fit.out_of_memory)
+        yield _out_of_memory_sentence(fit.out_of_memory)
     else:
         yield from _tight(fit)
     yield from _expandable(fit)
@@ -49,7 +49,7 @@ def with_message(fit: Fit) -> Iterator[str]:
             yield fit.out_of_memory.message
 
 
-def _end(event: OutOfMemory) -> str:
+def _out_of_memory_sentence(event: OutOfMemory) -> str:
     if event.phase == "load":
         where = "while the model is loaded"
     elif event.phase in ("prefill", "decode"):

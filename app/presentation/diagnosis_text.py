@@ -53,7 +53,7 @@ def title(found: Diagnosis) -> str:
 def sentences(found: Diagnosis) -> Iterator[str]:
     """Yield sentences about the error, its place in the run, and its consequences."""
     if found.phase_match is not None:
-        yield from _in_phase(found, found.phase_match)
+        yield from _phase_sentences(found, found.phase_match)
     elif found.matches:
         yield from _matched(found)
     else:
@@ -88,7 +88,7 @@ def _matched(found: Diagnosis) -> Iterator[str]:
     yield _compared(first, message.allocated.text)
 
 
-def _in_phase(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
+def _phase_sentences(found: Diagnosis, first: PhaseMatch) -> Iterator[str]:
     """Yield the sentences about a tensor of the evaluation or of merging."""
     stated = found.message.allocated.text
     others = len({match.tensor for match in found.matches} | {match.tensor for match in found.in_phases}) - 1
@@ -151,7 +151,7 @@ def _course(found: Diagnosis) -> str:
     offered = f"The message leaves {size(found.message.capacity_bytes)} to PyTorch"
     end = found.predicted
     if end is not None:
-        return f"{offered}. A replay of this request with that memory also ends {_end(end)}."
+        return f"{offered}. A replay of this request with that memory also ends {_out_of_memory(end)}."
     fits = "fits" if found.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
     needs = f"needs {size(found.outcome.minimum_bytes())} with the CUDA context"
     return (
@@ -160,7 +160,7 @@ def _course(found: Diagnosis) -> str:
     )
 
 
-def _end(end: OutOfMemory) -> str:
+def _out_of_memory(end: OutOfMemory) -> str:
     return f"out of memory at “{end.tensor}”, {when(end.step, end.phase)}"
 
 

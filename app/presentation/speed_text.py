@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from calculator.speed.token_cost import TokenCost
 
 
-def interval(of: Interval, unit: str = "") -> str:
+def interval(value: Interval, unit: str = "") -> str:
     """Return an interval with three digits at each end."""
-    return f"{_digits(of.low)} to {_digits(of.high)}{unit and f' {unit}'}"
+    return f"{_digits(value.low)} to {_digits(value.high)}{unit and f' {unit}'}"
 
 
 def _digits(value: float) -> str:
@@ -48,17 +48,17 @@ def basis(time: RunTime) -> str:
     )
 
 
-def token_cost(of: TokenCost) -> str:
+def token_cost(cost: TokenCost) -> str:
     """Say what a million tokens cost, and how fast the configuration is."""
-    amount = interval(of.per_million_tokens, of.price.currency)
-    return f"A million tokens cost {amount}, at {interval(of.speed.tokens_per_second, 'tokens per second')}."
+    amount = interval(cost.per_million_tokens, cost.price.currency)
+    return f"A million tokens cost {amount}, at {interval(cost.speed.tokens_per_second, 'tokens per second')}."
 
 
 def accuracy() -> str:
     """Say how such intervals compare with published speeds of a source that is left out."""
     every, *sources = coverage()
     width = "" if every.width is None else f" Their median width is a factor of {every.width:.1f}."
-    each = ", ".join(f"{of.covered} of {of.runs} of {of.source}" for of in sources if of.runs)
+    each = ", ".join(f"{source.covered} of {source.runs} of {source.source}" for source in sources if source.runs)
     share = "" if every.share is None else f"; averaged over the sources, {every.share:.0%}".replace("%", " %")
     return (
         f"Of {every.runs} published speeds, the interval from the other sources contains {every.covered} "
@@ -74,10 +74,10 @@ def _left_out() -> Iterator[str]:
     )
 
 
-def list_cost(of: ListCost) -> str:
+def list_cost(cost: ListCost) -> str:
     """Say what the run costs at a list price, with the date of the price."""
-    price = of.price
+    price = cost.price
     return (
-        f"{price.cloud}: {interval(of.cost, price.currency)}, at {price.per_hour:.2f} {price.currency} an hour on "
+        f"{price.cloud}: {interval(cost.cost, price.currency)}, at {price.per_hour:.2f} {price.currency} an hour on "
         f"{price.date}"
     )

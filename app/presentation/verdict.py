@@ -58,7 +58,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
         return f"Needs {required}. Choose a card to see whether it fits."
     needs = f"Needs {required} of {size(fit.usable_bytes)} usable"
     if fit.outcome is not None:
-        return _by_replay(required, fit)
+        return _replay_sentence(required, fit)
     margin = size(abs(fit.headroom_bytes))
     if fit.verdict is Verdict.FITS:
         return f"{needs}: fits with {margin} to spare."
@@ -67,7 +67,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     return f"{needs}: does not fit, {margin} short."
 
 
-def _by_replay(required: str, fit: Fit) -> str:
+def _replay_sentence(required: str, fit: Fit) -> str:
     """Say whether the replayed run fits the card, and the least memory that it needs."""
     assert fit.minimum_bytes is not None
     assert fit.margin_bytes is not None

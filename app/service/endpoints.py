@@ -54,7 +54,7 @@ class Endpoints:
     patterns: tuple[tuple[re.Pattern[str], str], ...] = field(default=())
 
     @classmethod
-    def of(cls, paths: Iterable[str]) -> Endpoints:
+    def from_paths(cls, paths: Iterable[str]) -> Endpoints:
         """Return the endpoints of the paths of routes."""
         plain = [path.replace(":path", "") for path in paths]
         patterns = [(re.compile(_pattern(path)), path) for path in plain if "{" in path]

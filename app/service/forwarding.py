@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from app.http.disconnection import left
+from app.http.disconnection import client_left
 from app.http.middleware import HEADERS
 from app.http.problems import problem_response
 from app.http.root_path import route_path
@@ -59,7 +59,7 @@ class Forwarded:
             await self.app(scope, receive, send)
             return
         answering = asyncio.ensure_future(self._answer(scope, body, send))
-        leaving = asyncio.ensure_future(left(receive))
+        leaving = asyncio.ensure_future(client_left(receive))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
             if answering.done():

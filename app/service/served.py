@@ -42,7 +42,7 @@ _FIRST = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "reser
 
 def served() -> ASGIApp:
     """Return the application of a server process, with the settings of its environment."""
-    settings = ServiceSettings.of()
+    settings = ServiceSettings.from_environment()
     if settings.access_log:
         access_log.write_to_stdout()
     return serviced(_ready(), settings)
@@ -66,7 +66,7 @@ def long_served() -> ASGIApp:
     """
     os.nice(_NICE)
     app = _ready()
-    admission = Admission(app, ServiceSettings.of().most_long_at_once, _LONG_WAIT)
+    admission = Admission(app, ServiceSettings.from_environment().most_long_at_once, _LONG_WAIT)
     Thread(target=_prepare, args=(app, lambda: admission.present > 0), name="openapi", daemon=True).start()
     return admission
 
@@ -80,7 +80,7 @@ def _prepare(app: Application, is_busy: Callable[[], bool]) -> None:
 def endpoints() -> Endpoints:
     """Return the endpoints of the application."""
     paths = [str(getattr(route, "path", "")) for router in ALL_ROUTERS for route in router.routes]
-    return Endpoints.of((*paths, *OPENAPI_PATHS))
+    return Endpoints.from_paths((*paths, *OPENAPI_PATHS))
 
 
 def _ready() -> Application:

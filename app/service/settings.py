@@ -58,7 +58,7 @@ class ServiceSettings:
     long_socket: str = ""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
         """Return the settings of an environment.
 
         Raises:

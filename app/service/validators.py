@@ -37,7 +37,7 @@ class Validated:
             await self.app(scope, receive, send)
             return
         if endpoint in ALWAYS or endpoint == OTHER:
-            await self.app(scope, receive, _with(send, {"Cache-Control": "no-store"}))
+            await self.app(scope, receive, _with_headers(send, {"Cache-Control": "no-store"}))
             return
         policy = f"public, max-age={CATALOGUE_SECONDS}" if endpoint in CATALOGUES else "no-cache"
         headers = {"ETag": _tag(scope), "Cache-Control": policy}
@@ -46,10 +46,10 @@ class Validated:
             await send({"type": "http.response.start", "status": 304, "headers": response})
             await send({"type": "http.response.body", "body": b""})
             return
-        await self.app(scope, receive, _with(send, headers))
+        await self.app(scope, receive, _with_headers(send, headers))
 
 
-def _with(send: Send, headers: dict[str, str]) -> Send:
+def _with_headers(send: Send, headers: dict[str, str]) -> Send:
     """Return a `send` that adds headers to a response with status 200; other responses are not kept.
 
     A response that states its own Cache-Control is not changed: a page in parts may end with a problem.

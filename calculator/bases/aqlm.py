@@ -102,9 +102,9 @@ class AQLM(Base):
             message = f"a base in AQLM is modeled for more than {FEW_TOKENS} tokens: use more"
             yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
         yield from self._subclasses(model)
-        yield from self._of_modules(model)
+        yield from self._module_problems(model)
 
-    def _of_modules(self, model: Model) -> Iterator[Problem]:
+    def _module_problems(self, model: Model) -> Iterator[Problem]:
         """Yield a problem for the first module whose backward pass fails."""
         for path, module in model.paths:
             if module.kind == "experts":

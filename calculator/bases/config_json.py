@@ -107,7 +107,7 @@ def method_of(stated: Any) -> str | None:
 def read(stated: Any) -> QuantizationConfig | None:
     """Return the modeled base of a `quantization_config`. None for others, for which `problems` yields the reasons."""
     name = method_of(stated)
-    if name not in BASES or name in (*DEQUANTIZED, *NOT_LOADED) or any(_of_settings(stated)):
+    if name not in BASES or name in (*DEQUANTIZED, *NOT_LOADED) or any(_setting_problems(stated)):
         return None
     try:
         return _parsed(stated)
@@ -115,10 +115,10 @@ def read(stated: Any) -> QuantizationConfig | None:
         return None
 
 
-def kept(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
+def kept_quantization(stated: Any, chosen: QuantizationConfig | None) -> QuantizationConfig | None:
     """Return the quantized base of a checkpoint if the method keeps it. By default transformers dequantizes it."""
     name = method_of(stated)
-    if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_of_settings(stated)):
+    if chosen is None or name not in DEQUANTIZED or chosen.quant_method != name or any(_setting_problems(stated)):
         return None
     return _parsed(stated)
 
@@ -138,7 +138,7 @@ def _parsed(stated: Mapping[str, Any]) -> QuantizationConfig:
     return parse(QuantizationConfig, settings, LOC)
 
 
-def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
+def _setting_problems(stated: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the settings that change what is stored in a way that is not modeled."""
     kind = _torchao_type(stated)
     if stated.get("quant_method") == "torchao" and kind not in TORCHAO:
@@ -150,10 +150,10 @@ def _of_settings(stated: Mapping[str, Any]) -> Iterator[Problem]:
             message = f"{WHY_FIXED.get(key, 'a base with this setting is not modeled')}: {_WAY_OUT}"
             yield Problem(loc=f"{LOC}.{key}", msg=message, input=stated[key])
     if stated.get("quant_method") == "aqlm":
-        yield from _of_aqlm(stated.get(DENSE))
+        yield from _aqlm_problems(stated.get(DENSE))
 
 
-def _of_aqlm(dense: Any) -> Iterator[Problem]:
+def _aqlm_problems(dense: Any) -> Iterator[Problem]:
     """Yield a problem if the list of dense layers lacks the head, or has other layers.
 
     Names of weights in the list match no module and have no effect.
@@ -186,7 +186,7 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
             message = f"the config.json states {name}: leave it out, or {_WAY_OUT}"
             yield Problem(loc="method.quantization_config.quant_method", msg=message, input=chosen.quant_method)
         elif chosen is not None:
-            yield from _of_stated(stated)
+            yield from _config_problems(stated)
         return
     if name not in BASES or name in NOT_LOADED:
         reasons = {**REFUSED, **NOT_LOADED}
@@ -200,11 +200,11 @@ def problems(stated: Any, chosen: QuantizationConfig | None, *, low_rank: bool) 
         message = f"over a base in {BASES[name].label}, lora without load_in_8bit is modeled: use that, or {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.quant_method", msg=message, input=name)
     else:
-        yield from _of_stated(stated)
+        yield from _config_problems(stated)
 
 
-def _of_stated(stated: Mapping[str, Any]) -> Iterator[Problem]:
-    yield from _of_settings(stated)
+def _config_problems(stated: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _setting_problems(stated)
     try:
         _parsed(stated)
     except PlanError as error:

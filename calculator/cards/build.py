@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.cards.settings import CARD_METHODS, LENGTHS, group_of, run_body
-from calculator.cards.table import SEGMENT, of_batches, of_lengths
+from calculator.cards.table import SEGMENT, sizes_by_batch, sizes_by_length
 from calculator.comparison.methods import side_by_side
 from calculator.devices import Verdict, gpus
 from calculator.estimation.estimate import estimate, model_of
@@ -46,7 +46,7 @@ def _row(entry: ModelEntry, method: CardMethod) -> dict[str, Any]:
     changes = found.alternative.changes if found.alternative else {}
     context = bound(request, model_of(request.model), "sequence_length").limit
     builder = _Builder(entry, method, changes)
-    reserved = [builder.group(of, context) for of in cards.values()]
+    reserved = [builder.group(card, context) for card in cards.values()]
     row: dict[str, Any] = {"context": context, "reserved": reserved}
     return row | ({"changes": changes} if changes else {}) | ({"unfit": builder.unfit} if builder.unfit else {})
 
@@ -64,9 +64,9 @@ class _Builder:
 
         The shortest sequence has a figure even if it fits no card.
         """
-        by_length = [*self._series(cards, of_lengths(context))]
-        least = by_length or [self._reserved(cards, of_lengths(context)[0])]
-        return least, [*self._series(cards, of_batches(context))]
+        by_length = [*self._series(cards, sizes_by_length(context))]
+        least = by_length or [self._reserved(cards, sizes_by_length(context)[0])]
+        return least, [*self._series(cards, sizes_by_batch(context))]
 
     def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
         """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest card."""

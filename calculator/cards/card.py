@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from calculator.cards.settings import group_of, run_body
-from calculator.cards.table import of_batches, of_lengths, table
+from calculator.cards.table import sizes_by_batch, sizes_by_length, table
 from calculator.devices import cuda_context
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def _row(runs: Runs, card: GPU, group: str) -> CardRow:
     fits, entry = fitting(runs, card, group), runs.entry
     if runs.refusal:
         return _refused(runs)
-    by_length, by_batch = of_lengths(runs.context), of_batches(runs.context)
-    length = _last(by_length, fits)
-    batch = _last(((1, runs.batch_length), *by_batch), fits)
+    by_length, by_batch = sizes_by_length(runs.context), sizes_by_batch(runs.context)
+    length = _largest_fitting(by_length, fits)
+    batch = _largest_fitting(((1, runs.batch_length), *by_batch), fits)
     shown = length or by_length[0]
     return CardRow(
         model=entry.id,
@@ -112,6 +112,6 @@ def _searched(entry: ModelEntry) -> str:
     return " ".join((entry.id, *entry.aliases, entry.model_type)).lower()
 
 
-def _last(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
+def _largest_fitting(sizes: Iterable[Sizes], fitting: set[Sizes]) -> Sizes | None:
     """Return the largest sizes that fit. A larger run does not always require more memory."""
     return max((size for size in sizes if size in fitting), default=None)

@@ -96,15 +96,18 @@ def _runs(row: dict[str, Any], groups: list[str]) -> Runs:
 
 def _sizes(context: int, by_length: list[int], by_batch: list[int]) -> dict[Sizes, int]:
     """Return the reserved bytes of each run."""
-    points = [*zip(of_lengths(context), by_length, strict=False), *zip(of_batches(context), by_batch, strict=False)]
+    points = [
+        *zip(sizes_by_length(context), by_length, strict=False),
+        *zip(sizes_by_batch(context), by_batch, strict=False),
+    ]
     return {sizes: segments * SEGMENT for sizes, segments in points}
 
 
-def of_lengths(context: int) -> tuple[Sizes, ...]:
+def sizes_by_length(context: int) -> tuple[Sizes, ...]:
     """Return the sizes with a micro-batch of 1, the shortest first."""
     return tuple((1, length) for length in lengths(context))
 
 
-def of_batches(context: int) -> tuple[Sizes, ...]:
+def sizes_by_batch(context: int) -> tuple[Sizes, ...]:
     """Return the sizes with larger micro-batches, the smallest first."""
     return tuple((batch, batch_length(context)) for batch in BATCHES)

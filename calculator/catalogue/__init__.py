@@ -56,7 +56,7 @@ def model(name: str, loc: str = "model") -> ModelEntry:
     Raises:
         PlanError: if the catalogue lacks the model. The message names the closest ones.
     """
-    entry = _by_id().get(name) or _index().get(_key(name))
+    entry = _entries_by_id().get(name) or _index().get(_key(name))
     if entry is None:
         raise refusal(loc, f"{_quoted(name)} is not in the catalogue; {_suggestion(name)}", name)
     return entry
@@ -98,7 +98,7 @@ def _entry(row: dict[str, Any], texts: dict[str, str]) -> ModelEntry:
 
 
 @cache
-def _by_id() -> dict[str, ModelEntry]:
+def _entries_by_id() -> dict[str, ModelEntry]:
     return {entry.id: entry for entry in models()}
 
 

@@ -58,7 +58,7 @@ def _named_states(
     groups: Sequence[Sequence[Named]], optimizer: Optimizer, name_of: Callable[[str], str]
 ) -> dict[str, Any]:
     """Return the optimizer's state dict with names of parameters in place of their numbers."""
-    names = [name_of(each.name) for group in groups for each in group]
+    names = [name_of(tensor.name) for group in groups for tensor in group]
     saved = state_dict(groups, replace(optimizer, step_on_device=False), device="cpu")
     return {
         "state": {names[number]: state for number, state in saved["state"].items()},

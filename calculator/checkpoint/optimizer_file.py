@@ -104,8 +104,8 @@ def state_dict(
     for group in groups:
         saved.append({**_options(optimizer), "params": [*range(count, count + len(group))]})
         for number, parameter in enumerate(group, count):
-            of = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
-            states = dict(_states(parameter, of, shared, device))
+            parameter_optimizer = optimizer.in_32_bits if parameter.kind.name in in_32_bits else optimizer
+            states = dict(_states(parameter, parameter_optimizer, shared, device))
             if states:
                 state[number] = states
         count += len(group)
@@ -133,7 +133,7 @@ def _states(
         return
     if optimizer.name not in _OPTIONS:
         yield "step", 1
-        yield "__bnb_optimizer_quant_state__", dict(_of_bitsandbytes(kind.shape, optimizer, shared, device))
+        yield "__bnb_optimizer_quant_state__", dict(_bitsandbytes_states(kind.shape, optimizer, shared, device))
         return
     if optimizer.storage == "factored":
         found = {
@@ -149,7 +149,7 @@ def _states(
     yield from ((name, TorchTensor(kind.shape, kind.dtype, device)) for name in optimizer.names)
 
 
-def _of_bitsandbytes(
+def _bitsandbytes_states(
     shape: tuple[int, ...], optimizer: Optimizer, shared: dict[str, TorchTensor], device: str
 ) -> Iterator[tuple[str, TorchTensor]]:
     """Yield the states of one parameter: in 8 bits with code books, or in 32 bits. Paged states are on the CPU."""

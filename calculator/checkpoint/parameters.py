@@ -32,7 +32,7 @@ def named_parameters(prepared: PreparedModel) -> Iterator[Named]:
                     name = kind.name.replace(".*.", f".{index}.", 1)
                     yield Named(name, replace(kind, count=1, bytes=kind.bytes // kind.count))
         else:
-            parameters = [each for each in outer if each.name.startswith(f"{part.name}.")]
-            outer = [each for each in outer if each not in parameters]
+            parameters = [tensor for tensor in outer if tensor.name.startswith(f"{part.name}.")]
+            outer = [tensor for tensor in outer if tensor not in parameters]
             yield from (Named(parameter.name, parameter) for parameter in parameters)
-    yield from (Named(each.name, each) for each in outer)
+    yield from (Named(tensor.name, tensor) for tensor in outer)

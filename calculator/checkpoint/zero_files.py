@@ -36,7 +36,7 @@ def partition_bytes(state: FlatState) -> int:
 
 def sub_groups_bytes(state: PartitionedState) -> int:
     """Return the size of one process's sub-groups in stage 3: master weights and optimizer states."""
-    sizes = [sum(each.partition for each in group) for group in state.sub_groups]
+    sizes = [sum(tensor.partition for tensor in group) for group in state.sub_groups]
     return sum(_with_states(size, state.optimizer) for size in sizes)
 
 

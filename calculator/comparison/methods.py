@@ -94,10 +94,12 @@ def cards(plan: Estimate, attention: str = "sdpa", device: Device | None = None)
     one GPU without it.
     """
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
-    return tuple(sorted((_fit_on(plan, _of(device, card)) for card in able), key=lambda answer: answer.usable_bytes))
+    return tuple(
+        sorted((_fit_on(plan, _with_card(device, card)) for card in able), key=lambda answer: answer.usable_bytes)
+    )
 
 
-def _of(device: Device | None, card: GPU) -> Device:
+def _with_card(device: Device | None, card: GPU) -> Device:
     """Return a device with another card and the same number of GPUs."""
     return replace(device or Device(), gpu=card.id, memory_bytes=None)
 

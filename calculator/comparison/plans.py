@@ -82,14 +82,14 @@ def component_lines(plans: Sequence[Estimate]) -> tuple[ComponentLine, ...]:
 
 def _component(name: ComponentName, plans: Sequence[Estimate]) -> ComponentLine:
     parts = [{part.name: part for part in plan.memory.components}.get(name) for plan in plans]
-    rows = [_by_name(part.rows if part else ()) for part in parts]
+    rows = [_rows_by_name(part.rows if part else ()) for part in parts]
     keys = dict.fromkeys(key for listed in rows for key in listed)
     lines = [RowLine(name=key[0], dtype=key[1], rows=tuple(listed.get(key, ()) for listed in rows)) for key in keys]
     differing = sorted((line for line in lines if _spread(line.bytes)), key=lambda line: -_spread(line.bytes))
     return ComponentLine(name=name, bytes=tuple(part.bytes if part else 0 for part in parts), rows=tuple(differing))
 
 
-def _by_name(rows: tuple[Row, ...]) -> dict[tuple[str, str], tuple[Row, ...]]:
+def _rows_by_name(rows: tuple[Row, ...]) -> dict[tuple[str, str], tuple[Row, ...]]:
     found: dict[tuple[str, str], tuple[Row, ...]] = {}
     for row in rows:
         key = (row.name, row.dtype)

@@ -78,7 +78,7 @@ class Usable:
 
 
 @lru_cache(maxsize=256)
-def _found(name: str) -> GPU | None:
+def _gpu_named(name: str) -> GPU | None:
     return _index().get(_key(name))
 
 
@@ -88,7 +88,7 @@ def gpu(name: str, loc: str = "device.gpu") -> GPU:
     Raises:
         PlanError: if the catalogue lacks the card. The message names the closest ones.
     """
-    card = _found(name) if len(name) <= 100 else None
+    card = _gpu_named(name) if len(name) <= 100 else None
     if card is None:
         raise refusal(loc, f"{name[:100]!r} is not in the catalogue; {_suggestion(name[:100])}", name)
     return card

@@ -30,7 +30,7 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
     """Return single changes. Those that end the error come first, then those that save the most."""
     reproduces = outcome.verdict is Verdict.DOES_NOT_FIT
     found = [
-        *_of_segments(request, outcome, reproduces=reproduces),
+        *_expandable_segments_changes(request, outcome, reproduces=reproduces),
         *sharding_changes(request, answer, usable_bytes, reproduces=reproduces),
     ]
     for each in suggestions(request, answer):
@@ -52,7 +52,7 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
     return tuple(sorted(found, key=lambda each: (not each.ends, -each.saved_bytes)))
 
 
-def _of_segments(request: Request, outcome: Outcome, *, reproduces: bool) -> Iterator[Change]:
+def _expandable_segments_changes(request: Request, outcome: Outcome, *, reproduces: bool) -> Iterator[Change]:
     """Yield expandable segments, if they save memory."""
     expandable = outcome.with_expandable_segments()
     if expandable is None:

@@ -78,11 +78,11 @@ class _Phases:
         """Yield the tensors of the requested size."""
         if self.run.evaluates:
             for pass_ in self._passes():
-                yield from self._in_pass(pass_)
+                yield from self._pass_matches(pass_)
             if self.gathered.outputs:
-                yield from self._in_concatenation()
+                yield from self._concatenation_matches()
         if self.run.merge_and_unload:
-            yield from self._in_merge()
+            yield from self._merge_matches()
 
     def _passes(self) -> Iterator[_Pass]:
         """Yield the passes of a whole batch, and those of the last batch if it has fewer rows."""
@@ -93,34 +93,38 @@ class _Phases:
             is_first = self.gathered.in_group == rows
             passed = evaluation.passed(rows, is_first=is_first)
             yield _Pass("evaluation", passed.recording, 0, given, rows)
-            for each in evaluation.rolled_out(rows, is_first=is_first):
-                yield _Pass("evaluation", each.recording, each.start, (), rows)
-            for each in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
-                yield _Pass("generation", each.recording, each.start, evaluation.batch(rows), rows)
+            for pass_ in evaluation.rolled_out(rows, is_first=is_first):
+                yield _Pass("evaluation", pass_.recording, pass_.start, (), rows)
+            for pass_ in evaluation.generated(rows, is_first=is_first) if self.run.generates else ():
+                yield _Pass("generation", pass_.recording, pass_.start, evaluation.batch(rows), rows)
 
-    def _in_pass(self, ran: _Pass) -> Iterator[PhaseMatch]:
+    def _pass_matches(self, ran: _Pass) -> Iterator[PhaseMatch]:
         recording, events = ran.recording, ran.recording.copies.lifetimes.events
         rows = recording.copies.tape.rows
         places: dict[str, list[int]] = {}
         for place in range(ran.start, len(events)):
             event = events[place]
-            if event >= 0 and self._alike(recording.row_bytes(event)):
+            if event >= 0 and self._shown_equal(recording.row_bytes(event)):
                 places.setdefault(rows[event][0], []).append(place)
         given = self.resting + self.evaluation.resident_bytes + _bytes(ran.given)
         for found in places.values():
-            options = [(place, self._after_batches(ran, given + recording.curve.before(place))) for place in found]
-            place, batches = min(options, key=lambda each: abs(self._off(self._before(ran, given, *each))))
+            options = [
+                (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in found
+            ]
+            place, batches = min(
+                options, key=lambda each: abs(self._difference(self._allocated_before(ran, given, *each)))
+            )
             kept = tuple(self.gathered.before_forward(batches))
             moment = recording.curve.at(place)
             row = _row(rows[events[place]])
             alive = (*kept, *ran.given, *listed(recording.alive(moment)))
             yield self._match(ran.phase, row, alive, batch=batches + 1, count=len(found))
 
-    def _before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
+    def _allocated_before(self, ran: _Pass, given: int, place: int, batches: int) -> int:
         """Return the bytes in use before an event of a pass, after some batches."""
         return given + ran.recording.curve.before(place) + _bytes(self.gathered.before_forward(batches))
 
-    def _after_batches(self, ran: _Pass, given: int) -> int:
+    def _closest_batch_count(self, ran: _Pass, given: int) -> int:
         """Return the number of batches after which the bytes in use are closest to the error's figure."""
         whole = self.gathered.in_group // self.gathered.together
         if ran.rows == min(self.gathered.rows, self.gathered.in_group):
@@ -131,7 +135,7 @@ class _Phases:
             numbers, lambda n: given + _bytes(self.gathered.before_forward(n)), self.message.allocated.bytes
         )
 
-    def _in_concatenation(self) -> Iterator[PhaseMatch]:
+    def _concatenation_matches(self) -> Iterator[PhaseMatch]:
         """Yield the outputs and labels of all batches so far, each concatenated with those of one more."""
         found = self.resting + self.evaluation.resident_bytes
         last = -(-self.gathered.in_group // self.gathered.together)
@@ -147,9 +151,9 @@ class _Phases:
             least, most = self._range
             low = bisect_left(sizes, least, key=lambda n: requested(n)[0].bytes)
             high = bisect_left(sizes, most, key=lambda n: requested(n)[0].bytes)
-            alike = [n for n in sizes[low:high] if self._alike(requested(n)[0].bytes)]
+            alike = [n for n in sizes[low:high] if self._shown_equal(requested(n)[0].bytes)]
             if alike:
-                batches = min(alike, key=lambda n: abs(self._off(requested(n)[1])))
+                batches = min(alike, key=lambda n: abs(self._difference(requested(n)[1])))
                 yield self._match("evaluation", *self._concatenated(batches, number), batch=batches + 1)
 
     @property
@@ -168,14 +172,14 @@ class _Phases:
         later_row = next(row for row in rows if row.name == later[0])
         return later_row, tuple(row for row in rows if row.name not in later)
 
-    def _in_merge(self) -> Iterator[PhaseMatch]:
+    def _merge_matches(self) -> Iterator[PhaseMatch]:
         """Yield the tensors that merging each module allocates, in order."""
         served = ServedMethod(method=self.request.estimate.method, quantization=None)
         for _, path, step in merge_steps(self.resident, served, in_run=True):
             before: list[Row] = []
-            for each in step.allocated if step is not None else ():
-                row = merged_row(each, step.source if step is not None else "")
-                if self._alike(row.bytes):
+            for allocation in step.allocated if step is not None else ():
+                row = merged_row(allocation, step.source if step is not None else "")
+                if self._shown_equal(row.bytes):
                     yield self._match("merge", row, tuple(before), name=f"{path}: {row.name}")
                 before.append(row)
 
@@ -202,16 +206,16 @@ class _Phases:
             substituted=row.substituted,
             segment_bytes=segment_bytes(rounded(row.bytes)),
             allocated_bytes=allocated,
-            difference_bytes=self._off(allocated),
+            difference_bytes=self._difference(allocated),
             same_allocated=self.message.allocated.includes(allocated),
             alive=tuple(sorted(alive, key=lambda each: -each.bytes)),
         )
 
-    def _alike(self, size: int) -> bool:
+    def _shown_equal(self, size: int) -> bool:
         """Return whether the error's notation is the same for the segment of a request and for its own."""
         return format_size(segment_bytes(rounded(size))) == self.message.requested.text
 
-    def _off(self, allocated: int) -> int:
+    def _difference(self, allocated: int) -> int:
         return allocated - self.message.allocated.bytes
 
 

@@ -95,14 +95,14 @@ def read_snapshot(raw: bytes) -> Snapshot:
         if not devices:
             raise refusal(LOC, "the snapshot has no segments: nothing was allocated on a GPU")
         device = max(devices, key=lambda number: devices[number])
-        return _of_device(value, device, devices[device])
+        return _device_snapshot(value, device, devices[device])
     except PlanError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise refusal(LOC, f"{_NO_SNAPSHOT}: a field is missing or of another type ({error})") from error
 
 
-def _of_device(value: dict[str, Any], device: int, reserved: int) -> Snapshot:
+def _device_snapshot(value: dict[str, Any], device: int, reserved: int) -> Snapshot:
     blocks: Counter[int] = Counter()
     allocated = 0
     for block in _blocks(value["segments"], device):

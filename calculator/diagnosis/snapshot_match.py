@@ -66,7 +66,9 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
         each = journal.requests[number]
         alive.setdefault(each.size, Counter())[each.kind] += 1
         components[each.kind.component] = components.get(each.kind.component, 0) + each.size
-    sizes = [_of_size(size, snapshot.blocks[size], alive.get(size, Counter())) for size in {*snapshot.blocks, *alive}]
+    sizes = [
+        _match_of_size(size, snapshot.blocks[size], alive.get(size, Counter())) for size in {*snapshot.blocks, *alive}
+    ]
     sizes.sort(key=lambda each: -each.size * max(each.blocks, each.tensors))
     return SnapshotMatch(
         snapshot=snapshot,
@@ -101,5 +103,5 @@ def _closest(journal: Journal, blocks: Counter[int]) -> int:
     return place
 
 
-def _of_size(size: int, blocks: int, tensors: Counter[Kind]) -> Matched:
+def _match_of_size(size: int, blocks: int, tensors: Counter[Kind]) -> Matched:
     return Matched(size=size, blocks=blocks, tensors=tensors.total(), names=tuple({kind.name: 0 for kind in tensors}))

@@ -50,7 +50,8 @@ class FrameSnapshots:
         if getattr(self._thread, "interprets", False):
             return False
         with self._changed:
-            self._changed.wait_for(lambda: not self._reads)
+            while self._reads:
+                self._changed.wait()
             if not self._running:
                 self._read, sys._current_frames = sys._current_frames, self.read  # noqa: SLF001
             self._running += 1

@@ -229,21 +229,27 @@ def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
     """Return a * b. Each factor is saved if the other one needs a gradient."""
     node = None
-    if a.edge or b.edge:
+    if a.edge is not None and b.edge is not None:
         node = Node(a.tape, _mul_back, (a.edge, b.edge))
-        if a.edge:
-            node.save(b)
-        if b.edge:
-            node.save(a)
+        node.save(b)
+        node.save(a)
+    elif a.edge is not None or b.edge is not None:
+        node = Node(a.tape, _frozen_mul_back, (a.edge or b.edge,))
+        node.save(a if a.edge is None else b)
     return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
 
 @saves_factors(0, 1)
 def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     product = result_type(grad.dtype, node.saved[0].dtype)
-    left = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[0] else None
-    right = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[1] else None
+    left = grad.tape.new(grad.shape, product, "mul: gradient")
+    right = grad.tape.new(grad.shape, product, "mul: gradient")
     return left, right
+
+
+def _frozen_mul_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """Return the gradient of the only factor that needs one. Saves the other."""
+    return (grad.tape.new(grad.shape, result_type(grad.dtype, node.saved[0].dtype), "mul: gradient"),)
 
 
 def scale(x: Tensor, name: str) -> Tensor:
@@ -379,4 +385,4 @@ def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 #: Backward formulas, by which the layout of a tensor is found: of views of everything, of views in another order, of
 #: parts and slices, and of elementwise operations, which keep the layout.
 VIEW, PERMUTED, SPLIT, SLICED = _view_back, _permute_back, _split_back, _narrow_back
-ELEMENTWISE = (_add_back, _cast_back, _mul_back, _scale_back, _unary_back)
+ELEMENTWISE = (_add_back, _cast_back, _mul_back, _frozen_mul_back, _scale_back, _unary_back)

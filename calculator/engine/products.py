@@ -13,6 +13,8 @@ from calculator.engine.operations import contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
 
@@ -35,52 +37,61 @@ def addmm(
     Both factors are saved in the order of their names: mat2 and self of torch.mm, or mat1 and mat2 of torch.addmm.
     DeepSpeed's stage 3 does not replace torch.addmm.
     """
-    autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
-    if autocast is not None:
-        bias = None if bias is None else autocast.cached_cast(bias, "bias")
-        x, weight = autocast.cast_factors(*given, ("input", "weight"))
-    if weight.edge and isinstance(x, SlicedTensor):
+    tape = x.tape
+    if tape.autocast is not None:
+        given = (x, weight)  # a call's arguments stay until it returns
+        bias = None if bias is None else tape.autocast.cached_cast(bias, "bias")
+        x, weight = tape.autocast.cast_factors(*given, ("input", "weight"))
+    weight_edge = weight.edge
+    if weight_edge is not None and isinstance(x, SlicedTensor):
         # Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold.
-        x.tape.reads_graph = True
+        tape.reads_graph = True
         x = contiguous(x, "input, contiguous")
     node = None
-    bias_edge = None if bias is None else bias.edge
-    if x.edge or weight.edge or bias_edge:
-        edges = (x.edge, weight.edge) if bias_edge is None else (x.edge, weight.edge, bias_edge)
-        node = Node(x.tape, _mm_back if bias is None else _addmm_back, edges)
-        if weight.edge and bias is not None:
+    x_edge, bias_edge = x.edge, None if bias is None else bias.edge
+    if x_edge is not None and weight_edge is None and bias_edge is None:
+        node = Node(tape, _frozen_mm_back, (x_edge,), x_edge[2])
+        node.save(strided(weight) if turns and weight.storage is not None else weight)
+    elif x_edge is not None or weight_edge is not None or bias_edge is not None:
+        edges = (x_edge, weight_edge) if bias_edge is None else (x_edge, weight_edge, bias_edge)
+        node = Node(tape, _mm_back if bias is None else _addmm_back, edges)
+        if weight_edge is not None and bias is not None:
             node.save(x)
-        if x.edge:
+        if x_edge is not None:
             node.save(strided(weight) if turns and weight.storage is not None else weight)
-        if weight.edge and bias is None:
+        if weight_edge is not None and bias is None:
             node.save(x)
-    return x.tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
+    return tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
 
 
-def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
-    tape = grad.tape
-    left, right = node.edges[:2]
-    x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
-    if x_grad is not None and len(x_grad.shape) > 2:
-        x_grad.viewed = True  # a view of a product of two matrices
-    weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
-    if weight_grad is not None:
-        weight_grad.viewed = True  # transposed
-    if len(node.edges) == 2:
-        return x_grad, weight_grad
-    return x_grad, weight_grad, grad  # the engine sums the bias's
+def _frozen_mm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """Saves the weight. Most weights are frozen, and a node with one edge is run faster."""
+    x_grad = grad.tape.new(node.context, grad.dtype, "matmul: gradient")
+    x_grad.viewed = len(node.context) > 2  # a view of a product of two matrices
+    return (x_grad,)
 
 
 @saves_factors(0, 1)
 def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Saves mat2, then self."""
-    return _matmul_back(node, grad)
+    edges = node.edges
+    left, right = edges[0], edges[1]
+    x_grad = weight_grad = None
+    if left is not None:
+        x_grad = grad.tape.new(left[2], grad.dtype, "matmul: gradient")
+        x_grad.viewed = len(left[2]) > 2  # a view of a product of two matrices
+    if right is not None:
+        weight_grad = grad.tape.new(right[2], grad.dtype, "weight: gradient")
+        weight_grad.viewed = True  # transposed
+    if len(edges) == 2:
+        return x_grad, weight_grad
+    return x_grad, weight_grad, grad  # the engine sums the bias's
 
 
 @saves_factors(1, 0)
-def _addmm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _addmm_back(node: Node, grad: Tensor) -> Sequence[Tensor | None]:
     """Saves mat1, then mat2."""
-    return _matmul_back(node, grad)
+    return _mm_back(node, grad)
 
 
 def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:

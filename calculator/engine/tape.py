@@ -169,16 +169,22 @@ class Tape:
 
         The arguments are positional, because keyword-only arguments would slow down each of the hundreds of calls.
         """
-        rows, events = self.rows, self.events
-        # Without their `__init__`, both objects take half as long to create.
-        storage = _new(Storage)
-        storage.row, storage.events = len(rows), events
-        events.append(storage.row)
+        rows = self.rows
+        events = self.events
+        row = len(rows)
+        events.append(row)
         rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
-        tensor = _new(Tensor)
-        tensor.tape, tensor.storage, tensor.shape, tensor.dtype = self, storage, shape, dtype
+        storage = Storage()
+        storage.row = row
+        storage.events = events
+        tensor = _new(Tensor)  # without its `__init__`, it takes half as long to create
+        tensor.tape = self
+        tensor.storage = storage
+        tensor.shape = shape
+        tensor.dtype = dtype
         tensor.edge = None if node is None else (node, 0, shape, dtype)
-        tensor.merged = tensor.viewed = False
+        tensor.merged = False
+        tensor.viewed = False
         return tensor
 
     def reserve(self, name: str) -> Tensor:
@@ -198,19 +204,20 @@ class Tape:
 
 
 class Storage:
-    """Bytes on the device. They are freed when the last reference to them goes."""
+    """Bytes on the device. They are freed when the last reference to them goes.
+
+    It has no `__init__`, because creating one of hundreds would then take twice as long.
+    """
 
     __slots__ = ("events", "row")
 
-    def __init__(self, row: int, events: list[int]) -> None:
-        self.row = row
-        self.events = events
-        events.append(row)
+    row: int
+    events: list[int]
 
     @classmethod
     def of_row(cls, row: int, events: list[int]) -> Storage:
         """Return the storage of a row whose allocation is already recorded."""
-        storage = cls.__new__(cls)
+        storage = cls()
         storage.row, storage.events = row, events
         return storage
 

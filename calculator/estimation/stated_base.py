@@ -40,7 +40,11 @@ def with_stated_base(method: AnyMethod, model: ModelReference) -> AnyMethod:
     if not isinstance(method, LoRA) or method.load_in_8bit:
         return method
     config = method.quantization_config
-    base = config_json.kept(stated(model), config) if method.quantizes_base else config_json.read(stated(model))
+    base = (
+        config_json.kept_quantization(stated(model), config)
+        if method.quantizes_base
+        else config_json.read(stated(model))
+    )
     return method if base is None else replace(method, quantization_config=base)
 
 

@@ -46,7 +46,7 @@ def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
     return Field(name=name, type="flag", default=default, **more)
 
 
-def off(name: str, reason: str) -> tuple[Field, Check]:
+def unsupported_flag(name: str, reason: str) -> tuple[Field, Check]:
     """Declare a boolean that is only supported if it is false."""
     problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
     return flag(name, False), problem
@@ -177,12 +177,12 @@ def _without_row(config: Config) -> str | None:
     return f"{shown(token)} has no row in a vocabulary of {shown(rows)} (vocab_size); give another, or null"
 
 
-def divisible(name: str, by: str) -> Check:
+def divisible(name: str, divisor: str) -> Check:
     """Declare a size that must be a multiple of another size."""
 
     def remainder(config: Config) -> str | None:
-        whole, part = config[name], config[by]
-        return f"{shown(whole)} is not divisible by {by} {shown(part)}" if whole % part else None
+        whole, part = config[name], config[divisor]
+        return f"{shown(whole)} is not divisible by {divisor} {shown(part)}" if whole % part else None
 
     return Check(name=name, problem=remainder)
 

@@ -60,7 +60,7 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
 
 def _attention(config: Config) -> tuple[Module, ...]:
     hidden = config["hidden_size"]
-    return tuple(linear(f"self_attn.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out"))
+    return tuple(linear(f"self_attn.{name}_proj", hidden, hidden, bias=True) for name in ("k", "v", "q", "out"))
 
 
 def _layer(config: Config) -> tuple[Module, ...]:

@@ -35,10 +35,10 @@ def optional(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
 def from_text(entries: tuple[Entry, ...]) -> tuple[Computed, ...]:
     """Copy the values of the text model to the outer config, from which the training step reads them."""
     names = dict.fromkeys(entry.name for entry in entries if not isinstance(entry, Check))
-    return tuple(_from_text(name) for name in names)
+    return tuple(_text_value(name) for name in names)
 
 
-def _from_text(name: str) -> Computed:
+def _text_value(name: str) -> Computed:
     return Computed(name=name, value=lambda config: config["text_config"][name])
 
 

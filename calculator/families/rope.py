@@ -163,8 +163,8 @@ def rotary_dim(config: Config) -> int:
     head, share = config["head_dim"], config["partial_rotary_factor"]
     rotated = int(int(head) * share)
     if not 0 < rotated <= head or rotated % 2:
-        of = f" ({share} of it, by partial_rotary_factor)" if share != 1 else ""
-        message = f"{shown(head)} leaves rotary embeddings {shown(rotated)} dimensions{of}; they need an even number"
+        note = f" ({share} of it, by partial_rotary_factor)" if share != 1 else ""
+        message = f"{shown(head)} leaves rotary embeddings {shown(rotated)} dimensions{note}; they need an even number"
         raise ContradictionError("head_dim", message)
     return Dim(rotated, "rotary_dim" if share != 1 else "head_dim")
 

@@ -44,7 +44,7 @@ def layer_types(slides: Callable[[Config, int], Any]) -> tuple[Entry, ...]:
     )
 
 
-def every(period: int | str) -> Callable[[Config, int], Any]:
+def sliding_except_every(period: int | str) -> Callable[[Config, int], Any]:
     """Return a function that lets all layers slide, except each `period`-th or each `config[period]`-th one."""
     if isinstance(period, int):
         return lambda _config, index: (index + 1) % period

@@ -164,7 +164,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
     try:
         compatibility.check(trained, model)
     except PlanError as error:
-        problems += [_of_serving(problem) for problem in error.problems]
+        problems += [_at_serving(problem) for problem in error.problems]
     problems += _positions(request, model)
     tokens = serving.context_length + serving.max_new_tokens
     window = _window(request, model)
@@ -249,7 +249,7 @@ def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
 _SERVING_NAMES = {"sequence_length": "context_length", "micro_batch_size": "batch_size"}
 
 
-def _of_serving(problem: Problem) -> Problem:
+def _at_serving(problem: Problem) -> Problem:
     """Return a problem of a training setting, with the setting's place in this request."""
     part, _, name = problem.loc.partition(".")
     if part == "task":

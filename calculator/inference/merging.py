@@ -38,7 +38,7 @@ def merging(unmerged: ResidentState, served: ServedMethod, *, in_run: bool = Fal
     return Merge(
         peak_bytes=peak,
         module=path,
-        rows=tuple(merged_row(each, step.source) for each in step.allocated),
+        rows=tuple(merged_row(allocation, step.source) for allocation in step.allocated),
         loss=step.loss,
         source=step.source,
     )
@@ -55,7 +55,7 @@ def merge_steps(
     for path, module, module_spec in _targets(unmerged.prepared):
         yield alive, path, served.method.merge_step(module, module_spec)
         # A copy stays, and replaces its original.
-        alive -= 0 if in_run else sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
+        alive -= 0 if in_run else sum(_bytes((tensor.name, tensor.shape, tensor.dtype)) for tensor in module_spec.added)
 
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:

@@ -58,22 +58,22 @@ def parse_inference(body: Any) -> InferenceRequest:
         raise refusal("", "the request must be an object", body)
     problems = [Problem(loc=key, msg=unknown_field(key, KNOWN), input=body[key]) for key in body if key not in KNOWN]
 
-    def part(build: Callable[..., Any], *arguments: Any) -> Any:
+    def checked(build: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return build(*arguments)
         except PlanError as error:
             problems.extend(error.problems)
             return None
 
-    model = part(parse_model, body.get("model"))
+    model = checked(parse_model, body.get("model"))
     if model is not None and model.parameters is not None:
         message = "serving needs a model's shapes, an id or a config; a bare count has none"
         problems.append(Problem(loc="model.parameters", msg=message, input=model.parameters))
-    method = part(parse_method, body.get("method", {"name": "full"}))
-    serving = part(parse, Serving, body.get("serving", {}), "serving")
-    device = part(parse_device, body.get("device", {}))
-    stack = part(parse_stack, body.get("stack", {}))
-    reserved = part(parse_reserved, body)
+    method = checked(parse_method, body.get("method", {"name": "full"}))
+    serving = checked(parse, Serving, body.get("serving", {}), "serving")
+    device = checked(parse_device, body.get("device", {}))
+    stack = checked(parse_stack, body.get("stack", {}))
+    reserved = checked(parse_reserved, body)
     if problems:
         raise PlanError(*problems)
     return InferenceRequest(

@@ -83,21 +83,21 @@ class ServingReplay(DeviceReplay):
         )
 
     def _minimum(self, conf: AllocConf) -> int:
-        return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes
+        return self._once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
 
-    def _least(self, conf: AllocConf) -> int:
+    def _smallest_capacity(self, conf: AllocConf) -> int:
         """Return a capacity on which the answer runs, close to the smallest one.
 
         It is bisected from the live tensors on.
         """
         fails = whole_pages(self.live_bytes) - SMALL_SEGMENT
         runs, step = self._capped(conf).unlimited_bytes(self._device), whole_pages(self.live_bytes // CLOSE)
-        while self._ends(conf, runs):
+        while self._runs_out_of_memory(conf, runs):
             fails, runs = runs, runs + step
         while runs - fails > step:
             middle = whole_pages((runs + fails) // 2)
-            fails, runs = (middle, runs) if self._ends(conf, middle) else (fails, middle)
+            fails, runs = (middle, runs) if self._runs_out_of_memory(conf, middle) else (fails, middle)
         return runs
 
-    def _ends(self, conf: AllocConf, capacity: int) -> bool:
+    def _runs_out_of_memory(self, conf: AllocConf, capacity: int) -> bool:
         return self._course(conf, capacity + self.context_bytes).out_of_memory is not None

@@ -128,7 +128,7 @@ _POSITION = attrgetter("position")
 
 
 @cache
-def _by_name(cls: type) -> dict[str, Declared]:
+def _declared_by_name(cls: type) -> dict[str, Declared]:
     return {each.name: each for each in declared(cls)}
 
 
@@ -146,7 +146,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
     if not value:
         default: T = _default(cls)  # type: ignore[arg-type]  # a class is hashable
         return default
-    declarations = _by_name(cls)  # type: ignore[arg-type]  # a class is hashable
+    declarations = _declared_by_name(cls)  # type: ignore[arg-type]  # a class is hashable
     respelled = getattr(cls, "respelled", None)
     value = respelled(value) if respelled is not None else value
     others = getattr(cls, "OTHER_KEYS", {})

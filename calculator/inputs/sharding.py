@@ -314,14 +314,14 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
     training, method = (_object(body, key) for key in ("training", "method"))
     problems: list[Problem] = [*_contradictions(name, count, training)]
 
-    def part(cls: Any, value: Any, loc: str) -> Any:
+    def checked(cls: Any, value: Any, loc: str) -> Any:
         try:
             return parse(cls, value, loc)
         except PlanError as error:
             problems.extend(error.problems)
             return cls()
 
-    storage = part(Storage, {key: method[key] for key in ("quant_storage",) if key in method}, "method")
+    storage = checked(Storage, {key: method[key] for key in ("quant_storage",) if key in method}, "method")
     if "quant_storage" in method and method.get("name") != "qlora":
         reason = "only qlora stores weights in 4 bits: leave it out"
         problems.append(Problem(loc="method.quant_storage", msg=reason, input=method["quant_storage"]))
@@ -334,8 +334,8 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
     sharding = Sharding(
         name=name,
         count=count,
-        ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
-        fsdp_config=part(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
+        ddp=checked(DDPConfig, training.get("ddp") or {}, "training.ddp"),
+        fsdp_config=checked(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
         zero_optimization=deepspeed.zero,
         zero3_init_flag=deepspeed.builds_partitioned(training.get("trainer")),
         quant_storage=storage.quant_storage,

@@ -25,7 +25,7 @@ def sizes(settings: object) -> list[int]:
 
 def other_settings(settings: object) -> tuple[object, ...]:
     """Return the class of some settings and all values except the sizes."""
-    return (type(settings), *_others(type(settings))(settings))  # type: ignore[arg-type]  # a class is hashable
+    return (type(settings), *_read_other_fields(type(settings))(settings))  # type: ignore[arg-type]  # a class is hashable
 
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
@@ -39,7 +39,7 @@ def _named(settings: object) -> tuple[list[str], list[str]]:
 
 
 @cache
-def _others(kind: type) -> Callable[[object], tuple[object, ...]]:
+def _read_other_fields(kind: type) -> Callable[[object], tuple[object, ...]]:
     """Return a function that reads all values of a dataclass except the sizes."""
     _, names = _names(kind)
     return attrgetter(*names) if len(names) > 1 else lambda settings: tuple([getattr(settings, name) for name in names])

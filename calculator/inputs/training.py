@@ -113,8 +113,8 @@ class Training(TrainingSettings):
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
         values = {field.name: getattr(self, field.name) for field in fields(Training)}
-        of = {"of_step": self.gradient_accumulation_steps, "of_samples": self.samples if self.flattened else 0}
-        return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **of})
+        counts = {"of_step": self.gradient_accumulation_steps, "of_samples": self.samples if self.flattened else 0}
+        return FirstMicroBatch(**{**values, "gradient_accumulation_steps": 1, "ddp": ddp, **counts})
 
     def by_sequences(self, count: int) -> "Training":
         """Return the training with one row for each of the `count` sequences of a sample."""

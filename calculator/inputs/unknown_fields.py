@@ -26,9 +26,9 @@ _FIELDS = {
 }
 
 
-def unknown_field(key: str, known: Iterable[str]) -> str:
+def unknown_field(key: str, accepted: Iterable[str]) -> str:
     """Return the message for an unknown field."""
-    names = [*known]
+    names = [*accepted]
     close = get_close_matches(key, names, n=1, cutoff=0.7)
     meant = _FIELDS.get(key) or (close[0] if close else None)
     hint = f"did you mean {meant}? Known" if meant else "known"

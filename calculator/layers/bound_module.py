@@ -100,14 +100,16 @@ class Parameters:
             return LeafTensor(self.tape, None, shape, dtype)
         if not trained or not self.trains:
             return self.plain(name, shape, dtype, None)
+        if self.shared is None:
+            return self._trained(name, shape, dtype)
         key = (self.layer if self.tower_layer is None else self.tower_layer), name
-        if self.shared is not None and key in self.shared:
-            return self.shared[key]
-        leaf = self.leaf(name)
-        parameter = self.plain(name, shape, dtype, leaf)
+        if key not in self.shared:
+            self.shared[key] = self._trained(name, shape, dtype)
+        return self.shared[key]
+
+    def _trained(self, name: str, shape: Shape, dtype: DType) -> Tensor:
+        parameter = self.plain(name, shape, dtype, self.leaf(name))
         self.trained.append((name, parameter))
-        if self.shared is not None:
-            self.shared[key] = parameter
         return parameter
 
     def leaf(self, name: str) -> AccumulateGrad:
@@ -143,11 +145,11 @@ class BoundModule:
         own_path = f"{path}.{module_spec.copied}" if module_spec.copied else path
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
-            dtype, trained = module_spec.trained_dtype_of(p), p.name in module_spec.trained
-            if trained or parameters.tied:
-                self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
+            name, dtype = f"{own_path}.{p.name}", module_spec.trained_dtype_of(p)
+            if module_spec.trained or parameters.tied:
+                self.own[p.name] = parameters.new(name, p.shape, dtype, trained=p.name in module_spec.trained)
             else:
-                self.own[p.name] = parameters.plain(f"{own_path}.{p.name}", p.shape, parameters.dtype or dtype, None)
+                self.own[p.name] = parameters.plain(name, p.shape, parameters.dtype or dtype, None)
         self.added: dict[str, Tensor] = {}
         for a in module_spec.added:
             name = f"{path}.{a.name}"
@@ -160,14 +162,18 @@ class BoundModule:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the module, including what its method adds."""
-        outer, self.tape.scope = self.tape.scope, f"{self.name}: "
-        x = enter(self.name, x)
-        out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
-        self.tape.scope = outer
-        return leave(self.name, out)
+        tape, run = self.tape, self.wrapper if self.added else None
+        outer, tape.scope = tape.scope, f"{self.name}: "
+        if tape.calls_modules:
+            x = enter(self.name, x)
+        out = self.base(x) if run is None else run(self, x)
+        tape.scope = outer
+        return leave(self.name, out) if tape.calls_modules else out
 
     def base_layer(self, x: Tensor) -> Tensor:
         """Call the module that PEFT's layer wraps, within the call of PEFT's layer."""
+        if not self.tape.calls_modules:
+            return self.base(x)
         path = f"{self.name}.base_layer"
         return leave(path, self.base(enter(path, x)))
 

@@ -161,7 +161,7 @@ class Context(BatchState):
             self.tape,
             model.tied,
             accumulation=self.hooks.accumulation(training),
-            keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older or method.keeps_inputs,
+            keeps_inputs="inputs_of_frozen_4bit_layers" in self.older or method.keeps_inputs,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
             shares=model.task.embeds,
@@ -170,7 +170,7 @@ class Context(BatchState):
         self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
         self.attention = training.attention
-        if training.attention == "sdpa" and "sdpa_without_softcapping" not in prepared.older:
+        if training.attention == "sdpa" and "sdpa_without_softcapping" not in self.older:
             self.attention = forward.sdpa
         dropouts = (self.config.get(name) for name in DROPOUTS)
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))

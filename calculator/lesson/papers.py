@@ -169,27 +169,27 @@ def answer_of(run: PaperRun) -> Answered:
 
 def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:
     counts = plan.parameters
-    head = counts.trainable - _of_method(plan)
+    head = counts.trainable - _method_parameters(plan)
     paper_line = Line(
         name="parameters of the method",
         formula=run.formula,
         substituted=run.substituted,
-        value=_of_method(plan),
+        value=_method_parameters(plan),
         unit="parameters",
         main=True,
     )
     share = Line(
         name="share of the base model",
         formula="added ÷ base",
-        substituted=f"{_of_method(plan):,} ÷ {counts.base:,}",
-        value=100 * _of_method(plan) / counts.base,
+        substituted=f"{_method_parameters(plan):,} ÷ {counts.base:,}",
+        value=100 * _method_parameters(plan) / counts.base,
         unit="%",
     )
     of_head = Line(name="the head", formula="trained in full", substituted="", value=head, unit="parameters")
     return (paper_line, share, of_head) if head else (paper_line, share)
 
 
-def _of_method(plan: Estimate) -> int:
+def _method_parameters(plan: Estimate) -> int:
     """Return the number of parameters that a method adds, without heads that are trained in full."""
     rows = [row for part in plan.memory.components for row in part.rows if part.name == "adapter_weights"]
     return sum(_elements(row.shape) * row.count for row in rows if "modules_to_save" not in row.name)

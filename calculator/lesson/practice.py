@@ -38,7 +38,7 @@ SHARDED: tuple[tuple[str, ShardingName, dict[str, Any]], ...] = (
 )
 
 
-def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate:
+def _estimate(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate:
     return estimate(parse_request({"model": model, "method": method, "training": training}))
 
 
@@ -46,14 +46,14 @@ def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate
 def full() -> tuple[Line, ...]:
     """Return the bytes per parameter of full fine-tuning, resident and at the peak, by precision."""
     plans = {
-        "bfloat16 throughout": _of({"name": "full"}),
-        "float32 weights under autocast": _of({"name": "full"}, dtype="float32", autocast="bfloat16"),
+        "bfloat16 throughout": _estimate({"name": "full"}),
+        "float32 weights under autocast": _estimate({"name": "full"}, dtype="float32", autocast="bfloat16"),
     }
     lines = (line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
-    return (*lines, *(_on_a_card(*way) for way in SHARDED))
+    return (*lines, *(_memory_on_a_card(*way) for way in SHARDED))
 
 
-def _on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
+def _memory_on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
     """Return the memory that full fine-tuning of 70B needs on each of the lesson's 11 cards."""
     training = {"sequence_length": 2048, "gradient_checkpointing": True, **precision}
     device = {"count": CARDS, "sharding": sharding}
@@ -93,14 +93,14 @@ def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
 @cache
 def lora() -> tuple[Line, ...]:
     """Return the bytes of LoRA's trained parameters, and of activations with and without checkpointing."""
-    with_checkpoints, without = _of(_LORA, gradient_checkpointing=True), _of(_LORA)
+    with_checkpoints, without = _estimate(_LORA, gradient_checkpointing=True), _estimate(_LORA)
     added = with_checkpoints.parameters.added
     return (
         Line(
             name="weights and Adam's states of A and B",
             formula="float32: (4 + 4 + 4) × added, and 4 more while there are gradients",
             substituted=f"(4 + 4 + 4) × {added:,}",
-            value=_part(without, "adapter_weights", "optimizer_states"),
+            value=_component_bytes(without, "adapter_weights", "optimizer_states"),
             unit="bytes",
         ),
         _step("activations and logits, checkpointing on", with_checkpoints),
@@ -113,7 +113,7 @@ def qlora() -> tuple[Line, ...]:
     """Return the memory of the lesson's 70B run on a real model, with r 64 on Q, K, V and O."""
     method = {"name": "qlora", "r": 64, "target_modules": list(ATTENTION)}
     plain, prepared = (
-        _of(
+        _estimate(
             {**method, "prepare_model_for_kbit_training": prepare},
             LARGE,
             gradient_checkpointing=True,
@@ -125,27 +125,30 @@ def qlora() -> tuple[Line, ...]:
             name="base model, including what is not in 4 bits",
             formula="packed weights + constants + embeddings, head and norms",
             substituted="the lesson: 0.5 × N",
-            value=_part(plain, "base_weights", "quantization_constants"),
+            value=_component_bytes(plain, "base_weights", "quantization_constants"),
             unit="bytes",
         ),
         Line(
             name="of which block constants",
             formula="1 ÷ b + 4 ÷ (256 × b) bytes per weight",
             substituted="the lesson: none",
-            value=_part(plain, "quantization_constants"),
+            value=_component_bytes(plain, "quantization_constants"),
             unit="bytes",
         ),
         Line(
             name="weights of A and B",
             formula="4 × added",
             substituted=f"4 × {plain.parameters.added:,}",
-            value=_part(plain, "adapter_weights"),
+            value=_component_bytes(plain, "adapter_weights"),
             unit="bytes",
         ),
         _peak("as loaded", plain),
         _peak("prepared for k-bit training", prepared),
         *(
-            _peak(f"{label} on GPT-2", _of({"name": name, "target_modules": "all-linear"}, SMALL, sequence_length=1024))
+            _peak(
+                f"{label} on GPT-2",
+                _estimate({"name": name, "target_modules": "all-linear"}, SMALL, sequence_length=1024),
+            )
             for name, label in (("lora", "LoRA"), ("qlora", "QLoRA"))
         ),
     )
@@ -155,12 +158,12 @@ def qlora() -> tuple[Line, ...]:
 def prefix() -> tuple[Line, ...]:
     """Return the memory of a prefix, of LoRA with checkpointing, and of a prefix with grouped-query attention."""
     method = {"name": "prefix", "num_virtual_tokens": 20}
-    grouped = _of(method, GROUPED)
+    grouped = _estimate(method, GROUPED)
     config = model_of(parse_request({"model": GROUPED, "method": method}).model).config
     d, L = config["hidden_size"], config["num_hidden_layers"]
     return (
-        _peak("LoRA, r 8 on Q, K, V, O, checkpointing on", _of(_LORA, gradient_checkpointing=True)),
-        _peak("prefix of 20 tokens, which can't checkpoint", _of(method)),
+        _peak("LoRA, r 8 on Q, K, V, O, checkpointing on", _estimate(_LORA, gradient_checkpointing=True)),
+        _peak("prefix of 20 tokens, which can't checkpoint", _estimate(method)),
         Line(
             name="prefix of 20 tokens on Llama-3.1-8B, by the lesson's formula",
             formula="2 × p × d × L",
@@ -182,11 +185,11 @@ def prefix() -> tuple[Line, ...]:
 def prompt() -> tuple[Line, ...]:
     """Return the memory of prompts and of LoRA, with checkpointing."""
     return (
-        _peak("LoRA, r 8 on Q, K, V, O", _of(_LORA, gradient_checkpointing=True)),
+        _peak("LoRA, r 8 on Q, K, V, O", _estimate(_LORA, gradient_checkpointing=True)),
         *(
             _peak(
                 f"prompt of {p} tokens",
-                _of({"name": "prompt", "num_virtual_tokens": p}, gradient_checkpointing=True),
+                _estimate({"name": "prompt", "num_virtual_tokens": p}, gradient_checkpointing=True),
             )
             for p in (20, _PROMPT)
         ),
@@ -208,13 +211,13 @@ def _step(name: str, plan: Estimate) -> Line:
         name=name,
         formula="allocated at the peak",
         substituted="1 × 2,048 tokens",
-        value=_part(plan, "activations", "logits_and_loss", "workspace"),
+        value=_component_bytes(plan, "activations", "logits_and_loss", "workspace"),
         unit="bytes",
         main=True,
     )
 
 
-def _part(plan: Estimate, *names: str) -> int:
+def _component_bytes(plan: Estimate, *names: str) -> int:
     return sum(part.bytes for part in plan.memory.components if part.name in names)
 
 

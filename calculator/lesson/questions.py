@@ -42,7 +42,7 @@ def _figures(start: str) -> tuple[Figure, ...]:
 TASKS = 20
 
 
-def _of_tasks(name: str, formula: str, numbers: str, parameters: int) -> Line:
+def _task_line(name: str, formula: str, numbers: str, parameters: int) -> Line:
     return Line(
         name=f"{name}: {TASKS} tasks in 16 bits",
         formula=f"tasks × {WEIGHT_BYTES} × {formula}",
@@ -146,13 +146,13 @@ QUESTIONS = (
         example="count",
         typed={},
         lines=(
-            _of_tasks(
+            _task_line(
                 "LoRA, r 8 on Q, K, V, O of a 7B",
                 "4 × L × r × (d + k)",
                 "4 × 32 × 8 × (4,096 + 4,096)",
                 4 * 32 * lora_parameters(4096, 4096, 8),
             ),
-            _of_tasks(
+            _task_line(
                 "adapters, r 64 on the same",
                 "2 × L × (2 × d × r + r + d)",
                 "2 × 32 × (2 × 4,096 × 64 + 64 + 4,096)",

@@ -87,7 +87,7 @@ def fewest(request: Request) -> Limit:
         raise refusal("device.nodes", message, request.device.nodes)
     search = search_of(request, "count")
     if search.fits(LEAST):
-        return _least(search, sharding)
+        return _least_required(search, sharding)
     if replace(request.device, count=LEAST).sharded_over is None:
         return _nothing(search, sharding, "Every number of GPUs requires the same of each")
     end = _first_fit(search)
@@ -96,7 +96,7 @@ def fewest(request: Request) -> Limit:
     return _between(search, end)
 
 
-def _least(search: Probes | Replays, sharding: ShardingName) -> Limit:
+def _least_required(search: Probes | Replays, sharding: ShardingName) -> Limit:
     reason = f"{sharding} needs {LEAST} GPUs or more"
     bound = Bound(by="sharding", limit=LEAST, reason=reason)
     guarantee = f"{LEAST} fits, and {reason}."

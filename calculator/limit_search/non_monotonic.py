@@ -38,7 +38,7 @@ def higher(probes: Probes, best: int, end: int) -> int:
 
     Otherwise return `best`.
     """
-    candidates = likely(probes, best + 1, end)
+    candidates = likely_values(probes, best + 1, end)
     while True:
         values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
         found = probes.largest(value for value in values if value > best)
@@ -47,7 +47,7 @@ def higher(probes: Probes, best: int, end: int) -> int:
         best = probes.climb(found, end)
 
 
-def likely(probes: Probes, low: int, high: int) -> list[int]:
+def likely_values(probes: Probes, low: int, high: int) -> list[int]:
     """Return values strictly between two at which less may be required than at `low`, the likeliest first.
 
     If they are few, return all of them.

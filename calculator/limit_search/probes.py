@@ -179,10 +179,10 @@ class Probes:
         for stride in STRIDES:
             for offset in {0, self.offset}:
                 if (low + offset) % stride == 0:
-                    low = self._last(low, high, stride)
+                    low = self._last_fitting(low, high, stride)
         return self.edge(low, high)
 
-    def _last(self, low: int, high: int, stride: int) -> int:
+    def _last_fitting(self, low: int, high: int, stride: int) -> int:
         steps = (high - 1 - low) // stride
         if steps < 1 or self.at(low + steps * stride).fits:
             return low + steps * stride
@@ -199,10 +199,10 @@ class Probes:
         rows = step.run.storages.sizes_of_rows
         kept = (*added, *resident.optimizer_states, *resident.of_sharding)
         made = (*resident.gradients, *resident.step_temporaries)
-        return [*_each(kept)], [*rows, *_each(made)]
+        return [*_tensor_sizes(kept)], [*rows, *_tensor_sizes(made)]
 
 
-def _each(resident: Iterable[ResidentTensors]) -> Iterator[int]:
+def _tensor_sizes(resident: Iterable[ResidentTensors]) -> Iterator[int]:
     """Yield the size of one tensor of each kind."""
     for each in resident:
         for tensor in each.of if isinstance(each, PerParameter) else (each,):

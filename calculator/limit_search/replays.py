@@ -90,7 +90,9 @@ class Replays:
         Some of the values at which it may not be are tried too.
         """
         best = self._edge(low, high)
-        higher = next((value for value in sorted(self._others(best, high), reverse=True) if self.fits(value)), None)
+        higher = next(
+            (value for value in sorted(self._other_candidates(best, high), reverse=True) if self.fits(value)), None
+        )
         if higher is None:
             return best
         return crossing(self.excess, higher, min(self._without_room(higher), high))[0]
@@ -106,7 +108,7 @@ class Replays:
             step *= 2
         return crossing(self.excess, start, high)[0]
 
-    def _others(self, best: int, high: int) -> set[int]:
+    def _other_candidates(self, best: int, high: int) -> set[int]:
         """Return values between the next one and `high` that may fit although the next one does not.
 
         They are the request's own value, the next one that kernels align to, and some at equal distances.

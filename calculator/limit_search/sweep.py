@@ -61,7 +61,7 @@ class Sweep:
         """Return the request of a point."""
         body = {"reserved": "rule", **self.request}
         for path, value in point.items():
-            body = _with(body, path.split("."), value)
+            body = _with_value(body, path.split("."), value)
         return body
 
 
@@ -199,7 +199,7 @@ def _checked(sweep: Sweep, most: int | None) -> Sweep:
     return sweep
 
 
-def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _with_value(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     """Return the object with a value at a path. Missing objects on the path are created."""
     first, *rest = path
-    return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}
+    return {**body, first: _with_value(body.get(first, {}), rest, value) if rest else value}

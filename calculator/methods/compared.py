@@ -86,7 +86,7 @@ class _WithCopies(PreparedModel):
         spec = self.adapted.module_spec(path, module)
         if not spec.added:
             return spec
-        return replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
+        return replace(spec, added=tuple(replace(tensor, dtype="float32") for tensor in spec.added))
 
 
 class WithFrozenAdapters(PreparedModel):
@@ -103,7 +103,7 @@ class WithFrozenAdapters(PreparedModel):
         spec = self.adapted.module_spec(path, module)
         if not spec.added:
             return spec
-        return replace(spec, added=tuple(replace(each, trained=False) for each in spec.added))
+        return replace(spec, added=tuple(replace(tensor, trained=False) for tensor in spec.added))
 
 
 def compared_tensors(

@@ -25,8 +25,8 @@ def argument_names(cls: type) -> tuple[str, ...]:
 
     Further settings of LoRA and QLoRA are about the storage of the base.
     """
-    of: Any = LowRank if issubclass(cls, LowRank) else cls
-    return tuple(field.name for field in fields(of))
+    base_class: Any = LowRank if issubclass(cls, LowRank) else cls
+    return tuple(field.name for field in fields(base_class))
 
 
 def _listed(value: Any) -> Any:

@@ -33,6 +33,7 @@ class PreparedModel:
     """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
     __slots__ = (
+        "_kernels",
         "adapter_dtype",
         "cast_to",
         "device",
@@ -63,11 +64,12 @@ class PreparedModel:
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
         #: The training that the step runs.
-        self.training = precision.of_step(training, device, method)
+        self.training = precision.step_training(training, device, method)
         #: The dtype that every parameter is cast to after the method is applied. None if they are not cast.
         self.cast_to = precision.cast_to(training, device)
         self.device = device
         self.stack = stack
+        self._kernels: Kernels | None = None
         #: The dtype in which a sharding gathers every parameter. None if each has its own.
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
@@ -80,7 +82,9 @@ class PreparedModel:
     @property
     def kernels(self) -> Kernels:
         """The attention kernels of the device and the stack."""
-        return kernels_of(self.device, self.stack, self.training.kernels)
+        if self._kernels is None:
+            self._kernels = kernels_of(self.device, self.stack, self.training.kernels)
+        return self._kernels
 
     @property
     def hidden_dtype(self) -> DType:
@@ -165,15 +169,17 @@ class PreparedModel:
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
         """Every module with its path and its spec, in the model's order. Layers follow one another."""
         for part in self.model.parts:
-            yield from self._of_part(part, part.layers if isinstance(part, Stack) else ())
+            yield from self._specs_of_part(part, part.layers if isinstance(part, Stack) else ())
 
     @property
     def distinct_modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
         """The same modules, with those of each kind of layer once."""
         for part in self.model.parts:
-            yield from self._of_part(part, [layer for layer, _ in part.distinct] if isinstance(part, Stack) else ())
+            yield from self._specs_of_part(
+                part, [layer for layer, _ in part.distinct] if isinstance(part, Stack) else ()
+            )
 
-    def _of_part(self, part: Module | Stack, layers: Iterable[Layer]) -> Iterator[tuple[str, Module, ModuleSpec]]:
+    def _specs_of_part(self, part: Module | Stack, layers: Iterable[Layer]) -> Iterator[tuple[str, Module, ModuleSpec]]:
         if not isinstance(part, Stack):
             yield part.name, part, self.module_spec(part.name, part)
         for layer in layers:

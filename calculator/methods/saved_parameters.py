@@ -57,7 +57,7 @@ class SavedParameters:
         }
 
         def written(name: str) -> str:
-            aliases = (name, *(alias for alias, of in model.tied.items() if of == name))
+            aliases = (name, *(alias for alias, source in model.tied.items() if source == name))
             owners = [alias.rpartition(".") for alias in aliases]
             written_name = next((f"{owner}.base_layer.{last}" for owner, _, last in owners if owner in wrapped), name)
             return self.saved_name(written_name)

@@ -34,7 +34,7 @@ def candidates(name: MethodName, evaluator: Evaluator) -> tuple[Candidate, ...]:
     Raises:
         PlanError: if the method can't be applied to the model.
     """
-    found = CANDIDATES[name](evaluator) if name in CANDIDATES else _of_sizes(evaluator, METHODS[name]())
+    found = CANDIDATES[name](evaluator) if name in CANDIDATES else _candidates_by_size(evaluator, METHODS[name]())
     return tuple(found)
 
 
@@ -136,7 +136,7 @@ def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> l
     return found
 
 
-def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
+def _candidates_by_size(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
     """Yield a method in each of its candidate sizes, or once with its defaults if it has no sizes."""
     sizes = method.facts.candidate_sizes
     usual = [_sized(method, sizes.setting, size) for size in sizes.usual] if sizes else [method]

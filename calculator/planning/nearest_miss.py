@@ -103,17 +103,17 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
     their sharding stay the same.
     """
     modeled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    first = _on(modeled[0], evaluator)
+    first = _evaluator_on(modeled[0], evaluator)
     answer = first.stated(candidate)
     for fit in cards(answer, device=first.device) if answer else ():
         if fit.gpu in modeled and fit.verdict is Verdict.FITS:
-            there = _on(fit.gpu, evaluator)
+            there = _evaluator_on(fit.gpu, evaluator)
             if there.fits(candidate):
                 return there
     return None
 
 
-def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
+def _evaluator_on(card: GPU, evaluator: Evaluator) -> Evaluator:
     """Return an evaluator on another card with the same number of GPUs. The given price does not apply to it."""
     device = replace(evaluator.device, gpu=card.id, memory_bytes=None, price_per_hour=None)
     return evaluator.other(device=device)

@@ -124,17 +124,17 @@ def plan(request: PlanRequest) -> Plan:
     Raises:
         PlanError: if a model is not known, the batch can't be divided, or every method is refused.
     """
-    return answer_of(request, parts(request))
+    return answer_of(request, device_plans(request))
 
 
-def parts(request: PlanRequest) -> Iterator[DevicePlan]:
+def device_plans(request: PlanRequest) -> Iterator[DevicePlan]:
     """Yield the parts of the answer to a plan request, each computed when it is read.
 
     Raises:
         PlanError: as `plan`, for the part that is read.
     """
     pairs = product(enumerate(request.models), enumerate(request.devices))
-    return (_part(request, model, device) for model, device in pairs)
+    return (_device_plan(request, model, device) for model, device in pairs)
 
 
 def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
@@ -153,7 +153,9 @@ def _prices(request: PlanRequest) -> Iterator[str]:
             yield f"{BY_COST} {amount} an hour: {price.origin}."
 
 
-def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, PlannedDevice]) -> DevicePlan:
+def _device_plan(
+    request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, PlannedDevice]
+) -> DevicePlan:
     places = {
         "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
         "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
@@ -174,10 +176,10 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
         )
         return _planned(device[1].requested, evaluators)
     except PlanError as error:
-        raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
+        raise PlanError(*(_with_request_path(problem, places) for problem in error.problems)) from error
 
 
-def _placed(problem: Problem, places: dict[str, str]) -> Problem:
+def _with_request_path(problem: Problem, places: dict[str, str]) -> Problem:
     """Return an estimate's problem with its place in the plan request."""
     head, dot, rest = problem.loc.partition(".")
     if head == "training" and rest in SETTINGS:
@@ -198,7 +200,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
     """
     first = evaluators[0]
     needs, model = first.needs, first.model
-    problems = (*_of_the_batch(first), *_of_the_base(first))
+    problems = (*_batch_problems(first), *_base_problems(first))
     if problems:
         raise PlanError(*problems)
     if "cost" in needs.priorities:
@@ -226,7 +228,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
     )
 
 
-def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
+def _batch_problems(evaluator: Evaluator) -> Iterator[Problem]:
     """Yield a batch that cannot be divided evenly over the cards."""
     batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
     if batch % cards:
@@ -234,7 +236,7 @@ def _of_the_batch(evaluator: Evaluator) -> Iterator[Problem]:
         yield Problem(loc="needs.effective_batch_size", msg=message, input=batch)
 
 
-def _of_the_base(evaluator: Evaluator) -> Iterator[Problem]:
+def _base_problems(evaluator: Evaluator) -> Iterator[Problem]:
     """Yield needs that a quantized base refuses, or that are not modeled over it."""
     base, needs = evaluator.lora.base, evaluator.needs
     if base is None:
@@ -259,10 +261,10 @@ def _refused(tried: dict[MethodName, MethodResult]) -> None:
     named = [(example, problem) for example in tried.values() for problem in example.result.problems]
     alike = [(each, problem) for each, problem in named[: len(first)] if problem.loc in shared]
     every = {(problem.loc, problem.msg): (each, problem) for each, problem in named}
-    raise PlanError(*(_of_the_model(each, problem) for each, problem in alike or every.values()))
+    raise PlanError(*(_at_model(each, problem) for each, problem in alike or every.values()))
 
 
-def _of_the_model(tried: MethodResult, problem: Problem) -> Problem:
+def _at_model(tried: MethodResult, problem: Problem) -> Problem:
     """Return a method's problem, placed at the model, because a plan request has no method."""
     if not problem.loc.startswith("method"):
         return problem

@@ -10,7 +10,7 @@ from calculator.methods.low_rank.method import LowRank
 from calculator.planning.candidates import low_rank
 from calculator.planning.evaluations import evaluated
 from calculator.planning.method_search import attention_only, larger_rank, unprepared
-from calculator.planning.ranking import place
+from calculator.planning.ranking import sort_key
 from calculator.planning.reasons.reason import size
 from calculator.planning.reasons.rules import RULES, Rule
 
@@ -44,15 +44,15 @@ class RuledOut:
 def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], list[RuledOut]]:
     """Return the best of each method, then others that are better in some respect, up to MOST_CONFIGURATIONS."""
     evaluation = {
-        name: sorted((_stated(candidate, each.evaluator) for candidate in each.result.candidates), key=place)
+        name: sorted((_stated(candidate, each.evaluator) for candidate in each.result.candidates), key=sort_key)
         for name, each in tried.items()
     }
     dominated = _drop_dominated_qlora(evaluation)
-    best = sorted((each[0] for each in evaluation.values() if each), key=place)
-    others = [other for each in evaluation.values() for other in each[1:] if not _dominated(other, each[0])]
+    best = sorted((result[0] for result in evaluation.values() if result), key=sort_key)
+    others = [other for result in evaluation.values() for other in result[1:] if not _dominated(other, result[0])]
     others += _variants(best)
-    others.sort(key=place)
-    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), dominated
+    others.sort(key=sort_key)
+    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=sort_key), dominated
 
 
 def _stated(candidate: Candidate, evaluator: Evaluator) -> Evaluation:

@@ -27,7 +27,7 @@ BY_COST = (
 )
 
 
-def place(evaluation: Evaluation) -> tuple[float, ...]:
+def sort_key(evaluation: Evaluation) -> tuple[float, ...]:
     """Return the key by which configurations are sorted."""
     figures: dict[str, tuple[float, ...]] = {
         "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),

@@ -72,19 +72,19 @@ def parse_plan(body: Any) -> PlanRequest:
         raise refusal("", "the request must be an object", body)
     problems = [Problem(loc=key, msg=unknown_field(key, KNOWN), input=body[key]) for key in body if key not in KNOWN]
 
-    def part(read: Callable[[], Any]) -> Any:
+    def checked(read: Callable[[], Any]) -> Any:
         try:
             return read()
         except PlanError as error:
             problems.extend(error.problems)
             return ()
 
-    models = part(lambda: _listed(body, "model", _model))
-    devices = part(lambda: _listed(body, "device", _device))
-    training = part(lambda: parse_training(body.get("training", {})))
-    needs = part(lambda: _needs(body.get("needs", {})))
-    stack = part(lambda: parse_stack(body.get("stack", {})))
-    reserved = part(lambda: parse_reserved(body))
+    models = checked(lambda: _listed(body, "model", _model))
+    devices = checked(lambda: _listed(body, "device", _device))
+    training = checked(lambda: parse_training(body.get("training", {})))
+    needs = checked(lambda: _needs(body.get("needs", {})))
+    stack = checked(lambda: parse_stack(body.get("stack", {})))
+    reserved = checked(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
         message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: split the request"
         problems.append(Problem(loc="devices", msg=message, input=body.get("devices")))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.planning.evaluations import evaluated
-from calculator.planning.ranking import place
+from calculator.planning.ranking import sort_key
 from calculator.planning.rejections import rejection
 from calculator.planning.sharding_search import under_each
 
@@ -50,4 +50,4 @@ def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> I
 
 def _best(each: MethodResult) -> Evaluation | None:
     """Return the evaluation of the candidate that ranks first."""
-    return min((evaluated(one, each.evaluator) for one in each.result.candidates), key=place, default=None)
+    return min((evaluated(one, each.evaluator) for one in each.result.candidates), key=sort_key, default=None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.planning.evaluations import evaluated
 from calculator.planning.evaluator import divisors
 from calculator.planning.method_search import SearchResult, search
-from calculator.planning.ranking import place
+from calculator.planning.ranking import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
             for example in tried:
                 example.by_rule_alone = by_rule_alone
             found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
-            for chosen in sorted((each for each in found if each.result.candidates), key=_place):
+            for chosen in sorted((each for each in found if each.result.candidates), key=_sort_key):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
                     return confirmed
@@ -83,7 +83,7 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 
-def _place(each: MethodResult) -> tuple[float, ...]:
+def _sort_key(each: MethodResult) -> tuple[float, ...]:
     """Return the rank of the method's best candidate, by the estimates of the search.
 
     If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.
@@ -91,7 +91,7 @@ def _place(each: MethodResult) -> tuple[float, ...]:
     result, evaluator = each.result, each.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
     return min(
-        (_preference(candidate, result) if by_preference else 0, *place(evaluated(candidate, evaluator)))
+        (_preference(candidate, result) if by_preference else 0, *sort_key(evaluated(candidate, evaluator)))
         for candidate in result.candidates
     )
 

@@ -98,7 +98,7 @@ def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
 
     A new method keeps the settings that both methods have.
     """
-    training, changed, stack = (_of(changes, part) for part in ("training.", "method.", "stack."))
+    training, changed, stack = (_changes_of_part(changes, part) for part in ("training.", "method.", "stack."))
     name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
     present: type = type(request.method)
@@ -114,20 +114,20 @@ def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
     )
 
 
-def _of(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
+def _changes_of_part(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {path.removeprefix(part): value for path, value in changes.items() if path.startswith(part)}
 
 
 def ideas(request: Request, model: Model) -> Iterator[Idea]:
     """Yield every change that might save memory."""
-    yield from _of_training(request.training)
+    yield from _training_ideas(request.training)
     for rule, changes in trainer_ideas(request):
         yield Idea(rule=rule, changes=changes)
-    yield from _of_optimizer(request.training)
-    yield from _of_method(request, model)
+    yield from _optimizer_ideas(request.training)
+    yield from _method_ideas(request, model)
 
 
-def _of_training(training: Training) -> Iterator[Idea]:
+def _training_ideas(training: Training) -> Iterator[Idea]:
     if not training.gradient_checkpointing:
         yield Idea(rule="recomputation", changes={"training.gradient_checkpointing": True})
     if training.attention == "eager":
@@ -143,7 +143,7 @@ def _of_training(training: Training) -> Iterator[Idea]:
         yield Idea(rule="shorter_sequences", changes={"training.sequence_length": training.sequence_length // 2})
 
 
-def _of_optimizer(training: Training) -> Iterator[Idea]:
+def _optimizer_ideas(training: Training) -> Iterator[Idea]:
     if training.optimizer in ("adamw_torch", "adamw_torch_fused"):
         yield Idea(rule="states_8bit", changes={"training.optimizer": "adamw_8bit"})
     if training.optimizer == "adamw_torch":
@@ -152,7 +152,7 @@ def _of_optimizer(training: Training) -> Iterator[Idea]:
         yield Idea(rule="paged_states", changes={"training.optimizer": "paged_adamw_8bit"})
 
 
-def _of_method(request: Request, model: Model) -> Iterator[Idea]:
+def _method_ideas(request: Request, model: Model) -> Iterator[Idea]:
     method, training = request.method, request.training
     if not method.facts.trains_base and training.added_dtype == "float32" and training.dtype != "float32":
         yield Idea(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
@@ -161,10 +161,10 @@ def _of_method(request: Request, model: Model) -> Iterator[Idea]:
             yield from _instead_of_full()
         case LoRA():
             yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
-            yield from _of_low_rank(method, model)
+            yield from _low_rank_ideas(method, model)
         case QLoRA():
-            yield from _of_low_rank(method, model)
-            yield from _of_four_bits(method)
+            yield from _low_rank_ideas(method, model)
+            yield from _four_bit_ideas(method)
         case _:
             return
 
@@ -175,14 +175,14 @@ def _instead_of_full() -> Iterator[Idea]:
         yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
 
 
-def _of_low_rank(method: LowRank, model: Model) -> Iterator[Idea]:
+def _low_rank_ideas(method: LowRank, model: Model) -> Iterator[Idea]:
     if method.r > 1:
         yield Idea(rule="rank", changes={"method.r": method.r // 2})
     if method.target_modules == "all-linear" and (names := attention_names(model)):
         yield Idea(rule="all_linear", changes={"method.target_modules": names})
 
 
-def _of_four_bits(method: QLoRA) -> Iterator[Idea]:
+def _four_bit_ideas(method: QLoRA) -> Iterator[Idea]:
     if not method.double_quant:
         yield Idea(rule="double_quantisation", changes={"method.double_quant": True})
     if method.prepare_model_for_kbit_training:

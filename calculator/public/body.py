@@ -18,9 +18,9 @@ def body(**parts: Any) -> dict[str, Any]:
 def json_value(value: Any) -> Any:
     """Return a value as decoded JSON: settings as objects of those that are not the default, sequences as lists."""
     if isinstance(value, Method):
-        return {"name": value.name, **_given(value)}
+        return {"name": value.name, **_changed_settings(value)}
     if is_dataclass(value):
-        return _given(value)
+        return _changed_settings(value)
     if isinstance(value, Mapping):
         return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -28,7 +28,7 @@ def json_value(value: Any) -> Any:
     return value
 
 
-def _given(settings: Any) -> dict[str, Any]:
+def _changed_settings(settings: Any) -> dict[str, Any]:
     """Return the settings that are not the default."""
     values = {field.name: (getattr(settings, field.name), field.default) for field in declared(type(settings))}  # type: ignore[arg-type]  # a class is hashable
     return {name: json_value(value) for name, (value, default) in values.items() if value != default}

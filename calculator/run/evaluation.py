@@ -78,7 +78,7 @@ class Evaluation:
         if not run.generates:
             batches = -(-self._samples // (run.per_device_eval_batch_size * self.resident.prepared.device.count))
             return PartitionedEvaluation(state, batches)
-        tapes = [each.recording.copies.tape for each in self.generated(run.per_device_eval_batch_size, is_first=True)]
+        tapes = [pass_.recording.copies.tape for pass_ in self.generated(run.per_device_eval_batch_size, is_first=True)]
         return PartitionedEvaluation(state, self.gathered.batches, tapes, generation.most_tokens(run) - self.length)
 
     @property
@@ -156,15 +156,15 @@ class Evaluation:
 
     def _at(self, moment: Moment) -> PhasePeak:
         if not moment.in_forward:
-            rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left(moment)))
+            rows = (*self.in_concatenation(moment), *self._gathered_by_stage_3(self._left_gathered_bytes(moment)))
             return PhasePeak(rows=rows, operation="nested_concat: gathered logits with the batch")
-        found = self._of_loss(moment)
+        found = self._loss_peak(moment)
         found = replace(found, rows=(*moment.kept, *self.given(moment.batch), *found.rows))
-        passes = [_peak(each) for each in self.rolled_out(moment.batch, is_first=moment.is_first)]
+        passes = [_peak(pass_) for pass_ in self.rolled_out(moment.batch, is_first=moment.is_first)]
         peaks = (found, *(replace(pass_, rows=(*moment.kept, *pass_.rows)) for pass_ in passes))
         return max(peaks, key=lambda peak: peak.bytes)
 
-    def _of_loss(self, moment: Moment) -> PhasePeak:
+    def _loss_peak(self, moment: Moment) -> PhasePeak:
         """Return the peak of the loss pass, including what stage 3 gathers."""
         passed: EvaluationPass = self.passed(moment.batch, is_first=moment.is_first)
         if self._stage_3 is None:
@@ -186,14 +186,14 @@ class Evaluation:
         """Return the inputs of the model: the batch, and the number of its labels or the tokens generated for it."""
         more = [_count_of_labels()] if self._counts_labels else []
         if self.run.generates:
-            more.append(generation.of_batch(self.gathered.outputs[0], count))
+            more.append(generation.batch_row(self.gathered.outputs[0], count))
         return (*self.batch(count), *more)
 
     def _padded(self, count: int) -> Iterator[Row]:
         """Return the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
-            yield from (generation.of_batch(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
+            yield from (generation.batch_row(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
 
     def rolled_out(self, count: int, *, is_first: bool) -> tuple[PassPeak, ...]:
         """Return the passes in which a trainer of TRL generates the completions of a batch."""
@@ -231,7 +231,7 @@ class Evaluation:
         """The units outside the layers that FSDP leaves gathered after the first batch, and after each later one."""
         return self.passed(self.run.per_device_eval_batch_size, is_first=True).left_gathered
 
-    def _left(self, moment: Moment) -> int:
+    def _left_gathered_bytes(self, moment: Moment) -> int:
         """Return the bytes that the batch of a moment leaves gathered under stage 3."""
         return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
 
@@ -279,14 +279,14 @@ class Evaluation:
     def _generating(self) -> Iterator[PhasePeak]:
         for moment in self.gathered.moments():
             for number, pass_ in enumerate(self._passes(moment)):
-                found = self._of_generate(pass_, number, moment)
+                found = self._generate_peak(pass_, number, moment)
                 yield replace(found, rows=(*moment.kept, *self.batch(moment.batch), *found.rows))
 
     def _passes(self, moment: Moment) -> tuple[PassPeak, ...]:
         """Return the passes of `generate` on the batch of a moment."""
         return self.generated(moment.batch, is_first=moment.is_first) if moment.in_forward else ()
 
-    def _of_generate(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
+    def _generate_peak(self, ran: PassPeak, number: int, moment: Moment) -> PhasePeak:
         """Return the peak of a pass of `generate`, including what stage 3 gathers."""
         if self._stage_3 is None:
             return _peak(ran)

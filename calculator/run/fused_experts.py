@@ -169,7 +169,7 @@ def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> F
     are read while they move to the GPU one by one, which frees the fused tensors.
     """
     mapped = new = sum(tensor.parameters * tensor.count for tensor in base if from_parts(tensor, model_type)) * size
-    moments = [_at_last_join(base, model_type, size, mapped)]
+    moments = [_last_join(base, model_type, size, mapped)]
     for group, count in layers(base):
         for each in group * count:
             if from_parts(each, model_type):
@@ -180,7 +180,7 @@ def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> F
     return max(moments, key=sum)
 
 
-def _at_last_join(base: Iterable[ResidentTensor], model_type: str, size: int, total: int) -> FusedOnHost:
+def _last_join(base: Iterable[ResidentTensor], model_type: str, size: int, total: int) -> FusedOnHost:
     """Return the bytes while the last two stacks are joined to a third tensor.
 
     All fused weights have `total` bytes. Weights whose names follow are not read yet.

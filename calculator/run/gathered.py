@@ -93,9 +93,9 @@ class Gathered:
 
         In the first group, they are the last forward passes and the last concatenation.
         """
-        yield from self._on_one_gpu() if self.ranks == 1 else self._on_several()
+        yield from self._moments_on_one_gpu() if self.ranks == 1 else self._moments_on_several_gpus()
 
-    def _on_several(self) -> Iterator[Moment]:
+    def _moments_on_several_gpus(self) -> Iterator[Moment]:
         before = min(self.steps or self.batches, self.batches) - 1
         yield Moment(kept=(), batch=self.rows, in_forward=True, is_first=True, number=0)
         for number in self._later(before + 1):
@@ -105,11 +105,11 @@ class Gathered:
             return
         if before:
             new = min(self.together, self.samples - before * self.together)
-            for each in self._in_concat(before * self.together, new, batch=self.rows):
-                yield replace(each, number=before)
+            for moment in self._concat_moments(before * self.together, new, batch=self.rows):
+                yield replace(moment, number=before)
         else:
             is_first = self.batches == 1
-            kept = tuple(self._in_gather())
+            kept = tuple(self._rows_while_gathering())
             yield Moment(kept=kept, batch=self.rows, in_forward=False, is_first=is_first, number=int(not is_first))
 
     def _later(self, group: int) -> list[int]:
@@ -124,13 +124,13 @@ class Gathered:
             numbers |= {since + (group - 1 - since) % group, self.batches - 1}
         return sorted(number for number in numbers if 0 < number < self.batches)
 
-    def _in_gather(self) -> Iterator[Row]:
+    def _rows_while_gathering(self) -> Iterator[Row]:
         """Yield the tensors that are kept while the outputs of the first batch of each GPU are gathered."""
         yield self._losses("losses of the batch", self.together)
         yield from _rows(self.outputs, "{} of the batch", self.rows)
         yield from _rows(self.outputs, "{} of the batch of every GPU", self.together)
 
-    def _on_one_gpu(self) -> Iterator[Moment]:
+    def _moments_on_one_gpu(self) -> Iterator[Moment]:
         full, rest = divmod(min(self.samples, self.rows * (self.steps or self.batches)), self.rows)
         if full:
             yield Moment(kept=tuple(self.before_forward(full - 1)), batch=self.rows, in_forward=True)
@@ -139,7 +139,7 @@ class Gathered:
         last = rest or self.rows
         before = full if rest else full - 1
         if before and self.outputs:
-            yield from self._in_concat(before * self.rows, last, batch=last)
+            yield from self._concat_moments(before * self.rows, last, batch=last)
 
     @property
     def in_group(self) -> int:
@@ -154,7 +154,7 @@ class Gathered:
         """Yield the moments at which the outputs and labels of a batch are appended to those of earlier batches."""
         kept = self.rows_after(batches)
         new = self.rows_after(batches + 1) - kept
-        return tuple(self._in_concat(kept, new, batch=new if self.ranks == 1 else self.rows))
+        return tuple(self._concat_moments(kept, new, batch=new if self.ranks == 1 else self.rows))
 
     def before_forward(self, batches: int) -> Iterator[Row]:
         """Yield the tensors that are kept while a batch runs after some batches of its group.
@@ -169,7 +169,7 @@ class Gathered:
             yield self._losses("gathered losses", batches * self.together)
             yield from _rows((*self.outputs, *self.labels), "gathered {}", batches * self.together)
 
-    def _in_concat(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
+    def _concat_moments(self, kept: int, new: int, *, batch: int) -> Iterator[Moment]:
         """Yield the moments at which outputs, and then labels, are appended to those of earlier batches."""
         several = self.ranks > 1
         of_batch = (
@@ -194,11 +194,11 @@ class Gathered:
         """The maximum number of bytes of arrays on the host. Outputs are moved and concatenated, and then labels."""
         if not self.outputs:
             return 0
-        return max(most for before, new in self._moves for most in self._on_host(before, new))
+        return max(most for before, new in self._moves for most in self._host_bytes(before, new))
 
-    def _on_host(self, before: int, new: int) -> Iterator[int]:
+    def _host_bytes(self, before: int, new: int) -> Iterator[int]:
         """Return the bytes of arrays while rows are moved to the host, and while they are appended to earlier ones."""
-        outputs, labels = (sum(each.array_bytes for each in part) for part in (self.outputs, self.labels))
+        outputs, labels = (sum(output.array_bytes for output in part) for part in (self.outputs, self.labels))
         yield (outputs + labels) * before + new * _most_in_move(self.outputs)
         copies = 2 if before else 1
         yield copies * outputs * (before + new) + labels * before

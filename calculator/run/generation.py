@@ -73,7 +73,7 @@ def padded(labels: Iterable[OfRow]) -> tuple[OfRow, ...]:
     return tuple(label._replace(shape=(_padded(int(label.shape[0])),)) for label in labels)
 
 
-def of_batch(part: OfRow, rows: int) -> Row:
+def batch_row(part: OfRow, rows: int) -> Row:
     """Return the tensor of a batch."""
     shape = (named(rows, "rows"), *part.shape)
     size = allocated(part.bytes * rows, 1)
@@ -83,7 +83,7 @@ def of_batch(part: OfRow, rows: int) -> Row:
 def rope_deltas(prepared: PreparedModel, rows: int) -> Iterator[Row]:
     """Yield the position offsets that a model with several position axes keeps from its last generation."""
     if forward_of(prepared.model).positions_of_token > 1:
-        yield of_batch(OfRow("rope_deltas", (1,), "int64"), rows)
+        yield batch_row(OfRow("rope_deltas", (1,), "int64"), rows)
 
 
 def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tuple[PassPeak, ...]:
@@ -104,4 +104,4 @@ def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tupl
     )
     rollout = PartitionedRollout if prepared.device.sharding == "zero3" else Rollout
     ran = rollout(prepared, batch, trains=False, loop=GreedySearch, is_first=is_first).passes()
-    return tuple(each.measured(each.interpretation.run()) for each in ran)
+    return tuple(pass_.measured(pass_.interpretation.run()) for pass_ in ran)

@@ -93,42 +93,42 @@ class ModelLoading:
     def peak(self, usable: int | None) -> PhasePeak:
         """Return the peak bytes alive on the GPU, and the tensors alive then."""
         if self.prepared.device.sharding in ("none", "ddp"):
-            return max(self._on_gpu(usable), key=lambda moment: moment.bytes)
+            return max(self._gpu_peaks(usable), key=lambda moment: moment.bytes)
         if broadcasts(self.prepared):
             return _peak_of(LoadedByBroadcast(self.resident), usable)
         moments = [PhasePeak(rows=_merged(alive), operation=what) for alive, what in sharding_moments(self.resident)]
         if self.reads_onto_gpu:
-            moments += self._on_gpu(usable)
+            moments += self._gpu_peaks(usable)
         return max(moments, key=lambda moment: moment.bytes)
 
-    def _on_gpu(self, usable: int | None) -> list[PhasePeak]:
+    def _gpu_peaks(self, usable: int | None) -> list[PhasePeak]:
         """Yield the peaks until the whole model is on the GPU, and of adding an adapter to it there."""
         added = initialization_peak(self.resident) if self.reads_onto_gpu else None
-        moments = [self._of_reading(usable)]
+        moments = [self._reading_peak(usable)]
         if added is not None:
             moments.append(PhasePeak(rows=added.rows, operation=added.operation))
         return moments
 
-    def _of_reading(self, usable: int | None) -> PhasePeak:
+    def _reading_peak(self, usable: int | None) -> PhasePeak:
         """Return the peak until the whole model is on the GPU."""
         if not self.reads_onto_gpu:
             rows = [_row(tensor.name, tensor.count, tensor.bytes) for tensor in self.resident.tensors]
             return PhasePeak(rows=tuple(sorted(rows, key=lambda row: -row.bytes)), operation="model.to(device)")
-        return max(self._of_reading_onto_gpu(usable), key=lambda moment: moment.bytes)
+        return max(self._reading_onto_gpu_peaks(usable), key=lambda moment: moment.bytes)
 
-    def _of_reading_onto_gpu(self, usable: int | None) -> Iterator[PhasePeak]:
+    def _reading_onto_gpu_peaks(self, usable: int | None) -> Iterator[PhasePeak]:
         """Yield the peak of reading the weights, and that of fusing experts if threads have read all parts."""
         tensors, training, model_type = self.resident.tensors, self.prepared.training, self.prepared.model.model_type
         if self.quantizes:
             yield _peak_of(FusesExperts(tensors, training, model_type), usable)
             return
         yield _peak_of(Loading(tensors, training), usable)
-        fusing = read_ahead(self._in_files, training, model_type)
+        fusing = read_ahead(self._tensors_of_files, training, model_type)
         if fusing is not None:
             yield PhasePeak(rows=_merged(fusing[0]), operation=fusing[1])
 
     @property
-    def _in_files(self) -> Iterator[ResidentTensor]:
+    def _tensors_of_files(self) -> Iterator[ResidentTensor]:
         """The model's own tensors that are in its files: weights, and buffers of the state dict."""
         decoder = self.prepared.model.decoder
         buffers = (buffer for layer in decoder.layers for buffer in layer.buffers if buffer.persistent)
@@ -146,7 +146,7 @@ class ModelLoading:
         new = sum(weight.parameters * weight.count * ITEMSIZE[self.dtype] for weight in weights if weight not in base)
         if self.resident.partitioned is not None and self.resident.partitioned.is_built_partitioned:
             return self._under_zero_init(base)
-        read = self._with_adapter(self._of_files(base))
+        read = self._with_adapter(self._file_peak(base))
         if not new or self.reads_onto_gpu:
             return read
         sentence = f"{read.sentence} The head is not in the files: it is new."
@@ -160,7 +160,7 @@ class ModelLoading:
         sentence = f"{read.sentence} {OFFLOADED if self.reads_onto_gpu else ON_HOST}"
         return HostPeak(bytes=read.bytes + added, file_bytes=read.file_bytes, sentence=sentence)
 
-    def _of_files(self, base: list[ResidentTensor]) -> HostPeak:
+    def _file_peak(self, base: list[ResidentTensor]) -> HostPeak:
         """Return the bytes for weights from the files."""
         count = sum(tensor.parameters * tensor.count for tensor in base if not tensor.in_checkpoint)
         mapped = count * ITEMSIZE[self.stored] + self._packed_bytes
@@ -171,20 +171,20 @@ class ModelLoading:
                 sentence = f"The mapped files in {self.stored}, and weights that {self._sharding} casts on the host."
                 return HostPeak(bytes=mapped + cast, file_bytes=mapped, sentence=sentence)
             if casts:
-                return self._of_cast(base, count, mapped)
-            return self._of_views(base, mapped)
+                return self._cast_peak(base, count, mapped)
+            return self._view_peak(base, mapped)
         sentence = "The mapped files, which are read and copied to the GPU."
         if not casts:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
-        largest = max(tensor.parameters // self._parts(tensor) for tensor in base) * ITEMSIZE[self.dtype]
+        largest = max(tensor.parameters // self._tensors_in_files(tensor) for tensor in base) * ITEMSIZE[self.dtype]
         temporary = largest * (1 if self.quantizes else WORKERS)
         sentence += f" Weights are cast to {self.dtype} on their way, {'one' if self.quantizes else WORKERS} at a time."
         return HostPeak(bytes=mapped + temporary, file_bytes=mapped, sentence=sentence)
 
-    def _of_views(self, base: list[ResidentTensor], mapped: int) -> HostPeak:
+    def _view_peak(self, base: list[ResidentTensor], mapped: int) -> HostPeak:
         """Return the bytes if nothing is cast: views of the files, and experts' weights that are fused."""
         sentence = "The weights are views of the mapped files. They are read when they move to the GPU."
-        fused = sum(each.parameters * each.count for each in self._fused(base)) * ITEMSIZE[self.dtype]
+        fused = sum(tensor.parameters * tensor.count for tensor in self._fused(base)) * ITEMSIZE[self.dtype]
         if not fused:
             return HostPeak(bytes=mapped, file_bytes=mapped, sentence=sentence)
         sentence += f" {TWICE}"
@@ -193,9 +193,9 @@ class ModelLoading:
         most = until_moved(base, self.prepared.model.model_type, ITEMSIZE[self.dtype])
         return HostPeak(bytes=sum(most), file_bytes=most.mapped, sentence=sentence)
 
-    def _of_cast(self, base: list[ResidentTensor], count: int, mapped: int) -> HostPeak:
+    def _cast_peak(self, base: list[ResidentTensor], count: int, mapped: int) -> HostPeak:
         """Return the bytes if all `count` elements are cast on the host."""
-        fused = max((each.parameters for each in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
+        fused = max((tensor.parameters for tensor in self._fused(base)), default=0) * ITEMSIZE[self.dtype]
         sentence = f"The mapped files in {self.stored}, and all weights cast to {self.dtype}."
         sentence += f" {CAST}" * (fused > 0)
         size = mapped + count * ITEMSIZE[self.dtype] + fused
@@ -208,10 +208,10 @@ class ModelLoading:
             return 0
         fused = self._fused(tensor for tensor in self.resident.whole if tensor.base)
         size = ITEMSIZE[self.dtype]
-        small = (each for each in fused if each.parameters // self._parts(each) * size < MOST_KEPT)
+        small = (tensor for tensor in fused if tensor.parameters // self._tensors_in_files(tensor) * size < MOST_KEPT)
         return sum(tensor.parameters * tensor.count for tensor in small) * size
 
-    def _parts(self, tensor: ResidentTensor) -> int:
+    def _tensors_in_files(self, tensor: ResidentTensor) -> int:
         """Return the tensors in the files that a weight is read from."""
         model_type = self.prepared.model.model_type
         return parts_of(tensor, model_type) if from_parts(tensor, model_type) else 1

@@ -33,7 +33,7 @@ def check_request(request: RunRequest) -> None:
     Raises:
         PlanError: with every reason.
     """
-    parts = (_of_estimate, sharded_problems, _of_evaluation, problems_of_generation)
+    parts = (_estimate_problems, sharded_problems, _evaluation_problems, problems_of_generation)
     problems = [problem for part in parts for problem in part(request)]
     if problems:
         raise PlanError(*problems)
@@ -45,12 +45,12 @@ def check_model(request: RunRequest, model: Model) -> None:
     Raises:
         PlanError: with every reason.
     """
-    problems = [*_of_files(request, model), *_of_merge(request, model), *_of_outputs(request, model)]
+    problems = [*_file_problems(request, model), *_merge_problems(request, model), *_output_problems(request, model)]
     if problems:
         raise PlanError(*problems)
 
 
-def _of_estimate(request: RunRequest) -> Iterator[Problem]:
+def _estimate_problems(request: RunRequest) -> Iterator[Problem]:
     estimate = request.estimate
     if estimate.accounting == "textbook":
         yield Problem(loc="accounting", msg="the phases of a run have no textbook formula: use exact", input="textbook")
@@ -79,14 +79,14 @@ def _of_estimate(request: RunRequest) -> Iterator[Problem]:
             yield Problem(loc=f"stack.{name}", msg=message, input=release)
 
 
-def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
+def _evaluation_problems(request: RunRequest) -> Iterator[Problem]:
     run, training, method = request.run, request.estimate.training, request.estimate.method
     if run.load_best_model_at_end and not run.evaluates:
         message = "transformers compares evaluations for it: set eval_strategy, or use false"
         yield Problem(loc="run.load_best_model_at_end", msg=message, input=True)
     if not run.evaluates:
         return
-    yield from _of_trainer(request)
+    yield from _trainer_problems(request)
     if training.use_liger_kernel and (run.gathers_logits or run.generates):
         message = "what is gathered with Liger's kernels is not modeled: use run.prediction_loss_only"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
@@ -104,14 +104,14 @@ def _of_evaluation(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="method.name", msg=message, input=method.name)
 
 
-def _of_trainer(request: RunRequest) -> Iterator[Problem]:
+def _trainer_problems(request: RunRequest) -> Iterator[Problem]:
     """Yield settings of a trainer's own evaluation that are not modeled."""
     run, training, trl = request.run, request.estimate.training, request.estimate.stack.trl
     trainer = TRAINERS[training.trainer] if training.trainer is not None else None
     if trainer is None or trainer.name == "transformers":
         return
     if trainer.facts.generates:
-        yield from _of_groups(request)
+        yield from _group_problems(request)
         if request.estimate.device.sharding == "zero3":
             message = f"the completions that {trainer.facts.label} generates in it are not modeled under zero3: use no"
             yield Problem(loc="run.eval_strategy", msg=message, input=run.eval_strategy)
@@ -133,7 +133,7 @@ def _of_trainer(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="run.predict_with_generate", msg=message, input=True)
 
 
-def _of_groups(request: RunRequest) -> Iterator[Problem]:
+def _group_problems(request: RunRequest) -> Iterator[Problem]:
     """Yield a batch that does not consist of whole groups of completions to one prompt. TRL refuses it."""
     run, group = request.run, request.estimate.training.num_generations
     together = run.per_device_eval_batch_size * request.estimate.device.count
@@ -145,7 +145,7 @@ def _of_groups(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="run.per_device_eval_batch_size", msg=message, input=run.per_device_eval_batch_size)
 
 
-def _of_files(request: RunRequest, model: Model) -> Iterator[Problem]:
+def _file_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
     method, run = request.estimate.method, request.run
     if not run.saves:
         return
@@ -157,7 +157,7 @@ def _of_files(request: RunRequest, model: Model) -> Iterator[Problem]:
         yield Problem(loc="run.save_strategy", msg=f"{reason}: use no, or lora", input=run.save_strategy)
 
 
-def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
+def _merge_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
     method, run = request.estimate.method, request.run
     if not run.merge_and_unload:
         return
@@ -177,7 +177,7 @@ def _of_merge(request: RunRequest, model: Model) -> Iterator[Problem]:
         yield Problem(loc="run.merge_and_unload", msg=problem, input=True)
 
 
-def _of_outputs(request: RunRequest, model: Model) -> Iterator[Problem]:
+def _output_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
     stored = request.estimate.method.base_quantization(request.estimate.training)
     if request.run.evaluates and stored is not None and not stored.of_bitsandbytes:
         message = f"evaluation of {request.estimate.method.title} is not modeled: use no"

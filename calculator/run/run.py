@@ -30,9 +30,9 @@ from calculator.run.saving import NOT_COUNTED, Saving, whole_model
 from calculator.run.sentences import (
     ASSUMPTIONS,
     SAFETENSORS,
+    assumed_dtype,
+    generation_sentences,
     host_of_evaluation,
-    of_checkpoint,
-    of_generation,
     several_gpus,
     warnings,
 )
@@ -72,8 +72,8 @@ def between_steps(resident: ResidentState) -> int:
     """Return the bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
     zero = resident.flat or resident.partitioned
     if zero is not None:
-        return sum(each.bytes for each in (*zero.kept, *resident.of_loop))
-    return sum(each.bytes for each in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
+        return sum(group.bytes for group in (*zero.kept, *resident.of_loop))
+    return sum(group.bytes for group in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
 
 
 class _Run:
@@ -104,29 +104,29 @@ class _Run:
             time_refusal=refusal,
             assumptions=(
                 *ASSUMPTIONS,
-                *self._of_several,
-                *of_generation(self.run, self.prepared),
-                *self._of_files,
+                *self._several_gpu_sentences,
+                *generation_sentences(self.run, self.prepared),
+                *self._file_sentences,
                 NOT_COUNTED,
                 *self.estimate.assumptions,
             ),
-            warnings=(*warnings(self.run, self.prepared), *self._of_experts, *self.estimate.warnings),
+            warnings=(*warnings(self.run, self.prepared), *self._expert_sentences, *self.estimate.warnings),
         )
 
     @property
-    def _of_several(self) -> Iterator[str]:
+    def _several_gpu_sentences(self) -> Iterator[str]:
         """The sentences on what a run on several GPUs means for the figures."""
         return several_gpus(self.device, self.run, broadcasts=broadcasts(self.prepared))
 
     @property
-    def _of_files(self) -> Iterator[str]:
+    def _file_sentences(self) -> Iterator[str]:
         """The sentences on what is assumed about the files that are loaded."""
         loading = ModelLoading(self.resident, self.run, self._config)
         if not loading.states_dtype:
-            yield of_checkpoint(loading.stored)
+            yield assumed_dtype(loading.stored)
 
     @property
-    def _of_experts(self) -> Iterator[str]:
+    def _expert_sentences(self) -> Iterator[str]:
         """The sentences on what loading experts may need in addition to its figure."""
         size = ModelLoading(self.resident, self.run, self._config).kept_by_malloc
         if size:

@@ -112,7 +112,7 @@ class Saving:
 
         safetensors copies all tensors of a file to the host before it writes.
         """
-        return max(sum(each.bytes for each in shard) for shard in shards(self.saved))
+        return max(sum(tensor.bytes for tensor in shard) for shard in shards(self.saved))
 
 
 def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
@@ -127,7 +127,7 @@ def whole_model(saved: Sequence[SavedTensor]) -> tuple[SavedFile, ...]:
             "total_parameters": sum(prod(tensor.shape) for tensor in saved),
             "total_size": sum(tensor.bytes for tensor in saved),
         },
-        "weight_map": {each.name: name for name, shard in zip(names, split, strict=True) for each in shard},
+        "weight_map": {tensor.name: name for name, shard in zip(names, split, strict=True) for tensor in shard},
     }
     length = len(json.dumps(index, indent=2, sort_keys=True)) + 1
     return (*files, SavedFile(name="model.safetensors.index.json", bytes=length, source=_INDEX))

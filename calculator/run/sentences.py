@@ -35,7 +35,7 @@ UNMEASURED = (
 ASSUMPTIONS = (HOST, META, JUDGED, FIRST, UNMEASURED)
 
 
-def of_checkpoint(dtype: str) -> str:
+def assumed_dtype(dtype: str) -> str:
     """Return the assumption about the loaded files if neither the config nor the request states their data type."""
     return (
         f"The config states no torch_dtype: the loaded files are assumed to be in {dtype}, the run's precision."
@@ -105,7 +105,7 @@ OF_AUDIO = (
 )
 
 
-def of_generation(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
+def generation_sentences(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
     """Yield sentences on how the figures count generation in an evaluation."""
     if run.generates:
         yield GENERATES

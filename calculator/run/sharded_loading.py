@@ -40,7 +40,7 @@ def sharding_moments(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
     if resident.flat is not None:
         return _flattened(resident, resident.flat)
     if resident.partitioned is not None:
-        return _of_stage_3(resident, resident.partitioned)
+        return _stage_3_moments(resident, resident.partitioned)
     return _fully_sharded(resident)
 
 
@@ -95,7 +95,7 @@ def _flattened(resident: ResidentState, state: FlatState) -> Iterator[tuple[Aliv
         yield [*whole, *flat, *_named(zeros)], "initialize_optimizer_states"
 
 
-def _of_stage_3(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
+def _stage_3_moments(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
     """Yield the moments of loading a model for stage 3.
 
     Under deepspeed.zero.Init, only adapters are partitioned later.

@@ -28,10 +28,10 @@ def sharded_problems(request: RunRequest) -> Iterator[Problem]:
         message = f"merging under {sharding} is not modeled: use false, and merge on one GPU"
         yield Problem(loc="run.merge_and_unload", msg=message, input=True)
     if run.saves:
-        yield from _of_checkpoints(request)
+        yield from _checkpoint_problems(request)
 
 
-def _of_checkpoints(request: RunRequest) -> Iterator[Problem]:
+def _checkpoint_problems(request: RunRequest) -> Iterator[Problem]:
     estimate, run = request.estimate, request.run
     sharding, method = estimate.device.sharding, estimate.method
     if run.state_dict_type == "SHARDED_STATE_DICT" and run.save_only_model:

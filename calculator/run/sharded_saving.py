@@ -54,18 +54,20 @@ class FSDPSaving(Saving):
         ]
 
     @property
-    def _in_model_file(self) -> list[Named]:
+    def _model_file_tensors(self) -> list[Named]:
         """The tensors in the model's state dict: trained parameters, and tied ones again under their other names."""
         names = {parameter.name: parameter for parameter in self.parameters}
-        tied = [Named(alias, names[of].kind) for alias, of in self.prepared.model.tied.items() if of in names]
+        tied = [
+            Named(alias, names[source].kind) for alias, source in self.prepared.model.tied.items() if source in names
+        ]
         return [*(parameter for parameter in self.parameters if parameter.kind.trained), *tied]
 
     @property
-    def _in_shards(self) -> list[SavedTensor]:
+    def _sharded_tensors(self) -> list[SavedTensor]:
         """The tensors of which each process saves a shard: those of PEFT's adapter, or of the whole model."""
         if not self.prepared.method.facts.trains_base:
             return [*self.saved]
-        whole = ((self._name(each.name), each.kind) for each in self._in_model_file)
+        whole = ((self._name(tensor.name), tensor.kind) for tensor in self._model_file_tensors)
         return [SavedTensor(name, tuple(map(int, kind.shape)), kind.dtype) for name, kind in whole]
 
     @property
@@ -78,13 +80,13 @@ class FSDPSaving(Saving):
         """The files of the model and the optimizer that accelerate saves."""
         count, optimizer, name_of = self.prepared.device.count, self.resident.optimizer, self._name
         if self._is_full:
-            model = fsdp_files.model_bytes(self._in_model_file, name_of)
+            model = fsdp_files.model_bytes(self._model_file_tensors, name_of)
             states = fsdp_files.optimizer_bytes(self.groups, optimizer, name_of)
             return (
                 SavedFile(name="pytorch_model_fsdp.bin", bytes=model, source=_FULL),
                 SavedFile(name="optimizer.bin", bytes=states, source=_FULL),
             )
-        model = fsdp_files.sharded_model_bytes(((shard.shape, shard.dtype) for shard in self._in_shards), count)
+        model = fsdp_files.sharded_model_bytes(((shard.shape, shard.dtype) for shard in self._sharded_tensors), count)
         states = fsdp_files.sharded_optimizer_bytes(self.groups, optimizer, count, name_of)
         return (
             SavedFile(name="pytorch_model_fsdp_0/*.distcp", bytes=model, source=_SHARDED),
@@ -129,7 +131,7 @@ class FSDPSaving(Saving):
         if not self._is_full:
             count = self.prepared.device.count
             largest = max(
-                elements(shard_shape(shard.shape, count)) * ITEMSIZE[shard.dtype] for shard in self._in_shards
+                elements(shard_shape(shard.shape, count)) * ITEMSIZE[shard.dtype] for shard in self._sharded_tensors
             )
             return largest * count // self.prepared.device.nodes
         model = sum(elements(parameter.kind.shape) * ITEMSIZE[parameter.kind.dtype] for parameter in self.parameters)
@@ -183,14 +185,14 @@ class PartitionedSaving(Saving):
         ranks = named(self.prepared.device.count, RANKS)
         return tuple(
             Row.of(
-                name=f"{each.key.name}: gathered",
+                name=f"{tensor.key.name}: gathered",
                 count=1,
-                bytes=allocated(each.partition * ranks, ITEMSIZE[each.dtype]),
-                shape=(ranks, named(each.partition, "parameters / ranks")),
-                dtype=each.dtype,
+                bytes=allocated(tensor.partition * ranks, ITEMSIZE[tensor.dtype]),
+                shape=(ranks, named(tensor.partition, "parameters / ranks")),
+                dtype=tensor.dtype,
                 source=_CONSOLIDATED,
             )
-            for each in module
+            for tensor in module
         )
 
     def host_bytes(self, *, optimizer: bool) -> int:

@@ -39,7 +39,7 @@ class LoadingUnderZeroInit:
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.
         self._made = [(base_parameter.key.name, base_parameter) for base_parameter in base_parameters]
-        self._made += [(alias, named[of]) for alias, of in model.tied.items() if of in named]
+        self._made += [(alias, named[source]) for alias, source in model.tied.items() if source in named]
         self._tied, self._heads = model.tied, model.task.head_names
         self._buffers = [(tensor.name, tensor.bytes) for tensor in state.tensors if not tensor.parameters]
         self._parts = self.partitions
@@ -64,13 +64,13 @@ class LoadingUnderZeroInit:
             whole: Alive = []
             for name, each in group:
                 created = [(f"{name}: created", _bytes(each.elements, self._dtype))] * (each.dtype != self._dtype)
-                yield done, [*self._before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
+                yield done, [*self._buffers_before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
                 whole.append((name, each.whole))
             for at, (name, _) in enumerate(group):
                 done += 1
-                yield done, [*self._before(done), *whole[at:]], f"partition: {name}"
+                yield done, [*self._buffers_before(done), *whole[at:]], f"partition: {name}"
 
-    def _before(self, done: int) -> Alive:
+    def _buffers_before(self, done: int) -> Alive:
         """Return the buffers, which exist after the last layer is built."""
         last = max((at for at, (name, _) in enumerate(self._made) if ".*." in name), default=-1)
         return self._buffers if done > last + 1 else []
@@ -81,14 +81,14 @@ class LoadingUnderZeroInit:
         Those of each module come first, then those that are not in the files, all at once.
         """
         done = len(self._made)
-        in_files = [each for each in self._made if each[0] not in self._tied]
+        in_files = [tensor for tensor in self._made if tensor[0] not in self._tied]
         new = [file for file in in_files if file[0].split(".")[0] in self._heads]
         read = [file for file in in_files if file not in new]
         model_type = self._state.prepared.model.model_type
-        converted = [each for each in read if is_fused(each[0], model_type)]
+        converted = [tensor for tensor in read if is_fused(tensor[0], model_type)]
         for name, each in converted:
             yield done, [*self._buffers, *gathered([(name, each)], self._state)], f"GatheredParameters: {name}"
-        for module, group in _modules(each for each in read if each not in converted):
+        for module, group in _modules(tensor for tensor in read if tensor not in converted):
             yield done, [*self._buffers, *gathered(group, self._state)], f"GatheredParameters: {module}"
         yield done, [*self._buffers, *gathered(new, self._state)], "initialize_weights"
 

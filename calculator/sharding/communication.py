@@ -61,15 +61,15 @@ def all_reduce(payload: int, count: int, what: str) -> Collective:
 
 def all_gather(payload: int, count: int, what: str) -> Collective:
     """Return the collective that gathers the parts of a tensor of some bytes from all ranks."""
-    return _once("all_gather", payload, count, what)
+    return _one_way("all_gather", payload, count, what)
 
 
 def reduce_scatter(payload: int, count: int, what: str) -> Collective:
     """Return the collective that sums tensors of some bytes over all ranks, each of which keeps a part."""
-    return _once("reduce_scatter", payload, count, what)
+    return _one_way("reduce_scatter", payload, count, what)
 
 
-def _once(name: Literal["all_gather", "reduce_scatter"], payload: int, count: int, what: str) -> Collective:
+def _one_way(name: Literal["all_gather", "reduce_scatter"], payload: int, count: int, what: str) -> Collective:
     """Return a collective that sends each byte once."""
     return Collective(
         name=name,
@@ -82,7 +82,7 @@ def _once(name: Literal["all_gather", "reduce_scatter"], payload: int, count: in
     )
 
 
-def of_ddp(buckets: Buckets, count: int) -> tuple[Collective, ...]:
+def ddp_collectives(buckets: Buckets, count: int) -> tuple[Collective, ...]:
     """Return the collectives of a step under DDP.
 
     DDP reduces every gradient once a step, in the last micro-batch. The broadcast of a model's buffers is not counted.

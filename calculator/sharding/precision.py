@@ -32,7 +32,7 @@ def is_built_partitioned(training: Training, device: Device, method: Method) -> 
     return device.sharding == "zero3" and training.zero3_init_flag and not method.facts.quantizes_base
 
 
-def of_step(training: Training, device: Device, method: Method) -> Training:
+def step_training(training: Training, device: Device, method: Method) -> Training:
     """Return the training that the step runs: in the weights' dtype instead of under autocast."""
     if cast_to(training, device) is None:
         return training
@@ -42,11 +42,11 @@ def of_step(training: Training, device: Device, method: Method) -> Training:
     return replace(training, dtype=dtype, autocast=None, adapter_dtype=adapter_dtype)
 
 
-def cast(spec: ModuleSpec, dtype: DType | None, of_step: Training) -> ModuleSpec:
+def cast(spec: ModuleSpec, dtype: DType | None, training: Training) -> ModuleSpec:
     """Return how a module is stored after its parameters are cast. 4-bit weights and their constants are not cast."""
     if dtype is None:
         return spec
     added = spec.added
-    if of_step.adapter_dtype == "model":
-        added = tuple([each.cast(dtype) for each in added])
+    if training.adapter_dtype == "model":
+        added = tuple([parameter.cast(dtype) for parameter in added])
     return spec.cast(dtype, added)

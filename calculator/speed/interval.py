@@ -70,7 +70,7 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
         PlanError: if the card has no rated speed, or no published run is similar.
     """
     card = _check(request)
-    runs = near(published_runs(), cost.rated_seconds / request.training.gradient_accumulation_steps, card)
+    runs = similar_runs(published_runs(), cost.rated_seconds / request.training.gradient_accumulation_steps, card)
     if not runs:
         message = (
             f"fewer than {SOURCES} published sources have a run that is near: with a micro-batch that costs an eighth"
@@ -88,7 +88,7 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
     )
 
 
-def near(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
+def similar_runs(runs: Iterable[PublishedRun], rated_seconds: float, card: str) -> tuple[PublishedRun, ...]:
     """Return the published runs that are similar to a run. Empty if they have fewer sources than an interval needs."""
     alike = [run for run in runs if run.counts and _is_near(run.rated_seconds, rated_seconds)]
     same = [run for run in alike if run.card == card]
@@ -160,7 +160,7 @@ def _left_out(name: str) -> Iterable[tuple[PublishedRun, Interval | None]]:
     others = [run for run in published_runs() if run.source.name != name]
     for run in published_runs():
         if run.source.name == name and run.counts:
-            found = near(others, run.rated_seconds, run.card)
+            found = similar_runs(others, run.rated_seconds, run.card)
             yield run, _interval(found) if found else None
 
 

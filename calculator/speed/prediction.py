@@ -44,11 +44,11 @@ def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
     logs = [[log(efficiency) for efficiency in efficiencies] for efficiencies in by_source]
     means = [mean(each) for each in logs]
     between = variance(means) * (1 + 1 / len(means))
-    half = _t(len(means) - 1) * sqrt(between + _within(logs))
+    half = _t(len(means) - 1) * sqrt(between + _variance_within_sources(logs))
     return Interval(low=exp(mean(means) - half), high=min(1.0, exp(mean(means) + half)))
 
 
-def _within(logs: Sequence[Sequence[float]]) -> float:
+def _variance_within_sources(logs: Sequence[Sequence[float]]) -> float:
     """Return the variance of the runs around the mean of their source."""
     freedom = sum(len(each) - 1 for each in logs)
     if not freedom:

@@ -233,7 +233,7 @@ class _Step:
         """Yield the terms of moved bytes: dequantized weights, and weight reads that few tokens do not hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()
-        quantized = sum(each.parameters * each.count for each in state if each.packed)
+        quantized = sum(tensor.parameters * tensor.count for tensor in state if tensor.packed)
         if quantized:
             moved = round(self.micro_batches * self.passes * quantized * 2.5)
             yield self._bytes(

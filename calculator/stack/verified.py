@@ -184,8 +184,8 @@ def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Pr
         return
     named, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
     if not knows_trainer(training.trainer, versions):
-        known = OLDER_TRAINERS.get(training.trainer or "")
-        older = f"stack.trl {listed((known,))}, " if known else ""
+        traced = OLDER_TRAINERS.get(training.trainer or "")
+        older = f"stack.trl {listed((traced,))}, " if traced else ""
         message = (
             f"what {training.trainer} of TRL {versions.trl} does with {named} is not known: use {older}transformers, or"
             f" stack.transformers {newest}"

@@ -18,6 +18,7 @@ from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.engine.tape import LeafTensor, Tensor
 from calculator.layers import masks, seq2seq
 from calculator.layers.cache import RETURNED_IF_USED, Cache
+from calculator.layers.decoder_forward import same_tables
 from calculator.layers.router_loss import add_router_loss
 from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
@@ -339,6 +340,8 @@ def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
 def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
     """Return the tables of attention types that occur in the represented layers but not in this layer."""
     repetition, tables_for = context.repetition, context.forward.tables_for
+    if tables_for is same_tables:
+        return []
     layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}

@@ -12,7 +12,7 @@ from calculator.architecture.dimension import elements
 from calculator.engine.autograd import GRADIENT_OF, parameter_of
 from calculator.inputs.sharding import DDPConfig
 from calculator.sharding.ddp import Bucket, buckets
-from calculator.sharding.zero.parameters import parts
+from calculator.sharding.zero.parameters import parameters_by_part
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.training_context import training_context
 
@@ -37,7 +37,7 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
     """
     sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
     parameters: dict[_Key, Bucket] = {}
-    every = [*parts(prepared.model, tensors)]
+    every = [*parameters_by_part(prepared.model, tensors)]
     distinct = {id(own): own for _, own in every}
     names = {key: [each.name for each in own] for key, own in distinct.items()}
     of_part = {key: [sizes[id(each)] for each in own] for key, own in distinct.items()}

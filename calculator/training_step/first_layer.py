@@ -120,12 +120,14 @@ class FirstLayer:
         rows, self.interpreted_output_row = tape.rows, tape.marked_rows[f"{self.end} forward"]
         rows[self.output_row] = rows[self.interpreted_output_row]
         missing: set[Node] = {self.entry}
+        #: What nodes save that differ in the first layer, and what its own nodes save.
+        changed: list[Sequence[Any]] = []
         kept: list[Sequence[Any]] = []
         for node in graph[bisect_right(graph, self.entry.sequence_nr, key=by_sequence_nr) :]:
             saved = node.saved
             for edge in node.edges:
                 if edge is not None and edge[0] in missing:
-                    self.unsaved.update(_rows(saved))
+                    changed.append(saved)
                     saved = self._saved(node, missing)
                     break
             if saved:
@@ -133,8 +135,8 @@ class FirstLayer:
             if node.context == self.end:
                 self.is_trained = node not in missing
                 break
-        tensors = {tensor.storage.row: tensor for saved in kept for tensor in saved if tensor.storage is not None}
-        self.unsaved.difference_update(tensors)
+        tensors = _by_row(kept)
+        self.unsaved = _by_row(changed).keys() - tensors.keys()
         self.entry.saved = [tensors[row] for row in tensors if row < self.output_row]
 
     @staticmethod
@@ -143,10 +145,11 @@ class FirstLayer:
 
         A node that the first layer lacks is added to `missing`.
         """
-        if all(edge is None or edge[0] in missing for edge in node.edges):
-            missing.add(node)
-            return ()
-        return saved_without(node, missing)
+        for edge in node.edges:
+            if edge is not None and edge[0] not in missing:
+                return saved_without(node, missing)
+        missing.add(node)
+        return ()
 
     def additions(self, copies: Copies) -> Additions:
         """Return the storages that the first layer adds outside the windows.
@@ -201,8 +204,9 @@ def _are_gradients(copies: Copies) -> bool:
     return all(count >= 0 and (not count or component(kind) == "gradients") for kind, count in remaining)
 
 
-def _rows(saved: Sequence[Any]) -> list[int]:
-    return [tensor.storage.row for tensor in saved if tensor.storage is not None]
+def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:
+    """Return the saved tensors of several nodes by the rows of their storages."""
+    return {tensor.storage.row: tensor for each in saved for tensor in each if tensor.storage is not None}
 
 
 def _at(position: int) -> Window:

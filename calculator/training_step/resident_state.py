@@ -14,7 +14,7 @@ from calculator.resident.per_parameter import sizes
 from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
 from calculator.sharding import ddp
-from calculator.sharding.communication import between_nodes, of_ddp
+from calculator.sharding.communication import between_nodes, ddp_collectives
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState, row
@@ -323,7 +323,7 @@ class ResidentState:
         if self.flat is not None:
             found = self.flat.communication
         elif self.buckets is not None:
-            found = of_ddp(self.buckets, device.count)
+            found = ddp_collectives(self.buckets, device.count)
         return between_nodes(found, device.nodes)
 
     @property

@@ -56,7 +56,7 @@ def main():
 
 async def send_all(tally, count, checkpoint=None, drawn=request):
     """Send requests one after the other until there are `count`; print the statuses and the slowest requests."""
-    app, endpoints = application(), Endpoints.of(route_paths())
+    app, endpoints = application(), Endpoints.from_paths(route_paths())
     while tally.sent < count:
         chunk = CHUNKS.get(drawn, CHUNK)
         await send_chunk(app, endpoints, tally, min(chunk, count - tally.sent), drawn)

@@ -6,7 +6,7 @@ from functools import cache
 from typing import get_args
 from urllib.parse import parse_qsl, urlencode
 
-from app.forms.fields import DEVICE, found
+from app.forms.fields import DEVICE, value_at
 from app.forms.plan_form import LONGEST_ADDRESS, filled
 from app.pages.plan import form as needs_form
 from calculator.inputs.sharding import ShardingName
@@ -57,7 +57,7 @@ def _form(body):
     form = filled(
         {**body, "model": str(model["parameters"])} if isinstance(model, dict) and "parameters" in model else body
     )
-    return form.changed(**{each.name: each.text(found(device, each.keys, each.declared.default)) for each in DEVICE})
+    return form.changed(**{each.name: each.text(value_at(device, each.keys, each.declared.default)) for each in DEVICE})
 
 
 def mixed_body(chance):

@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         *_estimates(args.runs),
         *_sharded(args.runs),
         *_trainers(args.runs),
-        *_on_devices(args.runs),
+        *_device_lines(args.runs),
         *_limits(),
         _sweep(),
     ]
@@ -187,7 +187,7 @@ def _machine_speed() -> Line:
 
 def _estimates(runs: int) -> Iterator[Line]:
     for title, body, most in ESTIMATES:
-        timed = partial(_by_itself, parse_request(body))
+        timed = partial(_estimate_alone, parse_request(body))
         timed()
         elapsed, paced = (each * 1e3 for each in _paced(timed, runs))
         figure = f"{elapsed:.2f} ms" if body["reserved"] == "rule" else f"{elapsed:.1f} ms, {paced:.1f} at 25 ns"
@@ -208,14 +208,14 @@ def _sharded(runs: int) -> Iterator[Line]:
             body = {**LLAMA_70B, "method": method, "device": {"count": gpus, "sharding": sharding}}
             first = parse_request({**body, "training": {"autocast": "bfloat16", "gradient_checkpointing": True}})
             title = f"Llama-3.1-70B, {method['name']} under {sharding} on {gpus} GPUs"
-            yield _sharded_line(title, partial(_by_itself, first), min(runs, 7))
+            yield _sharded_line(title, partial(_estimate_alone, first), min(runs, 7))
         series = SeriesCache()
         requests = (
             replace(first, training=replace(first.training, sequence_length=length)) for length in count(1024, 64)
         )
         for _ in range(2):
-            _next(requests, series)
-        yield _sharded_line(f"{title}: a further length", partial(_next, requests, series), min(runs, 7))
+            _estimate_next(requests, series)
+        yield _sharded_line(f"{title}: a further length", partial(_estimate_next, requests, series), min(runs, 7))
 
 
 def _trainers(runs: int) -> Iterator[Line]:
@@ -233,11 +233,11 @@ def _sharded_line(title: str, timed: Callable[[], object], runs: int) -> Line:
     return Line(title=title, figure=f"{elapsed:.2f} ms, {paced:.2f} at 25 ns", target=target, met=paced < SHARDED_MOST)
 
 
-def _next(requests: Iterator[Request], series: SeriesCache) -> Estimate:
+def _estimate_next(requests: Iterator[Request], series: SeriesCache) -> Estimate:
     return estimate(next(requests), series)
 
 
-def _by_itself(request: Request) -> Estimate:
+def _estimate_alone(request: Request) -> Estimate:
     """An estimate that shares nothing with those before it."""
     return estimate(request, SeriesCache())
 
@@ -262,8 +262,8 @@ def _further(runs: int, body: dict[str, Any], most: float) -> Line:
     requests = [parse_request({**body, "training": {"sequence_length": length}}) for length in lengths]
     for request in requests[:2]:
         estimate(request)
-    following = iter(requests[2:])
-    elapsed = seconds(lambda: estimate(next(following, requests[-1])), runs) * 1e3
+    later_requests = iter(requests[2:])
+    elapsed = seconds(lambda: estimate(next(later_requests, requests[-1])), runs) * 1e3
     title = f"Llama-3.1-8B, LoRA, reserved by {body['reserved']}: a further length"
     return Line(title=title, figure=f"{elapsed:.2f} ms", target=f"under {most:g} ms", met=elapsed < most)
 
@@ -274,7 +274,7 @@ def _read(request: Request) -> list[object]:
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 
-def _on_devices(runs: int) -> Iterator[Line]:
+def _device_lines(runs: int) -> Iterator[Line]:
     """Parts of a new plan's page, without a warm-up: what `fit` states, and all other methods and suggestions."""
     for title, body in ON_DEVICES:
         request = parse_request(body)
@@ -298,7 +298,7 @@ def _paced(
         for _ in range(in_round):
             if prepare is not None:
                 prepare()
-            elapsed.append(_once(timed, process_time))
+            elapsed.append(_time_once(timed, process_time))
         pace = PACE * 2 / (before + loop_seconds())
         found += [(each, each * pace) for each in elapsed[in_round > 1 :]]
     return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
@@ -359,10 +359,10 @@ def _trace_and_estimate(runs: int) -> Iterator[Line]:
 def seconds(timed: Callable[[], object], runs: int, clock: Callable[[], float] = process_time) -> float:
     """The median CPU time of several runs in seconds, after one warm-up; other processes are not counted."""
     timed()
-    return median(_once(timed, clock) for _ in range(runs))
+    return median(_time_once(timed, clock) for _ in range(runs))
 
 
-def _once(timed: Callable[[], object], clock: Callable[[], float]) -> float:
+def _time_once(timed: Callable[[], object], clock: Callable[[], float]) -> float:
     start = clock()
     timed()
     return clock() - start

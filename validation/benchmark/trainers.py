@@ -50,8 +50,8 @@ def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> It
             plain = request_of(body_of_method)
             for trainer in TRAINERS:
                 other = request_of(body_of_method, trainer)
-                alone = _ratio(by_itself(plain), by_itself(other), runs)
-                further = _ratio(in_a_series(plain), in_a_series(other), runs)
+                alone = _ratio(estimating_alone(plain), estimating_alone(other), runs)
+                further = _ratio(estimating_in_a_series(plain), estimating_in_a_series(other), runs)
                 yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}", alone, further)
 
 
@@ -61,12 +61,12 @@ def request_of(body: dict[str, Any], trainer: str | None = None) -> Request:
     return parse_request({**body, "training": {**_TRAINING, **settings}})
 
 
-def by_itself(request: Request) -> Callable[[], object]:
+def estimating_alone(request: Request) -> Callable[[], object]:
     """Return a function that estimates the request as the first of its kind."""
     return lambda: estimate(request, SeriesCache())
 
 
-def in_a_series(request: Request) -> Callable[[], object]:
+def estimating_in_a_series(request: Request) -> Callable[[], object]:
     """Return a function that estimates the request with a further length each time, in a series of two before it."""
     series = SeriesCache()
     lengths = iter(range(request.training.sequence_length, 1 << 20, 64))

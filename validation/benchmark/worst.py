@@ -185,7 +185,7 @@ def searched(search: Search, limit: float, rounds: int) -> Found:
     ]:
         if best.over:
             break
-        body = _with(best.body, path.split("."), value)
+        body = _with_value(best.body, path.split("."), value)
         seconds, over = spent(search.answer, body, limit) if body != best.body else (0.0, False)
         dearer = seconds > best.seconds
         best = Found(
@@ -211,9 +211,9 @@ def spent(answer: Callable[[Any], Any], body: dict[str, Any], limit: float) -> t
     return process_time() - begun, False
 
 
-def _with(body: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _with_value(body: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     first, *rest = path
-    return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}
+    return {**body, first: _with_value(body.get(first, {}), rest, value) if rest else value}
 
 
 def _short(body: dict[str, Any]) -> str:

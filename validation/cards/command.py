@@ -40,13 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the table, or print the models that it lacks."""
     published = catalogue.read(FILE)["rows"]
-    lacking = [entry.id for entry in modeled_models() if not _of(entry.id, published)]
+    lacking = [entry.id for entry in modeled_models() if not _rows_of_model(entry.id, published)]
     if args.list:
         sys.stdout.write("".join(f"{model}\n" for model in lacking))
         return int(bool(lacking))
     some = lacking if args.missing else [catalogue.model(name, "--model").id for name in args.model]
     ids = some if args.missing or args.model else [entry.id for entry in modeled_models()]
-    rows_of = {entry.id: _of(entry.id, published) for entry in modeled_models()}
+    rows_of = {entry.id: _rows_of_model(entry.id, published) for entry in modeled_models()}
     for model, found in zip(ids, _computed(ids, args.processes), strict=True):
         rows_of[model] = found
         args.output.write_text(text(row for of_model in rows_of.values() for row in of_model), encoding="utf-8")
@@ -59,7 +59,7 @@ def text(table: Iterable[dict[str, Any]]) -> str:
     return f'{{"groups": {json.dumps([*groups()])},\n"rows": [\n{lines}\n]}}\n'
 
 
-def _of(model: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows_of_model(model: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["model"] == model]
 
 

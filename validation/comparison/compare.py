@@ -77,8 +77,8 @@ def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str,
         "bytes": {"estimated": estimated.phases[phase], "traced": traced.phases[phase]},
         "operation": {"estimated": estimated.operations[phase], "traced": traced.operations[phase]},
         "components": {
-            "estimated": by_component(estimated.alive[phase]),
-            "traced": by_component(traced.alive[phase]),
+            "estimated": bytes_by_component(estimated.alive[phase]),
+            "traced": bytes_by_component(traced.alive[phase]),
         },
         "differences": [
             {
@@ -130,7 +130,7 @@ def _unequal(title: str, estimated: dict[str, int], traced: dict[str, int]) -> l
     ]
 
 
-def by_component(rows: Counter[Row]) -> dict[str, int]:
+def bytes_by_component(rows: Counter[Row]) -> dict[str, int]:
     """Bytes by component."""
     sums: Counter[str] = Counter()
     for row, count in rows.items():

@@ -124,13 +124,13 @@ def drawn(seed: int, number: int, family: str, method: MethodName) -> dict[str, 
     if family in FAMILIES_WITH_FORWARD:
         request = random_request(seed, number, [family], method)
     else:
-        request = _of_task(seed, number, family, method)
+        request = _task_request(seed, number, family, method)
     training = {name: request["training"][name] for name in _KEPT if name in request["training"]}
     lengths = dict.fromkeys(request["training"].keys() & {"sequence_length", "target_length"}, 8)
     return {**request, "training": training | lengths}
 
 
-def _of_task(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
+def _task_request(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
     """The same for a family's first task, in whose requests the method is replaced."""
     task = next((each for each in OTHER_TASKS if family in families_of(FAMILIES, each)), None)
     request = random_request(seed, number, [family], method)

@@ -90,10 +90,10 @@ def difference(body: dict[str, Any]) -> str:
         return ""
     fast = peak_reserved(replay.resident, replay.workspaces)
     plain = full_peak_reserved(replay.resident, replay.workspaces)
-    return f"the fast replay reserves {fast - plain:+,} bytes" if fast != plain else _of_minimum(replay)
+    return f"the fast replay reserves {fast - plain:+,} bytes" if fast != plain else _minimum_error(replay)
 
 
-def _of_minimum(replay: DeviceReplay) -> str:
+def _minimum_error(replay: DeviceReplay) -> str:
     """Return a sentence about an error of the smallest device of a run, or nothing."""
     least = replay.outcome(1 << 60).minimum_bytes() - replay.context_bytes
     run = Replay(CachingAllocator(), replay.resident, replay.workspaces)

@@ -68,7 +68,7 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     """
     recipe = parse_recipe(body)
     if recipe is not None:
-        return _of_trainer(recipe, body, rank)
+        return _trainer_trace(recipe, body, rank)
     sharded = parse_sharded_request(body)
     before_2_14 = _is_before_2_14(sharded.request)
     if sharded.sharding.name == "none":
@@ -102,7 +102,7 @@ def _is_before_2_14(request: Request) -> bool:
     return "math_kernel_for_float32_groups" in older_behavior(request.stack)
 
 
-def _of_trainer(recipe: Recipe, body: Any, rank: int) -> Trace:
+def _trainer_trace(recipe: Recipe, body: Any, rank: int) -> Trace:
     device, before_2_14 = recipe.request.device, _is_before_2_14(recipe.request)
     sharding = parse_sharding(body, device.sharding, device.count)
     if sharding.name == "none":
@@ -152,7 +152,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     for phase, peak in traced.ledger.peaks.items():
         alive = traced.alive_at_peak(phase)
         shown += ["", f"{phase}: {peak.bytes:,} at {peak.op}"]
-        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in by_component(alive).items()]
+        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in bytes_by_component(alive).items()]
         for storage in sorted(alive, key=lambda storage: -storage.bytes)[:rows]:
             shape = "×".join(map(str, storage.shape))
             description = (
@@ -163,7 +163,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
     return shown
 
 
-def by_component(storages: Iterable[Storage]) -> dict[str, int]:
+def bytes_by_component(storages: Iterable[Storage]) -> dict[str, int]:
     """Bytes by component, largest first."""
     sums: dict[str, int] = defaultdict(int)
     for storage in storages:

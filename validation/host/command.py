@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> int:
         one = (*loads, *evaluation_cases(4, 256, 32_000, 8), merging_case(config, large))
         several = (*node_loading_cases(config, large), *node_evaluation_cases(of_logits, wide, 64, 8))
         errors = [_error(case.name, case.predicted, measured(case, tiny)) for case in one]
-        errors += [_outside(case, measured(case, tiny, keeps=True)) for case in one if case.kept]
+        errors += [_outside_interval(case, measured(case, tiny, keeps=True)) for case in one if case.kept]
         errors += [_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in several]
     return int(max(errors) > MOST)
 
 
-def _outside(case: Case, found: int) -> float:
+def _outside_interval(case: Case, found: int) -> float:
     """How far what a process measures with malloc's defaults is outside of the predicted interval."""
     low, high = case.predicted, case.predicted + case.kept
     place = f"{(found - low) / case.kept:.0%} of what malloc may keep"

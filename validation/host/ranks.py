@@ -112,7 +112,7 @@ def _load(model: str, request: RunRequest, given: dict[str, Any], folder: str) -
     loaded = load(model, request.estimate.training.dtype)
     if "fsdp" in given:
         trainer = _trainer(loaded, request, given, folder)
-        with mock.patch(_FULLY_SHARD, _after(growth, torch.distributed.fsdp.fully_shard)):
+        with mock.patch(_FULLY_SHARD, _recording_growth(growth, torch.distributed.fsdp.fully_shard)):
             trainer.accelerator.prepare(trainer.model, torch.optim.SGD(trainer.model.parameters()))
     return growth.found
 
@@ -138,7 +138,7 @@ def _load_for_deepspeed(
         config = config_of(estimate.training, sharding, loaded.config.hidden_size)
         optimizer = torch.optim.SGD(loaded.parameters())
         forget_groups()
-        broadcast = _after(growth, DeepSpeedEngine._broadcast_model)
+        broadcast = _recording_growth(growth, DeepSpeedEngine._broadcast_model)
         with (
             posing_as_cuda("cpu", streams, "gloo"),
             mock.patch.object(DeepSpeedEngine, "_broadcast_model", broadcast),
@@ -147,7 +147,7 @@ def _load_for_deepspeed(
     return growth.found
 
 
-def _after(growth: Growth, shard: Callable[..., Any]) -> Callable[..., Any]:
+def _recording_growth(growth: Growth, shard: Callable[..., Any]) -> Callable[..., Any]:
     """A function that shards, before whose first call the growth is read."""
 
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from calculator.run.request import parse_run
 from calculator.run.run import whole_run
 from calculator.run.zero_init_loading import LoadingUnderZeroInit
 from validation.host.ranks import run_rank
-from validation.sharding.checkpoints import in_processes
+from validation.sharding.checkpoints import run_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def measured_on_node(case: NodeCase, tiny: Path) -> int:
     """
     with TemporaryDirectory() as folder:
         given = (case.body, case.phase, str(case.folder), str(tiny), folder)
-        in_processes(run_rank, COUNT, given, measures=True)
+        run_in_processes(run_rank, COUNT, given, measures=True)
         grown = [json.loads(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in range(COUNT)]
     if case.maps:
         return sum(each["proportional"] for each in grown)

@@ -44,7 +44,7 @@ def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry
         first += _steps(step_cases.small(request_device), device)
         return first if quick else [*first, *_layers((case for case in layers if not case.quick), device)]
     rounds = step_cases.rounds(request_device)
-    lengths = step_cases.of_lengths(request_device)
+    lengths = step_cases.length_cases(request_device)
     first += [*_steps(rounds[0], device), *_verdicts(rounds[0][:6], device)]
     first += [*_histories(lengths, device), *_verdicts(lengths, device)]
     if quick:

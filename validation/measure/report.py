@@ -73,7 +73,7 @@ def summary(results: Results) -> Iterator[str]:
     if with_peak:
         yield f"steps: {len(with_peak)} measured, {_errors(map(error, with_peak))}"
     else:
-        same = sum(_same(row) for row in steps)
+        same = sum(_is_equal(row) for row in steps)
         yield f"steps: resident bytes equal in {same} of {len(steps)}; this device reports no peaks"
     ended = [run["should_run"] == run["ran"] for row in results.rows("verdicts") for run in row["runs"]]
     if ended:
@@ -84,7 +84,7 @@ def summary(results: Results) -> Iterator[str]:
         yield f"histories: most bytes reserved {_errors(most)}; mean over the steps {_errors(middle)}"
 
 
-def _same(row: dict[str, Any]) -> bool:
+def _is_equal(row: dict[str, Any]) -> bool:
     return row["measured"] is not None and all(
         row["measured"][name] == row["predicted"][name] for name in ("load", "end")
     )

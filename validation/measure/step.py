@@ -42,7 +42,7 @@ class Run:
         self.trainable = list(model.trainable().values())
         self.optimizer = optimizer_for(self.training.optimizer, self.trainable)
         self.loss: torch.Tensor | None = None
-        self.load = meter.read(host=self._on_host())
+        self.load = meter.read(host=self._host_tensors())
         self.input_ids, self.mask = self._batch(self.training.sequence_length, padding=self.training.padding)
 
     def _batch(self, length: int, *, padding: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -104,12 +104,12 @@ class Run:
         """Record a phase's reading; the higher one if the phase repeats."""
         if not read:
             return
-        reading = self.meter.read(host=self._on_host())
+        reading = self.meter.read(host=self._host_tensors())
         phase = self.phases.get(self.phase)
         if phase is None or (reading.peak_allocated or 0) >= (phase.peak_allocated or 0):
             self.phases[self.phase] = reading
 
-    def _on_host(self) -> list[torch.Tensor]:
+    def _host_tensors(self) -> list[torch.Tensor]:
         """Tensors that are on the host in a GPU run: step counters, and the indices of PEFT's virtual tokens."""
         return counters(self.optimizer) + list(getattr(self.model, "prompt_tokens", {}).values())
 
@@ -154,14 +154,14 @@ def _figures(run: Run) -> dict[str, Any]:
         "load": run.load.allocated,
         "end": end.allocated,
         "phases": {phase: run.phases[phase].to_json() for phase in PHASES},
-        "peak_allocated": _most(run.phases[phase].peak_allocated for phase in PHASES),
-        "peak_reserved": _most(run.phases[phase].peak_reserved for phase in PHASES),
+        "peak_allocated": _largest(run.phases[phase].peak_allocated for phase in PHASES),
+        "peak_reserved": _largest(run.phases[phase].peak_reserved for phase in PHASES),
         "driver": driver_bytes(run.device),
         "seconds_per_step": round(run.seconds(), 4) if run.device.type == "cuda" else None,
     }
 
 
-def _most(figures: Any) -> int | None:
+def _largest(figures: Any) -> int | None:
     measured = [figure for figure in figures if figure is not None]
     return max(measured) if measured else None
 

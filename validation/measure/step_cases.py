@@ -115,7 +115,7 @@ class StepCase:
 
 def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
     """The cases in rounds. `device` is the request's device, which decides the workspaces' sizes."""
-    least, half, billion = (list(_by_method(model, device)) for model in (SMALL, HALF, BILLION))
+    least, half, billion = (list(_method_cases(model, device)) for model in (SMALL, HALF, BILLION))
     options = [
         _case(HALF, option, method, {"micro_batch_size": 2, **training}, device) for option, method, training in OPTIONS
     ]
@@ -131,7 +131,7 @@ def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
     return [least, options, billion, families, large, half]
 
 
-def of_lengths(device: dict[str, Any]) -> list[StepCase]:
+def length_cases(device: dict[str, Any]) -> list[StepCase]:
     """Runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
     emptied = {"torch_empty_cache_steps": 4}
     options: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
@@ -152,7 +152,7 @@ def small(device: dict[str, Any]) -> list[StepCase]:
     ]
 
 
-def _by_method(model: str, device: dict[str, Any]) -> Iterator[StepCase]:
+def _method_cases(model: str, device: dict[str, Any]) -> Iterator[StepCase]:
     for batch, length in SHAPES:
         for name, method in METHODS.items():
             training = {"micro_batch_size": batch, "sequence_length": length}

@@ -33,10 +33,10 @@ MARGIN = 0.01
 
 def capped(case: StepCase, device: torch.device) -> dict[str, Any]:
     """Run a case with each cap: the cap in bytes, whether it should run and did, and the retries."""
-    return {"request": case.body, "runs": [*_runs(case.request, device)]}
+    return {"request": case.body, "runs": [*_measured_runs(case.request, device)]}
 
 
-def _runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
+def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
     histories = Histories.of(request.training)
     seed = worst(request, histories)[0] if histories is not None else None
     for cap, retries in caps(request):

@@ -116,7 +116,7 @@ class Claim:
         """The kind of the verdict."""
         if not all(check.holds for check in self.checks):
             return "does not hold"
-        return "holds within" if self._within else "holds"
+        return "holds within" if self._checks_by_tolerance else "holds"
 
     @property
     def words(self) -> str:
@@ -124,13 +124,15 @@ class Claim:
         if self.kind == "does not hold":
             failing = (f"{check.found}, not {check.condition}" for check in self.checks if not check.holds)
             return f"does not hold: {'; '.join(failing)}"
-        if not self._within:
+        if not self._checks_by_tolerance:
             return "holds"
-        within = (f"{measure(check.bounds[-1], check.figure.unit)} ({check.found})" for check in self._within)
+        within = (
+            f"{measure(check.bounds[-1], check.figure.unit)} ({check.found})" for check in self._checks_by_tolerance
+        )
         return f"holds within {'; '.join(within)}"
 
     @property
-    def _within(self) -> list[Check]:
+    def _checks_by_tolerance(self) -> list[Check]:
         """The checks that hold only because of their tolerance."""
         return [check for check in self.checks if check.tolerance and check.figure.value]
 

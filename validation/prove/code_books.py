@@ -40,7 +40,7 @@ def round_trip(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool
     return (book[nearest] * constants).reshape(weights.shape)
 
 
-def by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: bool) -> Tensor:
+def round_by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: bool) -> Tensor:
     """Quantize and dequantize weights with bitsandbytes' kernels."""
     packed, state = bnb.functional.quantize_4bit(
         weights, blocksize=BLOCKSIZE, quant_type=quant_type, compress_statistics=double_quant

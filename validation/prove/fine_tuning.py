@@ -79,7 +79,7 @@ class Tuned:
 def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
     """Pretrain a network, then fine-tune it in every way."""
     torch.manual_seed(seed)
-    before, after = _parts(change, digits.task(seed, setting.device))
+    before, after = _split_task(change, digits.task(seed, setting.device))
     pretrained = digits.network(WIDTH, setting.device)
     random = digits.network(WIDTH, setting.device)
     digits.train(pretrained, pretrained.parameters(), before, steps=plan.steps, lr=LR_FULL)
@@ -99,13 +99,13 @@ def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned
         lora={r: digits.accuracy(model, after) for r, model in adapted.items()},
         lora_gap={r: digits.gap(model, after) for r, model in adapted.items()},
         subspace={
-            start: {d: _in_subspace(network, d, after, plan, setting) for d in plan.dimensions}
+            start: {d: _train_in_subspace(network, d, after, plan, setting) for d in plan.dimensions}
             for start, network in starts.items()
         },
     )
 
 
-def _parts(change: Change, whole: Task) -> tuple[Task, Task]:
+def _split_task(change: Change, whole: Task) -> tuple[Task, Task]:
     """The tasks of pretraining and of fine-tuning."""
     if change == "new digits":
         return whole.only(range(5)), whole.only(range(5, 10))
@@ -123,7 +123,7 @@ def _adapted(pretrained: nn.Sequential, r: int, after: Task, plan: Plan, setting
     return model
 
 
-def _in_subspace(network: nn.Module, d: int, after: Task, plan: Plan, setting: Setting) -> float:
+def _train_in_subspace(network: nn.Module, d: int, after: Task, plan: Plan, setting: Setting) -> float:
     model = Subspace(network, d)
     digits.train(model, model.parameters(), after, steps=plan.steps, lr=LR_SUBSPACE)
     setting.step()

@@ -11,7 +11,7 @@ import torch
 
 from validation.prove import digits
 from validation.prove.claim import Check, Claim, Figure, spread
-from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, by_bitsandbytes, relative_error, round_trip
+from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, relative_error, round_by_bitsandbytes, round_trip
 from validation.prove.drawing import Axis, Curve, Series, Table
 from validation.prove.experiment import Findings, Setting
 
@@ -91,13 +91,13 @@ def run(setting: Setting) -> Findings:
     kinds = [gaussian, *trained]
     return Findings(
         claims=(
-            _least(
+            _claim_of_least_error(
                 [gaussian],
                 id="nf4-gaussian",
                 lesson="NF4 suits normally distributed weights: no other 4-bit format has a smaller error.",
                 done=f"Gaussian numbers in blocks of {BLOCKSIZE}, quantized to NF4, FP4, INT4 and sixteen even levels.",
             ),
-            _least(
+            _claim_of_least_error(
                 trained,
                 id="nf4-trained",
                 lesson="Trained weights are normally distributed, so NF4 suits them too.",
@@ -127,7 +127,7 @@ def _trained(seed: int, initial: digits.Initial, setting: Setting) -> Tensor:
     return torch.cat([layer.weight.detach().flatten() for layer in digits.linear_layers(model)[:-1]])
 
 
-def _least(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Claim:  # noqa: A002  (the name of Claim's field)
+def _claim_of_least_error(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Claim:  # noqa: A002  (the name of Claim's field)
     ratios = [kind.against_best for kind in kinds]
     return Claim(
         id=id,
@@ -144,7 +144,7 @@ def _kernels(weights: Weights) -> Claim:
         int(
             (
                 round_trip(sample, LEVELS[name], double_quant=double)
-                != by_bitsandbytes(sample, name.lower(), double_quant=double)
+                != round_by_bitsandbytes(sample, name.lower(), double_quant=double)
             ).sum()
         )
         for name in (NF4, FP4)

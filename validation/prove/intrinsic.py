@@ -56,7 +56,7 @@ def run(setting: Setting) -> Findings:
 
 def _far_smaller(runs: Runs) -> Claim:
     parameters = runs[CHANGES[0]][0].parameters
-    figures = _by_change(runs, "d90", "d90", lambda each: each.dimension("pretrained"))
+    figures = _figures_by_change(runs, "d90", "d90", lambda each: each.dimension("pretrained"))
     most = max(seed.dimension("pretrained") for seeds in runs.values() for seed in seeds)
     worst = Figure(key="d90_most", name="the largest d90 of any seed", value=most)
     share = Figure(key="share", name="the largest d90 over the number of parameters", value=most / parameters)
@@ -74,7 +74,7 @@ def _far_smaller(runs: Runs) -> Claim:
 
 
 def _specializes(runs: Runs) -> Claim:
-    ratios = _by_change(
+    ratios = _figures_by_change(
         runs,
         "ratio",
         "d90 from pretrained weights over d90 from random weights",
@@ -93,7 +93,10 @@ def _specializes(runs: Runs) -> Claim:
 
 
 def _as_good(runs: Runs, plan: Plan) -> Claim:
-    lost = {r: _by_change(runs, f"lost_r{r}", f"accuracy lost at r {r}", partial(Tuned.lost, r=r)) for r in plan.ranks}
+    lost = {
+        r: _figures_by_change(runs, f"lost_r{r}", f"accuracy lost at r {r}", partial(Tuned.lost, r=r))
+        for r in plan.ranks
+    }
     decisive = [figure for r in plan.ranks if r >= SMALLEST for figure in lost[r]]
     return Claim(
         id="low-rank-accuracy",
@@ -101,8 +104,8 @@ def _as_good(runs: Runs, plan: Plan) -> Claim:
         done=f"{TASK} PEFT's LoRA on every layer, with alpha = r and the steps of full fine-tuning, within a point of"
         " it.",
         figures=(
-            *_by_change(runs, "full", "accuracy of full fine-tuning", lambda each: each.full),
-            *_by_change(runs, "before", "accuracy before fine-tuning", lambda each: each.before),
+            *_figures_by_change(runs, "full", "accuracy of full fine-tuning", lambda each: each.full),
+            *_figures_by_change(runs, "before", "accuracy before fine-tuning", lambda each: each.before),
             *(figure for figures in lost.values() for figure in figures),
         ),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(POINT,)) for figure in decisive),
@@ -110,7 +113,7 @@ def _as_good(runs: Runs, plan: Plan) -> Claim:
 
 
 def _low_rank(runs: Runs) -> Claim:
-    shares = _by_change(
+    shares = _figures_by_change(
         runs, "energy", f"share of ΔW's energy in the first {LOW} of {WIDTH}", lambda each: _share(each.hidden)
     )
     random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -129,7 +132,7 @@ def _share(update: Tensor) -> float:
 
 def _regularizer(runs: Runs, plan: Plan) -> Claim:
     r = min(plan.ranks, key=lambda rank: abs(rank - SMALLEST))
-    wider = _by_change(
+    wider = _figures_by_change(
         runs, "gap", "LoRA's gap minus full fine-tuning's", lambda each: each.lora_gap[r] - each.full_gap
     )
     return Claim(
@@ -137,12 +140,12 @@ def _regularizer(runs: Runs, plan: Plan) -> Claim:
         lesson="A low rank is an implicit regularizer.",
         done=f"The gap between the accuracy on training and on test images, of LoRA with r {r} and of full"
         " fine-tuning.",
-        figures=(*wider, *_by_change(runs, "full_gap", "gap of full fine-tuning", lambda each: each.full_gap)),
+        figures=(*wider, *_figures_by_change(runs, "full_gap", "gap of full fine-tuning", lambda each: each.full_gap)),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(0,)) for figure in wider),
     )
 
 
-def _by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
+def _figures_by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
     """One figure per change, over its seeds."""
     return tuple(
         spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(seed) for seed in seeds])

@@ -35,14 +35,14 @@ def curves(runs: Runs) -> tuple[Curve, ...]:
             title="Accuracy of LoRA by rank, and of full fine-tuning",
             x=Axis(label="r"),
             y=accuracy,
-            series=tuple(line for change, seeds in runs.items() for line in _by_rank(change, seeds)),
+            series=tuple(line for change, seeds in runs.items() for line in _series_by_rank(change, seeds)),
         ),
         Curve(
             id="subspace",
             title="Accuracy in random subspaces, from pretrained and from random weights",
             x=Axis(label="directions"),
             y=accuracy,
-            series=tuple(line for change, seeds in runs.items() for line in _by_dimension(change, seeds)),
+            series=tuple(line for change, seeds in runs.items() for line in _series_by_dimension(change, seeds)),
         ),
         Curve(
             id="spectrum",
@@ -81,7 +81,7 @@ def dimensions(runs: Runs) -> Table:
     return Table(id="d90", title="Intrinsic dimension d90", columns=columns, rows=tuple(rows))
 
 
-def _by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Series]:
+def _series_by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Series]:
     ranks = list(seeds[0].lora)
     return (
         _line(f"LoRA, {change}", ranks, [[seed.lora[r] for seed in seeds] for r in ranks]),
@@ -89,7 +89,7 @@ def _by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Series]:
     )
 
 
-def _by_dimension(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, ...]:
+def _series_by_dimension(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, ...]:
     tried = list(seeds[0].subspace[STARTS[0]])
     lines = (
         _line(f"{start}, {change}", tried, [[seed.subspace[start][d] for seed in seeds] for d in tried])

@@ -26,7 +26,7 @@ def run(width: int, setting: Setting) -> Findings:
         for name, dtype, four_bit in BASES
     }
     return Findings(
-        claims=(_claim(width, {name: of[sizes.index(CLAIM_SIZE)] for name, of in lost.items()}),),
+        claims=(_claim(width, {name: losses[sizes.index(CLAIM_SIZE)] for name, losses in lost.items()}),),
         curves=(_curve(sizes, lost),),
     )
 

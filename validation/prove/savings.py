@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from validation.comparison.compare import by_component
+from validation.comparison.compare import bytes_by_component
 from validation.prove.drawing import Axis, Table
 from validation.prove.experiment import Experiment, Findings, Setting
 from validation.prove.lesson_runs import TRAINING_TEXT, Run, runs
@@ -58,7 +58,7 @@ def _rows(run: Run) -> Iterator[tuple[float | str | None, ...]]:
 
 def _transient(found: Snapshot) -> int:
     """Bytes of the transient components at the peak."""
-    parts = by_component(found.alive[found.peak_phase])
+    parts = bytes_by_component(found.alive[found.peak_phase])
     return sum(parts.get(name, 0) for name in TRANSIENT)
 
 

@@ -51,7 +51,7 @@ def predicted(measured: Measurement) -> Prediction:
 
 def _predicted(measured: Measurement, request: Request, model: Model) -> Prediction:
     if measured.point is not None:
-        return _at_point(measured, request, model)
+        return _predict_at_point(measured, request, model)
     if measured.run.protocol in BUCKETS:
         size = max_reserved(request, model, _workspaces(request), measured.run.protocol)
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
@@ -60,7 +60,7 @@ def _predicted(measured: Measurement, request: Request, model: Model) -> Predict
     if measured.run.protocol == "output_in_backward":
         prediction = _with_output(request, model)
     else:
-        prediction = _by_estimate(measured, request)
+        prediction = _predict_peak(measured, request)
     if measured.statistic == "max_memory_allocated" and request.device.sharding == "none":
         blocks = max_allocated(request, model, _workspaces(request), measured.run.protocol)
         return replace(prediction, blocks=blocks)
@@ -78,7 +78,7 @@ def _with_output(request: Request, model: Model) -> Prediction:
     return Prediction(bytes=peaks[highest] + memory.library_workspace_bytes, phase=highest)
 
 
-def _by_estimate(measured: Measurement, request: Request) -> Prediction:
+def _predict_peak(measured: Measurement, request: Request) -> Prediction:
     memory = estimate(request, SeriesCache()).memory
     if measured.statistic == "nvidia_smi":
         return Prediction(bytes=memory.required_bytes, phase=memory.peak_phase)
@@ -87,7 +87,7 @@ def _by_estimate(measured: Measurement, request: Request) -> Prediction:
     return Prediction(bytes=memory.peak_allocated_bytes + memory.library_workspace_bytes, phase=memory.peak_phase)
 
 
-def _at_point(measured: Measurement, request: Request, model: Model) -> Prediction:
+def _predict_at_point(measured: Measurement, request: Request, model: Model) -> Prediction:
     point = measured.point
     assert point is not None
     if point == "after_step":

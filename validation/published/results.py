@@ -72,7 +72,7 @@ def result(measured: Measurement) -> Result:
         if prediction.blocks is not None:
             row["blocks_bytes"] = prediction.blocks
             row["blocks_error"] = round(prediction.blocks / measured.bytes - 1, 8)
-    return {**row, **verdicts.of_run(measured)}
+    return {**row, **verdicts.run_verdict(measured)}
 
 
 def _peer_answers(measured: Measurement) -> list[Result]:
@@ -120,7 +120,7 @@ def summary(rows: Sequence[Result]) -> list[dict[str, Any]]:
     whole = [row for row in rows if row["expressed"] == "whole" and row["error"] is not None]
     return [
         _line("all", "all", whole),
-        *(line for group in GROUPS for line in _by(group, whole)),
+        *(line for group in GROUPS for line in _grouped_by(group, whole)),
     ]
 
 
@@ -148,7 +148,7 @@ def peer_errors(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
     return by_source
 
 
-def _by(group: str, rows: Sequence[Result]) -> list[dict[str, Any]]:
+def _grouped_by(group: str, rows: Sequence[Result]) -> list[dict[str, Any]]:
     groups: defaultdict[str, list[Result]] = defaultdict(list)
     for row in rows:
         groups[row[group]].append(row)

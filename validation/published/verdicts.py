@@ -30,7 +30,7 @@ PROCESS_MEMORY = ("nvidia_smi", "max_memory_reserved")
 NEAR = 0.9
 
 
-def of_run(measured: Measurement) -> dict[str, Any]:
+def run_verdict(measured: Measurement) -> dict[str, Any]:
     """The verdict on a run's own card, and its process memory by the rule; empty for runs without a card.
 
     A pass that trains nothing has none: its request is of a training step.

@@ -58,5 +58,5 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "qwen3_next": hybrid_quirks.with_linear_attention,
     "smolvlm": vision_quirks.with_tiled_siglip,
     "vit": text_quirks.whole_patches,
-    "whisper": text_quirks.of_audio,
+    "whisper": text_quirks.set_audio_length,
 }

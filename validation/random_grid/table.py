@@ -93,13 +93,13 @@ class Case:
 FAMILY, METHOD = "model.config.model_type", "method.name"
 
 
-def document(cases: Sequence[Case], by: Sequence[str] = ()) -> tuple[str, bool]:
+def document(cases: Sequence[Case], group_by: Sequence[str] = ()) -> tuple[str, bool]:
     """Return the whole text, and whether a target is missed."""
     compared = [case for case in cases if case.compared]
     if not compared:
         return "\n".join(_refusals(cases)), True
     lines = [_HEAD, _RULE, _row("all", compared)]
-    for field in (FAMILY, METHOD, *by):
+    for field in (FAMILY, METHOD, *group_by):
         groups = sorted({case.field(field) for case in compared})
         lines += [_row(f"{field}: {group}", [c for c in compared if c.field(field) == group]) for group in groups]
     targets = _targets(compared)

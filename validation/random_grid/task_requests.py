@@ -43,46 +43,46 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     if request["method"]["name"] in UNMODELED[task]:
         request["method"] = {"name": "lora"}
     if task == "seq_2_seq_lm":
-        request["training"] = _of_targets(rng, request["training"])
+        request["training"] = _with_targets(rng, request["training"])
         if request["model"]["config"]["model_type"] == "whisper":
-            request["training"] = _of_images(request["training"])
-            request["method"] = _of_audio(request["method"])
+            request["training"] = _without_text_settings(request["training"])
+            request["method"] = _audio_method(request["method"])
         if request["model"]["config"]["model_type"] in ("t5", "mt5"):
             request["model"]["config"]["decoder_start_token_id"] = 0
         return {**request, "task": task}
     if task == "feature_extraction":
-        return {**request, "training": _of_texts(rng, request["training"]), "task": task}
+        return {**request, "training": _with_texts(rng, request["training"]), "task": task}
     if task in ("token_cls", "question_ans") and request["method"].get("target_modules") == "all-linear":
         del request["method"]["target_modules"]
     if task == "question_ans":
         return {**request, "task": task}
     settings = CLASSIFIER if task == "seq_cls" else {"num_labels": CLASSIFIER["num_labels"]}
     if task == "image_cls":
-        request["training"] = _of_images(request["training"])
+        request["training"] = _without_text_settings(request["training"])
         settings = CLASSIFIER
     drawn = {name: rng.choice(values) for name, (share, values) in settings.items() if rng.random() < share}
     return {**request, "task": task, **drawn}
 
 
-def _of_texts(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
+def _with_texts(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with a number of texts in each example, most often a pair."""
     more = {"texts_per_example": rng.choice((3, 4))} if rng.random() < 0.25 else {}
     return {**training, **more}
 
 
-def _of_images(training: dict[str, Any]) -> dict[str, Any]:
+def _without_text_settings(training: dict[str, Any]) -> dict[str, Any]:
     """Return the training of images or audio without what only texts have."""
     return {name: value for name, value in training.items() if name not in ("sequence_length", "padding")}
 
 
-def _of_audio(method: dict[str, Any]) -> dict[str, Any]:
+def _audio_method(method: dict[str, Any]) -> dict[str, Any]:
     """Return the method, or LoRA for one with virtual tokens, on modules that PEFT has no default of."""
     method = method if method["name"] not in UNMODELED["image_cls"] else {"name": "lora"}
     chosen = {"target_modules": ["q_proj", "v_proj"]} if method["name"] in ("lora", "qlora", "dora") else {}
     return {**chosen, **method}
 
 
-def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
+def _with_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with a length of targets, and without settings that are refused for encoder-decoders."""
     kept = {name: value for name, value in training.items() if name != "attention" and value != "float16"}
     return {**kept, "target_length": rng.choice(LENGTHS)}

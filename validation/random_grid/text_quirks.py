@@ -38,7 +38,7 @@ def even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "qk_layernorm": False} if draw.free else config
 
 
-def of_audio(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+def set_audio_length(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Set the length of audio, and nothing that masks it at random."""
     kept = {key: value for key, value in config.items() if key != "apply_spec_augment"}
     tokens = draw.rng.choice((1, 7, 24) if max(draw.sizes.vocab) < 1000 else (100, 375, 750, 1001, 1500))

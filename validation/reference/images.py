@@ -90,7 +90,7 @@ def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _qwen_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     vision = config.vision_config
     width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     return {
@@ -100,14 +100,14 @@ def _of_qwen(config: Any, image: Processed, count: int, ids: torch.Tensor) -> di
     }
 
 
-def _of_gemma3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gemma3_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
         "pixel_values": _pixels(config, count),
         "token_type_ids": (ids == config.image_token_id).long(),
     }
 
 
-def _of_gemma4(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gemma4_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Patches that are padded to the processor's number, with their columns and rows; -1 for padding."""
     patches = most_patches({"vision_config": config.vision_config.to_dict()})
     places = torch.full((count, patches, 2), -1)
@@ -120,7 +120,7 @@ def _of_gemma4(config: Any, image: Processed, count: int, ids: torch.Tensor) -> 
     }
 
 
-def _of_gemma4_unified(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gemma4_unified_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Patches as large as tokens, padded to the processor's number, with their columns and rows; -1 for padding."""
     vision = config.vision_config
     places, columns = torch.full((count, MOST_TOKENS, 2), -1), image.columns // vision.pooling_kernel_size
@@ -133,21 +133,21 @@ def _of_gemma4_unified(config: Any, image: Processed, count: int, ids: torch.Ten
     }
 
 
-def _of_llava(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _llava_inputs(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"pixel_values": _pixels(config, count)}
 
 
-def _of_llava_next(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _llava_next_inputs(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     pixels = _pixels(config, count * image.tiles)
     return {"pixel_values": pixels.view(count, image.tiles, *pixels.shape[1:])}
 
 
-def _of_internvl(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _internvl_inputs(config: Any, image: Processed, count: int, _ids: torch.Tensor) -> dict[str, torch.Tensor]:
     vision = config.vision_config
     return {"pixel_values": torch.empty(count * image.tiles, vision.num_channels, *vision.image_size, device="meta")}
 
 
-def _of_idefics3(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _idefics3_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Tiles by sequences, with values that are not zero: the model leaves out tiles that are."""
     pixels = torch.ones_like(_pixels(config, count * image.tiles), device="cpu")
     pixels = pixels.view(ids.shape[0], -1, *pixels.shape[1:])
@@ -161,19 +161,19 @@ def _pixels(config: Any, count: int) -> torch.Tensor:
 
 
 _MAKERS: dict[str, Callable[[Any, Processed, int, torch.Tensor], dict[str, torch.Tensor]]] = {
-    "gemma3": _of_gemma3,
-    "gemma4": _of_gemma4,
-    "gemma4_unified": _of_gemma4_unified,
-    "idefics3": _of_idefics3,
-    "internvl": _of_internvl,
-    "llava": _of_llava,
-    "llava_next": _of_llava_next,
-    "paligemma": _of_gemma3,
-    "qwen2_5_vl": _of_qwen,
-    "qwen2_vl": _of_qwen,
-    "qwen3_5": _of_qwen,
-    "qwen3_5_moe": _of_qwen,
-    "qwen3_vl": _of_qwen,
-    "qwen3_vl_moe": _of_qwen,
-    "smolvlm": _of_idefics3,
+    "gemma3": _gemma3_inputs,
+    "gemma4": _gemma4_inputs,
+    "gemma4_unified": _gemma4_unified_inputs,
+    "idefics3": _idefics3_inputs,
+    "internvl": _internvl_inputs,
+    "llava": _llava_inputs,
+    "llava_next": _llava_next_inputs,
+    "paligemma": _gemma3_inputs,
+    "qwen2_5_vl": _qwen_inputs,
+    "qwen2_vl": _qwen_inputs,
+    "qwen3_5": _qwen_inputs,
+    "qwen3_5_moe": _qwen_inputs,
+    "qwen3_vl": _qwen_inputs,
+    "qwen3_vl_moe": _qwen_inputs,
+    "smolvlm": _idefics3_inputs,
 }

@@ -266,9 +266,9 @@ def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Mo
         wrapped = peft.get_peft_model(model, config, **options)
     for layer in wrapped.modules():
         if isinstance(layer, FourierFTLayer):
-            layer.indices = _on_host(layer.indices)
+            layer.indices = _moved_to_host(layer.indices)
         if isinstance(layer, WaveFTLayer):
-            layer.waveft_indices = _on_host(layer.waveft_indices)
+            layer.waveft_indices = _moved_to_host(layer.waveft_indices)
     for layer in (module for module in wrapped.modules() if isinstance(module, ShiraLayer)):
         layer.shira_indices = BufferDict(
             {
@@ -282,7 +282,7 @@ def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Mo
     return wrapped
 
 
-def _on_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _moved_to_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in indices.items()}
 
 

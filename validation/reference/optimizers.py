@@ -104,7 +104,7 @@ def step_of(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-def _each(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+def _inner_optimizers(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
     """The optimizers of all parameters, or the only one. A trainer's may be in accelerate's."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     yield from getattr(optimizer, "optimizer_dict", {None: optimizer}).values()
@@ -112,7 +112,7 @@ def _each(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
 
 def make_steady(optimizer: torch.optim.Optimizer) -> None:
     """Advance the counters of an optimizer whose later steps differ from its second."""
-    for each in _each(optimizer):
+    for each in _inner_optimizers(optimizer):
         _make_steady(each)
 
 
@@ -139,7 +139,7 @@ def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
-    for each in _each(optimizer):
+    for each in _inner_optimizers(optimizer):
         yield from _states(each)
     optimizer = getattr(optimizer, "optimizer", optimizer)
     named = dict(optimizer.model.named_parameters()) if hasattr(optimizer, "exp_avg_sq_row") else {}

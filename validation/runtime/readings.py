@@ -43,12 +43,13 @@ def measured(model: Any, optimizer: Any, device: torch.device) -> dict[str, int]
     if device.type == "cuda":
         return {name: getattr(torch.cuda, name)(device) for name in ON_CUDA}
     storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _kept(model, optimizer)
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in _resident_tensors(model, optimizer)
     }
     return {RESIDENT: sum(map(rounded, storages.values()))}
 
 
-def _kept(model: Any, optimizer: Any) -> Iterator[torch.Tensor]:
+def _resident_tensors(model: Any, optimizer: Any) -> Iterator[torch.Tensor]:
     """Yield weights, buffers and states. Only a fused optimizer has the count of steps on the GPU."""
     yield from model.parameters()
     yield from model.buffers()

@@ -127,10 +127,10 @@ def _bytes(path: Path) -> int:
 
 def _train(body: dict[str, Any], folder: str, *, measures: bool = False) -> None:
     """Train for a step in as many processes as there are GPUs, and save."""
-    in_processes(_run_rank, body["device"]["count"], (body, folder), measures=measures)
+    run_in_processes(_run_rank, body["device"]["count"], (body, folder), measures=measures)
 
 
-def in_processes(run: Callable[..., None], count: int, given: tuple[Any, ...], *, measures: bool) -> None:
+def run_in_processes(run: Callable[..., None], count: int, given: tuple[Any, ...], *, measures: bool) -> None:
     """Run a function in several processes, each with its rank as the last argument.
 
     Raises:

@@ -82,17 +82,17 @@ def compared(bodies: list[Any]) -> list[list[tuple[dict[str, int], dict[str, int
     """
     torch.set_num_threads(1)
     requests = [parse_sharded_request(body) for body in bodies]
-    real = [[_in_processes(request) for _ in range(RUNS)] for request in requests]
+    real = [[_peaks_by_rank(request) for _ in range(RUNS)] for request in requests]
     fake = [[peaks(trace(request, rank)) for rank in range(request.sharding.count)] for request in requests]
-    return [list(zip(map(_least, *runs), ranks, strict=True)) for runs, ranks in zip(real, fake, strict=True)]
+    return [list(zip(map(_smallest_peaks, *runs), ranks, strict=True)) for runs, ranks in zip(real, fake, strict=True)]
 
 
-def _least(*runs: dict[str, int]) -> dict[str, int]:
+def _smallest_peaks(*runs: dict[str, int]) -> dict[str, int]:
     """The least peak of each phase of a rank."""
     return {phase: min(run[phase] for run in runs) for phase in runs[0]}
 
 
-def _in_processes(sharded: ShardedRequest) -> list[dict[str, int]]:
+def _peaks_by_rank(sharded: ShardedRequest) -> list[dict[str, int]]:
     """The peaks of each rank, each run in its process."""
     context, count = multiprocessing.get_context("fork"), sharded.sharding.count
     with tempfile.TemporaryDirectory() as folder:

@@ -189,8 +189,8 @@ class ZeROEngine(Engine):
         """Track weights, masters and buffers under names of their own, and the parts of every parameter."""
         trained = (name for name, each in self.reference.named_parameters() if each.requires_grad)
         adapts = any(self.component(name) == "adapter_weights" for name in trained)
-        for attribute, of in KEPT.items():
-            component: ComponentName = "adapter_weights" if adapts and of == "base_weights" else of
+        for attribute, source in KEPT.items():
+            component: ComponentName = "adapter_weights" if adapts and source == "base_weights" else source
             value = getattr(self._zero, attribute, None)
             for index, tensor in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(tensor, torch.Tensor):

@@ -44,7 +44,7 @@ def checked(config: dict[str, Any], task: TaskName = "causal_lm") -> dict[str, A
     problems = [*_code(config, "model.config"), *_switches(config)]
     if problems:
         raise PlanError(*problems)
-    kept: dict[str, Any] = _kept(config)
+    kept: dict[str, Any] = _public_value(config)
     return kept
 
 
@@ -68,12 +68,12 @@ def _switches(config: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
-def _kept(value: Any) -> Any:
+def _public_value(value: Any) -> Any:
     """A value without private fields and those that the request replaces, and with infinities as numbers."""
     if isinstance(value, dict) and value.get("__float__") in SPECIAL_FLOATS:
         return float(value["__float__"])
     if isinstance(value, list):
-        return [_kept(each) for each in value]
+        return [_public_value(each) for each in value]
     if isinstance(value, dict):
-        return {k: _kept(v) for k, v in value.items() if not k.startswith("_") and k not in REPLACED}
+        return {k: _public_value(v) for k, v in value.items() if not k.startswith("_") and k not in REPLACED}
     return value

@@ -151,7 +151,7 @@ def _timeline(ledger: Ledger[PhaseName]) -> Iterator[Span]:
     for (start, phase), end in zip(ledger.phase_starts, starts[1:], strict=True):
         events = ledger.events[start:end]
         label, most = ENDS[phase][0], live
-        for event, part in zip(events, _parts(ledger, events, ENDS[phase]), strict=True):
+        for event, part in zip(events, _parts_of_events(ledger, events, ENDS[phase]), strict=True):
             if part != label:
                 yield Span(phase, label, most)
                 label, most = part, live
@@ -168,7 +168,7 @@ ENDS: dict[PhaseName, tuple[str, str]] = {
 }
 
 
-def _parts(ledger: Ledger[PhaseName], events: list[int], ends: tuple[str, str]) -> list[str]:
+def _parts_of_events(ledger: Ledger[PhaseName], events: list[int], ends: tuple[str, str]) -> list[str]:
     """The part of each event of a phase."""
     layers = [_layer(ledger.storages[event].module) if event >= 0 else "" for event in events]
     last = max((at for at, layer in enumerate(layers) if layer), default=-1)

@@ -37,12 +37,12 @@ class TracedEvaluation(TrainerStep):
 
     def __init__(self, *step: Any) -> None:
         super().__init__(*step)
-        self._before(self.trainer, "evaluation_loop", self._begin_evaluation)
+        self._run_before(self.trainer, "evaluation_loop", self._begin_evaluation)
         self.generates = getattr(self.trainer.args, "predict_with_generate", False)
         if self.generates:
             model = self.trainer.model
-            self._before(model, "generate", lambda: self.tracker.enter("generation"))
-            self._after(model, "generate", lambda: self.tracker.enter("forward"))
+            self._run_before(model, "generate", lambda: self.tracker.enter("generation"))
+            self._run_after(model, "generate", lambda: self.tracker.enter("forward"))
 
     def _begin_step(self) -> None:
         """Let the steps before the evaluation pass."""

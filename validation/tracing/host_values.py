@@ -51,11 +51,11 @@ class HostValues:
         """Run one operation; reading a value, and operations whose shape depends on one, use the host's copy."""
         if func is _ATEN._local_scalar_dense.default:
             return self._read(args[0])
-        if func is _ATEN._to_copy.default and _on_meta(args[0]) and str(kwargs.get("device")) == "cpu":
+        if func is _ATEN._to_copy.default and _is_on_meta(args[0]) and str(kwargs.get("device")) == "cpu":
             return self._copied_to_host(args[0], kwargs.get("dtype"))
         leaves = tree_flatten((args, kwargs))[0]
         inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if not any(map(_on_meta, leaves)) or "sparse" in func._schema.name or any(map(_is_sparse, inputs)):
+        if not any(map(_is_on_meta, leaves)) or "sparse" in func._schema.name or any(map(_is_sparse, inputs)):
             return func(*args, **kwargs)
         is_known = self._all_known(inputs) if inputs else func._schema.name in FACTORIES
         if is_known and func not in ON_DEVICE_ALONE:
@@ -152,7 +152,7 @@ def _is_sparse(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.sparse_coo
 
 
-def _on_meta(leaf: Any) -> bool:
+def _is_on_meta(leaf: Any) -> bool:
     """Whether an argument is on the meta device, or is that device."""
     device = leaf.device if isinstance(leaf, torch.Tensor) else leaf
     return isinstance(device, torch.device) and device.type == "meta"

@@ -114,4 +114,4 @@ def _nodes(loss: torch.Tensor) -> Iterator[Any]:
             continue
         seen.add(node)
         yield node
-        todo += (following for following, _ in node.next_functions)
+        todo += (next_node for next_node, _ in node.next_functions)

@@ -36,11 +36,11 @@ class _CUDAIsMeta(TorchFunctionMode):
         """Run one function."""
         if func == torch.Tensor.data.__set__ and args[0].device != args[1].device:
             return torch.utils.swap_tensors(args[0], torch.nn.Parameter(args[1]))
-        on_meta = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_on_meta, args), **on_meta)
+        on_meta = {name: _moved_to_meta(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_moved_to_meta, args), **on_meta)
 
 
-def _on_meta(value: Any) -> Any:
+def _moved_to_meta(value: Any) -> Any:
     return META if isinstance(value, str) and value == "cuda" else value
 
 

@@ -116,13 +116,13 @@ class MemoryTracker(TorchDispatchMode):
         if kernel is None:
             out = self._values.run(func, args, kwargs)
         else:
-            with self._inside(op), self:
+            with self._in_kernel(op), self:
                 out = kernel(*args, **kwargs)
         self._record(out, op)
         return out
 
     @contextmanager
-    def _inside(self, op: str) -> Iterator[None]:
+    def _in_kernel(self, op: str) -> Iterator[None]:
         """Mark operations inside the context as part of an emulated kernel."""
         outer, self._emulated = self._emulated, op
         try:
@@ -239,9 +239,9 @@ class MemoryTracker(TorchDispatchMode):
         if key in self._numbers:
             self._resized[key] = weakref.ref(storage, lambda _: self._resized.pop(key)), self._freed(key)
         if storage.nbytes():
-            self._add(storage, self._again(storage))
+            self._add(storage, self._renamed_record(storage))
 
-    def _again(self, storage: torch.UntypedStorage) -> Storage:
+    def _renamed_record(self, storage: torch.UntypedStorage) -> Storage:
         """The record of a storage that has been resized, under the name that it had before."""
         module, op, moment = self._site("resize_")
         changes = {"nbytes": storage.nbytes(), "moment": moment, "stream": self._stream()}

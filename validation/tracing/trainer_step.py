@@ -43,17 +43,17 @@ class TrainerStep:
             for name, tensor in (*self.frozen.named_parameters(), *self.frozen.named_buffers()):
                 shard = getattr(tensor, "ds_tensor", getattr(tensor, "_local_tensor", tensor))  # DeepSpeed's, DTensor's
                 self.tracker.track_external(f"ref_model.{name}", shard, "base_weights")
-        self._before(self.trainer, "get_batch_samples", self._begin_step)
-        self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
+        self._run_before(self.trainer, "get_batch_samples", self._begin_step)
+        self._run_before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
         if not getattr(self.trainer, "use_vllm", True):
-            self._before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
-            self._after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
-        self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
+            self._run_before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
+            self._run_after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
+        self._run_before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
         self._mark_update()
         self._train()
 
     def _mark_update(self) -> None:
-        self._before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
+        self._run_before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
 
     def _train(self) -> None:
         with no_garbage_collection(), gradients_labeled(self.tracker, self.trainable), self.tracker.tracking():
@@ -89,7 +89,7 @@ class TrainerStep:
             self.tracker.adopt(f"{names.get(id(parameter), 'frozen')}.{name}", tensor, "optimizer_states")
 
     @staticmethod
-    def _before(owner: Any, method: str, effect: Callable[[], None]) -> None:
+    def _run_before(owner: Any, method: str, effect: Callable[[], None]) -> None:
         """Make a method have an effect before it runs."""
         unchanged = getattr(owner, method)
 
@@ -100,7 +100,7 @@ class TrainerStep:
         setattr(owner, method, changed)
 
     @staticmethod
-    def _after(owner: Any, method: str, effect: Callable[[], None]) -> None:
+    def _run_after(owner: Any, method: str, effect: Callable[[], None]) -> None:
         """Make a method have an effect after it has run."""
         unchanged = getattr(owner, method)
 

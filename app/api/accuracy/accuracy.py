@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from app.api.accuracy.residuals import STATISTICS, Errors, by_statistic, residuals
+from app.api.accuracy.residuals import STATISTICS, Errors, errors_by_statistic, residuals
 from app.forms.fields import METHOD_LABELS
 from calculator.allocator.reserved_rule import (
     RULE_ACCURACY,
@@ -71,22 +71,24 @@ def accuracy(estimate: Estimate) -> Accuracy:
     if estimate.memory.interval is not None:
         return Accuracy(method=method, sentence=FROM_SOURCE + _rule_sentence(estimate), errors=(), interval=None)
     if estimate.reserved == "rule":
-        return _by_rule(method, _rule_sentence(estimate))
-    errors = of_method(method)
+        return _accuracy_of_rule(method, _rule_sentence(estimate))
+    errors = errors_of_method(method)
     interval = _interval(estimate.memory.required_bytes, errors)
     return Accuracy(method=method, sentence=_sentence(method), errors=errors, interval=interval)
 
 
 @cache
-def _by_rule(method: str, rule_sentence: str) -> Accuracy:
+def _accuracy_of_rule(method: str, rule_sentence: str) -> Accuracy:
     """Return the accuracy of estimates whose reserved memory is by a rule."""
-    return Accuracy(method=method, sentence=_sentence(method) + rule_sentence, errors=of_method(method), interval=None)
+    return Accuracy(
+        method=method, sentence=_sentence(method) + rule_sentence, errors=errors_of_method(method), interval=None
+    )
 
 
 @cache
-def of_method(method: str) -> tuple[Errors, ...]:
+def errors_of_method(method: str) -> tuple[Errors, ...]:
     """Return the errors of a method, by statistic."""
-    return by_statistic(residual for residual in residuals() if residual.method == method)
+    return errors_by_statistic(residual for residual in residuals() if residual.method == method)
 
 
 def method_name(method: Method) -> str:
@@ -96,7 +98,7 @@ def method_name(method: Method) -> str:
 
 @cache
 def _sentence(method: str) -> str:
-    label, errors = _inside_a_sentence(LABELS[method]), of_method(method)
+    label, errors = _inside_a_sentence(LABELS[method]), errors_of_method(method)
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
     figures = sum(error.figures for error in errors)

@@ -97,7 +97,7 @@ def method_name(method: dict[str, Any]) -> str:
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
-def by_statistic(residuals: Iterable[Residual]) -> tuple[Errors, ...]:
+def errors_by_statistic(residuals: Iterable[Residual]) -> tuple[Errors, ...]:
     """Summarize the errors of each statistic that has any."""
     groups: dict[str, list[Residual]] = {statistic: [] for statistic in STATISTICS}
     for residual in residuals:

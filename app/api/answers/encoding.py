@@ -36,7 +36,7 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
     before = [getattr(kind, name) for name in kind.__pydantic_decorators__.model_validators]
     writers = {name: _field_writer(field) for name, field in kind.model_fields.items()}
     if getattr(kind, "own", ()):
-        return _of_form(writers, kind.varying)  # type: ignore[attr-defined]  # an Answer has it
+        return _form_writer(writers, kind.varying)  # type: ignore[attr-defined]  # an Answer has it
     of_object = _template(writers, "value.{}")
     if not before:
         return _keeping(of_object) if getattr(kind, "keeps_json", False) else of_object
@@ -70,7 +70,7 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
     return eval(source, dict(writers))  # type: ignore[no-any-return]  # noqa: S307  the names of declared fields
 
 
-def _of_form(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
+def _form_writer(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
     """Return a function that fills the JSON of a value's form with what is the value's own. Both are written once."""
     of_form = _room_for(writers, varying)
     texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in varying)

@@ -22,11 +22,11 @@ from app.interop.exports.part import (
     loraplus,
     method_part,
     named_model,
-    of_trainer,
     own_muon,
     precision,
     projection,
     targets,
+    trainer_differences,
     untaken,
     whole_alpha,
 )
@@ -147,14 +147,14 @@ def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[No
     assert method.quantization_config is not None
     name = method.quantization_config.quant_method
     if name == "fp8":
-        return _in_fp8(method, keys, not_expressed)
+        return _fp8_part(method, keys, not_expressed)
     entry = {"gptq": True} if name == "gptq" else {}
     why = "axolotl loads the checkpoint with its own settings: set backend auto_trainable in its config.json"
     differing = (differs("method.quantization_config.quant_method", name, why),) if entry else ()
     return Part(heading="Method", keys={**entry, "adapter": "lora", **keys}, not_expressed=(*not_expressed, *differing))
 
 
-def _in_fp8(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
+def _fp8_part(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
     """LoRA over a base that stays in FP8, with the arguments of FineGrainedFP8Config."""
     assert method.quantization_config is not None
     size, scheme = method.quantization_config.weight_block_size, method.quantization_config.activation_scheme
@@ -308,7 +308,7 @@ def _training(planned: Planned) -> Part:
         *cached(planned),
         *kept_on_gpu(training, "axolotl's own option of that name is not modeled"),
     )
-    not_expressed = (*where, *others, *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
+    not_expressed = (*where, *others, *trainer_differences(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 
 

@@ -50,10 +50,10 @@ def axolotl(planned: Planned) -> tuple[Part, ...]:
         case "fsdp":
             keys = {"fsdp_version": 2, "fsdp_config": fsdp_config(request)}
             not_expressed.append(differs("device.sharding", "fsdp", AXOLOTL_UNITS))
-            not_expressed += of_reference_step(planned, "axolotl")
+            not_expressed += reference_step_differences(planned, "axolotl")
         case _:
             keys = {"deepspeed": DEEPSPEED}
-            not_expressed += (*of_reference_step(planned, "axolotl"), *loaded_whole(request, "axolotl"))
+            not_expressed += (*reference_step_differences(planned, "axolotl"), *loaded_whole(request, "axolotl"))
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
@@ -71,14 +71,17 @@ def llama_factory(planned: Planned) -> tuple[Part, ...]:
             keys = ddp_keys(request)
             not_expressed += unnamed_ddp(request, "LLaMA-Factory")
         case "fsdp":
-            not_expressed += of_reference_step(planned, "LLaMA-Factory")
+            not_expressed += reference_step_differences(planned, "LLaMA-Factory")
         case _:
             keys = {"deepspeed": DEEPSPEED}
-            not_expressed += (*of_reference_step(planned, "LLaMA-Factory"), *loaded_whole(request, "LLaMA-Factory"))
+            not_expressed += (
+                *reference_step_differences(planned, "LLaMA-Factory"),
+                *loaded_whole(request, "LLaMA-Factory"),
+            )
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
-def of_reference_step(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
+def reference_step_differences(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
     """Return the trainer of figures that are of the reference step, which a tool does not run."""
     if planned.request.training.trainer is not None:
         return ()

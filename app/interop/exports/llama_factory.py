@@ -23,11 +23,11 @@ from app.interop.exports.part import (
     loraplus,
     method_part,
     named_model,
-    of_trainer,
     own_muon,
     precision,
     projection,
     targets,
+    trainer_differences,
     uncut,
     untaken,
     whole_alpha,
@@ -92,9 +92,9 @@ def _model(planned: Planned) -> Part:
     not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
-    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and (method.load_in_8bit or _in_eetq(method))):
+    if isinstance(method, QLoRA) or (isinstance(method, LoRA) and (method.load_in_8bit or _is_eetq(method))):
         keys |= _quantization(method)
-        if method.prepare_model_for_kbit_training and not _in_eetq(method):
+        if method.prepare_model_for_kbit_training and not _is_eetq(method):
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
             not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
     if planned.request.training.gradient_checkpointing:
@@ -109,7 +109,7 @@ def _model(planned: Planned) -> Part:
 def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
     """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
     if isinstance(method, LoRA):
-        return {"quantization_method": "eetq" if _in_eetq(method) else "bnb", "quantization_bit": 8}
+        return {"quantization_method": "eetq" if _is_eetq(method) else "bnb", "quantization_bit": 8}
     return {
         "quantization_method": "bnb",
         "quantization_bit": 4,
@@ -118,7 +118,7 @@ def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
     }
 
 
-def _in_eetq(method: LoRA | QLoRA) -> bool:
+def _is_eetq(method: LoRA | QLoRA) -> bool:
     return isinstance(method, LoRA) and isinstance(method.base, EETQ)
 
 
@@ -239,6 +239,6 @@ def _training(planned: Planned) -> Part:
         *kept_on_gpu(planned.request.training, "LLaMA-Factory has no such setting"),
         *own_muon(training, "LLaMA-Factory"),
         *cached(planned),
-        *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
+        *trainer_differences(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
     )
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

@@ -186,7 +186,7 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
 _DIFFERS = {"trl-sft": "computes the loss from all logits", "unsloth": "runs the model without Unsloth's patches"}
 
 
-def of_trainer(planned: Planned, subject: str) -> tuple[NotExpressed, ...]:
+def trainer_differences(planned: Planned, subject: str) -> tuple[NotExpressed, ...]:
     """Return the features that a tool which runs transformers' Trainer lacks; `subject` is that of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]

@@ -55,7 +55,12 @@ def imported(keys: Keys, given: Any) -> Imported:
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
     rl = keys.take("rl") or preferences.reward_of_axolotl(keys)
-    training = {"trainer": preferences.of_axolotl(keys, rl), "dtype": dtype, "autocast": autocast, **_training(keys)}
+    training = {
+        "trainer": preferences.axolotl_trainer(keys, rl),
+        "dtype": dtype,
+        "autocast": autocast,
+        **_training(keys),
+    }
     training |= _lengths(keys, training) | _liger(keys, model_or_none(model))
     training |= preferences.axolotl_settings(keys, rl, training)
     training = unpadded(keys, "pad_to_sequence_len", training)
@@ -78,12 +83,12 @@ def imported(keys: Keys, given: Any) -> Imported:
         method |= _quantization(keys, model_or_none(model), training["trainer"])
     elif kept:
         method |= kept
-    elif _in_gptq(keys, name):
+    elif _is_gptq(keys, name):
         method |= base_storage.but_for_stated({"quantization_config": {"quant_method": "gptq"}}, model)
-    elif _in_8_bits(keys, name):
+    elif _is_8_bit(keys, name):
         method |= {"load_in_8bit": True, "prepare_model_for_kbit_training": _prepared(keys, model_or_none(model), name)}
     else:
-        _in_float32(keys, model_or_none(model), method, training)
+        _keep_float32(keys, model_or_none(model), method, training)
     request = {"model": model, "method": method, "training": training, **spread.request}
     return keys.close("axolotl", request, tool="axolotl" if training["trainer"] == "transformers" else "")
 
@@ -157,7 +162,7 @@ def _quantization(keys: Keys, model: Model | None, trainer: TrainerName) -> dict
     return {**method, "prepare_model_for_kbit_training": prepared or trainer == "trl-orpo"}
 
 
-def _in_gptq(keys: Keys, name: str) -> bool:
+def _is_gptq(keys: Keys, name: str) -> bool:
     """Return whether the checkpoint is in GPTQ, whose config.json states how. Source: loaders/model.py."""
     requested = keys.flag("gptq")
     if requested and name != "lora":
@@ -165,7 +170,7 @@ def _in_gptq(keys: Keys, name: str) -> bool:
     return requested and name == "lora"
 
 
-def _in_8_bits(keys: Keys, name: str) -> bool:
+def _is_8_bit(keys: Keys, name: str) -> bool:
     """Return whether the base is loaded in 8 bits. Source: loaders/model.py, _set_quantization_config."""
     requested = keys.flag("load_in_8bit")
     if requested and name != "lora":
@@ -183,7 +188,7 @@ def _prepared(keys: Keys, model: Model | None, adapter: str) -> bool:
     return bool(runs)
 
 
-def _in_float32(keys: Keys, model: Model | None, method: dict[str, Any], training: dict[str, Any]) -> None:
+def _keep_float32(keys: Keys, model: Model | None, method: dict[str, Any], training: dict[str, Any]) -> None:
     if model is None:
         return
     kind = METHODS[method["name"]]()

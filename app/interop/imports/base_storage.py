@@ -61,24 +61,24 @@ def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any
         )
     elif low_rank and config_json.read(stored) is not None:
         return {"method": method}  # the request's model states it
-    elif not _in_bits(stored, "load_in_4bit") and not _in_bits(stored, "load_in_8bit"):
+    elif not _is_loaded_in(stored, "load_in_4bit") and not _is_loaded_in(stored, "load_in_8bit"):
         keys.miss(QUANTIZED, stored, f"only 4 and 8 bits by bitsandbytes and {', '.join(BASES)} are modeled: {_USED}")
     elif not low_rank:
         keys.miss(QUANTIZED, stored, f"a base in 4 or 8 bits is modeled under LoRA only: {_USED}")
-    elif _in_bits(stored, "load_in_8bit"):
-        return _in_8_bits(keys, method, Keys(stored))
+    elif _is_loaded_in(stored, "load_in_8bit"):
+        return _lora_in_8_bits(keys, method, Keys(stored))
     else:
         return _quantized(keys, method, Keys(stored))
     return {"method": method}
 
 
-def _in_bits(stored: Any, flag: str) -> bool:
+def _is_loaded_in(stored: Any, flag: str) -> bool:
     return (
         isinstance(stored, dict) and stored.get(flag) is True and stored.get("quant_method") in (None, "bitsandbytes")
     )
 
 
-def _in_8_bits(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, Any]:
+def _lora_in_8_bits(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, Any]:
     """Return LoRA over a base in 8 bits, whose computation the file does not state."""
     stored.forget((*WITHOUT_EFFECT, *OF_4_BITS))
     _check_kept(stored, "8 bits")

@@ -65,11 +65,11 @@ class Distribution:
 
 def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distribution:  # noqa: A002  the API's word
     """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
-    _from_accelerate(keys)
+    _read_accelerate_config(keys)
     nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
     # torchrun counts the processes of a node, accelerate those of all nodes.
     here = keys.integer("nproc_per_node", 0) * max(1, nodes)
-    count = keys.integer("num_processes", 0) or here or _of_tool(keys, format)
+    count = keys.integer("num_processes", 0) or here or _gpus_of_tool(keys, format)
     keys.forget(_MEETING)
     ddp = _ddp(keys)
     fsdp, zero = _fsdp(keys, format), _zero(keys, training.get("trainer"))
@@ -97,7 +97,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     return Distribution(device=device, training=found)
 
 
-def _of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
+def _gpus_of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
     """Return the number of GPUs that a tool's keys imply, or 0: FSDP's shards in axolotl, and Ray's workers.
 
     Source: axolotl at 067b021, utils/distributed.py (_get_parallel_config_kwargs) and schemas/integrations.py;
@@ -110,12 +110,12 @@ def _of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
     return keys.integer("dp_shard_size", 0) or (workers if runs else 0)
 
 
-def _from_accelerate(keys: Keys) -> None:
+def _read_accelerate_config(keys: Keys) -> None:
     """Put the keys of a configuration of accelerate that the command names in the place of its name."""
     named, file = keys.take("accelerate_config"), keys.take("config_file")
-    config = _of_trl(named) if named else None
+    config = _trl_config(named) if named else None
     if config is None and _IN_TRL.search(str(file)):
-        config = _of_trl(file)
+        config = _trl_config(file)
         file = file if config is None else None
     if config is not None:
         keys.left = {**config, **keys.left}
@@ -125,7 +125,7 @@ def _from_accelerate(keys: Keys) -> None:
         keys.warn(f"config_file: {text_of(file)}", f"{_ELSEWHERE} Import that file too.", _WHOLE)
 
 
-def _of_trl(name: Any) -> dict[str, Any] | None:
+def _trl_config(name: Any) -> dict[str, Any] | None:
     """Return the content of a configuration of TRL. Its examples have some under longer names."""
     return TRL_CONFIGS.get(str(name).rpartition("/")[2].removesuffix(".yaml").removeprefix("deepspeed_"))
 
@@ -162,7 +162,7 @@ def _zero(keys: Keys, trainer: str | None) -> zero_config.ZeroRun | None:
     is_used, config = keys.flag("use_deepspeed"), keys.take("deepspeed") or keys.take("deepspeed_config_file")
     plugin, builds_partitioned = _plugin(keys), keys.flag("zero3_init_flag", default=True)
     if isinstance(config, str):
-        settings = zero_config.by_name(config)
+        settings = zero_config.named_config(config)
         if settings is None:
             effect = f"{_ZERO} Put the content of that file in the place of its name."
             keys.warn(f"deepspeed: {text_of(config)}", effect, _WHOLE)

@@ -42,7 +42,7 @@ def loop_in(modules: Sequence[ast.Module]) -> dict[str, Any] | None:
     settings = {
         "trainer": None,
         **given,
-        **_of_calls(calls),
+        **_settings_of_calls(calls),
         "padding": any(
             function.name == "micro_batches" and "'attention_mask'" in ast.unparse(function) for function in functions
         ),
@@ -84,7 +84,7 @@ def _called(node: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _of_calls(calls: Mapping[str, ast.Call]) -> dict[str, Any]:
+def _settings_of_calls(calls: Mapping[str, ast.Call]) -> dict[str, Any]:
     """Return what the calls of a loop set: autocast, the clipped norm, and checkpointing."""
     checkpoints = "gradient_checkpointing_enable" in calls
     found: dict[str, Any] = {"max_grad_norm": 0.0, "gradient_checkpointing": checkpoints}

@@ -46,7 +46,7 @@ def frozen_in(modules: Sequence[ast.Module]) -> FrozenParameters:
             case ast.For(
                 iter=ast.Call(func=ast.Attribute(attr="named_parameters")), body=[ast.Expr(value=call), *more]
             ):
-                patterns = lists.get(_of_matches(call) or "", ())
+                patterns = lists.get(_matched_list(call) or "", ())
                 if patterns:
                     written = tuple(text.replace(r"\.", ".") for text in patterns)
                     return FrozenParameters(lines=lines, patterns=written, in_float32=bool(more))
@@ -82,7 +82,7 @@ def _is_true(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is True
 
 
-def _of_matches(call: ast.expr) -> str | None:
+def _matched_list(call: ast.expr) -> str | None:
     """Return the list's name in `requires_grad_(any(re.match(pattern, name) for pattern in LIST))`."""
     match call:
         case ast.Call(

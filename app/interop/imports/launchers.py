@@ -41,14 +41,14 @@ def accelerate(keys: Keys, given: Any) -> Imported:
     kind = keys.take("distributed_type", "NO")
     if str(kind).upper() not in _KINDS:
         keys.warn(f"distributed_type: {text_of(kind)}", "Another device or engine trains the model.", "one on GPUs")
-    for name, of in (("fsdp_config", "FSDP"), ("deepspeed_config", "DEEPSPEED")):
+    for name, section in (("fsdp_config", "FSDP"), ("deepspeed_config", "DEEPSPEED")):
         nested = keys.take(name, {})
         if nested and not isinstance(nested, dict):
             keys.miss(name, nested, "is not an object: it is not read")
-        elif nested and str(kind).upper() != of:
+        elif nested and str(kind).upper() != section:
             keys.without_effect.append(name)
-        elif str(kind).upper() == of:
-            keys.left |= {"use_fsdp": True} if of == "FSDP" else {"use_deepspeed": True}
+        elif str(kind).upper() == section:
+            keys.left |= {"use_fsdp": True} if section == "FSDP" else {"use_deepspeed": True}
             keys.left |= nested
     states = keys.left.get("mixed_precision") is not None
     precision = keys.choice("mixed_precision", _PRECISIONS, None, "no")
@@ -105,12 +105,12 @@ def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
     settings = {key: value for key, value in plan.get("training", {}).items() if key not in _CONFIGS}
     training = {**settings, **imported.request["training"]}
     device, given = dict(imported.request.get("device", {})), plan.get("device", {})
-    known = {"method"}
+    stated = {"method"}
     if given.get("count", 1) >= FEWEST and any(map(_lacks_count, imported.not_understood)):
         device["count"] = given["count"]
-        known.add(COUNT)
+        stated.add(COUNT)
     request = {**plan, "training": training, "device": {**given, **device}}
-    others = tuple(entry for entry in imported.not_understood if entry.key not in known)
+    others = tuple(entry for entry in imported.not_understood if entry.key not in stated)
     return replace(imported, request=request, not_understood=others)
 
 

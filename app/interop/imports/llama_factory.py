@@ -47,7 +47,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
     stage = keys.take("stage", "sft")
-    trainer = preferences.of_stage(keys, stage)
+    trainer = preferences.stage_trainer(keys, stage)
     training = {
         "trainer": trainer,
         "dtype": dtype,
@@ -171,20 +171,20 @@ def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:
 
 def _quantization(keys: Keys) -> dict[str, Any]:
     """Return the settings of storage in 4 or 8 bits; empty if there is none."""
-    bits, by = keys.take("quantization_bit"), keys.take("quantization_method", "bnb")
-    if bits == 4 and by in ("bnb", "bitsandbytes"):
+    bits, library = keys.take("quantization_bit"), keys.take("quantization_method", "bnb")
+    if bits == 4 and library in ("bnb", "bitsandbytes"):
         return {
             "quant_type": keys.take("quantization_type", "nf4"),
             "double_quant": keys.flag("double_quantization", default=True),
             "prepare_model_for_kbit_training": False,
         }
     keys.forget(("quantization_type", "double_quantization"))
-    if bits == 8 and by in ("bnb", "bitsandbytes"):
+    if bits == 8 and library in ("bnb", "bitsandbytes"):
         return {"load_in_8bit": True, "prepare_model_for_kbit_training": False}
-    if bits == 8 and by == "eetq":
+    if bits == 8 and library == "eetq":
         return {"quantization_config": {"quant_method": "eetq"}, "prepare_model_for_kbit_training": False}
     if bits is not None:
-        setting = {"quantization_bit": bits, "quantization_method": by}
+        setting = {"quantization_bit": bits, "quantization_method": library}
         keys.miss(
             "quantization_bit", setting, "only 4 and 8 bits by bnb and 8 by eetq are modeled: 16-bit weights are used"
         )

@@ -64,7 +64,7 @@ def method_of(keys: Keys, name: MethodName, model: Model | None) -> dict[str, An
     if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
         del keys.left["bias"]
     has_targets = any(setting.name == "target_modules" for setting in settings)
-    of_pattern = _of_pattern(keys, name, model) if has_targets else {}
+    of_pattern = _settings_of_pattern(keys, name, model) if has_targets else {}
     method: dict[str, Any] = {
         "name": name,
         **{setting.name: _read(keys, setting) for setting in settings},
@@ -75,7 +75,7 @@ def method_of(keys: Keys, name: MethodName, model: Model | None) -> dict[str, An
     return method
 
 
-def _of_pattern(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:
+def _settings_of_pattern(keys: Keys, name: MethodName, model: Model | None) -> dict[str, Any]:
     """Return the settings for the modules that a pattern matches: of single layers with LoRA alone."""
     if keys.left.get("target_modules") == "all-linear" or not isinstance(keys.left.get("target_modules"), str):
         return {}

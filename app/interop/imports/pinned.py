@@ -56,7 +56,7 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
             stack[name] = version
             continue
         instead = getattr(DEFAULT_STACK, name)
-        like, differs = _like(version) if name == "trl" and not patches_trl else (instead, "")
+        like, differs = _closest_release(version) if name == "trl" and not patches_trl else (instead, "")
         if like != instead and not _refusals({**request, "stack": {**stack, name: like}}) - refused:
             stack[name] = instead = like
         how = differs if instead == like else ""
@@ -64,7 +64,7 @@ def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) 
     return stack
 
 
-def _like(version: str) -> tuple[str, str]:
+def _closest_release(version: str) -> tuple[str, str]:
     """Return the known release of TRL whose SFTTrainer computes the loss most like a given one, and the difference."""
     found = ((versions, differs) for first, versions, differs in _ERAS if release(version)[:2] >= first)
     return next(found, (DEFAULT_STACK.trl, ""))

@@ -39,7 +39,7 @@ FACTORY_STEP = "LLaMA-Factory runs a trainer of its own for it."
 _OTHER = "Preference and reinforcement learning add a reference model, more sequences or another loss."
 
 
-def of_axolotl(keys: Keys, rl: Any) -> TrainerName:
+def axolotl_trainer(keys: Keys, rl: Any) -> TrainerName:
     """Return the trainer that `rl` names, or transformers' Trainer, with a warning for what is not modeled."""
     return _named(keys, "rl", rl, AXOLOTL, AXOLOTL_STEP) if rl else "transformers"
 
@@ -52,7 +52,7 @@ def reward_of_axolotl(keys: Keys) -> str | None:
     return names[0] if names else None
 
 
-def of_stage(keys: Keys, stage: Any) -> TrainerName:
+def stage_trainer(keys: Keys, stage: Any) -> TrainerName:
     """Return the trainer of a stage; transformers' Trainer for pt and sft. Some losses of dpo need no reference."""
     if stage in ("pt", "sft"):
         return "transformers"

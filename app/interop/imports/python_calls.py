@@ -50,7 +50,7 @@ _READ = re.compile(
 OF_UNSLOTH = {"UnslothTrainer": "SFTTrainer", "UnslothTrainingArguments": "SFTConfig"}
 
 
-def _first(name: str) -> str | None:
+def _first_argument(name: str) -> str | None:
     """Return the name of the first argument of a call, where it may be a text."""
     if name.endswith("from_pretrained"):
         return "model_name"
@@ -86,7 +86,7 @@ def keys_of(text: str) -> Keys:
             wrong.append(error)
         except (ValueError, RecursionError, MemoryError) as error:
             raise _nested() from error
-    found = _found(modules)
+    found = _collect_calls(modules)
     if wrong and not found.calls:
         message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
         raise refusal("content", message, shortened(text)) from wrong[0]
@@ -115,7 +115,7 @@ def keys_of(text: str) -> Keys:
     return keys
 
 
-def _found(modules: list[ast.Module]) -> _Calls:
+def _collect_calls(modules: list[ast.Module]) -> _Calls:
     """Return the calls of modules, which are read twice: functions are called below their definition."""
     found = _Calls(Names())
     try:
@@ -209,7 +209,7 @@ class _Calls(ast.NodeVisitor):
         self._note(self.of_tasks.get(load or "", ()))
 
     def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-        first = _first(name)
+        first = _first_argument(name)
         if first and node.args:
             yield first, node.args[0]
         for keyword in node.keywords:

@@ -67,7 +67,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     else:
         training |= arguments(keys, trainer, defaults)
     if is_unsloth:
-        training = unsloth.in_groups(keys, training)
+        training = unsloth.training_in_groups(keys, training)
     if is_unsloth and training["trainer"] != "unsloth":
         keys.warn(
             "Unsloth",
@@ -80,7 +80,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     if loop is None and tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
     if embeds:
-        training = tasks.in_own_loop(keys, training)
+        training = tasks.own_loop_training(keys, training)
     elif trainer_of(calls) is None and not is_unsloth and loop is None:
         why = "no Trainer is called, and training loops are not read: batch, length and optimizer are defaults"
         keys.miss("trainer", None, why)

@@ -47,22 +47,22 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     """
     linear = dict(linear_modules(model))
     for parts in (1, 2):
-        ends = sorted({_end(name, parts) for name in matched})
-        named = {name for name in linear if any(_end(name, end.count(".") + 1) == end for end in ends)}
+        ends = sorted({_last_parts(name, parts) for name in matched})
+        named = {name for name in linear if any(_last_parts(name, end.count(".") + 1) == end for end in ends)}
         stacks = {linear[name] for name in matched}
         if matched and matched == named:
             return {"target_modules": ends}
         stack = next(iter(stacks), None)
         if len(stacks) == 1 and stack is not None and matched == {name for name in named if linear[name] == stack}:
-            return {"target_modules": ends, **_of_stack(stack, model)}
+            return {"target_modules": ends, **_settings_of_stack(stack, model)}
     return None
 
 
-def _end(name: str, parts: int) -> str:
+def _last_parts(name: str, parts: int) -> str:
     return ".".join(name.split(".")[-parts:])
 
 
-def _of_stack(stack: str, model: Model) -> dict[str, Any]:
+def _settings_of_stack(stack: str, model: Model) -> dict[str, Any]:
     """Return the settings for every layer of one list."""
     count = next(len(part.layers) for part in model.parts if isinstance(part, Stack) and part.name == stack)
     return {"layers_to_transform": [*range(count)], "layers_pattern": [".".join(stack.split(".")[-2:])]}
@@ -82,10 +82,10 @@ def _matched(pattern: str, model: Model) -> set[str]:
 def matched_by(pattern: re.Pattern[str], model: Model) -> set[str]:
     """Return the names of the linear layers that a pattern matches."""
     names = (name for name, _ in linear_modules(model))
-    return {name for name in names if pattern.fullmatch(name) or pattern.fullmatch(_in_whole(name))}
+    return {name for name in names if pattern.fullmatch(name) or pattern.fullmatch(_name_in_whole_model(name))}
 
 
-def _in_whole(name: str) -> str:
+def _name_in_whole_model(name: str) -> str:
     """Return the name of a text model's module in the model that reads images, which its files are of."""
     return name.replace("model.", "model.language_model.", 1) if name.startswith("model.layers.") else name
 

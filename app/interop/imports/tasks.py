@@ -91,7 +91,7 @@ def embeds(arguments: Mapping[str, Any], unread: Mapping[str, str]) -> bool:
     return isinstance(stated, str) and stated.rpartition(".")[2] == "FEATURE_EXTRACTION"
 
 
-def in_own_loop(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+def own_loop_training(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training of a script that embeds texts, whose model computes no loss: in the reference step."""
     keys.warn(
         "task_type FEATURE_EXTRACTION",

@@ -76,15 +76,19 @@ def _forget(keys: Keys) -> None:
 
 def _name(builder: str) -> str:
     """Return the name of a builder without its module and the prefixes of LoRA's."""
-    return builder.rpartition(".")[2].removeprefix("q").removeprefix("lora_") if _adapts(builder) else _last(builder)
+    return (
+        builder.rpartition(".")[2].removeprefix("q").removeprefix("lora_")
+        if _adapts(builder)
+        else _function_name(builder)
+    )
 
 
-def _last(builder: str) -> str:
+def _function_name(builder: str) -> str:
     return builder.rpartition(".")[2]
 
 
 def _adapts(builder: str) -> bool:
-    return _last(builder).startswith(("lora_", "qlora_"))
+    return _function_name(builder).startswith(("lora_", "qlora_"))
 
 
 def _model(keys: Keys, builder: str, given: Any) -> Any:
@@ -102,7 +106,7 @@ def _model(keys: Keys, builder: str, given: Any) -> Any:
 def _method(keys: Keys, builder: str) -> dict[str, Any]:
     if not _adapts(builder):
         return {"name": "full"}
-    in_4_bits = keys.flag("model.quantize_base") or _last(builder).startswith("qlora_")
+    in_4_bits = keys.flag("model.quantize_base") or _function_name(builder).startswith("qlora_")
     named = keys.names("model.lora_attn_modules") or []
     unknown = [name for name in named if name not in _PROJECTIONS]
     if unknown:

@@ -92,7 +92,7 @@ def warn_of_experts(keys: Keys, method: dict[str, Any], model: Model | None) -> 
         keys.warn("Unsloth's adapters on experts", effect, "one in which experts are not adapted")
 
 
-def in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+def training_in_groups(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with the batch that Unsloth sets where rows are no whole groups of completions."""
     group = training.get("num_generations", 1)
     rows = training["micro_batch_size"]
@@ -117,7 +117,7 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
         return {"target_modules": keys.take("target_modules")}
     named = targets(keys, "target_modules", model)
     if not of_parts and model is not None and model.model_type in FAMILIES and named["target_modules"]:
-        named["target_modules"] = _in_layers(keys, named["target_modules"])
+        named["target_modules"] = _layer_names(keys, named["target_modules"])
     if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}
     pattern = _pattern(flags, _names_in_model(named["target_modules"], model) or _repeated(model))
@@ -131,7 +131,7 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     return found or {"target_modules": TARGETS}
 
 
-def _in_layers(keys: Keys, names: list[str]) -> list[str]:
+def _layer_names(keys: Keys, names: list[str]) -> list[str]:
     """Return the names without those of the embeddings, which are trained in full, and of the head.
 
     Source: models/llama.py, get_peft_model, and CausalLM_fast_forward, which reads the head's weight alone.

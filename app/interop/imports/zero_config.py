@@ -69,7 +69,7 @@ class ZeroRun:
     count: int = 0
 
 
-def by_name(path: str) -> dict[str, Any] | None:
+def named_config(path: str) -> dict[str, Any] | None:
     """Return the config of a file that a tool comes with, by its path; None if it is none of them."""
     zero = KNOWN_FILES.get(path.rpartition("/")[2].removesuffix(".json"))
     return None if zero is None else {"zero_optimization": zero}

@@ -39,7 +39,7 @@ def answer(form: Form, requests: tuple[Request, ...], client: Client | None) -> 
         return
     body = form.estimate()
     request = parse_request(body)
-    yield Part(template="estimate/chosen.html", context=_of_chosen(comparison, request, chosen))
+    yield Part(template="estimate/chosen.html", context=_chosen_context(comparison, request, chosen))
     for comparison in comparisons:
         figure = methods_figure(comparison.estimates, chosen.fit)
         yield Part(template="estimate/methods.html", context={"figure": figure, "plan": comparison})
@@ -72,7 +72,7 @@ def answer(form: Form, requests: tuple[Request, ...], client: Client | None) -> 
     )
 
 
-def _of_chosen(comparison: view.Comparison, request: Request, chosen: Estimate) -> dict[str, Any]:
+def _chosen_context(comparison: view.Comparison, request: Request, chosen: Estimate) -> dict[str, Any]:
     return {
         "estimate": chosen,
         "fewest": view.fewest_gpus(request, chosen),

@@ -116,7 +116,7 @@ def chapter_answer(form: ChapterForm) -> ChapterAnswer:
         examples=tuple(_tried(tried) for tried in form.tried()),
         figures=tuple(FigureAnswer.model_validate(figure) for figure in chapter.figures),
         practice=tuple(LineAnswer.model_validate(line) for line in practice),
-        experiments=results.of(chapter.experiments) if results else (),
+        experiments=results.named(chapter.experiments) if results else (),
     )
 
 

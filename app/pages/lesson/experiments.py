@@ -135,7 +135,7 @@ class ProvenAnswer(Answer):
     environment: dict[str, Any] = described("The device, the date and the versions.", {"date": "2026-11-26"})
     experiments: tuple[ExperimentAnswer, ...] = described("The experiments.", [{"name": "identity"}])
 
-    def of(self, names: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
+    def named(self, names: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
         """Return the named experiments that were run; `identity/dora` selects the claims on DoRA of `identity`."""
         by_name = {experiment.name: experiment for experiment in self.experiments}
         pairs = [name.partition("/") for name in names]

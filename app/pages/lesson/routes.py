@@ -84,7 +84,7 @@ def chapter_page(form: ChapterForm) -> Response:
         chapters=CHAPTERS,
         drawings=drawings,
         environment=results.environment if results else None,
-        experiments=results.of(chapter.experiments) if results else (),
+        experiments=results.named(chapter.experiments) if results else (),
         form=form,
         number=number + 1,
         practice=PRACTICE[chapter.name]() if chapter.name in PRACTICE else (),

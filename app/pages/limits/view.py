@@ -64,11 +64,11 @@ def plan_limits(body: Any) -> PlanLimits:
     Raises:
         PlanError: if the request is invalid; where limits are read, if it has no device or the libraries refuse it.
     """
-    return _of_text(json.dumps(body, sort_keys=True))
+    return _limits_of_text(json.dumps(body, sort_keys=True))
 
 
 @lru_cache(maxsize=8)
-def _of_text(body: str) -> PlanLimits:
+def _limits_of_text(body: str) -> PlanLimits:
     """Return the limits of a body as JSON text. The last few are kept: a browser asks again whenever it goes back."""
     return PlanLimits(request=parse_request(json.loads(body)))
 

@@ -19,7 +19,7 @@ from app.presentation.changes import changes_text
 from calculator.common.errors import PlanError, Problem
 from calculator.estimation.traced.check import modeled_models
 from calculator.planning.needs import Priority
-from calculator.planning.plan import DevicePlan, answer_of, parts
+from calculator.planning.plan import DevicePlan, answer_of, device_plans
 from calculator.planning.request import PlanRequest, parse_plan
 
 
@@ -62,7 +62,7 @@ def plan_page(form: NeedsForm) -> Response:
 def _parts(request: PlanRequest) -> Iterator[Part]:
     several = len(request.models) * len(request.devices) > 1
     plans: list[DevicePlan] = []
-    for part in parts(request):
+    for part in device_plans(request):
         plans.append(part)
         title = plan_text.sentence(plans[0])
         context = {"number": len(plans), "part": part, "several_parts": several, "title": title}

@@ -42,7 +42,7 @@ def measurements_figure(rows: Iterable[PublishedRow]) -> str:
     """Return points by statistic, filled if a request describes the run completely, and the line of equality."""
     measured = [row for row in rows if row.predicted_bytes and row.measured_bytes]
     figure = go.Figure(layout={"template": go.layout.Template()})
-    figure.add_trace(_equal(measured))
+    figure.add_trace(_diagonal(measured))
     for statistic, label in (*STATISTICS.items(), (UNSTATED, "not stated")):
         for expressed, mark in (("whole", ""), ("in part", "-open")):
             chosen = [row for row in measured if (row.statistic, row.expressed) == (statistic, expressed)]
@@ -53,7 +53,7 @@ def measurements_figure(rows: Iterable[PublishedRow]) -> str:
     return embedded(figure)
 
 
-def _equal(rows: list[PublishedRow]) -> go.Scatter:
+def _diagonal(rows: list[PublishedRow]) -> go.Scatter:
     sizes = [gib(each) for row in rows for each in (row.predicted_bytes or 0, row.measured_bytes or 0)]
     ends = [min(sizes, default=1) * 0.9, max(sizes, default=1) * 1.1]
     return go.Scatter(

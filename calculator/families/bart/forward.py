@@ -41,7 +41,7 @@ def _attend(context: Context, modules: LayerModules, name: str, hidden_states: T
 def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor, heads: int) -> Tensor:
     """Attend to the same sequence, or to the encoder's output. Queries, keys and values stay alive until the end."""
     crosses = name == "encoder_attn"
-    query_states = _by_heads(modules[f"{name}.q_proj"](hidden_states), heads)
+    query_states = _split_heads(modules[f"{name}.q_proj"](hidden_states), heads)
     key_states, value_states = _keys_and_values(context, modules, name, hidden_states, heads)
     outer = context.mask, context.is_causal
     if crosses:
@@ -61,13 +61,13 @@ def _keys_and_values(
         if cached is not None:
             return cached
     key_states = modules[f"{name}.k_proj"](current)
-    value_states = _by_heads(modules[f"{name}.v_proj"](current), heads)
-    key_states = _by_heads(key_states, heads)
+    value_states = _split_heads(modules[f"{name}.v_proj"](current), heads)
+    key_states = _split_heads(key_states, heads)
     context.set_scope(f"{modules.prefix}{name}: ")
     return context.update_cache(key_states, value_states)
 
 
-def _by_heads(x: Tensor, heads: int) -> Tensor:
+def _split_heads(x: Tensor, heads: int) -> Tensor:
     batch, length, width = x.shape
     return ops.view(x, (batch, heads, length, width // heads))
 

@@ -22,11 +22,11 @@ from calculator.families.fields import (
     flag,
     layers,
     number,
-    off,
     padding,
     positions,
     size,
     tie,
+    unsupported_flag,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ ENTRIES: tuple[Entry, ...] = (
     *_HEAD,
     flag("use_cache", True),
     flag("is_decoder", False),
-    *off("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
+    *unsupported_flag("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
     Field(name="classifier_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
     tie(default=True),
 )

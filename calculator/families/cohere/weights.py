@@ -11,7 +11,7 @@ from calculator.families.cohere import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie
 from calculator.families.rope import rope
-from calculator.families.windows import every, layer_types, window
+from calculator.families.windows import layer_types, sliding_except_every, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
@@ -80,7 +80,7 @@ FAMILIES = (
             number("logit_scale", 0.0625),
             window(4096),
             size("sliding_window_pattern", 4),
-            *layer_types(every("sliding_window_pattern")),
+            *layer_types(sliding_except_every("sliding_window_pattern")),
         ),
         parts=_cohere2,
         forward=forward.COHERE2,

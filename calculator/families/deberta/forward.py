@@ -97,12 +97,12 @@ def _distances(context: Context) -> Tensor:
     counted = [tape.new((length,), "int64", name) for name in ("queries", "keys")]
     distances = tape.new((length, length), "int64", "distances")
     if config["position_buckets"] > 0:
-        distances = _in_buckets(distances)
+        distances = _log_buckets(distances)
     del counted
     return distances
 
 
-def _in_buckets(distances: Tensor) -> Tensor:
+def _log_buckets(distances: Tensor) -> Tensor:
     """Run make_log_bucket_position."""
     tape, shape = distances.tape, distances.shape
     sign = tape.new(shape, "int64", "signs")

@@ -119,11 +119,11 @@ def _rotated(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     """Rotate halves, or interleaved pairs without a copy (V3's apply_rotary_pos_emb_interleave)."""
     cos, sin = context.position_tables[:2]
     if context.config["rope_interleave"]:
-        return _by_pairs(q, cos, sin, "query"), _by_pairs(k, cos, sin, "key")
+        return _rotate_pairs(q, cos, sin, "query"), _rotate_pairs(k, cos, sin, "key")
     return rotary.rotate(q, cos, sin, "query, rotated"), rotary.rotate(k, cos, sin, "key, rotated")
 
 
-def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
+def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     half = (*x.shape[:-1], x.shape[-1] // 2)
     cos, sin = (strided(ops.narrow(x, (*x.shape[:-1], half[-1]))) for x in (cos, sin))
     x1, x2 = ops.narrow(x, half), ops.narrow(x, half, part=1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _layer(config: Config) -> Owned:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     return (
-        *(linear(f"attention.{each}_lin", hidden, hidden, bias=True) for each in ("q", "k", "v", "out")),
+        *(linear(f"attention.{name}_lin", hidden, hidden, bias=True) for name in ("q", "k", "v", "out")),
         norm("sa_layer_norm", hidden, bias=True),
         linear("ffn.lin1", hidden, inner, bias=True),
         linear("ffn.lin2", inner, hidden, bias=True),

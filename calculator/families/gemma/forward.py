@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.families.gemma.older_masks import of_batch, windowed
+from calculator.families.gemma.older_masks import batch_masks, windowed
 from calculator.layers import attention, norms
 from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
@@ -69,7 +69,7 @@ GEMMA2 = DecoderForward(
     final_norm=final(norms.offset_rms_norm),
     logits=capped,
     masks=("full_attention", "sliding_attention"),
-    masks_of_batch=of_batch,
+    masks_of_batch=batch_masks,
     sdpa="eager",
 )
 
@@ -83,6 +83,6 @@ GEMMA3_TEXT = DecoderForward(
     final_norm=final(norms.offset_rms_norm),
     logits=capped,
     masks=("full_attention", "sliding_attention"),
-    masks_of_batch=of_batch,
+    masks_of_batch=batch_masks,
     bidirectional_masks=True,
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.layers.layer_modules import LayerModules
 
 
-def of_batch(context: Context) -> dict[MixerType, Tensor | None]:
+def batch_masks(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks of each attention type: older releases pass all layers the same."""
     if "masks_of_windowed_layers" not in context.older:
         return of_text(context)

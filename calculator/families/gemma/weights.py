@@ -32,7 +32,7 @@ from calculator.families.fields import (
 )
 from calculator.families.gemma import forward
 from calculator.families.rope import frequencies_per_type, rope, rope_per_type
-from calculator.families.windows import every, layer_types, window
+from calculator.families.windows import layer_types, sliding_except_every, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
@@ -104,7 +104,7 @@ GEMMA3_TEXT: tuple[Entry, ...] = (
     window(4096),
     Computed(name="sliding_window", value=_window_both_ways),
     size("sliding_window_pattern", 6),
-    *layer_types(every("sliding_window_pattern")),
+    *layer_types(sliding_except_every("sliding_window_pattern")),
     *rope_per_type(theta=1e6, local_theta=10_000.0, local_theta_key="rope_local_base_freq"),
     activation("gelu_pytorch_tanh", spelled="hidden_activation"),
     number("rms_norm_eps", 1e-6),
@@ -151,7 +151,7 @@ FAMILIES = (
             positions(8192),
             *rope(),
             window(4096),
-            *layer_types(every(2)),
+            *layer_types(sliding_except_every(2)),
             activation("gelu_pytorch_tanh", spelled="hidden_activation"),
             number("rms_norm_eps", 1e-6),
             *dropouts("attention_dropout", nullable=True),

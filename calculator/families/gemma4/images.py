@@ -54,7 +54,7 @@ def _encode(context: Context) -> list[Tensor]:
     return [pooler_output]
 
 
-def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def _scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
     image_features = ops.cast(ops.cat(encoded, encoded[0].shape, "tokens"), inputs_embeds.dtype, "cast")
@@ -268,7 +268,7 @@ GEMMA4_IMAGES = Tower(
     batch=_batch,
     kept=image_encoder.nothing_kept,
     encode=_encode,
-    place=_place,
+    place=_scatter_image_tokens,
     types_new_tokens=False,
     grads_patches=False,
     chunks=image_encoder.one_chunk,

@@ -53,7 +53,7 @@ def _encode(context: Context) -> list[Tensor]:
     return parts
 
 
-def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def _scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
     shape = (named(len(encoded) * int(encoded[0].shape[0]), "image tokens"), encoded[0].shape[1])
@@ -132,7 +132,7 @@ GEMMA4_UNIFIED = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         encode=_encode,
-        place=_place,
+        place=_scatter_image_tokens,
         types_new_tokens=False,
         chunks=image_encoder.one_chunk,
         convolves=False,

@@ -43,12 +43,12 @@ UNIFIED_AUDIO: tuple[Entry, ...] = (size("audio_embed_dim", 640),)
 def embedders(vision: Config | None, audio: Config | None, hidden: int) -> Parts:
     """Return Gemma4UnifiedVisionEmbedder and the projection of sound, each if the model has it."""
     return (
-        *(_of_images(vision, hidden) if vision else ()),
+        *(_image_modules(vision, hidden) if vision else ()),
         *((linear("model.embed_audio.embedding_projection", audio["audio_embed_dim"], hidden),) if audio else ()),
     )
 
 
-def _of_images(vision: Config, hidden: int) -> Parts:
+def _image_modules(vision: Config, hidden: int) -> Parts:
     path, pixels, width = "model.embed_vision", vision["patch_pixels"], vision["mm_embed_dim"]
     return (
         bare(path, "other", pos_embedding=(vision["mm_posemb_size"], 2, width)),

@@ -33,7 +33,7 @@ from calculator.families.gemma4.unified_weights import UNIFIED_AUDIO, UNIFIED_VI
 from calculator.families.gemma4.vision import VISION, vision_tower
 from calculator.families.nested import from_text, nested, optional, with_defaults
 from calculator.families.rope import frequencies
-from calculator.families.windows import every, layer_types, window
+from calculator.families.windows import layer_types, sliding_except_every, window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -207,7 +207,7 @@ def _dense(*, longest: int, windows: int, both_ways: str | None) -> tuple[Entry,
         Field(name="use_bidirectional_attention", type="text", default=both_ways, nullable=True, choices=choices),
         Check(name="use_bidirectional_attention", problem=_both_ways),
         window(windows),
-        *layer_types(every(6)),
+        *layer_types(sliding_except_every(6)),
         Computed(name="layer_types", value=_full_at_the_end),
         *ROTATIONS,
         count("num_kv_shared_layers", 0),

@@ -17,11 +17,11 @@ from calculator.families.fields import (
     flag,
     heads,
     number,
-    off,
     padding,
     positions,
     share_of_hidden,
     tie,
+    unsupported_flag,
 )
 from calculator.families.gpt2 import forward
 
@@ -38,7 +38,7 @@ _COMMON: tuple[Entry, ...] = (
     number("layer_norm_epsilon", 1e-5),
     *dropouts("resid_pdrop", "embd_pdrop", "attn_pdrop", default=0.1),
     flag("scale_attn_weights", True),
-    *off("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
+    *unsupported_flag("add_cross_attention", "a decoder that attends to an encoder is not modeled"),
     tie(default=True),
     *padding(),
 )

@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """Run GPTNeoAttention, which calls the attention module of the layer's type."""
     path = f"{modules.prefix}attn.attention"
-    return leave(path, _of_type(context, modules, enter(path, hidden_states)))
+    return leave(path, _self_attention(context, modules, enter(path, hidden_states)))
 
 
-def _of_type(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+def _self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
     context.set_scope(f"{modules.prefix}attn: ")
     query, key, value = (split_heads(context, x, context.config["num_attention_heads"]) for x in projections)
     del projections
     key, value = context.update_cache(key, value)
-    attn_output = attention.attend(context, query, key, value, _in_float32)
+    attn_output = attention.attend(context, query, key, value, _float32_attention)
     if context.attention == "flash_attention_2":
         context.attn_weights = attn_output
     attn_output = modules["attn.attention.out_proj"](attn_output)
     return config_dropout(context, "resid_dropout", attn_output)
 
 
-def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _float32_attention(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
     smallest = query.tape.new((), "float32", "smallest number")
     causal = Tensor(query.tape, None, (1, 1, query.shape[2], key.shape[2]), "bool", None)

@@ -63,7 +63,7 @@ def _gpt_neo(config: Config) -> Parts:
         return (
             *norms(config, "ln_1", bias=True),
             Buffer(name="attn.attention.bias", shape=(1, 1, longest, longest), dtype="bool"),
-            *(linear(f"attn.attention.{each}_proj", hidden, hidden) for each in ("k", "v", "q")),
+            *(linear(f"attn.attention.{name}_proj", hidden, hidden) for name in ("k", "v", "q")),
             linear("attn.attention.out_proj", hidden, hidden, bias=True),
             *norms(config, "ln_2", bias=True),
             *plain_mlp(config, "mlp.c_fc", "mlp.c_proj"),

@@ -20,7 +20,7 @@ from calculator.families.fields import (
 )
 from calculator.families.gpt_oss import forward
 from calculator.families.rope import rope
-from calculator.families.windows import every, layer_types, window
+from calculator.families.windows import layer_types, sliding_except_every, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -80,7 +80,7 @@ FAMILIES = (
             positions(131_072),
             *rope(theta=150_000.0, otherwise=_YARN),
             window(128),
-            *layer_types(every(2)),
+            *layer_types(sliding_except_every(2)),
             activation(),
             number("rms_norm_eps", 1e-5),
             *dropouts("attention_dropout"),

@@ -26,9 +26,9 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     q_rot = _rotated(context, q_rot, "query, rotated")
     key = ops.cat((k_rot, k_pass), heads, "key, whole again")
     query = ops.cat((q_rot, q_pass), heads, "query, whole again")
-    query, key, value = _by_heads(query), _by_heads(key), _by_heads(value)
+    query, key, value = _split_heads(query), _split_heads(key), _split_heads(value)
     key, value = context.update_cache(key, value)
-    attn_output = attention.attend(context, query, key, value, _in_float32)
+    attn_output = attention.attend(context, query, key, value, _float32_attention)
     attn_output = modules["attn.out_proj"](attn_output)
     return config_dropout(context, "resid_pdrop", attn_output)
 
@@ -41,13 +41,13 @@ def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
     return rotary.rotate(x, cos, sin, name)
 
 
-def _by_heads(x: Tensor) -> Tensor:
+def _split_heads(x: Tensor) -> Tensor:
     """View (batch, sequence, heads, head_dim) as (batch, heads, sequence, head_dim)."""
     x.merged = False
     return ops.view(x, (x.shape[0], x.shape[2], x.shape[1], x.shape[3]))
 
 
-def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _float32_attention(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scores = partial(_scores, context, query, key)
     return attention.drop_and_weigh(context, attention.softmax(scores(), value.dtype), value)
 

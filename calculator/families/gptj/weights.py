@@ -41,7 +41,7 @@ def _gptj(config: Config) -> Parts:
     def layer(_kind: LayerKind) -> Owned:
         return (
             *norms(config, "ln_1", bias=True),
-            *(linear(f"attn.{each}_proj", hidden, hidden) for each in ("k", "v", "q", "out")),
+            *(linear(f"attn.{name}_proj", hidden, hidden) for name in ("k", "v", "q", "out")),
             linear("mlp.fc_in", hidden, inner, bias=True),
             linear("mlp.fc_out", inner, hidden, bias=True),
         )

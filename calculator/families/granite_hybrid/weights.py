@@ -48,7 +48,7 @@ def _all_mamba(config: Config) -> tuple[str, ...]:
 
 def _types(config: Config) -> tuple[str, ...]:
     """Return the current names of the layer types. The check refuses unknown names."""
-    return tuple(_TYPES.get(each, each) for each in config["layer_types"])
+    return tuple(_TYPES.get(kind, kind) for kind in config["layer_types"])
 
 
 def _too_few(config: Config) -> str | None:

@@ -56,7 +56,7 @@ def _encode(context: Context) -> list[Tensor]:
     return parts
 
 
-def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def _scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
     tokens, width = len(encoded) * int(encoded[0].shape[0]), encoded[0].shape[1]
@@ -119,7 +119,7 @@ IDEFICS3 = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         encode=_encode,
-        place=_place,
+        place=_scatter_image_tokens,
         chunks=image_encoder.one_chunk,
         source="transformers/models/idefics3/image_processing_idefics3.py",
     ),

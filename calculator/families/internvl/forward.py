@@ -53,7 +53,7 @@ def _encode(context: Context) -> list[Tensor]:
     return [pooler_output]
 
 
-def _place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def _scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens."""
     context.set_scope("images: ")
     image_features = ops.cast(encoded[0], inputs_embeds.dtype, "tokens, cast")
@@ -146,7 +146,7 @@ def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     shape = (images, heads, patches, int(width) // int(heads))
     query, key, value = (modules[f"attention.{name}_proj"](x) for name in ("q", "k", "v"))
     query, key = (_normed(modules, f"attention.{name}_norm", each) for name, each in (("q", query), ("k", key)))
-    query, key, value = (ops.view(each, shape) for each in (query, key, value))
+    query, key, value = (ops.view(states, shape) for states in (query, key, value))
     context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)
     output = modules["attention.projection_layer"](attn_output)
@@ -221,7 +221,7 @@ INTERNVL = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         encode=_encode,
-        place=_place,
+        place=_scatter_image_tokens,
         chunks=image_encoder.one_chunk,
         source="transformers/models/got_ocr2/image_processing_got_ocr2.py",
     ),

@@ -95,7 +95,7 @@ def _text(config: Config) -> Config:
     return read(_TEXTS[config["text_model_type"]], config["text_config"] or {}, "model.config.text_config")
 
 
-def _from_text(name: str) -> Computed:
+def _text_value(name: str) -> Computed:
     """Return the entry for a value of the text model, which is null if its class lacks the field."""
     return Computed(name=name, value=lambda config: config["text_config"].get(name))
 
@@ -218,7 +218,7 @@ FAMILIES = (
             Computed(name="text_model_type", value=_text_type),
             Computed(name="text_config", value=_text),
             *nested("vision_config", _VISION),
-            *map(_from_text, _NAMES),
+            *map(_text_value, _NAMES),
             number("downsample_ratio", 0.5, minimum=1e-3, maximum=1),
             Check(name="downsample_ratio", problem=_uneven),
             activation("gelu", name="projector_act", spelled="projector_hidden_act"),

@@ -47,7 +47,7 @@ def _rank(config: Config) -> int:
     return Dim(given, "mamba_dt_rank")
 
 
-def _outside(offset: str, period: str) -> Check:
+def _offset_below_period(offset: str, period: str) -> Check:
     def problem(config: Config) -> str | None:
         first, every = config[offset], config[period]
         return f"{shown(first)} must be smaller than {period}, {shown(every)}" if first >= every else None
@@ -123,8 +123,8 @@ FAMILIES = (
             count("expert_layer_offset", 1),
             size("attn_layer_period", 8),
             count("attn_layer_offset", 4),
-            _outside("expert_layer_offset", "expert_layer_period"),
-            _outside("attn_layer_offset", "attn_layer_period"),
+            _offset_below_period("expert_layer_offset", "expert_layer_period"),
+            _offset_below_period("attn_layer_offset", "attn_layer_period"),
             size("mamba_d_state", 16),
             size("mamba_d_conv", 4),
             size("mamba_expand", 2),

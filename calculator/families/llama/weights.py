@@ -18,11 +18,11 @@ from calculator.families.fields import (
     grouped_sizes,
     layers,
     number,
-    off,
     padding,
     positions,
     size,
     tie,
+    unsupported_flag,
 )
 from calculator.families.llama import forward
 from calculator.families.rope import rope
@@ -157,7 +157,7 @@ FAMILIES = (
         folder="llama",
         entries=(
             *_entries(*grouped_sizes(kv=8, head=128), longest=131_072, eps=number("rms_norm_eps", 1e-5)),
-            *off("use_sliding_window", "transformers refuses it for this family"),
+            *unsupported_flag("use_sliding_window", "transformers refuses it for this family"),
         ),
         parts=_llama,
         forward=forward.LLAMA,

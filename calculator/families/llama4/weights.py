@@ -91,8 +91,8 @@ def _llama4_text(config: Config) -> Parts:
 
     sparse = frozenset(config["moe_layers"])
     kinds = [
-        LayerKind(attention=_TYPES[each], mlp="sparse" if index in sparse else "dense", rotated=bool(rotated))
-        for index, (each, rotated) in enumerate(zip(config["layer_types"], config["no_rope_layers"], strict=False))
+        LayerKind(attention=_TYPES[kind], mlp="sparse" if index in sparse else "dense", rotated=bool(rotated))
+        for index, (kind, rotated) in enumerate(zip(config["layer_types"], config["no_rope_layers"], strict=False))
     ]
     return decoder(config, kinds, layer)
 

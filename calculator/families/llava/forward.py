@@ -78,7 +78,7 @@ def with_outputs(context: Context, parts: list[Tensor]) -> list[Tensor]:
     return parts
 
 
-def place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Join the tokens of all images, and replace the embeddings of the placeholders by them."""
     context.set_scope("images: ")
     shape = (named(context.image.tokens * len(encoded), "image tokens"), encoded[0].shape[-1])
@@ -110,7 +110,7 @@ _IMAGES = Tower(
     batch=_batch,
     kept=image_encoder.nothing_kept,
     encode=_encode,
-    place=place,
+    place=scatter_image_tokens,
     chunks=image_encoder.one_chunk,
     source="transformers/models/llava/processing_llava.py",
 )

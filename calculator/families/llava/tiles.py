@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
-from calculator.families.llava.forward import LLAVA, place, projected_features, with_outputs
+from calculator.families.llava.forward import LLAVA, projected_features, scatter_image_tokens, with_outputs
 from calculator.layers import image_encoder
 from calculator.layers.decoder_forward import Tower
 from calculator.layers.fixed_images import no_limits
@@ -143,7 +143,7 @@ LLAVA_NEXT = replace(
         batch=_batch,
         kept=image_encoder.nothing_kept,
         encode=_encode,
-        place=place,
+        place=scatter_image_tokens,
         chunks=image_encoder.one_chunk,
         source="transformers/models/llava_next/processing_llava_next.py",
     ),

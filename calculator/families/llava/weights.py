@@ -74,7 +74,7 @@ def _vision(config: Config) -> Config:
     return read(CLIP, config["vision_config"] or _DEFAULT_VISION, "model.config.vision_config")
 
 
-def _from_text(name: str) -> Computed:
+def _text_value(name: str) -> Computed:
     """Return the entry for a value of the text model, which is null if its class lacks the field."""
     return Computed(name=name, value=lambda config: config["text_config"].get(name))
 
@@ -132,7 +132,7 @@ _ENTRIES: tuple[Entry, ...] = (
     Computed(name="text_config", value=_text),
     nested("vision_config", ())[0],
     Computed(name="vision_config", value=_vision),
-    *map(_from_text, _NAMES),
+    *map(_text_value, _NAMES),
     count("vision_feature_layer", -2, minimum=-MOST_LAYERS),
     Check(name="vision_feature_layer", problem=_unknown_layer),
     Field(name="vision_feature_select_strategy", type="text", default="default", choices=("default", "full")),

@@ -94,7 +94,7 @@ def _vision_layer(config: Config) -> Owned:
     return (
         norm("attention_norm", hidden),
         *gated_mlp(config, name="feed_forward"),
-        *(linear(f"attention.{each}_proj", hidden, hidden) for each in ("k", "v", "q", "o")),
+        *(linear(f"attention.{name}_proj", hidden, hidden) for name in ("k", "v", "q", "o")),
         norm("ffn_norm", hidden),
     )
 

@@ -77,11 +77,11 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate in float32, to which each factor is cast separately, and cast both results back."""
-    q_embed, k_embed = (_in_float32(context, x, name) for x, name in ((query, "query"), (key, "key")))
+    q_embed, k_embed = (_to_float32(context, x, name) for x, name in ((query, "query"), (key, "key")))
     return ops.cast(q_embed, query.dtype, "query, cast back"), ops.cast(k_embed, key.dtype, "key, cast back")
 
 
-def _in_float32(context: Context, x: Tensor, name: str) -> Tensor:
+def _to_float32(context: Context, x: Tensor, name: str) -> Tensor:
     cos, sin = context.position_tables[:2]
     cast = f"{name} in float32"
     product = ops.mul(ops.cast(x, "float32", cast), cos, f"{name} · cos")

@@ -46,19 +46,19 @@ _LETTERS = dict(zip("M*-E", _KINDS, strict=True))
 _DEFAULT = ("linear_attention", "moe", "full_attention", "mlp")
 
 
-def _from_pattern(config: Config) -> tuple[str, ...]:
+def _layer_types(config: Config) -> tuple[str, ...]:
     pattern = config["hybrid_override_pattern"]
     if pattern is None:
         return _DEFAULT
-    unknown = next((each for each in pattern if each not in _LETTERS), None)
+    unknown = next((kind for kind in pattern if kind not in _LETTERS), None)
     if unknown is not None:
         message = f"{shown(unknown)} is none of {', '.join(_LETTERS)}"
         raise ContradictionError("hybrid_override_pattern", message)
-    return tuple(_LETTERS[each] for each in pattern)
+    return tuple(_LETTERS[kind] for kind in pattern)
 
 
 def _named(config: Config) -> tuple[str, ...]:
-    types = tuple(_OLDER.get(each, each) for each in config["layer_types"])
+    types = tuple(_OLDER.get(kind, kind) for kind in config["layer_types"])
     if not 0 < len(types) <= MOST_LAYERS:
         raise ContradictionError("layer_types", f"lists {len(types):,} layers, not 1 to {MOST_LAYERS:,}")
     unknown = next((type_ for type_ in types if type_ not in _KINDS), None)
@@ -69,7 +69,7 @@ def _named(config: Config) -> tuple[str, ...]:
 
 def _as_pattern(config: Config) -> str:
     letters = {name: letter for letter, name in _LETTERS.items()}
-    return "".join(letters[each] for each in config["layer_types"])
+    return "".join(letters[kind] for kind in config["layer_types"])
 
 
 def _too_few(config: Config) -> str | None:
@@ -132,7 +132,7 @@ FAMILIES = (
                 spelled="layers_block_type",
                 aliases=("layer_types",),
                 nullable=True,
-                null=_from_pattern,
+                null=_layer_types,
             ),
             Computed(name="layer_types", value=_named),
             Computed(name="hybrid_override_pattern", value=_as_pattern),

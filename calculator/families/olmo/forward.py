@@ -38,7 +38,7 @@ def _normed(modules: LayerModules, name: str, x: Tensor) -> Tensor:
     return leave(path, _bare_norm(enter(path, x)))
 
 
-def _left(context: Context, hidden_states: Tensor) -> Tensor:
+def _final_norm(context: Context, hidden_states: Tensor) -> Tensor:
     context.set_scope("model.norm: ")
     return leave("model.norm", _bare_norm(enter("model.norm", hidden_states)))
 
@@ -83,7 +83,7 @@ _OLMO2 = SequentialLayer(
 OLMO = DecoderForward(
     tables=_IN_FLOAT32,
     layer=SequentialLayer(attention=SelfAttention(project=_clipped, rotate=rotate_and_cast_back), norm=_normed),
-    final_norm=_left,
+    final_norm=_final_norm,
 )
 
 OLMO2 = DecoderForward(

@@ -36,7 +36,7 @@ from calculator.families.fields import (
 )
 from calculator.families.olmo import forward
 from calculator.families.rope import frequencies, frequencies_per_type, rope, rope_per_type
-from calculator.families.windows import every, layer_types, window
+from calculator.families.windows import layer_types, sliding_except_every, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
@@ -140,7 +140,7 @@ FAMILIES = (
             *_COMMON,
             positions(2048),
             window(4096),
-            *layer_types(every(4)),
+            *layer_types(sliding_except_every(4)),
             *rope_per_type(theta=500_000.0),
             number("rms_norm_eps", 1e-5),
         ),

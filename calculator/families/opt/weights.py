@@ -35,7 +35,7 @@ def _kinds(config: Config) -> tuple[LayerKind, ...]:
 
 def _layer(config: Config, kind: LayerKind) -> Owned:
     hidden, bias = config["hidden_size"], config["enable_bias"]
-    attends = (linear(f"self_attn.{each}_proj", hidden, hidden, bias=bias) for each in ("k", "v", "q", "out"))
+    attends = (linear(f"self_attn.{name}_proj", hidden, hidden, bias=bias) for name in ("k", "v", "q", "out"))
     return (
         *attends,
         *_norm(config, "self_attn_layer_norm"),

@@ -129,7 +129,7 @@ def apart(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Pr
     return _Projected(mixed, z, b, a, [], [])
 
 
-def _by_key_heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
+def _project_by_key_heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> _Projected:
     """Project with two linear layers, whose outputs are ordered by key head (Qwen3-Next).
 
     A part of the outputs is copied if a view can't merge its heads. With several key heads, this applies to queries,
@@ -277,6 +277,8 @@ QWEN3_5_MOE = replace(QWEN3_5, layer=SequentialLayer(attention=mixer(apart, _ATT
 
 QWEN3_NEXT = replace(
     QWEN3_5,
-    layer=SequentialLayer(attention=mixer(_by_key_heads, _ATTENTION), mlp=in_sparse_layers(_EXPERTS), norm=_NORM),
+    layer=SequentialLayer(
+        attention=mixer(_project_by_key_heads, _ATTENTION), mlp=in_sparse_layers(_EXPERTS), norm=_NORM
+    ),
     tables=rotary_tables,
 )

@@ -106,9 +106,9 @@ def add_features(context: Context, number: int, hidden_states: Tensor) -> Tensor
 QWEN3 = Tower(
     process=processor(min_pixels=65_536, max_pixels=16_777_216),
     batch=placeholders.batch,
-    kept=placeholders.kept,
+    kept=placeholders.rope_deltas,
     encode=partial(placeholders.encode, tower=_tower),
-    place=placeholders.place,
+    place=placeholders.scatter_image_tokens,
     chunks=lambda _config, _image: 1,
     grads_patches=False,
     featured_layers=lambda config: len(config["vision_config"]["deepstack_visual_indexes"]),

@@ -28,7 +28,7 @@ POSITIONS_OF_TOKEN = 1 + _AXES
 _MODEL = "model.language_model"
 
 
-def _by_sections(freq: Tensor, name: str) -> Tensor:
+def _join_sections(freq: Tensor, name: str) -> Tensor:
     """Join the sections of pairs, one from each axis, and repeat the result for both halves (Qwen 2.5)."""
     _, batch, length, half = freq.shape
     pairs = ops.cat((freq,), (batch, length, half), f"rotary: {name}, by sections")
@@ -63,7 +63,7 @@ def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor,
 
 def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Return the tables of Qwen 2.5. Its layers receive no positions, because the text model keeps them."""
-    cos, sin, position_ids = _axial(context, hidden_states, _by_sections)
+    cos, sin, position_ids = _axial(context, hidden_states, _join_sections)
     context.decoder_locals.append(position_ids)
     return cos, sin
 

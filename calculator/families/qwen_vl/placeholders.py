@@ -43,7 +43,7 @@ def batch(config: Config, training: Training, image: Processed) -> list[BatchTen
     ]
 
 
-def kept(training: Training) -> tuple[BatchTensor, ...]:
+def rope_deltas(training: Training) -> tuple[BatchTensor, ...]:
     """Return the offsets between the tokens and the positions of each sequence, which the model keeps."""
     return (("model.rope_deltas", (named(training.micro_batch_size, "B"), 1), "int64"),)
 
@@ -61,7 +61,7 @@ def encode(context: Context, *, tower: RunTower) -> list[Tensor]:
     return [merged, *features]
 
 
-def place(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
+def scatter_image_tokens(context: Context, inputs_embeds: Tensor, encoded: list[Tensor]) -> Tensor:
     """Replace the embeddings of the placeholders by the tokens of images."""
     merged, *features = encoded
     context.set_scope("images: ")

@@ -39,10 +39,10 @@ def windows(config: Config, image: Processed) -> list[int]:
     merge = int(config["spatial_merge_size"])
     side = int(config["window_size"]) // merge // int(config["patch_size"])
 
-    def parts(tokens: int) -> list[int]:
+    def window_sides(tokens: int) -> list[int]:
         return [min(side, tokens - start) for start in range(0, tokens, side)]
 
-    heights, widths = parts(image.rows // merge), parts(image.columns // merge)
+    heights, widths = window_sides(image.rows // merge), window_sides(image.columns // merge)
     return [height * width * merge**2 for height in heights for width in widths]
 
 
@@ -183,9 +183,9 @@ def _merger(context: Context, x: Tensor, tokens: int, norm: Callable[[BoundModul
 QWEN2 = Tower(
     process=processor(min_pixels=3136, max_pixels=12_845_056),
     batch=placeholders.batch,
-    kept=placeholders.kept,
+    kept=placeholders.rope_deltas,
     encode=partial(placeholders.encode, tower=_whole),
-    place=placeholders.place,
+    place=placeholders.scatter_image_tokens,
     chunks=lambda _config, _image: 1,
     source="transformers/models/qwen2_vl/image_processing_qwen2_vl.py",
 )
@@ -193,6 +193,6 @@ QWEN2 = Tower(
 QWEN2_5 = replace(
     QWEN2,
     encode=partial(placeholders.encode, tower=_windowed),
-    place=placeholders.place,
+    place=placeholders.scatter_image_tokens,
     chunks=lambda config, image: len(windows(config["vision_config"], image)),
 )

@@ -120,7 +120,7 @@ def _attention(context: Context, modules: LayerModules, name: str, hidden_states
     scope = f"{modules.prefix}{name}: "
     context.set_scope(scope)
     query_states = ops.scale(query_states, "query, scaled")
-    query_states = _by_heads(query_states, heads, "query, by heads")
+    query_states = _split_heads(query_states, heads, "query, by heads")
     cached = encoder_pair(context) if crosses else None
     key_states, value_states = cached or _keys_and_values(context, modules, name, current, heads)
     causal = context.is_causal
@@ -136,14 +136,14 @@ def _keys_and_values(
     scope = f"{modules.prefix}{name}: "
     key_states = modules[f"{name}.k_proj"](current)
     context.set_scope(scope)
-    key_states = _by_heads(key_states, heads, "key, by heads")
+    key_states = _split_heads(key_states, heads, "key, by heads")
     value_states = modules[f"{name}.v_proj"](current)
     context.set_scope(scope)
-    value_states = _by_heads(value_states, heads, "value, by heads")
+    value_states = _split_heads(value_states, heads, "value, by heads")
     return context.update_cache(key_states, value_states)
 
 
-def _by_heads(x: Tensor, heads: int, name: str) -> Tensor:
+def _split_heads(x: Tensor, heads: int, name: str) -> Tensor:
     """View (batch, sequence, hidden_size) by heads and copy it. With a single head or token there is no copy."""
     batch, length, width = x.shape
     shape = (batch, heads, length, width // heads)

@@ -18,11 +18,11 @@ from calculator.families.fields import (
     dropouts,
     encoder_decoder_sizes,
     flag,
-    off,
     padding,
     positions,
     size,
     tie,
+    unsupported_flag,
 )
 from calculator.families.whisper import forward
 
@@ -91,7 +91,9 @@ FAMILIES = (
             positions(448, spelled="max_target_positions"),
             activation("gelu", spelled="activation_function"),
             *dropouts("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop"),
-            *off("apply_spec_augment", "what SpecAugment masks depends on random numbers, which is not modeled"),
+            *unsupported_flag(
+                "apply_spec_augment", "what SpecAugment masks depends on random numbers, which is not modeled"
+            ),
             flag("use_cache", True),
             tie(default=True),
             *padding(50256),

@@ -33,7 +33,7 @@ def full(typed: FullAccount) -> tuple[Line, ...]:
     """Return the memory at twelve bytes per parameter, and the number of cards with that much memory."""
     account = accounting(base=typed.base, added=0, trainable=typed.base)
     return (
-        *_parts(account),
+        *_lines(account),
         Line(
             name="cards, counting memory only",
             formula="⌈total ÷ card⌉",
@@ -69,7 +69,7 @@ def quantized(typed: QloraAccount) -> tuple[Line, ...]:
             value=added,
             unit="parameters",
         ),
-        *_parts(account),
+        *_lines(account),
         Line(
             name="reduction against full fine-tuning",
             formula="12 × N ÷ total",
@@ -80,7 +80,7 @@ def quantized(typed: QloraAccount) -> tuple[Line, ...]:
     )
 
 
-def _parts(account: Accounting) -> tuple[Line, ...]:
+def _lines(account: Accounting) -> tuple[Line, ...]:
     parts = tuple(
         Line(
             name=_NAMES[part.name],

@@ -50,7 +50,7 @@ def lora(typed: LoraCount) -> tuple[Line, ...]:
             value=compression(d, k, r),
             unit="×",
         ),
-        _all("L × matrices × r × (d + k)", f"{typed.layers:,} × {typed.matrices:,} × {one:,}", every),
+        _total_line("L × matrices × r × (d + k)", f"{typed.layers:,} × {typed.matrices:,} × {one:,}", every),
         *_share(every, typed.base),
     )
 
@@ -78,7 +78,7 @@ def adapter(typed: AdapterCount) -> tuple[Line, ...]:
             value=one,
             unit="parameters",
         ),
-        _all("L × adapters × (2 × d × r + r + d)", f"{typed.layers:,} × {typed.pieces:,} × {one:,}", n * one),
+        _total_line("L × adapters × (2 × d × r + r + d)", f"{typed.layers:,} × {typed.pieces:,} × {one:,}", n * one),
         Line(
             name="without the biases",
             formula="L × adapters × 2 × d × r",
@@ -123,7 +123,7 @@ def prefix(typed: PrefixCount) -> tuple[Line, ...]:
             substituted=f"{d:,} ÷ {typed.heads:,} × {typed.kv_heads:,}",
             value=width,
         ),
-        _all("2 × p × width × L", f"2 × {p:,} × {width:,} × {L:,}", count),
+        _total_line("2 × p × width × L", f"2 × {p:,} × {width:,} × {L:,}", count),
         *_share(count, typed.base),
     )
 
@@ -140,10 +140,10 @@ class PromptCount:
 def prompt(typed: PromptCount) -> tuple[Line, ...]:
     """Return the parameters of the prompt, their share and the size of the file."""
     count = prompt_parameters(typed.p, typed.d)
-    return (_all("p × d", f"{typed.p:,} × {typed.d:,}", count), *_share(count, typed.base))
+    return (_total_line("p × d", f"{typed.p:,} × {typed.d:,}", count), *_share(count, typed.base))
 
 
-def _all(formula: str, substituted: str, count: int) -> Line:
+def _total_line(formula: str, substituted: str, count: int) -> Line:
     return Line(name="total", formula=formula, substituted=substituted, value=count, unit="parameters", main=True)
 
 

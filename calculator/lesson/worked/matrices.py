@@ -48,12 +48,12 @@ def product(left: Matrix, right: Matrix) -> Matrix:
     )
 
 
-def total(left: Matrix, right: Matrix) -> Matrix:
+def add(left: Matrix, right: Matrix) -> Matrix:
     """Return the sum of two matrices of the same shape."""
     return tuple(tuple(a + b for a, b in zip(*rows, strict=True)) for rows in zip(left, right, strict=True))
 
 
-def times(factor: Fraction, values: Matrix) -> Matrix:
+def scale(factor: Fraction, values: Matrix) -> Matrix:
     """Return the matrix multiplied by a number."""
     return tuple(tuple(factor * number for number in row) for row in values)
 

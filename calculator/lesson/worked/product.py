@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
-from calculator.lesson.worked.matrices import column, floats, matrix, product, shape, times, total
+from calculator.lesson.worked.matrices import add, column, floats, matrix, product, scale, shape
 from calculator.lesson.worked.rounding import STORED
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Read:
     @property
     def update(self) -> Matrix:
         """The update (α / r) · B A."""
-        return times(self.scale, product(self.B, self.A))
+        return scale(self.scale, product(self.B, self.A))
 
 
 def read(typed: Product) -> Read:
@@ -74,7 +74,7 @@ def forward(typed: Product) -> tuple[Line, ...]:
     parsed = read(typed)
     frozen, thin = product(parsed.W, parsed.x), product(parsed.A, parsed.x)
     wide = product(parsed.B, thin)
-    path = times(parsed.scale, wide)
+    path = scale(parsed.scale, wide)
     return (
         Line(name="W₀x", formula="W₀ · x", substituted="the frozen path", value=floats(frozen)),
         Line(name="Ax", formula="A · x", substituted="down to r numbers", value=floats(thin)),
@@ -85,7 +85,7 @@ def forward(typed: Product) -> tuple[Line, ...]:
             substituted=f"{typed.lora_alpha:g} / {typed.r} = {float(parsed.scale):g}",
             value=floats(path),
         ),
-        Line(name="h", formula="W₀x + (α / r) · BAx", substituted="", value=floats(total(frozen, path)), main=True),
+        Line(name="h", formula="W₀x + (α / r) · BAx", substituted="", value=floats(add(frozen, path)), main=True),
         Line(
             name="change of h, at most",
             formula="max |h − W₀x| ÷ |W₀x|",
@@ -112,8 +112,8 @@ def merged(typed: Merge) -> tuple[Line, ...]:
     parsed = read(typed)
     stored = STORED[typed.stored]
     base = stored(parsed.W)
-    apart = total(product(base, parsed.x), product(parsed.update, parsed.x))
-    whole = stored(total(base, parsed.update))
+    apart = add(product(base, parsed.x), product(parsed.update, parsed.x))
+    whole = stored(add(base, parsed.update))
     together = product(whole, parsed.x)
     lost = max(abs(a - b) for (a,), (b,) in zip(apart, together, strict=True))
     return (

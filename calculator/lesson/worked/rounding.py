@@ -26,12 +26,12 @@ def bfloat16(value: Fraction) -> Fraction:
     return Fraction(struct.unpack("<f", struct.pack("<I", upper << 16))[0])
 
 
-def _each(round_one: Callable[[Fraction], Fraction]) -> Callable[[Matrix], Matrix]:
+def _elementwise(round_one: Callable[[Fraction], Fraction]) -> Callable[[Matrix], Matrix]:
     return lambda values: tuple(tuple(round_one(value) for value in row) for row in values)
 
 
 STORED: dict[str, Callable[[Matrix], Matrix]] = {
-    "float32": _each(float32),
-    "bfloat16": _each(bfloat16),
+    "float32": _elementwise(float32),
+    "bfloat16": _elementwise(bfloat16),
     "nf4": nf4_block,
 }

@@ -53,7 +53,7 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
 def assumptions(method: Full) -> tuple[str, ...]:
     """Return what the figures assume about the layers in turn."""
     if method.use_badam:
-        return tuple(_of_badam(method))
+        return tuple(_badam_sentences(method))
     sentence = (
         f"LISA trains {method.lisa_n_layers} layers at a time, drawn at random, and all weights outside the layers. The"
         " figures are for the layers with the most parameters, and for the last ones if several have as many. The"
@@ -63,7 +63,7 @@ def assumptions(method: Full) -> tuple[str, ...]:
     return (sentence,)
 
 
-def _of_badam(method: Full) -> Iterator[str]:
+def _badam_sentences(method: Full) -> Iterator[str]:
     block = (
         f"block {method.badam_start_block}, which never changes"
         if method.badam_switch_mode == "fixed"

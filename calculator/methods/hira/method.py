@@ -61,8 +61,8 @@ class HiRA(AdaptedLinear):
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """Return the product of the factors, its product with the weight, and a token's product with the result."""
-        columns = {each.name.rpartition(".")[0]: int(each.shape[1]) for each in added if each.name.endswith(_A)}
-        rows = [(each, columns[each.name.rpartition(".")[0]]) for each in added if each.name.endswith(_B)]
+        columns = {tensor.name.rpartition(".")[0]: int(tensor.shape[1]) for tensor in added if tensor.name.endswith(_A)}
+        rows = [(tensor, columns[tensor.name.rpartition(".")[0]]) for tensor in added if tensor.name.endswith(_B)]
         sizes = [(each.count, int(each.shape[0]) * width) for each, width in rows]
         return dense_operations([(number, size, (2 * self.r + 1) * size) for number, size in sizes], batch)
 

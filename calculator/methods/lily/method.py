@@ -128,8 +128,8 @@ class Lily(AdaptedLinear):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of every layer's matrices. PEFT writes shared ones once for each layer."""
         matrices = (f".{sharing.A}.", f".{sharing.B}.")
-        others = tuple(each for each in state if each.base or not any(name in each.name for name in matrices))
-        itemsize = next(ITEMSIZE[each.dtype] for each in state if sharing.ROUTER in each.name)
+        others = tuple(tensor for tensor in state if tensor.base or not any(name in tensor.name for name in matrices))
+        itemsize = next(ITEMSIZE[tensor.dtype] for tensor in state if sharing.ROUTER in tensor.name)
         shapes = (shape for target in sharing.targets(self, model) for shape in self._shapes(target.module).values())
         return AdaptedLinear.saved_bytes(self, others, model) + sum(map(elements, shapes)) * itemsize
 

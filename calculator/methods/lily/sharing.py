@@ -65,7 +65,7 @@ def own_name(matrix: str, module: Module) -> str:
 
 def targets(method: Shares, model: Model) -> list[Place]:
     """Return every target of every layer, in the model's order."""
-    return [place for place in _places(model) if method.is_target(place.path, place.module, model)]
+    return [place for place in _target_places(model) if method.is_target(place.path, place.module, model)]
 
 
 def groups(method: Shares, model: Model) -> dict[str, Group]:
@@ -85,7 +85,7 @@ def groups(method: Shares, model: Model) -> dict[str, Group]:
         for start in range(0, len(alike), method.stride_A):
             block = alike[start : start + method.stride_A]
             a = None if method.stride_A == 1 else f"{_owner(block, model)}.{A}.weight"
-            found |= {each.name: Group(a, b) for each in block}
+            found |= {target.name: Group(a, b) for target in block}
     return found
 
 
@@ -102,7 +102,7 @@ def with_sharing(method: Shares, model: Model) -> Model:
     parts = tuple(_split(part, shared) if isinstance(part, Stack) else part for part in model.parts)
     split = replace(model, parts=parts)
     tied = dict(model.tied)
-    for place in _places(split):
+    for place in _target_places(split):
         group = shared.get(place.name)
         for matrix, name in zip((A, B), group or (), strict=False):
             if name is not None:
@@ -120,7 +120,7 @@ def _split(stack: Stack, shared: dict[str, Group]) -> Stack:
     return Stack(name=stack.name, layers=tuple(layers))
 
 
-def _places(model: Model) -> Iterator[Place]:
+def _target_places(model: Model) -> Iterator[Place]:
     for part in model.parts:
         if not isinstance(part, Stack):
             yield Place(part.name, part.name, part)

@@ -45,7 +45,7 @@ def norms_without_weight(model: Model) -> Iterator[str]:
     if model.model_type == "modernbert":
         yield from {path for path, _ in model.paths if path.endswith(".attn_norm")}
     if model.model_type == "internvl":
-        yield from _of_internvl(model)
+        yield from _internvl_names(model)
     if not model.model_type.startswith("gemma4"):
         return
     for path, _ in model.paths:
@@ -57,7 +57,7 @@ def norms_without_weight(model: Model) -> Iterator[str]:
             yield f"{path.removesuffix('embedding_projection')}embedding_pre_projection_norm"
 
 
-def _of_internvl(model: Model) -> Iterator[str]:
+def _internvl_names(model: Model) -> Iterator[str]:
     paths = [path for path, _ in model.paths]
     attention = [path.removesuffix("projection_layer") for path in paths if path.endswith(".projection_layer")]
     absent = [f"{each}{name}" for each in attention for name in ("q_norm", "k_norm")]

@@ -50,8 +50,8 @@ class LoHa(DenseUpdate):
 
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """Return two products of factors, their elementwise product, and a token's product with it."""
-        rows = {each.name.rpartition(".")[0]: each for each in added if each.name.endswith(FACTORS[0])}
-        columns = {each.name.rpartition(".")[0]: each for each in added if each.name.endswith(FACTORS[1])}
+        rows = {tensor.name.rpartition(".")[0]: tensor for tensor in added if tensor.name.endswith(FACTORS[0])}
+        columns = {tensor.name.rpartition(".")[0]: tensor for tensor in added if tensor.name.endswith(FACTORS[1])}
         sizes = ((each.count, int(each.shape[0]) * int(columns[name].shape[1])) for name, each in rows.items())
         return layer.dense_operations(((n, size, (4 * self.r + 2) * size) for n, size in sizes), batch)
 

@@ -14,8 +14,8 @@ def factorization(size: int, factor: int) -> tuple[int, int]:
     most = size if factor == -1 else factor
     smaller, larger = 1, size
     while smaller < larger:
-        following = next(each for each in range(smaller + 1, size + 1) if size % each == 0)
-        if following + size // following > smaller + larger or following > most:
+        larger_divisor = next(each for each in range(smaller + 1, size + 1) if size % each == 0)
+        if larger_divisor + size // larger_divisor > smaller + larger or larger_divisor > most:
             break
-        smaller, larger = following, size // following
+        smaller, larger = larger_divisor, size // larger_divisor
     return min(smaller, larger), max(smaller, larger)

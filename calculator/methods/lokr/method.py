@@ -76,9 +76,9 @@ class LoKr(DenseUpdate):
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """Return the Kronecker product, its scaling, and a token's product with it."""
         sides: dict[str, dict[str, ResidentTensor]] = {}
-        for each in added:
-            owner, _, name = each.name.rpartition(".lokr_")
-            sides.setdefault(owner, {})[name] = each
+        for tensor in added:
+            owner, _, name = tensor.name.rpartition(".lokr_")
+            sides.setdefault(owner, {})[name] = tensor
         sizes = ((next(iter(side.values())).count, _update_size(side)) for side in sides.values())
         return layer.dense_operations(((number, size, 2 * size) for number, size in sizes), batch)
 

@@ -125,9 +125,11 @@ class LoRA(LowRank):
 
         It is quantized if the base's library converts it.
         """
-        dtype, base = self.hidden_dtype(training), self.base
+        base = self.base
         if base is None:
-            return ModuleSpec(dtype=dtype, **layer.adapted(self, path, module, model, training, dtype))
+            adapted = layer.adapted(self, path, module, model, training, training.dtype)
+            return ModuleSpec(dtype=training.dtype, **adapted)
+        dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)
         adapter_dtype = base.adapter_dtype(dtype) if packed else dtype
         adapted = layer.adapted(self, path, module, model, training, adapter_dtype)
@@ -138,9 +140,10 @@ class LoRA(LowRank):
 
     def hidden_dtype(self, training: Training) -> DType:
         """Return the dtype of hidden states, which is that of the embeddings and norms."""
-        if self.base is None:
+        base = self.base
+        if base is None:
             return training.dtype
-        return self.base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
+        return base.hidden_dtype(training, is_prepared=self.prepare_model_for_kbit_training)
 
     def base_quantization(self, training: Training) -> StoredWeight | None:
         """Return how the base model's linear layers are stored, or None if in the model's dtype."""

@@ -115,7 +115,7 @@ def _partial_fit(x: Tensor, count: int) -> list[Tensor]:
     del signs
     signs = tape.new(values.shape, "float64", "signs")
     del signs, largest
-    variances = [tape.new(values.shape, "float64", f"explained variance{of}") for of in ("", ", relative")]
+    variances = [tape.new(values.shape, "float64", f"explained variance{suffix}") for suffix in ("", ", relative")]
     _passing(tape, (features,), "variance · samples")
     noise = tape.new((), "float64", "variance of the noise")
     del x, left, means

@@ -93,7 +93,7 @@ def problems(method: LowRank) -> Iterator[Problem]:
         message = "OLoRA quantizes the base again, in blocks of 64: set method.blocksize 64"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
     if kind == "eva":
-        yield from _of_eva(method)
+        yield from _eva_problems(method)
     if kind == "mica" and method.use_dora:
         message = "PEFT has no MiCA with DoRA: set method.use_dora false, or use true"
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
@@ -103,7 +103,7 @@ def problems(method: LowRank) -> Iterator[Problem]:
         yield Problem(loc="method.init_lora_weights", msg=message, input=kind)
 
 
-def _of_eva(method: LowRank) -> Iterator[Problem]:
+def _eva_problems(method: LowRank) -> Iterator[Problem]:
     """Yield settings that EvaConfig and EVA's hooks refuse, and settings of EvaConfig that do not change memory."""
     others = [name for name in method.eva_config or () if name not in SETTINGS]
     if others:

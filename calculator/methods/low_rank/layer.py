@@ -37,12 +37,11 @@ def adapted(
     if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
     dtype: DType = "float32" if training.adapter_dtype == "float32" else base
-    name = full_name(path, module)
-    if parameters.targeted(method.target_parameters, name, module) or (
-        method.target_parameters and module.kind == "experts"
-    ):
-        transposed = parameters.is_transposed(model.model_type)
-        return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
+    if method.target_parameters:
+        name = full_name(path, module)
+        if module.kind == "experts" or parameters.targeted(method.target_parameters, name, module):
+            transposed = parameters.is_transposed(model.model_type)
+            return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
@@ -157,6 +156,8 @@ def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _called_dropout(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+    if not x.tape.calls_modules:
+        return _dropped(method, x)
     path = f"{bound.name}.lora_dropout"
     return leave(path, _dropped(method, enter(path, x)))
 
@@ -171,12 +172,19 @@ def _product(bound: BoundModule, x: Tensor, kept: list[Tensor] | None = None) ->
     If the layer's code refers to A(x) for longer, it is added to `kept`.
     """
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
-    path = f"{bound.name}.lora_A"
-    x = leave(path, products.matmul(enter(path, x), a, None, a.shape[0], "A·x"))
+    x = _called_linear(bound, "lora_A", x, a, None, "A·x")
     if kept is not None and bound.module_spec.keeps_after_a:
         kept.append(x)
-    path = f"{bound.name}.lora_B"
-    return leave(path, products.matmul(enter(path, x), b, bound.added.get("lora_B.bias"), b.shape[0], "B·A·x"))
+    return _called_linear(bound, "lora_B", x, b, bound.added.get("lora_B.bias"), "B·A·x")
+
+
+def _called_linear(
+    bound: BoundModule, module: str, x: Tensor, weight: Tensor, bias: Tensor | None, name: str
+) -> Tensor:
+    if not x.tape.calls_modules:
+        return products.matmul(x, weight, bias, weight.shape[0], name)
+    path = f"{bound.name}.{module}"
+    return leave(path, products.matmul(enter(path, x), weight, bias, weight.shape[0], name))
 
 
 def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:

@@ -36,8 +36,9 @@ def is_transformed(method: LowRank, name: str) -> bool:
 
 def rank(method: LowRank, name: str) -> int:
     """Return the rank of a module: that of the first name in `rank_pattern` that matches, else `r`."""
-    keys = tuple(method.rank_pattern)
-    key = first_match(keys, name)
+    if not method.rank_pattern:
+        return method.r
+    key = first_match(tuple(method.rank_pattern), name)
     return method.r if key is None else int(method.rank_pattern[key])
 
 

@@ -170,9 +170,9 @@ def _folded(weight: Tensor, factors: tuple[Tensor, Tensor, bool], name: str) -> 
 
 @saves_factors(1, 0)
 def _folded_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [_of_factor(node, edge[2], grad) if edge else None for edge in node.edges]
+    return [_factor_gradient(node, edge[2], grad) if edge else None for edge in node.edges]
 
 
-def _of_factor(node: Node, shape: Shape, grad: Tensor) -> Tensor:
+def _factor_gradient(node: Node, shape: Shape, grad: Tensor) -> Tensor:
     product = grad.tape.new(shape, grad.dtype, "update: gradient of a factor")
     return ops.scale(product, "update: gradient of a factor, scaled") if node.context else product

@@ -101,7 +101,7 @@ def _types(model: Model, numbers: list[int]) -> str | None:
     if len(numbers) > len(layers):
         count = f"{len(layers)} types, of which layer {len(layers):,} would have none"
         return f"the config of {model.model_type} has {count}: list at most {len(layers):,} layers, or leave it out"
-    if any(layers[of].kind.attention != layers[at].kind.attention for at, of in enumerate(numbers)):
+    if any(layers[source].kind.attention != layers[at].kind.attention for at, source in enumerate(numbers)):
         return f"copies would run as another layer type of {model.model_type}, which is not modeled: leave it out"
     return None
 

@@ -120,11 +120,11 @@ def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:
         or (isinstance(requested, tuple) and not any(is_named(name, fused) for name in requested))
     ):
         return
-    message = f"{_why(method, model, fused)}: {way_out(method, model)}"
+    message = f"{_no_targets_reason(method, model, fused)}: {way_out(method, model)}"
     yield Problem(loc="method.target_modules", msg=message, input=listed(requested))
 
 
-def _why(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
+def _no_targets_reason(method: TargetedMethod, model: Model, fused: tuple[str, ...]) -> str:
     requested, (_, gate, up, _) = method.target_modules, fused
     if requested is None:
         return f"PEFT finds no default in {model.model_type}, whose experts are fused"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: The prefix of the names of the rows within a module.
 INSIDE = "token_adapter."
+_ROWS = f"{INSIDE}{token_rows.DELTA}"
 
 #: The shardings under which the reference step with trained tokens is compared with traces.
 SHARDINGS = ("ddp", "fsdp", "zero1", "zero2", "zero3")
@@ -49,7 +50,7 @@ def titled(method: TrainsTokens, title: str) -> str:
 
 def has(bound: BoundModule) -> bool:
     """Return whether a module has trained rows."""
-    return f"{INSIDE}{token_rows.DELTA}" in bound.added
+    return _ROWS in bound.added
 
 
 def problems(method: TrainsTokens, model: Model, found: Mapping[str, Module]) -> Iterator[Problem]:

@@ -69,7 +69,7 @@ class PTuning(Prompt):
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
         """Return the bytes of the embeddings that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
-        table = next(each for each in state if each.name == f"{ENCODER}.embedding.weight")
+        table = next(tensor for tensor in state if tensor.name == f"{ENCODER}.embedding.weight")
         return elements(table.shape) * ITEMSIZE[table.dtype]
 
     def encoded(self, context: Context, p: Dim, width: int) -> Tensor:

@@ -50,7 +50,7 @@ class Prefix(VirtualTokens):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse checkpointing, which disables the cache that contains PEFT's prefix (PeftModel.add_adapter)."""
-        _of_task(model)
+        _refuse_classifiers(model)
         heads.check(model)
         _fits(model)
         if model.encoder_layers:
@@ -146,7 +146,7 @@ class Prefix(VirtualTokens):
 _UNNAMED_GROUPS = ("falcon",)
 
 
-def _of_task(model: Model) -> None:
+def _refuse_classifiers(model: Model) -> None:
     """Refuse classifiers, to which PEFT cannot pass a prefix.
 
     Source: peft 0.21, peft_model.py, PeftModelForSequenceClassification._prefix_tuning_forward, which looks for an

@@ -58,16 +58,16 @@ def _series(skew: Tensor, identity: Tensor, terms: int) -> Tensor:
     if terms > 1:
         total = _add_(total, skew, doubled=True)
     if terms > 2:
-        power = _times(skew, skew)
+        power = _matmul(skew, skew)
         total = _add_(total, power, doubled=True)
         for _ in range(3, terms - 1):
-            power = _times(power, skew)
+            power = _matmul(power, skew)
             total = _add_(total, power, doubled=True)
-        total = _add_(total, _times(power, skew), doubled=False)
+        total = _add_(total, _matmul(power, skew), doubled=False)
     return total
 
 
-def _times(left: Tensor, right: Tensor) -> Tensor:
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
     return products.matmul(left, right, None, right.shape[1], "power of Q")
 
 

@@ -81,7 +81,7 @@ class RandLoRA(AdaptedLinear):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of the scalings, and of the matrices if they are saved."""
         names = (layer.SHARED_A, layer.SHARED_B) if self.save_projection else ()
-        shared = sum(elements(each.shape) * ITEMSIZE[each.dtype] for each in state if each.name in names)
+        shared = sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] for tensor in state if tensor.name in names)
         return AdaptedLinear.saved_bytes(self, state, model) + shared
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

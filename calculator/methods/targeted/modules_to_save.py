@@ -34,7 +34,7 @@ def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]
         return
     owners = {owner for path, _ in model.paths for owner in accumulate(path.split("."), _joined)}
     given = tuple(name for name in names if name not in model.task.head_names)
-    messages = [*_in_part(given, owners, targets), *_nested(names, owners)]
+    messages = [*_partial_names(given, owners, targets), *_nested(names, owners)]
     yield from (Problem(loc="method.modules_to_save", msg=message, input=list(names)) for message in messages)
 
 
@@ -43,7 +43,7 @@ def unused_names(names: tuple[str, ...] | None, model: Model) -> tuple[str, ...]
     return tuple(name for name in names or () if not any(is_saved(path, (name,)) for path, _ in model.paths))
 
 
-def _in_part(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:
+def _partial_names(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:
     """Return names that are only the end of a module's name.
 
     PEFT copies that module. From its targets, it only excludes modules whose whole name is given.

@@ -52,7 +52,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     method_problems = [*method.own_problems(model, adaptable)]
     if not found and not problems and not method_problems and method.needs_modules:
         problems.append(_unmatched(method, model, names))
-    problems += [*method_problems, *_of_mamba(method, model, found), *_uncalled(method, model, found)]
+    problems += [*method_problems, *_mamba_problems(method, model, found), *_uncalled(method, model, found)]
     problems += [*_not_adaptable(method, found), *_routers(method, model, found)]
     if problems:
         raise PlanError(*problems)
@@ -154,7 +154,7 @@ def _wrapped(method: TargetedMethod, model: Model) -> Iterator[Problem]:
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
-def _of_mamba(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def _mamba_problems(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
     """Yield a Mamba module that its kernels read without calling it. PEFT refuses it."""
     refused = names_of_mamba(method, model)
     names = [name for name in refused if any(is_named(path, (name,)) for path in found)]

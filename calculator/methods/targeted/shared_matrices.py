@@ -56,5 +56,5 @@ class SharedMatrices(AdaptedLinear, ABC):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of the trained vectors, and of the matrices if they are saved."""
         names = self._shapes(model).keys() if self.save_projection else ()
-        shared = sum(elements(each.shape) * ITEMSIZE[each.dtype] for each in state if each.name in names)
+        shared = sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] for tensor in state if tensor.name in names)
         return AdaptedLinear.saved_bytes(self, state, model) + shared

@@ -62,7 +62,7 @@ class VeRA(SharedMatrices):
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
         """Return the products with the shared matrices, of which A is multiplied in full, and the scalings."""
         columns = sum(int(tensor.shape[1]) for tensor in added if tensor.name == "vera_A")
-        sides = sum((columns + int(each.shape[0])) * each.count for each in added if each.name.endswith(_B))
+        sides = sum((columns + int(tensor.shape[0])) * tensor.count for tensor in added if tensor.name.endswith(_B))
         scalings = sum(tensor.parameters * tensor.count for tensor in added)
         return OtherOperations(formula="2 × r × (in + out) + vectors", count=2 * self.r * sides + scalings)
 

@@ -66,7 +66,7 @@ def _logits(method: XLoRA, context: Context, hidden_states: Tensor, layers: int)
     return x
 
 
-def kept(method: XLoRA, context: Context) -> tuple[Shape, DType]:
+def retained_scalings(method: XLoRA, context: Context) -> tuple[Shape, DType]:
     """Return the shape and the dtype of the storage of scalings, which the model keeps until the next ones exist."""
     layers = named(method.adapted_modules(context.model), "adapted modules")
     adapters = named(len(method.adapters), "adapters")

@@ -24,7 +24,7 @@ def name_of(which: str, number: int) -> str:
 def forward(method: XLoRA, context: Context, bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module plus each adapter's update of the scaled input."""
     dtype = x.dtype
-    scalings = _chosen(method, _of_layer(context, bound, x))
+    scalings = _chosen(method, _layer_scalings(context, bound, x))
     output = Output(bound, bound.base(x))
     x = ops.cast(x, bound.added[name_of("A", 0)].dtype, "input in the adapters' dtype")
     for number in range(len(method.adapters)):
@@ -40,7 +40,7 @@ def _update(method: XLoRA, bound: BoundModule, number: int, x: Tensor) -> Tensor
     return products.matmul(inner, b, None, b.shape[0], "B·A·x")
 
 
-def _of_layer(context: Context, bound: BoundModule, x: Tensor) -> Tensor:
+def _layer_scalings(context: Context, bound: BoundModule, x: Tensor) -> Tensor:
     """Return the scalings of one layer, a slice: (batch, sequence, adapters).
 
     Raises:

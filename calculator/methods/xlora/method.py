@@ -177,7 +177,7 @@ class XLoRA(AdaptedLinear):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what PEFT refuses, and steps that fail."""
-        problems = [*refusals.of_training(training)]
+        problems = [*refusals.training_problems(training)]
         if problems:
             raise PlanError(*problems)
         AdaptedLinear.check(self, model, training)
@@ -192,7 +192,7 @@ class XLoRA(AdaptedLinear):
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
         """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
-        yield from refusals.of_settings(self, model, found)
+        yield from refusals.setting_problems(self, model, found)
 
     def adapted_modules(self, model: Model) -> int:
         """Return the number of modules with updates, each of which has scalings."""
@@ -240,7 +240,7 @@ class XLoRA(AdaptedLinear):
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes of what PEFT writes of the classifier, and of trained adapters."""
         lost = {*self._lost(model)}
-        return AdaptedLinear.saved_bytes(self, tuple(each for each in state if each.name not in lost), model)
+        return AdaptedLinear.saved_bytes(self, tuple(tensor for tensor in state if tensor.name not in lost), model)
 
     def _lost(self, model: Model) -> Iterator[str]:
         """Yield the classifier's parameters that PEFT does not write, because their names contain an adapter's number.
@@ -248,7 +248,9 @@ class XLoRA(AdaptedLinear):
         Source: peft/utils/save_and_load.py, _filter_state_dict_for_adapter_name.
         """
         numbers = {*map(str, range(len(self.adapters)))}
-        return (each.name for each in self._classifier(model, "float32") if numbers.intersection(each.name.split(".")))
+        return (
+            tensor.name for tensor in self._classifier(model, "float32") if numbers.intersection(tensor.name.split("."))
+        )
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return the layers of the classifier that are lost when the model is saved."""
@@ -263,7 +265,7 @@ class XLoRA(AdaptedLinear):
 
     def kept(self, context: Context) -> Tensor:
         """Return the scalings of the previous forward pass, to which the model refers until the next ones exist."""
-        return context.tape.new(*classifier.kept(self, context), "internal_xlora_scalings")
+        return context.tape.new(*classifier.retained_scalings(self, context), "internal_xlora_scalings")
 
     def before_no_grad_pass(self, context: Context) -> None:
         """Make the scalings of the first pass, which are numbers (make_dummy_scalings)."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BASE = "model."
 
 
-def of_training(training: Training) -> Iterator[Problem]:
+def training_problems(training: Training) -> Iterator[Problem]:
     """Yield the refusals of checkpointing and of SFTTrainer.
 
     A layer is recomputed after PEFT has removed the hooks that pass the scalings. It raises an error then, or passes no
@@ -41,7 +41,7 @@ def of_training(training: Training) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
-def of_settings(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+def setting_problems(method: XLoRA, model: Model, found: Iterable[str]) -> Iterator[Problem]:
     """Yield settings that fail in PEFT's code, and models whose adapters it can't load."""
     yield from _experts(method, model)
     if method.top_k_lora is not None and method.top_k_lora > len(method.adapters):

@@ -55,11 +55,13 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
         return
     packed = _merged(evaluation, "nf4")
     assert packed.fit is not None
-    of = f"of the {size(whole.fit.usable_bytes)} usable"
+    usable_text = f"of the {size(whole.fit.usable_bytes)} usable"
     request = f"one request of {whole.serving.context_length:,} tokens"
-    needs = f"The merged model in 16 bits needs {size(whole.memory.required_bytes)} to serve {request}, {of}"
+    needs = f"The merged model in 16 bits needs {size(whole.memory.required_bytes)} to serve {request}, {usable_text}"
     yield speaks_against("served_merged", f"{needs}: this card can't serve it.")
-    needs = f"Stored in 4 bits (nf4), the merged model needs {size(packed.memory.required_bytes)} {of} to serve"
+    needs = (
+        f"Stored in 4 bits (nf4), the merged model needs {size(packed.memory.required_bytes)} {usable_text} to serve"
+    )
     if packed.fit.verdict is Verdict.FITS:
         yield speaks_for("served_merged", f"{needs} {request}, with its weights rounded again.")
     else:

@@ -98,6 +98,6 @@ def percent(fraction: float) -> str:
     return f"{fraction * 100:.0f} %" if fraction >= 0.0995 else f"{fraction * 100:.2g} %"
 
 
-def times(relative: float) -> str:
+def format_factor(relative: float) -> str:
     """Format a relative cost: 1.49 times."""
     return f"{relative:.2f} times"

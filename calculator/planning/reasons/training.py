@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.methods import QLoRA
 from calculator.planning.evaluator import MARGIN
-from calculator.planning.reasons.reason import Evaluation, Reason, percent, size, speaks_against, speaks_for, times
+from calculator.planning.reasons.reason import (
+    Evaluation,
+    Reason,
+    format_factor,
+    percent,
+    size,
+    speaks_against,
+    speaks_for,
+)
 from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ def _share(evaluation: Evaluation) -> Iterator[Reason]:
 
 
 def _recomputation(evaluation: Evaluation) -> Iterator[Reason]:
-    cost = times(evaluation.cost.relative)
+    cost = format_factor(evaluation.cost.relative)
     kept = size(evaluation.component_bytes("activations"))
     if evaluation.method.facts.refuses_checkpointing:
         sentence = (
@@ -117,8 +125,8 @@ def _batch(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_against("accumulation", sentence)
     elif accumulated > 1:
         whole = f"{accumulated * micro:,} sequences"
-        of = "" if evaluation.evaluator.device.count == 1 else " of each GPU"
-        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole}{of}.")
+        per_gpu = "" if evaluation.evaluator.device.count == 1 else " of each GPU"
+        yield speaks_for("accumulation", f"{accumulated:,} micro-batches of {micro:,} make up the {whole}{per_gpu}.")
 
 
 def _precision(evaluation: Evaluation) -> Iterator[Reason]:

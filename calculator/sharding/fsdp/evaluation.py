@@ -54,12 +54,12 @@ class EvaluationBatch(MicroBatch):
 
         After `generate`, they are all units that are not freed.
         """
-        for unit in self._outside:
+        for unit in self._outer_units:
             if not unit.reshards if self._found is None else unit.of.name in self._found:
                 yield unit
 
     @property
-    def _outside(self) -> Iterable[FSDPUnit]:
+    def _outer_units(self) -> Iterable[FSDPUnit]:
         return dict.fromkeys((self.root, *self.roles.values()))
 
     @property
@@ -68,7 +68,7 @@ class EvaluationBatch(MicroBatch):
 
         A head whose weight is only read is not among them.
         """
-        return frozenset(unit.of.name for unit in self._outside if unit.gathered)
+        return frozenset(unit.of.name for unit in self._outer_units if unit.gathered)
 
 
 def left_gathered(prepared: PreparedModel, outside: frozenset[str]) -> Iterator[tuple[UnitParameters, int]]:

@@ -46,7 +46,7 @@ class GenerationPass(EvaluationBatch):
         super().begin(parameters)
         if self._is_inside and self._which != "prompts":
             last = self._gathered_last()
-            self.kept_buffer = self._new(*last.all_gather_output, last.name + ALL_GATHER_OUTPUT)
+            self.kept_buffer = self._new_tensor(*last.all_gather_output, last.name + ALL_GATHER_OUTPUT)
 
     def _gathered_last(self) -> UnitParameters:
         """Return the unit that the previous pass gathered last. The head stays gathered after the first pass."""

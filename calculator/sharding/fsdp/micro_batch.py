@@ -276,7 +276,7 @@ class MicroBatch(Hooks):
         ranks = named(unit.count, RANKS)
         return {
             parameter.name.rpartition(".")[2]: ops.view(
-                self._new(
+                self._new_tensor(
                     (ranks, *shard_shape(parameter.shape, unit.count)),
                     parameter.dtype,
                     parameter.name + FULL,
@@ -292,22 +292,22 @@ class MicroBatch(Hooks):
         if unit.buffer is not None or unit.gathered:
             return
         copies = self._uploaded(unit) if self.offloads else self._cast(unit)
-        unit.buffer = self._new(*unit.of.all_gather_output, unit.of.name + ALL_GATHER_OUTPUT)
+        unit.buffer = self._new_tensor(*unit.of.all_gather_output, unit.of.name + ALL_GATHER_OUTPUT)
         del copies
 
     def _cast(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy the shards that mixed precision casts into one tensor."""
         cast = unit.of.cast_input
-        return [] if cast is None else [self._new(*cast, unit.of.name + CAST_SHARDS)]
+        return [] if cast is None else [self._new_tensor(*cast, unit.of.name + CAST_SHARDS)]
 
     def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy each shard from host memory, and cast it with mixed precision."""
         copies = []
         for parameter in unit.of.parameters:
             shape, dtype = shard_shape(parameter.shape, unit.of.count), unit.of.gathered_dtype(parameter)
-            copy = self._new(shape, parameter.dtype, parameter.name + UPLOADED)
+            copy = self._new_tensor(shape, parameter.dtype, parameter.name + UPLOADED)
             if dtype != parameter.dtype:
-                copy = self._new(shape, dtype, parameter.name + CAST_SHARDS)
+                copy = self._new_tensor(shape, dtype, parameter.name + CAST_SHARDS)
             copies.append(copy)
         return copies
 
@@ -325,9 +325,12 @@ class MicroBatch(Hooks):
         unit.buffer = None
         del kept
 
-    def gathered(self, of: UnitParameters) -> list[Tensor]:
+    def gathered(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate a unit's whole weights."""
-        return [self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in of.gathered]
+        return [
+            self._new_tensor(shape, dtype, each.name + GATHERED, each.component)
+            for each, shape, dtype in parameters.gathered
+        ]
 
     def leave(self, unit: FSDPUnit) -> None:
         """Record the end of a unit's forward pass, and free its weights."""
@@ -364,15 +367,15 @@ class MicroBatch(Hooks):
         """
         of, dtype = unit.of, grads[-1].dtype
         size = named(of.shard_elements(of.trained), "trained in unit / N")
-        self.reduce_input = self._new((named(of.count, RANKS), size), dtype, of.name + REDUCE_SCATTER_INPUT)
+        self.reduce_input = self._new_tensor((named(of.count, RANKS), size), dtype, of.name + REDUCE_SCATTER_INPUT)
         last = grads.pop()
         grads.clear()
         stored = of.trained[-1].dtype
         if stored == dtype:
-            unit.shards = self._new((size,), dtype, of.name + GRADIENT_SHARDS, "gradients")
+            unit.shards = self._new_tensor((size,), dtype, of.name + GRADIENT_SHARDS, "gradients")
         else:
-            output = self._new((size,), dtype, of.name + REDUCE_SCATTER_OUTPUT)
-            unit.shards = self._new((size,), stored, of.name + GRADIENT_SHARDS, "gradients")
+            output = self._new_tensor((size,), dtype, of.name + REDUCE_SCATTER_OUTPUT)
+            unit.shards = self._new_tensor((size,), stored, of.name + GRADIENT_SHARDS, "gradients")
             del output
         if self.offloads:
             unit.shards = None
@@ -387,16 +390,18 @@ class MicroBatch(Hooks):
             unit.buffer = None
         self.reduce_input = None
 
-    def whole_gradients(self, of: UnitParameters) -> list[Tensor]:
+    def whole_gradients(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate the gradients of a unit that earlier micro-batches left."""
         if not self.has_gradients:
             return []
         return [
-            self._new(parameter.shape, of.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients")
-            for parameter in of.trained
+            self._new_tensor(
+                parameter.shape, parameters.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients"
+            )
+            for parameter in parameters.trained
         ]
 
-    def _new(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:
+    def _new_tensor(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:
         tape = self.parameters.tape
         scope, tape.scope = tape.scope, ""
         tensor = tape.new(shape, dtype, name, component=component)

@@ -62,10 +62,10 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     wrapped = (training.fsdp_config or FSDPConfig()).transformer_layer_cls_to_wrap
     layer = MISSING_LAYERS.get(prepared.model.model_type)
     if wrapped is not None:
-        yield from _of_wrapped_classes(prepared, wrapped)
+        yield from _wrapped_class_problems(prepared, wrapped)
     elif layer is not None:
         message = (
-            f"accelerate looks for {layer}, which the model does not have, and raises an error: {_other(prepared)}"
+            f"accelerate looks for {layer}, which the model does not have, and raises an error: {_way_out(prepared)}"
         )
         yield Problem(loc="device.sharding", msg=message, input="fsdp")
     elif prepared.model.towers and prepared.model.model_type not in TOWER_LAYERS | TOWER_ATTENTION:
@@ -84,19 +84,19 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if replace(prepared.stack, torch=DEFAULT_STACK.torch) != DEFAULT_STACK:
         message = "other releases than of torch are not modeled under fsdp: leave them out"
         yield Problem(loc="stack", msg=message, input=None)
-    yield from _of_units(prepared)
-    yield from _of_cast_biases(prepared)
-    yield from _of_method(prepared)
-    yield from _of_reference(prepared)
-    yield from _of_head(prepared)
+    yield from _unit_problems(prepared)
+    yield from _cast_bias_problems(prepared)
+    yield from _method_problems(prepared)
+    yield from _reference_problems(prepared)
+    yield from _head_problems(prepared)
     if config.cpu_offload and trainer_of(training).generation(training) is not None:
         message = f"{GENERATION_FAILS}: set false, or training.use_vllm"
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
     if config.cpu_ram_efficient_loading:
-        yield from _of_broadcasts(prepared)
+        yield from _broadcast_problems(prepared)
 
 
-def _of_wrapped_classes(prepared: PreparedModel, wrapped: tuple[str, ...]) -> Iterator[Problem]:
+def _wrapped_class_problems(prepared: PreparedModel, wrapped: tuple[str, ...]) -> Iterator[Problem]:
     """Yield why units of the named classes are not modeled."""
     classes = LAYER_CLASSES.get(prepared.model.model_type)
     if classes is not None and {*wrapped} == {*classes}:
@@ -106,7 +106,7 @@ def _of_wrapped_classes(prepared: PreparedModel, wrapped: tuple[str, ...]) -> It
     yield Problem(loc="training.fsdp_config.transformer_layer_cls_to_wrap", msg=message, input=[*wrapped])
 
 
-def _other(prepared: PreparedModel) -> str:
+def _way_out(prepared: PreparedModel) -> str:
     """Return what to set where a class of the model's is missing: the classes of its layers, or another sharding."""
     classes = LAYER_CLASSES.get(prepared.model.model_type)
     if classes is None:
@@ -114,7 +114,7 @@ def _other(prepared: PreparedModel) -> str:
     return f"set training.fsdp_config.transformer_layer_cls_to_wrap to {list(classes)}, or use ddp or zero2"
 
 
-def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
+def _broadcast_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield parameters with which accelerate fails to shard a model on the meta device and to broadcast its state dict.
 
     All entries of the state dict must be sharded.
@@ -135,7 +135,7 @@ def _of_broadcasts(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc=loc, msg=message, input=True)
 
 
-def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
+def _reference_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield why a second model is refused: it has no backward pass that frees its weights."""
     training = prepared.training
     keeps = training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward
@@ -144,7 +144,7 @@ def _of_reference(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
 
 
-def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
+def _head_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield why a head is refused whose weight is read without calling it.
 
     No other module of its unit runs, so nothing gathers the unit.
@@ -167,7 +167,7 @@ def _of_head(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
 
 
-def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
+def _unit_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield units that FSDP refuses: trained parameters of several dtypes, and parameters without a dimension."""
     for unit, _ in units_of(prepared):
         dtypes = sorted({parameter.dtype for parameter in unit.parameters if parameter.trained})
@@ -182,7 +182,7 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
             return
 
 
-def _of_cast_biases(prepared: PreparedModel) -> Iterator[Problem]:
+def _cast_bias_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield trained biases of 4-bit layers whose gradients have another dtype than the rest of their unit.
 
     Their gradients have the dtype of the layer. FSDP reduces gradients of one dtype in a unit.
@@ -222,7 +222,7 @@ def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
     return Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
 
 
-def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
+def _method_problems(prepared: PreparedModel) -> Iterator[Problem]:
     training, model = prepared.training, prepared.model
     tied = {name.removesuffix(".weight") for pair in model.tied.items() for name in pair}
     copied = [name for name in sorted(tied) if prepared.method.copy_name(name)]

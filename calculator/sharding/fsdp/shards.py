@@ -79,8 +79,8 @@ class FSDPShards(Shards):
         if not self.offloads:
             return None
         count = self.prepared.device.count
-        shards = (shard(each, count) for each in self._with_reference(whole) if is_sharded(each))
-        return sum(_on_host(each, optimizer) * each.count for each in shards)
+        shards = (shard(tensor, count) for tensor in self._with_reference(whole) if is_sharded(tensor))
+        return sum(_host_bytes(each, optimizer) * each.count for each in shards)
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """Return the whole gradients, in the dtype in which their parameters are gathered."""
@@ -132,7 +132,7 @@ class FSDPShards(Shards):
         )
 
 
-def _on_host(tensor: ResidentTensor, optimizer: Optimizer) -> int:
+def _host_bytes(tensor: ResidentTensor, optimizer: Optimizer) -> int:
     """Return the bytes of one shard, of its gradient, and of its optimizer states."""
     size = _bytes(tensor.shape, tensor.dtype)
     if not tensor.gets_gradient:

@@ -196,26 +196,34 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
     head = None if model.head == SCORE else model.head  # get_output_embeddings does not return a classifier's head
     tied = f"{head}.weight" in model.tied
     left = outer_parameters(prepared)
-    of = {name: [each for each in left if each.name.startswith(f"{name}.")] for name in (norm, embedding, head) if name}
+    by_name = {
+        name: [tensor for tensor in left if tensor.name.startswith(f"{name}.")]
+        for name in (norm, embedding, head)
+        if name
+    }
     tail = [name for name in (norm, embedding if tied else None, head) if name]
-    placed = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
+    placed = {each.name for each in (*(tensor for name in tail for tensor in by_name[name]), *by_name[embedding])}
     return OuterUnits(
-        root=_unit(prepared, ROOT, [each for each in (*_of_root(prepared, left),) if each.name not in placed]),
-        embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
-        tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
+        root=_unit(
+            prepared,
+            ROOT,
+            [parameter for parameter in (*_root_parameters(prepared, left),) if parameter.name not in placed],
+        ),
+        embeddings=None if tied else _unit(prepared, embedding, by_name[embedding]),
+        tail=_unit(prepared, " and ".join(tail), [tensor for name in tail for tensor in by_name[name]]),
         norm=_role(model, norm) if norm is not None else None,
         has_head=head is not None,
     )
 
 
-def _of_root(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[ResidentTensor]:
+def _root_parameters(prepared: PreparedModel, outer: list[ResidentTensor]) -> Iterator[ResidentTensor]:
     """Yield parameters outside the layers, and those of a tower's layers that belong to no unit of their own."""
     model = prepared.model
     stacks = [*tower_stacks(model)] if model.model_type in TOWER_ATTENTION else []
     at = 0
     for stack in stacks:
         before = tuple(f"{part.name}." for part in model.parts[: model.parts.index(stack)])
-        end = sum(each.name.startswith(before) for each in outer)
+        end = sum(tensor.name.startswith(before) for tensor in outer)
         yield from outer[at:end]
         at = end
         for layer in stack.layers:

@@ -168,7 +168,7 @@ class BackwardPass:
         at, most, enters = start, None, False
         marks = [mark for mark in self._marks if start < mark[0] <= end]
         for position, label, row in (*marks, (end, "", None)):
-            ready = self._at(position, copy)
+            ready = self._moment_before(position, copy)
             most, at = self._fullest(most, at, position, copy), position
             if row is not None:
                 key = gradient_key(label, self._layer(position, copy) if "*" in label else None)
@@ -180,7 +180,7 @@ class BackwardPass:
             hooks, most, enters = [], ready, True
         return found
 
-    def _at(self, position: int, copy: int) -> At:
+    def _moment_before(self, position: int, copy: int) -> At:
         """Return the moment before the event at a position, in one copy of the layers."""
         base = self._last if copy == self._copies else self._base
         return At(base[position] + copy * self._growth, position, copy)

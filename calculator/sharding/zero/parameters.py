@@ -35,7 +35,7 @@ def gradient_key(label: str, layer: int | None) -> Key:
     return Key(name, own if own is not None else layer if "*" in name else None)
 
 
-def parts(
+def parameters_by_part(
     model: Model, tensors: Sequence[ResidentTensor], *, frozen: bool = False
 ) -> Iterator[tuple[int | None, Sequence[ResidentTensor]]]:
     """Yield the parameters of each layer with its number, and those before and after the layers.
@@ -47,12 +47,12 @@ def parts(
         prefix = f"{stack.name}.*."
         before, left = _split(left, prefix)
         yield None, before
-        own, left = _own(left, prefix)
-        own += [each for each in left if each.name.startswith(prefix)]  # what a method adds follows all modules
-        left = [each for each in left if not each.name.startswith(prefix)]
+        own, left = _split_by_prefix(left, prefix)
+        own += [tensor for tensor in left if tensor.name.startswith(prefix)]  # what a method adds follows all modules
+        left = [tensor for tensor in left if not tensor.name.startswith(prefix)]
         if own:
             alike = own[0].count == len(stack.layers)
-            yield from _layers(stack, own if alike else _of_stack(tensors, prefix), {*map(id, own)})
+            yield from _layers(stack, own if alike else _stack_parameters(tensors, prefix), {*map(id, own)})
     yield None, left
 
 
@@ -62,13 +62,13 @@ def _split(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTen
     return tensors[:at], tensors[at:]
 
 
-def _own(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
+def _split_by_prefix(tensors: list[ResidentTensor], prefix: str) -> tuple[list[ResidentTensor], list[ResidentTensor]]:
     """Return the tensors of a stack, which come first, and the others."""
     end = next((n for n, tensor in enumerate(tensors) if not tensor.name.startswith(prefix)), len(tensors))
     return tensors[:end], tensors[end:]
 
 
-def _of_stack(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
+def _stack_parameters(tensors: Sequence[ResidentTensor], prefix: str) -> list[ResidentTensor]:
     """Return every parameter of a stack, trained or not."""
     return [tensor for tensor in tensors if (tensor.parameters or tensor.trained) and tensor.name.startswith(prefix)]
 
@@ -81,13 +81,15 @@ def _layers(
     The tensors of one kind of layer follow those of another. Kinds are distinguished by all their tensors: of two kinds
     with modules of the same names, one may have no trained parameter.
     """
-    of = _by_layer(stack, every)
-    chosen = {kind: [tensor for tensor in of.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}}
+    by_layer = _parameters_by_layer(stack, every)
+    chosen = {
+        kind: [tensor for tensor in by_layer.get(kind, ()) if id(tensor) in own] for kind in {*map(id, stack.layers)}
+    }
     for number, layer in enumerate(stack.layers):
         yield number, chosen[id(layer)]
 
 
-def _by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
+def _parameters_by_layer(stack: Stack, tensors: list[ResidentTensor]) -> dict[int, list[ResidentTensor]]:
     """Return the parameters of each kind of layer: one list for every layer, or a list for each kind.
 
     A kind ends before a name that it already has, or that its modules do not have. What a method adds to every layer

@@ -74,10 +74,10 @@ class Owned(NamedTuple):
 @lru_cache(maxsize=256)
 def _largest(slices: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
     """Return the slice whose float64 copy leads to the most bytes. Many ranks own as much."""
-    return max(slices, key=_in_float64, default=None)
+    return max(slices, key=_float64_norm_bytes, default=None)
 
 
-def _in_float64(numbered: tuple[int, int]) -> tuple[int, int]:
+def _float64_norm_bytes(numbered: tuple[int, int]) -> tuple[int, int]:
     """Return the bytes alive with a gradient's float64 copy and the norms before it.
 
     The first of equal ones is the largest.

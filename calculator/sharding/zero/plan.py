@@ -146,8 +146,8 @@ class Stream:
 
         def moved(place: Place) -> Place:
             group, offset, elements, _ = place
-            by, partition = moves[group]
-            offset += by
+            shift, partition = moves[group]
+            offset += shift
             # A group without elements is in no stretch.
             ranks = range(offset // partition, -(-(offset + elements) // partition))
             return tuple.__new__(Place, (group, offset, elements, ranks))  # faster than a call of the class

@@ -66,7 +66,7 @@ class Reduction:
         self._bucket: list[Place] = []
         self._filled = 0
         #: The bytes of gradients that are tensors of their own, and those of gradients that are larger than the bucket.
-        self._held = plan.accumulated
+        self._gradient_bytes = plan.accumulated
         self._large = 0
         #: The bytes of a large gradient that is reduced instead of a bucket, while it waits.
         self._waiting = 0
@@ -107,10 +107,10 @@ class Reduction:
             self._stream(stream, copy, more)
         else:
             at, before = stretch.kept
-            held = self._held
-            self._held += before
+            before_stretch = self._gradient_bytes
+            self._gradient_bytes += before
             self._note_in(copy, more, at)
-            self._held = held + stretch.gradients
+            self._gradient_bytes = before_stretch + stretch.gradients
 
     def _stream(self, stream: Stream, copy: int, more: int) -> None:
         """Add as many gradients to the bucket as fit, and reduce the bucket if a gradient has no room.
@@ -147,7 +147,7 @@ class Reduction:
                 place = plan.partitions.place(stretch.key_in(key, copy))
                 self._add(place, plan.bytes_of(place) if plan.accumulated else gradient, at)
             elif not plan.accumulated:
-                self._held += gradient
+                self._gradient_bytes += gradient
         if stretch.after is not None:
             self._note_in(copy, more, stretch.after)
 
@@ -193,7 +193,7 @@ class Reduction:
         if plan.offloads and place.elements > plan.bucket_size:
             self._note(at, copied=gradient)  # a large gradient is cloned first
         if plan.accumulated or not plan.streams:
-            self._held -= gradient
+            self._gradient_bytes -= gradient
         if place.elements > plan.bucket_size:
             self._waiting = gradient
             self._large += gradient
@@ -214,9 +214,9 @@ class Reduction:
                 continue
             first, sizes = gradients.bytes[done], gradients.bytes
             # The bytes only decrease from one gradient to the next.
-            self._held -= sizes[done + 1] - first
+            self._gradient_bytes -= sizes[done + 1] - first
             self._note(at)
-            self._held -= sizes[end] - sizes[done + 1]
+            self._gradient_bytes -= sizes[end] - sizes[done + 1]
             self._filled += gradients.elements[end] - gradients.elements[done]
             if gradients.are_joined:
                 self._bucket.append(place(done, end))
@@ -267,14 +267,14 @@ class Reduction:
             is_view = len(ranks) == 1 and len(self._bucket[0].ranks) <= 1
             return 0 if is_view else allocated(elements, ITEMSIZE[plan.dtype])
         most = parts = elements = 0
-        for size in self._parts():
+        for size in self._elements_by_run():
             parts, elements = parts + 1, elements + size
             if elements > plan.bucket_size:
                 most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
         most = max(most, elements if parts > 1 else 0)
         return allocated(most, ITEMSIZE[plan.dtype])
 
-    def _parts(self) -> Iterator[int]:
+    def _elements_by_run(self) -> Iterator[int]:
         """Yield the elements of each run of gradients for one rank."""
         slices = (part for place in self._bucket for part in self._plan.partitions.slices(place))
         for _, run in groupby(slices, lambda part: part[0]):
@@ -283,20 +283,20 @@ class Reduction:
     def _note_in(self, copy: int, more: int, at: At) -> None:
         """Record a moment of the first copy in another copy, which has some more bytes."""
         own = at.bytes + more
-        size = own + self._bucket_bytes * self._has_bucket + self._large + self._held
+        size = own + self._bucket_bytes * self._has_bucket + self._large + self._gradient_bytes
         if self._keeps_line:
             self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
             own_at = tuple.__new__(At, (own, at.event, copy))  # faster than calls of the classes
-            self._open = tuple.__new__(Point, (size, own_at, self._has_bucket, self._large, self._held, 0))
+            self._open = tuple.__new__(Point, (size, own_at, self._has_bucket, self._large, self._gradient_bytes, 0))
 
     def _note(self, at: At, *, copied: int = 0) -> Point:
         """Record a moment, and return the fullest point of the interval so far."""
-        size = at.bytes + self._bucket_bytes * self._has_bucket + self._large + self._held + copied
+        size = at.bytes + self._bucket_bytes * self._has_bucket + self._large + self._gradient_bytes + copied
         if self._keeps_line:
             self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
-            self._open = tuple.__new__(Point, (size, at, self._has_bucket, self._large, self._held, copied))
+            self._open = tuple.__new__(Point, (size, at, self._has_bucket, self._large, self._gradient_bytes, copied))
         return self._open
 
     def _close(self) -> None:

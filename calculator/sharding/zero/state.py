@@ -18,7 +18,7 @@ from calculator.resident import torchao
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
-from calculator.sharding.zero.parameters import Key, auto_hidden_size, parts
+from calculator.sharding.zero.parameters import Key, auto_hidden_size, parameters_by_part
 from calculator.sharding.zero.partitions import Partitions, Pattern
 from calculator.sharding.zero.plan import Gradients, Plan
 
@@ -77,7 +77,7 @@ class FlatState:
         self.zero: ZeroOptimization = prepared.training.zero
         self.dtype: DType = prepared.cast_to or "float32"
         #: The trained parameters of each group in the model's order, and the names of those that get no gradient.
-        self._groups = [[*_of_group(parts(prepared.model, tensors), group)] for group in groups]
+        self._groups = [[*_group_parameters(parameters_by_part(prepared.model, tensors), group)] for group in groups]
         self.partitions = Partitions(
             [[(layer, pattern) for layer, pattern, _ in group] for group in self._groups],
             prepared.device.count,
@@ -161,7 +161,7 @@ class FlatState:
     @cached_property
     def _elements(self) -> list[int]:
         """By rank, the number of elements of the buffer for the gradients of its partition."""
-        return [sum([each.whole for each in owned]) for owned in self.owned]
+        return [sum([part.whole for part in owned]) for owned in self.owned]
 
     @cached_property
     def _zeros(self) -> list[list[int]]:
@@ -213,13 +213,13 @@ class FlatState:
     def reduced_on(self, rank: int) -> tuple[ResidentTensor, ...]:
         """Return a rank's gradients after the last reduction."""
         own, zeros = self.gradients_of(rank)
-        return (*own, *zeros, *(each for each in self.padding_of(rank) if each is not None))
+        return (*own, *zeros, *(size for size in self.padding_of(rank) if size is not None))
 
     def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
         """Return the gradients of a rank's partition, and zeros for gradients that the step does not produce."""
         whole = self._elements[rank]
         own = row("gradients of the partition", whole, _IN_PARTITION, self.dtype, "gradients")
-        idle = tuple(each for each in self.zeros_of(rank) if each is not None)
+        idle = tuple(size for size in self.zeros_of(rank) if size is not None)
         return (own,) if whole and self.last_reduced(rank) >= 0 else (), idle
 
     def zeros_of(self, rank: int) -> list[ResidentTensor | None]:
@@ -323,7 +323,7 @@ class FlatState:
     def _with_gradient(self) -> list[tuple[int | None, Gradients]]:
         by_number: dict[int, Gradients] = {}
         found = []
-        for layer, pattern, idle in (each for group in self._groups for each in group):
+        for layer, pattern, idle in (entry for group in self._groups for entry in group):
             if id(pattern) not in by_number:
                 names = [name for name in pattern.index if name not in idle]
                 sizes = [pattern.sizes[pattern.index[name]] for name in names]
@@ -333,7 +333,7 @@ class FlatState:
         return found
 
 
-def _of_group(
+def _group_parameters(
     ordered: Iterable[tuple[int | None, Sequence[ResidentTensor]]], group: Sequence[ResidentTensor]
 ) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
     """Return the parameters of a group in the model's order, with the names of those that get no gradient."""
@@ -345,6 +345,8 @@ def _of_group(
             kept.append(tensors)
             of_group = [tensor for tensor in tensors if tensor.name in names]
             idle = frozenset(tensor.name for tensor in of_group if not tensor.in_graph)
-            pattern = Pattern([each.name for each in of_group], [int(elements(each.shape)) for each in of_group])
+            pattern = Pattern(
+                [tensor.name for tensor in of_group], [int(elements(tensor.shape)) for tensor in of_group]
+            )
             patterns[id(tensors)] = pattern, idle
         yield layer, *patterns[id(tensors)]

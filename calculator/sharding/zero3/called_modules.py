@@ -51,11 +51,11 @@ def add_parameters(
         if wrapper is not None and (wrapper, layer) in modules:
             modules[wrapper, layer].parameters.append(parameter)
     for model in ("", SECOND):
-        for name, of in substitutes.tied.items():
+        for name, source in substitutes.tied.items():
             owners = substitutes.owners(model + name.rpartition(".")[0])
             owner = next((path for path in owners if (path, None) in modules), None)
             if owner is not None:
-                modules[owner, None].parameters.append(by_name[model + of, None])
+                modules[owner, None].parameters.append(by_name[model + source, None])
     in_order(modules.values())
 
 

@@ -232,10 +232,10 @@ class Coordinator:
         """Release the parameters of modules whose inputs got no gradient."""
         while self._in_backward:
             _, module = self._in_backward.popitem()
-            for each in {*module.parameters, *module.recomputed}:
-                each.active.discard(module)
-                if not each.persists:
-                    self._release(each)
+            for parameter in {*module.parameters, *module.recomputed}:
+                parameter.active.discard(module)
+                if not parameter.persists:
+                    self._release(parameter)
             module.recomputed.clear()
 
     def release_all(self) -> None:

@@ -64,7 +64,9 @@ def substitutes_of(prepared: PreparedModel) -> Substitutes:
     """Return the parameters that a prepared model's modules use in place of their own."""
     modules = [*prepared.distinct_modules]
     copies = {path: spec.copied for path, _, spec in modules if spec.copied is not None}
-    added = [(path, each.name) for path, _, spec in modules for each in spec.added if "." not in each.name]
+    added = [
+        (path, parameter.name) for path, _, spec in modules for parameter in spec.added if "." not in parameter.name
+    ]
     names = {f"{path}.{name}" for path, name in added}
     reads_shape = isinstance(prepared.method, DenseUpdate)
     shaped = {f"{path}.weight" for path, _ in added} if reads_shape else set()

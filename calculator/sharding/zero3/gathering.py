@@ -323,16 +323,16 @@ class Gathering:
 
     def looks_ahead(self, window: int) -> bool:
         """Return whether the modules after the copies of this window are prefetched."""
-        return self._running.order.looks_ahead_to(self._ends[window])
+        return self._running.order.looks_ahead_to(self._window_ends[window])
 
     @cached_property
-    def _ends(self) -> dict[int, int]:
+    def _window_ends(self) -> dict[int, int]:
         """For each window, the index in the order of modules after its copies.
 
         An order begins where its model begins.
         """
         ends, places = {}, [0, 0]
-        for segment, following in pairwise(self._longest.segments):
+        for segment, next_segment in pairwise(self._longest.segments):
             second = bool(segment.fetched) and segment.fetched[-1].of_second
             if segment.copy is None:
                 for _, kind, module, _, _ in segment.events:
@@ -341,6 +341,6 @@ class Gathering:
                         places[module.of_second] = 1 if begins else places[module.of_second] + 1
             else:
                 places[second] += len(segment.fetched)
-            if segment.window is not None and following.copy is None:
+            if segment.window is not None and next_segment.copy is None:
                 ends[segment.window] = places[second]
         return ends

@@ -59,7 +59,7 @@ def host_bytes(
 
     `dtype` is that of the gradients.
     """
-    sizes = [sum(each.partition for each in group) for group in sub_groups]
+    sizes = [sum(parameter.partition for parameter in group) for group in sub_groups]
     pinned, item = PinnedMemory(), ITEMSIZE[sub_groups[0][0].dtype]
     weights = _weights(parameters, sizes, zero.offload_param or Offload(), item, pinned)
     weights += _cast(zero, item) * max(sizes)

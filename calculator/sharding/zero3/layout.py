@@ -82,16 +82,16 @@ class Layout:
             for dtype in dtypes
         ]
         #: The numbers of the persistent parameters.
-        self.persistent = {number for number, each in enumerate(step.outside) if each.persists}
-        persistent = [number for number, each in enumerate(step.of_copy, self.first) if each.persists]
+        self.persistent = {number for number, parameter in enumerate(step.outside) if parameter.persists}
+        persistent = [number for number, parameter in enumerate(step.of_copy, self.first) if parameter.persists]
         self.persistent.update([number + slot * self.period for slot in range(copies) for number in persistent])
         self.represents = 1 + followed.skipped
         begin = self.first + followed.before * self.period
         #: The numbers of the parameters that represent those of the skipped copies.
         self.representing = range(begin, begin + self.period) if followed.skipped else range(0)
-        self.persistent_bytes = self._of_persistent(_WITH_PADDING)
-        self.persistent_payload = self._of_persistent(_PAYLOAD)
-        placed = self._placed()
+        self.persistent_bytes = self._sum_of_persistent(_WITH_PADDING)
+        self.persistent_payload = self._sum_of_persistent(_PAYLOAD)
+        placed = self._place_segments()
         #: The parameters in the order of their uses.
         self.order: list[int] = []
         #: The index of the module that uses each of them. The last is infinite.
@@ -104,7 +104,7 @@ class Layout:
         self._set_distances(placed)
         self.segments = [each for _, each in placed]
 
-    def _of_persistent(self, size: Callable[[Partitioned], int]) -> int:
+    def _sum_of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
         outside, of_copy = (
             sum([size(parameter) for parameter in parameters if parameter.persists])
@@ -112,7 +112,7 @@ class Layout:
         )
         return outside + of_copy * self._followed.copies
 
-    def _placed(self) -> list[Placed]:
+    def _place_segments(self) -> list[Placed]:
         """Return the segments in order. The backward pass runs the last copy first."""
         followed = self._followed
         placed: list[Placed] = []
@@ -121,13 +121,20 @@ class Layout:
             window = own.segment.window
             backward = window == BACKWARD
             before_gap = followed.before + followed.skipped if backward else followed.before - 1
-            of = own.segment
+            recorded = own.segment
             for copy in (None,) if window is None else followed.numbers[:: -1 if backward else 1]:
                 if copy is not None:
                     repeats[backward] = last - copy if backward else copy
                 skipped = followed.skipped if copy == before_gap else 0
                 place = window, (*repeats,), copy, skipped
-                segment = Segment(of.start, of.end, *place, of.events, of.fetched, of.active)
+                segment = Segment(
+                    recorded.start,
+                    recorded.end,
+                    *place,
+                    recorded.events,
+                    recorded.fetched,
+                    recorded.active,
+                )
                 slot = None if copy is None else followed.slots[copy]
                 shift = (slot or 0) * self.period
                 from_copy = shift if backward else shift + self.period
@@ -144,12 +151,12 @@ class Layout:
         for at, (own, each) in enumerate(placed):
             window = each.segment.window
             if window is None:
-                each.calls = [_outside(call, at, placed, starts) for call in own.calls]
+                each.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
             else:
                 each.gap, each.behind = starts[backward[each.slot]] - starts[at], behind[window]
 
 
-def _outside(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
+def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
     """Return a call outside of the copies, with the distances to the next uses of parameters."""
     kind, number, place, position, own, others, ahead = call
     if kind == RELEASE:
@@ -164,7 +171,7 @@ def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts
     since = starts[at] + placed[at][0].before[place]
     for later in range(at, len(placed)):
         own = placed[later][0]
-        following = [each for each in own.uses.get(number, ()) if later > at or each >= place]
-        if following:
-            return starts[later] + own.before[following[0]] - since
+        later_uses = [each for each in own.uses.get(number, ()) if later > at or each >= place]
+        if later_uses:
+            return starts[later] + own.before[later_uses[0]] - since
     return inf

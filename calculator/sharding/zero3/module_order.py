@@ -176,21 +176,21 @@ class ModuleOrder:
         step, before, most = self.place, self._before, self._max_reuse_distance
         places = parameter.in_order
         at = bisect_left(places, step)
-        following = places[at] if at < len(places) else None
+        next_place = places[at] if at < len(places) else None
         if of_leaf and parameter.in_containers:
-            inside = _next(parameter.in_containers, step)
-            following = inside if following is None or (inside is not None and inside < following) else following
-        if following is None:
+            inside = _next_index(parameter.in_containers, step)
+            next_place = inside if next_place is None or (inside is not None and inside < next_place) else next_place
+        if next_place is None:
             return True
         number = 0 if of_leaf else 1
-        distance = before[following][number] - before[step][number]
+        distance = before[next_place][number] - before[step][number]
         between = self._skipped[self._passed :]
         if distance >= most or not between:
             return distance >= most
-        return distance + sum([skipped[number] for place, skipped in between if place <= following]) >= most
+        return distance + sum([skipped[number] for place, skipped in between if place <= next_place]) >= most
 
 
-def _next(places: Sequence[int], step: int) -> int | None:
+def _next_index(places: Sequence[int], step: int) -> int | None:
     """Return the first of some sorted indices from a step on, or None."""
     at = bisect_left(places, step)
     return places[at] if at < len(places) else None

@@ -67,11 +67,13 @@ def step_calls(
     if program.runs != 1 or program.second_root is not None:
         return None
     layers = followed.places
-    outside = [each for each in parameters if each.key.layer not in layers]
-    of_copy = [each for each in parameters if each.key.layer in layers]
+    outside = [parameter for parameter in parameters if parameter.key.layer not in layers]
+    of_copy = [parameter for parameter in parameters if parameter.key.layer in layers]
     numbers, first = Numbers((*outside, *of_copy), program.modules.values()), len(outside)
     sizes = [*map(ELEMENTS, (*outside, *of_copy))]
-    elements = {module: sum([sizes[each] for each in own]) if own else 0 for module, own in numbers.of_module.items()}
+    elements = {
+        module: sum([sizes[number] for number in own]) if own else 0 for module, own in numbers.of_module.items()
+    }
     segments = [_numbered(segment, numbers.of_module, elements) for segment in program.segments]
     backward = next(each for each in segments if each.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
@@ -84,7 +86,7 @@ def step_calls(
         calls = uses.calls(segment, distance)
         if not (uses.is_known if window is None else uses.is_closed(segment)):
             return None
-        views = [] if window is None else [each[4] for each in calls if each[0] in VIEWS]
+        views = [] if window is None else [call[4] for call in calls if call[0] in VIEWS]
         numbers_used = (*own.uses, *views)
         if numbers_used and (min(numbers_used) < first if window is not None else max(numbers_used) >= first):
             return None
@@ -122,8 +124,8 @@ def _distances(own: NumberedSegment, after: Mapping[int, int], most: int) -> Cal
     def distance(number: int, place: int) -> float:
         places = uses.get(number)
         if places and places[-1] >= place:
-            following = places[bisect_left(places, place)]
-            return inf if before[following] - before[place] >= most else -inf
+            next_place = places[bisect_left(places, place)]
+            return inf if before[next_place] - before[place] >= most else -inf
         return after[number] - before[place] if number in after else inf
 
     return distance

@@ -119,16 +119,16 @@ class NumberedParameters:
                     storages[own + shift][0] += 1
             elif kind != AHEAD:
                 self._most = before
-                self._other(kind, own, others, shift, here, far)
+                self._follow_rare_call(kind, own, others, shift, here, far)
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
         self.limited = self.limited or limited
         return moments
 
-    def _other(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
+    def _follow_rare_call(self, kind: int, own: Any, others: Any, shift: int, step: int, far: float) -> None:
         """Follow a call of a rare kind."""
         if kind == FETCH_SEVERAL:
-            self._fetch_several([each + shift for each in own], others, shift, step)
+            self._fetch_several([number + shift for number in own], others, shift, step)
         elif kind == RELEASE_SEVERAL:
             self._release(own, shift, step, far)
             self._release_recomputed(others, shift)
@@ -198,7 +198,7 @@ class NumberedParameters:
     def _use(self, numbers: Sequence[int], shift: int, step: int) -> None:
         """Do what `ModuleOrder.use` does."""
         fetched_for = self._fetched_for
-        missing = len([each for each in numbers if fetched_for[each + shift] < step])
+        missing = len([number for number in numbers if fetched_for[number + shift] < step])
         removed: set[int] = set()
         head = self._head
         order, places = self._order, self._places
@@ -269,9 +269,9 @@ class NumberedParameters:
 
     def _release_recomputed(self, numbers: Iterable[int], shift: int) -> None:
         """Free parameters that a recomputation gathered, and that no module uses any more."""
-        for each in numbers:
-            if each + shift not in self._partitioned and each + shift not in self._in_flight:
-                self._free(each + shift)
+        for number in numbers:
+            if number + shift not in self._partitioned and number + shift not in self._in_flight:
+                self._free(number + shift)
 
     def _free(self, number: int) -> None:
         self._partitioned.add(number)

@@ -45,16 +45,17 @@ class Numbers:
     """The numbers of parameters, and which of them persist or are trained."""
 
     def __init__(self, parameters: Sequence[Partitioned], modules: Iterable[Module]) -> None:
-        self.of = {each: number for number, each in enumerate(parameters)}
+        self.of = {parameter: number for number, parameter in enumerate(parameters)}
         #: The numbers of the parameters of each module.
         self.of_module = {module: tuple(map(self.of.__getitem__, module.parameters)) for module in modules}
-        self.persistent = {number for number, each in enumerate(parameters) if each.persists}
-        self.trained = {number for number, each in enumerate(parameters) if each.trained}
+        self.persistent = {number for number, parameter in enumerate(parameters) if parameter.persists}
+        self.trained = {number for number, parameter in enumerate(parameters) if parameter.trained}
         #: The modules outside of layers, and those that use parameters of other layers.
         self.open = {
             module
             for module in self.of_module
-            if module.key.layer is None or any(each.key.layer != module.key.layer for each in module.parameters)
+            if module.key.layer is None
+            or any(parameter.key.layer != module.key.layer for parameter in module.parameters)
         }
 
 
@@ -88,8 +89,8 @@ class Uses:
     def left(self) -> list[int]:
         """Return the parameters of modules whose backward pass does not end, which no other module uses."""
         modules, of_module = {*self._in_backward}, self._numbers.of_module
-        every = dict.fromkeys(each for module in modules for each in of_module[module])
-        return [each for each in every if each not in self._numbers.persistent and self._users[each] <= modules]
+        every = dict.fromkeys(number for module in modules for number in of_module[module])
+        return [number for number in every if number not in self._numbers.persistent and self._users[number] <= modules]
 
     def calls(self, segment: Segment, distance: Callable[[int, int], float]) -> list[NumberedCall]:
         """Return the calls of a segment, without the release of parameters that are used again too soon.
@@ -156,10 +157,10 @@ class Uses:
         if not numbers:
             return []
         unused, users, persistent = [], self._users, self._numbers.persistent
-        for each in numbers:
-            using = users[each]
-            if not using and each not in persistent:
-                unused.append(each)
+        for number in numbers:
+            using = users[number]
+            if not using and number not in persistent:
+                unused.append(number)
             using.add(module)
         if not backward and position > self._backward:
             self._recompute(numbers)
@@ -171,31 +172,31 @@ class Uses:
         if owner is None or owner in self._begun:
             self._is_known = False
             return
-        frozen = [each for each in numbers if each not in self._numbers.trained]
+        frozen = [number for number in numbers if number not in self._numbers.trained]
         self._recomputed.setdefault(owner, {}).update(dict.fromkeys(frozen))
-        for each in frozen:
-            self._users[each].add(owner)
+        for number in frozen:
+            self._users[number].add(owner)
 
     def _release(self, module: Module, numbers: Sequence[int], *, backward: bool) -> tuple[list[int], list[int]]:
         """Return those of a module's parameters that no module uses any more, and such ones that were recomputed."""
         freed, users, persistent = [], self._users, self._numbers.persistent
-        for each in numbers:
-            using = users[each]
+        for number in numbers:
+            using = users[number]
             using.discard(module)
-            if not using and each not in persistent:
-                freed.append(each)
+            if not using and number not in persistent:
+                freed.append(number)
         if not backward:
             return freed, []
         self._in_backward.pop(module, None)
         recomputed = self._recomputed.pop(module, {})
-        for each in recomputed:
-            users[each].discard(module)
-        return freed, [each for each in recomputed if not users[each] and each not in persistent]
+        for number in recomputed:
+            users[number].discard(module)
+        return freed, [number for number in recomputed if not users[number] and number not in persistent]
 
 
 def without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
     """Return the calls without views that are freed before a release of their parameter, which change nothing."""
-    views = [at for at, each in enumerate(calls) if each[0] in _OF_VIEWS]
+    views = [at for at, call in enumerate(calls) if call[0] in _OF_VIEWS]
     #: The views of each parameter that exist, with the calls that created them.
     pinned: defaultdict[int, dict[str, int]] = defaultdict(dict)
     inert: set[int] = set()

@@ -65,11 +65,11 @@ class Program:
         self.forward, self.backward, self.end = marks["forward"], marks["backward"], marks["epilogue"]
         parts = [
             (window, [*substitutes.with_copies(own)] if substitutes.copies else own)
-            for window, own in _parts(tape, self.end, windows, followed)
+            for window, own in _marks_by_window(tape, self.end, windows, followed)
         ]
         leaves = leaves_of(tape) if leaves is None else leaves
         kinds = {kind for _, own in parts for kind in map(_KIND, own)}
-        calls = [[(each.text, each.layer) for each in own if each.kind == _BEFORE] for _, own in parts]
+        calls = [[(mark.text, mark.layer) for mark in own if mark.kind == _BEFORE] for _, own in parts]
         if modules is None:
             called = self._called([(window, own) for (window, _), own in zip(parts, calls, strict=True)])
             reads = [marks for _, marks in parts] if module_calls.EXTERNAL in kinds else []
@@ -77,13 +77,13 @@ class Program:
         #: The modules by their paths and layers.
         self.modules = modules
         begun = [text for own in calls for text, _ in own]
-        root = next(each for each in begun if not each.startswith(SECOND))
+        root = next(text for text in begun if not text.startswith(SECOND))
         #: How often the model runs, and whether the graph of a loss keeps gathered weights alive.
         self.runs = begun.count(root)
         self.keeps = module_calls.KEPT in kinds
         #: The outermost modules: of the model, and of a second model.
         self.root = self.modules[root, None]
-        second = next((each for each in begun if each.startswith(SECOND)), None)
+        second = next((text for text in begun if text.startswith(SECOND)), None)
         self.second_root = None if second is None else self.modules[second, None]
         #: Whether modules read parameters of others.
         self._reads = module_calls.EXTERNAL in kinds
@@ -157,14 +157,14 @@ class Program:
         last = followed.copies - 1
         repeats = [0] * len(windows)
         for window, given in parts:
-            own = [each for each in given if each.kind != module_calls.EXTERNAL] if self._reads else given
+            own = [mark for mark in given if mark.kind != module_calls.EXTERNAL] if self._reads else given
             marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([window.start for window in windows if window.start >= at], default=self.end)
-                *before_runs, rest = self._by_run(marks)
-                for own_run, following in pairwise((*before_runs, rest)):
-                    yield Segment(at, following[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
-                    at = following[0].position
+                *before_runs, rest = self._split_by_run(marks)
+                for own_run, next_run in pairwise((*before_runs, rest)):
+                    yield Segment(at, next_run[0].position, None, tuple(repeats), None, 0, *self._events(own_run)(0))
+                    at = next_run[0].position
                 yield Segment(at, end, None, tuple(repeats), None, 0, *self._events(rest)(0))
                 at = end
                 continue
@@ -177,7 +177,7 @@ class Program:
                 yield Segment(start, end, window, tuple(repeats), copy, skipped, *events(copy))
             at = windows[window].end
 
-    def _by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
+    def _split_by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
         """Divide the marks outside of the windows where a model begins to run again."""
         roots = {each.key for each in (self.root, self.second_root) if each is not None}
         begins = [
@@ -267,7 +267,7 @@ class _Named(Generic[Named]):
         return map(own.__getitem__, self._numbers)
 
 
-def _parts(
+def _marks_by_window(
     tape: Tape, end: int, windows: Sequence[Window], followed: Followed
 ) -> Iterator[tuple[int | None, list[Placed]]]:
     """Yield the marks up to a position: those outside of the windows, and those of each window with its number."""

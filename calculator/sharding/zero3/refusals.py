@@ -148,17 +148,17 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     elif model.task.name != "causal_lm":
         message = f"{model.task.name} is not modeled under zero3: {_INSTEAD}"
         yield Problem(loc="task", msg=message, input=model.task.name)
-    yield from _of_trl(prepared)
+    yield from _trl_problems(prepared)
     if prepared.stack != DEFAULT_STACK:
         message = "other releases are not modeled under zero3: leave the stack out"
         yield Problem(loc="stack", msg=message, input=None)
-    yield from _of_method(prepared)
+    yield from _method_problems(prepared)
 
 
-def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
+def _trl_problems(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     if trainer_of(training).facts.generates:
-        yield from _of_generation(prepared)
+        yield from _generation_problems(prepared)
     given = training.gradient_checkpointing_kwargs
     is_trl = training.trainer in ("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo")
     sets_true = is_trl and prepared.method.name != "full" and training.gradient_checkpointing
@@ -176,7 +176,7 @@ def _of_trl(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.gradient_checkpointing_kwargs", msg=message, input=None)
 
 
-def _of_generation(prepared: PreparedModel) -> Iterator[Problem]:
+def _generation_problems(prepared: PreparedModel) -> Iterator[Problem]:
     training = prepared.training
     if training.use_vllm and prepared.method.quantizes_base:
         message = (
@@ -186,7 +186,7 @@ def _of_generation(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.use_vllm", msg=message, input=True)
 
 
-def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
+def _transposed_weight_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield DoRA with dropout over a Conv1D, whose weight PEFT transposes into a parameter that the loss keeps."""
     method = prepared.method
     if not getattr(method, "use_dora", False) or not getattr(method, "lora_dropout", 0.0):
@@ -201,7 +201,7 @@ def _of_transposed(prepared: PreparedModel) -> Iterator[Problem]:
             return
 
 
-def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
+def _dtype_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield trained biases and copies whose dtype differs from that of adapters, which stay in float32.
 
     DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
@@ -221,7 +221,7 @@ def _of_dtypes(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="method.modules_to_save", msg=message, input=listed(getattr(method, "modules_to_save", None)))
 
 
-def _of_virtual_tokens(prepared: PreparedModel) -> Iterator[Problem]:
+def _virtual_token_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield a trained head next to virtual tokens, which stay in float32 if the model is built partitioned.
 
     DeepSpeed flattens the trained parameters into one tensor (deepspeed/runtime/zero/utils.py, defragment).
@@ -236,7 +236,7 @@ def _of_virtual_tokens(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
-def _of_copies(prepared: PreparedModel) -> Iterator[Problem]:
+def _copy_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield copies of modules that hold others, whose calls are not modeled."""
     method = prepared.method
     for path, _, spec in prepared.distinct_modules:
@@ -248,7 +248,7 @@ def _of_copies(prepared: PreparedModel) -> Iterator[Problem]:
             return
 
 
-def _of_empty_copies(prepared: PreparedModel) -> Iterator[Problem]:
+def _empty_copy_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield LN Tuning of a model that is built partitioned.
 
     PEFT copies its norms without gathering them (LNTuningLayer.update_layer).
@@ -258,7 +258,7 @@ def _of_empty_copies(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
-def _of_empty_shapes(prepared: PreparedModel) -> Iterator[Problem]:
+def _empty_shape_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield LoHa of a model that is built partitioned.
 
     PEFT reads the shape of a weight without gathering it (LoHaLayer.update_layer).
@@ -268,7 +268,7 @@ def _of_empty_shapes(prepared: PreparedModel) -> Iterator[Problem]:
         yield Problem(loc="training.deepspeed.zero3_init_flag", msg=message, input=True)
 
 
-def _of_released_biases(prepared: PreparedModel) -> Iterator[Problem]:
+def _released_bias_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield DEFT of a layer with a bias, which stage 3 releases after the layer's call in the first pass.
 
     PEFT subtracts it afterwards (DeftLinear.forward).
@@ -285,16 +285,16 @@ def _of_released_biases(prepared: PreparedModel) -> Iterator[Problem]:
             return
 
 
-def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
+def _method_problems(prepared: PreparedModel) -> Iterator[Problem]:
     method = prepared.method
     if method.name not in METHODS:
         message = f"is not modeled under zero3: use {' or '.join(METHODS)}, or {_INSTEAD}"
         yield Problem(loc="method.name", msg=f"{method.name} {message}", input=method.name)
         return
-    yield from _of_transposed(prepared)
-    yield from _of_dtypes(prepared)
-    yield from _of_virtual_tokens(prepared)
-    yield from _of_copies(prepared)
-    yield from _of_empty_copies(prepared)
-    yield from _of_empty_shapes(prepared)
-    yield from _of_released_biases(prepared)
+    yield from _transposed_weight_problems(prepared)
+    yield from _dtype_problems(prepared)
+    yield from _virtual_token_problems(prepared)
+    yield from _copy_problems(prepared)
+    yield from _empty_copy_problems(prepared)
+    yield from _empty_shape_problems(prepared)
+    yield from _released_bias_problems(prepared)

@@ -19,7 +19,7 @@ from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
-from calculator.sharding.zero.parameters import Key, auto_hidden_size, parts
+from calculator.sharding.zero.parameters import Key, auto_hidden_size, parameters_by_part
 from calculator.sharding.zero.state import PREFIX, row
 from calculator.sharding.zero3.followed import Reach
 from calculator.sharding.zero3.host import host_bytes
@@ -84,10 +84,10 @@ class PartitionedState:
 
         They are the parameters of the followed copies of the repeated layers, and those outside the copies.
         """
-        second = self._in_state(self._listed(self._second), followed, self.sizes_of_second)
-        for each in second:
-            each.key = Key(f"{SECOND}{each.key.name}", each.key.layer)
-        return Parameters(self._in_state(self._tensors_of_parts, followed, self.sizes), second)
+        second = self._build_parameters(self._listed(self._second), followed, self.sizes_of_second)
+        for parameter in second:
+            parameter.key = Key(f"{SECOND}{parameter.key.name}", parameter.key.layer)
+        return Parameters(self._build_parameters(self._tensors_of_parts, followed, self.sizes), second)
 
     @cached_property
     def _second(self) -> list[ResidentTensor]:
@@ -100,16 +100,16 @@ class PartitionedState:
 
     def _listed(self, tensors: Sequence[ResidentTensor]) -> list[_Part]:
         """Return the parameters of each layer with its number, and those around the layers."""
-        return [*parts(self.prepared.model, tensors, frozen=True)]
+        return [*parameters_by_part(self.prepared.model, tensors, frozen=True)]
 
     @cached_property
     def _tensors_of_parts(self) -> list[_Part]:
         return self._listed(self.tensors)
 
-    def _in_state(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
+    def _build_parameters(self, listed: Sequence[_Part], followed: Followed, sizes: Sizes) -> list[Partitioned]:
         found: list[Partitioned] = []
         part = 0
-        for layer, own in self._by_part(listed, followed.layers()):
+        for layer, own in self._elements_by_part(listed, followed.layers()):
             # Odd parts are layers. Even parts are the parameters around them.
             part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
@@ -122,7 +122,7 @@ class PartitionedState:
                 found.append(each)
         return found
 
-    def _by_part(
+    def _elements_by_part(
         self, listed: Sequence[_Part], layers: Collection[int]
     ) -> Iterator[tuple[int | None, list[tuple[Key, ResidentTensor, int]]]]:
         """Yield every parameter with its elements, by layer and around the layers: of the decoder, these layers.
@@ -134,7 +134,7 @@ class PartitionedState:
             in_tower = number is not None and towers and own and own[0].name.startswith(towers)
             if not (number is None or in_tower or number in layers):
                 continue
-            keys = [tuple.__new__(Key, (each.name, number)) for each in own]  # faster than a call
+            keys = [tuple.__new__(Key, (parameter.name, number)) for parameter in own]  # faster than a call
             layer = None if in_tower else number
             keys = [key.numbered for key in keys] if in_tower else keys
             yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
@@ -142,21 +142,24 @@ class PartitionedState:
     @cached_property
     def every(self) -> list[Partitioned]:
         """Every parameter in order. Parameters of layers are one object for all layers."""
-        return [*chain.from_iterable(self._parts)]
+        return [*chain.from_iterable(self._parameters_by_layer)]
 
     @cached_property
-    def _parts(self) -> list[list[Partitioned]]:
+    def _parameters_by_layer(self) -> list[list[Partitioned]]:
         """Every parameter, by layer and around the layers. Layers of one kind have the same list."""
-        return self._of_parts(self._tensors_of_parts)
+        return self._parameters_by_part(self._tensors_of_parts)
 
     @cached_property
-    def _of_second(self) -> list[Partitioned]:
-        return [*chain.from_iterable(self._of_parts(self._listed(self._second)))]
+    def _second_parameters(self) -> list[Partitioned]:
+        return [*chain.from_iterable(self._parameters_by_part(self._listed(self._second)))]
 
-    def _of_parts(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
+    def _parameters_by_part(self, listed: Sequence[_Part]) -> list[list[Partitioned]]:
         every = [own for _, own in listed]
         found = {
-            id(own): [_partitioned(Key(each.name, None), each, self._elements[each], self.sizes) for each in own]
+            id(own): [
+                _partitioned(Key(parameter.name, None), parameter, self._elements[parameter], self.sizes)
+                for parameter in own
+            ]
             for own in {id(own): own for own in every}.values()
         }
         return [found[id(own)] for own in every]
@@ -164,16 +167,16 @@ class PartitionedState:
     @property
     def persistent(self) -> list[Partitioned]:
         """The persistent parameters, which stay gathered, of all layers."""
-        return [each for each in self.every if each.persists]
+        return [parameter for parameter in self.every if parameter.persists]
 
     @property
     def modules(self) -> list[list[Partitioned]]:
         """The parameters of each module, once for all layers of a kind."""
         found: list[list[Partitioned]] = []
-        for part in {id(part): part for part in self._parts}.values():
+        for part in {id(part): part for part in self._parameters_by_layer}.values():
             own: dict[str, list[Partitioned]] = {}
-            for each in part:
-                own.setdefault(each.key.name.rpartition(".")[0], []).append(each)
+            for parameter in part:
+                own.setdefault(parameter.key.name.rpartition(".")[0], []).append(parameter)
             found += own.values()
         return found
 
@@ -186,7 +189,10 @@ class PartitionedState:
         layers = {repetition.numbers[at] for at in range(repetition.start, repetition.end)}
         inside = tuple(f"{path}." for path in leaves)
         of_copy = [
-            each for layer, own in self._by_part(self._tensors_of_parts, layers) if layer is not None for each in own
+            parameter
+            for layer, own in self._elements_by_part(self._tensors_of_parts, layers)
+            if layer is not None
+            for parameter in own
         ]
         every = sum([size for _, _, size in of_copy])
         size = sum([size for key, _, size in of_copy if not key.name.startswith(inside)]) if leaves else every
@@ -210,11 +216,11 @@ class PartitionedState:
     def _sub_groups(self) -> list[tuple[list[Partitioned], list[int]]]:
         """The sub-groups, each with the number of elements of a rank's part of each parameter."""
         found = []
-        keys = [*map(id, self._parts)]
-        distinct = dict(zip(keys, self._parts, strict=True))
+        keys = [*map(id, self._parameters_by_layer)]
+        distinct = dict(zip(keys, self._parameters_by_layer, strict=True))
         for names in self._groups:
             own = {
-                key: [each for each in part if each.trained and each.key.name in names]
+                key: [parameter for parameter in part if parameter.trained and parameter.key.name in names]
                 for key, part in distinct.items()
             }
             of_parts = {key: [*map(PARTITION, part)] for key, part in own.items()}
@@ -301,7 +307,7 @@ class PartitionedState:
         DeepSpeed casts them before 4-bit layers cast their gathered biases to the dtype in which they compute.
         """
         count = named(self.sizes.ranks, "count")
-        second = [replace(each, name=f"{SECOND}{each.name}") for each in self._second]
+        second = [replace(parameter, name=f"{SECOND}{parameter.name}") for parameter in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
                 whole = self._elements[tensor]
@@ -361,7 +367,7 @@ class PartitionedState:
         """The bytes of host memory that a rank uses. None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        parameters = [*self.every, *self._of_second]
+        parameters = [*self.every, *self._second_parameters]
         return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:
@@ -372,7 +378,7 @@ class PartitionedState:
         count, steps = self.sizes.ranks, self.prepared.training.gradient_accumulation_steps
         sent = sum(self.partitions) * count
         if not self.sizes.reduce_scatter:
-            sent = sum([each.elements for group in self.sub_groups for each in group])
+            sent = sum([parameter.elements for group in self.sub_groups for parameter in group])
         reduce = reduce_scatter if self.sizes.reduce_scatter else all_reduce
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         reduced = reduce(sent * ITEMSIZE[self.dtype] * steps, count, what)

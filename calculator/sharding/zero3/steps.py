@@ -43,10 +43,10 @@ def gathering_of(
 
     It is cached for runs with other batch sizes that call modules alike.
     """
-    known = state.gatherings
-    if not known or not _has_equal_calls(known[0], last, first):
-        known[:] = [_gathering_of(state, last, first, repetition)]
-    return known[0]
+    cached = state.gatherings
+    if not cached or not _has_equal_calls(cached[0], last, first):
+        cached[:] = [_gathering_of(state, last, first, repetition)]
+    return cached[0]
 
 
 def _syncs(prepared: PreparedModel) -> Syncs | None:
@@ -56,9 +56,9 @@ def _syncs(prepared: PreparedModel) -> Syncs | None:
     return "all at once" if prepared.method.facts.config_class else "one by one"
 
 
-def _has_equal_calls(known: Gathering | NumberedGathering, last: Called, first: Called | None) -> bool:
-    of_first = None if known.first is None else known.first.marks
-    return known.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
+def _has_equal_calls(cached: Gathering | NumberedGathering, last: Called, first: Called | None) -> bool:
+    of_first = None if cached.first is None else cached.first.marks
+    return cached.program.marks == last.tape.marks and of_first == (None if first is None else first.tape.marks)
 
 
 def _gathering_of(
@@ -67,10 +67,10 @@ def _gathering_of(
     leaves, keeps_loss = leaves_of(last.tape), state.prepared.training.trainer is None
     calls = _recorded_calls(state, last, repetition) if first is None and not leaves else None
     for followed in choices(repetition, state.reach(repetition, leaves)):
-        known = None if calls is None else NumberedGathering(calls, followed, state.sizes, keeps_loss=keeps_loss)
-        if known is not None and not known.is_steady:
+        cached = None if calls is None else NumberedGathering(calls, followed, state.sizes, keeps_loss=keeps_loss)
+        if cached is not None and not cached.is_steady:
             continue
-        found = known if known is not None and known.is_known else _followed(state, last, first, followed)
+        found = cached if cached is not None and cached.is_known else _followed(state, last, first, followed)
         if found.is_steady:
             break
     return found

@@ -53,7 +53,7 @@ class Track(NamedTuple):
         """The same track with the additional bytes in all of its figures."""
         if not self.more:
             return self
-        moments = _more(self.moments, self.more)
+        moments = _with_more_bytes(self.moments, self.more)
         return self._replace(before=self.before + self.more, after=self.after + self.more, moments=moments, more=0)
 
     def every(self) -> Iterator[Moment]:
@@ -78,14 +78,14 @@ def with_more(tracks: Iterable[Track], size: int, until: int) -> Iterator[Track]
             yield track._replace(more=size) if size else track
             continue
         before, moments = track.before + size, track.moments
-        first = _more([moment for moment in moments if moment[-1] < at], size)
+        first = _with_more_bytes([moment for moment in moments if moment[-1] < at], size)
         alive = first[-1][2] if first else before
         freed = Moment(until, alive, alive - size, is_event=False, number=at)
         moments, size = [*first, freed, *[moment for moment in moments if moment[-1] >= at]], 0
         yield track._replace(before=before, moments=moments)
 
 
-def _more(moments: Sequence[Happening], size: int) -> list[Happening]:
+def _with_more_bytes(moments: Sequence[Happening], size: int) -> list[Happening]:
     """Return moments with some more bytes."""
     if not moments:
         return []

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING, found
+from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING, value_at
 from app.forms.layout import CHOSEN
 from app.forms.plan_form import read
 from calculator.devices import gpus
@@ -84,7 +84,7 @@ def test_an_empty_number_shows_its_default(client, method):
     request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
     for field in numbers:
         shown = re.search(rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', text)
-        default = found(getattr(request, field.part.split(".")[0]), field.keys, field.declared.default)
+        default = value_at(getattr(request, field.part.split(".")[0]), field.keys, field.declared.default)
         assert shown[1] == (field.text(default) or "none"), field.name
 
 

@@ -111,9 +111,9 @@ def test_the_page_before_the_answer_arrives_while_it_is_computed(hasty, monkeypa
 
     def waits(*arguments):
         assert computed.wait(PATIENCE)
-        return plan._part(*arguments)
+        return plan._device_plan(*arguments)
 
-    monkeypatch.setattr("app.pages.plan.routes.parts", lambda request: (waits(*pair) for pair in pairs(request)))
+    monkeypatch.setattr("app.pages.plan.routes.device_plans", lambda request: (waits(*pair) for pair in pairs(request)))
     with served(hasty) as origin, urlopen(f"{origin}/plan?{urlencode(PAGES['/plan'])}", timeout=PATIENCE) as response:
         early = b""
         while b"pending" not in early:

@@ -10,8 +10,8 @@ from app.service.settings import ServiceSettings
 
 def test_settings_pass_through_an_environment():
     settings = ServiceSettings(cache_bytes=0, most_at_once=7, most_long_at_once=1, access_log=False, long_socket="/s")
-    assert ServiceSettings.of(settings.environment) == settings
-    assert ServiceSettings.of({}) == ServiceSettings()
+    assert ServiceSettings.from_environment(settings.environment) == settings
+    assert ServiceSettings.from_environment({}) == ServiceSettings()
 
 
 def test_a_variable_that_is_no_number_is_refused_by_the_command(monkeypatch, capsys):

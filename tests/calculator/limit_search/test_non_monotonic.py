@@ -1,6 +1,6 @@
 """Values at which less memory may be required: two tensors have equal sizes, or kernels align to the value."""
 
-from calculator.limit_search.non_monotonic import ALL, equal_sizes, following, likely
+from calculator.limit_search.non_monotonic import ALL, equal_sizes, following, likely_values
 
 KEPT = 4096 * 4096 * 2
 
@@ -41,11 +41,11 @@ def test_steps_with_different_operations_have_no_equal_sizes():
 
 
 def test_few_values_are_all_candidates():
-    assert likely(Sized(), 10, 11 + ALL) == [*range(11, 11 + ALL)]
+    assert likely_values(Sized(), 10, 11 + ALL) == [*range(11, 11 + ALL)]
 
 
 def test_of_many_values_the_requests_own_is_first_and_then_equal_sizes():
-    values = likely(Sized(lambda s: 8 * s * 4096 * 2, lambda _: KEPT), 10, 4000)
+    values = likely_values(Sized(lambda s: 8 * s * 4096 * 2, lambda _: KEPT), 10, 4000)
     assert values[:2] == [100, 512]
     assert {2048, 1024, 64} <= set(values)
     assert all(10 < value < 4000 for value in values)

@@ -12,7 +12,7 @@ from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.run.request import parse_run
 from calculator.run.run import whole_run
-from calculator.speed.interval import coverage, near, speed_of
+from calculator.speed.interval import coverage, similar_runs, speed_of
 from calculator.speed.prediction import LEVEL, predicted
 from calculator.speed.prices import hour_price, list_prices
 from calculator.speed.published import published_runs, tokens_of_step
@@ -81,12 +81,12 @@ def test_a_run_faster_than_its_card_counts_nowhere():
     impossible = [run for run in published_runs() if not run.is_possible]
     assert {run.card for run in impossible} == {"rtx-a6000"}
     for run in impossible:
-        assert run not in near(published_runs(), run.rated_seconds, run.card)
+        assert run not in similar_runs(published_runs(), run.rated_seconds, run.card)
 
 
 def test_two_sources_are_no_interval():
     two = [run for run in published_runs() if run.source.name in ("fms_acceleration", "vectorlm")]
-    assert near(two, two[0].rated_seconds, two[0].card) == ()
+    assert similar_runs(two, two[0].rated_seconds, two[0].card) == ()
 
 
 def test_attention_in_float32_is_refused_on_a_card_whose_float32_speed_is_not_known():
@@ -127,9 +127,12 @@ def test_the_coverage_leaves_the_source_out():
     """An interval of the other sources is wider than one with the source, whose effect it does not know."""
     run = next(run for run in published_runs() if run.source.name == "vectorlm")
     others = [other for other in published_runs() if other.source.name != "vectorlm"]
-    for found in (near(others, run.rated_seconds, run.card), near(published_runs(), run.rated_seconds, run.card)):
+    for found in (
+        similar_runs(others, run.rated_seconds, run.card),
+        similar_runs(published_runs(), run.rated_seconds, run.card),
+    ):
         grouped = [[other.efficiency for other in found if other.source.name == name] for name in sources(found)]
-        assert ("vectorlm" in sources(found)) == (found != near(others, run.rated_seconds, run.card))
+        assert ("vectorlm" in sources(found)) == (found != similar_runs(others, run.rated_seconds, run.card))
         assert predicted(grouped).low <= run.efficiency <= predicted(grouped).high
 
 
@@ -137,7 +140,7 @@ def test_runs_with_deterministic_algorithms_count_in_no_interval():
     left_out = [run for run in published_runs() if run.source.left_out]
     assert {run.source.name for run in left_out} == {"universal_llm_trainer"}
     for run in left_out:
-        found = near(published_runs(), run.rated_seconds, run.card)
+        found = similar_runs(published_runs(), run.rated_seconds, run.card)
         assert run not in found
         grouped = [[other.efficiency for other in found if other.source.name == name] for name in sources(found)]
         assert run.efficiency < predicted(grouped).low

@@ -11,7 +11,7 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.series import SeriesCache
 from calculator.training_step.rollout import Rollout
 from tests.executed_lines import executed_lines
-from validation.benchmark.trainers import TRAINERS, by_itself, in_a_series, request_of
+from validation.benchmark.trainers import TRAINERS, estimating_alone, estimating_in_a_series, request_of
 
 BODY: dict[str, Any] = {"model": "meta-llama/Llama-3.1-8B", "reserved": "rule"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def test_an_estimate_with_a_trainer_executes_few_more_lines(trainer: str, method
     body = {**BODY, "method": METHODS[method]}
     plain, other = request_of(body), request_of(body, trainer)
     of_method = 2 * [*METHODS].index(method)
-    for run, most in zip((by_itself, in_a_series), MOST[trainer][of_method:], strict=False):
+    for run, most in zip((estimating_alone, estimating_in_a_series), MOST[trainer][of_method:], strict=False):
         runs = run(plain), run(other)
         for first in runs:
             first()

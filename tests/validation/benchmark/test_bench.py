@@ -10,7 +10,7 @@ sys.modules.update(dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes
 from validation.benchmark import bench
 from argparse import Namespace
 bench.ON_DEVICES, bench.LIMITS = bench.ON_DEVICES[:1], bench.LIMITS[:1]
-bench.seconds = lambda timed, runs, clock=bench.process_time: bench._once(timed, clock)  # without a warm-up
+bench.seconds = lambda timed, runs, clock=bench.process_time: bench._time_once(timed, clock)  # without a warm-up
 bench.run(Namespace(runs=1, traces=1))
 """
 

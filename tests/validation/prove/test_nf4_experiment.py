@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from validation.prove import bits, four_bit_error
-from validation.prove.code_books import FP4, LEVELS, NF4, by_bitsandbytes, codes, relative_error, round_trip
+from validation.prove.code_books import FP4, LEVELS, NF4, codes, relative_error, round_by_bitsandbytes, round_trip
 from validation.prove.experiment import Setting
 from validation.prove.four_bit_error import Weights
 from validation.prove.nf4 import EXPERIMENT, steps
@@ -51,7 +51,7 @@ def test_a_weight_has_4_5_bits_or_about_4_13(found):
 def test_uniform_weights_have_a_smaller_error_with_even_levels():
     even = Weights(key="even", name="even", samples=(torch.rand(1 << 14) * 2 - 1,))
     assert even.against_best.value > 1
-    assert four_bit_error._least([even], id="x", lesson="", done="").kind == "does not hold"
+    assert four_bit_error._claim_of_least_error([even], id="x", lesson="", done="").kind == "does not hold"
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
@@ -59,7 +59,7 @@ def test_uniform_weights_have_a_smaller_error_with_even_levels():
 def test_quantizing_by_the_table_of_levels_equals_bitsandbytes(name, double_quant):
     weights = torch.randn(4096)
     ours = round_trip(weights, LEVELS[name], double_quant=double_quant)
-    assert torch.equal(ours, by_bitsandbytes(weights, name.lower(), double_quant=double_quant))
+    assert torch.equal(ours, round_by_bitsandbytes(weights, name.lower(), double_quant=double_quant))
 
 
 def test_a_wrong_table_of_levels_is_detected(monkeypatch):

@@ -82,11 +82,11 @@ def _run(row: Row) -> Run:
         unknown = (LENGTH,) if "weights" in row else (LENGTH, FLOAT32)
         return Run(request=_request(row), differs=(FSDP1,), unknown=unknown)
     if row["sharding"] == "FSDP2 (torchtitan), eager bf16" and row["gradient_checkpointing"] in CHECKPOINTED:
-        return Run(request=_of_torchtitan(row), differs=TORCHTITAN, unknown=(TORCHTITAN_CONF,))
+        return Run(request=_torchtitan_request(row), differs=TORCHTITAN, unknown=(TORCHTITAN_CONF,))
     return Run(differs=(_reason(row),))
 
 
-def _of_torchtitan(row: Row) -> dict[str, Any]:
+def _torchtitan_request(row: Row) -> dict[str, Any]:
     return {
         "model": "meta-llama/Meta-Llama-3-8B",
         "method": {"name": "full"},

@@ -38,7 +38,7 @@ def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
 
 def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, torch.Tensor]:
     """One example of a batch with these tensors."""
-    made = {name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, of)) for name, shape, of in tensors}
+    made = {name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, dtype)) for name, shape, dtype in tensors}
     return {**made, **({"attention_mask": _mask(training, row)} if "attention_mask" in made else {})}
 
 

@@ -73,8 +73,8 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             processing_class=_processing_class(recipe, reference.model.config),
             peft_config=config,
         )
-    trainer._generate = _given(recipe, kind, trainer)
-    trainer._prepare_inputs = _in_order(trainer._prepare_inputs)
+    trainer._generate = _with_completions(recipe, kind, trainer)
+    trainer._prepare_inputs = _without_shuffle(trainer._prepare_inputs)
     return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
 
 
@@ -185,7 +185,7 @@ def _gathers_for_vllm(trainer: Any) -> None:
             pass
 
 
-def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
+def _with_completions(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     """A replacement of `_generate`: it generates, and then gives completions of the labeled tokens to the prompts.
 
     The prompts of a step are of one length, but for those of the longest completions where there is padding: these are
@@ -215,7 +215,7 @@ def _given(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     return generate
 
 
-def _in_order(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _without_shuffle(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`_prepare_inputs` without a shuffle, so that each micro-batch has the tokens that a request says."""
 
     def in_order(batch: Any) -> Any:

@@ -33,7 +33,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
         trainer = SFTTrainer(
             model=reference.model,
             args=SFTConfig(**training_arguments(recipe, folder), **_own_arguments(recipe)),
-            train_dataset=_of_images(recipe) if has_images else _dataset(recipe),
+            train_dataset=_image_dataset(recipe) if has_images else _dataset(recipe),
             processing_class=Processor(recipe, reference.model.config) if has_images else tokenizer(),
             peft_config=config,
         )
@@ -70,7 +70,7 @@ class _Labeled:
         return batch
 
 
-def _of_images(recipe: Recipe) -> Dataset:
+def _image_dataset(recipe: Recipe) -> Dataset:
     """Rows of images and messages, whose values the stand-in for the processor does not read."""
     messages = [{"role": "user", "content": ""}]
     count = recipe.batches * recipe.request.training.micro_batch_size

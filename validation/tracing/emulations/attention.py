@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def _up(size: int, multiple: int) -> int:
+def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
@@ -76,7 +76,7 @@ def flash_backward(
     kv_heads, kv_seq = key.shape[1], key.shape[2]
     grad_out, out = grad_out.transpose(1, 2).contiguous(), out.transpose(1, 2).contiguous()
     grads = tuple(torch.empty_like(tensor.transpose(1, 2)) for tensor in (query, key, value))
-    seq_rounded, head_dim_rounded = rows or _up(seq, 128), _up(head_dim, 32 if head_dim <= 128 else 64)
+    seq_rounded, head_dim_rounded = rows or _round_up(seq, 128), _round_up(head_dim, 32 if head_dim <= 128 else 64)
     softmax_d = query.new_empty((batch, heads, seq_rounded), dtype=torch.float32)
     dq_accum = query.new_empty((batch, seq_rounded, heads, head_dim_rounded), dtype=torch.float32)
     expanded = []
@@ -102,7 +102,7 @@ def efficient_forward(
     """
     batch, heads, seq, _ = query.shape
     out = query.new_empty((batch, seq, heads, value.shape[-1]))
-    logsumexp = query.new_empty((batch, heads, _up(seq, 32) if compute_log_sumexp else 0), dtype=torch.float32)
+    logsumexp = query.new_empty((batch, heads, _round_up(seq, 32) if compute_log_sumexp else 0), dtype=torch.float32)
     seed, offset = (torch.empty((), dtype=torch.long, device="cpu") for _ in range(2))
     return out.transpose(1, 2), logsumexp, seed, offset
 
@@ -148,7 +148,7 @@ def efficient_backward(
 def _grad_of_bias(bias: Tensor) -> Tensor:
     """The gradient of a bias, of its expanded size with rows of a multiple of 16 elements."""
     length = bias.shape[-1]
-    return bias.new_empty((*bias.shape[:-1], _up(length, 16)))[..., :length]
+    return bias.new_empty((*bias.shape[:-1], _round_up(length, 16)))[..., :length]
 
 
 def _reduced(grad: Tensor, heads: int) -> Tensor:
@@ -169,8 +169,8 @@ def workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
     in_registers = half and max_k <= block_i
     block_j = 128 if in_registers and max_k > 64 else 64
     tile = 4 + block_i * block_j
-    elements = _up(seq, block_i) // block_i * (_up(head_dim, block_j) // block_j) * tile
+    elements = _round_up(seq, block_i) // block_i * (_round_up(head_dim, block_j) // block_j) * tile
     if half and not in_registers:
-        splits = max(1, min(_up(key.shape[1], block_j) // block_j, 200 // (batch * heads)))
-        elements += splits * block_j * (_up(head_dim, block_i) + _up(value_dim, block_i))
-    return batch * heads * _up(elements, 4) * 4
+        splits = max(1, min(_round_up(key.shape[1], block_j) // block_j, 200 // (batch * heads)))
+        elements += splits * block_j * (_round_up(head_dim, block_i) + _round_up(value_dim, block_i))
+    return batch * heads * _round_up(elements, 4) * 4

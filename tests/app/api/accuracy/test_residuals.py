@@ -3,7 +3,7 @@
 import json
 
 from app.api.accuracy import results
-from app.api.accuracy.residuals import OTHER_CODE, STATISTICS, by_statistic, residuals
+from app.api.accuracy.residuals import OTHER_CODE, STATISTICS, errors_by_statistic, residuals
 
 STEP = {
     "name": "a step",
@@ -40,6 +40,6 @@ def test_our_own_measurements_are_residuals_too(monkeypatch, tmp_path):
 
 
 def test_errors_are_grouped_by_statistic_in_order():
-    errors = by_statistic(residuals())
+    errors = errors_by_statistic(residuals())
     assert [each.statistic for each in errors] == list(STATISTICS)
     assert all(each.lowest_error <= each.highest_error for each in errors)
