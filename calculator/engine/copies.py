@@ -122,7 +122,7 @@ class Copies:
         #: The storages that one copy leaves alive when the step ends, by size.
         self.sizes_left = kinds.by_size(self.remaining)
         #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
-        self.left = self._left()
+        self.left = self._count_remaining()
         self.left_cache: dict[int, dict[int, int]] = {}
         #: The live storages by moment, retained rows and storages that an earlier micro-batch left.
         self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
@@ -299,7 +299,7 @@ class Copies:
                 counts[kind] -= count
         return counts
 
-    def _left(self) -> dict[int, int]:
+    def _count_remaining(self) -> dict[int, int]:
         component = self.kinds.component
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
         left = self.of(self.lifetimes.alive(self.lifetimes.end))

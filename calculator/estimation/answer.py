@@ -45,7 +45,7 @@ class Row:
         self.json: str | None = None
 
     @classmethod
-    def of(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
+    def build(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
         """Return a row with a form of its own.
 
         `shape` is None for an overhead that is not a tensor.
@@ -181,7 +181,7 @@ class Timeline(Sequence[Moment]):
         self.bytes = sizes
 
     @classmethod
-    def of(cls, moments: Sequence[Moment] = ()) -> Timeline:
+    def from_moments(cls, moments: Sequence[Moment] = ()) -> Timeline:
         """Return a timeline with a form of its own."""
         operations = tuple([(moment.phase, moment.operation) for moment in moments])
         return cls(TimelineForm(operations), tuple([moment.bytes for moment in moments]))

@@ -178,7 +178,7 @@ def device_replay(
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     live = max(peak.bytes for peak in peaks or step.every_peak())
     replay = replay_of(
-        Histories.of(_emptying(request)),
+        Histories.from_training(_emptying(request)),
         step.resident,
         (forward, backward),
         live_bytes=live + forward + backward,
@@ -188,7 +188,7 @@ def device_replay(
     )
     if not step.generation:
         return replay
-    return GeneratingReplay.of(replay, partial(of_generation, step, (forward, backward)))
+    return GeneratingReplay.from_step(replay, partial(of_generation, step, (forward, backward)))
 
 
 def _emptying(request: Request) -> Training:
@@ -247,7 +247,7 @@ def memory_and_fit(
     phases: tuple[Phase, ...],
     operation: str,
     reserved: int | None = None,
-    line: Callable[[], Timeline] = Timeline.of,
+    line: Callable[[], Timeline] = Timeline.from_moments,
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
     unsharded: Callable[[int], int] | None = None,
@@ -308,7 +308,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
 @lru_cache(maxsize=256)
 def overhead_row(part: Sourced) -> Row:
     """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
-    return Row.of(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
+    return Row.build(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
 def _card_caveats(request: Request) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ class ModelPasses:
         skipped.begin(tape, name, context.dtype)
         with _no_grad(tape, in_eval_mode=False):
             tape.component = "logits_and_loss"
-            outputs = head.left(context)
+            outputs = head.allocate_outputs(context)
             tape.component = "activations"
         return outputs, context.repetition
 

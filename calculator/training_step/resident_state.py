@@ -65,7 +65,7 @@ class ResidentState:
         compared = trainer_of(prepared.training).compared(prepared)
         self.whole = self.shards.whole((*resident, *compared_tensors(prepared, compared, resident)))
         #: The part of the tensors that is on this rank.
-        self.tensors = self.shards.kept(self.whole)
+        self.tensors = self.shards.rank_tensors(self.whole)
         self.optimizer = with_targets(
             OPTIMIZERS[prepared.training.optimizer], prepared.model, self.tensors, prepared.training
         )

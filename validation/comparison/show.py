@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, refusal
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
@@ -66,6 +66,8 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     Raises:
         PlanError: if the request is wrong, or a library refuses it.
     """
+    if _names_torchtune(body):
+        return _of_torchtune(parse_request(body))
     recipe = parse_recipe(body)
     if recipe is not None:
         return _trainer_trace(recipe, body, rank)
@@ -78,6 +80,20 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
     return trace_rank(sharded, rank, before_2_14=before_2_14)
+
+
+def _names_torchtune(body: Any) -> bool:
+    training = body.get("training") if isinstance(body, dict) else None
+    return isinstance(training, dict) and training.get("trainer") == "torchtune"
+
+
+def _of_torchtune(request: Request) -> Trace:
+    try:
+        from validation.torchtune_recipes.trace import trace  # noqa: PLC0415  (torchtune need not be installed)
+    except ImportError as error:
+        reason = f"no torchtune is installed ({error}): docs/traces.md has the command that installs it"
+        raise refusal("training.trainer", reason, "torchtune") from None
+    return trace(request)
 
 
 def fullest_rank(body: Any) -> int:

@@ -27,6 +27,7 @@ from validation.random_grid.sharded_requests import random_sharded_request
 from validation.random_grid.sharded_trainer_requests import random_sharded_trainer_request
 from validation.random_grid.table import Case
 from validation.random_grid.task_requests import random_task_request
+from validation.random_grid.torchtune_requests import random_torchtune_request
 from validation.random_grid.trainer_requests import (
     random_image_trainer_request,
     random_offloaded_request,
@@ -62,7 +63,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
     parser.add_argument("--images", action="store_true", help="requests with images")
     parser.add_argument("--sharding", choices=sorted(MODELED - {"none"}), help="requests for several GPUs")
-    parser.add_argument("--trainer", choices=["all", *TRAINERS], help="requests for this trainer, or for each of them")
+    parser.add_argument(
+        "--trainer",
+        choices=["all", *TRAINERS, "torchtune"],
+        help="requests for this trainer, or for each of them but torchtune",
+    )
     parser.add_argument(
         "--offloading", action="store_true", help="requests of a trainer whose activations are offloaded"
     )
@@ -90,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         sharding=args.sharding,
         base=args.base,
         offloads=args.offloading,
-        trainers=TRAINERS if args.trainer == "all" else (args.trainer,) if args.trainer else (),
+        trainers=TRAINERS if args.trainer == "all" else [each for each in TRAINERS if each == args.trainer],
+        of_torchtune=args.trainer == "torchtune",
         torch=args.torch,
     )
     journal = Journal(args.results, None if args.keep else fingerprint())
@@ -116,15 +122,16 @@ def drawn(
     sharding: ShardingName | None = None,
     base: QuantMethod | None = None,
     trainers: Sequence[TrainerName] = (),
+    of_torchtune: bool = False,
     offloads: bool = False,
     torch: str | None = None,
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
     `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
-    `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, and `trainers` those of
-    one of these trainers. `offloads` draws requests of a trainer whose activations are offloaded. `torch` is the
-    release of PyTorch in each request.
+    `sharding` draws requests for several GPUs, `base` those of LoRA over a quantized base, `trainers` those of one of
+    these trainers, and `of_torchtune` those of torchtune's recipes. `offloads` draws requests of a trainer whose
+    activations are offloaded. `torch` is the release of PyTorch in each request.
 
     Raises:
         PlanError: if no request sets the field.
@@ -132,7 +139,9 @@ def drawn(
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        if trainers and sharding is not None:
+        if of_torchtune:
+            request = random_torchtune_request(seed, number, families, method)
+        elif trainers and sharding is not None:
             request = random_sharded_trainer_request(
                 seed, number, trainers, [sharding], families, with_images=with_images, offloads=offloads
             )

@@ -35,6 +35,7 @@ from app.interop.exports.part import (
 from app.interop.exports.planned import check_language_model
 from app.interop.frozen_layers import chosen_layers
 from calculator.bases.eetq import EETQ
+from calculator.inputs.sharding import STAGES
 from calculator.methods import Full, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 
@@ -195,12 +196,18 @@ METHOD_PARTS: MethodParts = {
 
 
 def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
-    """Added parameters are in float32. Source: model/adapter.py, init_adapter."""
-    training = planned.request.training
-    if training.adapter_dtype == "float32" or training.dtype == "float32":
+    """Added parameters, and copies of modules, are in float32. Source: model/adapter.py, init_adapter."""
+    training, saved = planned.request.training, getattr(planned.request.method, "modules_to_save", None)
+    if training.dtype == "float32":
         return ()
-    why = "LLaMA-Factory trains added parameters in float32"
-    return (differs("training.adapter_dtype", training.adapter_dtype, why),)
+    found: list[NotExpressed] = []
+    if training.adapter_dtype != "float32":
+        why = "LLaMA-Factory trains added parameters in float32"
+        found.append(differs("training.adapter_dtype", training.adapter_dtype, why))
+    if saved and training.autocast is not None and planned.request.device.sharding not in STAGES:
+        why = f"LLaMA-Factory trains these copies in float32, not in {training.dtype}"
+        found.append(differs("method.modules_to_save", list(saved), why))
+    return tuple(found)
 
 
 def _data(planned: Planned) -> Part:

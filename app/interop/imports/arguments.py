@@ -88,6 +88,8 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         **_packing(keys, trainer, attention, batch),
         **_loss(keys, trainer),
     }
+    if TRAINERS[trainer].facts.disables_dropout and not keys.flag("disable_dropout", default=True):
+        keys.miss("disable_dropout", False, "is modeled as true: no dropout of the model drops anything")
     if not TRAINERS[trainer].facts.generates:
         other_runs.warn_of(keys, other_runs.VLLM)
         keys.forget(["beta", "max_prompt_length", "max_completion_length"])  # a sequence has max_length tokens at most
@@ -147,6 +149,8 @@ def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> di
     if packing:
         effect = "Packing puts several examples into one row, and attention gets their boundaries."
         keys.warn(f"packing with {attention}", effect, "one with full sequences of max_length tokens")
+    if free:
+        keys.miss("padding_free", True, "is not modeled with this trainer: rows are padded")
     return {"padding": batch * TRAINERS[trainer].facts.sequences > 1 and not packing}
 
 

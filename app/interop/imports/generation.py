@@ -18,7 +18,14 @@ GENERATIONS: dict[TrainerName, int] = {"trl-grpo": 8, "trl-rloo": 2}
 COMPLETION, PROMPT = 512, 512
 
 #: Generation settings whose values differ from those of the figures.
-_FIXED = {"num_iterations": 1, "cast_lm_head_to_fp32": False, "disable_dropout": False}
+_FIXED = {
+    "num_iterations": 1,
+    "cast_lm_head_to_fp32": False,
+    "disable_dropout": False,
+    "ds3_gather_for_generation": True,
+    "use_bias_correction_kl": True,
+    "vllm_importance_sampling_correction": True,
+}
 
 
 #: The vLLM settings of GRPOConfig and RLOOConfig.
@@ -44,6 +51,8 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     if keys.left.get("max_prompt_length") is None:
         keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")
     prompt = keys.integer("max_prompt_length", PROMPT)
+    if not keys.left.get("use_vllm"):
+        keys.forget(["vllm_importance_sampling_correction"])
     for name, modeled in _FIXED.items():
         value = keys.take(name, modeled)
         if value != modeled:

@@ -33,6 +33,9 @@ class Script:
     images: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: Keys that no reader consumes and that are true where they are missing: their false is listed too.
+_TRUE_IF_MISSING = frozenset({"tie_word_embeddings"})
+
 _UNREAD = "is not read: it may change the memory of the step"
 
 
@@ -63,7 +66,7 @@ class Keys:
         return default if value is None else value
 
     def rename(self, key: str, newer: str) -> None:
-        """Give a key the name that it has in newer releases. The newer one counts where the file has both."""
+        """Give a key the name that it has in newer releases. The newer one counts if the file has both."""
         value = self.take(key)
         if value is None:
             return
@@ -133,7 +136,7 @@ class Keys:
     def close(self, format: str, request: dict[str, Any], tool: str = "") -> Imported:  # noqa: A002  the API's word
         """Return the request, and list every remaining key that has a value."""
         for key, value in self.left.items():
-            if value:
+            if value or (value is False and key in _TRUE_IF_MISSING):
                 self.miss(key, value, _UNREAD)
         return Imported(
             format=format,

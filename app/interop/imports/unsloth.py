@@ -54,7 +54,9 @@ def read_checkpointing(keys: Keys) -> None:
     """Read `use_gradient_checkpointing`: "unsloth", which offloads layer inputs, True or False."""
     given = keys.take("use_gradient_checkpointing", "unsloth")
     keys.left.setdefault("gradient_checkpointing", bool(given) and given != "False")
-    keys.left.pop("activation_offloading", None)
+    if keys.take("activation_offloading"):
+        why = "is TRL's offloading, which is not modeled with Unsloth: what it saves stays on the GPU"
+        keys.miss("activation_offloading", True, why)
     if given in (True, "True"):
         keys.left["activation_offloading"] = False
 

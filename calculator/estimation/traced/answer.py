@@ -100,7 +100,7 @@ def _replay(request: Request, document: TraceDocument, live: int, workspaces: tu
 
 def _timeline(document: TraceDocument) -> Timeline:
     moments = [Moment(phase=span.phase, operation=span.operation, bytes=span.bytes) for span in document.timeline]
-    return Timeline.of(moments)
+    return Timeline.from_moments(moments)
 
 
 def components(document: TraceDocument, event: int) -> tuple[Component, ...]:
@@ -122,7 +122,7 @@ def _larger(row: Row) -> int:
 def _row(kind: Kind, count: int) -> Row:
     dtype = kind.dtype
     whole = dtype in ITEMSIZE and allocated(elements(kind.shape), ITEMSIZE[dtype]) == kind.bytes
-    return Row.of(
+    return Row.build(
         name=kind.name,
         count=count,
         bytes=kind.bytes * count,

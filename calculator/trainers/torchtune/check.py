@@ -115,6 +115,9 @@ def _model(prepared: Subject) -> Iterator[Problem]:
     if scaling not in accepted:
         message = f"torchtune's {model.model_type} has {' or '.join(accepted)} positions: use null as the trainer"
         yield Problem(loc="model.config.rope_scaling", msg=message, input=scaling)
+    if model.tied and model.model_type != "qwen2" and scaling != "llama3":
+        message = "torchtune ties the output head of Llama 3.2 and Qwen 2 only: use null as the trainer"
+        yield Problem(loc="model.config.tie_word_embeddings", msg=message, input=True)
     for name, value in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if config.get(name, value) != value:
             message = f"torchtune's modules have {name} {str(value).lower()} only: use null as the trainer"
@@ -137,6 +140,12 @@ def _method(prepared: Subject) -> Iterator[Problem]:
             message = "torchtune's recipe trains every weight: leave it out, or use trainer transformers"
             yield Problem(loc="method.unfrozen_parameters", msg=message, input=list(method.unfrozen_parameters or ()))
         return
+    if prepared.training.optimizer == "adagrad":
+        message = (
+            "torchtune gives the optimizer all parameters, and Adagrad makes states of frozen ones too, which is not"
+            " modeled: use another optimizer"
+        )
+        yield Problem(loc="training.optimizer", msg=message, input="adagrad")
     if prepared.training.adapter_dtype != "model":
         message = "torchtune's adapters have the model's dtype: use model"
         yield Problem(loc="training.adapter_dtype", msg=message, input=prepared.training.adapter_dtype)

@@ -41,11 +41,13 @@ def chunked_output(context: Context, hidden_states: Tensor) -> tuple[Tensor, lis
     batch, length, width = hidden_states.shape
     head = context.bind(context.model.output)
     chunks = ops.split(hidden_states, [(batch, tokens, width) for tokens in lengths(length)])
-    if batch > 1:
-        logits = [head(ops.contiguous(each, "chunk of the hidden states")) for each in chunks]
-    else:
-        logits = [*map(head, chunks)]
+    logits = [head(_rows(each)) for each in chunks]
     return logits[0], logits
+
+
+def _rows(chunk: Tensor) -> Tensor:
+    """Return a chunk of the hidden states as F.linear reads it. Rows of several tokens are copied."""
+    return ops.contiguous(chunk, "chunk of the hidden states") if min(chunk.shape[:2]) > 1 else chunk
 
 
 def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> Tensor:
@@ -53,12 +55,12 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
     tape, batch = context.tape, context.batch
     vocabulary = logits[0].shape[2]
     total_elements = tape.new((), "int64", "labels")
-    labels = [_labels(context, each.shape[1]) for each in logits] if batch > 1 else []
+    labels = [_labels(context, each.shape[1]) if min(batch, each.shape[1]) > 1 else shifted for each in logits]
     total = None
     for position, each in enumerate(logits):
         rows = named(batch * each.shape[1], "B × S / 8")
         wide = ops.cast(ops.view(each, (rows, vocabulary)), "float32", "logits of a chunk in float32")
-        losses = nll_loss(log_softmax(wide), labels[position] if labels else shifted)
+        losses = nll_loss(log_softmax(wide), labels[position])
         del wide
         total = ops.shift(losses, "loss, summed") if total is None else in_place.add_(total, losses)
         del losses

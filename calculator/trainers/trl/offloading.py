@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import MethodName, TrainerName
     from calculator.inputs.sharding import ShardingName
+    from calculator.inputs.training import Training
     from calculator.trainers.subject import Subject
 
 #: The first release whose manager was traced.
@@ -25,8 +26,8 @@ FIRST = (1, 15)
 #: storage, so a view of it is copied to host memory as any tensor. With gradient checkpointing, no view is saved.
 KEEP_STORAGES: tuple[ShardingName, ...] = ("none", "ddp")
 
-#: The trainers that run the model more than once in a step.
-SEVERAL_PASSES: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
+#: The trainers that compare the model with a reference.
+WITH_REFERENCE: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
 
 #: Families whose layers save tensors in layouts that are not modeled, so that copies of them on the GPU are not known.
 UNKNOWN_LAYOUTS = frozenset({"bloom", "falcon", "gpt_neo"})
@@ -39,6 +40,9 @@ KNOWN_METHODS: frozenset[MethodName] = frozenset(
         "osf",
     )
 )  # fmt: skip
+
+#: With which settings TRL's trainers with a reference run the model once.
+_RUNS_ONCE = "set precompute_ref_log_probs true, and with trl-kto loss_type apo_zero_unpaired"
 
 #: The sentence of an answer about the tensors that are offloaded.
 _OFFLOADED = (
@@ -88,13 +92,16 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
         "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
         "with images is not modeled: use false, or leave images out": training.has_images,
-        f"without gradient checkpointing is not modeled with {sharding}, which replaces the storages of weights: set "
-        "gradient_checkpointing true, or use ddp": not checkpointed and sharding not in KEEP_STORAGES,
+        f"without gradient checkpointing is not modeled with {sharding}, which replaces the storages by which TRL "
+        "knows weights, so that views of them are copied too: set gradient_checkpointing true, or use ddp": (
+            not checkpointed and sharding not in KEEP_STORAGES
+        ),
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
-        f"under ZeRO-3 is not modeled with {training.trainer}, which runs the model more than once: use zero2": (
-            sharding == "zero3" and training.trainer in SEVERAL_PASSES
-        ),
+        f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once, for which TRL makes the "
+        f"checkpoints of adapters re-enter: {_RUNS_ONCE}, or use zero2": sharding == "zero3" and _has_passes(training),
+        "under ZeRO-3 is not modeled with a 4-bit base, because the last node of a step keeps gathered weights of its "
+        "layer until the next backward pass: use lora, or zero2": sharding == "zero3" and _is_quantized(prepared),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
             prepared.model.config.get("hidden_size_per_layer_input")
         ),
@@ -112,6 +119,18 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         if applies:
             yield Problem(loc="training.activation_offloading", msg=f"TRL's option {reason}", input=True)
             return
+
+
+def _has_passes(training: Training) -> bool:
+    """Return whether a step runs the model more than once: for the reference, or for the KL divergence."""
+    if training.trainer not in WITH_REFERENCE:
+        return False
+    estimates_kl = training.trainer == "trl-kto" and training.loss_type != "apo_zero_unpaired"
+    return estimates_kl or not training.precompute_ref_log_probs
+
+
+def _is_quantized(prepared: Subject) -> bool:
+    return prepared.method.base_quantization(prepared.training) is not None
 
 
 def _trains_head(prepared: Subject) -> bool:

@@ -351,7 +351,7 @@ def test_a_run_under_fsdp_states_which_processes_read_the_weights():
     assert any("cpu_ram_efficient_loading" in each for each in found.assumptions)
 
 
-def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
+def test_experts_are_fused_in_host_memory_if_the_files_have_each_of_them():
     config = {
         "model_type": "mixtral",
         "hidden_size": 64,

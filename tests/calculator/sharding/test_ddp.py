@@ -78,7 +78,7 @@ def test_another_cap_is_that_of_the_first_bucket_too():
     assert sizes(buckets(layers, DDPConfig(bucket_cap_mb=20)).steady) == [20 * MIB // 4] * 4 + [10 * MIB // 4]
 
 
-def test_ddp_keeps_the_order_of_the_parameters_where_it_looks_for_unused_ones():
+def test_ddp_keeps_the_order_of_the_parameters_if_it_looks_for_unused_ones():
     tensors = [weight("first.weight", 3 * MIB // 4), weight("last.weight", 5 * MIB // 4)]
     found = buckets(tensors, DDPConfig(find_unused_parameters=True))
     assert sizes(found.steady) == sizes(found.first) == [5 * MIB // 4, 3 * MIB // 4]

@@ -22,11 +22,12 @@ CONFIG = {
 
 def request(config=CONFIG, **training):
     given = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 128, "gradient_checkpointing": True}
-    settings = {"activation_offloading": True, "stack": {}, "device": {}} | training
-    stack, device = settings.pop("stack"), settings.pop("device")
+    lora = {"name": "lora", "target_modules": "all-linear"}
+    settings = {"activation_offloading": True, "stack": {}, "device": {}, "method": lora} | training
+    stack, device, method = (settings.pop(name) for name in ("stack", "device", "method"))
     body = {
         "model": {"config": config},
-        "method": {"name": "lora", "target_modules": "all-linear"},
+        "method": method,
         "stack": stack,
         "device": device,
     }
@@ -89,6 +90,16 @@ def test_copied_back_tensors_have_their_own_stream_and_a_replay_frees_those_of_t
     assert not any(name.endswith(PREVIOUS) for name in allocated)
 
 
+#: Two GPUs under ZeRO-3, with LoRA.
+ZERO_3 = {"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16"}
+
+
+@pytest.mark.parametrize("trainer", ["trl-dpo", "trl-kto"])
+def test_a_trainer_with_a_reference_that_runs_the_model_once_is_answered_under_zero3(trainer):
+    loss = {"loss_type": "apo_zero_unpaired"} if trainer == "trl-kto" else {}
+    estimate(request(**ZERO_3, **loss, trainer=trainer, precompute_ref_log_probs=True))
+
+
 def test_five_layer_inputs_stay_in_the_forward_pass():
     def forward(layers, *, offloads):
         config = {**CONFIG, "num_hidden_layers": layers}
@@ -107,7 +118,12 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
         ({"device": {"count": 2, "sharding": "fsdp"}, "gradient_checkpointing": False}, "or use ddp"),
-        ({"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16", "trainer": "trl-dpo"}, "use zero2"),
+        ({**ZERO_3, "trainer": "trl-dpo"}, "set precompute_ref_log_probs true"),
+        ({**ZERO_3, "trainer": "trl-kto", "precompute_ref_log_probs": True}, "loss_type apo_zero_unpaired"),
+        (
+            {**ZERO_3, "method": {"name": "qlora", "prepare_model_for_kbit_training": False}},
+            "gathered weights of its layer",
+        ),
     ],
 )
 def test_what_is_not_modeled_is_refused_with_a_solution(given, message):

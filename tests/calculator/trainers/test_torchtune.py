@@ -77,6 +77,8 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
         ("method.use_dora", "not modeled", {"method": {"use_dora": True}}),
         ("method.target_modules", "apply_lora_to_mlp", {"method": {"target_modules": ["up_proj"]}}),
         ("method.target_modules", "output head", {"method": {"target_modules": ["q_proj", "lm_head"]}}),
+        ("training.optimizer", "states of frozen ones", {"optimizer": "adagrad"}),
+        ("model.config.tie_word_embeddings", "Llama 3.2 and Qwen 2", {"config": {"tie_word_embeddings": True}}),
         ("training.adapter_dtype", "the model's dtype", {"adapter_dtype": "float32"}),
         ("training.dtype", "bfloat16", {"dtype": "float16"}),
         ("training.autocast", "without autocast", {"autocast": "bfloat16"}),

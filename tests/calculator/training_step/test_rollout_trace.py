@@ -57,7 +57,7 @@ def test_passes_of_a_trace_are_those_of_each_length() -> None:
     assert len(traces_by_size.traces) == 1
 
 
-def test_values_of_an_alias_fail_where_a_guard_does() -> None:
+def test_values_of_an_alias_fail_if_a_guard_does() -> None:
     env = ShapeEnv()
     size = env.create_symint(8)
     alias = env.alias(size + 2)

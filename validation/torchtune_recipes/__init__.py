@@ -1,0 +1,1 @@
+"""Traces of torchtune's recipes for one device."""
