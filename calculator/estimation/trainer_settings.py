@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -39,6 +40,8 @@ OF_TRAINERS: dict[str, object] = {
     "activation_offloading": None,
 }
 
+_values = attrgetter(*OF_TRAINERS)
+
 
 def problems(request: Request, model: Model, of_request: Callable[[], PreparedModel]) -> Iterator[Problem]:
     """Yield settings that a trainer refuses, and settings that need a trainer if there is none.
@@ -69,7 +72,8 @@ def problems(request: Request, model: Model, of_request: Callable[[], PreparedMo
 
 
 def _without_trainer(training: Training) -> Iterator[Problem]:
-    given = {name: getattr(training, name) for name, value in OF_TRAINERS.items() if getattr(training, name) != value}
+    values = zip(OF_TRAINERS, _values(training), strict=True)
+    given = {name: value for name, value in values if value != OF_TRAINERS[name]}
     if training.use_reentrant:
         given["gradient_checkpointing_kwargs.use_reentrant"] = True
     for name, value in given.items():

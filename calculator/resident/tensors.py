@@ -336,7 +336,7 @@ def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSp
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
-    shape = (0,) if module_spec.original_in_file else parameter.shape
+    shape, size = ((0,), 0) if module_spec.original_in_file else (parameter.shape, parameter.elements)
     return [
         ResidentTensor(
             name=name,
@@ -349,7 +349,7 @@ def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSp
             dtype_at_optimizer_init=module_spec.dtype
             if parameter.dtype == "model" and dtype != module_spec.dtype
             else None,
-            bytes=allocated(elements(shape), ITEMSIZE[dtype]) * count,
+            bytes=allocated(size, ITEMSIZE[dtype]) * count,
         )
     ]
 
