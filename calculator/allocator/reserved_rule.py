@@ -165,7 +165,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(Counter(sizes(step.before_generation)))
+    passes = in_segments(sizes(step.before_generation))
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()

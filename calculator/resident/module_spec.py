@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class ModuleSpec:
         return self.copy_dtype if self.copied and self.copy_dtype is not None else self.dtype_of(parameter)
 
 
+@lru_cache(maxsize=4096)
 def owner_of(name: str) -> str:
     """Return the path of the module that owns a parameter. For a parameter of a copy, it is the original."""
     owner = name.rpartition(".")[0]

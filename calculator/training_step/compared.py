@@ -12,7 +12,7 @@ from calculator.engine.recorded_passes import named
 from calculator.engine.repetition import every_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
-from calculator.methods.compared import WithFrozenAdapters, compared_model
+from calculator.methods.compared import WithFrozenAdapters, compared_model, is_like_second
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_passes import SkippedPasses
     from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
@@ -169,7 +170,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
     hooks = outer.hooks.no_grad(prepared, compared=compared)
-    classes = outer.classes if compared is None and hooks is NO_HOOKS else None
+    classes = outer.classes if hooks is NO_HOOKS and _has_classes_of(outer, forward, compared) else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
     if compared not in (None, "model"):
@@ -182,6 +183,17 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
     return context
+
+
+def _has_classes_of(outer: Context, forward: DecoderForward, compared: Compared | None) -> bool:
+    """Return whether the layers of a pass differ from one another as those of the trained pass do.
+
+    A second model has the same modules if the model is trained whole. It offloads nothing.
+    """
+    if compared != "model" or forward is not outer.forward:
+        return compared is None
+    prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
+    return is_like_second(prepared) and not prepared.offloads_inputs and not prepared.offloads_activations
 
 
 def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:

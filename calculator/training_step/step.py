@@ -162,6 +162,8 @@ class TrainingStep:
             left=carried,
             deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, carried)),
         )
+        if self.partitioned is None:
+            return peak
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
     def _before_generation(self, always: TensorGroup) -> Iterator[Peak]:
