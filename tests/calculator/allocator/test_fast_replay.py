@@ -63,7 +63,7 @@ def test_random_plans_reserve_what_the_full_replay_reserves():
         ("trl-rloo", {"sequence_length": 1024, "max_completion_length": 512}),
     ],
 )
-def test_passes_without_a_graph_and_states_that_come_again_reserve_what_the_full_replay_reserves(trainer, settings):
+def test_passes_without_a_graph_and_recurring_states_reserve_the_same_as_the_full_replay(trainer, settings):
     training = {"trainer": trainer, "micro_batch_size": 2, "gradient_checkpointing": True, **settings}
     method = {"name": "lora", "r": 16, "target_modules": "all-linear"}
     resident = resident_of({"model": "meta-llama/Llama-3.2-1B", "method": method, "training": training})
@@ -81,7 +81,7 @@ def test_accumulated_gradients_are_replayed_with_their_own_micro_batches(steps):
 @pytest.mark.parametrize(
     "case", [*islice(CHOSEN.values(), 0, None, 4)], ids=lambda case: str(case["request"]["model"])[:40]
 )
-def test_chunks_are_the_events_and_no_transient_is_alive_where_a_placed_tensor_is_allocated(case):
+def test_chunks_are_the_events_and_no_transient_is_alive_when_a_placed_tensor_is_allocated(case):
     resident = resident_of(case["request"])
     prepared = resident.prepared
     training = replace(prepared.training, gradient_accumulation_steps=1)
@@ -171,7 +171,7 @@ def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trac
         assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
 
 
-def test_a_request_is_served_where_fewer_transients_are_alive_than_blocks_are_free():
+def test_a_request_is_served_if_fewer_transients_are_alive_than_blocks_are_free():
     """Each block that serves no request of 9 units has a transient in it."""
     served = [FlatPool(SHIFT, small=True) for _ in range(2)]
     need = Need(31, {9: 2 * 8 + 4})
@@ -180,7 +180,7 @@ def test_a_request_is_served_where_fewer_transients_are_alive_than_blocks_are_fr
     assert [pool.serves(need) for pool in served] == [False, True]
 
 
-def test_a_smaller_request_may_not_be_served_where_a_larger_one_is():
+def test_a_smaller_request_may_not_be_served_if_a_larger_one_is():
     """Three blocks of 10 units serve a request of 10 beside two transients, but not a request of 5 beside four."""
     pool = FlatPool(SHIFT, small=True)
     pool.set_free([10 << SHIFT | 20 * n for n in range(3)])
