@@ -52,7 +52,7 @@ def post_import(body: JsonBody) -> Response:
     Read are PEFT's adapter_config.json, the YAML files of axolotl, LLaMA-Factory, torchtune and TRL, accelerate's YAML
     and DeepSpeed's JSON for the `model` of the request, command lines such as
     `trl sft --model_name_or_path ...`, and Python code that calls transformers, PEFT, TRL or Unsloth. Code is
-    parsed and never run: arguments count where they are literals.
+    parsed and never run: arguments count if they are literals.
 
     A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `warnings` states
     which features of the file are not modeled, so that the figures are of another run. `not_understood` lists every

@@ -50,7 +50,7 @@ Search = Annotated[
 def get_model_types(q: Search = "") -> Response:
     """Return every model type of transformers with its tasks, and whether the calculator or a trace answers it.
 
-    A trace of each type's default config, with four layers, has been tried. `why` states how it fails where no engine
+    A trace of each type's default config, with four layers, has been tried. `why` states how it fails if no engine
     answers.
     """
     return json_response(search(q))

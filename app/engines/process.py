@@ -26,7 +26,7 @@ CPU_SECONDS = 240
 #: The most time from start to end, in seconds: the CPU time on a machine whose cores are shared by two.
 WALL_SECONDS = 480
 
-#: How often a trace is asked whether somebody still waits for it, in seconds.
+#: The seconds between two checks of whether a client still waits for a trace.
 INTERVAL = 0.25
 
 #: The module that the process runs.
@@ -57,7 +57,8 @@ def run(
 ) -> TraceDocument:
     """Trace the step of a request's body.
 
-    `gone` is asked whether nobody waits any more; `progress` is called with what runs. `command` starts the process.
+    `gone` returns whether the client has disconnected. `progress` is called with what runs. `command` starts the
+    process.
 
     Raises:
         PlanError: if the request is refused, or the trace is over a limit.

@@ -200,7 +200,7 @@ def set_at(body: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def value_at(body: Any, keys: Sequence[str], default: Any) -> Any:
-    """Return the value at a path in a body of objects, or in settings; null where it is null there.
+    """Return the value at a path in a body of objects, or in settings; null if it is null there.
 
     The default is returned where the value, or an object on its path, is missing.
     """

@@ -18,7 +18,7 @@ _LONGEST_RANGE = 10_000
 
 
 def text_of_numbers(numbers: Mapping[str, Any]) -> str:
-    """Return numbers by name as text: `q_proj: 16, v_proj: 4`, or JSON where a name has a separator."""
+    """Return numbers by name as text: `q_proj: 16, v_proj: 4`, or JSON if a name has a separator."""
     if any(_SEPARATORS.search(name) for name in numbers):
         return json.dumps(numbers)
     return ", ".join(f"{name}: {number}" for name, number in numbers.items())

@@ -97,7 +97,7 @@ class ToolSetting:
 
 
 def settings(tool: Tool, typed: Mapping[str, str]) -> tuple[ToolSetting, ...]:
-    """Return the defaults of a tool for the typed method. Options of checkpointing count where it is on."""
+    """Return the defaults of a tool for the typed method. Options of checkpointing count if it is on."""
     rows = []
     for default in tool.defaults_for(typed["method"]):
         field, text = FIELDS[_name(default.path)], text_of(default)

@@ -68,7 +68,7 @@ def snapshot_figure(line: tuple[int, ...]) -> str | None:
 
 
 def history_figure(memory: Memory) -> str | None:
-    """Return the bytes reserved by step of the worst history, with the most marked; None where there is none."""
+    """Return the bytes reserved by step of the worst history, with the most marked; None if there is none."""
     history = memory.history
     if history is None:
         return None

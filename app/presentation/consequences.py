@@ -31,7 +31,7 @@ DRAWN = (
 
 
 def consequences(fit: Fit) -> Iterator[str]:
-    """Yield the sentences; none where the run fits or the verdict is by the rule."""
+    """Yield the sentences; none if the run fits or the verdict is by the rule."""
     if fit.outcome is None or fit.verdict is Verdict.FITS:
         return
     if fit.out_of_memory is not None:

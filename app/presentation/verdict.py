@@ -109,7 +109,7 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
 
 
 def history_sentence(plan: Estimate) -> str | None:
-    """Say what the order of lengths adds, and when; None where all micro-batches are alike and the cache is kept."""
+    """Say what the order of lengths adds, and when; None if all micro-batches are alike and the cache is kept."""
     history = plan.memory.history
     if history is None:
         return None

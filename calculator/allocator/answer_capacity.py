@@ -65,7 +65,7 @@ class CappedAnswers:
 
     def within(self, device: DeviceMemory) -> CappedReplay:
         """Replay the answer on a device."""
-        run = self._on(device)
+        run = self._replay_on(device)
         retries: list[int] = []
         failure = None
         try:
@@ -79,7 +79,7 @@ class CappedAnswers:
             failure = _event(run, error, device)
         return capped(device, run.allocator, self._spare(device), steady=retries, failure=failure)
 
-    def _on(self, device: DeviceMemory) -> AnswerReplay:
+    def _replay_on(self, device: DeviceMemory) -> AnswerReplay:
         """Return a replay on a device. It starts anew, or continues from the last state shared with a larger device."""
         states = [state for state in self._states if is_same_on(device, state.allocator)]
         run = states[-1].saved() if states and self._spare(device) >= 0 else AnswerReplay(self._run)

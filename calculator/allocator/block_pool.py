@@ -25,13 +25,13 @@ ADDRESS = (1 << SHIFT) - 1
 class Block:
     """A part of a segment, with links to the parts before and after it. Sizes and addresses are in bytes."""
 
-    __slots__ = ("address", "before", "behind", "is_free", "size")
+    __slots__ = ("address", "is_free", "next", "prev", "size")
 
-    def __init__(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> None:
+    def __init__(self, address: int, size: int, prev: Block | None = None, next_block: Block | None = None) -> None:
         self.address = address
         self.size = size
-        self.before = before
-        self.behind = behind
+        self.prev = prev
+        self.next = next_block
         self.is_free = False
 
 
@@ -68,15 +68,15 @@ class Pool:
 
     def free(self, block: Block) -> None:
         """Cache a block, merged with its free neighbors (free_block, try_merge_blocks)."""
-        behind = block.behind
-        if behind is not None and behind.is_free:
-            self._drop(behind)
-            self._merge(block, behind)
-        before = block.before
-        if before is not None and before.is_free:
-            self._drop(before)
-            self._merge(before, block)
-            block = before
+        next_block = block.next
+        if next_block is not None and next_block.is_free:
+            self._drop(next_block)
+            self._merge(block, next_block)
+        prev = block.prev
+        if prev is not None and prev.is_free:
+            self._drop(prev)
+            self._merge(prev, block)
+            block = prev
         block.is_free = True
         insort(self._free, block.size << SHIFT | block.address)
 
@@ -91,7 +91,7 @@ class Pool:
             chain = []
             while block is not None:
                 chain.append(block)
-                block = block.behind
+                block = block.next
             yield chain
 
     def grow(self, size: int) -> Block | None:
@@ -133,20 +133,20 @@ class Pool:
     def _split(self, block: Block, size: int) -> None:
         """Split a block to a size, and cache the rest."""
         address = block.address + size
-        rest = Block(address, block.size - size, block, block.behind)
+        rest = Block(address, block.size - size, block, block.next)
         rest.is_free = True
-        if block.behind is not None:
-            block.behind.before = rest
-        block.behind, block.size = rest, size
+        if block.next is not None:
+            block.next.prev = rest
+        block.next, block.size = rest, size
         self._blocks[address] = rest
         insort(self._free, rest.size << SHIFT | address)
 
     @staticmethod
-    def _merge(block: Block, behind: Block) -> None:
-        block.size += behind.size
-        block.behind = behind.behind
-        if behind.behind is not None:
-            behind.behind.before = block
+    def _merge(block: Block, next_block: Block) -> None:
+        block.size += next_block.size
+        block.next = next_block.next
+        if next_block.next is not None:
+            next_block.next.prev = block
 
     def _drop(self, block: Block) -> None:
         """Remove a block from the free ones."""

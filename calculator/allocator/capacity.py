@@ -202,10 +202,10 @@ def minimum(
     missing = replays.missing_bytes(device_of(high))
     if missing and replays.within(device_of(high)).out_of_memory:
         low, high = high, whole_pages(high + missing)
-    return _least(lambda capacity: replays.within(device_of(capacity)), low, high)
+    return _smallest_capacity(lambda capacity: replays.within(device_of(capacity)), low, high)
 
 
-def _least(replay: Callable[[int], CappedReplay], low: int, high: int) -> int:
+def _smallest_capacity(replay: Callable[[int], CappedReplay], low: int, high: int) -> int:
     """Return the smallest capacity that does not fail, to a page of 2 MiB.
 
     `low` fails, and `high` does not. A failed replay gives the capacity on which its last refusal would not have
@@ -263,10 +263,10 @@ def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
     """
     kinds: dict[int, str] = {id(block): "left" for _, block in run.left}
     kinds |= {id(block): "free" for _, block in run.gradients}
-    return [[_runs(chain, kinds) for chain in pool.chains()] for pool in run.allocator.every_pool()]
+    return [[_parts_of_segment(chain, kinds) for chain in pool.chains()] for pool in run.allocator.every_pool()]
 
 
-def _runs(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, int]]:
+def _parts_of_segment(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, int]]:
     """Return the parts of a segment by kind and size.
 
     Adjacent blocks of one kind are one part, except blocks in `left`.

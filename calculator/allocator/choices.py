@@ -23,7 +23,7 @@ other free part at all times, and all blocks that are not mapped are smaller. Th
 state if nothing else does. For such requests, 3 applies as if they added a segment.
 
 Stretches of temporaries that were certain to be served from `F` were not played. They are certain to be served from `G`
-if it has as many blocks of each size: see `FlatPool.serves`, whose sums only become larger. They are also certain to be
+if it has as many blocks of each size: see `certain`, whose sums only become larger. They are also certain to be
 served from the last part of the largest block, if it is large enough for all at once, wherever others are.
 """
 

@@ -48,6 +48,7 @@ class Chunk:
         gap: The events of the gap: those of transients, and frees of placed tensors.
         transients: The events of transients in the gap.
         allocates: Whether one of these is an allocation.
+        counts: The number of transients that are alive before each of these allocations.
         frees: The frees of placed tensors in the gap.
         placed: The events after the gap, which all belong to placed tensors.
         ends_stretch: Whether one of them is an allocation.
@@ -61,6 +62,7 @@ class Chunk:
         "_freed",
         "allocates",
         "carried",
+        "counts",
         "ends_stretch",
         "frees",
         "gap",
@@ -75,6 +77,7 @@ class Chunk:
         self.gap: list[int] = []
         self.transients: list[int] = []
         self.allocates = False
+        self.counts: list[int] = []
         self.frees: list[int] = []
         self.placed: list[int] = []
         self.ends_stretch = False
@@ -176,7 +179,7 @@ class ShortBatch:
         outside = (window.events for windows in passes for window in windows if not window.lowest)
         self._outside = {*chain.from_iterable(outside)}
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
-        forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
+        forward, backward = ([*chain.from_iterable([short for _, short in windows])] for windows in self._passes)
         self._middle = len(forward)
         #: The rows that are never freed, in the order of their allocations.
         self._kept: list[int] = []
@@ -231,11 +234,12 @@ class ShortBatch:
         rows = self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
         return rows.union([~row for row in rows])
 
-    def _numbered_back(self, window: Window) -> list[int | None]:
+    def _numbered_back(self, window: Window) -> Sequence[int | None]:
         """Return the events of a window with rows of the short micro-batch, and None for other events."""
         sizes, middle, events = self._by_event, self._base + self._stride, window.events
         if window.lowest or max(events, default=0) < middle > ~min(events, default=0):
-            return [event if sizes[event] else None for event in events]
+            has_all = all(map(sizes.__getitem__, events))
+            return events if has_all else [event if sizes[event] else None for event in events]
         return [self._numbered(event) if sizes[event] else None for event in events]
 
     def _numbered(self, event: int) -> int | None:
@@ -286,8 +290,7 @@ class ShortBatch:
         deaths = dict[int, int]()
         #: By pool, where the next placed row is allocated; and the kinds of rows that were not marked.
         following, passed, places_passed = [_NEVER] * self._pool_count, set[int](), False
-        for at in reversed(range(len(events))):
-            event = events[at]
+        for at, event in zip(reversed(range(len(events))), reversed(events), strict=True):
             if event is None:
                 continue
             if event < 0:
@@ -308,6 +311,8 @@ class ShortBatch:
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
         """Cut the events of a window into chunks of each pool. `placed` are events."""
+        if short is window.events and placed.isdisjoint(short):
+            return self._without_placed(window)
         sizes, pools, lives = self._by_event, self._pools_by_event, self._alive
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         last = [chunk for (chunk,) in of_pools]
@@ -332,10 +337,28 @@ class ShortBatch:
             chunk.transients.append(event)
             if event >= 0:
                 chunk.allocates = True
+                chunk.counts.append(len(lives[pool]))
                 lives[pool][numbered] = None
             else:
                 del lives[pool][~numbered]
         return of_pools
+
+    def _without_placed(self, window: Window) -> list[list[Chunk]]:
+        """Return the chunk of each pool, for a window whose rows have the same numbers here, and are all transients."""
+        pools, lives = self._pools_by_event, self._alive
+        chunks = [self._chunk(window, pool) for pool in range(self._pool_count)]
+        for event in window.events:
+            pool = pools[event]
+            chunk = chunks[pool]
+            chunk.gap.append(event)
+            if event >= 0:
+                chunk.counts.append(len(lives[pool]))
+                lives[pool][event] = None
+            else:
+                del lives[pool][~event]
+        for chunk in chunks:
+            chunk.transients, chunk.allocates = chunk.gap, bool(chunk.counts)
+        return [[chunk] for chunk in chunks]
 
     def _chunk(self, window: Window, pool: int) -> Chunk:
         alive = self._alive[pool]

@@ -73,9 +73,9 @@ class AgedPool(ConfiguredPool):
     def free(self, block: Block) -> None:
         """Cache a block. Its age starts at zero, even if it is merged with older blocks (insert_into_blocks)."""
         super().free(block)
-        before = block.before
-        merged = before is not None and before.is_free
-        self._cached_at[before.address if before is not None and merged else block.address] = self.allocator.searches
+        prev = block.prev
+        merged = prev is not None and prev.is_free
+        self._cached_at[prev.address if prev is not None and merged else block.address] = self.allocator.searches
 
     def ages(self) -> Iterator[tuple[int, Block]]:
         """Return each segment that is wholly free, and the number of searches since it was cached (gc_count)."""

@@ -108,7 +108,7 @@ def _placed_at_once(
             continue
         period = number - 1 - starts.index(earlier)
         placed = (row + n * layers.step for n in range(number - period, number) for row in own)
-        certain = _times(pool, earlier, later, max(map(places[1].__getitem__, placed)))
+        certain = _repeat_count(pool, earlier, later, max(map(places[1].__getitem__, placed)))
         times = max(0, min((layers.times - number) // period, certain))
         _repeat(pool, earlier, later, times)
         by = times * (later.first - earlier.first)
@@ -163,8 +163,8 @@ def _are_equal(earlier: _Start, later: _Start) -> bool:
     )
 
 
-def _times(pool: FlatPool, earlier: _Start, later: _Start, highest: int) -> int:
-    """Return how many more times what was placed between two starts is certain to be placed likewise.
+def _repeat_count(pool: FlatPool, earlier: _Start, later: _Start, highest: int) -> int:
+    """Return how many more times what was placed between two starts is certain to be placed in the same way.
 
     `highest` is the highest end address of what was placed. The largest block was never cut beyond it. So every other
     block that is used is between `edge` and that address. As long as the largest block is larger than this, it serves

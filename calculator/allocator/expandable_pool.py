@@ -68,8 +68,8 @@ class ExpandablePool(Pool):
         if isinstance(block, UnmappedBlock):
             block = self._map(block, min(block.size, size))
         while block is not None and block.size < size:
-            behind = block.behind
-            block = self._map(behind, min(behind.size, size - block.size)) if behind is not None else None
+            next_block = block.next
+            block = self._map(next_block, min(next_block.size, size - block.size)) if next_block is not None else None
         if block is not None:
             self._drop(block)
         return block
@@ -108,13 +108,13 @@ class ExpandablePool(Pool):
 
     def _is_last(self, key: int) -> bool:
         """Return whether all addresses behind a free block are unmapped."""
-        behind = self._blocks[key & ADDRESS].behind
-        return isinstance(behind, UnmappedBlock) and behind.behind is None
+        next_block = self._blocks[key & ADDRESS].next
+        return isinstance(next_block, UnmappedBlock) and next_block.next is None
 
     def _reach(self, key: int) -> int:
         """Return the size that a free block can be expanded to."""
-        behind = self._blocks[key & ADDRESS].behind
-        return (key >> SHIFT) + (behind.size if isinstance(behind, UnmappedBlock) else 0)
+        next_block = self._blocks[key & ADDRESS].next
+        return (key >> SHIFT) + (next_block.size if isinstance(next_block, UnmappedBlock) else 0)
 
     def _address_space(self, size: int) -> Block:
         """Return the first free or unmapped block from which a request has room, in a new segment if needed.
@@ -123,8 +123,8 @@ class ExpandablePool(Pool):
         """
         for address in self._unmapped:
             block = self._blocks[address]
-            if block.before is not None and block.before.is_free:
-                block = block.before
+            if block.prev is not None and block.prev.is_free:
+                block = block.prev
             if self._has_room(block, size):
                 return block
         if self.segments:
@@ -135,7 +135,7 @@ class ExpandablePool(Pool):
         room = 0
         while block is not None and (block.is_free or isinstance(block, UnmappedBlock)):
             room += block.size
-            block = block.behind
+            block = block.next
             if room >= size and block is not None:
                 return True
         if block is None:
@@ -159,52 +159,52 @@ class ExpandablePool(Pool):
             return None
         self.reserved += pages
         self._unmapped.remove(unmapped.address)
-        if unmapped.behind is None:
+        if unmapped.next is None:
             self._same.compare(self.segments[0], unmapped.size - pages - self._page)
-        block = Block(unmapped.address, pages, unmapped.before, unmapped.behind)
+        block = Block(unmapped.address, pages, unmapped.prev, unmapped.next)
         self._blocks[block.address] = block
-        if block.before is not None:
-            block.before.behind = block
+        if block.prev is not None:
+            block.prev.next = block
         if unmapped.size > pages:
-            rest = UnmappedBlock(block.address + pages, unmapped.size - pages, block, unmapped.behind)
-            block.behind = rest
+            rest = UnmappedBlock(block.address + pages, unmapped.size - pages, block, unmapped.next)
+            block.next = rest
             self._add_unmapped(rest)
-        if unmapped.behind is not None:
-            unmapped.behind.before = block.behind if unmapped.size > pages else block
+        if unmapped.next is not None:
+            unmapped.next.prev = block.next if unmapped.size > pages else block
         self.free(block)
-        before = block.before
-        return before if before is not None and before.is_free else block
+        prev = block.prev
+        return prev if prev is not None and prev.is_free else block
 
     def _unmap(self, block: Block, start: int, end: int) -> None:
         """Return the pages from `start` to `end` of a free block to the device. The rest stays cached."""
         self._drop(block)
         self.reserved -= end - start
         self.allocator.unreserve(end - start)
-        before, behind = block.before, block.behind
+        prev, next_block = block.prev, block.next
         if start > block.address:
-            before = self._cached(block.address, start - block.address, before)
+            prev = self._cached(block.address, start - block.address, prev)
         if end < block.address + block.size:
-            behind = self._cached(end, block.address + block.size - end, None, behind)
-        if isinstance(before, UnmappedBlock):
-            self._unmapped.remove(before.address)
-            start, before = before.address, before.before
-        if isinstance(behind, UnmappedBlock):
-            self._unmapped.remove(behind.address)
-            end, behind = behind.address + behind.size, behind.behind
-        unmapped = UnmappedBlock(start, end - start, before, behind)
-        if before is not None:
-            before.behind = unmapped
-        if behind is not None:
-            behind.before = unmapped
+            next_block = self._cached(end, block.address + block.size - end, None, next_block)
+        if isinstance(prev, UnmappedBlock):
+            self._unmapped.remove(prev.address)
+            start, prev = prev.address, prev.prev
+        if isinstance(next_block, UnmappedBlock):
+            self._unmapped.remove(next_block.address)
+            end, next_block = next_block.address + next_block.size, next_block.next
+        unmapped = UnmappedBlock(start, end - start, prev, next_block)
+        if prev is not None:
+            prev.next = unmapped
+        if next_block is not None:
+            next_block.prev = unmapped
         self._add_unmapped(unmapped)
 
-    def _cached(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> Block:
+    def _cached(self, address: int, size: int, prev: Block | None = None, next_block: Block | None = None) -> Block:
         """Add the part of a free block that stays cached."""
-        block = self._blocks[address] = Block(address, size, before, behind)
-        if before is not None:
-            before.behind = block
-        if behind is not None:
-            behind.before = block
+        block = self._blocks[address] = Block(address, size, prev, next_block)
+        if prev is not None:
+            prev.next = block
+        if next_block is not None:
+            next_block.prev = block
         block.is_free = True
         insort(self._free, size << SHIFT | address)
         return block

@@ -82,7 +82,7 @@ class Range:
         best = free[place]
         behind = starts[best & mask]
         end = unmapped[behind]
-        reach, is_last = (best >> shift) + end - behind, end == self._end
+        reach, is_last = (best >> shift) + end - behind, end == self._first_segment_end
         for other in range(place + 1, len(free)):
             if reach <= best >> shift:
                 break
@@ -92,7 +92,7 @@ class Range:
             new = (best >> shift) + end - behind
             if is_last:
                 self.same.compare(self.space, reach - new - 1)
-            is_last = end == self._end and end > behind
+            is_last = end == self._first_segment_end and end > behind
             if is_last:
                 self.same.compare(self.space, new - reach)
             if new >= reach:
@@ -101,7 +101,7 @@ class Range:
         return place
 
     @property
-    def _end(self) -> int:
+    def _first_segment_end(self) -> int:
         """The end of the first segment."""
         return self.start + self.space
 
@@ -112,7 +112,7 @@ class Range:
             end = start
             while end - start < size and (end in self.starts or end in self.unmapped_starts):
                 end = self.starts.get(end) or self.unmapped_starts[end]
-            if end == self._end:
+            if end == self._first_segment_end:
                 self.same.compare(self.space, end - start - size)
             if end - start >= size:
                 return start, self.starts.get(start) or self.unmapped_starts[start]
@@ -128,7 +128,7 @@ class Range:
         """Map pages at the start of an unmapped block. Return the free block that contains them."""
         end = self._drop_unmapped(address)
         behind = address + pages
-        if end == self._end:
+        if end == self._first_segment_end:
             self.same.compare(self.space, end - behind - self.page)
         if end > behind:
             self.add_unmapped(behind, end)

@@ -14,6 +14,7 @@ from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
 from calculator.allocator.needs import Need
+from calculator.allocator.part_at_once import PartAtOnce
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from calculator.allocator.flat_pool import Placed, Saved
     from calculator.allocator.loading import Loading
     from calculator.allocator.rest_of_step import RestOfStep
+    from calculator.allocator.transients import Item
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.resident_state import ResidentState
 
@@ -128,6 +130,8 @@ class FastReplay:
         self.beginnings: list[list[Beginning]] = [[] for _ in pools]
         #: The cached states of each pass of a pool, by the identity of the pass's items.
         self.known_passes: dict[int, KnownPass] = {}
+        #: Parts of passes, by the identity of the pass's items, the first item, and the one after the last.
+        self.at_once: dict[tuple[int, int, int | None], PartAtOnce] = {}
         #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
         #: For each pool, the rest of each step, and a function that plays it if it was left out.
@@ -206,8 +210,7 @@ class FastReplay:
         if not self.steps:
             for sizes, times in self.states[n]:
                 pool.allocate(sizes, times)
-        need = self.needs[n]
-        if not pool.serves(need.sufficient_size, need.needs):
+        if not pool.serves(self.needs[n]):
             pool.allocate_and_free(self.temporaries[n])
 
     def _outliving(self, n: int, batch: MicroBatch) -> list[int]:
@@ -248,6 +251,9 @@ class FastReplay:
     ) -> bool:
         """Play a part of a pass. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
+        # Of the large pool, a pass uses more than is free, block after block.
+        if self.steps and n % 2 == 0 and not stops and self._at_once(items, part, pool, batch.sizes).play(pool, places):
+            return False
         known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
         is_known = partial(known_pass.is_known, pool=pool, places=places)
         stopped = play(
@@ -256,6 +262,13 @@ class FastReplay:
         if part.stop is None:
             known_pass.end(pool, places)
         return stopped
+
+    def _at_once(self, items: Sequence[Item], part: slice, pool: FlatPool, sizes: Sequence[int]) -> PartAtOnce:
+        """Return a part of a pass after the first step, from which on its items are the same in every step."""
+        key = id(items), part.start, part.stop
+        if key not in self.at_once:
+            self.at_once[key] = PartAtOnce(items[part], sizes, pool.waste)
+        return self.at_once[key]
 
     def _layers(self, n: int, pool: FlatPool, batch: MicroBatch) -> int:
         """Play a forward pass up to the end of its repeated layers. Layers that are placed alike are placed at once.

@@ -173,7 +173,7 @@ class FlatDevice:
         """Free blocks, in any order."""
         self._own_pools()
         for number, pool in enumerate(self._pools):
-            in_pool = self._of(number, blocks)
+            in_pool = self._blocks_of_pool(number, blocks)
             if in_pool:
                 pool.free(in_pool)
 
@@ -187,7 +187,10 @@ class FlatDevice:
         The last pool comes first. Blocks in `gone` count as free. Blocks in `left` are freed later.
         """
         pools = [*enumerate(self._pools)]
-        return [Deferred(partial(self._layout, pool, self._of(n, left), self._of(n, gone))) for n, pool in pools[::-1]]
+        return [
+            Deferred(partial(self._layout, pool, self._blocks_of_pool(n, left), self._blocks_of_pool(n, gone)))
+            for n, pool in pools[::-1]
+        ]
 
     def _layout(self, pool: FlatPool, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """Return the segments of a pool, and its parts that are free or in `left`.
@@ -208,7 +211,7 @@ class FlatDevice:
                 parts.append((number, start, end, kept))
         return [key >> self._shift for key in pool.segments], parts
 
-    def _of(self, number: int, blocks: Sequence[Placed]) -> list[Placed]:
+    def _blocks_of_pool(self, number: int, blocks: Sequence[Placed]) -> list[Placed]:
         """Return the blocks that belong to a pool."""
         return [block for block in blocks if block[0] >> self._bits == number]
 

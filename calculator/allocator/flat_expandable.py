@@ -11,8 +11,9 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.allocator.address_space import space_of
+from calculator.allocator.certain import serves
 from calculator.allocator.expandable_range import Range
-from calculator.allocator.flat_pool import RefusedError, serves
+from calculator.allocator.flat_pool import RefusedError
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.allocator.address_space import Totals
-    from calculator.allocator.flat_pool import Needs, Placed, Places
+    from calculator.allocator.certain import Condition
+    from calculator.allocator.flat_pool import Placed, Places
 
 SMALL = SMALL_REQUEST // BLOCK
 
@@ -314,9 +316,9 @@ class _SingleRange:
         """Allocate and free rows."""
         self._device._play_one(self._range, events, sizes, places)  # noqa: SLF001  a part of it
 
-    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
+    def serves(self, condition: Condition) -> bool:
         """Return whether requests are certain to be served from free blocks."""
-        return serves(self._range.free, self._range.shift, sufficient_size, needs)
+        return serves(self._range.free, self._range.shift, condition)
 
     def serves_all(self, sizes: Sequence[int]) -> bool:  # noqa: ARG002  as that of a pool
         """Return False, since it is not known which pages of free blocks are mapped."""

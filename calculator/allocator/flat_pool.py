@@ -9,10 +9,13 @@ from bisect import bisect_left, insort
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from calculator.allocator.certain import serves
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.allocator.certain import Condition
 
 #: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -20,9 +23,6 @@ _LARGEST_WASTE = SMALL_REQUEST // BLOCK
 #: The size of the segment that a small pool adds for any request.
 _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
-#: For each of several sizes of requests, the most that can be lost around blocks that are in use at the same time, and
-#: the least that is lost in a free block which does not serve a request.
-Needs = tuple[tuple[int, int, int], ...]
 #: A block in use: its address and its end address.
 Placed = tuple[int, int]
 #: The places of many rows, as a list of addresses and a list of end addresses.
@@ -307,17 +307,18 @@ class FlatPool:
                 del free[place]
                 insort(free, rest)
 
-    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
-        """Return whether requests are certain to be served from free blocks, wherever live transients are placed.
+    def serves(self, condition: Condition) -> bool:
+        """Return whether requests are certain to be served from free blocks, wherever live transients are placed."""
+        return serves(self.free_keys, self.shift, condition)
 
-        Let `k` blocks with a total size of `W` lie in free blocks `f`. If no part of size `s` is left, each `f` of at
-        least `s` is in pieces smaller than `s`. It contains `n >= 1` blocks with a total size of `w`, and `w + n (s -
-        1)` is at least `f - s + 1`, and at least `s`. So a request of `s` is served if the sum of `max(f - s + 1, s)`
-        over all `f >= s` is above `W + k (s - 1)`. `needs` has this number for each `s`, and `s` itself. In any case a
-        request is served if one `f` is at least `W + (k + 1) s`. `sufficient_size` is the most of these numbers. Only
-        if this does not hold are `needs` read.
+    def keeps(self, size: int, allocated: int) -> bool:
+        """Return whether a part of a size stays free while blocks with a total size are allocated, and some are freed.
+
+        Each block is placed at the start of a free part. So what no block has used of a free block `f` is at its end.
+        If no such end of size `s` is left, at least `f - s + 1` of each `f >= s` is used.
         """
-        return serves(self.free_keys, self.shift, sufficient_size, needs)
+        fitting = self.free_keys[bisect_left(self.free_keys, size << self.shift) :]
+        return sum([(key >> self.shift) - size + 1 for key in fitting]) > allocated
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.
@@ -343,27 +344,6 @@ class FlatPool:
     def _segment(self, size: int) -> int:
         """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
-
-
-def serves(free: Sequence[int], shift: int, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
-    """Return whether requests are certain to be served from the given free blocks.
-
-    `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
-    """
-    if free and free[-1] >> shift >= sufficient_size:
-        return True
-    for size, lost, least in needs():
-        lacking = lost
-        for key in reversed(free):
-            surplus = (key >> shift) - size + 1
-            if surplus <= 0:
-                return False
-            lacking -= max(surplus, least)
-            if lacking < 0:
-                break
-        else:
-            return False
-    return True
 
 
 def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:

@@ -223,7 +223,7 @@ class FlatReplay:
         #: For each pool, the shared result after the last stage. None if something was allocated or freed since.
         self.cached_results: list[StageResult | None] = [None] * run.pools
         #: The places of a micro-batch's rows, and of other rows.
-        self.places: tuple[Places, Places] = _places(run.most_rows), _places(len(run.rows.sizes))
+        self.places: tuple[Places, Places] = _empty_places(run.most_rows), _empty_places(len(run.rows.sizes))
         #: The total memory of the device. None if the requests do not depend on it.
         self.total: int | None = None
         self.steps = 0
@@ -255,10 +255,10 @@ class FlatReplay:
         run = self.run
         sizes, events = run.loading.on(self.total)
         if sizes is run.loading.sizes:
-            self._play_stage(run.load, _places(len(sizes)))
+            self._play_stage(run.load, _empty_places(len(sizes)))
         else:
             units = [size // BLOCK for size in sizes]
-            self._play(events, run.load.rows, units, pools_of(units, ()), _places(len(sizes)))
+            self._play(events, run.load.rows, units, pools_of(units, ()), _empty_places(len(sizes)))
         if run.buckets:
             self._play(run.buckets[0], run.rows, run.rows.sizes, run.rows.keys, self.places[1])
         self.phase = "forward"
@@ -381,7 +381,7 @@ class Layout:
         return isinstance(other, Layout) and self._counts == other._counts and self._found == other._found
 
 
-def _places(count: int) -> Places:
+def _empty_places(count: int) -> Places:
     return [0] * count, [0] * count
 
 

@@ -142,7 +142,7 @@ class History:
         except OutOfMemoryError as error:
             assert device is not None
             self._note()
-            end = self._end(error, device)
+            end = self._out_of_memory(error, device)
         return HistoryResult(reserved=tuple(self.reserved), retries=tuple(self.retries), out_of_memory=end)
 
     def play(self, step: Step) -> None:
@@ -199,7 +199,7 @@ class History:
             machine.empty_cache()
         self.steps += 1
 
-    def _end(self, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
+    def _out_of_memory(self, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
         """Return the phase and step at which a request fails."""
         return OutOfMemory(
             step=self.steps + 1 if self._phase != "load" else 0,

@@ -36,8 +36,8 @@ class HistoryRun:
         self.workspaces = workspaces
         self.loading = loading_of(resident)
         self.differs_before_last = resident.differs_before_last
-        self.states = _each(resident.replayed_states)
-        self.temporaries = _each(resident.replayed_temporaries)
+        self.states = _sizes_by_kind(resident.replayed_states)
+        self.temporaries = _sizes_by_kind(resident.replayed_temporaries)
         self.buckets = resident.buckets
         self.frees_gradients = resident.frees_gradients
         self.prepared = resident.prepared
@@ -142,5 +142,5 @@ class _Unlimited:
         return history.on(machine.saved(capacity))
 
 
-def _each(resident: Iterable[ResidentTensors]) -> list[tuple[str, int]]:
+def _sizes_by_kind(resident: Iterable[ResidentTensors]) -> list[tuple[str, int]]:
     return [(tensor.name, tensor.bytes // tensor.count) for tensor in one_by_one(resident)]

@@ -21,21 +21,26 @@ if TYPE_CHECKING:
 class Recurring:
     """Finds out whether a repeated chunk leaves a pool unchanged. If it does once, it does so each time."""
 
-    __slots__ = ("_before", "_chunk", "_places", "_pool")
+    __slots__ = ("_before", "_chunk", "_places", "_pool", "_recurs")
 
     def __init__(self, pool: Pool, places: Places) -> None:
         self._pool = pool
         self._places = places
         self._chunk: Chunk | None = None
+        #: Whether the chunk left the pool unchanged.
+        self._recurs = False
         self._before: tuple[list[int] | None, list[int]] = None, []
 
     def is_as_before(self, chunk: Chunk) -> bool:
         """Return whether the pool is as it was before the previous repetition of the chunk."""
         before, is_same = self._before, chunk is self._chunk
+        if is_same and self._recurs:
+            return True
         addresses, _ = self._places
         freed = [*map(addresses.__getitem__, chunk.freed)]
         self._chunk, self._before = chunk, (self._pool.free_blocks(), freed)
-        return is_same and before[0] is not None and before == self._before
+        self._recurs = is_same and before[0] is not None and before == self._before
+        return self._recurs
 
 
 class KnownPass:

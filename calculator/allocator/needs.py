@@ -1,4 +1,4 @@
-"""What requests need to be certain to fit into free blocks (see `FlatPool.serves`).
+"""What requests need to be certain to fit into free blocks (see `certain`).
 
 One number is enough if a free block is as large. It is computed for every gap at once. The exact condition is only
 computed for the gaps for which no free block is.
@@ -6,8 +6,8 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, groupby, pairwise
-from operator import add, mul
+from itertools import accumulate, chain, groupby, pairwise
+from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
@@ -15,17 +15,17 @@ from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
-    from calculator.allocator.flat_pool import Needs
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
 _SMALL = SMALL_REQUEST // BLOCK
 
 
 class Need:
-    """The condition under which some requests are certain to be served from free blocks (see `FlatPool.serves`)."""
+    """The condition under which some requests are certain to be served from free blocks (see `certain`)."""
 
-    __slots__ = ("_needs", "are_freed", "sizes", "sufficient_size")
+    __slots__ = ("_needs", "are_freed", "most_lost", "sizes", "sufficient_size")
 
     def __init__(self, sufficient_size: int, sizes: dict[int, int], *, are_freed: bool = True) -> None:
         """Keep the most that is lost for each size.
@@ -39,6 +39,7 @@ class Need:
         for size in sorted(sizes, reverse=True):
             if not any(self._needs_less(size, sizes[size], *larger) for larger in self.sizes.items()):
                 self.sizes[size] = sizes[size]
+        self.most_lost = max(sizes.values(), default=-1)
         self._needs = tuple([(size, lost, self._least(size)) for size, lost in self.sizes.items()])
 
     def _least(self, size: int) -> int:
@@ -99,16 +100,15 @@ class Allocations(NamedTuple):
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Allocations:
         """Return the allocations of chunks in order."""
-        events = [event for chunk in chunks for event in chunk.transients]
+        events = [*chain.from_iterable([chunk.transients for chunk in chunks])]
         positions = [at for at, event in enumerate(events) if event >= 0]
-        alive = [*accumulate([1 if event >= 0 else -1 for event in events], initial=0)]
-        allocated = [sum([event >= 0 for event in chunk.transients]) for chunk in chunks]
+        counts = [chunk.counts for chunk in chunks]
         return cls(
             events,
             positions,
-            [events[at] for at in positions],
-            [alive[at] for at in positions],
-            [*accumulate(allocated, initial=0)],
+            [*map(events.__getitem__, positions)],
+            [*chain.from_iterable(counts)],
+            [*accumulate(map(len, counts), initial=0)],
         )
 
 
@@ -117,29 +117,29 @@ class ChunkNeeds:
 
     Attributes:
         sufficient_size: For each chunk, the size of a free block that is certain to serve its transients.
+        most_lost: For each chunk, the most that can be lost.
     """
 
-    __slots__ = ("_allocations", "_known", "_lost", "_sizes", "sufficient_size")
+    __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sufficient_size")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
         added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
         alive = [*accumulate(added, initial=0)]
-        self._allocations = allocations
+        self._starts, counts = allocations.starts, allocations.counts
         self._sizes = [*map(sizes.__getitem__, allocations.rows)]
-        margins = map(mul, allocations.counts, self._sizes)
-        self._lost = [*map(add, map(alive.__getitem__, allocations.positions), margins)]
-        needed = [*map(add, self._lost, self._sizes)]
-        self.sufficient_size = [max(needed[start:end], default=0) for start, end in pairwise(allocations.starts)]
+        before = [*map(add, map(alive.__getitem__, allocations.positions), map(mul, counts, self._sizes))]
+        needed, self._lost = [*map(add, before, self._sizes)], [*map(sub, before, counts)]
+        chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
+        self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]
+        self.most_lost = [max(self._lost[chunk], default=-1) for chunk in chunks]
         self._known: dict[int, Need] = {}
 
     def of(self, number: int) -> Need:
         """Return the need of a chunk."""
         if number not in self._known:
-            start, end = self._allocations.starts[number : number + 2]
-            lost: dict[int, int] = {}
-            for at in range(start, end):
-                size, wasted = self._sizes[at], self._lost[at] - self._allocations.counts[at]
-                lost[size] = max(lost.get(size, -1), wasted)
+            own = slice(*self._starts[number : number + 2])
+            # The last one of a size is the largest.
+            lost = dict(sorted(zip(self._sizes[own], self._lost[own], strict=True)))
             self._known[number] = Need(self.sufficient_size[number], lost)
         return self._known[number]
 
@@ -149,9 +149,10 @@ class StretchNeeds:
 
     Attributes:
         sufficient_size: For each item, the size of a free block that is certain to serve all transients of these gaps.
+        most_lost: For each item, the most that can be lost in these gaps.
     """
 
-    __slots__ = ("_chunks", "_known", "_of_chunks", "_together", "sufficient_size")
+    __slots__ = ("_chunks", "_known", "_of_chunks", "_together", "most_lost", "sufficient_size")
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
@@ -159,13 +160,18 @@ class StretchNeeds:
         self._known: dict[int, Need] = {}
         #: The needs of two, by their identities. Most layers have the same.
         self._together: dict[tuple[int, int], Need] = {}
-        sufficient_size, ahead = of_chunks.sufficient_size, 0
-        self.sufficient_size = [0] * len(self._chunks)
+        self.sufficient_size = self._ahead(of_chunks.sufficient_size)
+        self.most_lost = self._ahead(of_chunks.most_lost)
+
+    def _ahead(self, of_chunks: Sequence[int]) -> list[int]:
+        """Return the largest number of the gaps from each item up to the end of its stretch."""
+        found, ahead = [0] * len(self._chunks), 0
         for n in reversed(range(len(self._chunks))):
             chunk = self._chunks[n]
-            own = sufficient_size[chunk.number]
+            own = of_chunks[chunk.number]
             ahead = own if chunk.ends_stretch or own > ahead else ahead
-            self.sufficient_size[n] = ahead
+            found[n] = ahead
+        return found
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""

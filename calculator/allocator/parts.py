@@ -125,8 +125,7 @@ class TemporaryPart(ListedPart):
         """Play the events of a pool if they may not fit."""
         if number >= len(self._needs):
             return
-        need = self._needs[number]
-        if not pool.serves(need.sufficient_size, need.needs) and not pool.serves_all(self._requests[number]):
+        if not pool.serves(self._needs[number]) and not pool.serves_all(self._requests[number]):
             super().play(number, pool, sizes, places)
 
 

@@ -27,7 +27,7 @@ class Start(NamedTuple):
     segments: int
 
     @classmethod
-    def of(cls, pool: FlatPool) -> Start:
+    def from_pool(cls, pool: FlatPool) -> Start:
         """Return the state of a pool."""
         return cls(pool.free_keys.copy(), pool.next_address, len(pool.segments))
 

@@ -2,8 +2,8 @@
 
 A repetition requests what the previous one requested, for rows of its own. It is placed like an earlier one if it finds
 the same state at higher addresses: the free blocks from some address on and the tensors that it frees are higher by the
-size that was added since. Then all later repetitions are placed likewise, each period higher by the same amount. In
-addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
+size that was added since. Then all later repetitions are placed in the same way, each period higher by the same amount.
+In addition, there may be free blocks that earlier repetitions left and that are smaller than every request.
 
 If the state is not the same, later repetitions can still choose free blocks as a period of earlier ones did (see
 `choices`). That is found out for each period.
@@ -184,7 +184,7 @@ class _History:
     def _note(self, before: int) -> list[int]:
         """Store a start. Return the numbers of earlier starts that are like it."""
         pool = self._pool
-        self._starts.append(Start.of(pool))
+        self._starts.append(Start.from_pool(pool))
         # If the pool does not grow, the largest block may become smaller each time.
         largest = len(pool.free_keys) - (pool.next_address == before)
         fitting = pool.free_keys[bisect_left(pool.free_keys, self._of.least << pool.shift) : largest]
@@ -222,7 +222,7 @@ class _History:
         """Return whether no repetition uses the added blocks: no request fits, and no neighbor is freed."""
         mask, shift = self._mask, self._pool.shift
         last = first + period.repetitions
-        freed = [*self._placed(self._of.freed, last)]
+        freed = [*self._placed_rows(self._of.freed, last)]
         blocks = [(key & mask, (key & mask) + (key >> shift)) for key in period.added]
         # Adjacent blocks, now or some periods later, would be merged.
         touch = any(
@@ -234,7 +234,7 @@ class _History:
             return False
         return max(key >> shift for key in period.added) < self._of.least
 
-    def _placed(self, rows: Iterable[int], number: int) -> Iterator[Placed]:
+    def _placed_rows(self, rows: Iterable[int], number: int) -> Iterator[Placed]:
         """Return the places of rows of a repetition."""
         addresses, behinds = self._places
         by = number * self._of.step
@@ -266,7 +266,7 @@ class _History:
         numbers = {row: number for number, row in enumerate(rows)}
         steps = [(numbers[event], of.sizes[event]) if event >= 0 else (numbers[~event], 0) for event in of.events]
         for number in range(first, last):
-            places = [*self._reused[number], *self._placed(rows[len(of.reused) :], number)]
+            places = [*self._reused[number], *self._placed_rows(rows[len(of.reused) :], number)]
             freed = {numbers[row]: row + number * of.step for row in of.freed} if number == first else {}
             recorder.follow(steps, places, freed)
         ended = {*of.ended}
@@ -275,7 +275,7 @@ class _History:
         alive = {
             row + number * of.step: place
             for number in range(first, last)
-            for row, place in zip(kept, self._placed(kept, number), strict=True)
+            for row, place in zip(kept, self._placed_rows(kept, number), strict=True)
             if number == last - 1 or row not in following
         }
         return recorder.choices(alive)

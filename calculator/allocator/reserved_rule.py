@@ -105,6 +105,8 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, _of_loaded_whole(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
+    if accumulated and (broadcast := resident.broadcast):
+        of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
     return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
 
 
@@ -163,7 +165,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(Counter(sizes(step.before_generation)))
+    passes = in_segments(sizes(step.before_generation))
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()
@@ -196,7 +198,7 @@ def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
     partitioned = step.partitioned
     if partitioned is None:
         return between_steps(step.resident, workspaces)
-    kept = _kept_by_rank(partitioned.kept, workspaces)
+    kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(partitioned.sizes_in_generation)
     return whole_segments(_buffer_bytes(step.resident)) + in_segments(kept)
 
@@ -214,7 +216,7 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
 
     It counts what the rank keeps, and the blocks of its reductions and of its update.
     """
-    kept = _kept_by_rank(flat.kept, workspaces)
+    kept = _kept_by_rank(flat.resident_tensors, workspaces)
     kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
@@ -242,7 +244,7 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
 
     It counts what a rank keeps, the most that it gathers and reduces, and the blocks of its update.
     """
-    kept = _kept_by_rank(partitioned.kept, workspaces)
+    kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)

@@ -143,18 +143,18 @@ class RestOfStep:
 def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
     addresses, behinds = places
-    return [*zip(_of(rows, addresses), _of(rows, behinds), strict=True)]
+    return [*zip(_values_of(rows, addresses), _values_of(rows, behinds), strict=True)]
 
 
 def _moved(rows: Sequence[int], before: Places, now: Places) -> list[tuple[Placed, Placed]]:
     """Return the places of the rows that are in another place now: the one before and the one now."""
-    if all(_of(rows, earlier) == _of(rows, later) for earlier, later in zip(before, now, strict=True)):
+    if all(_values_of(rows, earlier) == _values_of(rows, later) for earlier, later in zip(before, now, strict=True)):
         return []
     pairs = zip(placed(rows, before), placed(rows, now), strict=True)
     return [(earlier, later) for earlier, later in pairs if earlier != later]
 
 
-def _of(rows: Sequence[int], values: Sequence[int]) -> list[int]:
+def _values_of(rows: Sequence[int], values: Sequence[int]) -> list[int]:
     return [*map(values.__getitem__, rows)]
 
 

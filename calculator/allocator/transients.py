@@ -30,8 +30,9 @@ from calculator.training_step.periods import Window, first_product, shifted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from calculator.allocator.certain import Condition, Needs
     from calculator.allocator.chunks import Chunk, Cut, Repeated
-    from calculator.allocator.flat_pool import Needs, Places
+    from calculator.allocator.flat_pool import Places
     from calculator.allocator.repetitions import Repetitions
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
@@ -46,8 +47,8 @@ class Pool(Protocol):
     def play(self, events: Sequence[int], sizes: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n`."""
 
-    def serves(self, sufficient_size: int, needs: Callable[[], Needs]) -> bool:
-        """Return whether requests are certain to be served from free blocks (see `FlatPool.serves`)."""
+    def serves(self, condition: Condition) -> bool:
+        """Return whether requests are certain to be served from free blocks (see `certain`)."""
 
     def serves_all(self, sizes: Sequence[int]) -> bool:
         """Return whether requests are known to be served from free blocks if none is freed before the last."""
@@ -60,7 +61,10 @@ class Pool(Protocol):
 
 
 class Item:
-    """A repetition of a chunk. `sufficient_size` and `needs` are those of all gaps up to the end of its stretch."""
+    """A repetition of a chunk, and the condition under which the rest of its stretch is served.
+
+    `sufficient_size`, `most_lost` and `needs` are those of all gaps up to the end of the stretch.
+    """
 
     __slots__ = (
         "_found",
@@ -71,6 +75,7 @@ class Item:
         "_whole",
         "chunk",
         "lowest",
+        "most_lost",
         "shift",
         "sufficient_size",
     )
@@ -80,7 +85,7 @@ class Item:
         self._number = number
         #: The needs, once they are read.
         self._found: Needs | None = None
-        self.sufficient_size = needs.sufficient_size[number]
+        self.sufficient_size, self.most_lost = needs.sufficient_size[number], needs.most_lost[number]
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
@@ -263,7 +268,7 @@ def play(
             chunk.allocates
             and not skips
             and n < until
-            and (pool.serves(item.sufficient_size, item.needs) or (is_known is not None and is_known(n)))
+            and (pool.serves(item) or (is_known is not None and is_known(n)))
         ):
             if stops and n > last:
                 return True

@@ -79,7 +79,7 @@ class PartitionedLoading(HostLoading):
     def __init__(self, resident: ResidentState, state: PartitionedState) -> None:
         super().__init__(resident.prepared)
         flat, *frozen = state.weights
-        self._stay([*state.kept[: len(state.kept) - len(state.divided)], *frozen, flat])
+        self._stay([*state.resident_tensors[: len(state.resident_tensors) - len(state.divided)], *frozen, flat])
         copied: list[int] = []
         for number in range(len(state.sub_groups)):
             # A master is a copy of the cast partition, which lives until the next partition is cast.

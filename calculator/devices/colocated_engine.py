@@ -18,7 +18,7 @@ class ColocatedEngine:
     engine: Colocated
     kept_bytes: int
 
-    def left(self, usable: Usable) -> Usable:
+    def remaining(self, usable: Usable) -> Usable:
         """Return the memory that a process can use while it trains: all but the share of an awake engine."""
         if self.engine.sleeps:
             return usable

@@ -112,7 +112,7 @@ def fit(
     usable_memory = _usable(device, card)
     if usable_memory is None:
         return None
-    usable_memory = colocated.left(usable_memory) if colocated else usable_memory
+    usable_memory = colocated.remaining(usable_memory) if colocated else usable_memory
     awake = colocated.needed(usable_memory.bytes) if colocated else 0
     least, required_bytes = (
         max(awake, each) for each in (peak_allocated_bytes + library_workspace_bytes + context_bytes, required_bytes)

@@ -208,7 +208,7 @@ class _RecordedTensors(Tensors):
 def _between_micro_batches(resident: ResidentState) -> tuple[ResidentTensors, ...]:
     """Return the tensors that a run allocates outside its micro-batches."""
     zero = resident.flat or resident.partitioned
-    kept = () if zero is None else zero.kept
+    kept = () if zero is None else zero.resident_tensors
     return (*resident.tensors, *kept, *resident.replayed_states, *resident.replayed_temporaries)
 
 

@@ -221,7 +221,7 @@ class _Phases:
 
 def _row(allocation: Allocation) -> Row:
     name, shape, dtype, _, size = allocation
-    return Row.of(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source="")
+    return Row.build(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source="")
 
 
 def _bytes(rows: Iterable[Row]) -> int:

@@ -155,17 +155,17 @@ class LeafModule:
 
     def has(self, name: str) -> bool:
         """Return whether a parameter belongs to the module. That of an adapter after the module does not."""
-        return name.startswith(self._path) and self._place(name) < len(self._names)
+        return name.startswith(self._path) and self._leaf_index(name) < len(self._names)
 
     def end(self) -> None:
         """Mark every waiting gradient as ready, and free it."""
-        waiting, self.gradients = sorted(self.gradients, key=lambda each: self._place(each[0])), []
+        waiting, self.gradients = sorted(self.gradients, key=lambda each: self._leaf_index(each[0])), []
         while waiting:
             name, grad = waiting.pop(0)
             grad.tape.mark(f"{GRADIENT_OF}{name}", grad)
             del grad
 
-    def _place(self, name: str) -> int:
+    def _leaf_index(self, name: str) -> int:
         """Return the index of a parameter, or of the submodule that it is in, among the names."""
         own = f"{name}."
         return next((at for at, each in enumerate(self._names) if own.startswith(f"{each}.")), len(self._names))

@@ -8,13 +8,12 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.live_tensors import LiveKinds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from calculator.engine.kinds import Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
@@ -122,7 +121,7 @@ class Copies:
         #: The storages that one copy leaves alive when the step ends, by size.
         self.sizes_left = kinds.by_size(self.remaining)
         #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
-        self.left = self._left()
+        self.left = self._count_remaining()
         self.left_cache: dict[int, dict[int, int]] = {}
         #: The live storages by moment, retained rows and storages that an earlier micro-batch left.
         self.live_cache: dict[tuple[object, ...], LiveKinds] = {}
@@ -141,9 +140,13 @@ class Copies:
         #: sizes that are equal.
         self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
-    def of(self, rows: Iterable[int]) -> Counter[int]:
+    def of(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
-        return Counter(map(self.kinds.of_row.__getitem__, rows))
+        counts, of_row = dict[int, int](), self.kinds.of_row
+        for row in rows:
+            kind = of_row[row]
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
 
     @property
     def tables_freed(self) -> list[int]:
@@ -154,7 +157,7 @@ class Copies:
             self._tables_freed = [row for row in freed if row != entered]
         return self._tables_freed
 
-    def _gained_forward(self) -> Counter[int]:
+    def _gained_forward(self) -> dict[int, int]:
         """Return the storages that one copy adds in the forward pass: those that survive it and the next layer.
 
         The next layer frees as much of this layer as this layer frees of the period before it, if the code after this
@@ -168,8 +171,9 @@ class Copies:
         if not freed_here:
             return surviving
         freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
-        both = self.of(freed_here) & self.of(freed_after)
-        return surviving - both if both else surviving
+        here, after = self.of(freed_here), self.of(freed_after)
+        both = {kind: min(count, after[kind]) for kind, count in here.items() if kind in after}
+        return _difference(surviving, both) if both else surviving
 
     def _add_no_grad(self, window: Window) -> None:
         """Count the copies in a no-grad pass. The pass frees at its end what it keeps."""
@@ -177,27 +181,28 @@ class Copies:
         surviving = lifetimes.surviving(window.start, window.end)
         gained = self.of(surviving)
         first_row = next(event for event in self.tape.events[window.before :] if event >= 0)
-        gained.subtract(self.of(lifetimes.freed_earlier_rows(first_row, window.start, window.end)))
+        add(gained, self.of(lifetimes.freed_earlier_rows(first_row, window.start, window.end)), -1)
         freed = lifetimes.freed(surviving, window.end, lifetimes.end)
         self.windows += (window,)
         self.gained.append(gained)
         self.dropped += tuple(self._drops_of(gained, freed, window, last=True))
 
-    def _gained(self, index: int) -> Counter[int]:
+    def _gained(self, index: int) -> dict[int, int]:
         """Return the storages that one copy adds in a window.
 
         Tables that all layers share are freed once, not by every copy.
         """
         window = self.windows[index]
         gained = self._surviving_without_input(index)
-        gained.subtract(self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
+        add(gained, self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)), -1)
         return gained
 
-    def _surviving_without_input(self, index: int) -> Counter[int]:
+    def _surviving_without_input(self, index: int) -> dict[int, int]:
         """Return the storages that a window leaves alive, without the layer's input if the window frees it."""
         surviving = self.of(self.surviving[index])
         if self.hidden_states_row is not None and self._frees_input(index):
-            surviving[self.kinds.of_row[self.hidden_states_row]] -= 1
+            kind = self.kinds.of_row[self.hidden_states_row]
+            surviving[kind] = surviving.get(kind, 0) - 1
         return surviving
 
     def _frees_input(self, index: int) -> bool:
@@ -231,14 +236,14 @@ class Copies:
             yield from self._drops_of(self.gained[0], freed, forward, last=True)
 
     def _drops_of(
-        self, gained: Counter[int], freed: list[int], window: Window, *, last: bool
+        self, gained: dict[int, int], freed: list[int], window: Window, *, last: bool
     ) -> Iterator[tuple[int, int, int]]:
         """Yield the frees of the given rows. Each kind is freed as often as a copy added it."""
         lifetimes = self.lifetimes
         if last:
             left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
         else:
-            left = {kind: min(count, gained[kind]) for kind, count in self.of(freed).items()}
+            left = {kind: min(count, gained.get(kind, 0)) for kind, count in self.of(freed).items()}
             before = lifetimes.allocated(window.before, window.start)
             rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
             rows = [row for row in rows if row != self.hidden_states_row]
@@ -258,9 +263,10 @@ class Copies:
         kinds = {of_row[row] for row in before}
         return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
 
-    def _remaining(self) -> Counter[int]:
-        remaining = Counter(self.net)
-        remaining.subtract([kind for _, _, kind in self.dropped])
+    def _remaining(self) -> dict[int, int]:
+        remaining = {**self.net}
+        for _, _, kind in self.dropped:
+            remaining[kind] = remaining.get(kind, 0) - 1
         return remaining
 
     def left_after(self, position: int) -> dict[int, int]:
@@ -268,7 +274,7 @@ class Copies:
         cached = self.left_cache.get(position)
         if cached is None:
             events = self.lifetimes.events[:position]
-            cached = self.left_cache[position] = dict(Counter(self.left) - self.of(events))
+            cached = self.left_cache[position] = _difference(self.left, self.of(events))
         return cached
 
     def live_kinds(
@@ -284,41 +290,49 @@ class Copies:
             if len(self.live_cache) >= MAX_MOMENTS:
                 self.live_cache.clear()
             counts = self._live_counts(moment, retained)
-            for kind, count in left:
-                counts[kind] += count
+            add(counts, dict(left))
             cached = self.live_cache[key] = LiveKinds({kind: counts[kind] for kind in sorted(counts)}, {})
         return cached
 
-    def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> Counter[int]:
+    def _live_counts(self, moment: Moment, retained: tuple[int, ...]) -> dict[int, int]:
         counts = self.of((*self.lifetimes.alive(moment.event), *retained))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for kind, count in gained.items() if repeats else ():
-                counts[kind] = counts.get(kind, 0) + count * repeats
+            if repeats:
+                add(counts, gained, repeats)
         for at, count, kind in self.dropped:
             if at <= moment.event:
-                counts[kind] -= count
+                counts[kind] = counts.get(kind, 0) - count
         return counts
 
-    def _left(self) -> dict[int, int]:
+    def _count_remaining(self) -> dict[int, int]:
         component = self.kinds.component
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
         left = self.of(self.lifetimes.alive(self.lifetimes.end))
-        for kind, count in self.remaining.items():
-            if count:
-                left[kind] += count * copies
+        add(left, {kind: count for kind, count in self.remaining.items() if count}, copies)
         return {kind: count for kind, count in left.items() if count > 0 and component(kind) != "gradients"}
 
 
-def _net(gained: list[Counter[int]], keys: Sequence[Key]) -> tuple[Counter[int], bool]:
+def add(counts: dict[int, int], others: Mapping[int, int], times: int = 1) -> None:
+    """Add other counts, each a number of times."""
+    for kind, count in others.items():
+        counts[kind] = counts.get(kind, 0) + times * count
+
+
+def _difference(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+    """Return the counts that are higher than the others, without the others."""
+    return {kind: count - others.get(kind, 0) for kind, count in counts.items() if count > others.get(kind, 0)}
+
+
+def _net(gained: list[dict[int, int]], keys: Sequence[Key]) -> tuple[dict[int, int], bool]:
     """Return the storages that a copy adds in all windows together, and whether layouts were compared.
 
     A loss is cancelled against a gain of the same shape and dtype. A copy may free a kind that no copy allocates,
     because a gradient arrives under one name and leaves under another.
     """
-    net: Counter[int] = Counter()
+    net: dict[int, int] = {}
     compares = False
     for own in gained:
-        net.update(own)
+        add(net, own)
         for lost in [kind for kind, count in net.items() if count < 0]:
             compares = True
             layout = keys[lost][1:3]
@@ -326,5 +340,5 @@ def _net(gained: list[Counter[int]], keys: Sequence[Key]) -> tuple[Counter[int],
                 moved = min(own[kind], -net[lost])
                 for counts in (own, net):
                     counts[kind] -= moved
-                    counts[lost] += moved
+                    counts[lost] = counts.get(lost, 0) + moved
     return net, compares

@@ -60,29 +60,32 @@ def _counted(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, .
                 alive[size] = count = alive[size] + 1
                 if count > most[size]:  # noqa: PLR1730  a call of `max` takes longer
                     most[size] = count
-        for size, count in others.get(end, {}).items():
+        changes = others.get(end, ())
+        for size, count in changes:
             alive[size] += count
-            most[size] = max(most[size], alive[size])
+        for size, _ in changes:
+            if alive[size] > most[size]:  # noqa: PLR1730
+                most[size] = alive[size]
         begin = end
     return {size: (most[size], alive[size]) for number, size in enumerate(equal) if size == number}
 
 
-def _other_changes(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> dict[int, dict[int, int]]:
-    """Return the changes that events do not make, by position and size.
+def _other_changes(
+    copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]
+) -> dict[int, list[tuple[int, int]]]:
+    """Return the changes that events do not make, by position: the first number of a size, and the count.
 
     What copies gain is added at the start of their window. What they lose is removed at its end. Only the sum of what
     they gain of equal sizes counts.
     """
-    changes = [*extra]
-    for window, gained in zip(copies.windows, copies.sizes, strict=True):
+    found: dict[int, list[tuple[int, int]]] = {}
+    for (_, start, end, number), gained in zip(copies.windows, copies.sizes, strict=True):
+        added, removed = found.setdefault(start, []), found.setdefault(end, [])
         for size, count in together(gained, equal).items():
-            changes.append((window.start if count > 0 else window.end, size, window.copies * count))
+            (added if count > 0 else removed).append((size, number * count))
     size_of = copies.kinds.size_of
-    changes += [(position, size_of[kind], -count) for position, count, kind in copies.dropped]
-    found: dict[int, dict[int, int]] = {}
-    for position, size, count in changes:
-        of_position = found.setdefault(position, {})
-        of_position[equal[size]] = of_position.get(equal[size], 0) + count
+    for position, size, count in (*extra, *((at, size_of[kind], -count) for at, count, kind in copies.dropped)):
+        found.setdefault(position, []).append((equal[size], count))
     return found
 
 

@@ -65,9 +65,9 @@ class Kinds:
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Return the number of storages of each size from the number of storages of each kind."""
-        sizes: dict[int, int] = {}
+        sizes, size_of = dict[int, int](), self.size_of
         for kind, number in counts.items():
-            size = self.size_of[kind]
+            size = size_of[kind]
             sizes[size] = sizes.get(size, 0) + number
         return sizes
 

@@ -19,7 +19,7 @@ class Lifetimes:
     def __init__(self, events: list[int], rows: int) -> None:
         self.events = events
         #: The position at which each row is freed. It is the number of events if the row is never freed.
-        self.ends = _ends(events, rows)
+        self.ends = _free_positions(events, rows)
         #: The rows that are alive, cached by position.
         self.alive_cache: dict[int, list[int]] = {}
 
@@ -64,7 +64,7 @@ class Lifetimes:
         return cache[position]
 
 
-def _ends(events: Sequence[int], rows: int) -> list[int]:
+def _free_positions(events: Sequence[int], rows: int) -> list[int]:
     """Return the position at which each row is freed. It is the number of events if the row is never freed."""
     ends = [len(events)] * rows
     for position, event in enumerate(events):

@@ -143,7 +143,9 @@ class _Expansion:
             self._add_outside(new, position, window.start)
             new.rows += old.rows[row : window.last_row]
             if window.place:
-                new.events += self._once(window.start, window.end, self._first if window.place < 0 else self._last)
+                new.events += self._renumbered(
+                    window.start, window.end, self._first if window.place < 0 else self._last
+                )
             else:
                 for events in self._repeated(window):
                     new.events += events
@@ -161,7 +163,7 @@ class _Expansion:
         self._starts.append(position)
         self._moved.append(len(new.events) - position)
 
-    def _once(self, start: int, end: int, numbers: Sequence[int]) -> list[int]:
+    def _renumbered(self, start: int, end: int, numbers: Sequence[int]) -> list[int]:
         """Return events that occur once, with the new numbers of their rows."""
         return [numbers[event] if event >= 0 else ~numbers[~event] for event in self._tape.events[start:end]]
 
@@ -171,12 +173,12 @@ class _Expansion:
         Frees of repeated rows are added iteration by iteration.
         """
         if not self._kept:
-            new.events += self._once(start, end, self._first)
+            new.events += self._renumbered(start, end, self._first)
             return
         for window, group in groupby(range(start, end), self._kept_by):
             positions = [*group]
             if window is None:
-                new.events += self._once(positions[0], positions[-1] + 1, self._first)
+                new.events += self._renumbered(positions[0], positions[-1] + 1, self._first)
                 continue
             rows = [~self._tape.events[at] for at in positions]
             new.events += [~window.row(row, n) for n in range(window.skipped + 1) for row in rows]
@@ -195,17 +197,17 @@ class _Expansion:
         skipped = window.skipped
         order = range(skipped + 1)[:: window.step]
         if skipped < _EVEN:
-            yield from (self._of(window, iteration) for iteration in order)
+            yield from (self._iteration_events(window, iteration) for iteration in order)
             return
-        yield self._of(window, order[0])
-        events = self._of(window, order[1])
-        steps = [*map(sub, self._of(window, order[2]), events)]
+        yield self._iteration_events(window, order[0])
+        events = self._iteration_events(window, order[1])
+        steps = [*map(sub, self._iteration_events(window, order[2]), events)]
         for _ in range(skipped - 1):
             yield events
             events = [*map(add, events, steps)]
-        yield self._of(window, order[-1])
+        yield self._iteration_events(window, order[-1])
 
-    def _of(self, window: _Window, iteration: int) -> list[int]:
+    def _iteration_events(self, window: _Window, iteration: int) -> list[int]:
         """Return the events of one iteration."""
         number = self._number
         return [

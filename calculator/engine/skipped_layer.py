@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable, Sequence
 
     from calculator.engine.autograd import Node
@@ -22,7 +21,7 @@ class Additions(NamedTuple):
     """
 
     windows: tuple[Window, ...]
-    gained: list[Counter[int]]
+    gained: list[dict[int, int]]
 
 
 class SkippedLayer(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from calculator.estimation.row_form import RowForm
 
@@ -45,7 +45,7 @@ class Row:
         self.json: str | None = None
 
     @classmethod
-    def of(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
+    def build(cls, *, name: str, count: int, bytes: int, shape: Shape | None, dtype: str, source: str) -> Row:  # noqa: A002
         """Return a row with a form of its own.
 
         `shape` is None for an overhead that is not a tensor.
@@ -181,7 +181,7 @@ class Timeline(Sequence[Moment]):
         self.bytes = sizes
 
     @classmethod
-    def of(cls, moments: Sequence[Moment] = ()) -> Timeline:
+    def from_moments(cls, moments: Sequence[Moment] = ()) -> Timeline:
         """Return a timeline with a form of its own."""
         operations = tuple([(moment.phase, moment.operation) for moment in moments])
         return cls(TimelineForm(operations), tuple([moment.bytes for moment in moments]))
@@ -317,12 +317,19 @@ class ModelSummary:
     task: TaskName = "causal_lm"
 
 
+class Remarks(NamedTuple):
+    """The assumptions and the warnings of an answer."""
+
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """The answer to a request. It repeats the request's method, `accounting` and `reserved`.
 
-    `saved_bytes` is the size of the file with the trained parameters, without its header. The file is an adapter, or a
-    model for full fine-tuning.
+    `remarks` writes the assumptions and the warnings when they are first read. `saved_bytes` is the size of the file
+    with the trained parameters, without its header. The file is an adapter, or a model for full fine-tuning.
     """
 
     model: ModelSummary
@@ -333,8 +340,7 @@ class Estimate:
     memory: Memory
     fit: Fit | None
     saved_bytes: int
-    assumptions: tuple[str, ...]
-    warnings: tuple[str, ...]
+    remarks: Callable[[], Remarks]
     #: The bytes that one GPU sends to the others in a step, by collective. None for a run on one GPU.
     communication: tuple[Collective, ...] | None = None
     #: The bytes of the base model, and of what the method adds to it, on all GPUs together.
@@ -346,6 +352,16 @@ class Estimate:
     grade: Grade | None = "modelled"
     #: The trace that the figures are from. None for figures of the calculator.
     trace: TraceSummary | None = None
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """The assumptions of the figures."""
+        return self.remarks().assumptions
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The risks that a user should know."""
+        return self.remarks().warnings
 
     @property
     def sent_bytes(self) -> int:

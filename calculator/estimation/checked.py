@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError
 from calculator.engine.symbolic_sizes import Texts
+from calculator.estimation.answer import Remarks
 from calculator.estimation.compatibility import check
 from calculator.estimation.remarks import assumptions, warnings, without_sharding
 
@@ -26,13 +28,6 @@ if TYPE_CHECKING:
     from calculator.training_step.by_sizes import BySizes
 
 
-class Remarks(NamedTuple):
-    """The assumptions and the warnings that follow from a request alone."""
-
-    assumptions: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 class CheckedTrace:
     """The remarks on a request with symbolic sizes. Comparisons of sizes are guards."""
 
@@ -40,33 +35,47 @@ class CheckedTrace:
 
     def __init__(self, request: Request, model: Model, shape_env: ShapeEnv, training: Training, method: Method) -> None:
         self._shape_env, shape_env.writes_places = shape_env, True
-        remarks = checked(replace(request, training=training, method=method), model)
+        remarks = checked(replace(request, training=training, method=method), model)()
         self._assumptions, self._warnings = Texts(remarks.assumptions), Texts(remarks.warnings)
         shape_env.eliminate_dead_code(self._assumptions.indices | self._warnings.indices)
 
-    def with_sizes(self, sizes: Sequence[int]) -> Remarks | None:
+    def with_sizes(self, sizes: Sequence[int]) -> Callable[[], Remarks] | None:
         """Return the remarks for other sizes, or None if a guard fails."""
         values = self._shape_env.evaluate(sizes)
         if values is None:
             return None
+        return Deferred(partial(self._remarks, values))
+
+    def _remarks(self, values: Sequence[int]) -> Remarks:
         return Remarks(self._assumptions.with_values(values), self._warnings.with_values(values))
 
 
-def checked(request: Request, model: Model, prepared: Callable[[], PreparedModel] | None = None) -> Remarks:
-    """Check a request, and return the remarks on it.
+def checked(
+    request: Request, model: Model, prepared: Callable[[], PreparedModel] | None = None
+) -> Callable[[], Remarks]:
+    """Check a request, and return the remarks on it, which are written when they are first read.
 
     Raises:
         PlanError: if it can't be answered.
     """
     check(request, model, prepared)
+    return Deferred(partial(_remarks, request, model))
+
+
+def _remarks(request: Request, model: Model) -> Remarks:
     alone = without_sharding(request, model)
     return Remarks(assumptions(request, model, alone), warnings(request, model, alone))
 
 
 def checked_by_sizes(
-    request: Request, model: Model, cache: BySizes[Remarks], prepared: Callable[[], PreparedModel] | None = None
-) -> Remarks:
-    """Check a request, and return the remarks on it. `cache` has those of requests that differ in sizes alone.
+    request: Request,
+    model: Model,
+    cache: BySizes[Callable[[], Remarks]],
+    prepared: Callable[[], PreparedModel] | None = None,
+) -> Callable[[], Remarks]:
+    """Check a request, and return the remarks on it, which are written when they are first read.
+
+    `cache` has those of requests that differ in sizes alone.
 
     Raises:
         PlanError: if it can't be answered.

@@ -11,6 +11,7 @@ from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import between_steps, fragmentation, of_generation, whole_segments
 from calculator.common.budget import check_budget
+from calculator.common.deferred import Deferred
 from calculator.common.errors import refusal
 from calculator.common.garbage import without_collections
 from calculator.devices import caveats, cuda_context, fit, library_workspace
@@ -18,7 +19,7 @@ from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
-from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row, Timeline
+from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Remarks, Row, Timeline
 from calculator.estimation.checked import checked_by_sizes
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
@@ -106,18 +107,34 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
         saved_bytes=resident.saved_bytes,
-        assumptions=(*remarks.assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
-        warnings=(
-            *without_gradient(model, resident.tensors),
-            *remarks.warnings,
-            *initialization.warnings(resident, memory.peak_allocated_bytes),
-            *_card_caveats(request),
-        ),
+        remarks=_with_remarks_of_figures(request, model, remarks, step, memory, verdict),
         communication=step.communication,
         base_bytes=resident.base_bytes,
         added_bytes=resident.added_bytes,
         grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
     )
+
+
+def _with_remarks_of_figures(
+    request: Request,
+    model: Model,
+    remarks: Callable[[], Remarks],
+    step: TrainingStep,
+    memory: Memory,
+    verdict: Fit | None,
+) -> Callable[[], Remarks]:
+    """Return all remarks on an answer, from those that follow from its request alone."""
+    assumptions = (*of_verdict(verdict), *of_ranks(step.flat))
+    first = without_gradient(model, step.resident.tensors)
+    last = (*initialization.warnings(step.resident, memory.peak_allocated_bytes), *_card_caveats(request))
+    return Deferred(partial(_joined, remarks, assumptions, first, last)) if assumptions or first or last else remarks
+
+
+def _joined(
+    remarks: Callable[[], Remarks], assumptions: Iterable[str], first: Iterable[str], last: Iterable[str]
+) -> Remarks:
+    of_request = remarks()
+    return Remarks((*of_request.assumptions, *assumptions), (*first, *of_request.warnings, *last))
 
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
@@ -178,7 +195,7 @@ def device_replay(
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     live = max(peak.bytes for peak in peaks or step.every_peak())
     replay = replay_of(
-        Histories.of(_emptying(request)),
+        Histories.from_training(_emptying(request)),
         step.resident,
         (forward, backward),
         live_bytes=live + forward + backward,
@@ -188,7 +205,7 @@ def device_replay(
     )
     if not step.generation:
         return replay
-    return GeneratingReplay.of(replay, partial(of_generation, step, (forward, backward)))
+    return GeneratingReplay.from_step(replay, partial(of_generation, step, (forward, backward)))
 
 
 def _emptying(request: Request) -> Training:
@@ -247,7 +264,7 @@ def memory_and_fit(
     phases: tuple[Phase, ...],
     operation: str,
     reserved: int | None = None,
-    line: Callable[[], Timeline] = Timeline.of,
+    line: Callable[[], Timeline] = Timeline.from_moments,
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
     unsharded: Callable[[int], int] | None = None,
@@ -308,7 +325,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
 @lru_cache(maxsize=256)
 def overhead_row(part: Sourced) -> Row:
     """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
-    return Row.of(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
+    return Row.build(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
 def _card_caveats(request: Request) -> tuple[str, ...]:
@@ -345,8 +362,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         memory=memory,
         fit=verdict,
         saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
-        assumptions=textbook.ASSUMPTIONS,
-        warnings=textbook.warnings(1 if verdict is None else verdict.gpus_needed or 1),
+        remarks=partial(textbook.remarks, 1 if verdict is None else verdict.gpus_needed or 1),
         grade=None,
     )
 

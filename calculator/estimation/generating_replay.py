@@ -33,7 +33,7 @@ class GeneratingReplay(DeviceReplay):
         self.generation = generation
 
     @classmethod
-    def of(cls, replay: DeviceReplay, generation: Reserved) -> GeneratingReplay:
+    def from_step(cls, replay: DeviceReplay, generation: Reserved) -> GeneratingReplay:
         """Return the replay of a step with generation before it."""
         return cls(
             generation,

@@ -41,7 +41,7 @@ class Histories:
     empty_cache: EmptyCache | None
 
     @classmethod
-    def of(cls, training: Training) -> Histories | None:
+    def from_training(cls, training: Training) -> Histories | None:
         """Return the histories of a run, or None if it has none.
 
         A run has none if every micro-batch has `sequence_length` and nothing empties the cache.
@@ -142,9 +142,9 @@ class HistoryReplay(DeviceReplay):
             )
 
     def _minimum(self, conf: AllocConf) -> int:
-        return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes
+        return self._once(("minimum", conf), lambda: self._smallest_capacity(conf)) + self.context_bytes
 
-    def _least(self, conf: AllocConf) -> int:
+    def _smallest_capacity(self, conf: AllocConf) -> int:
         """Return a capacity on which every history runs, close to the smallest one.
 
         The search starts at what the longest micro-batch needs when it is repeated. The capacity is raised until all
@@ -154,14 +154,14 @@ class HistoryReplay(DeviceReplay):
         least = minimum(self._run, self.live_bytes, self._device, conf)
         step = whole_pages(least // CLOSE)
         fails, runs, gap = least - SMALL_SEGMENT, least, step
-        while runs < most and not self._runs(conf, runs):
+        while runs < most and not self._all_run(conf, runs):
             fails, runs, gap = runs, min(runs + gap, most), 2 * gap
         while runs - fails > step:
             middle = whole_pages((runs + fails) // 2)
-            fails, runs = (fails, middle) if self._runs(conf, middle) else (middle, runs)
+            fails, runs = (fails, middle) if self._all_run(conf, middle) else (middle, runs)
         return runs
 
-    def _runs(self, conf: AllocConf, capacity: int) -> bool:
+    def _all_run(self, conf: AllocConf, capacity: int) -> bool:
         return self._course(conf, capacity + self.context_bytes).out_of_memory is None
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:  # noqa: ARG002  as its base

@@ -67,8 +67,8 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
     if not adapted:
         return None
     base = _base(resident)
-    moments = [*_before(kind, base, [_weight(module, spec) for _, module, spec in adapted])]
-    kept = _kept(kind, adapted)
+    moments = [*_preprocessing_peaks(kind, base, [_weight(module, spec) for _, module, spec in adapted])]
+    kept = _kept_tensors(kind, adapted)
     made = cast = 0
     for path, module, spec in adapted:
         on = Temporaries()
@@ -106,13 +106,13 @@ def _base(resident: ResidentState) -> int:
     return base + sum(_cast_in_first_run(module, spec) for _, module, spec in resident.prepared.modules)
 
 
-def _kept(kind: str, adapted: list[tuple[str, Module, ModuleSpec]]) -> int:
+def _kept_tensors(kind: str, adapted: list[tuple[str, Module, ModuleSpec]]) -> int:
     """Return the tensors that are kept of all modules when get_peft_model begins."""
     size = OF_SAMPLES[kind][1] if kind in OF_SAMPLES else None
     return sum(size(_weight(module, spec)) for _, module, spec in adapted) if size else 0
 
 
-def _before(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak]:
+def _preprocessing_peaks(kind: str, base: int, weights: list[Weight]) -> Iterator[InitialPeak]:
     """Yield the peaks of PEFT's preprocessing, without the samples' own passes."""
     if kind == "lora_ga":
         gradients, largest = sum(map(gradient_bytes, weights)), max(map(gradient_bytes, weights))
@@ -203,13 +203,13 @@ def _present(given: tuple[Row, ...]) -> tuple[Row, ...]:
 
 
 def _row(name: str, size: int) -> Row:
-    return Row.of(name=name, count=1, bytes=size, shape=None, dtype="", source=SOURCE)
+    return Row.build(name=name, count=1, bytes=size, shape=None, dtype="", source=SOURCE)
 
 
 def _of_tensor(tensor: Allocated) -> Row:
     name, shape, dtype = tensor
     size = allocated(elements(shape), ITEMSIZE[dtype])
-    return Row.of(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
+    return Row.build(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
 
 
 def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:

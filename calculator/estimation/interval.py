@@ -52,19 +52,19 @@ class MemoryInterval:
     @property
     def peak_allocated_bytes(self) -> Ends:
         """The live bytes at the peak."""
-        return self._ends("peak_allocated_bytes")
+        return self._interval_ends("peak_allocated_bytes")
 
     @property
     def peak_reserved_bytes(self) -> Ends:
         """Reserved memory."""
-        return self._ends("peak_reserved_bytes")
+        return self._interval_ends("peak_reserved_bytes")
 
     @property
     def required_bytes(self) -> Ends:
         """Reserved memory and the CUDA context."""
-        return self._ends("required_bytes")
+        return self._interval_ends("required_bytes")
 
-    def _ends(self, name: str) -> Ends:
+    def _interval_ends(self, name: str) -> Ends:
         high: int = getattr(self.highest, name)
         return Ends(min(high, getattr(self.lowest.memory, name)), high)
 

@@ -162,7 +162,7 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     names = _components_of_step(alive)
     return tuple(
         [
-            Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
+            Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_rows_of, ledger, name)))
             if name in names
             else _of_residents(alive.group, name)
             for name, size in alive.by_component().items()
@@ -171,7 +171,7 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     )
 
 
-def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
+def _rows_of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
     return ledger()[name]
 
 

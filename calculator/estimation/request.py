@@ -168,19 +168,19 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     fields = known_fields()
     problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
 
-    def part(build: Any, *arguments: Any, **options: Any) -> Any:
+    def checked(build: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return build(*arguments, **options)
         except PlanError as error:
             problems.extend(error.problems)
             return None
 
-    model = part(parse_model, body.get("model"), catalogued=catalogued)
-    method = part(parse_method, body.get("method"))
-    training = part(parse_training, body.get("training", {}))
-    device = part(parse_device, body.get("device", {}), catalogued=catalogued)
-    stack = part(parse_stack, body.get("stack", {}))
-    switches = part(_options, Choices, body, fields[len(OBJECTS) :])
+    model = checked(parse_model, body.get("model"), catalogued=catalogued)
+    method = checked(parse_method, body.get("method"))
+    training = checked(parse_training, body.get("training", {}))
+    device = checked(parse_device, body.get("device", {}), catalogued=catalogued)
+    stack = checked(parse_stack, body.get("stack", {}))
+    switches = checked(_options, Choices, body, fields[len(OBJECTS) :])
     if switches is not None:
         problems += _of_classifiers(switches, body)
     if problems:

@@ -39,7 +39,7 @@ class RowForm:
     def formula(self) -> str:
         """The arithmetic with names."""
         if self._formula is None:
-            self._formula = self._times(symbolic(self.shape or ()))
+            self._formula = self._with_factor(symbolic(self.shape or ()))
         return self._formula
 
     def substituted(self, digits: Digits | None) -> str:
@@ -48,7 +48,7 @@ class RowForm:
             shape = self.shape or ()
             self._sizes = tuple([dim.index for dim in shape if isinstance(dim, SymInt)])
             factors = ["%s" if isinstance(dim, SymInt) else substituted((dim,)) for dim in shape]
-            self._numbers = self._times(" × ".join(factors) or "1")
+            self._numbers = self._with_factor(" × ".join(factors) or "1")
         if digits is None:
             return self._numbers
         return self._numbers % tuple([digits[index] for index in self._sizes])
@@ -59,6 +59,6 @@ class RowForm:
             [dim.evaluate(digits.values_by_index) if isinstance(dim, SymInt) else dim for dim in self.shape or ()]
         )
 
-    def _times(self, product: str) -> str:
+    def _with_factor(self, product: str) -> str:
         size = ITEMSIZE[self.dtype]  # type: ignore[index]  # an overhead has neither a dtype nor a shape
         return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from calculator.architecture.model import Model
-    from calculator.estimation.checked import Remarks
+    from calculator.estimation.answer import Remarks
     from calculator.estimation.request import ModelReference, Request
     from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
@@ -43,6 +43,7 @@ class SeriesCache:
         "_prepared",
         "_replays",
         "_traces_first",
+        "_training",
         "model",
         "reference",
         "remarks",
@@ -59,12 +60,14 @@ class SeriesCache:
         self._traces_first = traces_first
         #: The model with its method applied that a check has read, with what it was made of.
         self._prepared: tuple[tuple[object, ...], PreparedModel] | None = None
+        #: The training whose settings were read last, and those that are not sizes.
+        self._training: tuple[Training, tuple[object, ...]] | None = None
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.remarks_key: object = None
-        self.remarks: BySizes[Remarks] = BySizes(traces_first=traces_first)
+        self.remarks: BySizes[Callable[[], Remarks]] = BySizes(traces_first=traces_first)
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache(traces_first=traces_first)
@@ -82,13 +85,19 @@ class SeriesCache:
             self._replays.clear()
         return self.model
 
-    def remarks_on(self, request: Request, model: Model) -> BySizes[Remarks]:
+    def remarks_on(self, request: Request, model: Model) -> BySizes[Callable[[], Remarks]]:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
-        others = other_settings(request.method), other_settings(request.training)
+        others = other_settings(request.method), self._others_of(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if key != self.remarks_key:
             self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
         return self.remarks
+
+    def _others_of(self, training: Training) -> tuple[object, ...]:
+        """Return the settings of a training that are not sizes."""
+        if self._training is None or self._training[0] is not training:
+            self._training = training, other_settings(training)
+        return self._training[1]
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:
         """Return the cached replays of a run of the model.
@@ -117,7 +126,7 @@ class SeriesCache:
         In a batch of one image, the gradient of the class token is a view of a larger tensor.
         """
         one_image = model.task.name == "image_cls" and training.micro_batch_size == 1
-        key = (id(model), method, other_settings(training), stack, device.sharding, device.sharded_over, one_image)
+        key = (id(model), method, self._others_of(training), stack, device.sharding, device.sharded_over, one_image)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:

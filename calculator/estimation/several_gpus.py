@@ -37,6 +37,10 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
     `prepared` returns the request's model with its method applied. Tasks that are modeled on one GPU only have a
     problem already.
     """
+    training, device = request.training, request.device
+    has_options = (training.ddp, training.fsdp_config, training.deepspeed) != (None, None, None)
+    if device.count == 1 and device.sharding == "none" and not has_options:
+        return
     yield from _layers_apart(request)
     if request.device.sharding != "none" and model.task.name != "causal_lm":
         return

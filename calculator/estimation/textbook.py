@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.estimation.answer import Component
+from calculator.estimation.answer import Component, Remarks
 
 if TYPE_CHECKING:
     from calculator.common.names import ComponentName
@@ -28,16 +28,17 @@ ASSUMPTIONS = (
 )
 
 
-def warnings(gpus_needed: int) -> tuple[str, ...]:
-    """Return a warning if the memory takes several GPUs."""
+def remarks(gpus_needed: int) -> Remarks:
+    """Return the assumptions, with a warning if the memory takes several GPUs."""
     if gpus_needed == 1:
-        return ()
+        return Remarks(ASSUMPTIONS, ())
     sharded = (
         f"{gpus_needed:,} GPUs are enough only if the run is sharded: otherwise each GPU needs all of this memory."
     )
-    return (
-        f"{sharded} Exact accounting with device.sharding zero3 or fsdp gives what each of device.count GPUs needs.",
+    warning = (
+        f"{sharded} Exact accounting with device.sharding zero3 or fsdp gives what each of device.count GPUs needs."
     )
+    return Remarks(ASSUMPTIONS, (warning,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

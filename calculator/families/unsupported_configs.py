@@ -29,8 +29,9 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
     """Yield an error if the code rotates whole heads, but the frequencies only cover a part of each head."""
     config = model.config
     rotated, head = config.get("rotary_dim"), config.get("head_dim")
-    rotates = any(layer.kind.rotated for layer in model.decoder.layers) and not config.get("alibi")
-    if rotated is None or rotated == head or forward_of(model).partial_rotary or not rotates:
+    if rotated is None or rotated == head or forward_of(model).partial_rotary or config.get("alibi"):
+        return
+    if not any(layer.kind.rotated for layer in model.decoder.layers):
         return
     share = config["partial_rotary_factor"]
     yield Problem(

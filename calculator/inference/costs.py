@@ -42,7 +42,7 @@ class Costs:
         self.virtual = self.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
-    def every(self) -> tuple[Cost, ...]:
+    def all(self) -> tuple[Cost, ...]:
         """Return every cost, of the base and of the added parameters."""
         return self.operations(), self._read(), self._cached(), self._resident()
 

@@ -65,7 +65,7 @@ def inference(request: InferenceRequest) -> Inference:
         serving=serving,
         parameters=_resident(resident, plan, request),
         memory=memory,
-        costs=Costs(resident, serving, passes[0].ran.cache).every(),
+        costs=Costs(resident, serving, passes[0].ran.cache).all(),
         merge=merge,
         fit=verdict,
         reserved="rule" if replay is None else "replay",

@@ -76,4 +76,4 @@ def _bytes(tensor: Allocated) -> int:
 def merged_row(tensor: Allocated, source: str) -> Row:
     """Return a tensor that merging allocates, as a row."""
     name, shape, dtype = tensor
-    return Row.of(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)
+    return Row.build(name=name, count=1, bytes=_bytes(tensor), shape=shape, dtype=dtype, source=source)

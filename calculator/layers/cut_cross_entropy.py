@@ -100,7 +100,7 @@ def _linear_cross_entropy(
     node = Node(tape, _linear_cross_entropy_back, edges, kept) if any(edges) else None
     (count,) = labeled.shape
     log_sum_exp = tape.new((count,), "float32", "log-sum-exp")
-    locks = tape.scratch((_parts(count, ROWS_OF_A_LOCK),), "int32", "locks")
+    locks = tape.scratch((_partial_sums(count, ROWS_OF_A_LOCK),), "int32", "locks")
     average = tape.new((weight.shape[0],), "float32", "mean logit of each token") if needs_grad else None
     del locks
     losses = tape.scratch((count,), "float32", "negative logits of the labels")
@@ -114,7 +114,7 @@ def _linear_cross_entropy(
     return loss
 
 
-def _parts(count: int, size: int) -> int:
+def _partial_sums(count: int, size: int) -> int:
     return named(-(-count // size), f"⌈{count} / {size}⌉")
 
 
@@ -124,13 +124,13 @@ def _linear_cross_entropy_back(node: Node, grad: Tensor) -> tuple[Tensor | None,
     They are computed from blocks of logits that are not stored in a tensor.
     """
     x, weight, _, labeled = node.saved[:4]
-    tape, columns = grad.tape, _parts(x.shape[1], COLUMNS_OF_A_LOCK)
+    tape, columns = grad.tape, _partial_sums(x.shape[1], COLUMNS_OF_A_LOCK)
     order = _order(weight) if node.edges[0] or node.edges[1] else None
     of_x = tape.new(x.shape, x.dtype, "gradient of the hidden states") if node.edges[0] else None
     of_weight = tape.new(weight.shape, weight.dtype, "gradient of the head") if node.edges[1] else None
     of_bias = tape.new((weight.shape[0],), "float32", "gradient of the head's bias") if node.edges[2] else None
     locks = [
-        tape.scratch((_parts(rows, ROWS_OF_A_LOCK), columns), "int32", "locks")
+        tape.scratch((_partial_sums(rows, ROWS_OF_A_LOCK), columns), "int32", "locks")
         for rows, edge in zip((labeled.shape[0], weight.shape[0]), node.edges[:2], strict=True)
         if edge
     ]

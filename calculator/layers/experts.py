@@ -70,7 +70,7 @@ def _run(
 ) -> Tensor:
     indices, weights = chosen
     context.set_scope(f"{bound.name}: ")
-    named, first = context.method.expert_weights(context, bound), _first(bound)
+    named, first = context.method.expert_weights(context, bound), _first_projection(bound)
     tape, count = hidden_states.tape, indices.shape[0] * indices.shape[1]
     # A method computes a weight when it is first read, so the width is that of the module's own parameter.
     half = (count, _other_side(bound.own["down_proj"], hidden_states.shape[1]))
@@ -125,7 +125,7 @@ def _each_with_its_own(
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
 
-def _first(bound: BoundModule) -> str:
+def _first_projection(bound: BoundModule) -> str:
     """Return the name of the first projection."""
     return "gate_up_proj" if "gate_up_proj" in bound.own else "up_proj"
 

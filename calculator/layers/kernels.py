@@ -57,7 +57,7 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     batch, heads, length, head_dim = query.shape
     rows = _multiple(length, 128) if node.context is None else length + 128 * node.context
     width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
-    grads = [_like(query, "query"), _like(key, "key"), _like(value, "value")]
+    grads = [_empty_like(query, "query"), _empty_like(key, "key"), _empty_like(value, "value")]
     turned = grad.merged and heads > 1
     scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
     if isinstance(node.hooks, OffloadedActivations) and heads > 1:
@@ -76,7 +76,7 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return grads
 
 
-def _like(tensor: Tensor, name: str) -> Tensor | None:
+def _empty_like(tensor: Tensor, name: str) -> Tensor | None:
     return tensor.tape.new(tensor.shape, tensor.dtype, f"{name}: gradient")
 
 
@@ -120,7 +120,7 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     key, query, value = node.saved[-7:-4]
     tape = grad.tape
     batch, heads, length, _ = query.shape
-    query_grad = _like(query, "query")
+    query_grad = _empty_like(query, "query")
     wide = [
         tape.new((batch, heads, *t.shape[2:]), t.dtype, f"{name}: gradient")
         for t, name in ((key, "key"), (value, "value"))
@@ -137,9 +137,9 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     del delta, workspace
     if key.shape[1] == heads:
         return [query_grad, *wide, *trained_bias]
-    key_grad = _like(key, "key")
+    key_grad = _empty_like(key, "key")
     wide[0] = value
-    value_grad = _like(value, "value")
+    value_grad = _empty_like(value, "value")
     return [query_grad, key_grad, value_grad, *trained_bias]
 
 

@@ -109,7 +109,7 @@ def run_layers(
             check_budget()
             context.tape.tower_layer = index
             given = unit.cast(tuple(captured(index)))
-            run = partial(_within, context, dropout, mask, unit, index, partial(layer, index, modules, given))
+            run = partial(_run_layer, context, dropout, mask, unit, index, partial(layer, index, modules, given))
             x = unit.before(x)
             if context.training.gradient_checkpointing and context.tape.grad_enabled:
                 x = (checkpoint_reentrant if context.is_reentrant else checkpoint)(run, x, captured=given)
@@ -137,7 +137,7 @@ def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
         yield Unit(), LayerModules(modules, prefix, stack.layers[0].kind)
 
 
-def _within(
+def _run_layer(
     context: Context,
     dropout: float,
     mask: Tensor | None,
@@ -183,7 +183,7 @@ class Chunks(NamedTuple):
         start = 0
         while start < len(lengths):
             periods = (1, _row(lengths, start), len(self.of_image))
-            found = {period: _times(lengths, start, period) for period in periods}
+            found = {period: _repeat_count(lengths, start, period) for period in periods}
             period = max(found, key=lambda each: each * max(0, found[each] - INTERPRETED))
             yield lengths[start : start + period], found[period]
             start += period * found[period]
@@ -198,7 +198,7 @@ def _row(lengths: Sequence[int], start: int) -> int:
     return next((at - start for at in range(change, len(lengths)) if lengths[at] == lengths[start]), 1)
 
 
-def _times(lengths: Sequence[int], start: int, period: int) -> int:
+def _repeat_count(lengths: Sequence[int], start: int, period: int) -> int:
     """Return how often the chunks of a period are repeated."""
     alike = range(start, len(lengths) - period)
     end = next((at for at in alike if lengths[at] != lengths[at + period]), alike.stop)

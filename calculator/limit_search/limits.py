@@ -70,7 +70,7 @@ def limit(limit_request: LimitRequest) -> Limit:
     search, most = search_of(request, name), int(setting.maximum or 0)
     unit = search.ruled.unit
     lowest = -(-max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training)) // unit)
-    search.ruled.at(lowest)
+    search.ruled.probe(lowest)
     upper = bound(request, model, name)
     most, highest = most // unit, upper.limit // unit
     if highest < lowest:
@@ -99,7 +99,7 @@ def _within_memory(search: Probes | Replays, lowest: int, highest: int) -> Limit
     from some value on, not even they fit.
     """
     probes = search.ruled
-    if probes.at(lowest).least_excess > 0:
+    if probes.probe(lowest).least_excess > 0:
         return _nothing(
             search, lowest, f"Not even the live tensors fit with {lowest * probes.unit:,}, the smallest value."
         )
@@ -164,6 +164,6 @@ def _guarantee(search: Probes | Replays, best: int, end: int) -> str:
     edge = f"{last:,} fits and {after:,} does not" if best in search.tried else f"{after:,} does not fit"
     tried = sum(best + 1 < value < end for value in search.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
-    if search.ruled.at(end).least_excess > 0:
+    if search.ruled.probe(end).least_excess > 0:
         return f"{edge}. From {without_room:,} on, not even the live tensors fit{between}."
     return f"{edge}, nor does {without_room:,}, the largest possible value{between}."

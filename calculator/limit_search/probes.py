@@ -116,7 +116,7 @@ class Probes:
         """Return a request with a value of the setting, in units."""
         return with_value(request, self.name, value * self.unit)
 
-    def at(self, value: int) -> Probe:
+    def probe(self, value: int) -> Probe:
         """Return the figures of a value.
 
         Raises:
@@ -134,7 +134,7 @@ class Probes:
         tried = sorted(self.tried.values())
         low = max(probe.value for probe in tried if low <= probe.value < high and probe.fits)
         high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
-        return crossing(lambda value: self.at(value).excess, low, high)[0]
+        return crossing(lambda value: self.probe(value).excess, low, high)[0]
 
     def largest_below(self, low: int, high: int) -> int:
         """Return the largest value found that fits, from `low` on, or a value below `low` if none does.
@@ -142,7 +142,7 @@ class Probes:
         The live tensors of `low` fit, and `high` does not fit. If required memory is not monotonic, values at which
         less may be required are tried too.
         """
-        best = self.edge(low, high) if self.at(low).fits else low - 1
+        best = self.edge(low, high) if self.probe(low).fits else low - 1
         return higher(self, best, high) if self.request.accounting == "exact" else best
 
     def first_without_room(self, low: int, high: int) -> int:
@@ -150,13 +150,13 @@ class Probes:
 
         Return `high` if there is none. The live tensors of `low` fit, and `high` does not fit.
         """
-        if self.at(high).least_excess <= 0:
+        if self.probe(high).least_excess <= 0:
             return high
-        return crossing(lambda value: self.at(value).least_excess, low, high, near=NEAR)[1]
+        return crossing(lambda value: self.probe(value).least_excess, low, high, near=NEAR)[1]
 
     def fits(self, value: int) -> bool:
         """Return whether the memory that a value requires is available."""
-        return self.at(value).fits
+        return self.probe(value).fits
 
     @cached_property
     def budget(self) -> int:
@@ -184,9 +184,9 @@ class Probes:
 
     def _last_fitting(self, low: int, high: int, stride: int) -> int:
         steps = (high - 1 - low) // stride
-        if steps < 1 or self.at(low + steps * stride).fits:
+        if steps < 1 or self.probe(low + steps * stride).fits:
             return low + steps * stride
-        return low + stride * crossing(lambda step: self.at(low + step * stride).excess, 0, steps)[0]
+        return low + stride * crossing(lambda step: self.probe(low + step * stride).excess, 0, steps)[0]
 
     def sizes(self, value: int) -> tuple[list[int], list[int]]:
         """Return the sizes of all tensors with a value of the setting.

@@ -67,7 +67,7 @@ class Replays:
 
         It is an approximation if not even the live tensors fit.
         """
-        live = self.ruled.at(value).least_excess
+        live = self.ruled.probe(value).least_excess
         if value not in self.tried:
             if live > 0:
                 return live + self._fragmented
@@ -99,7 +99,7 @@ class Replays:
 
     def _edge(self, low: int, high: int) -> int:
         """Return a value that fits and whose successor does not, or a value below `low` if `low` does not fit."""
-        start = self.ruled.edge(low, high) if self.ruled.at(low).fits else low
+        start = self.ruled.edge(low, high) if self.ruled.probe(low).fits else low
         step = max(1, (start - low) // NEAR)
         while not self.fits(start):
             if start == low:
@@ -116,7 +116,7 @@ class Replays:
         probes = self.ruled
         values = {-(-(best + 2 + offset) // ALIGNED) * ALIGNED - offset for offset in (0, probes.offset)}
         values |= {best + (high - best) * part // (PARTS + 1) for part in range(1, PARTS + 1)} | {probes.requested}
-        return {value for value in values if best + 1 < value < high and probes.at(value).least_excess <= 0}
+        return {value for value in values if best + 1 < value < high and probes.probe(value).least_excess <= 0}
 
     def _without_room(self, value: int) -> int:
         """Return the first larger value that was replayed and does not fit."""
@@ -144,7 +144,7 @@ class Replays:
 
     def runs(self, value: int) -> bool:
         """Return whether a value runs, with or without retries."""
-        live = self.ruled.at(value).least_excess
+        live = self.ruled.probe(value).least_excess
         return live <= 0 and self._replay(value).outcome(self.ruled.usable).verdict is not Verdict.DOES_NOT_FIT
 
     def _replay(self, value: int) -> DeviceReplay:

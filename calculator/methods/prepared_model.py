@@ -34,6 +34,7 @@ class PreparedModel:
 
     __slots__ = (
         "_kernels",
+        "_older",
         "adapter_dtype",
         "cast_to",
         "device",
@@ -69,7 +70,9 @@ class PreparedModel:
         self.cast_to = precision.cast_to(training, device)
         self.device = device
         self.stack = stack
+        #: The attention kernels, and the differences from the default releases. None until they are read.
         self._kernels: Kernels | None = None
+        self._older: frozenset[ChangeName] | None = None
         #: The dtype in which a sharding gathers every parameter. None if each has its own.
         self.param_dtype: DType | None = None
         #: Cached specs by path and identity. Two kinds of layers may have different modules at the same path.
@@ -153,7 +156,9 @@ class PreparedModel:
     @property
     def older(self) -> frozenset[ChangeName]:
         """The differences of the requested library releases from the default ones."""
-        return older_behavior(self.stack, self.model.model_type)
+        if self._older is None:
+            self._older = older_behavior(self.stack, self.model.model_type)
+        return self._older
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""
@@ -161,7 +166,8 @@ class PreparedModel:
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
             spec = trainer_of(self.training).module_spec(self, path, spec)
-            spec = precision.cast(spec, self.cast_to, self.training)
+            if self.cast_to is not None:
+                spec = precision.cast(spec, self.cast_to, self.training)
             self.module_specs[path, id(module)] = spec
         return spec
 

@@ -109,7 +109,7 @@ class Evaluator:
         #: Answers for serving the merged model. They need the same memory whichever method was merged.
         self.merged: dict[Serving, Inference] = {}
 
-    def other(
+    def variant(
         self,
         *,
         reference: ModelReference | None = None,

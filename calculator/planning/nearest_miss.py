@@ -116,13 +116,13 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
 def _evaluator_on(card: GPU, evaluator: Evaluator) -> Evaluator:
     """Return an evaluator on another card with the same number of GPUs. The given price does not apply to it."""
     device = replace(evaluator.device, gpu=card.id, memory_bytes=None, price_per_hour=None)
-    return evaluator.other(device=device)
+    return evaluator.variant(device=device)
 
 
 def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:
     """Return why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
     length = min(SHORTEST, evaluator.needs.sequence_length)
-    shortest = evaluator.other(needs=replace(evaluator.needs, sequence_length=length), length_given=True)
+    shortest = evaluator.variant(needs=replace(evaluator.needs, sequence_length=length), length_given=True)
     answer = shortest.stated(candidate)
     if answer is None or answer.fit is None or shortest.trains(candidate):
         return None

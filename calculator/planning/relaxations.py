@@ -75,7 +75,7 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
         if getattr(evaluator.needs, need) == getattr(usual, need):
             continue
         changed = {need: getattr(usual, need)}
-        freer = evaluator.other(needs=replace(evaluator.needs, **changed))
+        freer = evaluator.variant(needs=replace(evaluator.needs, **changed))
         fitting = [
             METHODS[name].facts.label
             for name in USUAL_METHODS
@@ -94,7 +94,7 @@ def _more_gpus(evaluator: Evaluator) -> Iterator[Relaxation]:
     for count in divisors(evaluator.needs.effective_batch_size):
         if count < max(device.count, 2) or (count, "fsdp") == (device.count, device.sharding):
             continue
-        more = evaluator.other(device=replace(device, count=count, sharding="fsdp", nodes=1))
+        more = evaluator.variant(device=replace(device, count=count, sharding="fsdp", nodes=1))
         fitting = [
             METHODS[name].facts.label
             for name in BY_MORE_GPUS
@@ -116,7 +116,7 @@ def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:
 
     def too_large(entry: catalogue.ModelEntry) -> bool:
         try:
-            smaller = evaluator.other(reference=ModelReference(id=entry.id))
+            smaller = evaluator.variant(reference=ModelReference(id=entry.id))
         except PlanError:
             return True
         return not any(search(name, smaller).candidates for name in ("qlora", "lora"))

@@ -73,7 +73,7 @@ def fewest_gpus(evaluator: Evaluator, candidate: Candidate) -> int:
         if count >= device.count:
             break
         fewer = device.alone if count == 1 else replace(device, count=count, nodes=1)
-        if evaluator.other(device=fewer).fits(smallest):
+        if evaluator.variant(device=fewer).fits(smallest):
             return count
     return device.count
 

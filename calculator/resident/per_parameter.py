@@ -63,10 +63,14 @@ def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = 
     """Return the number of tensors by size in bytes, added to `more`."""
     counts = dict(more or ())
     for each in resident:
-        of, times = (each.of, each.times * len(each.names)) if isinstance(each, PerParameter) else ((each,), 1)
-        for tensor in of:
-            size = tensor.bytes // tensor.count
-            counts[size] = counts.get(size, 0) + tensor.count * times
+        if isinstance(each, PerParameter):
+            times = each.times * len(each.names)
+            for tensor in each.of:
+                size = tensor.bytes // tensor.count
+                counts[size] = counts.get(size, 0) + tensor.count * times
+        else:
+            size = each.bytes // each.count
+            counts[size] = counts.get(size, 0) + each.count
     return counts
 
 

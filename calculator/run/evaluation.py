@@ -216,7 +216,7 @@ class Evaluation:
         given = self.resident.prepared.given
         for name, shape, dtype in trainer_of(given).fetched(self._for_batch(count, given)):
             size = allocated(elements(shape), ITEMSIZE[dtype])
-            yield Row.of(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
+            yield Row.build(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
     def _weights(self) -> Iterator[Row]:
         """Return the weights that FSDP leaves gathered after a batch."""
@@ -224,7 +224,9 @@ class Evaluation:
         for unit, count in left_gathered(prepared, self._left_gathered) if prepared.device.sharding == "fsdp" else ():
             for each, shape, dtype in unit.gathered:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
-                yield Row.of(name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP)
+                yield Row.build(
+                    name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP
+                )
 
     @property
     def _left_gathered(self) -> frozenset[str]:
@@ -233,14 +235,14 @@ class Evaluation:
 
     def _left_gathered_bytes(self, moment: Moment) -> int:
         """Return the bytes that the batch of a moment leaves gathered under stage 3."""
-        return 0 if self._stage_3 is None else self._stage_3.left(moment.number)
+        return 0 if self._stage_3 is None else self._stage_3.gathered_after(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
         """Return the weights that stage 3 has gathered in addition to persistent ones."""
         dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
         if more:
             shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)
-            yield Row.of(name="gathered weights", count=1, bytes=more, shape=shape, dtype=dtype, source=_COORDINATOR)
+            yield Row.build(name="gathered weights", count=1, bytes=more, shape=shape, dtype=dtype, source=_COORDINATOR)
 
     def _passed(self, count: int, *, is_first: bool) -> EvaluationPass:
         given = self.resident.prepared.given
@@ -317,4 +319,4 @@ def _labels_of(count: int, training: Training) -> int | None:
 
 def _count_of_labels() -> Row:
     """Return the tensor that the Trainer's prediction_step allocates to count labels before it runs the model."""
-    return Row.of(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)
+    return Row.build(name="num_items_in_batch", count=1, bytes=512, shape=(), dtype="int64", source=_BATCH)

@@ -232,4 +232,4 @@ def _rows(parts: tuple[OfRow, ...], name: str, rows: int) -> Iterator[Row]:
 
 def _row(name: str, shape: Shape, dtype: DType) -> Row:
     size = allocated(prod(shape), ITEMSIZE[dtype])
-    return Row.of(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)
+    return Row.build(name=name, count=1, bytes=size, shape=shape, dtype=dtype, source=SOURCE)

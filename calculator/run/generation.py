@@ -77,7 +77,9 @@ def batch_row(part: OfRow, rows: int) -> Row:
     """Return the tensor of a batch."""
     shape = (named(rows, "rows"), *part.shape)
     size = allocated(part.bytes * rows, 1)
-    return Row.of(name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE)
+    return Row.build(
+        name=f"{part.name} of the batch", count=1, bytes=size, shape=shape, dtype=part.dtype, source=SOURCE
+    )
 
 
 def rope_deltas(prepared: PreparedModel, rows: int) -> Iterator[Row]:

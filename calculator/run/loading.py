@@ -296,4 +296,4 @@ def _merged(alive: Iterable[tuple[str, int]]) -> tuple[Row, ...]:
 
 
 def _row(name: str, count: int, size: int) -> Row:
-    return Row.of(name=name, count=count, bytes=size, shape=None, dtype="", source=_SOURCE)
+    return Row.build(name=name, count=count, bytes=size, shape=None, dtype="", source=_SOURCE)

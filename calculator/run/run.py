@@ -72,7 +72,7 @@ def between_steps(resident: ResidentState) -> int:
     """Return the bytes alive between two steps: weights, states, buckets, the last batch and the Trainer's scalars."""
     zero = resident.flat or resident.partitioned
     if zero is not None:
-        return sum(group.bytes for group in (*zero.kept, *resident.of_loop))
+        return sum(group.bytes for group in (*zero.resident_tensors, *resident.of_loop))
     return sum(group.bytes for group in (*resident.tensors, *resident.optimizer_states, *resident.of_sharding))
 
 

@@ -101,13 +101,13 @@ def _stage_3_moments(resident: ResidentState, state: PartitionedState) -> Iterat
     Under deepspeed.zero.Init, only adapters are partitioned later.
     """
     buffers = [*_named(tensor for tensor in resident.tensors if not tensor.parameters)]
-    parts, later = _partitions(state), state.every
+    parts, later = _partitions(state), state.all_parameters
     if state.is_built_partitioned:
         yield from LoadingUnderZeroInit(state).moments()
         base = {tensor.name for tensor in state.tensors if tensor.base}
-        before = [part for part, row in zip(parts, state.every, strict=True) if row.key.name in base]
-        parts = [part for part, row in zip(parts, state.every, strict=True) if row.key.name not in base]
-        buffers, later = [*buffers, *before], [row for row in state.every if row.key.name not in base]
+        before = [part for part, row in zip(parts, state.all_parameters, strict=True) if row.key.name in base]
+        parts = [part for part, row in zip(parts, state.all_parameters, strict=True) if row.key.name not in base]
+        buffers, later = [*buffers, *before], [row for row in state.all_parameters if row.key.name not in base]
     if later:
         yield _partitioned(buffers, parts, later)
     yield from _set_up(resident, state)
@@ -126,8 +126,10 @@ def _partitioned(kept: Alive, parts: Alive, parameters: list[Partitioned]) -> tu
 def _partitions(state: PartitionedState) -> Alive:
     """Return the partition of each parameter on the GPU. There are none if parameters are offloaded."""
     if state.sizes.offloads_parameters:
-        return [(f"{row.key.name}: partition", 0) for row in state.every]
-    return [(f"{row.key.name}: partition", allocated(row.partition, ITEMSIZE[row.dtype])) for row in state.every]
+        return [(f"{row.key.name}: partition", 0) for row in state.all_parameters]
+    return [
+        (f"{row.key.name}: partition", allocated(row.partition, ITEMSIZE[row.dtype])) for row in state.all_parameters
+    ]
 
 
 def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[Alive, str]]:
@@ -151,7 +153,7 @@ def _set_up(resident: ResidentState, state: PartitionedState) -> Iterator[tuple[
         largest = max((state.like_sub_group(number, "zeros for gradients") for number in numbers), key=_bytes)
         yield [*kept, *masters, *_named([largest])], "initialize_optimizer_states"
     kept += [*masters, *_named(state.buckets)]
-    largest_parameter = max((row for row in state.every if row.trained), key=_gathered_bytes)
+    largest_parameter = max((row for row in state.all_parameters if row.trained), key=_gathered_bytes)
     yield (
         [*kept, *gathered([(largest_parameter.key.name, largest_parameter)], state)],
         "create_reduce_and_remove_grad_hooks",

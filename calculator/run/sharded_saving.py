@@ -112,7 +112,7 @@ class FSDPSaving(Saving):
         if self.resident.host_bytes is not None:
             rows.append((f"{largest.name}: shard", part))
         return tuple(
-            Row.of(
+            Row.build(
                 name=name,
                 count=1,
                 bytes=allocated(elements(shape), ITEMSIZE[largest.dtype]),
@@ -184,7 +184,7 @@ class PartitionedSaving(Saving):
     def _gathered(self, module: Iterable[Partitioned]) -> tuple[Row, ...]:
         ranks = named(self.prepared.device.count, RANKS)
         return tuple(
-            Row.of(
+            Row.build(
                 name=f"{tensor.key.name}: gathered",
                 count=1,
                 bytes=allocated(tensor.partition * ranks, ITEMSIZE[tensor.dtype]),

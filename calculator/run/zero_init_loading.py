@@ -34,7 +34,7 @@ class LoadingUnderZeroInit:
         self._state, self._dtype = state, state.prepared.given.dtype
         model = state.prepared.model
         base = {tensor.name for tensor in state.tensors if tensor.base}
-        base_parameters = [row for row in state.every if row.key.name in base]
+        base_parameters = [row for row in state.all_parameters if row.key.name in base]
         named = {base_parameter.key.name: base_parameter for base_parameter in base_parameters}
         #: The parameters in the order in which they are created, including tied ones, which are tied after the files
         #: are read.

@@ -42,10 +42,8 @@ def step_training(training: Training, device: Device, method: Method) -> Trainin
     return replace(training, dtype=dtype, autocast=None, adapter_dtype=adapter_dtype)
 
 
-def cast(spec: ModuleSpec, dtype: DType | None, training: Training) -> ModuleSpec:
+def cast(spec: ModuleSpec, dtype: DType, training: Training) -> ModuleSpec:
     """Return how a module is stored after its parameters are cast. 4-bit weights and their constants are not cast."""
-    if dtype is None:
-        return spec
     added = spec.added
     if training.adapter_dtype == "model":
         added = tuple([parameter.cast(dtype) for parameter in added])

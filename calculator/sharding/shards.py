@@ -34,7 +34,7 @@ class Shards:
         """Return the whole model as the sharding stores it, from what the method prepares."""
         return tensors
 
-    def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+    def rank_tensors(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the rank's part of the whole model."""
         return whole
 

@@ -193,6 +193,6 @@ class Loop(ABC):
         """Return the tensor on which `backward()` is called."""
         return loss
 
-    def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:  # noqa: ARG002  a hook's signature
+    def retained(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:  # noqa: ARG002  a hook's signature
         """Return the tensors of the micro-batch that stay alive until the next one replaces them."""
         return []

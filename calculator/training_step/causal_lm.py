@@ -56,7 +56,7 @@ def micro_batch(context: Context) -> None:
     del roots
     context.release()
     context.scalings = None
-    left = trainer.left(batch, loss) or ([loss] if context.hooks.steps_in_backward else [])
+    left = trainer.retained(batch, loss) or ([loss] if context.hooks.steps_in_backward else [])
     del batch, loss
     if offloaded is not None:
         offloaded.label_left()

@@ -41,7 +41,7 @@ class EqualPeriods(Periods):
         if [*map(len, passes[0])] != [*map(len, passes[1])]:
             return None
         partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
-        outer = _others(second, third, partners)
+        outer = _pairs_of_others(second, third, partners)
         if outer is None:
             return None
         of_third = {other: row for row, other in partners.items()}
@@ -54,7 +54,7 @@ class EqualPeriods(Periods):
         if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
             return None
         shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
-        if shared and not all(_adjoin(events, shared) for events in self._around()):
+        if shared and not all(_adjoin(events, shared) for events in self._events_outside()):
             return None
         kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
@@ -72,7 +72,7 @@ class EqualPeriods(Periods):
         end = self._backward(2)[0] if self.has_backward else start
         return not self.has_backward or first_product(self.events[start:end], rows) is not None
 
-    def _around(self) -> list[list[int]]:
+    def _events_outside(self) -> list[list[int]]:
         """Return the events before, between and after the periods."""
         backward = [self._backward(2)[0], self._backward(1)[1]] if self.has_backward else []
         ends = [0, self._forward(1)[0], self._forward(2)[1], *backward, len(self.events)]
@@ -107,7 +107,9 @@ class EqualPeriods(Periods):
         ]
 
 
-def _others(second: Sequence[int], third: Sequence[int], partners: dict[int, int]) -> list[tuple[int, int]] | None:
+def _pairs_of_others(
+    second: Sequence[int], third: Sequence[int], partners: dict[int, int]
+) -> list[tuple[int, int]] | None:
     """Return the pairs of other rows that two periods free at the same place.
 
     Return None if they do not allocate and free their own rows in the same order.

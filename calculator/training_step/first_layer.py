@@ -17,10 +17,10 @@ model, the first layer is interpreted too (see `FirstLayer.is_determined`).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
+from calculator.engine.copies import add
 from calculator.engine.memory_curve import Window
 from calculator.engine.skipped_layer import Additions
 from calculator.engine.tape import Tensor
@@ -166,9 +166,9 @@ class FirstLayer:
         if ends[self.output_row] >= backward.start > freed_elsewhere and self.output_row not in self.unsaved:
             windows.append(_at(freed_elsewhere))
             gained.append(copies.of((self.input_row,)))
-        after = Counter(copies.net)
+        after = {**copies.net}
         for each in gained:
-            after.subtract(each)
+            add(after, each, -1)
         return Additions(windows=(*windows, _at(copies.marks["end"])), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
@@ -200,8 +200,9 @@ class FirstLayer:
 
 def _are_gradients(copies: Copies) -> bool:
     """Return whether a copy leaves nothing but gradients."""
-    remaining, component = copies.remaining.items(), copies.kinds.component
-    return all(count >= 0 and (not count or component(kind) == "gradients") for kind, count in remaining)
+    component = copies.kinds.component
+    left = [(kind, count) for kind, count in copies.remaining.items() if count]
+    return all(count > 0 and component(kind) == "gradients" for kind, count in left)
 
 
 def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:

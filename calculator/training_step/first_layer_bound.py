@@ -7,6 +7,7 @@ the interpreted backward pass.
 
 from __future__ import annotations
 
+from operator import invert
 from typing import TYPE_CHECKING
 
 from calculator.engine.counts_by_size import MAX_COUNTS, together
@@ -73,13 +74,13 @@ def _counted(copies: Copies, equal: tuple[int, ...]) -> Iterator[tuple[int, int]
     gradients = {size: (layers + 1) * count for size, count in together(copies.sizes_left, equal).items()}
     alive = {size: 0 for size, count in gradients.items() if count > kept.get(size, 0) + layers * each.get(size, 0)}
     most = dict.fromkeys(alive, -len(events))
-    start = copies.windows[1].start
-    for event in events[start : copies.marks["end"]]:
-        size = equal[event if event >= 0 else ~event]
-        if size in alive:
-            alive[size] = count = alive[size] + (1 if event >= 0 else -1)
-            if count > most[size]:  # noqa: PLR1730  a call of `max` takes longer
-                most[size] = count
+    start, numbers = copies.windows[1].start, [number for number, size in enumerate(equal) if size in alive]
+    counted = {*numbers, *map(invert, numbers)}
+    for event in filter(counted.__contains__, events[start : copies.marks["end"]]):
+        size, change = (equal[event], 1) if event >= 0 else (equal[~event], -1)
+        alive[size] = count = alive[size] + change
+        if count > most[size]:  # noqa: PLR1730  a call of `max` takes longer
+            most[size] = count
     for size, count in most.items():
         if count > alive[size]:
             before = sum([1 if event >= 0 else -1 for event in events[:start] if equal[max(event, ~event)] == size])

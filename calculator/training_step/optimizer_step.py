@@ -15,7 +15,11 @@ from calculator.training_step.updates.loops import LOOPS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from calculator.common.dtype import DType
     from calculator.resident.optimizer import Optimizer
+
+#: The clipping factor and its terms.
+_FACTOR = ("total norm, kept from 0", "its reciprocal", "clipping's factor")
 
 
 def temporaries(
@@ -114,7 +118,7 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
 
 def total_norm() -> ResidentTensor:
     """Return the norm that the loop refers to while the optimizer steps."""
-    return ResidentTensor(name="total norm", shape=(), dtype="float32", component="workspace")
+    return _scalar("total norm", "float32")
 
 
 def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
@@ -133,10 +137,12 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     stacked = ResidentTensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )
-    total, *factor = (
-        ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
-        for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
-    )
-    totals = () if keeps_norm else (total,)
+    totals = () if keeps_norm else (_scalar("total norm", dtype),)
     while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
-    return max(while_stacked, (*totals, *factor), key=bytes_of)
+    if norms > len(_FACTOR):
+        return while_stacked  # a scalar takes as much memory as another
+    return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in _FACTOR)), key=bytes_of)
+
+
+def _scalar(name: str, dtype: DType) -> ResidentTensor:
+    return ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")

@@ -71,7 +71,7 @@ def once(events: Sequence[int], lowest: int = 0) -> Window:
     return Window(events, lowest, (0,))
 
 
-def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[int]:
+def _rows_of_kinds(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[int]:
     """Return the rows of a period that another period has too, by kind.
 
     The last period may have more rows of a kind. If the gradient that enters it is a view, its first sum is a new
@@ -177,7 +177,7 @@ class Periods:
         inner = {row for own in allocated for row in own}
         outer = [[~event for event in window if event < 0 and ~event not in inner] for window in windows]
         kinds = {rows[row] for row in outer[1]}
-        allocated = [_like(own, allocated[1], rows) for own in allocated]
+        allocated = [_rows_of_kinds(own, allocated[1], rows) for own in allocated]
         every = [
             own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)
         ]

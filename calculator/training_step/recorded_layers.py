@@ -225,7 +225,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
     ahead = len(tape.rows) - known.first
     tape.rows += known.rows if tape.component is known.component else _counted_to(tape.component, known)
     if cache is not None and known.before:
-        numbers = dict(zip(map(invert, known.before), map(invert, _taken(cache, known.pairs)), strict=True))
+        numbers = dict(zip(map(invert, known.before), map(invert, _take_pairs(cache, known.pairs)), strict=True))
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in known.events]
     else:
         tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
@@ -254,7 +254,7 @@ def _counted_to(own: ComponentName, known: RecordedLayer) -> Iterator[Allocation
     return zip(names, shapes, dtypes, counted, sizes, strict=True)
 
 
-def _taken(cache: Cache, pairs: int) -> Sequence[int]:
+def _take_pairs(cache: Cache, pairs: int) -> Sequence[int]:
     """Take pairs from the cache, and return their rows.
 
     Their frees are recorded with the layer's events.

@@ -64,7 +64,7 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         second = layers.repeated_positions.start
         first, start, end = (places[f"{prefix}layer {at} forward"] for at in (second - period, second, second + period))
         in_copy, rest = tape.events[start:end], tape.events[end:]
-        left = _left(tape, tape.events[first:start], in_copy, rest)
+        left = _remaining_rows(tape, tape.events[first:start], in_copy, rest)
         if left is None:
             return None
         before, after = left
@@ -86,7 +86,9 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
     return repeated
 
 
-def _left(tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequence[int]) -> tuple[_Left, _Left] | None:
+def _remaining_rows(
+    tape: Tape, first: Sequence[int], second: Sequence[int], rest: Sequence[int]
+) -> tuple[_Left, _Left] | None:
     """Return the rows that the first and the second period leave, or None if the two differ."""
     rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]

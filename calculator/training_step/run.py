@@ -90,13 +90,9 @@ class Run(NamedTuple):
 
         Those that the hooks of offloaded tensors leave are rows of the next step of their own.
         """
-        position = next(position for position, label in self.tape.marks if label == "forward")
-        left = self.copies.left_after(position)
-        labels = self.tape.marked_rows
-        outliving = Counter(
-            self.copies.kinds.of_row[row] for label, row in labels.items() if label.startswith(OUTLIVES)
-        )
-        return dict(Counter(left) - outliving) if outliving else left
+        left = self.copies.left_after(self.copies.marks["forward"])
+        outliving = [row for label, row in self.tape.marked_rows.items() if label.startswith(OUTLIVES)]
+        return dict(Counter(left) - Counter(self.copies.of(outliving))) if outliving else left
 
     def recorded(self) -> Recording:
         """Return the recording, in which the copies of layers are counted."""

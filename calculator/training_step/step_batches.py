@@ -85,19 +85,19 @@ def _gradients(first: Unrolled) -> Sequence[int]:
 def _taking(last: Unrolled) -> tuple[list[int], list[Window], dict[object, object]]:
     """Return the rows of whole gradients, the forward windows without these rows, and a cache for these windows."""
     if "taking" not in last.known:
-        events = [event for window in last.forward for by in window.shifts for event in _at(window, by)]
+        events = [event for window in last.forward for by in window.shifts for event in _shifted(window, by)]
         whole = [event for event in events if event >= 0 and last.rows[event][3] == "gradients"]
         last.known["taking"] = whole, [_without({*whole}, window) for window in last.forward], {}
     found: tuple[list[int], list[Window], dict[object, object]] = last.known["taking"]
     return found
 
 
-def _at(window: Window, by: int) -> Sequence[int]:
+def _shifted(window: Window, by: int) -> Sequence[int]:
     return shifted(window.events, window.lowest, by)
 
 
 def _without(rows: set[int], window: Window) -> Window:
     """Return a window without the allocations of some rows, which include all of its repetitions."""
-    own = _at(window, window.shifts[0])
+    own = _shifted(window, window.shifts[0])
     events = [event for event, row in zip(window.events, own, strict=True) if row not in rows]
     return Window(events, window.lowest, window.shifts)

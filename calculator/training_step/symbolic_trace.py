@@ -17,7 +17,6 @@ from calculator.training_step.training_context import training_context
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from calculator.architecture.model import Model
     from calculator.engine.copies import Copies
     from calculator.engine.kinds import Key
     from calculator.engine.symbolic_sizes import ShapeEnv
@@ -200,16 +199,16 @@ class _Shared(NamedTuple):
 class TraceCache:
     """The runs of requests that differ in sizes alone, for the most recent model and settings."""
 
-    __slots__ = ("_of_first", "_served", "generation", "model", "runs", "settings", "traces_first")
+    __slots__ = ("_of_first", "_served", "generation", "runs", "settings", "traces_first")
 
     def __init__(self, *, traces_first: bool = False) -> None:
         #: Whether the first request is traced too.
         self.traces_first = traces_first
-        self.model: Model | None = None
         #: The last request.
         self._served: PreparedModel | None = None
-        #: All settings of the method, the training, the card and the stack that are not sizes.
-        self.settings: tuple[object, ...] = ()
+        #: All its settings of the method, the training, the card and the stack that are not sizes. None until the next
+        #: request.
+        self.settings: tuple[object, ...] | None = None
         #: The runs, by `whole` (whether the first layer is interpreted) and `reduces`.
         self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(
             partial(BySizes, traces_first=traces_first)
@@ -255,11 +254,10 @@ class TraceCache:
 
     def _serve(self, prepared: PreparedModel) -> None:
         """Clear the cache if a request has another model or other settings."""
-        if prepared is self._served:
+        before, self._served = self._served, prepared
+        if before is None or before is prepared:
             return
-        self._served = prepared
-        settings = settings_of(prepared)
-        if prepared.model is not self.model or settings != self.settings:
-            self.model, self.settings = prepared.model, settings
+        known, self.settings = self.settings or settings_of(before), settings_of(prepared)
+        if prepared.model is not before.model or self.settings != known:
             self.runs.clear()
             self.generation = BySizes(traces_first=self.traces_first)

@@ -20,7 +20,7 @@ DIVISIONS.argtypes, DIVISIONS.restype = [ctypes.c_size_t], ctypes.c_size_t
 
 
 def in_pytorch(text):
-    """The divisions that PyTorch reads, or None where it refuses the value."""
+    """The divisions that PyTorch reads, or None if it refuses the value."""
     try:
         torch._C._accelerator_setAllocatorSettings(f"large_segment_size_mb:20,{text}")
     except (RuntimeError, ValueError):
@@ -46,14 +46,14 @@ def test_divisions_by_size_are_those_of_pytorch(entries):
 
 
 @pytest.mark.parametrize("value", ["0.5", "0", "1", "1.0", ".5", "0.999"])
-def test_a_threshold_is_accepted_where_pytorch_accepts_it(value):
+def test_a_threshold_is_accepted_if_pytorch_accepts_it(value):
     text = f"garbage_collection_threshold:{value}"
     assert here(text) == in_pytorch(text)
 
 
 @pytest.mark.parametrize("key", ["max_split_size_mb", "max_non_split_rounding_mb", "large_segment_size_mb"])
 @given(st.integers(0, 64))
-def test_a_size_is_accepted_where_pytorch_accepts_it(key, size):
+def test_a_size_is_accepted_if_pytorch_accepts_it(key, size):
     assert here(f"{key}:{size}") == in_pytorch(f"{key}:{size}")
 
 
@@ -66,5 +66,5 @@ def test_a_size_is_accepted_where_pytorch_accepts_it(key, size):
         "roundup_power2_divisions:6",
     ],
 )
-def test_other_values_are_accepted_where_pytorch_accepts_them(text):
+def test_other_values_are_accepted_if_pytorch_accepts_them(text):
     assert here(text) == in_pytorch(text)

@@ -159,7 +159,10 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
 
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
-    """Whether the libraries refuse a refused request too. What is not modeled, or no method of PEFT, is not asked."""
+    """Whether the libraries refuse a refused request too.
+
+    Requests that are not modeled, or whose method PEFT does not have, are skipped.
+    """
     is_of_peft = METHODS[body["method"]["name"]].facts.config_class is not None
     if not is_of_peft or any(words in error for words in _NOT_MODELED):
         return "not modeled"

@@ -47,7 +47,7 @@ class LengthsRun(Run):
 
 def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
     """Run a case's worst history: what each step reserved, and the allocator's retries, predicted and measured."""
-    histories = Histories.of(case.request.training)
+    histories = Histories.from_training(case.request.training)
     assert histories is not None
     seed, result = worst(case.request, histories)
     return {
@@ -71,7 +71,7 @@ def played(request: Request, device: torch.device, seed: int) -> dict[str, Any]:
     """Run one history: the measured figures, or None with the phase in which it ran out of memory."""
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
-    histories = Histories.of(request.training)
+    histories = Histories.from_training(request.training)
     assert histories is not None
     figures: dict[str, Any] = {"measured": None, "out_of_memory": None}
     run: LengthsRun | None = None

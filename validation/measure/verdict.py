@@ -37,7 +37,7 @@ def capped(case: StepCase, device: torch.device) -> dict[str, Any]:
 
 
 def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
-    histories = Histories.of(request.training)
+    histories = Histories.from_training(request.training)
     seed = worst(request, histories)[0] if histories is not None else None
     for cap, retries in caps(request):
         ran, counted = _ran(request, device, cap, seed)
@@ -50,7 +50,7 @@ def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str,
 
 
 def caps(request: Request) -> list[tuple[int, int | None]]:
-    """The caps in bytes, each with the predicted retries; None where the run ends out of memory."""
+    """The caps in bytes, each with the predicted retries; None if the run ends out of memory."""
     longest = with_longest_batch(request)
     replay = device_replay(longest, training_step(longest), SeriesCache())
     context = replay.context_bytes

@@ -141,7 +141,7 @@ def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) 
 
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int], protocol: Protocol | None) -> int:
     """The script's result: the most bytes reserved in the worst of some histories."""
-    histories = Histories.of(request.training)
+    histories = Histories.from_training(request.training)
     assert histories is not None
     run = RunWithOutputs(request, model, workspaces, protocol)
     peaks = [

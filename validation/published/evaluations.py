@@ -98,7 +98,7 @@ def _forward(prepared: PreparedModel) -> Tape:
 
 
 def reserved_by_questions(run: HistoryRun, steps: Sequence[Step], every: int) -> int:
-    """The most bytes reserved where questions are asked after each `every`-th step, and the cache is emptied then.
+    """The most bytes reserved if questions are evaluated after each `every`-th step, and the cache is emptied then.
 
     Only the pass of the prompts is replayed. It makes a prefix for all questions at once, in float32 and in the model's
     dtype. The passes for the answers' tokens reserve nothing more.

@@ -1,8 +1,8 @@
-"""IBM's fast kernels (fms-acceleration, the plugin foak) in the place of transformers' own code in a Trainer's step.
+"""IBM's fast kernels (fms-acceleration, the plugin foak) instead of transformers' own code, in a Trainer's step.
 
 Three functions of Unsloth are patched into the model: RMSNorm, whose gradient overwrites the output's and whose weight
 gets none; the rotary embedding, which rotates in place; and the cross-entropy, whose gradient overwrites its logits.
-The configurations with Liger have its fused head and loss in the place of the last.
+The configurations with Liger have its fused head and loss instead of the last one.
 
 Source: fms-acceleration, plugins/fused-ops-and-kernels/src/fms_acceleration_foak/kernels/unsloth/.
 """

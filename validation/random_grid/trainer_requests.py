@@ -203,7 +203,7 @@ def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]
 
 
 def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
-    """The method as scripts of a trainer use it, or LoRA in the place of one that the trainer is not modeled with."""
+    """The method as scripts of a trainer use it, or LoRA instead of one that is not modeled with the trainer."""
     name = method["name"]
     if trainer == "transformers":
         return method

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FromCheckpoint:
-    """A class of transformers that chooses a model's class, which loads a checkpoint where it is asked to build one."""
+    """A class of transformers that chooses a model's class, which loads a checkpoint instead of building a model."""
 
     def __init__(self, auto_model: Any, folder: str) -> None:
         self._auto_model, self._folder = auto_model, folder

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from validation.tracing.memory_tracker import MemoryTracker
 
-#: The passes until all vectors are said to have converged: one that compares inputs, then one without vectors before,
+#: The passes until all vectors count as converged: one that compares inputs, then one without vectors before,
 #: one with vectors in float32, and two with vectors in float64, as all after them.
 _PASSES = 5
 

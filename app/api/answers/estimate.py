@@ -114,7 +114,8 @@ class EstimateAnswer(Answer):
     def _with_accuracy(cls, value: Any) -> Any:
         if not isinstance(value, Estimate):
             return value
-        return {**dict(_values(value)), "method": settings(value.method), "accuracy": accuracy(value)}
+        remarks = value.remarks()._asdict()
+        return {**dict(_values(value)), **remarks, "method": settings(value.method), "accuracy": accuracy(value)}
 
 
 class ComparedEstimateAnswer(EstimateAnswer):

@@ -31,7 +31,7 @@ class Fit(Answer):
         "usable_bytes minus required_bytes; negative if the run does not fit.", 15_163_457_536
     )
     gpus_needed: int | None = described(
-        "A lower bound on the number of such GPUs; null where no number is enough, because what is not sharded needs"
+        "A lower bound on the number of such GPUs; null if no number is enough, because what is not sharded needs"
         " more than one has. More than one requires sharding: without it, each GPU needs all of the memory.",
         1,
     )

@@ -81,7 +81,7 @@ class History(Answer):
         "What the run reserves if every micro-batch is the longest one and the cache is never emptied.", 9_440_607_744
     )
     added_bytes: int = described(
-        "peak_reserved_bytes minus constant_reserved_bytes: what the order of lengths adds; negative where emptying the"
+        "peak_reserved_bytes minus constant_reserved_bytes: what the order of lengths adds; negative if emptying the"
         " cache saves more.",
         200_000_000,
     )

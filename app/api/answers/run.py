@@ -39,7 +39,7 @@ class RunPhaseAnswer(Answer):
         "What the phase adds to the resident set (RSS) of the process, mapped files included.", 16_060_522_496
     )
     host_high_bytes: int = described(
-        "The most that host_bytes can be. It is larger only where experts' weights are cast while they are loaded:"
+        "The most that host_bytes can be. It is larger only if experts' weights are cast while they are loaded:"
         " glibc's malloc may keep what is freed of them.",
         16_060_522_496,
     )

@@ -107,7 +107,7 @@ def named_model(planned: Planned, key: str, bases: tuple[str, ...] = ()) -> Part
 
 
 def targets(method: LowRank, model: Model) -> tuple[str, ...] | None:
-    """The names of the modules to adapt; None where those are all that a tool finds by looking for linear layers.
+    """The names of the modules to adapt; None if those are all that a tool finds by looking for linear layers.
 
     Both look for classes with Linear in their name, which Conv1D is not, and leave out the head by its usual name,
     which axolotl takes for embed_out in gpt_neox. Source: axolotl, loaders/adapter.py, find_all_linear_names, and

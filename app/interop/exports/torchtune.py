@@ -234,7 +234,7 @@ def _training(planned: Planned) -> Part:
 
 
 def _optimizer(training: Training) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
-    """Return the keys of the optimizer; those of AdamW where torchtune's file can name no such class."""
+    """Return the keys of the optimizer; those of AdamW if torchtune's file can name no such class."""
     name = {"adamw_8bit": "adamw_bnb_8bit"}.get(training.optimizer, training.optimizer)
     component, options = OPTIMIZERS.get(name, OPTIMIZERS["adamw_torch_fused"])
     keys = {"_component_": component, **options, "lr": 0.0003}

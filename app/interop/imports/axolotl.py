@@ -227,7 +227,7 @@ def _training(keys: Keys) -> dict[str, Any]:
 
 
 def _checkpointing(keys: Keys) -> dict[str, Any]:
-    """Return checkpointing, re-entrant where the file leaves it out. Source: utils/config, normalize_config."""
+    """Return checkpointing, re-entrant if the file leaves it out. Source: utils/config, normalize_config."""
     checkpointing = keys.take("gradient_checkpointing", False)
     if not checkpointing:
         keys.forget(("gradient_checkpointing_kwargs",))

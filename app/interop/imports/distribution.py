@@ -111,7 +111,7 @@ def _gpus_of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
 
 
 def _read_accelerate_config(keys: Keys) -> None:
-    """Put the keys of a configuration of accelerate that the command names in the place of its name."""
+    """Replace the name of a configuration of accelerate in the command by its keys."""
     named, file = keys.take("accelerate_config"), keys.take("config_file")
     config = _trl_config(named) if named else None
     if config is None and _IN_TRL.search(str(file)):
@@ -164,7 +164,7 @@ def _zero(keys: Keys, trainer: str | None) -> zero_config.ZeroRun | None:
     if isinstance(config, str):
         settings = zero_config.named_config(config)
         if settings is None:
-            effect = f"{_ZERO} Put the content of that file in the place of its name."
+            effect = f"{_ZERO} Replace its name by the content of that file."
             keys.warn(f"deepspeed: {text_of(config)}", effect, _WHOLE)
             return None
         config = settings

@@ -66,7 +66,7 @@ class Keys:
         return default if value is None else value
 
     def rename(self, key: str, newer: str) -> None:
-        """Give a key the name that it has in newer releases. The newer one counts where the file has both."""
+        """Give a key the name that it has in newer releases. The newer one counts if the file has both."""
         value = self.take(key)
         if value is None:
             return

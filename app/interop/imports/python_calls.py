@@ -38,7 +38,7 @@ _CODE = re.compile(
     r"|\w{1,40}For(?:CausalLM|ConditionalGeneration)\.from_pretrained|BitsAndBytesConfig|TrainingArguments|\w{0,20}Trainer|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)Config|get_peft_model)\("
 )
 
-#: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
+#: The calls whose arguments describe a run. Earlier ones count if several have the same argument.
 _READ = re.compile(
     r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
     r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language|Vision)?Model\.(?:from_pretrained|get_peft_model)"
@@ -234,7 +234,7 @@ class _Calls(ast.NodeVisitor):
 
 
 def _tail(function: ast.expr) -> str:
-    """Return the last name of a called expression, with the name before it where it is a class."""
+    """Return the last name of a called expression, with the name before it if it is a class."""
     if isinstance(function, ast.Name):
         return function.id
     if not isinstance(function, ast.Attribute):

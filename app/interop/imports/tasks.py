@@ -49,7 +49,7 @@ _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_clas
 
 
 def trains_for(calls: Iterable[str], auto_model: str | None = None) -> str | None:
-    """Return the call that loads the model of a task; None where a script trains a language model.
+    """Return the call that loads the model of a task; None if a script trains a language model.
 
     A script of TRL, or one that loads a language model too, scores answers with a classifier. `auto_model` is the class
     that Unsloth's FastModel loads.

@@ -92,7 +92,7 @@ class PaperRunAnswer(Answer):
     assumed: str = described("What the request sets that the paper does not state.", "Weights in float32.")
     request: dict[str, Any] = described("The request for an estimate.", {"model": "FacebookAI/roberta-large"})
     lines: tuple[LineAnswer, ...] = described("The answer to the request.", [{"name": "peak of the step"}])
-    refused: tuple[str, ...] = described("Why the request has no answer yet; empty where it has one.", [])
+    refused: tuple[str, ...] = described("Why the request has no answer yet; empty if it has one.", [])
 
 
 class LessonAnswer(Answer):

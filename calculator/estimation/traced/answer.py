@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import REPLAY, RULE_OF_TRACES
 from calculator.architecture.dimension import elements
+from calculator.common.deferred import Deferred
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.common.names import ComponentName
 from calculator.devices import caveats, cuda_context, library_workspace
@@ -20,6 +21,7 @@ from calculator.estimation.answer import (
     Moment,
     ParameterCounts,
     Phase,
+    Remarks,
     Row,
     Timeline,
 )
@@ -65,12 +67,15 @@ def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
         memory=memory,
         fit=verdict,
         saved_bytes=document.saved_bytes,
-        assumptions=tuple(_assumptions(request, document, verdict)),
-        warnings=tuple(_warnings(request, document)),
+        remarks=Deferred(partial(_remarks, request, document, verdict)),
         engine="traced",
         grade=grade_of(kernel_packages=document.kernel_packages, unchecked=document.unchecked),
         trace=summary_of(document),
     )
+
+
+def _remarks(request: Request, document: TraceDocument, verdict: Fit | None) -> Remarks:
+    return Remarks(tuple(_assumptions(request, document, verdict)), tuple(_warnings(request, document)))
 
 
 def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | None]:
@@ -100,7 +105,7 @@ def _replay(request: Request, document: TraceDocument, live: int, workspaces: tu
 
 def _timeline(document: TraceDocument) -> Timeline:
     moments = [Moment(phase=span.phase, operation=span.operation, bytes=span.bytes) for span in document.timeline]
-    return Timeline.of(moments)
+    return Timeline.from_moments(moments)
 
 
 def components(document: TraceDocument, event: int) -> tuple[Component, ...]:
@@ -122,7 +127,7 @@ def _larger(row: Row) -> int:
 def _row(kind: Kind, count: int) -> Row:
     dtype = kind.dtype
     whole = dtype in ITEMSIZE and allocated(elements(kind.shape), ITEMSIZE[dtype]) == kind.bytes
-    return Row.of(
+    return Row.build(
         name=kind.name,
         count=count,
         bytes=kind.bytes * count,

@@ -31,7 +31,7 @@ def process(config: Config, images: Images) -> Processed:
     vision, ratio = config["vision_config"], config["downsample_ratio"]
     side, patches = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
     if vision["use_mask_token"]:
-        message = "must be false where there are images: a token that no patch is replaced by is not modeled"
+        message = "must be false if there are images: a token that no patch is replaced by is not modeled"
         raise refusal("model.config.vision_config.use_mask_token", message, value=True)
     if patches % ratio:
         message = f"transformers refuses it, since {patches:,} % {ratio} is not 0 in floating point: use 0.5 or 1"

@@ -56,10 +56,10 @@ def _gated(context: Context, modules: LayerModules, gate: Tensor, up: Tensor) ->
 
 
 def _gated_back(node: Node, grad: Tensor) -> list[Tensor | None]:  # noqa: ARG001  the gradients overwrite what was saved
-    return [_over(saved) if edge else None for saved, edge in zip(node.saved, node.edges, strict=True)]
+    return [_overwriting(saved) if edge else None for saved, edge in zip(node.saved, node.edges, strict=True)]
 
 
-def _over(saved: Tensor) -> Tensor:
+def _overwriting(saved: Tensor) -> Tensor:
     """Return a gradient that overwrites a saved tensor."""
     out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
     out.viewed = True

@@ -67,7 +67,7 @@ class FusedHead:
         context.router_logits = None
         return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
-    def left(self, context: Context) -> tuple[Tensor, list[Tensor]]:
+    def allocate_outputs(self, context: Context) -> tuple[Tensor, list[Tensor]]:
         """Allocate what a no-grad call returns, in place of the call. No router has logits."""
         tape, shape = context.tape, (context.batch, named(context.length - 1, "S - 1"))
         context.set_scope("loss: ")

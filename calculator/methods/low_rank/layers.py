@@ -38,7 +38,7 @@ def rank(method: LowRank, name: str) -> int:
     """Return the rank of a module: that of the first name in `rank_pattern` that matches, else `r`."""
     if not method.rank_pattern:
         return method.r
-    key = first_match(tuple(method.rank_pattern), name)
+    key = first_match(method.rank_pattern, name)
     return method.r if key is None else int(method.rank_pattern[key])
 
 

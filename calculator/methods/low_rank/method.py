@@ -194,6 +194,8 @@ class LowRank(TargetedMethod):
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:
         """Return whether `layers_to_transform` selects the module's layer."""
+        if self.layers_to_transform is None:
+            return True
         name = full_name(path, module)
         return "*" in name or layers.is_transformed(self, name)
 

@@ -52,7 +52,7 @@ def _adapts_biases(method: LowRank, base: Base, model: Model) -> bool:
 
 
 def check_saved(method: LowRank, model: Model, bits: str, converts: Converts = converted) -> None:
-    """Refuse modules to save that are stored in so many bits.
+    """Refuse modules to save that are stored in that many bits.
 
     Raises:
         PlanError: with their names.

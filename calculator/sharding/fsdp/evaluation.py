@@ -45,7 +45,7 @@ class EvaluationBatch(MicroBatch):
             return
         self.finds_gathered = False
         for unit in self.left_by_generation if self.follows_generation else self._found_units:
-            unit.gathered = self.gathered(unit.of)
+            unit.gathered = self.gathered(unit.param_group)
         self.find_gathered_layers()
 
     @property
@@ -55,7 +55,7 @@ class EvaluationBatch(MicroBatch):
         After `generate`, they are all units that are not freed.
         """
         for unit in self._outer_units:
-            if not unit.reshards if self._found is None else unit.of.name in self._found:
+            if not unit.reshards if self._found is None else unit.param_group.name in self._found:
                 yield unit
 
     @property
@@ -68,7 +68,7 @@ class EvaluationBatch(MicroBatch):
 
         A head whose weight is only read is not among them.
         """
-        return frozenset(unit.of.name for unit in self._outer_units if unit.gathered)
+        return frozenset(unit.param_group.name for unit in self._outer_units if unit.gathered)
 
 
 def left_gathered(prepared: PreparedModel, outside: frozenset[str]) -> Iterator[tuple[UnitParameters, int]]:

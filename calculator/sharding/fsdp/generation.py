@@ -51,9 +51,9 @@ class GenerationPass(EvaluationBatch):
     def _gathered_last(self) -> UnitParameters:
         """Return the unit that the previous pass gathered last. The head stays gathered after the first pass."""
         tail = self.roles["head"]
-        ends = tail is not self.roles["embeddings"] and bool(tail.of.parameters)
+        ends = tail is not self.roles["embeddings"] and bool(tail.param_group.parameters)
         if ends and (self._which == "second token" or not self.reshards):
-            return tail.of
+            return tail.param_group
         return self.parameters_of(self.prepared.model.layers[-1])
 
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -163,7 +163,7 @@ class MicroBatch(Hooks):
         """Gather the parameters that belong to the root."""
         self.start(parameters)
         self.is_begun = True
-        if self.root.of.parameters:
+        if self.root.param_group.parameters:
             self.root.enter()
 
     @property
@@ -186,9 +186,9 @@ class MicroBatch(Hooks):
             return
         self.finds_gathered = False
         for unit in self.left_by_generation:
-            unit.gathered = self.gathered(unit.of)
+            unit.gathered = self.gathered(unit.param_group)
         self.find_gathered_layers()
-        self.ran_before = self.root if self.root.of.parameters else self.roles["head"]
+        self.ran_before = self.root if self.root.param_group.parameters else self.roles["head"]
 
     def find_gathered_layers(self) -> None:
         """Restore the gathered weights of layers that are not freed after a forward pass."""
@@ -261,7 +261,7 @@ class MicroBatch(Hooks):
     def incomplete(self) -> list[FSDPUnit]:
         """The units whose forward passes end with that of the root."""
         units = (self.root, self.roles.get("head"))
-        return [unit for unit in units if unit is not None and unit.of.parameters and unit.is_incomplete]
+        return [unit for unit in units if unit is not None and unit.param_group.parameters and unit.is_incomplete]
 
     def returned(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Cast the outputs of a root with mixed precision."""
@@ -292,19 +292,22 @@ class MicroBatch(Hooks):
         if unit.buffer is not None or unit.gathered:
             return
         copies = self._uploaded(unit) if self.offloads else self._cast(unit)
-        unit.buffer = self._new_tensor(*unit.of.all_gather_output, unit.of.name + ALL_GATHER_OUTPUT)
+        unit.buffer = self._new_tensor(*unit.param_group.all_gather_output, unit.param_group.name + ALL_GATHER_OUTPUT)
         del copies
 
     def _cast(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy the shards that mixed precision casts into one tensor."""
-        cast = unit.of.cast_input
-        return [] if cast is None else [self._new_tensor(*cast, unit.of.name + CAST_SHARDS)]
+        cast = unit.param_group.cast_input
+        return [] if cast is None else [self._new_tensor(*cast, unit.param_group.name + CAST_SHARDS)]
 
     def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy each shard from host memory, and cast it with mixed precision."""
         copies = []
-        for parameter in unit.of.parameters:
-            shape, dtype = shard_shape(parameter.shape, unit.of.count), unit.of.gathered_dtype(parameter)
+        for parameter in unit.param_group.parameters:
+            shape, dtype = (
+                shard_shape(parameter.shape, unit.param_group.count),
+                unit.param_group.gathered_dtype(parameter),
+            )
             copy = self._new_tensor(shape, parameter.dtype, parameter.name + UPLOADED)
             if dtype != parameter.dtype:
                 copy = self._new_tensor(shape, dtype, parameter.name + CAST_SHARDS)
@@ -319,7 +322,7 @@ class MicroBatch(Hooks):
         if unit.buffer is None:
             return
         kept, self.kept_buffer = self.kept_buffer if keeps_buffer else None, None if keeps_buffer else self.kept_buffer
-        unit.gathered = self.gathered(unit.of)
+        unit.gathered = self.gathered(unit.param_group)
         if keeps_buffer:
             self.kept_buffer = unit.buffer
         unit.buffer = None
@@ -365,17 +368,19 @@ class MicroBatch(Hooks):
 
         A loop variable in PyTorch's code keeps the last gradient to the end.
         """
-        of, dtype = unit.of, grads[-1].dtype
-        size = named(of.shard_elements(of.trained), "trained in unit / N")
-        self.reduce_input = self._new_tensor((named(of.count, RANKS), size), dtype, of.name + REDUCE_SCATTER_INPUT)
+        group, dtype = unit.param_group, grads[-1].dtype
+        size = named(group.shard_elements(group.trained), "trained in unit / N")
+        self.reduce_input = self._new_tensor(
+            (named(group.count, RANKS), size), dtype, group.name + REDUCE_SCATTER_INPUT
+        )
         last = grads.pop()
         grads.clear()
-        stored = of.trained[-1].dtype
+        stored = group.trained[-1].dtype
         if stored == dtype:
-            unit.shards = self._new_tensor((size,), dtype, of.name + GRADIENT_SHARDS, "gradients")
+            unit.shards = self._new_tensor((size,), dtype, group.name + GRADIENT_SHARDS, "gradients")
         else:
-            output = self._new_tensor((size,), dtype, of.name + REDUCE_SCATTER_OUTPUT)
-            unit.shards = self._new_tensor((size,), stored, of.name + GRADIENT_SHARDS, "gradients")
+            output = self._new_tensor((size,), dtype, group.name + REDUCE_SCATTER_OUTPUT)
+            unit.shards = self._new_tensor((size,), stored, group.name + GRADIENT_SHARDS, "gradients")
             del output
         if self.offloads:
             unit.shards = None

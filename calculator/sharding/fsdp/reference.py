@@ -47,7 +47,7 @@ class SameUnits(Hooks):
 
     def begin(self, parameters: Parameters) -> None:  # noqa: ARG002  a hook's signature
         """Do nothing, because the root's parameters are already gathered."""
-        if self.trained.root.of.parameters:
+        if self.trained.root.param_group.parameters:
             self.trained.root.enter()
 
     def module(self, role: Role) -> Unit:

@@ -48,7 +48,7 @@ class FSDPShards(Shards):
         """Whether shards, their gradients and optimizer states are in host memory."""
         return (self.prepared.training.fsdp_config or FSDPConfig()).cpu_offload
 
-    def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+    def rank_tensors(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the first rank's shards, unless they are in host memory, and the tensors that are not sharded."""
         whole = (*self._with_reference(whole),)
         biases = self._cast_biases(whole)

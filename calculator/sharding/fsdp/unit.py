@@ -32,16 +32,16 @@ class FSDPUnit:
         "is_entered",
         "leaves",
         "micro_batch",
-        "of",
+        "param_group",
         "position",
         "reshards",
         "shards",
         "whole",
     )
 
-    def __init__(self, micro_batch: MicroBatch, of: UnitParameters, *, reshards: bool) -> None:
+    def __init__(self, micro_batch: MicroBatch, param_group: UnitParameters, *, reshards: bool) -> None:
         self.micro_batch = micro_batch
-        self.of = of
+        self.param_group = param_group
         #: Whether its gathered weights are freed after its forward pass.
         self.reshards = reshards
         #: The output of an all-gather that has not been copied out yet.
@@ -60,7 +60,7 @@ class FSDPUnit:
 
     def before(self, x: Tensor) -> Tensor:
         """Gather the weights. Reduce their gradients when the gradient of the input is complete."""
-        if not self.of.parameters:
+        if not self.param_group.parameters:
             return x
         return self.before_reduction(x) if self.enter() else x
 
@@ -76,12 +76,12 @@ class FSDPUnit:
         self.micro_batch.copy_out(self, keeps_buffer=True)
         is_first, self.is_entered = not self.is_entered, True
         if is_first and self.micro_batch.is_begun:
-            self.whole = self.micro_batch.whole_gradients(self.of)
+            self.whole = self.micro_batch.whole_gradients(self.param_group)
         return is_first
 
     def after(self, x: Tensor) -> Tensor:
         """Free the gathered weights. Gather them again when the gradient of the output arrives."""
-        if not self.of.parameters:
+        if not self.param_group.parameters:
             return x
         self.micro_batch.leave(self)
         return self.before_gradient(x)
@@ -102,7 +102,7 @@ class FSDPUnit:
 
     def before_gradient(self, x: Tensor) -> Tensor:
         """Return a tensor whose gradient gathers the weights when it arrives."""
-        if x.edge is None or not self.of.parameters:
+        if x.edge is None or not self.param_group.parameters:
             return x
         leaf = x.edge[0]
         if isinstance(leaf, AccumulateGrad):
@@ -154,12 +154,12 @@ class Part(Unit):
 
     def _in_param_dtype(self, x: Tensor, name: str) -> Tensor:
         """Return an input or an output of a module in the dtype of mixed precision (_cast_fp_tensor)."""
-        dtype = self.unit.of.param_dtype
+        dtype = self.unit.param_group.param_dtype
         return x if dtype is None or x.dtype not in FLOATS else cast(x, dtype, f"{name}, cast to {dtype} by FSDP")
 
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the tables in the dtype of mixed precision."""
-        dtype = self.unit.of.param_dtype
+        dtype = self.unit.param_group.param_dtype
         if all(x.dtype not in FLOATS or x.dtype == dtype for x in tables) or dtype is None:
             return tables
         return tuple(_cast_table(x, dtype) if x.dtype in FLOATS else x for x in tables)
@@ -168,9 +168,9 @@ class Part(Unit):
         """Return the gathered parameters. If the unit has not run, gather each by itself (`DTensor.full_tensor`)."""
         unit, micro_batch = self.unit, self.unit.micro_batch
         unit.leaves += micro_batch.parameters.leaves[self.first_leaf :]
-        if unit.gathered or not unit.of.parameters:
+        if unit.gathered or not unit.param_group.parameters:
             return module.own, x
-        return micro_batch.full_tensors(unit.of), x
+        return micro_batch.full_tensors(unit.param_group), x
 
     def after(self, x: Tensor) -> Tensor:
         """Record the module's trained parameters. After the last module, end the unit's forward pass.

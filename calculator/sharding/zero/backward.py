@@ -75,7 +75,7 @@ class Stretch:
         self.fullest = max(moments, key=lambda moment: moment[0].bytes)[0]
         self.kept = max(moments, key=lambda moment: moment[0].bytes + moment[1])
 
-    def more(self, copy: int) -> int:
+    def excess_bytes(self, copy: int) -> int:
         """Return the bytes by which a copy exceeds the first one."""
         return (copy - self.copies[0]) * self._growth
 

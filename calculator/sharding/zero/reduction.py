@@ -96,7 +96,7 @@ class Reduction:
 
     def _run(self, stream: Stream, copy: int) -> None:
         """Run a copy of a stretch. Gradients that have no effect of their own are added at once."""
-        stretch, plan, more = stream.stretch, self._plan, stream.stretch.more(copy)
+        stretch, plan, more = stream.stretch, self._plan, stream.stretch.excess_bytes(copy)
         if stretch.enters:
             self.line.append([])
         if not stretch.hooks or (self._has_bucket and not plan.streams and plan.accumulated):
@@ -136,7 +136,7 @@ class Reduction:
             self._note_in(copy, more, stretch.after)
 
     def _one_by_one(self, stretch: Stretch, copy: int) -> None:
-        plan, more = self._plan, stretch.more(copy)
+        plan, more = self._plan, stretch.excess_bytes(copy)
         for most, key, gradient, ready in stretch.hooks:
             self._note_in(copy, more, most)
             at = stretch.moved(ready, copy)
@@ -170,12 +170,12 @@ class Reduction:
         return sizes, [*accumulate(sizes, max)], [*accumulate(reversed(sizes), max)]
 
     @property
-    def kept(self) -> list[Large]:
+    def kept_large(self) -> list[Large]:
         """The large gradients that ranks other than their owners keep to the end."""
         return self.large if self._plan.keeps_large else []
 
     @property
-    def left(self) -> int:
+    def large_bytes_at_end(self) -> int:
         """The bytes of large gradients that are alive after the last reduction on a rank that owns none of them."""
         return self._large
 

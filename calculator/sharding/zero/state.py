@@ -87,7 +87,7 @@ class FlatState:
         self.steps: dict[Hashable, tuple[ResidentTensors, ...]] = {}
 
     @property
-    def kept(self) -> tuple[ResidentTensors, ...]:
+    def resident_tensors(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay on the device between steps."""
         return (*(tensor for tensor in self.tensors if not tensor.trained), *self.divided)
 
@@ -191,7 +191,7 @@ class FlatState:
         return [[number > 0 for number in accumulate(own[:-1])] for own in changes]
 
     @cached_property
-    def alike(self) -> list[Hashable]:
+    def equivalence_keys(self) -> list[Hashable]:
         """By rank, what determines its tensors but for the order in which gradients are ready. Many ranks are alike.
 
         That is by group: how many parameters the rank owns, with how many elements, which one is the largest, how many

@@ -89,7 +89,7 @@ class Coordinator:
         self.order.skip(elements)
         self.available += available
 
-    def found(self) -> Hashable:
+    def state_key(self) -> Hashable:
         """Return the state that determines everything a pass gathers and releases."""
         persistent = (parameter.key for parameter in self._persistent if parameter.state == GATHERED)
         return self.order.mode, self._live.bytes, self.state(lambda key: key), frozenset(persistent)

@@ -45,7 +45,7 @@ def gather_state(in_flight: Mapping[Partitioned, Gather], relative: Callable[[Ke
             (
                 relative(parameter.key),
                 relative(gather.parameters[0].key),
-                gather.left,
+                gather.remaining,
                 *[buffer.bytes for buffer in gather.buffers],
             )
             for parameter, gather in in_flight.items()

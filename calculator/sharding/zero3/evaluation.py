@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     moments: list[Moment]
 
     @property
-    def left(self) -> int:
+    def gathered_at_end(self) -> int:
         """The bytes that it leaves gathered."""
         return self.moments[-1].after if self.moments else self.found
 

@@ -22,13 +22,13 @@ _DTYPE, _DTYPE_AND_ORDER = attrgetter("dtype"), attrgetter("dtype", "order")
 class Gather:
     """An all-gather of one parameter into its own buffer, or of several into one that is copied out at the end."""
 
-    __slots__ = ("buffers", "is_done", "left", "live", "parameters")
+    __slots__ = ("buffers", "is_done", "live", "parameters", "remaining")
 
     def __init__(self, live: Live, parameters: list[Partitioned], sizes: Sizes) -> None:
         if len(parameters) > 1:
             parameters = sorted(parameters, key=_DTYPE_AND_ORDER)
         self.live, self.parameters = live, parameters
-        self.left, self.is_done = len(parameters), False
+        self.remaining, self.is_done = len(parameters), False
         self.buffers: list[Storage] = []
         if len(parameters) == 1:
             (only,) = parameters
@@ -54,14 +54,14 @@ class Gather:
         """Make the gathered parameters available, and drop the reference of one of them."""
         if not self.is_done:
             self.wait()
-        self.left -= 1
-        if not self.left and self.buffers:
+        self.remaining -= 1
+        if not self.remaining and self.buffers:
             self._free()
 
     def drop(self) -> None:
         """Drop the reference of one parameter. The buffers live as long as any parameter refers to them."""
-        self.left -= 1
-        if not self.left:
+        self.remaining -= 1
+        if not self.remaining:
             self._free()
 
     def _free(self) -> None:

@@ -166,7 +166,7 @@ class Gathering:
                 self._references.free_graph()
             if number == 0:
                 self._complete()
-            found = self._coordinator.found() if number and self._reuses and not self.program.keeps else None
+            found = self._coordinator.state_key() if number and self._reuses and not self.program.keeps else None
             if found is not None and found == found_before:
                 self.passes.append(self.passes[-1])
             else:
@@ -298,7 +298,7 @@ class Gathering:
     def _recorded(self, segment: Segment) -> RecordedCopy | None:
         """Return the calls of a copy, or None if all of its events are followed."""
         frees = self._references.previous_graph and segment.end > self._running_program.backward
-        return None if frees or not self._knows_calls else self._recorded_copies.of(segment, self._running)
+        return None if frees or not self._knows_calls else self._recorded_copies.recorded(segment, self._running)
 
     def _follow(self, segment: Segment) -> list[Moment]:
         """Run a segment, and return the moments at which the gathered bytes change."""

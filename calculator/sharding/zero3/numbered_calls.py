@@ -91,7 +91,7 @@ def step_calls(
         if numbers_used and (min(numbers_used) < first if window is not None else max(numbers_used) >= first):
             return None
         found.append(own._replace(calls=without_inert_views(calls)))
-    return StepCalls(program, found, outside, of_copy, outside_uses.left())
+    return StepCalls(program, found, outside, of_copy, outside_uses.never_released())
 
 
 def _numbered(

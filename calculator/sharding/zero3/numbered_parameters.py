@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class _Gather:
     """An all-gather of several parameters, from which some have not been taken."""
 
-    __slots__ = ("buffer", "is_done", "left", "numbers")
+    __slots__ = ("buffer", "is_done", "numbers", "remaining")
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self.numbers, self.buffer = numbers, 0
-        self.left, self.is_done = len(numbers), False
+        self.remaining, self.is_done = len(numbers), False
 
 
 #: The number from which numbers of parameters outside of the copies count, below those that count from a copy.
@@ -164,8 +164,8 @@ class NumberedParameters:
         """Make the parameters of a gather available, and drop the reference of one of them."""
         if not gather.is_done:
             self._copy_out(gather)
-        gather.left -= 1
-        if not gather.left:
+        gather.remaining -= 1
+        if not gather.remaining:
             self.bytes -= gather.buffer
 
     def _copy_out(self, gather: _Gather) -> None:
@@ -340,7 +340,7 @@ class NumberedParameters:
         in_flight = {
             number - (from_copy if number >= first else _OUTSIDE): (
                 each.numbers[0] - number if each.numbers else 0,
-                each.left,
+                each.remaining,
                 each.buffer,
             )
             for number, each in self._in_flight.items()

@@ -45,9 +45,9 @@ class Numbers:
     """The numbers of parameters, and which of them persist or are trained."""
 
     def __init__(self, parameters: Sequence[Partitioned], modules: Iterable[Module]) -> None:
-        self.of = {parameter: number for number, parameter in enumerate(parameters)}
+        self.number_of = {parameter: number for number, parameter in enumerate(parameters)}
         #: The numbers of the parameters of each module.
-        self.of_module = {module: tuple(map(self.of.__getitem__, module.parameters)) for module in modules}
+        self.of_module = {module: tuple(map(self.number_of.__getitem__, module.parameters)) for module in modules}
         self.persistent = {number for number, parameter in enumerate(parameters) if parameter.persists}
         self.trained = {number for number, parameter in enumerate(parameters) if parameter.trained}
         #: The modules outside of layers, and those that use parameters of other layers.
@@ -86,7 +86,7 @@ class Uses:
         """Return whether the parameters of a copy are only used in it, by modules of it."""
         return self.is_known and self._numbers.open.isdisjoint(segment.fetched) and not any(self._users.values())
 
-    def left(self) -> list[int]:
+    def never_released(self) -> list[int]:
         """Return the parameters of modules whose backward pass does not end, which no other module uses."""
         modules, of_module = {*self._in_backward}, self._numbers.of_module
         every = dict.fromkeys(number for module in modules for number in of_module[module])
@@ -97,7 +97,7 @@ class Uses:
 
         `distance` returns the elements from an index of the segment's modules up to the next use of a parameter.
         """
-        events, of_module, of = segment.events, self._numbers.of_module, self._numbers.of
+        events, of_module, number_of = segment.events, self._numbers.of_module, self._numbers.number_of
         self._begun = frozenset(self._in_backward)
         found: list[NumberedCall] = []
         ahead: list[tuple[int, int, Sequence[int]]] = []
@@ -111,7 +111,7 @@ class Uses:
                 if kind == GRADIENT_OF:
                     what, given = GRADIENT, parameter
                 elif parameter is not None:
-                    what, given, others = self._view(kind, of[parameter], position, serial)
+                    what, given, others = self._view(kind, number_of[parameter], position, serial)
             elif kind in FETCHES:
                 others = of_module[module]
                 own = self._fetch(module, others, position, backward=kind == module_calls.BEFORE_BACKWARD)

@@ -26,7 +26,7 @@ class RecordedCopies:
         self._backward = backward
         self._of_windows: dict[int, RecordedCopy | None] = {}
 
-    def of(self, segment: Segment, coordinator: Coordinator) -> RecordedCopy | None:
+    def recorded(self, segment: Segment, coordinator: Coordinator) -> RecordedCopy | None:
         """Return the calls of a copy, or None if others are possible."""
         window = segment.window
         if window is None or not (coordinator.is_settled and coordinator.order.follows(segment.fetched)):

@@ -140,7 +140,7 @@ class PartitionedState:
             yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
 
     @cached_property
-    def every(self) -> list[Partitioned]:
+    def all_parameters(self) -> list[Partitioned]:
         """Every parameter in order. Parameters of layers are one object for all layers."""
         return [*chain.from_iterable(self._parameters_by_layer)]
 
@@ -167,7 +167,7 @@ class PartitionedState:
     @property
     def persistent(self) -> list[Partitioned]:
         """The persistent parameters, which stay gathered, of all layers."""
-        return [parameter for parameter in self.every if parameter.persists]
+        return [parameter for parameter in self.all_parameters if parameter.persists]
 
     @property
     def modules(self) -> list[list[Partitioned]]:
@@ -267,7 +267,7 @@ class PartitionedState:
             yield begun, len(own)
 
     @property
-    def kept(self) -> tuple[ResidentTensors, ...]:
+    def resident_tensors(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay on the device between steps, without the persistent parameters."""
         sharded = {f"{SECOND}{tensor.name}" for tensor in self._second}
         buffers = [tensor for tensor in self.tensors if not tensor.parameters and tensor.name not in sharded]
@@ -367,7 +367,7 @@ class PartitionedState:
         """The bytes of host memory that a rank uses. None without offload."""
         if not (self.sizes.offloads_parameters or self.sizes.offloads_optimizer):
             return None
-        parameters = [*self.every, *self._second_parameters]
+        parameters = [*self.all_parameters, *self._second_parameters]
         return host_bytes(parameters, self.sub_groups, self.zero, self.dtype, self.optimizer)
 
     def communication(self, gathered: int) -> tuple[Collective, ...]:

@@ -56,7 +56,7 @@ class Track(NamedTuple):
         moments = _with_more_bytes(self.moments, self.more)
         return self._replace(before=self.before + self.more, after=self.after + self.more, moments=moments, more=0)
 
-    def every(self) -> Iterator[Moment]:
+    def all_moments(self) -> Iterator[Moment]:
         """Yield the moments of all events."""
         after, at = self.before, 0
         for number, (position, *_) in enumerate(self.segment.events):

@@ -72,7 +72,7 @@ class Reference(Loop):
             context.drop_outputs()
             return returned(context, loss, outputs)[0]
 
-    def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
+    def retained(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""
         return [*batch, loss]
 

@@ -110,7 +110,7 @@ class Torchtune(Loop):
         tape.component = "activations"
         return _resident(loss) if context.training.gradient_accumulation_steps > 1 else loss
 
-    def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
+    def retained(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""
         return [*batch, loss]
 

@@ -87,7 +87,7 @@ def _logps(context: Context, forward: Passes, *, reference: bool) -> _Logps:
     tape, training = context.tape, context.training
     tape.component = "activations"
     context.set_scope("")
-    parts = _parts(context)
+    parts = _prompts_and_completions(context)
     ids, mask, loss_mask = _joined(context)
     if training.padding and not reference:
         context.padding_mask = mask
@@ -116,7 +116,7 @@ def _logps(context: Context, forward: Passes, *, reference: bool) -> _Logps:
     return _Logps(sums, [*means, labeled])
 
 
-def _parts(context: Context) -> list[Tensor]:
+def _prompts_and_completions(context: Context) -> list[Tensor]:
     """Return ids and masks of the prompts of both sequences, and of both completions."""
     shapes = [(context.batch, length) for length in _lengths(context.training)]
     names = ("prompt_input_ids", "prompt_attention_mask", "completion_input_ids", "completion_attention_mask")

@@ -76,7 +76,7 @@ def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
     for each, grad in given:
         add_input_gradient(each, grad)
     del casts
-    return [_over(x), *(grad for pair in of_factors for grad in pair)]
+    return [_overwriting(x), *(grad for pair in of_factors for grad in pair)]
 
 
 def _w_back(node: Node, grad: Tensor) -> list[Any]:
@@ -107,10 +107,10 @@ def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its 
     add_input_gradient(up, g)
     add_input_gradient(gate, e)
     del casts, h
-    return [_over(x), *(grad for each in (gate, up, down) for grad in of_factors[each.name])]
+    return [_overwriting(x), *(grad for each in (gate, up, down) for grad in of_factors[each.name])]
 
 
-def _over(saved: Tensor) -> Tensor:
+def _overwriting(saved: Tensor) -> Tensor:
     """Return a gradient that overwrites a saved tensor."""
     out = Tensor(saved.tape, saved.storage, saved.shape, saved.dtype, None)
     out.viewed = True

@@ -41,8 +41,8 @@ def temporaries(
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
     """
     in_order = [*_in_order(trained)]
-    gradients = [_like(each, "gradient", each.dtype, "gradients") for each in in_order]
-    moved = [_like(each, "float32 gradient", "float32", "gradients") for each in in_order]
+    gradients = [_copy_of(each, "gradient", each.dtype, "gradients") for each in in_order]
+    moved = [_copy_of(each, "float32 gradient", "float32", "gradients") for each in in_order]
     copies = [in_float32(each) for each in trained]
     states = tuple(own_states(copies, optimizer)) if drops_states else ()
     returned = (total_norm(),) if clips and returns_norm else ()
@@ -62,7 +62,7 @@ def _in_order(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
         yield from [replace(each, count=1, bytes=each.bytes // count) for each in layer] * count
 
 
-def _like(tensor: ResidentTensor, name: str, dtype: DType, component: ComponentName) -> ResidentTensor:
+def _copy_of(tensor: ResidentTensor, name: str, dtype: DType, component: ComponentName) -> ResidentTensor:
     return ResidentTensor(
         name=f"{tensor.name}: {name}",
         shape=tensor.shape,
@@ -98,7 +98,9 @@ def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_st
 
 def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
     """Yield each updated copy in its parameter's dtype."""
-    yield from ((_like(each, "updated copy", each.dtype, "workspace"),) for each in trained if each.dtype != "float32")
+    yield from (
+        (_copy_of(each, "updated copy", each.dtype, "workspace"),) for each in trained if each.dtype != "float32"
+    )
 
 
 def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
@@ -106,7 +108,7 @@ def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
 
     The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
     """
-    new = [_like(each, f"new {COPY}", "float32", "workspace") for each in trained]
+    new = [_copy_of(each, f"new {COPY}", "float32", "workspace") for each in trained]
     for n, each in enumerate(trained):
-        cloned = () if each.dtype == "float32" else (_like(each, "clone", each.dtype, "workspace"),)
+        cloned = () if each.dtype == "float32" else (_copy_of(each, "clone", each.dtype, "workspace"),)
         yield (*new[: n + 1], *cloned)

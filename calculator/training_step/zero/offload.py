@@ -41,7 +41,7 @@ class OffloadedPeaks(FlatPeaks):
         """Return the tensors of the step on the GPU: the norms. The update runs on the host."""
         return (*_norms(len(self._reduction.copies.get(number, ()))), _numbers(STEP_SCALARS))
 
-    def _alike(self, number: int) -> Hashable:
+    def _equivalence_key(self, number: int) -> Hashable:
         """Return the number of norms, which is all that ranks differ by outside the backward pass."""
         return len(self._reduction.copies.get(number, ()))
 
@@ -57,14 +57,14 @@ class OffloadedPeaks(FlatPeaks):
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
         for start, end, kept in self._of_earlier(number):
-            yield _with(max(intervals[start:end], key=_SIZE), kept), ()
+            yield _with_large(max(intervals[start:end], key=_SIZE), kept), ()
         after = [each.interval + 1 for each in copies] + [each.interval + 1 for each in large]
         cuts = sorted({0, len(intervals), *after})
         for start, end in pairwise(cuts):
             norms = _norms(sum(each.interval < start for each in copies))
-            yield _with(max(intervals[start:end], key=_SIZE), -_before(large, start)), norms
+            yield _with_large(max(intervals[start:end], key=_SIZE), -_bytes_before(large, start)), norms
         for done, copy in enumerate(copies, 1):
-            point = _with(intervals[copy.interval], -_before(large, copy.interval))
+            point = _with_large(intervals[copy.interval], -_bytes_before(large, copy.interval))
             for tensor in self._copied(copy.elements):
                 yield point, (*_norms(done), tensor)
         yield self._done(large), _norms(len(copies))
@@ -95,7 +95,7 @@ class OffloadedPeaks(FlatPeaks):
             return
         cuts = sorted({0, len(self._reduction.intervals), *(each.interval + 1 for each in large)})
         for start, end in pairwise(cuts):
-            yield start, end, _before(large, start)
+            yield start, end, _bytes_before(large, start)
 
     def line(self) -> list[int]:
         """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
@@ -106,11 +106,13 @@ class OffloadedPeaks(FlatPeaks):
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]
         line = []
         for points in self._line:
-            sizes = [size + norms[sum(c.interval < at for c in copies)] - _before(large, at) for at, size in points]
+            sizes = [
+                size + norms[sum(c.interval < at for c in copies)] - _bytes_before(large, at) for at, size in points
+            ]
             sizes += [size + more for at, size in points for start, end, more in kept if start <= at < end]
             line.append(max(sizes))
         for done, copy in enumerate(copies, 1):
-            size = self._reduction.intervals[copy.interval].bytes - _before(large, copy.interval)
+            size = self._reduction.intervals[copy.interval].bytes - _bytes_before(large, copy.interval)
             most = size + norms[done] + max(tensor.bytes for tensor in self._copied(copy.elements))
             line[copy.layer] = max(line[copy.layer], most)
         if self._earlier is not None:
@@ -119,12 +121,12 @@ class OffloadedPeaks(FlatPeaks):
         return [shared + most for most in line]
 
 
-def _before(large: list[Large], interval: int) -> int:
+def _bytes_before(large: list[Large], interval: int) -> int:
     """Return the bytes of large gradients that are copied before an interval."""
     return sum(each.bytes for each in large if each.interval < interval)
 
 
-def _with(point: Point, large: int) -> Point:
+def _with_large(point: Point, large: int) -> Point:
     """Return a point with more or fewer bytes of large gradients."""
     return point.without(-large)
 

@@ -54,7 +54,7 @@ class _Alive(NamedTuple):
     bytes: int
 
     @classmethod
-    def of(cls, tensors: tuple[ResidentTensors, ...]) -> _Alive:
+    def total(cls, tensors: tuple[ResidentTensors, ...]) -> _Alive:
         """Add up the bytes of tensors."""
         return cls(tensors, _bytes(tensors))
 
@@ -87,7 +87,7 @@ class _ForwardPass(NamedTuple):
     accumulated: tuple[ResidentTensors, ...] = ()
 
     @classmethod
-    def of(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
+    def from_micro_batch(cls, micro_batch: MicroBatchRun) -> _ForwardPass:
         """Return the forward pass of a micro-batch that is the first of its step."""
         marks = micro_batch.marks
         return cls(micro_batch.recording, micro_batch.recording.curve.peak(marks["forward"], marks["backward"]))
@@ -134,19 +134,19 @@ class FlatPeaks:
     ) -> None:
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried, self._own = left, carried, own
-        self._kept = (*state.kept, *own)
+        self._kept = (*state.resident_tensors, *own)
         self._shares: dict[Hashable, _Share] = {}
         self._passed = BackwardPass(run.tape, run.repetition, recording)
         self._reduction = Reduction(state.plan).run(self._passed)
         #: By rank, the large gradients that other ranks keep to the end, and that it frees.
         self._large: dict[int, list[Large]] = {}
-        for each in self._reduction.kept:
+        for each in self._reduction.kept_large:
             for number in each.ranks:
                 self._large.setdefault(number, []).append(each)
         self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
         self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
-        self._forward = _ForwardPass.of(MicroBatchRun(run, recording))
-        self._first = _ForwardPass.of(first) if first is not None else None
+        self._forward = _ForwardPass.from_micro_batch(MicroBatchRun(run, recording))
+        self._first = _ForwardPass.from_micro_batch(first) if first is not None else None
 
     def _rank(self, number: int) -> Rank:
         """Return the memory of one rank."""
@@ -157,27 +157,27 @@ class FlatPeaks:
 
     def _share(self, number: int) -> _Share:
         """Return what a rank has in common with the ranks that are alike."""
-        alike = self._alike(number)
+        alike = self._equivalence_key(number)
         if alike not in self._shares:
             state = self._state
             (own, _), accumulated = state.gradients_of(number), state.accumulated_by(number)
             self._shares[alike] = _Share(
                 accumulated,
                 self._always[0] + self._fullest_forward(accumulated).bytes,
-                _Alive.of(state.partition_of_earlier(number)),
-                _Alive.of(own),
-                _Alive.of(state.reduced_on(number)),
-                _Alive.of(self._step_of(number, own)),
+                _Alive.total(state.partition_of_earlier(number)),
+                _Alive.total(own),
+                _Alive.total(state.reduced_on(number)),
+                _Alive.total(self._step_of(number, own)),
             )
         return self._shares[alike]
 
-    def _alike(self, number: int) -> Hashable:
+    def _equivalence_key(self, number: int) -> Hashable:
         """Return what determines a rank's share."""
-        return self._state.alike[number]
+        return self._state.equivalence_keys[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
         """Return the live tensors of a rank at the fullest moment of the optimizer's step."""
-        steps, alike = self._state.steps, self._alike(number)
+        steps, alike = self._state.steps, self._equivalence_key(number)
         if alike not in steps:
             steps[alike] = OptimizerStep(self._state, number, gradients).fullest
         return steps[alike]
@@ -221,7 +221,7 @@ class FlatPeaks:
     @cached_property
     def _done_by_others(self) -> Point:
         """The moment after the last reduction on a rank that owns no part of the gradients that others keep."""
-        at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.left
+        at, bucket, left = self._passed.end, self._state.plan.bucket_bytes, self._reduction.large_bytes_at_end
         return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
 
     @cached_property
@@ -269,7 +269,7 @@ class FlatPeaks:
         return self._kept
 
     @property
-    def kept(self) -> tuple[ResidentTensors, ...]:
+    def resident_tensors(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 

@@ -45,21 +45,21 @@ class PartitionedEvaluation:
 
     def batch(self, tape: Tape, number: int) -> list[Batch]:
         """Return the weights that the pass of the loss gathers in a batch, by the batch's number."""
-        return self._of(tape, number)[-1:]
+        return self._batches_of(tape, number)[-1:]
 
     def generated(self, tape: Tape, which: int, number: int) -> list[Batch]:
         """Return the weights that a pass of `generate` gathers in a batch.
 
         The passes of later tokens count as one. The tape belongs to the loss pass after them.
         """
-        passes = self._of(tape, number)
+        passes = self._batches_of(tape, number)
         return passes[2:-1] if which == 2 else passes[which : which + 1]
 
-    def left(self, number: int) -> int:
+    def gathered_after(self, number: int) -> int:
         """Return the bytes that a batch leaves gathered."""
-        return self._batches[min(number, len(self._batches) - 1)][-1].left if self._batches else 0
+        return self._batches[min(number, len(self._batches) - 1)][-1].gathered_at_end if self._batches else 0
 
-    def _of(self, tape: Tape, number: int) -> list[Batch]:
+    def _batches_of(self, tape: Tape, number: int) -> list[Batch]:
         if not self._batches or self._marks != tape.marks:
             self._marks, self._batches = tape.marks, self._run(tape)
         return self._batches[min(number, len(self._batches) - 1)]

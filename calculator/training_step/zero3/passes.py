@@ -228,7 +228,7 @@ class Passes:
         added, base, freed = curve.added(repeats), curve.of(repeats), curve.freed
         at, gathered = track.segment.start, track.before
         # Between events at which nothing happens, no moment is fuller. These events only delimit the spans of a line.
-        moments = track.every() if self._keeps_moments else track.moments
+        moments = track.all_moments() if self._keeps_moments else track.moments
         for position, most, after, gradient, is_event, _ in moments:
             if position > at:
                 yield from self._between(base, at + 1, position + 1, added + gathered, gathered)

@@ -51,7 +51,7 @@ class PartitionedPeaks:
     ) -> None:
         run, recording = last
         self._state, self._left, self._carried = state, left, carried
-        self._own, self._kept = own, (*state.kept, *own)
+        self._own, self._kept = own, (*state.resident_tensors, *own)
         self._windows = recording.windows
         #: The weights that the step gathers.
         self.gathering = gathering_of(state, _called(last), None if first is None else _called(first), run.repetition)
@@ -94,10 +94,10 @@ class PartitionedPeaks:
     @property
     def sizes_in_generation(self) -> Counter[int]:
         """The number of gathered weights by size while the trainer generates. Each has a buffer of its own."""
-        return Counter(each.with_padding for each in self._state.every)
+        return Counter(each.with_padding for each in self._state.all_parameters)
 
     @property
-    def kept(self) -> tuple[ResidentTensors, ...]:
+    def resident_tensors(self) -> tuple[ResidentTensors, ...]:
         """The tensors that stay on the device in addition to the model's frozen tensors."""
         return (*self._state.divided, *self._own)
 

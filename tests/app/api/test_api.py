@@ -121,7 +121,7 @@ def test_a_comparison_has_a_row_for_every_usual_method(client, plan):
         assert (row["estimate"] is None) == bool(row["problems"])
 
 
-def test_a_comparison_row_is_what_the_estimate_of_its_method_is(client, plan):
+def test_a_comparison_row_equals_the_estimate_of_its_method(client, plan):
     methods = [plan.pop("method"), {"name": "lora", "r": 64}]
     rows = client.post("/api/v1/compare", json={**plan, "methods": methods}).json()["rows"]
     for method, row in zip(methods, rows, strict=True):

@@ -175,7 +175,7 @@ def test_a_longer_grid_needs_no_more_memory(body):
     assert allocated < 50_000
 
 
-def test_nothing_more_is_computed_once_the_client_has_gone(app, plan, monkeypatch):
+def test_nothing_more_is_computed_once_the_client_has_disconnected(app, plan, monkeypatch):
     estimated = []
     monkeypatch.setattr(sweep, "estimate", lambda request, _: estimated.append(request) or estimate(request))
     raw = json.dumps({"request": plan, "grid": {"method.r": list(range(1, 5001))}}).encode()

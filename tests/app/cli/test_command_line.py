@@ -152,7 +152,7 @@ def test_an_error_names_the_option(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_null_is_a_value_where_a_field_admits_it(capsys):
+def test_null_is_a_value_if_a_field_admits_it(capsys):
     assert main(["estimate", "--model", "gpt2", "--method", "lora", "--max_grad_norm", "null"]) == 0
     assert main(["estimate", "--model", "gpt2", "--method", "lora", "--r", "null"]) == 2
     capsys.readouterr()

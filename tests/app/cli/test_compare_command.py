@@ -19,7 +19,7 @@ def test_a_comparison_equals_the_apis_answer(client, plan, capsys):
     assert "Prefix tuning is refused: --gradient_checkpointing" in text
 
 
-def test_a_comparison_succeeds_where_one_method_fits(capsys):
+def test_a_comparison_succeeds_if_one_method_fits(capsys):
     plan = ["compare", "--model", "meta-llama/Llama-3.1-8B", "--gradient_checkpointing", "--gpu", "rtx-4090"]
     assert main(plan) == 0
     assert main([*plan, "--methods", "full"]) == 1

@@ -47,7 +47,7 @@ def test_options_extend_the_sweep_of_a_file(tmp_path, capsys):
         ({"grid": SWEPT["grid"]}, "request.model: must be"),
     ],
 )
-def test_a_sweeps_file_is_refused_where_it_is_wrong(stated, message, tmp_path, capsys):
+def test_a_sweeps_file_is_refused_if_it_is_wrong(stated, message, tmp_path, capsys):
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(stated))
     assert main(["sweep", "--request", str(file), "--grid", "sequence_length=64"]) == 2

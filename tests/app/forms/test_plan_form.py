@@ -32,7 +32,7 @@ def test_a_ticked_checkbox_outweighs_the_hidden_false_before_it():
     assert typed("padding=false&padding=true").estimate()["training"]["padding"] is True
 
 
-def test_an_unticked_checkbox_is_false_where_the_form_was_sent_and_usual_where_it_was_not():
+def test_an_unticked_checkbox_is_false_if_the_form_was_sent_and_usual_if_it_was_not():
     assert "gradient_checkpointing" not in typed("gradient_checkpointing=false").estimate()["training"]
     assert typed("r=8").estimate()["training"]["gradient_checkpointing"] is True
     assert (

@@ -37,7 +37,7 @@ def test_exact_sizes_are_to_the_last_byte():
     ("fraction", "text"),
     [(0, "0 %"), (1, "100 %"), (0.5667, "57 %"), (0.0052, "0.52 %"), (0.0000102, "0.001 %"), (1e-9, "under 0.0001 %")],
 )
-def test_shares_keep_two_digits_where_they_are_small(fraction, text):
+def test_shares_keep_two_digits_if_they_are_small(fraction, text):
     assert percent(fraction) == text
 
 

@@ -60,7 +60,7 @@ def test_a_request_waits_until_the_processes_have_started(socket):
     assert b"".join(body["body"] for body in bodies) == b"hello"
 
 
-def test_a_request_is_refused_where_none_starts(socket):
+def test_a_request_is_refused_if_none_starts(socket):
     start, *_ = run(_answered(socket, None, 0.2))
     assert start["status"] == 503
     assert (b"retry-after", b"5") in [(name.lower(), value) for name, value in start["headers"]]

@@ -96,7 +96,7 @@ def test_the_reference_step_resets_every_setting_of_a_trainer():
     assert back.address() == ""
 
 
-def test_an_address_with_a_tool_alone_gets_its_defaults_where_it_has_no_field():
+def test_an_address_with_a_tool_alone_gets_its_defaults_if_it_has_no_field():
     form = typed("tool=trl-sft&dtype=bfloat16")
     assert (form.typed["trainer"], form.typed["autocast"], form.typed["dtype"]) == ("trl-sft", "bfloat16", "bfloat16")
     assert "tool=" not in form.address()

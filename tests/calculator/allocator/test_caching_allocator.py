@@ -308,7 +308,7 @@ def test_garbage_collection_frees_the_segments_that_were_cached_longest():
     assert allocator.retries == 0
 
 
-def test_garbage_collection_is_off_where_the_process_may_use_the_whole_device():
+def test_garbage_collection_is_off_if_the_process_may_use_the_whole_device():
     """malloc and get_free_block read the threshold only where allowed_memory_maximum is set."""
     allocator = CachingAllocator(parse_alloc_conf("garbage_collection_threshold:0.1"), capacity=200 * MIB)
     pool, block = allocator.allocate(90 * MIB)

@@ -6,7 +6,14 @@ import pytest
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.capacity import CappedReplay, CappedReplays, _least, layout, minimum, replay_within
+from calculator.allocator.capacity import (
+    CappedReplay,
+    CappedReplays,
+    _smallest_capacity,
+    layout,
+    minimum,
+    replay_within,
+)
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
@@ -120,7 +127,7 @@ def test_the_search_ends_where_a_page_less_fails_whatever_the_replays_name(refus
             last_refused=last and last * PAGE,
         )
 
-    assert _least(within, PAGE, 1000 * PAGE) == least * PAGE
+    assert _smallest_capacity(within, PAGE, 1000 * PAGE) == least * PAGE
     assert len(probes) == len(set(probes)) <= 60
     assert least != 700 or refused(0) != 700 or len(probes) == 3
 
@@ -146,7 +153,7 @@ def test_a_known_peak_changes_no_minimum(request_, run):
     assert minimum(run, alive, device_of, peak_reserved_bytes=run_peak(run)) == minimum(run, alive, device_of)
 
 
-def test_cached_blocks_are_freed_where_a_run_just_fits():
+def test_cached_blocks_are_freed_if_a_run_just_fits():
     request = parse_request(LORA)
     run = run_of(request)
     result = replay_within(run, device_of(minimum(run, live(request), device_of)))

@@ -50,7 +50,7 @@ class Events:
 
     def recorded(self, pool, places, unplayed=()):
         """What the events choose when they are played. The rows in `unplayed` are not followed."""
-        start = Start.of(pool)
+        start = Start.from_pool(pool)
         pool.play(self.events, self.sizes, places)
         placed = [(0, 0) if row in unplayed else place for row, place in enumerate(zip(*places, strict=True))]
         recorder = Recorder(pool, start, min(self.sizes[event] for event in self.events if event >= 0))
@@ -91,7 +91,7 @@ def test_of_equal_blocks_the_first_is_chosen_and_others_do_not_matter():
     pool, places = FlatPool(SHIFT, small=False), ([0] * 9, [0] * 9)
     sizes = [40960] * 6 + [20480, 4096, 40960]
     pool.play([0, 1, 2, 3, 4, 5, ~1, ~3], sizes, places)
-    start, steps = Start.of(pool), [(6, sizes[6]), (7, sizes[7]), (6, 0)]
+    start, steps = Start.from_pool(pool), [(6, sizes[6]), (7, sizes[7]), (6, 0)]
     pool.play([6, 7, ~6], sizes, places)
     recorder = Recorder(pool, start, 4096)
     recorder.follow(steps, [*zip(*places, strict=True)], {})
@@ -109,7 +109,7 @@ def test_temporaries_that_were_not_played_need_as_many_free_blocks_of_each_size(
     pool, places = FlatPool(SHIFT, small=False), ([0] * 8, [0] * 8)
     sizes = [40960, 40960, 81920, 40960, 40960, 81920, 81920, 40960]
     pool.play([0, 1, 2, 3, ~0, ~2], sizes, places)
-    start, other = Start.of(pool), pool.copied()
+    start, other = Start.from_pool(pool), pool.copied()
     pool.play([4], sizes, places)
     recorder = Recorder(pool, start, 40960)
     recorder.follow([(4, 40960), *[(5, 81920), (5, 0)][: 2 * has_unplayed]], [*zip(*places, strict=True)], {})

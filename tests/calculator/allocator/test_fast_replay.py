@@ -12,6 +12,7 @@ from calculator.allocator.chunks import SMALL
 from calculator.allocator.fast_replay import Beginning, FastReplay, _allocate, peak_reserved
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.needs import Need
+from calculator.allocator.part_at_once import PartAtOnce
 from calculator.allocator.replay import full_peak_reserved
 from calculator.allocator.segments import BLOCK, MIB
 from calculator.allocator.transients import MicroBatch
@@ -63,7 +64,7 @@ def test_random_plans_reserve_what_the_full_replay_reserves():
         ("trl-rloo", {"sequence_length": 1024, "max_completion_length": 512}),
     ],
 )
-def test_passes_without_a_graph_and_states_that_come_again_reserve_what_the_full_replay_reserves(trainer, settings):
+def test_passes_without_a_graph_and_recurring_states_reserve_the_same_as_the_full_replay(trainer, settings):
     training = {"trainer": trainer, "micro_batch_size": 2, "gradient_checkpointing": True, **settings}
     method = {"name": "lora", "r": 16, "target_modules": "all-linear"}
     resident = resident_of({"model": "meta-llama/Llama-3.2-1B", "method": method, "training": training})
@@ -81,7 +82,7 @@ def test_accumulated_gradients_are_replayed_with_their_own_micro_batches(steps):
 @pytest.mark.parametrize(
     "case", [*islice(CHOSEN.values(), 0, None, 4)], ids=lambda case: str(case["request"]["model"])[:40]
 )
-def test_chunks_are_the_events_and_no_transient_is_alive_where_a_placed_tensor_is_allocated(case):
+def test_chunks_are_the_events_and_no_transient_is_alive_when_a_placed_tensor_is_allocated(case):
     resident = resident_of(case["request"])
     prepared = resident.prepared
     training = replace(prepared.training, gradient_accumulation_steps=1)
@@ -164,29 +165,48 @@ def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trac
             row = alive.pop(action % len(alive))
             total -= rows.sizes[row] + pool.waste
             events.append(~row)
-    certain = pool.serves(quick, Need(quick, needs).needs)
+    certain = pool.serves(Need(quick, needs))
     pool.play([*events, *(~row for row in alive)], rows.sizes, rows.places)
     assert kept == set(rows.alive)
     if certain:
         assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
 
 
-def test_a_request_is_served_where_fewer_transients_are_alive_than_blocks_are_free():
+def test_a_request_is_served_if_fewer_transients_are_alive_than_blocks_are_free():
     """Each block that serves no request of 9 units has a transient in it."""
     served = [FlatPool(SHIFT, small=True) for _ in range(2)]
     need = Need(31, {9: 2 * 8 + 4})
     for count, pool in enumerate(served, 2):
         pool.set_free([10 << SHIFT | 20 * n for n in range(count)])
-    assert [pool.serves(need.sufficient_size, need.needs) for pool in served] == [False, True]
+    assert [pool.serves(need) for pool in served] == [False, True]
 
 
-def test_a_smaller_request_may_not_be_served_where_a_larger_one_is():
+def test_a_smaller_request_may_not_be_served_if_a_larger_one_is():
     """Three blocks of 10 units serve a request of 10 beside two transients, but not a request of 5 beside four."""
     pool = FlatPool(SHIFT, small=True)
     pool.set_free([10 << SHIFT | 20 * n for n in range(3)])
     larger, both = Need(60, {10: 29}), Need(60, {10: 29, 5: 20})
-    assert pool.serves(larger.sufficient_size, larger.needs)
-    assert not pool.serves(both.sufficient_size, both.needs)
+    assert pool.serves(larger)
+    assert not pool.serves(both)
+
+
+@given(ACTIONS, ACTIONS, UNITS, st.booleans())
+def test_a_part_stays_free_while_less_is_allocated_than_free_blocks_have_in_addition_to_it(before, behind, size, large):
+    """Whatever of it is freed meanwhile."""
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    start, other = len(rows.sizes), pool.copied()
+    for action in behind:
+        rows.act(pool, action)
+    allocated = sum(rows.sizes[start:]) + pool.waste * (len(rows.sizes) - start)
+    assert not other.keeps(size, allocated) or pool.free_keys[-1] >> SHIFT >= size
+
+
+def test_a_block_keeps_what_is_not_allocated():
+    pool = FlatPool(SHIFT, small=True)
+    pool.set_free([10 << SHIFT | 1, 9 << SHIFT | 20, 3 << SHIFT | 40])
+    assert [pool.keeps(4, allocated) for allocated in (12, 13)] == [True, False]
 
 
 class _Rows:
@@ -264,8 +284,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
         rows.act(pool, action)
     later = [rows.add(units) for _ in range(times) for units in requests for _ in range(run)]
     sizes, other, reserved = [rows.sizes[row] for row in later], pool.copied(), pool.reserved
-    need = Need.of_sizes(sizes)
-    is_served = pool.serves(need.sufficient_size, need.needs)
+    is_served = pool.serves(Need.of_sizes(sizes))
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
     assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
@@ -319,6 +338,23 @@ def test_a_pool_that_begins_a_step_as_an_earlier_one_is_not_played_again():
         run.step()
     assert run.is_repeating[1]
     assert run.reserved == full_peak_reserved(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
+
+
+def test_later_steps_play_small_tensors_at_once_where_all_transients_are_certain_to_be_served(monkeypatch):
+    """In all parts of both passes."""
+    played, play = [], PartAtOnce.play
+
+    def noted(part, pool, places):
+        played.append(play(part, pool, places))
+        return played[-1]
+
+    monkeypatch.setattr(PartAtOnce, "play", noted)
+    run = FastReplay(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
+    run.load()
+    run.step()
+    assert not played
+    run.step()
+    assert played == [True, True, True]
 
 
 def test_most_tensors_of_a_llama_are_transients():

@@ -112,7 +112,7 @@ def test_micro_batches_of_drawn_lengths_are_replayed_with_their_streams(steps):
     lengths = [[128, 30], [512, 10], [900, 1]]
     given = body(autocast="bfloat16", gradient_accumulation_steps=steps, sequence_lengths=lengths)
     request = parse_request(given)
-    history = Histories.of(request.training).steps[0][-8:]
+    history = Histories.from_training(request.training).steps[0][-8:]
     run = HistoryRun(resident_state(with_longest_batch(request)), WORKSPACES)
     plain = History(run, ConfiguredMachine(DEFAULT, None), None).finish(history, None)
     assert run.replay(history) == plain

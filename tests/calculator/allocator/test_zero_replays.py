@@ -79,7 +79,7 @@ def test_a_step_has_the_live_tensors_of_the_peaks(resident):
     """Tensors that a step leaves for the next forward pass, and numbers of norms, are not the next pass's own."""
     step = step_of(resident)
     training = TrainingStep(resident)
-    kept = sum(each.bytes for each in (training.flat or training.partitioned).kept)
+    kept = sum(each.bytes for each in (training.flat or training.partitioned).resident_tensors)
     frozen = sum(each.bytes for each in resident.tensors if not each.trained) if training.flat else 0
     backward = next(peak.bytes for peak in training.peaks() if peak.phase == "backward")
     assert most_alive(step.events) == pytest.approx(backward - kept - frozen, rel=0.02)
@@ -93,7 +93,7 @@ def test_gathers_and_reductions_have_their_own_streams_only_with_overlap_comm():
     assert streams == {True: {0, GATHERS, REDUCTIONS}, False: {0}}
 
 
-def test_weights_that_become_a_flat_tensor_stay_cached_where_nothing_empties_the_cache():
+def test_weights_that_become_a_flat_tensor_stay_cached_if_nothing_empties_the_cache():
     """One group: the blocks of its weights stay. The two of transformers' trainer: those of the matrices do not."""
     cached = []
     for training in ({}, {"trainer": "transformers"}):
@@ -112,7 +112,7 @@ def test_frozen_layers_stay_loaded_whose_weights_have_the_names_of_trained_ones(
         loading = loading_of(resident)
         alive = sum(loading.sizes[max(event, ~event)] * (1 if event >= 0 else -1) for event in loading.events)
         states = sum(state.bytes for state in resident.flat.states)
-        loaded.append(alive + states - sum(tensor.bytes for tensor in resident.flat.kept))
+        loaded.append(alive + states - sum(tensor.bytes for tensor in resident.flat.resident_tensors))
     assert loaded[0] == loaded[1]
 
 

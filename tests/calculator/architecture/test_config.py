@@ -219,7 +219,7 @@ def test_the_resolved_config_cannot_be_changed():
         model_from_config(LLAMA).config["hidden_size"] = 8
 
 
-def test_both_names_of_a_field_are_accepted_where_the_class_accepts_both():
+def test_both_names_of_a_field_are_accepted_if_the_class_accepts_both():
     other = model_from_config(_with(GPT2, n_embd=WITHOUT, hidden_size=64))
     assert other.config == model_from_config(GPT2).config
 

@@ -22,7 +22,7 @@ def test_preparation_casts_what_is_not_quantized_to_float32():
     assert next(bytes_of) - next(bytes_of) == 2 * (2 * 152_064 * 3584 + (2 * 28 + 1) * 3584)
 
 
-def test_more_tokens_need_less_where_the_kernel_sums_no_parts():
+def test_more_tokens_need_less_if_the_kernel_sums_no_parts():
     """Eight parts of 1,024 rows in float32 are 32 KiB for each output: more than a dense column and another row."""
     sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = {"model_type": "llama", "vocab_size": 64, **sizes}

@@ -46,7 +46,7 @@ def test_one_scale_for_a_weight_quantizes_the_input():
     assert whole.peak_allocated_bytes == blocks.peak_allocated_bytes  # not at the peak, which is at the loss
 
 
-def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_where_the_method_keeps_it():
+def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_if_the_method_keeps_it():
     stated = {**NAMED, "weight_block_size": [64, 64], "activation_scheme": "static"}
     answer = answered(NAMED, stated)
     assert answer.method.quantization_config == QuantizationConfig(

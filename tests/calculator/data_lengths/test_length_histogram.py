@@ -83,7 +83,7 @@ def test_each_saving_is_the_difference_of_two_estimates():
     assert (bucketing.saved_bytes, bucketing.tokens < found.tokens) == (0, True)
 
 
-def test_packing_is_estimated_where_the_trainer_packs_and_refused_with_the_reason():
+def test_packing_is_estimated_if_the_trainer_packs_and_refused_with_the_reason():
     lengths = lengths_of([64] * 9 + [512])
     body = {**RUN, "model": "facebook/opt-125m", "training": {"trainer": "trl-sft"}}
     (packing,) = [each for each in advice(parse_request(body), lengths).changes if each.kind == "packing"]

@@ -89,7 +89,7 @@ def test_usable_memory_is_at_most_that_of_the_driver_and_the_data_sheet(card):
         assert card.usable_bytes < card.memory_driver_mib * MIB
 
 
-def test_usable_memory_is_torchs_figure_where_it_is_known():
+def test_usable_memory_is_torchs_figure_if_it_is_known():
     assert usable(gpu("4090")).bytes == 24_081 * MIB
     assert "get_device_properties" in usable(gpu("4090")).assumption
 

@@ -120,7 +120,7 @@ def test_a_checkpointed_step_frees_the_copies_of_the_forward_pass_before_it_reco
     assert phases["bfloat16"]["backward"] - phases[None]["backward"] < weights
 
 
-def test_no_warning_about_float32_attention_where_autocast_casts_it():
+def test_no_warning_about_float32_attention_if_autocast_casts_it():
     method = {"name": "qlora", "target_modules": "all-linear"}
     assert any("2.14" in warning for warning in answer(method).warnings)
     assert not any("2.14" in warning for warning in answer(method, autocast="bfloat16").warnings)

@@ -43,7 +43,7 @@ def test_layers_before_the_pattern_are_interpreted():
     assert repetition("dddmmmmm") == Repetition(numbers=(0, 1, 2, 3, 4), start=4, end=5, copies=3)
 
 
-def test_the_first_period_represents_all_where_no_other_layer_precedes_it():
+def test_the_first_period_represents_all_if_no_other_layer_precedes_it():
     found = repetition("sfsfsfsfs").from_first_period()
     assert found == Repetition(numbers=(0, 1, 8), start=0, end=2, copies=3)
     assert found.last_represented(1) == 7

@@ -36,7 +36,7 @@ def test_the_worst_history_sets_the_reserved_memory(free):
     assert len(history.micro_batches) == len(history.reserved_by_step)
 
 
-def test_a_run_fits_where_no_history_frees_a_cached_block(free):
+def test_a_run_fits_if_no_history_frees_a_cached_block(free):
     needed = free.memory.required_bytes
     fits = answered({"memory_bytes": needed + 2 * GIB}, sequence_lengths=LENGTHS).fit
     assert (fits.verdict, fits.retries, fits.with_expandable_segments) == (Verdict.FITS, 0, None)

@@ -52,7 +52,7 @@ def test_virtual_tokens_are_refused():
     assert "has no word embeddings" in refused({"name": "prompt"})["method.name"]
 
 
-def test_the_head_is_trained_where_modules_to_save_names_it():
+def test_the_head_is_trained_if_modules_to_save_names_it():
     left, saved = answer(), answer({**LORA, "modules_to_save": ["classifier"]})
     assert saved.parameters.added - left.parameters.added == 64 * 3 + 3
     assert any("set modules_to_save to classifier" in each for each in left.assumptions)

@@ -71,7 +71,7 @@ def test_shards_are_refused_with_the_librarys_reason_unless_they_are_modeled(opt
 
 
 @pytest.mark.parametrize("optimizer", [name for name in ON_ONE_GPU if OPTIMIZERS[name].refuses_ddp])
-def test_ddp_is_refused_where_a_backward_pass_updates(optimizer):
+def test_ddp_is_refused_if_a_backward_pass_updates(optimizer):
     with pytest.raises(PlanError, match=r"is modeled on one GPU only: .*(NotImplementedError|before DDP)"):
         estimate(parse_request(body(optimizer, device={"count": 2, "sharding": "ddp"})))
 
@@ -103,7 +103,7 @@ def test_every_rank_of_ddp_has_all_states(optimizer):
     assert states[0] == states[1]
 
 
-def test_a_trainer_is_refused_where_transformers_has_no_such_optimizer():
+def test_a_trainer_is_refused_if_transformers_has_no_such_optimizer():
     with pytest.raises(PlanError, match=r"TrainingArguments\.optim does not have it"):
         estimate(parse_request(body("muon", trainer="transformers")))
 
@@ -173,7 +173,7 @@ def test_lorafa_trains_and_keeps_states_of_b_only():
         ({"name": "lora"}, {"trainer": "trl-sft"}, r"TrainingArguments\.optim does not have it"),
     ],
 )
-def test_lorafa_is_refused_where_parameters_are_no_pairs(method, more, reason):
+def test_lorafa_is_refused_if_parameters_are_not_pairs(method, more, reason):
     with pytest.raises(PlanError, match=reason):
         estimate(parse_request(body("lorafa", method, **more)))
 

@@ -35,7 +35,7 @@ def test_the_known_fields_have_one_order_in_every_process(seed):
 
 
 @pytest.mark.parametrize("accounting", ["exact", "textbook"])
-def test_a_bare_count_is_for_full_fine_tuning_whatever_the_request(accounting):
+def test_a_bare_count_is_for_full_fine_tuning_in_any_request(accounting):
     body = {**COUNT, "accounting": accounting}
     for ask in (lambda: limit(parse_limit({**body, "solve_for": "r"})), lambda: estimate(parse_request(body))):
         with pytest.raises(PlanError) as refusal:

@@ -54,7 +54,7 @@ def test_as_many_lengths_as_allowed_are_read():
     assert len(request(sequence_lengths=lengths).training.sequence_lengths) == MOST_LENGTHS
 
 
-def test_samples_are_cut_to_the_sequence_length_where_it_is_given():
+def test_samples_are_cut_to_the_sequence_length_if_it_is_given():
     cut = sample_lengths(request(sequence_lengths=PAIRS, sequence_length=200).training)
     assert cut.pairs == ((100, 50), (200, 50))
 
@@ -102,7 +102,7 @@ def test_a_step_has_its_micro_batches_and_ends_with_the_longest(accumulated, per
         (1, PAIRS, True, Padded(400, padding=True)),
     ],
 )
-def test_a_micro_batch_has_padding_where_its_samples_may_differ(batch, lengths, padding, expected):
+def test_a_micro_batch_has_padding_if_its_samples_may_differ(batch, lengths, padding, expected):
     training = request(micro_batch_size=batch, sequence_lengths=lengths, padding=padding).training
     assert sample_lengths(training).longest_batch(training) == expected
 
@@ -124,7 +124,7 @@ def test_positions_that_a_model_lacks_are_refused():
     assert estimate(cut).memory.peak_reserved_bytes
 
 
-def test_flash_attention_is_refused_where_micro_batches_have_padding():
+def test_flash_attention_is_refused_if_micro_batches_have_padding():
     flash = {"attention": "flash_attention_2", "sequence_lengths": PAIRS}
     with pytest.raises(PlanError, match="use sdpa, or micro_batch_size 1, which pads no sample"):
         estimate(request(micro_batch_size=2, **flash))

@@ -123,7 +123,7 @@ def test_a_prompt_as_wide_as_the_layers_is_refused_before_narrower_embeddings():
 
 
 @pytest.mark.parametrize(("family", "config"), [("falcon", {"multi_query": True}), ("deepseek_v3", {})])
-def test_a_prefix_is_refused_where_the_cache_has_a_single_head(family, config):
+def test_a_prefix_is_refused_if_the_cache_has_a_single_head(family, config):
     with pytest.raises(PlanError, match="caches one head"):
         answer(family, {"name": "prefix"}, **config)
 

@@ -22,7 +22,7 @@ def test_the_projection_of_the_output_is_not_adapted():
     assert refused({"name": "lora", "target_modules": ["out_proj"]}) == ["method.target_modules"]
 
 
-def test_a_refusal_says_what_the_proposed_module_is():
+def test_a_refusal_names_the_proposed_module():
     body = {"model": {"config": MAMBA2}, "method": {"name": "lora", "target_modules": ["out_proj"]}}
     with pytest.raises(PlanError, match=r"name the input projection of Mamba's layers \(in_proj\)"):
         estimate(parse_request(body))

@@ -35,7 +35,7 @@ def test_the_lessons_product_by_hand_is_exact():
 
 
 @given(st.lists(st.decimals(-1000, 1000, places=3), min_size=2, max_size=2), st.integers(1, 64))
-def test_with_b_zero_the_model_is_unchanged_whatever_a_is(a, r):
+def test_with_b_zero_the_model_is_unchanged_for_any_a(a, r):
     typed = Product(A=", ".join(str(number) for number in a), B="0; 0", r=r)
     assert vectors(typed)["h"] == vectors(typed)["W₀x"]
     assert of(forward(typed), "change of h, at most") == 0
@@ -186,7 +186,7 @@ def test_practice_departs_from_twelve_bytes_a_parameter():
     }
 
 
-def test_each_of_eleven_cards_needs_more_than_its_part_of_840_gb_where_masters_are_in_float32():
+def test_each_of_eleven_cards_needs_more_than_its_part_of_840_gb_if_masters_are_in_float32():
     sharded = {line.name.partition("each: ")[2]: line.value for line in PRACTICE["full"]() if line.unit == "bytes"}
     part = 840 * 10**9 / 11
     assert sharded["FSDP2, bf16 throughout"] < part < sharded["ZeRO-3, bf16 with float32 masters"]

@@ -60,7 +60,7 @@ def larger(body, answer, scanned):
     probes = search.ruled
     start = answer.above.value
     step = 1
-    while start + step < most.limit and probes.at(start + step).least_excess <= 0:
+    while start + step < most.limit and probes.probe(start + step).least_excess <= 0:
         step *= 2
     values = {start + 1 + step * k // scanned for k in range(scanned)}
     return sorted(value for value in values if value <= most.limit and search.fits(value))

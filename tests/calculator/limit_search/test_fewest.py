@@ -98,7 +98,7 @@ def test_of_many_numbers_multiples_are_tried(monkeypatch):
     assert answer.value >= every.value
 
 
-def test_the_verdict_is_that_of_a_replay_where_the_sharding_is_replayed():
+def test_the_verdict_is_that_of_a_replay_if_the_sharding_is_replayed():
     request = {**body("ddp"), "reserved": "replay"}
     needed = estimated(request, 2).memory.required_bytes
     for memory in (needed, needed - 1):

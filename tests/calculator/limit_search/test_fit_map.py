@@ -106,7 +106,7 @@ def test_a_map_without_a_card_is_refused():
     assert [problem.loc for problem in error.value.problems] == ["device"]
 
 
-def test_a_four_bit_model_whose_load_decides_is_replayed_where_the_rule_may_be_too_low():
+def test_a_four_bit_model_whose_load_decides_is_replayed_if_the_rule_may_be_too_low():
     body = {
         "model": "Qwen/Qwen3-0.6B",
         "method": {"name": "qlora", "quant_storage": "bfloat16"},

@@ -82,7 +82,7 @@ def test_few_values_are_replayed_and_none_whose_live_tensors_do_not_fit(monkeypa
     replay_of = Replays._replay
 
     def counted(self, value):
-        assert self.ruled.at(value).least_excess <= 0
+        assert self.ruled.probe(value).least_excess <= 0
         tried.append(value)
         return replay_of(self, value)
 
@@ -93,7 +93,7 @@ def test_few_values_are_replayed_and_none_whose_live_tensors_do_not_fit(monkeypa
         assert len(tried) == len(set(tried)) <= 20, body
 
 
-def test_the_requests_own_value_is_the_answer_where_it_fits_above_others_that_do_not():
+def test_the_requests_own_value_is_the_answer_if_it_fits_above_others_that_do_not():
     """Blocks of logits and of layers are shared at some lengths and not at others."""
     body = {
         "model": "meta-llama/Llama-3.1-8B",

@@ -107,6 +107,6 @@ def test_what_is_not_modeled_is_refused_with_a_solution(method, fields, loc, par
     assert part in refused(method, **fields)[loc]
 
 
-def test_badam_is_refused_where_no_layers_are_found():
+def test_badam_is_refused_if_no_layers_are_found():
     gpt = {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}
     assert "finds no layers in gpt2" in refused({"use_badam": True}, model=gpt)["method.use_badam"]

@@ -17,7 +17,7 @@ def answer(name, model=TIED, **method):
 
 
 @pytest.mark.parametrize("model", [TIED, UNTIED])
-def test_trained_rows_count_once_where_the_head_is_tied(model):
+def test_trained_rows_count_once_if_the_head_is_tied(model):
     width = {TIED: 2048, UNTIED: 4096}[model]
     assert answer("trainable_tokens", model, token_indices=[5, 6, 7]).parameters.trainable == 3 * width
 

@@ -89,7 +89,7 @@ def test_merging_swaps_the_copies_and_allocates_nothing():
     assert merged.memory.peak_allocated_bytes == unmerged.memory.peak_allocated_bytes - 2 * NORMS
 
 
-def test_a_base_in_4_bits_is_refused_only_where_a_copy_would_be_in_4_bits():
+def test_a_base_in_4_bits_is_refused_only_if_a_copy_would_be_in_4_bits():
     assert served(storage="nf4").memory.peak_allocated_bytes < served().memory.peak_allocated_bytes
     for method in ({"target_modules": ["q_proj"]}, {"modules_to_save": ["q_proj"]}):
         with pytest.raises(PlanError, match="4 bits"):

@@ -90,7 +90,7 @@ def test_outliers_are_an_assumption():
     assert not any("without outliers" in each for each in answer({"load_in_8bit": False}).assumptions)
 
 
-def test_biases_under_autocast_are_a_warning_where_there_are_any():
+def test_biases_under_autocast_are_a_warning_if_there_are_any():
     def warned(model):
         request = {**body(autocast="bfloat16"), "model": model}
         return any("casts the bias" in each for each in estimate(parse_request(request)).warnings)

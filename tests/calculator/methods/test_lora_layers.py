@@ -34,7 +34,7 @@ def test_only_chosen_layers_are_adapted():
     assert added(target_modules=["q_proj"], layers_to_transform=[15, 16, 99], layers_pattern=["layers"]) * 16 == whole
 
 
-def test_a_target_with_its_full_name_is_adapted_whatever_the_layers_are():
+def test_a_target_with_its_full_name_is_adapted_in_any_layer():
     """PEFT looks at layers only where a name ends in a target."""
     body = {"target_modules": ["lm_head", "q_proj"]}
     head = 8 * (2048 + 128_256)

@@ -29,7 +29,7 @@ def request(method="lora", device=None, **training):
     ],
     ids=str,
 )
-def test_loraplus_is_refused_where_its_groups_are_not_modeled(changed, why):
+def test_loraplus_is_refused_if_its_groups_are_not_modeled(changed, why):
     with pytest.raises(PlanError) as error:
         estimate(request(**changed))
     ((loc, message),) = [(each.loc, each.msg) for each in error.value.problems]

@@ -34,7 +34,7 @@ def test_each_expert_has_its_own_factors():
     assert added == 2 * 4 * 4 * ((64 + 2 * 32) + (32 + 64))
 
 
-def test_modules_are_adapted_too_where_they_are_named():
+def test_modules_are_adapted_too_if_they_are_named():
     both = answer(target_parameters=EXPERTS, target_modules=["q_proj"]).parameters.added
     assert both - answer(target_parameters=EXPERTS).parameters.added == 2 * 4 * (64 + 64)
 

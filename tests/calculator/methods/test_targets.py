@@ -87,7 +87,7 @@ def test_nearest_keeps_the_requested_targets_that_can_be_adapted(model_type, tar
     assert LoRA(target_modules=targets).nearest_targets(family(model_type)) == near
 
 
-def test_nothing_is_nearest_where_something_else_is_refused():
+def test_there_is_no_nearest_miss_if_something_else_is_refused():
     method = LoRA(target_modules=("q_porj",), layers_to_transform=(99,))
     assert method.nearest_targets(family("llama")) is None
 

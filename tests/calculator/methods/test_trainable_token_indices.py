@@ -50,7 +50,7 @@ def test_settings_that_peft_refuses_or_that_are_not_modeled_are_refused(changed,
     assert (loc, True) in [(each.loc, message in each.msg) for each in caught.value.problems]
 
 
-def test_several_gpus_are_refused_where_another_setting_is_modeled_on_one():
+def test_several_gpus_are_refused_if_another_setting_is_modeled_on_one():
     request = body(load_in_8bit=True) | {"device": {"count": 2, "sharding": "ddp"}}
     with pytest.raises(PlanError, match="LoRA with load_in_8bit with trainable_token_indices is modeled on one GPU"):
         estimate(parse_request(request))

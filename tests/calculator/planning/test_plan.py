@@ -312,7 +312,7 @@ def test_with_speed_first_the_fastest_ranks_first_however_little_is_left():
     assert part.configurations[-1].request.training.gradient_checkpointing
 
 
-def test_a_four_bit_base_is_not_proposed_where_it_saves_nothing():
+def test_a_four_bit_base_is_not_proposed_if_it_saves_nothing():
     part = planned({"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "a100-sxm4-80gb"}})
     assert out(part) == {"qlora": "four_bits_in_vain"}
     sentence = next(each.sentence for each in part.ruled_out if each.method == "qlora")
@@ -329,7 +329,7 @@ def test_a_tight_configuration_ranks_after_roomier_ones_of_the_same_quality():
     assert room[0] >= least
 
 
-def test_a_four_bit_base_is_compared_at_the_same_micro_batch_where_a_larger_one_saves_nothing():
+def test_a_four_bit_base_is_compared_at_the_same_micro_batch_if_a_larger_one_saves_nothing():
     """QLoRA of an 8B model with micro-batches of 2 would need more than LoRA with 1 does."""
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}})
     lora, qlora = (next(c for c in part.configurations if c.request.method.name == name) for name in ("lora", "qlora"))

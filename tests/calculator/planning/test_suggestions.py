@@ -25,7 +25,7 @@ def found(body):
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_saving_is_what_the_changed_plan_requires_less(name):
+def test_a_saving_is_the_difference_in_required_memory(name):
     request, suggested = found(PLANS[name])
     before = estimate(request).memory.required_bytes
     assert len(suggested) >= 2

@@ -1,4 +1,4 @@
-"""Where each request may use another task, every proposal has the unmerged modules of all tasks in memory."""
+"""If requests for different tasks alternate, every proposal has the unmerged modules of all tasks in memory."""
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_a_preferred_adapter_that_fits_has_no_reason_against_it():
     assert all("held_at_once" not in reasons(each, "against") for each in planned(USUAL, 20).configurations)
 
 
-def test_ranks_go_down_to_one_where_the_tasks_ask_for_it():
+def test_ranks_go_down_to_one_if_the_tasks_require_it():
     (*_, last) = planned(LARGE, 2000).configurations
     assert last.request.method.r == 1
 
@@ -158,7 +158,7 @@ def test_added_products_are_counted_the_same_for_adapters_and_low_rank():
     assert f"{32 * 2 * 2} small products" in sentences["adapter"]["stays_beside"]
 
 
-def test_an_immutable_base_tells_the_overhead_of_low_rank_too():
+def test_an_immutable_base_states_the_overhead_of_low_rank_too():
     body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"frozen_base": True, "tasks": 3}}
     (part,) = plan(parse_plan(body)).plans
     for configuration in part.configurations:

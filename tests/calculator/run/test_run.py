@@ -316,7 +316,15 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
             },
             "run.predict_with_generate",
         ),
-        ({"run": {"eval_strategy": "steps"}, "method": {"name": "prompt"}}, "method.name"),
+        (
+            {
+                "run": {"eval_strategy": "steps", "save_only_model": True},
+                "method": {"name": "prompt"},
+                "device": {"count": 2, "sharding": "zero3"},
+                "training": {"autocast": "bfloat16"},
+            },
+            "method.name",
+        ),
         (
             {"run": {"eval_strategy": "steps", "compute_metrics": True}, "training": {"use_liger_kernel": True}},
             "training.use_liger_kernel",
@@ -351,7 +359,7 @@ def test_a_run_under_fsdp_states_which_processes_read_the_weights():
     assert any("cpu_ram_efficient_loading" in each for each in found.assumptions)
 
 
-def test_experts_are_fused_in_host_memory_where_the_files_have_each_of_them():
+def test_experts_are_fused_in_host_memory_if_the_files_have_each_of_them():
     config = {
         "model_type": "mixtral",
         "hidden_size": 64,

@@ -1,7 +1,6 @@
 """DDP: how gradients are assigned to buckets, what the buckets add to a step, and what is refused."""
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -78,7 +77,7 @@ def test_another_cap_is_that_of_the_first_bucket_too():
     assert sizes(buckets(layers, DDPConfig(bucket_cap_mb=20)).steady) == [20 * MIB // 4] * 4 + [10 * MIB // 4]
 
 
-def test_ddp_keeps_the_order_of_the_parameters_where_it_looks_for_unused_ones():
+def test_ddp_keeps_the_order_of_the_parameters_if_it_looks_for_unused_ones():
     tensors = [weight("first.weight", 3 * MIB // 4), weight("last.weight", 5 * MIB // 4)]
     found = buckets(tensors, DDPConfig(find_unused_parameters=True))
     assert sizes(found.steady) == sizes(found.first) == [5 * MIB // 4, 3 * MIB // 4]
@@ -158,7 +157,7 @@ def test_gradients_that_are_views_of_buckets_add_nothing_to_the_optimizer_step()
 
 def test_the_number_of_cards_changes_what_is_sent_and_nothing_else():
     two, eight = (estimate(request(count)) for count in (2, 8))
-    assert replace(two, communication=None, assumptions=()).memory == replace(eight, communication=None).memory
+    assert two.memory == eight.memory
     (of_two,), (of_eight,) = two.communication, eight.communication
     assert of_two.sent_bytes == of_two.payload_bytes == of_eight.payload_bytes
     assert of_eight.sent_bytes == of_eight.payload_bytes * 7 // 4

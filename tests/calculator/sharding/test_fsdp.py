@@ -262,7 +262,7 @@ def test_accelerate_finds_no_final_norm_of_llama_4():
     [({"config": {**CONFIG, "tie_word_embeddings": True}}, "lm_head"), ("deepseek-ai/DeepSeek-V3", "o_proj")],
     ids=["tied head with an adapter", "buffer of the state dict"],
 )
-def test_weights_are_not_broadcast_where_accelerate_fails(model, target):
+def test_weights_are_not_broadcast_if_accelerate_fails(model, target):
     body = {"model": model, "method": {"name": "lora", "target_modules": [target]}}
     training = {"sequence_length": 64, "fsdp_config": {"cpu_ram_efficient_loading": True}}
     device = {"count": 2, "sharding": "fsdp"}

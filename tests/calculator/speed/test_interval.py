@@ -144,7 +144,7 @@ def test_runs_with_deterministic_algorithms_count_in_no_interval():
         assert run not in found
         grouped = [[other.efficiency for other in found if other.source.name == name] for name in sources(found)]
         assert run.efficiency < predicted(grouped).low
-    assert "universal_llm_trainer count in none: their configuration files set deterministic" in accuracy()
+    assert "universal_llm_trainer are excluded: their configuration files set deterministic" in accuracy()
 
 
 def test_a_source_counts_once_in_the_share_of_all():

@@ -1,4 +1,4 @@
-"""Intervals of a further source, from how the known sources differ."""
+"""Intervals for a run of another source, from how much the known sources differ."""
 
 from math import exp, isclose, log, sqrt
 from random import Random

@@ -35,7 +35,7 @@ def test_unknown_settings_and_those_without_effect_are_refused(
     assert way_out in found.msg
 
 
-def test_checkpointing_is_answered_where_it_has_an_effect() -> None:
+def test_checkpointing_is_answered_if_it_has_an_effect() -> None:
     for transformers in ("4.53", "5.0"):
         request = {"method": {"name": "full"}, **body(transformers, {}, {"gradient_checkpointing": True})}
         assert estimate(parse_request(request)).memory.peak_allocated_bytes > 0

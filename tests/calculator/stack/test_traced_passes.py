@@ -62,7 +62,7 @@ def test_the_answer_names_the_stack_and_what_its_passes_do_differently() -> None
     assert not any(line.startswith("transformers") for line in assumptions(transformers="5.24"))
 
 
-def test_bitsandbytes_keeps_no_inputs_where_nothing_is_trained() -> None:
+def test_bitsandbytes_keeps_no_inputs_if_nothing_is_trained() -> None:
     qlora = {**CASES[0], "method": {"name": "qlora"}}
     older, newer = (
         inference(parse_inference(body(qlora, transformers="5.24", bitsandbytes=each))).memory.passes

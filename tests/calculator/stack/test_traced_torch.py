@@ -52,7 +52,7 @@ def peak(**changes: Any) -> int:
         ("2.7", "h100-sxm5-80gb", False),
     ],
 )
-def test_experts_have_a_grouped_product_where_the_release_and_the_card_have_one(
+def test_experts_have_a_grouped_product_if_the_release_and_the_card_have_one(
     torch: str, gpu: str | None, groups: bool
 ) -> None:
     assert kernels_of(Device(gpu=gpu), StackVersions(torch=torch), None).grouped_mm == groups

@@ -97,7 +97,7 @@ def test_evaluation_is_refused_by_name():
     assert "training.cut_cross_entropy" in [each.loc for each in refused.value.problems]
 
 
-def test_cut_cross_entropy_is_suggested_where_the_trainer_computes_all_logits():
+def test_cut_cross_entropy_is_suggested_if_the_trainer_computes_all_logits():
     def names(**training):
         return [name for name, _ in trainer_ideas(request(**training))]
 

@@ -73,7 +73,7 @@ def test_granite_keeps_its_logits_and_writes_their_gradient_over_them():
     assert not [name for name in logits if "log-probabilities" in name]
 
 
-def test_cross_entropy_of_granites_logits_is_refused_where_it_is_not_modeled():
+def test_cross_entropy_of_granites_logits_is_refused_if_it_is_not_modeled():
     with pytest.raises(PlanError, match="Liger's cross-entropy of granite's logits"):
         estimate(request(LORA, "ibm-granite/granite-3.0-2b-base", trainer="trl-orpo"))
 

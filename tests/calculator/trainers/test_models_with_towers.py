@@ -45,7 +45,7 @@ def test_settings_that_are_not_modeled_are_refused(training: dict, words: str) -
 
 
 @pytest.mark.parametrize(("trainer", "warns"), [("trl-dpo", True), ("trl-kto", True), ("trl-sft", False)])
-def test_a_processor_that_needs_images_is_warned_about_where_answers_are_processed_without(
+def test_a_processor_that_needs_images_is_warned_about_if_answers_are_processed_without(
     trainer: str, warns: bool
 ) -> None:
     training = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 512, "images": {"images_per_sequence": 1}}

@@ -60,7 +60,7 @@ def test_the_batches_of_a_step_stay_on_the_gpu_under_deepspeed(sharding):
 
 
 @pytest.mark.parametrize(("option", "bytes_more"), [("find_unused_parameters", 512), ("static_graph", 512)])
-def test_ddp_keeps_a_map_of_used_parameters_where_it_looks_for_unused_ones(option, bytes_more):
+def test_ddp_keeps_a_map_of_used_parameters_if_it_looks_for_unused_ones(option, bytes_more):
     step = "optimizer_step"
     assert phases("ddp", ddp={option: True})[step] - phases("ddp")[step] == bytes_more
 

@@ -216,7 +216,7 @@ def test_transformers_has_no_packing():
         estimate(request(trainer="transformers", packing=True))
 
 
-def test_magnitudes_of_a_4_bit_model_are_in_float32_whatever_the_dtype_of_adapters():
+def test_magnitudes_of_a_4_bit_model_are_in_float32_with_any_dtype_of_adapters():
     method = {"name": "qlora", "use_dora": True, "prepare_model_for_kbit_training": False, "target_modules": ["q_proj"]}
     both = [peaks(request(method, adapter_dtype=given)) for given in ("model", "float32")]
     assert both[0] == both[1]

@@ -50,7 +50,7 @@ def test_layers_that_free_masks_of_an_attention_type_need_four_periods():
     assert in_order(unrolled(state.prepared).events()) == in_order(every_event(state.prepared))
 
 
-def test_every_layer_is_interpreted_where_periods_free_different_numbers_of_tensors():
+def test_every_layer_is_interpreted_if_periods_free_different_numbers_of_tensors():
     """The last of five layers is of the type of the first, so that its masks are freed with it."""
     config = {
         "model_type": "gemma3_text",

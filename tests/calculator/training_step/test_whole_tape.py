@@ -59,7 +59,7 @@ def test_a_tape_of_periods_is_that_of_every_layer(sharding, method, config, chec
     assert recorded(found) == recorded(every) == recorded(whole_tape._interpreted(model, repetition))
 
 
-def test_every_layer_is_interpreted_where_the_periods_share_a_loss():
+def test_every_layer_is_interpreted_if_the_periods_share_a_loss():
     with_loss = {**MIXTRAL, "output_router_logits": True}
     assert whole_tape._of_periods(prepared("zero2", with_loss, {"name": "full"}, {})) is None
     assert whole_tape._of_periods(prepared("zero2", MIXTRAL, {"name": "full"}, {})) is not None

@@ -27,5 +27,5 @@ def test_the_bar_counts_what_is_done_on_a_terminal(monkeypatch):
     assert "2/4 traced" in Text.from_ansi(shown).plain
 
 
-def test_there_is_no_bar_where_standard_error_is_a_file(monkeypatch):
+def test_there_is_no_bar_if_standard_error_is_a_file(monkeypatch):
     assert run(monkeypatch, io.StringIO()) == ""

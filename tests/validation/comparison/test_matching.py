@@ -28,7 +28,7 @@ def test_equal_rows_all_match():
     assert unmatched(Counter({UP: 3, NORM: 1}), Counter({UP: 3, NORM: 1})) == (Counter(), Counter())
 
 
-def test_rows_match_whatever_their_names_and_views():
+def test_rows_match_with_any_names_and_views():
     ours, theirs = Counter({UP: 2, ACTIVATION: 2}), Counter({UP_TRACED: 2, ACTIVATION_TRACED: 2})
     assert unmatched(ours, theirs) == (Counter(), Counter())
 

@@ -49,7 +49,7 @@ def test_each_process_has_the_logits_of_both_and_those_of_the_last_batch(tmp_pat
     assert at_once.predicted == 2 * (32 * logits * (2 + 4) + 4 * (2 * logits + labels))
 
 
-def test_one_process_reads_the_files_under_zero_init_where_its_gpu_has_the_partitions(tmp_path):
+def test_one_process_reads_the_files_under_zero_init_if_its_gpu_has_the_partitions(tmp_path):
     config = model_config(16, 1)
     built, cast, whole, _ = zero_3_loading_cases(config, tmp_path)
     assert built.predicted - built.on_device == whole.predicted

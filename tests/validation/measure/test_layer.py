@@ -56,7 +56,7 @@ def test_every_matrix_size_is_measured_in_4_bits_and_with_lora():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-def test_a_case_leaves_no_state_behind():
+def test_a_case_leaves_no_state():
     double = narrow(next(case for case in CASES if case.name == "nf4, double quantization, 4096x4096"))
     assert measured(double, CPU)["moments"] == measured(double, CPU)["moments"]
 

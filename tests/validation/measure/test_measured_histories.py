@@ -54,7 +54,7 @@ def test_a_history_runs_with_its_lengths_and_masks_in_their_order():
 )
 def test_a_cache_is_emptied_where_the_replay_empties_it(monkeypatch, place, calls):
     case, found = case_of(torch_empty_cache_steps=2, empty_cache_at=place), []
-    histories = Histories.of(case.request.training)
+    histories = Histories.from_training(case.request.training)
     with meter_of(CPU) as meter:
         run = history.LengthsRun(with_longest_batch(case.request), CPU, meter)
         steps, ended = histories.steps[0][:4], []
@@ -70,7 +70,7 @@ def meter_reading():
 
 def test_a_measured_history_has_its_prediction_and_no_counters_on_the_cpu():
     row = history.measured(case_of(), CPU)
-    histories = Histories.of(case_of().request.training)
+    histories = Histories.from_training(case_of().request.training)
     seed, result = history.worst(case_of().request, histories)
     assert (row["seed"], row["predicted"]["reserved"]) == (seed, [*result.reserved])
     assert row["measured"] == {"reserved": [None] * len(result.reserved)}

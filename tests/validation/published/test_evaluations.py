@@ -46,7 +46,7 @@ def test_a_run_reserves_something_else_after_a_loss_before_its_first_step():
     assert after == of_base
 
 
-def test_questions_reserve_a_prefix_for_all_of_them_in_addition_to_what_the_steps_left_cached():
+def test_questions_reserve_a_prefix_for_all_of_them_in_addition_to_the_cached_blocks_of_steps():
     tokens = 1000
     request = request_of({"name": "prefix", "num_virtual_tokens": tokens})
     model, workspaces = model_of(request.model), (1 << 20, 1 << 20)

@@ -60,7 +60,7 @@ def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
     assert measurement.run.request["training"]["sequence_length"] == 4096
 
 
-def test_fused_lora_of_4_bit_layers_is_named_where_it_matters():
+def test_fused_lora_of_4_bit_layers_is_named_if_it_matters():
     in_step, at_rest = by_id("fms_acceleration/80/max_memory_allocated"), by_id("fms_acceleration/80/between_steps")
     assert (in_step.expressed, at_rest.expressed) == ("in part", "whole")
     assert in_step.run.differs == ("fused LoRA operations (foak) of 4-bit layers",)

@@ -1,4 +1,4 @@
-"""Cut Cross-Entropy in the place of a model's head and loss, patched in as axolotl's plugin does."""
+"""Cut Cross-Entropy instead of a model's head and loss, patched in as axolotl's plugin does."""
 
 from __future__ import annotations
 

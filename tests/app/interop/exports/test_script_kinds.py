@@ -90,7 +90,7 @@ def test_the_script_of_a_trainer_of_texts_trains_a_model_from_a_folder(
     assert ("ref_model=load(" in script(request)) is compares
 
 
-def test_padding_is_listed_where_a_trainer_cannot_pad_to_a_length():
+def test_padding_is_listed_if_a_trainer_cannot_pad_to_a_length():
     request = {**body({"name": "full"}, trainer="trl-grpo", micro_batch_size=2, padding=True), "model": "gpt2"}
     exported = export(parse_request(request), "peft")
     assert "training.padding" in [each.loc for each in exported.not_expressed]

@@ -200,7 +200,7 @@ def test_a_script_of_trainer_is_one_of_transformers():
 @pytest.mark.parametrize(
     ("pinned", "stack"), [("trl==1.9.0", {"trl": "1.9.0"}), ("trl==1.9.0 peft==0.2.0", {"trl": "1.9.0"})]
 )
-def test_pinned_releases_are_the_stack_where_they_are_known(pinned, stack):
+def test_pinned_releases_are_the_stack_if_they_are_known(pinned, stack):
     found = read(f"!pip install {pinned}\n{SFT.replace('packing=True', 'packing=False')}")
     assert found.request["stack"] == stack
     assert ("peft" in missed(found)) is ("peft" in pinned)

@@ -83,7 +83,7 @@ def test_an_accelerate_file_sets_the_plan_of_the_page():
     assert others.request["training"]["fsdp_config"] == settings
 
 
-def test_accelerate_alone_broadcasts_weights_where_a_file_does_not_say():
+def test_accelerate_alone_broadcasts_weights_unless_a_file_sets_it():
     of_accelerate = read(FSDP2.replace("  fsdp_cpu_ram_efficient_loading: true\n", ""), model="gpt2")
     assert of_accelerate.request["training"]["fsdp_config"]["cpu_ram_efficient_loading"] is True
     assert read(TRL + "--accelerate_config fsdp2").request["training"]["fsdp_config"]["cpu_ram_efficient_loading"]
@@ -91,7 +91,7 @@ def test_accelerate_alone_broadcasts_weights_where_a_file_does_not_say():
     assert axolotl.request["training"]["fsdp_config"] == {"reshard_after_forward": False}
 
 
-def test_machines_are_nodes_where_they_divide_the_gpus():
+def test_machines_are_nodes_if_they_divide_the_gpus():
     two = FSDP2.replace("num_machines: 1", "num_machines: 2")
     assert read(two, model="gpt2").request["device"]["nodes"] == 2
     three = read(two.replace("num_machines: 2", "num_machines: 3"), model="gpt2")
@@ -146,7 +146,7 @@ def test_files_of_a_tool_are_read_completely(name):
 
 def test_settings_that_are_not_modeled_are_a_warning():
     (unknown,) = read(AXOLOTL + "deepspeed: mine.json").warnings
-    assert "Put the content of that file in the place" in unknown
+    assert "Replace its name by the content of that file" in unknown
     (older,) = read(AXOLOTL + "fsdp_config: {fsdp_sharding_strategy: FULL_SHARD}").warnings
     assert "fsdp_version: 1" in older
     hybrid = read(FACTORY + "fsdp: hybrid_shard").warnings
@@ -235,7 +235,7 @@ def test_a_feature_of_deepspeed_that_is_not_modeled_is_warned_about():
 WRAPPED = "fsdp_version: 2\nfsdp_config: {transformer_layer_cls_to_wrap: NAMES}"
 
 
-def test_the_classes_of_units_are_read_where_their_units_are_modeled():
+def test_the_classes_of_units_are_read_if_their_units_are_modeled():
     found = read(AXOLOTL + WRAPPED.replace("NAMES", "GPT2Block"))
     assert found.request["training"]["fsdp_config"] == {"transformer_layer_cls_to_wrap": ["GPT2Block"]}
     other = read(AXOLOTL + WRAPPED.replace("NAMES", "GPT2MLP"))

@@ -89,7 +89,7 @@ def test_long_values_are_cut():
     assert len(found.warnings[0]) < 600
 
 
-def test_every_feature_states_what_it_changes_and_what_the_figures_are_of():
+def test_every_feature_states_what_it_changes_and_which_run_the_figures_are_for():
     for features in FEATURES.values():
         for feature in features:
             assert feature.effect.endswith(".")

@@ -1,0 +1,62 @@
+"""The words that code and texts do not use: private metaphors, and phrases that a reader has to decode."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("calculator", "app", "validation")
+
+#: Words that no identifier contains. A word is a part of a name between underscores.
+NAMES = {"told", "held", "lies", "said", "asked", "beside", "likewise", "thereof"}
+
+#: Functions and classes that are only a preposition say nothing about what they return.
+EMPTY_NAMES = {"by", "off", "put", "puts", "such", "that", "what", "which", "with"}
+
+#: Phrases that no text has.
+PHRASES = re.compile(
+    r"\b(told|lies|thereof|thereby|wherein|likewise|as it were|goes its way|comes to|for want of|in the place of)\b",
+    re.IGNORECASE,
+)
+
+SOURCES = {path: path.read_text() for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+TEXTS = sorted(
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(path for path in (ROOT / "templates").rglob("*") if path.is_file()),
+    ]
+)
+
+
+#: A function or class, and a name that a statement binds.
+DEFINITION = re.compile(r"^\s*(?:def|class) (\w+)[(:\[]", re.MULTILINE)
+BOUND = re.compile(r"\b(?:def|class|for|as) (\w+)|^\s*(?:\w+\.)?(\w+)(?:: [^=\n]+)? = ", re.MULTILINE)
+
+
+def found(pattern):
+    """The names that a pattern finds in the packages, with the path of each."""
+    return {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path, text in SOURCES.items()
+        for match in pattern.finditer(text)
+        for name in match.groups()
+        if name
+    }
+
+
+def test_no_name_is_a_private_metaphor():
+    assert [(path, name) for path, name in found(BOUND) if NAMES & {*name.lower().split("_")}] == []
+
+
+def test_no_function_or_class_is_named_by_a_preposition_alone():
+    assert [(path, name) for path, name in found(DEFINITION) if name.strip("_") in EMPTY_NAMES] == []
+
+
+def test_no_text_has_a_phrase_that_a_reader_has_to_decode():
+    lines = [
+        (path.relative_to(ROOT).as_posix(), number, match[0])
+        for path in (*SOURCES, *TEXTS)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for match in PHRASES.finditer(line)
+    ]
+    assert lines == []
