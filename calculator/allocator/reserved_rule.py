@@ -105,6 +105,8 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, _of_loaded_whole(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
+    if accumulated and (broadcast := resident.broadcast):
+        of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
     return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
 
 
@@ -163,7 +165,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(Counter(sizes(step.before_generation)))
+    passes = in_segments(sizes(step.before_generation))
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()

@@ -35,6 +35,23 @@ class Moment(NamedTuple):
     repeats: tuple[int, ...]
 
 
+def peak_after(start: int, before: int, changes: list[int], window: Window | None, growth: int) -> Moment:
+    """Return the moment with the most bytes from a position on, before which some bytes are alive.
+
+    It is that of a `MemoryCurve` with one window or none, of which nothing else is read. `changes` are those from the
+    position on, and are overwritten.
+    """
+    copied = 0
+    if window is not None:
+        copied = window.start if growth > 0 else window.end
+        changes[copied - start] += window.copies * growth
+    alive = [*accumulate(changes, initial=before)]
+    most = max(alive)
+    event = start + alive.index(most)
+    repeats = () if window is None else (window.copies if event > copied else 0,)
+    return Moment(event=event, bytes=most, repeats=repeats)
+
+
 class MemoryCurve:
     """The bytes alive over the events of one step."""
 

@@ -117,49 +117,48 @@ class SymSizes(Sizes):
         return shape_env.applied(allocated, count, shape_env.index(itemsize))
 
 
-class EvaluatedSizes:
-    """The bytes of rows for any values of a `ShapeEnv`, computed without an expression for each size."""
+class EvaluatedSizes(Sizes):
+    """The bytes of a tape's rows for any values of a `ShapeEnv`, computed without an expression for each size.
 
-    __slots__ = ("_products", "number_of_row")
+    The size of a row is a number. Equal products of dimensions and bytes have the same number.
+    """
 
-    def __init__(self, rows: Sequence[Allocation]) -> None:
-        _, shapes, dtypes, _, _ = zip(*rows, strict=True)
-        identities = [*map(id, shapes)]
-        products: dict[Indices, int] = {}
-        number_of_shape = {
-            identity: products.setdefault(_product(shape), len(products))
-            for identity, shape in dict(zip(identities, shapes, strict=True)).items()
-        }
-        layouts = [*zip(map(number_of_shape.__getitem__, identities), dtypes, strict=True)]
-        of_number = [*products]
-        numbers: dict[tuple[int, DType], int] = {}
-        #: The product of each size's constants, and the indices of its symbolic dimensions. Number 0 has no bytes.
-        self._products: list[tuple[int, Indices]] = [(0, ())]
-        for number, dtype in dict.fromkeys(layouts):
-            numbers[number, dtype] = len(self._products)
-            constant, *indices = of_number[number]
-            self._products.append((constant * ITEMSIZE[dtype], tuple(indices)))
-        #: The number of the size of each row.
-        self.number_of_row = [*map(numbers.__getitem__, layouts)]
+    __slots__ = ("_kept", "_number_of_layout", "_numbers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The number of each size: the product of its constants, and the indices of its symbolic dimensions. Number 0
+        #: has no bytes.
+        self._numbers: dict[tuple[int, Indices], int] = {(0, ()): 0}
+        #: The number of the size by the identity of the shape and the dtype.
+        self._number_of_layout: dict[tuple[int, DType], int] = {}
+        #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
+        self._kept: list[Shape] = []
+
+    def __getitem__(self, key: tuple[Shape, DType]) -> int:
+        shape, dtype = key
+        number = self._number_of_layout.get((id(shape), dtype))
+        return self._number(shape, dtype) if number is None else number
+
+    def _number(self, shape: Shape, dtype: DType) -> int:
+        constant, indices = ITEMSIZE[dtype], []
+        for dim in shape:
+            if dim.__class__ is SymInt:
+                indices.append(dim.index)
+            else:
+                constant *= +dim
+        number = self._numbers.setdefault((constant, tuple(indices)), len(self._numbers))
+        self._number_of_layout[id(shape), dtype] = number
+        self._kept.append(shape)
+        return number
 
     @property
     def indices(self) -> set[int]:
         """The indices of the values that the sizes are computed from."""
-        return {index for _, indices in self._products for index in indices}
+        return {index for _, indices in self._numbers for index in indices}
 
-    def __call__(self, values: Sequence[int]) -> list[int]:
+    def with_values(self, values: Sequence[int]) -> list[int]:
         """Return the bytes by number."""
         value, unit = values.__getitem__, ALLOCATION_ROUNDING
         # `rounded`, without a call for each size.
-        return [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._products]
-
-
-def _product(shape: Shape) -> Indices:
-    """Return the product of a shape's constants, followed by the indices of its symbolic dimensions."""
-    constant, indices = 1, []
-    for dim in shape:
-        if dim.__class__ is SymInt:
-            indices.append(dim.index)
-        else:
-            constant *= +dim
-    return constant, *indices
+        return [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._numbers]

@@ -64,6 +64,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     Raises:
         PlanError: with every reason found.
     """
+    of_request = prepared or partial(_prepared, request, model)
     of_task = [*task_choice.problems(request, model)]
     if of_task and (model.task.embeds or not model.reads_words):
         # The following checks need a head and word embeddings.
@@ -74,7 +75,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *_switches(request, model),
         *_kernels(request, model),
         *kernel_packages.problems(request, model),
-        *trainer_settings.problems(request, model),
+        *trainer_settings.problems(request, model, of_request),
         *positions.problems(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_gpus.several_cards(request.device),
@@ -90,7 +91,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *_coupled(request, model),
         *_without_attention(request, model),
         *_lists_of_caches(request, model),
-        *several_gpus.problems(request, model, prepared or partial(_prepared, request, model)),
+        *several_gpus.problems(request, model, of_request),
     ]
     if problems:
         raise PlanError(*problems)
@@ -240,6 +241,6 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
         named = f"{', '.join(others)} and {last}" if others else last
         message = f"{method.title} is modeled under {named} only{because}: use one of them"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
-    elif request.training.trainer is not None:
+    elif request.training.trainer is not None and not method.virtual_tokens:
         message = f"{method.title} is modeled in the reference step on several GPUs: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=request.training.trainer)

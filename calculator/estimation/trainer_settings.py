@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import identity
-from calculator.methods.prepared_model import PreparedModel
 from calculator.trainers import cut_cross_entropy, liger, reentrant, towers, trainer_of
 from calculator.trainers.trl import offloading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
     from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.facts import TrainerFacts
 
 #: Settings that only a trainer's step has, with the values that have no effect.
@@ -43,13 +43,16 @@ OF_TRAINERS: dict[str, object] = {
 _values = attrgetter(*OF_TRAINERS)
 
 
-def problems(request: Request, model: Model) -> Iterator[Problem]:
-    """Yield settings that a trainer refuses, and settings that need a trainer if there is none."""
+def problems(request: Request, model: Model, of_request: Callable[[], PreparedModel]) -> Iterator[Problem]:
+    """Yield settings that a trainer refuses, and settings that need a trainer if there is none.
+
+    `of_request` returns the request's model with its method applied.
+    """
     training = request.training
     if training.trainer is None:
         yield from _without_trainer(training)
         return
-    prepared = PreparedModel(model, request.method, training, request.device, request.stack)
+    prepared = of_request()
     if towers.reads_images(model):
         yield from towers.problems(prepared)
     if message := _refused_model(training, model):

@@ -48,6 +48,11 @@ class ServedMethod(Method):
         return self.method.virtual_tokens
 
     @property
+    def in_inference_mode(self) -> bool:
+        """True: PEFT loads a saved method so."""
+        return True
+
+    @property
     def embeds_inputs(self) -> bool:
         """Whether PEFT embeds the input for the method."""
         return self.method.embeds_inputs

@@ -17,6 +17,8 @@ from calculator.layers.layer_modules import LayerModules
 from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.architecture.dimension import Dim
     from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
@@ -46,6 +48,7 @@ class Context(BatchState):
         "attention_dropout",
         "attn_weights",
         "batch",
+        "before_first_pass",
         "bounds_first_layer",
         "buffer_dtype",
         "cache",
@@ -98,6 +101,8 @@ class Context(BatchState):
     )
 
     attn_weights: Tensor | None
+    #: What a sharding runs before the first pass of the model that it wraps. None once it has run.
+    before_first_pass: Callable[[Tape], None] | None
     skipped: SkippedPasses | None
     returned_attn_weights: Tensor | None
     #: The position ids that the model has created before it runs a vision tower.
@@ -212,7 +217,7 @@ class Context(BatchState):
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
         #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
-        self.skipped_layer = self.skipped = None
+        self.skipped_layer = self.skipped = self.before_first_pass = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 

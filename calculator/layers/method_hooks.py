@@ -37,6 +37,10 @@ class MethodHooks(Protocol):
         """Whether quantized layers refer to their inputs until the graph is freed."""
 
     @property
+    def in_inference_mode(self) -> bool:
+        """Whether PEFT has loaded the method for inference."""
+
+    @property
     def embeds_inputs(self) -> bool:
         """Whether PEFT looks up the word embeddings and passes them to the model."""
 

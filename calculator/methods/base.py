@@ -45,6 +45,11 @@ class Method(SavedParameters):
         return 0
 
     @property
+    def in_inference_mode(self) -> bool:
+        """Whether PEFT has loaded the method for inference: its config's `inference_mode`, not `model.eval()`."""
+        return False
+
+    @property
     def embeds_inputs(self) -> bool:
         """Whether PEFT embeds the input itself and calls the model with `inputs_embeds`."""
         return False

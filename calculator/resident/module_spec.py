@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Added:
     trained: bool = True
     #: Whether it is a buffer, which does not count as a parameter.
     buffer: bool = False
+    #: The shape of the buffer, if it is a view of a larger storage, whose shape is `shape`.
+    view: Shape | None = None
     #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
 
@@ -120,6 +123,7 @@ class ModuleSpec:
         return self.copy_dtype if self.copied and self.copy_dtype is not None else self.dtype_of(parameter)
 
 
+@lru_cache(maxsize=4096)
 def owner_of(name: str) -> str:
     """Return the path of the module that owns a parameter. For a parameter of a copy, it is the original."""
     owner = name.rpartition(".")[0]

@@ -167,8 +167,7 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
                 _layer(tensors, part.name, layer, count, prepared)
         else:
             _module(tensors, part, part.name, 1, prepared)
-    for buffer, name, count in _buffers(prepared):
-        tensors += _buffer(buffer, name, count, method, prepared.given)
+    tensors += outer_buffers(prepared)
     tensors += [_cast(added, prepared.cast_added_to) for added in method.added(model, prepared.given)]
     return tuple(_placed_in_graph(model, tensors))
 
@@ -192,6 +191,11 @@ def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
     return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
 
 
+def _added_parameters(prepared: Prepared) -> list[ResidentTensor]:
+    """Return the parameters and constants that the method adds to no module, in the dtype that they are cast to."""
+    return [_cast(each, prepared.cast_added_to) for each in prepared.method.added(prepared.model, prepared.training)]
+
+
 def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[ResidentTensor]:
     """List the parameters of a layer, including those that the method adds.
 
@@ -201,9 +205,8 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     stack = stack or prepared.model.decoder.name
     for module in layer.modules:
         _module(tensors, module, module.under(f"{stack}.*"), 1, prepared)
-    added = prepared.method.added(prepared.model, prepared.training)
-    of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
-    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
+    added = (each for each in _added_parameters(prepared) if each.name.startswith(f"{stack}.*."))
+    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in added]
     return _placed_in_graph(prepared.model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -213,9 +216,8 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     model = prepared.model
     for name, module in model.outer.items():
         _module(tensors, module, name, 1, prepared)
-    added = prepared.method.added(model, prepared.training)
     of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
-    tensors += [each for each in added if not each.name.startswith(of_stacks)]
+    tensors += [each for each in _added_parameters(prepared) if not each.name.startswith(of_stacks)]
     return _placed_in_graph(model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -224,6 +226,18 @@ def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[Reside
     for tensor in tensors if model.idle else ():
         tensor.in_graph = tensor.in_graph and not model.is_idle(tensor.name)
     return tensors
+
+
+def outer_buffers(prepared: Prepared) -> Iterator[ResidentTensor]:
+    """Yield the buffers outside the layers, and those of layers that older releases have."""
+    for buffer, name, count in _buffers(prepared):
+        yield from _buffer(buffer, name, count, prepared.method, prepared.given)
+
+
+def layer_buffers(prepared: Prepared, stack: str, layer: Layer, count: int) -> Iterator[ResidentTensor]:
+    """Yield the buffers of `count` layers of a kind, without those that a method adds. `stack` is their name."""
+    for buffer in layer.buffers:
+        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
 
 
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
@@ -268,8 +282,7 @@ def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:
     for module in layer.modules:
         _module(tensors, module, module.under(f"{stack}.*"), count, prepared)
-    for buffer in layer.buffers:
-        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
+    tensors += layer_buffers(prepared, stack, layer, count)
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:

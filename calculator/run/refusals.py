@@ -10,7 +10,7 @@ from calculator.inputs.images import Images
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.run.generation_refusals import problems_of_generation
-from calculator.run.sharded_refusals import sharded_problems
+from calculator.run.sharded_refusals import sharded_problems, virtual_token_problems
 from calculator.trainers import TRAINERS, cut_cross_entropy, liger, trainer_of
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ def _evaluation_problems(request: RunRequest) -> Iterator[Problem]:
     if "mamba_ssm" in (training.kernels or ()):
         message = "what mamba_ssm allocates in evaluation is not modeled: leave it out, or use run.eval_strategy no"
         yield Problem(loc="training.kernels", msg=message, input=training.kernels)
-    if method.embeds_inputs:
-        message = f"evaluation with {method.facts.label} is not modeled: use prefix or lora, or run.eval_strategy no"
-        yield Problem(loc="method.name", msg=message, input=method.name)
-    elif method.virtual_tokens and request.estimate.device.sharding == "zero3":
+    if method.virtual_tokens and request.estimate.device.sharding == "zero3":
         message = f"evaluation with {method.facts.label} is not modeled under zero3: use lora, or run.eval_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
 
@@ -152,6 +149,7 @@ def _file_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
     if method.refuses_checkpoint is not None:
         message = f"the size of its checkpoint is not modeled ({method.refuses_checkpoint}): use run.save_strategy no"
         yield Problem(loc="method.name", msg=message, input=method.name)
+    yield from virtual_token_problems(request, model)
     reason = whole_model_files(model) if method.facts.trains_base else None
     if reason is not None:
         yield Problem(loc="run.save_strategy", msg=f"{reason}: use no, or lora", input=run.save_strategy)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.sharding.zero.parameters import auto_hidden_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.run.request import RunRequest
 
 #: The optimizers whose states are modeled in DeepSpeed's checkpoints, which are those of PyTorch.
@@ -29,6 +31,35 @@ def sharded_problems(request: RunRequest) -> Iterator[Problem]:
         yield Problem(loc="run.merge_and_unload", msg=message, input=True)
     if run.saves:
         yield from _checkpoint_problems(request)
+
+
+def virtual_token_problems(request: RunRequest, model: Model) -> Iterator[Problem]:
+    """Yield why PEFT cannot save virtual tokens.
+
+    It runs their encoder to save its output, outside the forward pass that gathers the encoder. Under ZeRO-3, the first
+    process does so alone, and waits for the others unless every parameter of the encoder stays whole.
+
+    Source: peft/peft_model.py, get_prompt_embedding_to_save; transformers/trainer.py, save_model.
+    """
+    estimate = request.estimate
+    sharding, method, training = estimate.device.sharding, estimate.method, estimate.training
+    if sharding not in ("fsdp", "zero3") or not method.virtual_tokens:
+        return
+    way_out = "use ddp, zero1 or zero2, or run.save_strategy no"
+    message = (
+        f"to save virtual tokens, PEFT runs {method.facts.label}'s encoder while FSDP2 has it sharded, and PyTorch"
+        f" raises an error: {way_out}"
+    )
+    if sharding == "zero3":
+        largest = max(each.parameters for each in method.added(model, training))
+        hidden_size = auto_hidden_size(model)
+        if largest <= training.zero.resolved("stage3_param_persistence_threshold", hidden_size):
+            return
+        message = (
+            f"to save virtual tokens, PEFT runs {method.facts.label}'s encoder on the first process alone, which waits"
+            f" for the others to gather it: {way_out}, or a stage3_param_persistence_threshold of at least {largest:,}"
+        )
+    yield Problem(loc="method.name", msg=message, input=method.name)
 
 
 def _checkpoint_problems(request: RunRequest) -> Iterator[Problem]:

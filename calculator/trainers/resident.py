@@ -67,10 +67,10 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
-    training = prepared.training
+    steps = prepared.training.gradient_accumulation_steps
     return (
-        *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(prepared)),
-        *(_of_step(*each, 1) for each in loop.kept_for_step(prepared)),
+        *[_of_step(*each, steps) for each in loop.fetched(prepared)],
+        *[_of_step(*each, 1) for each in loop.kept_for_step(prepared)],
         *map(_scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
@@ -166,16 +166,23 @@ def groups(
     trained = tuple(trained)
     if not facts.decay_groups:
         return [trained]
-    names = next((pattern for change, pattern in _OLDER_NAMES.items() if change in older), _WITHOUT_DECAY)
-    by_class = names is not _WITHOUT_DECAY
+    change = next(filter(older.__contains__, _OLDER_NAMES), None)
+    by_class = change is not None
     norms = {
         path
         for path, module in model.paths
         if module.kind == "norm" and not _has_decay(model, path, module, by_class=by_class)
     }
-    without = {each.name for each in trained if owner_of(each.name) in norms or names.search(each.name.lower())}
+    without = {each.name for each in trained if _is_without_decay(each.name, change) or owner_of(each.name) in norms}
     both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
     return [tuple(group) for group in both if group]
+
+
+@lru_cache(maxsize=4096)
+def _is_without_decay(name: str, change: ChangeName | None) -> bool:
+    """Return whether a parameter has no weight decay by its name, in a release with a change or without."""
+    names = _WITHOUT_DECAY if change is None else _OLDER_NAMES[change]
+    return names.search(name.lower()) is not None
 
 
 def _has_decay(model: Model, path: str, module: Module, *, by_class: bool) -> bool:

@@ -12,7 +12,7 @@ from calculator.engine.recorded_passes import named
 from calculator.engine.repetition import every_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
-from calculator.methods.compared import WithFrozenAdapters, compared_model
+from calculator.methods.compared import WithFrozenAdapters, compared_model, is_like_second
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_passes import SkippedPasses
     from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
@@ -54,12 +55,14 @@ class ModelPasses:
 
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
+        self._begin()
         if self.context.skipped is not None:
             self.context.skipped.begin_trained(self.context.tape)
         return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
+        self._begin()
         outer = self.context
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         context = Context(prepared, outer.forward, hooks=outer.hooks, tape=outer.tape, parameters=outer.parameters)
@@ -69,9 +72,12 @@ class ModelPasses:
     def no_grad(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model or its reference model under no_grad.
 
-        `name` is the prefix of the names of rows and marks.
+        `name` is the prefix of the names of rows and marks. A reference, and what scores completions before a step, are
+        models that no sharding wraps.
         """
         outer, tape = self.context, self.context.tape
+        if not reference and not trainer_of(outer.training).facts.generates:
+            self._begin()
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
@@ -90,6 +96,12 @@ class ModelPasses:
         if layers is not None:
             outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
+
+    def _begin(self) -> None:
+        """Run what a sharding runs before the first pass of the model that it wraps."""
+        before, self.context.before_first_pass = self.context.before_first_pass, None
+        if before is not None:
+            before(self.context.tape)
 
     def _skipped(self, name: str, skipped: SkippedPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
         """Return what a pass returns that is not interpreted."""
@@ -158,7 +170,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
         prepared.param_dtype = dtype
     hooks = outer.hooks.no_grad(prepared, compared=compared)
-    classes = outer.classes if compared is None and hooks is NO_HOOKS else None
+    classes = outer.classes if hooks is NO_HOOKS and _has_classes_of(outer, forward, compared) else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
     if compared not in (None, "model"):
@@ -171,6 +183,17 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
     return context
+
+
+def _has_classes_of(outer: Context, forward: DecoderForward, compared: Compared | None) -> bool:
+    """Return whether the layers of a pass differ from one another as those of the trained pass do.
+
+    A second model has the same modules if the model is trained whole. It offloads nothing.
+    """
+    if compared != "model" or forward is not outer.forward:
+        return compared is None
+    prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
+    return is_like_second(prepared) and not prepared.offloads_inputs and not prepared.offloads_activations
 
 
 def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> None:

@@ -13,7 +13,7 @@ from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
 from calculator.resident.per_parameter import sizes
 from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
-from calculator.sharding import ddp
+from calculator.sharding import ddp, ddp_buffers
 from calculator.sharding.communication import between_nodes, ddp_collectives
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
@@ -330,6 +330,15 @@ class ResidentState:
     def of_sharding(self) -> tuple[ResidentTensor, ...]:
         """The tensors that stay on the device because the run has several GPUs."""
         return (*self.buckets.resident, *self._used_map) if self.buckets is not None else ()
+
+    @property
+    def broadcast(self) -> tuple[ResidentTensor, ...]:
+        """The flat tensors in which DDP broadcasts buffers, the most that are alive at once."""
+        return self._broadcast if self.prepared.device.sharding == "ddp" else ()
+
+    @cached_property
+    def _broadcast(self) -> tuple[ResidentTensor, ...]:
+        return ddp_buffers.at_once(self.prepared)
 
     @cached_property
     def _used_map(self) -> tuple[ResidentTensor, ...]:

@@ -22,11 +22,10 @@ from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.kinds import equal
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
-from calculator.engine.sym_sizes import SymSizes
+from calculator.engine.sym_sizes import EvaluatedSizes
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
-from calculator.layers import masks
 from calculator.layers.cache import Cache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.repetition import Repetition
     from calculator.engine.symbolic_sizes import ShapeEnv
-    from calculator.engine.tape import Allocation, Tensor
+    from calculator.engine.tape import Allocation, Sizes, Tensor
     from calculator.layers.sharding_hooks import Hooks
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.generation import PassOf
@@ -68,11 +67,12 @@ CHOOSES_POSITIONS = (5,)
 class RolledOut(NamedTuple):
     """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers.
 
-    `inputs` are the rows of the ids and of what else the model is given. The next token is chosen after the event at
-    `choice`. `earlier` are the rows of what earlier passes left.
+    `sizes` numbers the sizes of rows if they are symbolic. `inputs` are the rows of the ids and of what else the model
+    is given. The next token is chosen after the event at `choice`. `earlier` are the rows of what earlier passes left.
     """
 
     interpretation: Interpretation
+    sizes: Sizes
     start: int
     cache: Cache
     inputs: range
@@ -172,10 +172,15 @@ class Rollout:
         return self.batch.prompt + named(self.batch.completion - 2, "C - 2")
 
     @property
+    def attention_types(self) -> set[MixerType]:
+        """The attention types of the layers."""
+        return {layer.kind.attention for each in self.prepared.model.stacks for layer, _ in each.distinct}
+
+    @property
     def decodes_alike(self) -> bool:
         """Whether the passes of the second and of the last token run the same operations."""
-        types = masks.attention_types(self.prepared.model.layers)
-        return self.batch.completion > 2 and "sliding_attention" not in types and self.hooks("later token") is NO_HOOKS
+        slides = "sliding_attention" in self.attention_types
+        return self.batch.completion > 2 and not slides and self.hooks("later token") is NO_HOOKS
 
     @property
     def prompts_decode_alike(self) -> bool:
@@ -274,7 +279,7 @@ class Rollout:
     def _context(self, which: PassOf, shape_env: ShapeEnv | None) -> Context:
         tape = Tape(trains=self.trains)
         if shape_env is not None:
-            tape.sizes = SymSizes(shape_env)
+            tape.sizes = EvaluatedSizes()
         tape.grad_enabled = False
         hooks = self.hooks(which)
         forward = forward_for(self.prepared.model, self.prepared.training)
@@ -283,10 +288,11 @@ class Rollout:
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         if self.classes is None:
-            # A layer with a window caches other tokens than a layer without, even if their masks are the same.
-            types = [layer.kind.attention for layer in context.layers]
-            context.classes = [*equal(zip(context.classes, types, strict=True))]
-            context.repetition = hooks.repetition(context.classes)
+            if len(self.attention_types) > 1:
+                # A layer with a window caches other tokens than a layer without, even if their masks are the same.
+                types = [layer.kind.attention for layer in context.layers]
+                context.classes = [*equal(zip(context.classes, types, strict=True))]
+                context.repetition = hooks.repetition(context.classes)
             self.classes = context.classes if hooks is NO_HOOKS else None
         if self.leaves_out_first_period:
             leave_out(context)
@@ -326,7 +332,8 @@ class Rollout:
         del inputs, logits, of_images
         if context.first_period_differs:
             return None
-        return RolledOut(_interpretation(tape.copy(), context.repetition), start, context.cache, rows, choice)
+        interpretation = _interpretation(tape.copy(), context.repetition)
+        return RolledOut(interpretation, tape.sizes, start, context.cache, rows, choice)
 
 
 def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:

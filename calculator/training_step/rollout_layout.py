@@ -9,12 +9,13 @@ from operator import invert, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
-from calculator.engine.memory_curve import MemoryCurve
+from calculator.engine.memory_curve import peak_after
 from calculator.training_step.step_pass import StepPass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from calculator.engine.memory_curve import Window
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.rollout import RolledOut
 
@@ -23,12 +24,14 @@ class CopiedLayers(NamedTuple):
     """What each copy of the repeated layers changes.
 
     Attributes:
+        window: The events that they repeat. None without copies.
         growth: The storages that it adds or frees, by size.
         lost: The rows that it frees and other code allocated.
         is_simple: Whether nothing that copies add is freed after them. If something is, the pass is recorded as a
             whole.
     """
 
+    window: Window | None
     growth: Mapping[int, int]
     lost: Sequence[int]
     is_simple: bool
@@ -37,7 +40,7 @@ class CopiedLayers(NamedTuple):
     def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
         """Read the events of a pass. `names` and `sizes` are those of its rows."""
         if not ran.interpretation.no_grad:
-            return cls({}, (), is_simple=True)
+            return cls(None, {}, (), is_simple=True)
         (window,), lifetimes = ran.interpretation.no_grad, ran.interpretation.lifetimes
         gained = lifetimes.surviving(window.start, window.end)
         lost = lifetimes.freed_earlier_rows(0, window.start, window.end)
@@ -50,7 +53,18 @@ class CopiedLayers(NamedTuple):
                 added[key] = added.get(key, 0) + count
                 growth[size] = growth.get(size, 0) + count
         freed = {names[row] for row in lifetimes.freed(gained, window.end, lifetimes.end)}
-        return cls(growth, lost, is_simple=not any(count for (name, _), count in added.items() if name in freed))
+        is_simple = not any(count for (name, _), count in added.items() if name in freed)
+        return cls(window, growth, lost, is_simple=is_simple)
+
+    def bytes(self, values: Sequence[int] | None) -> int:
+        """Return the bytes that each copy adds."""
+        return sum([(size if values is None else values[size]) * count for size, count in self.growth.items()])
+
+    @property
+    def gained(self) -> list[tuple[int, int]]:
+        """The storages that all copies together add, by size."""
+        copies = 0 if self.window is None else self.window.copies
+        return [(size, copies * count) for size, count in self.growth.items() if count > 0]
 
     def without(self, lost: Iterable[int]) -> CopiedLayers:
         """Return the same without frees of storages of some sizes."""
@@ -66,7 +80,17 @@ class RolloutLayout:
     A size is in bytes, or the index of a value in bytes.
     """
 
-    __slots__ = ("_blocks", "_copied", "_events", "_indices", "_names", "ran", "sizes")
+    __slots__ = (
+        "_before",
+        "_copied",
+        "_events",
+        "_indices",
+        "_most_blocks",
+        "_names",
+        "_runs",
+        "ran",
+        "sizes",
+    )
 
     def __init__(
         self,
@@ -82,9 +106,14 @@ class RolloutLayout:
         self._names = names
         self._events = events
         self._copied = copied
-        self._blocks = Deferred(self._most_blocks)
-        #: For each event, the index of its size in bytes, inverted if it frees. None until it is needed.
+        #: No fewer storages of each size than are alive at once. None until they are counted.
+        self._most_blocks: Counter[int] | None = None
+        #: For each event of the pass, the index of its size in bytes, inverted if it frees. None for the first run.
         self._indices: list[int] | None = None
+        #: The storages that are allocated before the pass begins, by the index of their size.
+        self._before: Counter[int] = Counter()
+        #: The number of runs whose bytes have been computed. What is counted by size is counted for the second one.
+        self._runs = 0
 
     @classmethod
     def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
@@ -110,13 +139,9 @@ class RolloutLayout:
         """Return the pass with sizes of these values; `measured` records all of it."""
         if not self._copied.is_simple:
             return StepPass.of(measured())
-        events, windows = self._events, self.ran.interpretation.no_grad
-        growth = sum(
-            [(size if values is None else values[size]) * count for size, count in self._copied.growth.items()]
-        )
-        curve = MemoryCurve(self._changes(values), windows, (growth,) * len(windows), ())
-        moment = curve.peak(self.ran.start, len(events))
-        last = events[moment.event - 1] if moment.event else 0
+        copied = self._copied
+        moment = peak_after(self.ran.start, *self._alive(values), copied.window, copied.bytes(values))
+        last = self._events[moment.event - 1]
         return StepPass(
             moment,
             self._names[last if last >= 0 else ~last],
@@ -125,45 +150,63 @@ class RolloutLayout:
             partial(self._bytes_of_bound, values),
         )
 
-    def _changes(self, values: Sequence[int] | None) -> list[int]:
-        """Return the bytes that each event adds."""
-        if values is None:
-            return _of_events(self.sizes, neg, self._events)
+    def _alive(self, values: Sequence[int] | None) -> tuple[int, list[int]]:
+        """Return the bytes that are alive before the pass begins, and those that each of its events adds."""
+        start = self.ran.start
+        self._runs += 1
+        if values is None or self._runs == 1:
+            sizes = self.sizes if values is None else [*map(values.__getitem__, self.sizes)]
+            changes = _of_events(sizes, neg, self._events)
+            return sum(changes[:start]), changes[start:]
         if self._indices is None:
-            self._indices = _of_events(self.sizes, invert, self._events)
-        return _of_events(values, neg, self._indices)
+            indices = _of_events(self.sizes, invert, self._events)
+            self._before, self._indices = Counter(indices[:start]), indices[start:]
+            for size in [size for size in self._before if size < 0]:
+                self._before[~size] -= self._before.pop(size)
+        before = sum([values[size] * count for size, count in self._before.items()])
+        return before, _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
-        blocks = self._blocks()
-        sizes = [*blocks] if values is None else [*map(values.__getitem__, blocks)]
+        """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
+        if limit is None and self._runs == 1:
+            sizes = self.sizes if values is None else map(values.__getitem__, self.sizes)
+            added = sum([(size if values is None else values[size]) * count for size, count in self._copied.gained])
+            return len(self.sizes if values is None else values), sum(sizes) + added
+        counts = self._blocks.values()
+        of_blocks = [*self._blocks] if values is None else [*map(values.__getitem__, self._blocks)]
         if limit is None:
-            return len(blocks), sum(map(mul, sizes, blocks.values()))
-        smaller = [size * count for size, count in zip(sizes, blocks.values(), strict=True) if size < limit]
+            return len(of_blocks), sum(map(mul, of_blocks, counts))
+        smaller = [size * count for size, count in zip(of_blocks, counts, strict=True) if size < limit]
         return len(smaller), sum(smaller)
 
     def _bound(self, values: Sequence[int] | None) -> dict[int, int]:
         blocks: dict[int, int] = {}
-        for size, count in self._blocks().items():
+        for size, count in self._blocks.items():
             bound_size = size if values is None else values[size]
             blocks[bound_size] = blocks.get(bound_size, 0) + count
         blocks.pop(0, None)
         return blocks
 
-    def _most_blocks(self) -> Counter[int]:
-        """Return no fewer storages of each size than are alive at once.
+    @property
+    def _blocks(self) -> Counter[int]:
+        """No fewer storages of each size than are alive at once.
 
         They are all that are allocated, of which those that a layer allocates and frees count for one layer, and what
         the copies of layers add.
         """
+        if self._most_blocks is None:
+            self._most_blocks = self._counted_blocks()
+        return self._most_blocks
+
+    def _counted_blocks(self) -> Counter[int]:
         blocks = Counter(self.sizes)
         if len(self.ran.interpretation.repetition.numbers) > 1:
             of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
             for each in of_layers:
                 blocks.subtract(each)
             blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
-        for window in self.ran.interpretation.no_grad:
-            for size, count in self._copied.growth.items():
-                blocks[size] += window.copies * max(count, 0)
+        for size, count in self._copied.gained:
+            blocks[size] += count
         return blocks
 
     def _freed_by_layers(self) -> Iterator[list[int]]:

@@ -188,11 +188,11 @@ class _SymbolicPass:
     __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
 
     def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
-        """Number the sizes of a pass. Its shapes are numbered when they are read."""
-        rows = ran.interpretation.tape.rows
-        self._bytes = EvaluatedSizes(rows)
-        names, *_ = zip(*rows, strict=True)
-        self._layout = RolloutLayout.of(ran, names, self._bytes.number_of_row)
+        """Read the numbers of a pass's sizes. Its shapes are numbered when they are read."""
+        assert isinstance(ran.sizes, EvaluatedSizes)
+        rows, self._bytes = ran.interpretation.tape.rows, ran.sizes
+        names, _, _, _, numbers = zip(*rows, strict=True)
+        self._layout = RolloutLayout.of(ran, names, numbers)
         self._of_prompts: RolloutLayout | None = None
         #: The shape and dtype of the keys of earlier tokens.
         self._cached = rows[ran.earlier.start][1:3]
@@ -201,7 +201,7 @@ class _SymbolicPass:
 
     def with_values(self, values: Sequence[int]) -> StepPass:
         """Return the pass in which the environment has these values."""
-        return self._layout.sized(self._bytes(values), partial(self._measured, values))
+        return self._layout.sized(self._bytes.with_values(values), partial(self._measured, values))
 
     def has_more(self, values: Sequence[int], tokens: int) -> bool:
         """Return whether more bytes are alive than with fewer cached tokens. `tokens` is the difference.
@@ -216,7 +216,7 @@ class _SymbolicPass:
         """Return the pass of the prompts, which this pass stands for. `measured` interprets the pass itself."""
         if self._of_prompts is None:
             self._of_prompts = self._layout.of_prompts(0)
-        return self._of_prompts.sized(self._bytes(values), measured)
+        return self._of_prompts.sized(self._bytes.with_values(values), measured)
 
     def _measured(self, values: Sequence[int]) -> PassPeak:
         trace = self._trace()

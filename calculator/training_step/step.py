@@ -11,6 +11,7 @@ from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
 from calculator.resident.tensor_group import TensorGroup
 from calculator.resident.tensors import ResidentTensor
+from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.trainers import trainer_of
@@ -161,6 +162,8 @@ class TrainingStep:
             left=carried,
             deferred=Deferred(lambda: highest.recording.alive(highest.peak.moment, always, carried)),
         )
+        if self.partitioned is None:
+            return peak
         return max((peak, *self._before_generation(always)), key=attrgetter("bytes"))
 
     def _before_generation(self, always: TensorGroup) -> Iterator[Peak]:
@@ -204,6 +207,8 @@ class TrainingStep:
             if self.first is not None:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
+            elif accumulated is not always and (flat := self._while_broadcasting()) is not None:
+                forward = max(forward, flat, key=attrgetter("bytes"))
             return forward, self._peak("backward", self.last, accumulated), optimizer
         forward = self._peak("forward", self.earlier, accumulated, self.carried)
         backward = max(
@@ -221,6 +226,23 @@ class TrainingStep:
         """Return the peak before the forward pass, when the batches of the previous step are alive too."""
         state = TensorGroup((*self.resident.always, *self.resident.while_fetching))
         return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
+
+    def _while_broadcasting(self) -> Peak | None:
+        """Return the peak while DDP broadcasts buffers before a step's first micro-batch. No gradients exist then."""
+        if not self.resident.broadcast:
+            return None
+        state = TensorGroup((*self.resident.always, *self.resident.broadcast))
+        moment = self.recording.curve.at(self.marks[ddp_buffers.MARK])
+        throughout = _bytes(state, self.carried)
+        return Peak(
+            phase="forward",
+            bytes=throughout + moment.bytes,
+            throughout=throughout,
+            operation=ddp_buffers.NAME,
+            left=self.carried,
+            deferred=Deferred(partial(self.recording.alive, moment, state, self.carried)),
+            micro_batch=self.last,
+        )
 
     @property
     def layers(self) -> int:

@@ -19,8 +19,8 @@ class StepPass(NamedTuple):
 
     `smaller`: a pass that runs the same operations with fewer bytes alive at each of them, and no larger storage.
     `bound`: for each size in bytes, a number of storages of which no more are alive at once, if it is quickly found.
-    `bytes_of_bound`: the number of sizes in the bound, at least, and the bytes of its storages. With a limit, those of
-    the sizes below it.
+    `bytes_of_bound`: the number of sizes in the bound and the bytes of its storages, or more of both. With a limit,
+    those of the sizes below it.
     """
 
     moment: Moment

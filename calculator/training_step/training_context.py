@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.layers.context import Context
+from calculator.sharding.ddp_buffers import broadcast, broadcasts
 from calculator.sharding.registry import hooks_of
 from calculator.trainers import trainer_of
 from calculator.training_step.updates.in_backward import releasing_hooks
@@ -25,4 +27,6 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
     if prepared.device.sharding == "ddp":
         # Its buckets have the order in which the gradients are ready.
         context.parameters.accumulation = context.parameters.accumulation._replace(marked=True)
+        flat = broadcasts(prepared) if prepared.training.is_first_micro_batch else ()
+        context.before_first_pass = partial(broadcast, flat=flat)
     return context

@@ -133,7 +133,7 @@ class Prefix(VirtualTokens):
         numbers = 2 * p if context.model.encoder_layers else p
         indices = ops.narrow(context.tape.new((context.batch, numbers), "int64", "indices"), (context.batch, p))
         table = weights["embedding.weight"]
-        if not context.tape.trains:
+        if context.method.in_inference_mode:
             return context.tape.new((context.batch, p, table.shape[1]), table.dtype, "repeated")
         x = called(indices, table, "embedding")
         if not self.prefix_projection:

@@ -107,15 +107,15 @@ class Prompt(VirtualTokens):
         dtype = context.prepared.cast_added_to or "float32"
         table = context.parameters.new(f"{ENCODER}.embedding.weight", (p, width), dtype, trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")
-        if not context.tape.trains:
+        if context.method.in_inference_mode:
             return context.tape.new((context.batch, p, width), table.dtype, "repeated")
         return ops.repeat(leave(ENCODER, called(ops.view(indices, (1, p)), table, "output")), context.batch, "repeated")
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
-    """Lengthen the sequence by the prompt. Return the labels that this allocates for tokens in training."""
+    """Lengthen the sequence by the prompt. Return the labels that this allocates for tokens, unless it generates."""
     model = context.model
-    labels_tokens = context.tape.trains and model.task.name == "causal_lm" and model.head != SCORE
+    labels_tokens = not context.method.in_inference_mode and model.task.name == "causal_lm" and model.head != SCORE
     labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if labels_tokens else []
     context.lengthen(p)
     if labels:

@@ -84,12 +84,17 @@ class PSOFT(AdaptedLinear):
             if trained
         ]
         indices = (rotation.ROWS, rotation.COLUMNS) if self.psoft_orth else ()
-        buffers = {layer.A: (rows, columns), layer.B: (module.out_features, r)}
+        # With all singular vectors, A is a view of the first ones.
+        first = Added(
+            name=layer.A, shape=(rows, columns), dtype="float32", trained=False, buffer=True, view=(r, columns)
+        )
+        second = Added(name=layer.B, shape=(module.out_features, r), dtype="float32", trained=False, buffer=True)
         return (
             Added(name=rotation.WEIGHT, shape=(entries,) if self.psoft_orth else (r, r), dtype=dtype),
             *(Added(name=name, shape=(r,), dtype=dtype) for name in vectors),
             *(Added(name=name, shape=(entries,), dtype="int64", trained=False, buffer=True) for name in indices),
-            *(Added(name=n, shape=s, dtype="float32", trained=False, buffer=True) for n, s in buffers.items()),
+            first,
+            second,
         )
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

@@ -117,9 +117,12 @@ class GeneratingTrainer(ComparingTrainer):
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the scored generation batch, which stays until the next one replaces it."""
-        rows, images = generated.rows(prepared.training), generated_images.of_step(prepared)
         tokens = generated.tokens(prepared.training)
-        return [*tokens, ("advantages", (rows,), "float32"), *self.scores(prepared), *images]
+        return [*tokens, *self._scored(prepared, tokens[0][1][0])]
+
+    def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
+        """Return what is kept of a step's generation batch in addition to its tokens."""
+        return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.of_step(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
         """Return the completions of a step, which `generate` creates at once, or None if vLLM creates them."""
@@ -231,18 +234,21 @@ class GeneratingTrainer(ComparingTrainer):
         """Score the generation batch, which replaces that of the previous step. In evaluation, return it."""
         tape, training = context.tape, context.training
         tape.scope, tape.component = "generation batch: ", "activations"
-        batch = [tape.new(shape, dtype, name) for name, shape, dtype in generated.tokens(training)]
-        shape = (generated.rows(training), context.length)
+        tokens = generated.tokens(training)
+        rows = tokens[0][1][0]
+        batch = [tape.new(shape, dtype, name) for name, shape, dtype in tokens]
+        shape = (rows, context.length)
         whole = [tape.new(shape, "int64", name) for name in ("prompt_completion_ids", "attention_mask")]
         images, of_tokens, prompts = generated_images.processed(context)
         scores = self.score(context, forward)
         tape.scope = "generation batch: "
-        advantages = tape.new((generated.rows(training),), "float32", "advantages")
+        advantages = tape.new((rows,), "float32", "advantages")
         del whole, prompts
         if not tape.trains:
             return [*batch, advantages, *scores, *images, *of_tokens]
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(prepared)]
+        of_step = (*tokens, *self._scored(prepared, rows))
+        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in of_step]
         del batch, advantages, scores, of_tokens
         of_rows = self.fetched(prepared) * training.micro_batches
         joined = [tape.new(shape, dtype, f"{name}, joined") for name, shape, dtype in of_rows]

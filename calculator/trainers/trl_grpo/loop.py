@@ -51,12 +51,15 @@ class TrlGrpo(GeneratingTrainer):
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the number of tokens, and the reference's log-probabilities."""
         training = prepared.training
+        count: list[tuple[str, Shape, DType]] = [("num_items_in_batch", (), "int64")]
+        if not self.runs_to_score(training):
+            return count
         shape: Shape = (generated.rows(training), generated.completion(training))
         is_older = self.is_older(prepared.stack)
         dtype = (older_generating if is_older else generated).dtype_of_logps(prepared)
         reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, dtype)]
         return [
-            ("num_items_in_batch", (), "int64"),
+            *count,
             *(_corrections(shape, dtype) if training.use_vllm else ()),
             *(reference if self.uses_reference(training) else ()),
         ]

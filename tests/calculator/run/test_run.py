@@ -316,7 +316,15 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
             },
             "run.predict_with_generate",
         ),
-        ({"run": {"eval_strategy": "steps"}, "method": {"name": "prompt"}}, "method.name"),
+        (
+            {
+                "run": {"eval_strategy": "steps", "save_only_model": True},
+                "method": {"name": "prompt"},
+                "device": {"count": 2, "sharding": "zero3"},
+                "training": {"autocast": "bfloat16"},
+            },
+            "method.name",
+        ),
         (
             {"run": {"eval_strategy": "steps", "compute_metrics": True}, "training": {"use_liger_kernel": True}},
             "training.use_liger_kernel",

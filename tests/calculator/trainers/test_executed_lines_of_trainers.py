@@ -22,13 +22,13 @@ METHODS: dict[str, dict[str, Any]] = {
 #: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning.
 MOST = {
     "transformers": (1.05, 1.18, 1.06, 1.17),
-    "trl-sft": (1.10, 1.24, 1.13, 1.22),
-    "trl-dpo": (1.30, 1.27, 1.37, 1.25),
-    "trl-kto": (1.32, 1.38, 1.40, 1.37),
-    "trl-orpo": (1.19, 1.32, 1.27, 1.33),
-    "trl-grpo": (1.45, 1.62, 1.55, 1.58),
-    "trl-rloo": (1.49, 1.67, 1.64, 1.64),
-    "torchtune": (1.31, 1.37, 1.45, 1.25),
+    "trl-sft": (1.12, 1.24, 1.14, 1.22),
+    "trl-dpo": (1.35, 1.27, 1.42, 1.25),
+    "trl-kto": (1.37, 1.38, 1.45, 1.37),
+    "trl-orpo": (1.20, 1.32, 1.28, 1.33),
+    "trl-grpo": (1.49, 1.59, 1.57, 1.55),
+    "trl-rloo": (1.53, 1.66, 1.67, 1.63),
+    "torchtune": (1.33, 1.37, 1.45, 1.25),
 }
 
 

@@ -49,7 +49,7 @@ def test_passes_of_a_step_are_those_that_are_recorded(model: str, completion: in
 
 def test_passes_of_a_trace_are_those_of_each_length() -> None:
     traces_by_size: BySizes[tuple[StepPass, ...]] = BySizes(traces_first=True)
-    for length in (700, 1300):
+    for length in (700, 1300, 900):
         prepared = _prepared("meta-llama/Llama-3.2-1B", sequence_length=length, max_completion_length=400)
         found = traces_by_size.of(prepared, rolled_out_in_step, RolloutTrace)
         assert found is not None

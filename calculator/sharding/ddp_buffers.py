@@ -1,0 +1,177 @@
+"""The flat tensors in which DistributedDataParallel broadcasts a model's buffers.
+
+DDP broadcasts them from the first rank before a forward pass, if the pass before was one whose gradients were reduced.
+Buffers of a dtype are joined in a flat tensor, up to a size. A buffer that is alone is broadcast as it is.
+
+Source: torch/nn/parallel/distributed.py (_pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
+torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced); torch/csrc/utils/tensor_flatten.h (flatten_dense_tensors).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.architecture.dimension import elements, named
+from calculator.architecture.model import Stack
+from calculator.common.dtype import ITEMSIZE
+from calculator.resident.tensors import ResidentTensor, layer_buffers, outer_buffers
+from calculator.sharding.ddp import Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.architecture.dimension import Dim
+    from calculator.architecture.model import Layer
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.methods.prepared_model import PreparedModel
+
+#: The bytes at which a flat tensor is complete (torch/nn/parallel/distributed.py, broadcast_bucket_size).
+LIMIT = 250 * 1024 * 1024
+
+#: The number of broadcasts at once (comm.cpp, max_in_flight).
+IN_FLIGHT = 2
+
+NAME = "DistributedDataParallel: buffers, joined"
+
+#: The label of the place in a micro-batch where buffers are broadcast, or would be if the pass before had reduced.
+MARK = "broadcasts"
+
+#: The elements and the dtype of a buffer.
+_Size = tuple["Dim | int", "DType"]
+
+
+class _Joined(NamedTuple):
+    """Buffers of one broadcast: the place of the first one in the model, their number, and their elements."""
+
+    first: int = 0
+    number: int = 0
+    elements: int = 0
+
+    def with_next(self, place: int, size: int) -> _Joined:
+        return _Joined(self.first if self.number else place, self.number + 1, self.elements + size)
+
+
+#: The flat tensors in the order of their broadcasts. None stands for a buffer that is broadcast as it is.
+Broadcasts = tuple[Bucket | None, ...]
+
+
+def broadcasts(prepared: PreparedModel) -> Broadcasts:
+    """Return the broadcasts of the model's buffers before a forward pass."""
+    sizes = [*_sizes(prepared)]
+    of_dtype: defaultdict[DType, _Joined] = defaultdict(_Joined)
+    for place, (size, dtype) in enumerate(sizes):
+        of_dtype[dtype] = of_dtype[dtype].with_next(place, size)
+    if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in of_dtype.items()):
+        return tuple(_bucket(joined, dtype) for dtype, joined in of_dtype.items())
+    return _of_limited_size(sizes)
+
+
+def broadcast(tape: Tape, flat: Broadcasts) -> None:
+    """Run the broadcasts, and mark their place. A flat tensor is freed before the second one after it is allocated."""
+    tape.mark(MARK)
+    in_flight: deque[Tensor | None] = deque()
+    for bucket in flat:
+        if len(in_flight) == IN_FLIGHT:
+            in_flight.popleft()
+        shape = () if bucket is None else (named(bucket.elements, "elements"),)
+        in_flight.append(None if bucket is None else tape.new(shape, bucket.dtype, NAME, component="workspace"))
+    while in_flight:
+        in_flight.popleft()
+
+
+def at_once(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
+    """Return the flat tensors that are alive at once, where they are the largest."""
+    flat = broadcasts(prepared)
+    every = [flat[start : start + IN_FLIGHT] for start in range(max(len(flat) - 1, 1))]
+    largest = max(every, key=lambda buckets: sum(bucket.bytes for bucket in buckets if bucket is not None))
+    return tuple(
+        ResidentTensor(
+            name=NAME,
+            shape=(named(bucket.elements, "elements"),),
+            dtype=bucket.dtype,
+            component="workspace",
+            base=False,
+        )
+        for bucket in largest
+        if bucket is not None
+    )
+
+
+def _of_limited_size(sizes: Sequence[_Size]) -> Broadcasts:
+    """Join buffers in order until their bytes reach the limit, separately for each dtype."""
+    complete: list[tuple[_Joined, DType]] = []
+    left: dict[DType, _Joined] = {}
+    for place, (size, dtype) in enumerate(sizes):
+        joined = left.pop(dtype, _Joined()).with_next(place, size)
+        if joined.elements * ITEMSIZE[dtype] >= LIMIT:
+            complete.append((joined, dtype))
+        else:
+            left[dtype] = joined
+    complete += [(joined, dtype) for dtype, joined in left.items()]
+    return tuple(_bucket(joined, dtype) for joined, dtype in sorted(complete))
+
+
+def _bucket(joined: _Joined, dtype: DType) -> Bucket | None:
+    return Bucket(joined.elements, dtype) if joined.number > 1 else None
+
+
+def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
+    """Yield the buffers in the order of `named_buffers()`.
+
+    What a method adds for all modules is in the first module that refers to it.
+    """
+    model = prepared.model
+    shared = [each for each in prepared.method.added(model, prepared.given) if _is_buffer(each)]
+    outer = [*outer_buffers(prepared)]
+    for part in model.parts:
+        if shared and any(prepared.module_spec(path, module).added for path, module in _modules(part)):
+            yield from _each(shared)
+            shared = []
+        if isinstance(part, Stack):
+            of_layers = {id(layer): [*_of_layer(prepared, part, layer)] for layer, _ in part.distinct}
+            for layer in part.layers if any(of_layers.values()) else ():
+                yield from of_layers[id(layer)]
+        else:
+            yield from _of_module(prepared, part.name, part)
+            yield from _each(each for each in outer if each.name.startswith(f"{part.name}."))
+            outer = [each for each in outer if not each.name.startswith(f"{part.name}.")]
+    yield from _each(outer)
+
+
+def _is_buffer(added: ResidentTensor) -> bool:
+    return added.component == "adapter_weights" and not added.parameters
+
+
+def _modules(part: Module | Stack) -> Iterator[tuple[str, Module]]:
+    """Yield the modules of a part with their paths, those of each kind of layer once."""
+    if not isinstance(part, Stack):
+        yield part.name, part
+        return
+    for layer, _ in part.distinct:
+        yield from _in_layer(part, layer)
+
+
+def _in_layer(stack: Stack, layer: Layer) -> Iterator[tuple[str, Module]]:
+    for module in layer.modules:
+        yield module.under(f"{stack.name}.*"), module
+
+
+def _of_layer(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_Size]:
+    for path, module in _in_layer(stack, layer):
+        yield from _of_module(prepared, path, module)
+    yield from _each(layer_buffers(prepared, stack.name, layer, 1))
+
+
+def _of_module(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
+    """Yield the buffers that the method adds to a module."""
+    for each in prepared.module_spec(path, module).added:
+        if each.buffer:
+            yield elements(each.view or each.shape), each.dtype
+
+
+def _each(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:
+    for tensor in tensors:
+        yield from [(elements(tensor.shape), tensor.dtype)] * tensor.count
