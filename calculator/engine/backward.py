@@ -50,7 +50,6 @@ def backward(
     if seen is not None:
         seen(ready)
     while ready:
-        check_budget()
         for _ in range(min(len(ready), _NODES_A_CHECK)):
             node = ready.pop()
             tape.scope, tape.component = node.scope, node.component
@@ -58,6 +57,8 @@ def backward(
                 _run_with_one_edge(node)
             else:
                 _run(node)
+        if ready:
+            check_budget()
     tape.component = "activations"
     if callback is not None:
         callback()
