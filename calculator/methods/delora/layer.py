@@ -23,10 +23,12 @@ def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     result = bound.base(x)
     total = x.tape.new(result.shape, result.dtype, "zeros")
     x = dropped(x, dropout)
-    update = _update(bound, x)
+    update, local_variables = _update(bound, x)
     total = _add_to(total, update)
     result = ops.add(result, total, "result + update")
-    return ops.cast(result, dtype, "output")
+    output = ops.cast(result, dtype, "output")
+    del local_variables
+    return output
 
 
 def _add_to(zeros: Tensor, update: Tensor) -> Tensor:
@@ -41,7 +43,8 @@ def _second(_: Node, grad: Tensor) -> tuple[None, Tensor]:
     return None, grad
 
 
-def _update(bound: BoundModule, x: Tensor) -> Tensor:
+def _update(bound: BoundModule, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the update, and the tensors that PEFT's local variables refer to until the output is computed."""
     a, b = bound.added[A], bound.added[B]
     h = _thin(x, bound.added[NORM], a)
     norm_of_a = indexing.clamp(_norm(a, 1), "A's norms, clamped", both=False)
@@ -49,7 +52,7 @@ def _update(bound: BoundModule, x: Tensor) -> Tensor:
     strength = ops.scale(bound.added[LAMBDA], "λ / r")
     scaling = _divided(strength, ops.mul(norm_of_a, norm_of_b, "product of the norms"))
     h = ops.mul(h, scaling, "A·x, scaled")
-    return products.matmul(h, b, None, b.shape[0], "update")
+    return products.matmul(h, b, None, b.shape[0], "update"), (norm_of_a, norm_of_b, scaling)
 
 
 def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
