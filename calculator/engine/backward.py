@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Edge, Tape, Tensor
 
 
-#: The budget is checked again after this many nodes.
+#: The budget is checked after every so many nodes.
 _NODES_A_CHECK = 1024
 
 
@@ -50,7 +50,6 @@ def backward(
     if seen is not None:
         seen(ready)
     while ready:
-        check_budget()
         for _ in range(min(len(ready), _NODES_A_CHECK)):
             node = ready.pop()
             tape.scope, tape.component = node.scope, node.component
@@ -58,6 +57,8 @@ def backward(
                 _run_with_one_edge(node)
             else:
                 _run(node)
+        if ready:
+            check_budget()
     tape.component = "activations"
     if callback is not None:
         callback()
