@@ -1,4 +1,8 @@
-"""The work of a first estimate on several GPUs, in executed lines of Python: it grows with no number of layers."""
+"""The work of a first estimate on several GPUs, in executed lines of Python: it grows with no number of layers.
+
+The limits are 3 to 4 % above the counts. Sizes are counted in a loop over events, whose lines count here. The functions
+of `itertools` that it replaced executed fewer lines and took longer.
+"""
 
 import pytest
 
@@ -15,17 +19,17 @@ TRAINING = {"autocast": "bfloat16", "gradient_checkpointing": True}
 @pytest.mark.parametrize(
     ("sharding", "count", "method", "most"),
     [
-        ("ddp", 8, {"name": "full"}, 31_000),
-        ("ddp", 8, QLORA, 48_000),
-        ("fsdp", 8, {"name": "full"}, 47_500),
-        ("fsdp", 8, {**QLORA, "quant_storage": "bfloat16"}, 79_000),
-        ("zero1", 8, {"name": "full"}, 51_500),
-        ("zero1", 64, {"name": "full"}, 60_500),
-        ("zero2", 8, LORA, 48_000),
-        ("zero2", 64, QLORA, 59_000),
-        ("zero3", 8, {"name": "full"}, 57_000),
-        ("zero3", 8, LORA, 85_500),
-        ("zero3", 8, QLORA, 102_000),
+        ("ddp", 8, {"name": "full"}, 33_500),
+        ("ddp", 8, QLORA, 54_000),
+        ("fsdp", 8, {"name": "full"}, 55_000),
+        ("fsdp", 8, {**QLORA, "quant_storage": "bfloat16"}, 94_500),
+        ("zero1", 8, {"name": "full"}, 53_500),
+        ("zero1", 64, {"name": "full"}, 62_500),
+        ("zero2", 8, LORA, 50_500),
+        ("zero2", 64, QLORA, 63_000),
+        ("zero3", 8, {"name": "full"}, 60_000),
+        ("zero3", 8, LORA, 90_500),
+        ("zero3", 8, QLORA, 108_000),
     ],
 )
 def test_a_first_estimate_executes_few_lines(sharding, count, method, most):
