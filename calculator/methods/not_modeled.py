@@ -3,7 +3,7 @@
 #: The reasons by PEFT's `peft_type`. Source: peft 0.21, tuners/*/layer.py and model.py.
 NOT_MODELED: dict[str, str] = {
     "CARTRIDGE": "it trains a cache that a script makes of a text first",
-    "CPT": "its prompt and the weights of its loss are those of given tokens",
+    "CPT": "its prompt and the weights of its loss are those of tokens that a script gives",
     "FROD": "each pass sorts and intersects the entries of a sparse matrix, and in float32 multiplies it with cuSPARSE:"
     " what these allocate on a GPU is not modeled",
     "MULTITASK_PROMPT_TUNING": "its prompts depend on each sample's task",

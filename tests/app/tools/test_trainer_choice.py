@@ -7,9 +7,8 @@ import pytest
 
 from app.__main__ import main
 from app.api.estimate import answer
-from app.cli.options import place
 from app.forms import tool_fields
-from app.forms.fields import FIELDS
+from app.forms.fields import FIELDS, set_at
 from app.forms.plan_form import read
 from app.tools import TOOLS
 from calculator.estimation.request import parse_request
@@ -26,7 +25,7 @@ def typed(address):
 def body_of(tool, method, **training):
     body = {"model": MODEL, "method": {"name": method}, "reserved": "rule", "training": dict(training)}
     for path, value in TOOLS[tool].settings_for(method).items():
-        place(body, path.split("."), value)
+        set_at(body, path.split("."), value)
     return body
 
 
