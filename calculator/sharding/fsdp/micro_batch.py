@@ -273,19 +273,12 @@ class MicroBatch(Hooks):
 
     def full_tensors(self, unit: UnitParameters) -> dict[str, Tensor]:
         """Gather each frozen parameter of a unit by itself, in its stored dtype."""
-        ranks = named(unit.count, RANKS)
-        return {
-            parameter.name.rpartition(".")[2]: ops.view(
-                self._new_tensor(
-                    (ranks, *shard_shape(parameter.shape, unit.count)),
-                    parameter.dtype,
-                    parameter.name + FULL,
-                    parameter.component,
-                ),
-                parameter.shape,
-            )
-            for parameter in unit.parameters
-        }
+        tensors: dict[str, Tensor] = {}
+        for parameter in unit.parameters:
+            shape = (named(unit.count, RANKS), *shard_shape(parameter.shape, unit.count))
+            full = self._new_tensor(shape, parameter.dtype, parameter.name + FULL, parameter.component)
+            tensors[parameter.name.rpartition(".")[2]] = ops.view(full, parameter.shape)
+        return tensors
 
     def gather(self, unit: FSDPUnit) -> None:
         """Gather a unit's weights into one buffer, unless they are already gathered."""
@@ -303,11 +296,9 @@ class MicroBatch(Hooks):
     def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
         """Copy each shard from host memory, and cast it with mixed precision."""
         copies = []
-        for parameter in unit.param_group.parameters:
-            shape, dtype = (
-                shard_shape(parameter.shape, unit.param_group.count),
-                unit.param_group.gathered_dtype(parameter),
-            )
+        group = unit.param_group
+        for parameter in group.parameters:
+            shape, dtype = shard_shape(parameter.shape, group.count), group.gathered_dtype(parameter)
             copy = self._new_tensor(shape, parameter.dtype, parameter.name + UPLOADED)
             if dtype != parameter.dtype:
                 copy = self._new_tensor(shape, dtype, parameter.name + CAST_SHARDS)
@@ -368,14 +359,13 @@ class MicroBatch(Hooks):
 
         A loop variable in PyTorch's code keeps the last gradient to the end.
         """
-        group, dtype = unit.param_group, grads[-1].dtype
+        group = unit.param_group
+        dtype, stored = grads[-1].dtype, group.trained[-1].dtype
         size = named(group.shard_elements(group.trained), "trained in unit / N")
-        self.reduce_input = self._new_tensor(
-            (named(group.count, RANKS), size), dtype, group.name + REDUCE_SCATTER_INPUT
-        )
+        whole = named(group.count, RANKS), size
+        self.reduce_input = self._new_tensor(whole, dtype, group.name + REDUCE_SCATTER_INPUT)
         last = grads.pop()
         grads.clear()
-        stored = group.trained[-1].dtype
         if stored == dtype:
             unit.shards = self._new_tensor((size,), dtype, group.name + GRADIENT_SHARDS, "gradients")
         else:
@@ -388,22 +378,21 @@ class MicroBatch(Hooks):
 
     def final_callback(self) -> None:
         """End the backward pass of units whose inputs need no gradient, and free the remaining buffers."""
-        for unit in dict.fromkeys((*self.units, *self.roles.values())):
+        units = dict.fromkeys((*self.units, *self.roles.values()))
+        for unit in units:
             if not unit.is_done:
                 self.post_backward(unit)
-        for unit in (*self.units, *self.roles.values()):
+        for unit in units:
             unit.buffer = None
         self.reduce_input = None
 
     def whole_gradients(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate the gradients of a unit that earlier micro-batches left."""
-        if not self.has_gradients:
-            return []
+        weights = parameters.trained if self.has_gradients else ()
+        dtype_of = parameters.gathered_dtype
         return [
-            self._new_tensor(
-                parameter.shape, parameters.gathered_dtype(parameter), f"{parameter.name}: gradient", "gradients"
-            )
-            for parameter in parameters.trained
+            self._new_tensor(weight.shape, dtype_of(weight), f"{weight.name}: gradient", "gradients")
+            for weight in weights
         ]
 
     def _new_tensor(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:
