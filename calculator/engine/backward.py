@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Edge, Tape, Tensor
 
 
-#: The budget is checked after every so many nodes.
+#: The number of nodes between two checks of the budget.
 _NODES_A_CHECK = 1024
 
 

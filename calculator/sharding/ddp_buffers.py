@@ -1,7 +1,7 @@
 """The flat tensors in which DistributedDataParallel broadcasts a model's buffers.
 
 DDP broadcasts them from the first rank before a forward pass, if the pass before was one whose gradients were reduced.
-Buffers of a dtype are joined in a flat tensor, up to a size. A buffer that is alone is broadcast as it is.
+Buffers of one dtype are copied into a flat tensor, up to a size. A single buffer is broadcast without a copy.
 
 Source: torch/nn/parallel/distributed.py (_pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
 torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced); torch/csrc/utils/tensor_flatten.h (flatten_dense_tensors).
@@ -54,7 +54,7 @@ class _Joined(NamedTuple):
         return _Joined(self.first if self.number else place, self.number + 1, self.elements + size)
 
 
-#: The flat tensors in the order of their broadcasts. None stands for a buffer that is broadcast as it is.
+#: The flat tensors in the order of their broadcasts. None stands for a single buffer, which is not copied.
 Broadcasts = tuple[Bucket | None, ...]
 
 

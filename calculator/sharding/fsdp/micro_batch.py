@@ -355,15 +355,13 @@ class MicroBatch(Hooks):
             self._reduce(unit, grads)
 
     def _reduce(self, unit: FSDPUnit, grads: list[Tensor]) -> None:
-        """Reduce gradients and keep this rank's part.
-
-        A loop variable in PyTorch's code keeps the last gradient to the end.
-        """
+        """Reduce gradients and keep this rank's part."""
         group = unit.param_group
         dtype, stored = grads[-1].dtype, group.trained[-1].dtype
         size = named(group.shard_elements(group.trained), "trained in unit / N")
         whole = named(group.count, RANKS), size
         self.reduce_input = self._new_tensor(whole, dtype, group.name + REDUCE_SCATTER_INPUT)
+        # A loop variable in PyTorch's code keeps the last gradient to the end.
         last = grads.pop()
         grads.clear()
         if stored == dtype:
@@ -388,8 +386,7 @@ class MicroBatch(Hooks):
 
     def whole_gradients(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate the gradients of a unit that earlier micro-batches left."""
-        weights = parameters.trained if self.has_gradients else ()
-        dtype_of = parameters.gathered_dtype
+        weights, dtype_of = parameters.trained if self.has_gradients else (), parameters.gathered_dtype
         return [
             self._new_tensor(weight.shape, dtype_of(weight), f"{weight.name}: gradient", "gradients")
             for weight in weights

@@ -181,7 +181,7 @@ def test_a_request_is_served_if_fewer_transients_are_alive_than_blocks_are_free(
 
 
 def test_a_smaller_request_may_not_be_served_if_a_larger_one_is():
-    """Three blocks of 10 units serve a request of 10 beside two transients, but not a request of 5 beside four."""
+    """Three blocks of 10 units serve a request of 10 with two transients alive, but not a request of 5 with four."""
     pool = FlatPool(SHIFT, small=True)
     pool.set_free([10 << SHIFT | 20 * n for n in range(3)])
     larger, both = Need(60, {10: 29}), Need(60, {10: 29, 5: 20})

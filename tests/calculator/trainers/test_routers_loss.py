@@ -101,16 +101,22 @@ def test_it_fails_with_the_longer_mask_of_prefix_tuning(trainer):
     assert answer({**MIXTRAL, "router_aux_loss_coef": 0.0}, trainer, method=prefix)
 
 
+#: The sizes of models of which no layer has experts.
+TWO_LAYERS = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
 @pytest.mark.parametrize("trainer", ["trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo"])
 def test_it_fails_if_no_layer_has_experts(trainer):
     qwen3 = {
         "model_type": "qwen3_moe",
-        "vocab_size": 1000,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **TWO_LAYERS,
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
@@ -125,12 +131,7 @@ def test_it_fails_if_no_layer_has_experts(trainer):
 def test_no_layer_of_ernie_has_experts_if_none_is_a_multiple_of_the_interval():
     ernie = {
         "model_type": "ernie4_5_moe",
-        "vocab_size": 1000,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **TWO_LAYERS,
         "moe_num_experts": 4,
         "moe_k": 2,
         "moe_layer_interval": 7,
