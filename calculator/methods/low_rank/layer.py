@@ -35,7 +35,8 @@ def adapted(
     `base` is the dtype that the module computes in. If its weight is dense, it is the weight's dtype.
     """
     if method.is_saved(path):
-        return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
+        trained = tuple(p.name for p in module.parameters)
+        return {"trained": trained, "copied": "modules_to_save", "copy_dtype": method.copy_dtype}
     dtype: DType = "float32" if training.adapter_dtype == "float32" else base
     if method.target_parameters:
         name = full_name(path, module)
