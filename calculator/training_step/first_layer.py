@@ -200,9 +200,8 @@ class FirstLayer:
 
 def _are_gradients(copies: Copies) -> bool:
     """Return whether a copy leaves nothing but gradients."""
-    component = copies.kinds.component
-    left = [(kind, count) for kind, count in copies.remaining.items() if count]
-    return all(count > 0 and component(kind) == "gradients" for kind, count in left)
+    keys = copies.kinds.keys
+    return all(count > 0 and keys[kind][3] == "gradients" for kind, count in copies.remaining.items())
 
 
 def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:
