@@ -318,7 +318,8 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     bounds = _bounds(step, counts)
     if copies.bounds_first:
         least = _peak_counts(step, first_layer_bound.least_counts(copies))
-        return counts if in_segments(least) == in_segments(counts | bounds) else _peak_counts(step.whole)
+        higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
+        return _peak_counts(step.whole) if _needs_more(least, higher) else counts
     if step.recording.first is not None:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
         of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
