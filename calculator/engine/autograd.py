@@ -5,7 +5,6 @@ Source: torch/csrc/autograd/functions/accumulate_grad.h (stealing).
 
 from __future__ import annotations
 
-from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -125,10 +124,14 @@ def saves_factors(*edges: int | None) -> Callable[[Rule], Rule]:
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
     """Return the tensors that a node would save if no gradient flowed to the missing nodes."""
-    order = [index for index in _FACTORS.get(node.apply, ()) if index is None or node.edges[index] is not None]
-    edges = [None if index is None else node.edges[index] for index in order]
-    wanted = [edge is None or edge[0] not in missing for edge in edges]
-    return [*compress(node.saved, wanted), *node.saved[len(order) :]]
+    saved, found = iter(node.saved), []
+    for index in _FACTORS.get(node.apply, ()):
+        edge = None if index is None else node.edges[index]
+        if index is None or edge is not None:
+            tensor = next(saved)
+            if edge is None or edge[0] not in missing:
+                found.append(tensor)
+    return [*found, *saved]
 
 
 class Mark(Node):
