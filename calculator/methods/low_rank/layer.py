@@ -43,7 +43,7 @@ def adapted(
         if module.kind == "experts" or parameters.targeted(method.target_parameters, name, module):
             transposed = parameters.is_transposed(model.model_type)
             return (), parameters.updates(method, name, module, dtype, transposed=transposed), None
-    target = method.is_target(path, module, model)
+    target = method.is_chosen(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
@@ -157,8 +157,8 @@ def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _called_dropout(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    if not x.tape.calls_modules:
-        return _dropped(method, x)
+    if not method.lora_dropout and not x.tape.calls_modules:
+        return x
     path = f"{bound.name}.lora_dropout"
     return leave(path, _dropped(method, enter(path, x)))
 

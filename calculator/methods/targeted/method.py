@@ -102,8 +102,11 @@ class TargetedMethod(Method, ABC):
 
     def is_target(self, path: str, module: Module, model: Model) -> bool:
         """Return whether the module at a path is adapted."""
-        requested = not self.is_saved(path) and matching.is_requested(path, module, self, model)
-        return requested and self.in_chosen_layers(path, module)
+        return not self.is_saved(path) and self.is_chosen(path, module, model)
+
+    def is_chosen(self, path: str, module: Module, model: Model) -> bool:
+        """Return whether a module that is not saved is adapted."""
+        return matching.is_requested(path, module, self, model) and self.in_chosen_layers(path, module)
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:  # noqa: ARG002
         """Return whether the module is in a layer that is adapted."""
