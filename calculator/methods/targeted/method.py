@@ -114,7 +114,8 @@ class TargetedMethod(Method, ABC):
 
     def is_saved(self, path: str) -> bool:
         """Return whether the module at a path is one of `modules_to_save` or inside one."""
-        return modules_to_save.is_saved(path, self.modules_to_save)
+        names = self.modules_to_save
+        return names is not None and modules_to_save.is_saved(path, names)
 
     def copy_name(self, path: str) -> CopyName | None:
         """Return the name of a module's copy. `modules_to_save` are copied."""
