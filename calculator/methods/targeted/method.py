@@ -102,8 +102,11 @@ class TargetedMethod(Method, ABC):
 
     def is_target(self, path: str, module: Module, model: Model) -> bool:
         """Return whether the module at a path is adapted."""
-        requested = not self.is_saved(path) and matching.is_requested(path, module, self, model)
-        return requested and self.in_chosen_layers(path, module)
+        return not self.is_saved(path) and self.is_chosen(path, module, model)
+
+    def is_chosen(self, path: str, module: Module, model: Model) -> bool:
+        """Return whether a module that is not saved is adapted."""
+        return matching.is_requested(path, module, self, model) and self.in_chosen_layers(path, module)
 
     def in_chosen_layers(self, path: str, module: Module) -> bool:  # noqa: ARG002
         """Return whether the module is in a layer that is adapted."""
@@ -111,7 +114,8 @@ class TargetedMethod(Method, ABC):
 
     def is_saved(self, path: str) -> bool:
         """Return whether the module at a path is one of `modules_to_save` or inside one."""
-        return modules_to_save.is_saved(path, self.modules_to_save)
+        names = self.modules_to_save
+        return names is not None and modules_to_save.is_saved(path, names)
 
     def copy_name(self, path: str) -> CopyName | None:
         """Return the name of a module's copy. `modules_to_save` are copied."""
