@@ -11,13 +11,13 @@ Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.autograd import AccumulateGrad, Node
 from calculator.engine.saved_layout import Part, is_contiguous, part_of
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import Tensor, WeightView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +40,10 @@ OUTLIVES = "outlives the step: "
 
 #: The references to the storage of a single tensor: the tensor's, and the argument of `getrefcount`.
 _OF_ONE = 2
+
+#: The storages of the weights whose views are copied, because they are not those that TRL has found, which are on the
+#: host.
+WEIGHT_VIEWS: dict[str, Literal["own", "part"]] = {"fsdp": "own", "zero1": "part", "zero2": "part", "zero3": "part"}
 
 
 #: What TRL tells tensors apart by: the storage, the part of it, and the dtype.
@@ -166,6 +170,8 @@ class OffloadedActivations:
 
     def _contiguous(self, tensor: Tensor) -> Tensor:
         """Return the tensor that is copied to host memory: a contiguous copy of one that is not."""
+        if isinstance(tensor, WeightView) and self.tape.weight_views == "own" and 1 in tensor.shape:
+            return tensor.detach()
         if not is_contiguous(tensor) and _storage_shape(tensor) == tensor.shape:
             return self.tape.new(tensor.shape, tensor.dtype, "saved tensor, contiguous")
         return tensor.detach()
@@ -215,7 +221,7 @@ class OffloadedActivations:
 
 def _is_offloaded(tensor: Tensor) -> bool:
     """Return whether a tensor is large enough, and no parameter. Tensors of the batch have no storage either."""
-    if tensor.storage is None and tensor.dtype != "int64":
+    if tensor.storage is None and tensor.dtype != "int64" and not isinstance(tensor, WeightView):
         return False
     return elements(tensor.shape) * ITEMSIZE[tensor.dtype] >= MIN_OFFLOAD_SIZE
 

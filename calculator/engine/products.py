@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.layout import strided
-from calculator.engine.operations import contiguous, permute, result_type, view
-from calculator.engine.tape import SlicedTensor
+from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
+from calculator.engine.tape import SlicedTensor, WeightView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,17 +45,26 @@ def matmul(
     x_edge, bias_edge = x.edge, None if bias is None else bias.edge
     if x_edge is not None and weight_edge is None and bias_edge is None:
         node = Node(tape, _frozen_mm_back, (x_edge,), x_edge[2])
-        node.save(strided(weight) if turns and weight.storage is not None else weight)
+        node.save(_saved_weight(weight, turns=turns))
     elif x_edge is not None or weight_edge is not None or bias_edge is not None:
         edges = (x_edge, weight_edge) if bias_edge is None else (x_edge, weight_edge, bias_edge)
         node = Node(tape, _mm_back if bias is None else _addmm_back, edges)
         if weight_edge is not None and bias is not None:
             node.save(x)
         if x_edge is not None:
-            node.save(strided(weight) if turns and weight.storage is not None else weight)
+            node.save(_saved_weight(weight, turns=turns))
         if weight_edge is not None and bias is None:
             node.save(x)
     return tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
+
+
+def _saved_weight(weight: Tensor, *, turns: bool) -> Tensor:
+    """Return the weight as it is saved. A view of a parameter is the parameter, unless hooks see views."""
+    if weight.storage is not None:
+        return strided(weight) if turns else weight
+    if weight.tape.weight_views is None or not (turns or (weight.edge is not None and weight.edge[0].apply is VIEW)):
+        return weight
+    return WeightView(weight.tape, None, weight.shape, weight.dtype, None)
 
 
 def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:

@@ -8,7 +8,7 @@ has the local variables of the real module frees each tensor when the real modul
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, DType, allocated
@@ -88,6 +88,7 @@ class Tape:
         "shared_layers",
         "sizes",
         "tower_layer",
+        "weight_views",
     )
 
     def __init__(self, *, trains: bool = True) -> None:
@@ -124,6 +125,9 @@ class Tape:
         self.leaves: dict[str, LeafModule] = {}
         #: The number of a tower's layer while it runs. Marks of its calls contain it, because towers mark no layers.
         self.tower_layer: int | None = None
+        #: Whether hooks see the transposed weight that a linear layer saves as a view, not as the parameter, and what
+        #: the weight's storage is: its own, or a part of a larger one.
+        self.weight_views: Literal["own", "part"] | None = None
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.
@@ -260,6 +264,12 @@ class Tensor:
 
 class StridedTensor(Tensor):
     """A tensor whose layout is not contiguous. Hooks that copy a saved tensor make it contiguous first."""
+
+    __slots__ = ()
+
+
+class WeightView(StridedTensor):
+    """A view of a weight whose storage hooks do not know."""
 
     __slots__ = ()
 

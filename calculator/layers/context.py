@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.offloading import OffloadedActivations
+from calculator.engine.offloading import WEIGHT_VIEWS, OffloadedActivations
 from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.batch_state import BatchState
@@ -339,6 +339,7 @@ class Context(BatchState):
         """Offload what nodes save from here on, if the trainer does. Return the hooks."""
         if self.prepared.offloads_activations:
             leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
+            self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
             self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
             self.tape.hooks.append(self.offloaded)
         return self.offloaded

@@ -66,7 +66,7 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         folder, pinned = stack.enter_context(TemporaryDirectory()), None
         if recipe.activation_offloading:
             kernels.install()
-            pinned = stack.enter_context(offloaded_on_meta(streams))
+            pinned = stack.enter_context(offloaded_on_meta(streams, on_host=is_on_host(recipe, sharding)))
         recipe = replace(recipe, distribution=arguments(training, sharding))
         with HostReads(), meshes_of("meta", sharding.count) if sharding.name == "fsdp" else nullcontext():
             training_args = (
@@ -77,6 +77,15 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
         engine = ENGINES[sharding.name](run.reference, training, sharding, streams)
         stack.enter_context(patched_model_code())
         yield Launched(run, engine, streams, pinned)
+
+
+def is_on_host(recipe: Recipe, sharding: Sharding) -> bool:
+    """Whether the model is on the host while the trainer is made: FSDP and DeepSpeed move it, but not a quantized one.
+
+    Source: transformers, trainer.py, Trainer.__init__, place_model_on_device.
+    """
+    packed = recipe.request.method.base_quantization(recipe.request.training)
+    return sharding.name != "ddp" and packed is None
 
 
 def trace(recipe: Recipe, sharding: Sharding, rank: int = 0, *, before_2_14: bool = False) -> Trace:

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 #: The first release whose manager was traced.
 FIRST = (1, 15)
 
-#: The shardings under which a saved weight is the parameter that the manager knows. FSDP and DeepSpeed replace its
-#: storage, so a view of it is copied to host memory as any tensor. With gradient checkpointing, no view is saved.
+#: The shardings under which a view of a saved weight has the storage that the manager knows. With the others, the model
+#: is moved to the GPU later, so a view is copied to host memory as any tensor. With checkpointing, none is saved.
 KEEP_STORAGES: tuple[ShardingName, ...] = ("none", "ddp")
+
+#: The methods whose weights are saved in products of linear layers alone, so that it is known which of them are views.
+IN_PRODUCTS: frozenset[MethodName] = frozenset(
+    ("full", "lora", "qlora", "adapter", "prompt", "ia3", "ln_tuning", "bitfit")
+)
 
 #: The trainers that compare the model with a reference.
 WITH_REFERENCE: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
@@ -86,16 +91,15 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         return
     checkpointed = training.gradient_checkpointing
     unknown = None if checkpointed else _of_unknown_layout(prepared)
+    viewed = None if checkpointed or sharding in KEEP_STORAGES else _of_unknown_views(prepared)
     reasons = {
         f"without gradient checkpointing is not modeled for {unknown}, whose saved tensors have other layouts: set "
         "gradient_checkpointing true": unknown is not None,
+        f"without gradient checkpointing is not modeled with {sharding} for {viewed}, of whose weights other views are "
+        "saved, which are copied too: set gradient_checkpointing true, or use ddp": viewed is not None,
         "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
         "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
         "with images is not modeled: use false, or leave images out": training.has_images,
-        f"without gradient checkpointing is not modeled with {sharding}, which replaces the storages by which TRL "
-        "knows weights, so that views of them are copied too: set gradient_checkpointing true, or use ddp": (
-            not checkpointed and sharding not in KEEP_STORAGES
-        ),
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
         f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once, for which TRL makes the "
@@ -140,6 +144,16 @@ def _trains_head(prepared: Subject) -> bool:
     """
     output = prepared.model.output
     return prepared.training.trainer != "trl-reward" and bool(prepared.module_spec(output.name, output).trained)
+
+
+def _of_unknown_views(prepared: Subject) -> str | None:
+    """Return what saves views of weights that are not modeled, or None."""
+    method = prepared.method
+    if "experts" in prepared.model.kinds:
+        return "models with experts"
+    if method.name not in IN_PRODUCTS:
+        return method.facts.label
+    return "DoRA" if getattr(method, "use_dora", False) else None
 
 
 def _of_unknown_layout(prepared: Subject) -> str | None:

@@ -53,6 +53,17 @@ def test_several_gpus_offload_the_same_tensors(sharding):
     assert found.peak_reserved_bytes >= found.peak_allocated_bytes
 
 
+@pytest.mark.parametrize("sharding", ["fsdp", "zero1", "zero2"])
+def test_views_of_weights_are_copied_where_a_sharding_replaces_their_storages(sharding):
+    def host_bytes(sharding, **training):
+        device = {"count": 4, "sharding": sharding}
+        return estimate(request(gradient_checkpointing=False, device=device, **training)).memory.host_bytes
+
+    weights = 8 * 2 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512)
+    adapters = host_bytes(sharding, autocast="bfloat16") - host_bytes("ddp", adapter_dtype="model") - weights
+    assert 0 < adapters < weights / 4
+
+
 def test_a_head_that_is_trained_is_refused_under_zero_3():
     body = {
         "model": {"config": CONFIG},
@@ -90,6 +101,10 @@ def test_copied_back_tensors_have_their_own_stream_and_a_replay_frees_those_of_t
     assert not any(name.endswith(PREVIOUS) for name in allocated)
 
 
+#: Two GPUs under FSDP2, and a model with experts.
+FSDP = {"count": 2, "sharding": "fsdp"}
+WITH_EXPERTS = {**CONFIG, "model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.0}
+
 #: Two GPUs under ZeRO-3, with LoRA.
 ZERO_3 = {"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16"}
 
@@ -117,7 +132,8 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
     [
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
-        ({"device": {"count": 2, "sharding": "fsdp"}, "gradient_checkpointing": False}, "or use ddp"),
+        ({"device": FSDP, "gradient_checkpointing": False, "method": {"name": "lora", "use_dora": True}}, "for DoRA"),
+        ({"device": FSDP, "gradient_checkpointing": False, "config": WITH_EXPERTS}, "for models with experts"),
         ({**ZERO_3, "trainer": "trl-dpo"}, "set precompute_ref_log_probs true"),
         ({**ZERO_3, "trainer": "trl-kto", "precompute_ref_log_probs": True}, "loss_type apo_zero_unpaired"),
         (

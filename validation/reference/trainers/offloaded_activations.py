@@ -113,8 +113,12 @@ class _Addresses:
 
 
 @contextmanager
-def offloaded_on_meta(streams: Streams) -> Iterator[PinnedMemory]:
-    """Run TRL's manager on the meta device inside the context."""
+def offloaded_on_meta(streams: Streams, *, on_host: bool = False) -> Iterator[PinnedMemory]:
+    """Run TRL's manager on the meta device inside the context.
+
+    `on_host`: whether the model is on the host when a trainer makes the manager, as under FSDP and DeepSpeed. So the
+    manager knows no storage of the parameters on the device.
+    """
     memory, addresses = PinnedMemory(), _Addresses()
 
     def data_ptr(storage: torch.UntypedStorage) -> int:
@@ -127,4 +131,6 @@ def offloaded_on_meta(streams: Streams) -> Iterator[PinnedMemory]:
         stack.enter_context(mock.patch(f"{_MODULE}.torch", _Torch(streams, memory)))
         stack.enter_context(mock.patch.object(torch.UntypedStorage, "data_ptr", data_ptr))
         stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", record_stream))
+        if on_host:
+            stack.enter_context(mock.patch(f"{_MODULE}.OffloadActivations.update_model_params"))
         yield memory
