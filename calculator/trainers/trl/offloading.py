@@ -47,9 +47,7 @@ KNOWN_METHODS: frozenset[MethodName] = frozenset(
 )  # fmt: skip
 
 #: With which settings TRL's trainers with a reference run the model once.
-_RUNS_ONCE = (
-    "set gradient_checkpointing false, or precompute_ref_log_probs true and with trl-kto loss_type apo_zero_unpaired"
-)
+_RUNS_ONCE = "set precompute_ref_log_probs true, and with trl-kto loss_type apo_zero_unpaired"
 
 #: The sentence of an answer about the tensors that are offloaded.
 _OFFLOADED = (
@@ -105,9 +103,9 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
         f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once, for which TRL makes the "
-        f"checkpoints of adapters re-enter: {_RUNS_ONCE}, or use zero2": sharding == "zero3"
-        and checkpointed
-        and _has_passes(training),
+        f"checkpoints of adapters re-enter: {_RUNS_ONCE}, or gradient_checkpointing false": (
+            sharding == "zero3" and checkpointed and _has_passes(training)
+        ),
         "under ZeRO-3 is not modeled with a 4-bit base, because the last node of a step keeps gathered weights of its "
         "layer until the next backward pass: use lora, or zero2": sharding == "zero3" and _is_quantized(prepared),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(

@@ -115,6 +115,11 @@ def test_a_trainer_with_a_reference_that_runs_the_model_once_is_answered_under_z
     estimate(request(**ZERO_3, **loss, trainer=trainer, precompute_ref_log_probs=True))
 
 
+@pytest.mark.parametrize("trainer", ["trl-dpo", "trl-kto"])
+def test_several_passes_are_answered_under_zero3_without_checkpoints(trainer):
+    assert estimate(request(**ZERO_3, trainer=trainer, gradient_checkpointing=False)).memory.host_bytes
+
+
 def test_five_layer_inputs_stay_in_the_forward_pass():
     def forward(layers, *, offloads):
         config = {**CONFIG, "num_hidden_layers": layers}
