@@ -102,10 +102,8 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         "with images is not modeled: use false, or leave images out": training.has_images,
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
-        f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once, for which TRL makes the "
-        f"checkpoints of adapters re-enter: {_RUNS_ONCE}, or gradient_checkpointing false": (
-            sharding == "zero3" and checkpointed and _has_passes(training)
-        ),
+        f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once{_re_enters(training)}: "
+        f"{_RUNS_ONCE}, or use zero2": sharding == "zero3" and _has_passes(training),
         "under ZeRO-3 is not modeled with a 4-bit base, because the last node of a step keeps gathered weights of its "
         "layer until the next backward pass: use lora, or zero2": sharding == "zero3" and _is_quantized(prepared),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
@@ -125,6 +123,11 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         if applies:
             yield Problem(loc="training.activation_offloading", msg=f"TRL's option {reason}", input=True)
             return
+
+
+def _re_enters(training: Training) -> str:
+    """Return why several passes with checkpoints are not modeled under ZeRO-3."""
+    return ", for which TRL makes the checkpoints of adapters re-enter" if training.gradient_checkpointing else ""
 
 
 def _has_passes(training: Training) -> bool:
