@@ -95,7 +95,17 @@ class PreparedModel:
     @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states, which is that of the embeddings."""
-        return self.param_dtype or self.cast_to or self.trainer.hidden_dtype(self)
+        given = self.param_dtype or self.cast_to or self._trained_embeddings_dtype
+        return given or self.trainer.hidden_dtype(self)
+
+    @property
+    def _trained_embeddings_dtype(self) -> DType | None:
+        """The dtype that trained word embeddings are cast to, or None if they are not cast."""
+        if getattr(self.method, "unfrozen_dtype", "model") == "model" or not self.model.reads_words:
+            return None
+        embedding = self.model.embedding
+        spec = self.module_spec(embedding.name, embedding)
+        return spec.copy_dtype if spec.copied else spec.cast_to
 
     @property
     def cast_added_to(self) -> DType | None:

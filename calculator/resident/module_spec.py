@@ -87,7 +87,6 @@ class ModuleSpec:
             added=added,
             keeps_after_a=self.keeps_after_a,
             copied=self.copied,
-            copy_dtype=self.copy_dtype,
             original_in_file=self.original_in_file,
             runs=self.runs,
             cast_to=dtype,
