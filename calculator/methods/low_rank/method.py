@@ -205,7 +205,9 @@ class LowRank(TargetedMethod):
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Return the output of the frozen module plus the update."""
-        return token_rows.product(bound, x, tokens.INSIDE) if tokens.has(bound) else layer.forward(self, bound, x)
+        if tokens.has(bound):
+            return token_rows.product(bound, x, tokens.INSIDE)
+        return (layer.forward if bound.tape.added is None else layer.listed_forward)(self, bound, x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
         """Return the table, with trained rows if it has any."""
