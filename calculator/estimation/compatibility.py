@@ -34,7 +34,6 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +175,7 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from renamed.problems(stack, model.model_type, method)
     if method.base_quantization(training) is None:
         # A quantized layer returns values in its input's dtype, so that they are cast with the queries.
-        hidden_dtype = trainer_of(training).hidden_dtype(_prepared(request, model))
+        hidden_dtype = _prepared(request, model).hidden_dtype
         yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
     yield from torch_releases.optimizer_problems(stack, training)

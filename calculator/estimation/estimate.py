@@ -38,7 +38,6 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
 from calculator.sharding.registry import SHARDS
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -111,7 +110,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         communication=step.communication,
         base_bytes=resident.base_bytes,
         added_bytes=resident.added_bytes,
-        grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
+        grade="from source, not traced" if resident.prepared.trainer.facts.is_interval else "modelled",
     )
 
 
@@ -231,7 +230,8 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         _colocated(request, step),
         lambda overheads: unsharded_bytes(request, step, shown.parts, overheads, training_step),
     )
-    host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared) or step.offloaded
+    prepared = step.resident.prepared
+    host = step.resident.host_bytes or prepared.trainer.host_bytes(prepared) or step.offloaded
     return (memory if host is None else _with_host(memory, host, request)), verdict
 
 
@@ -277,8 +277,8 @@ def memory_and_fit(
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
-    allocated = sum(part.bytes for part in parts)
-    workspace = sum(part.bytes for part in workspaces)
+    allocated = sum([part.bytes for part in parts])
+    workspace = sum([part.bytes for part in workspaces])
     if reserved is None:
         reserved = whole_segments(allocated + workspace)
     memory = Memory(
@@ -292,7 +292,7 @@ def memory_and_fit(
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
         overheads=tuple(
-            overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+            map(overhead_row, (*workspaces, fragmentation(reserved, allocated + workspace), context)),
         ),
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,

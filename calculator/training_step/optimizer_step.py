@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensors import ResidentTensor, new_tensor
 from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 
@@ -113,7 +113,7 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     """Return a tensor of the first list, in the dtype of the optimizer's state."""
     dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
-    return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
+    return new_tensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
 def total_norm() -> ResidentTensor:
@@ -128,13 +128,13 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     """
     if not trained:
         return ()
-    count = sum(tensor.count for tensor in trained)
-    dtype = reduce(result_type, (tensor.dtype for tensor in trained))
+    count = sum([tensor.count for tensor in trained])
+    dtype = reduce(result_type, dict.fromkeys([tensor.dtype for tensor in trained]))
     # On shards the total norm is computed later. The norm that the trainer keeps from the previous step counts as one.
     norms = count - (keeps_norm and vectors > 1)
-    norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
+    norm = new_tensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
     of_parameters = (norm,) if norms else ()
-    stacked = ResidentTensor(
+    stacked = new_tensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )
     totals = () if keeps_norm else (_scalar("total norm", dtype),)
@@ -145,4 +145,4 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
 
 
 def _scalar(name: str, dtype: DType) -> ResidentTensor:
-    return ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
+    return new_tensor(name=name, shape=(), dtype=dtype, component="workspace")
