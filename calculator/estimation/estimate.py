@@ -122,18 +122,32 @@ def _with_remarks_of_figures(
     memory: Memory,
     verdict: Fit | None,
 ) -> Callable[[], Remarks]:
-    """Return all remarks on an answer, from those that follow from its request alone."""
-    assumptions = (*of_verdict(verdict), *of_ranks(step.flat))
-    first = without_gradient(model, step.resident.tensors)
-    last = (*initialization.warnings(step.resident, memory.peak_allocated_bytes), *_card_caveats(request))
-    return Deferred(partial(_joined, remarks, assumptions, first, last)) if assumptions or first or last else remarks
+    """Return all remarks on an answer, from those that follow from its request alone.
+
+    Those on the initialization are written now, because it may be refused.
+    """
+    of_initialization = initialization.warnings(step.resident, memory.peak_allocated_bytes)
+    return Deferred(partial(_joined, request, model, remarks, step, verdict, of_initialization))
 
 
 def _joined(
-    remarks: Callable[[], Remarks], assumptions: Iterable[str], first: Iterable[str], last: Iterable[str]
+    request: Request,
+    model: Model,
+    remarks: Callable[[], Remarks],
+    step: TrainingStep,
+    verdict: Fit | None,
+    of_initialization: tuple[str, ...],
 ) -> Remarks:
-    of_request = remarks()
-    return Remarks((*of_request.assumptions, *assumptions), (*first, *of_request.warnings, *last))
+    assumptions, warnings = remarks()
+    return Remarks(
+        (*assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
+        (
+            *without_gradient(model, step.resident.tensors),
+            *warnings,
+            *of_initialization,
+            *_card_caveats(request),
+        ),
+    )
 
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.model import Stack
@@ -95,7 +96,17 @@ class PreparedModel:
     @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states, which is that of the embeddings."""
-        return self.param_dtype or self.cast_to or self.trainer.hidden_dtype(self)
+        given = self.param_dtype or self.cast_to or self._trained_embeddings_dtype
+        return given or self.trainer.hidden_dtype(self)
+
+    @property
+    def _trained_embeddings_dtype(self) -> DType | None:
+        """The dtype that trained word embeddings are cast to, or None if they are not cast."""
+        if getattr(self.method, "unfrozen_dtype", "model") == "model" or not self.model.reads_words:
+            return None
+        embedding = self.model.embedding
+        spec = self.module_spec(embedding.name, embedding)
+        return spec.copy_dtype if spec.copied else spec.cast_to
 
     @property
     def cast_added_to(self) -> DType | None:
@@ -168,11 +179,18 @@ class PreparedModel:
         spec = self.module_specs.get((path, id(module)))
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
+            if not self._moves_model and any(each.made_on_host for each in spec.added):
+                spec = replace(spec, added=tuple([each for each in spec.added if not each.made_on_host]))
             spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:
                 spec = precision.cast(spec, self.cast_to, self.training)
             self.module_specs[path, id(module)] = spec
         return spec
+
+    @property
+    def _moves_model(self) -> bool:
+        """Whether a trainer, or a library that shards the model, moves it to the GPU with all buffers."""
+        return self.given.trainer is not None or self.device.sharding != "none"
 
     @property
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:

@@ -262,8 +262,8 @@ class TrainingStep:
         left: StorageCounts | None = None,
     ) -> Peak:
         marks = of.marks
-        end = {"forward": "backward", "backward": "end"}[phase]
-        moment = of.recording.curve.peak(marks[phase], marks[end])
+        end = marks["backward" if phase == "forward" else "end"]
+        moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,

@@ -131,7 +131,9 @@ class LoRA(LowRank):
         base = self.base
         if base is None:
             trained, added, copied = layer.adapted(self, path, module, model, training, training.dtype)
-            return new_module_spec(dtype=training.dtype, trained=trained, added=added, copied=copied)
+            return new_module_spec(
+                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=self.copy_dtype
+            )
         dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)
         adapter_dtype = base.adapter_dtype(dtype) if packed else dtype
@@ -142,6 +144,7 @@ class LoRA(LowRank):
             quantization=base.stored_at(path, module, model, dtype, training) if packed else None,
             added=added,
             copied=copied,
+            copy_dtype=self.copy_dtype,
             runs=model.runs(path),
         )
 

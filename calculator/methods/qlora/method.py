@@ -124,6 +124,7 @@ class QLoRA(LowRank):
             quantization=quantization,
             added=added,
             copied=copied,
+            copy_dtype=self.copy_dtype,
             runs=model.runs(path),
         )
 

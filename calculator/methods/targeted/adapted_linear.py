@@ -92,9 +92,8 @@ class AdaptedLinear(TargetedMethod, ABC):
         """Return the module as frozen, with the method's parameters added to each target."""
         dtype = training.dtype
         if self.is_saved(path):
-            return new_module_spec(
-                dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save"
-            )
+            trained = tuple(p.name for p in module.parameters)
+            return new_module_spec(dtype=dtype, trained=trained, copied="modules_to_save", copy_dtype=self.copy_dtype)
         target = self.is_target(path, module, model)
         biases = self.bias == "all" or (self.trains_biases and target)
         trained = ("bias",) if biases and module.bias is not None else ()
