@@ -107,7 +107,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
-    return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
+    return max(of_step, of_generation(step, workspaces, of_step)) if step.generates else of_step
 
 
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
@@ -165,7 +165,9 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(sizes(step.before_generation))
+    passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
+    if bound is not None and bound.fits(least - kept):
+        return kept + passes
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()
@@ -222,7 +224,7 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     of_step = max(flattened, of_step)
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -247,7 +249,7 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:

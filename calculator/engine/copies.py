@@ -15,6 +15,7 @@ from calculator.engine.live_tensors import LiveKinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from calculator.engine.forward_blocks import ForwardBlocks
     from calculator.engine.kinds import Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
@@ -43,6 +44,7 @@ class Copies:
         "counts",
         "dropped",
         "first",
+        "forward_blocks",
         "gained",
         "has_backward",
         "hidden_states_row",
@@ -135,6 +137,8 @@ class Copies:
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
+        #: The most storages that are alive at once in the forward pass. None until they are counted.
+        self.forward_blocks: ForwardBlocks | None = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.
