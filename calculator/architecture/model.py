@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.layer_kind import LayerKind
+    from calculator.architecture.layer_kind import LayerKind, MixerType
 
 
 #: The assumption on the batches of a model that can read images, if they contain none.
@@ -209,6 +209,11 @@ class Model:
         """The layers that run, in order."""
         return tuple(layer for each in self.stacks for layer in each.layers)
 
+    @cached_property
+    def attention_types(self) -> frozenset[MixerType]:
+        """The attention types of the layers that run."""
+        return frozenset(layer.kind.attention for layer in {*self.layers})
+
     @property
     def encoder_layers(self) -> int:
         """The number of layers that belong to an encoder."""
@@ -272,7 +277,7 @@ class Model:
         owners = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
         return frozenset(owners | ({self.head} if self.head and not self.task.trains_head else set()))
 
-    @property
+    @cached_property
     def output(self) -> Module:
         """The output projection."""
         return next(module for module in self.outer.values() if module.name == self.head)

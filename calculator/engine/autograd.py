@@ -5,7 +5,6 @@ Source: torch/csrc/autograd/functions/accumulate_grad.h (stealing).
 
 from __future__ import annotations
 
-from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,15 +56,12 @@ class Node:
         "edges",
         "hooks",
         "incoming",
-        "pending",
         "saved",
         "scope",
         "sequence_nr",
     )
 
-    def __init__(
-        self, tape: Tape, apply: Rule, edges: tuple[Edge | None, ...], context: Any = None, outputs: int = 1
-    ) -> None:
+    def __init__(self, tape: Tape, apply: Rule, edges: tuple[Edge | None, ...], context: Any = None) -> None:
         #: The backward formula.
         self.apply = apply
         #: One per input. None for an input that needs no gradient.
@@ -76,10 +72,8 @@ class Node:
         self.context = context
         #: The checkpoint around the node's operation, once it has saved a tensor.
         self.hooks: SavedTensorsHooks | None = None
-        #: The number of gradients of its outputs that have not arrived yet.
-        self.pending = 0
         #: The gradient of its output so far. For several outputs, the list of their gradients.
-        self.incoming: Any = None if outputs == 1 else [None] * outputs
+        self.incoming: Any = None
         self.scope = tape.scope
         self.component: ComponentName = tape.component
         self.sequence_nr = tape.sequence_nr = tape.sequence_nr + 1
@@ -100,6 +94,18 @@ class Node:
             self.saved.append(saved)
         else:
             self.saved = [saved]
+
+
+class NodeWithOutputs(Node):
+    """A node with several outputs."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, tape: Tape, apply: Rule, edges: tuple[Edge | None, ...], context: Any = None, *, outputs: int
+    ) -> None:
+        super().__init__(tape, apply, edges, context)
+        self.incoming = [None] * outputs
 
 
 #: Sorts nodes in the order in which they were made.
@@ -125,10 +131,14 @@ def saves_factors(*edges: int | None) -> Callable[[Rule], Rule]:
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
     """Return the tensors that a node would save if no gradient flowed to the missing nodes."""
-    order = [index for index in _FACTORS.get(node.apply, ()) if index is None or node.edges[index] is not None]
-    edges = [None if index is None else node.edges[index] for index in order]
-    wanted = [edge is None or edge[0] not in missing for edge in edges]
-    return [*compress(node.saved, wanted), *node.saved[len(order) :]]
+    saved, found = iter(node.saved), []
+    for index in _FACTORS.get(node.apply, ()):
+        edge = None if index is None else node.edges[index]
+        if index is None or edge is not None:
+            tensor = next(saved)
+            if edge is None or edge[0] not in missing:
+                found.append(tensor)
+    return [*found, *saved]
 
 
 class Mark(Node):
@@ -174,10 +184,12 @@ class LeafModule:
 class AccumulateGrad(Node):
     """The node at the end of the graph that accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "layer", "name", "release")
+    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "layer", "name", "pending", "release")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
+        #: The number of gradients that have not arrived yet.
+        self.pending = 0
         #: Whether the tensor has a gradient from an earlier micro-batch. A new gradient is added to it in place, then
         #: freed.
         self.has_grad = False

@@ -71,14 +71,16 @@ def _reachable(root: Node) -> list[Node]:
     Of the nodes that are ready, the engine runs the one that was created last. A node is created after the nodes of its
     inputs. So all nodes run in the reverse order of creation.
     """
-    reached = [root]
+    reached, seen = [root], {root}
     for node in reached:
         for edge in node.edges:
             if edge is not None:
                 target = edge[0]
-                if not target.pending and not isinstance(target, AccumulateGrad):
+                if isinstance(target, AccumulateGrad):
+                    target.pending += 1
+                elif target not in seen:
+                    seen.add(target)
                     reached.append(target)
-                target.pending += 1
     reached.sort(key=by_sequence_nr)
     return reached
 
@@ -135,7 +137,6 @@ def _run_with_one_edge(node: Node) -> None:
         target.incoming = grads.pop()
     else:
         _accumulate(target, edge[1], grads, 0)
-    target.pending -= 1
 
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
@@ -144,7 +145,6 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
         only = edges[0][0]
         if only.incoming is None and not isinstance(only, AccumulateGrad):
             only.incoming = grads.pop(0)
-            only.pending -= 1
             return
     complete: list[AccumulateGrad] = []
     last: AccumulateGrad | None = None
@@ -159,9 +159,10 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
                 continue
             else:
                 _accumulate(target, edge[1], grads, index)
-            target.pending -= 1
-            if not target.pending and isinstance(target, AccumulateGrad):
-                complete.append(target)
+            if isinstance(target, AccumulateGrad):
+                target.pending -= 1
+                if not target.pending:
+                    complete.append(target)
     if not complete and last is None:
         return
     reverses = len(complete) > 1 and len(edges) == _WITH_BIAS and _bias_is_first(complete[0])

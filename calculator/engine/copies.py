@@ -268,10 +268,12 @@ class Copies:
         return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
 
     def _remaining(self) -> dict[int, int]:
+        if not self.dropped:
+            return self.net
         remaining = {**self.net}
         for _, _, kind in self.dropped:
             remaining[kind] = remaining.get(kind, 0) - 1
-        return remaining
+        return {kind: count for kind, count in remaining.items() if count}
 
     def left_after(self, position: int) -> dict[int, int]:
         """Return the storages alive after the last event that were not allocated before a position, by kind."""
@@ -309,11 +311,11 @@ class Copies:
         return counts
 
     def _count_remaining(self) -> dict[int, int]:
-        component = self.kinds.component
+        keys = self.kinds.keys
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
         left = self.of(self.lifetimes.alive(self.lifetimes.end))
-        add(left, {kind: count for kind, count in self.remaining.items() if count}, copies)
-        return {kind: count for kind, count in left.items() if count > 0 and component(kind) != "gradients"}
+        add(left, self.remaining, copies)
+        return {kind: count for kind, count in left.items() if count > 0 and keys[kind][3] != "gradients"}
 
 
 def add(counts: dict[int, int], others: Mapping[int, int], times: int = 1) -> None:
@@ -345,4 +347,4 @@ def _net(gained: list[dict[int, int]], keys: Sequence[Key]) -> tuple[dict[int, i
                 for counts in (own, net):
                     counts[kind] -= moved
                     counts[lost] = counts.get(lost, 0) + moved
-    return net, compares
+    return {kind: count for kind, count in net.items() if count}, compares

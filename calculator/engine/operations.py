@@ -9,7 +9,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
-from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.autograd import Node, NodeWithOutputs, saves_factors
 from calculator.engine.tape import SlicedTensor, Tensor, TransposedTensor, transposed
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[T
     """
     node = None
     if x.edge:
-        node = Node(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
+        node = NodeWithOutputs(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
     return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
 
 

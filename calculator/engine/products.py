@@ -19,34 +19,28 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
 
 
-def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+def matmul(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str, *, turns: bool = True
+) -> Tensor:
     """Return x @ weight + bias over the last dimension (F.linear, or the torch.addmm of Conv1D).
 
-    x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
-    """
-    if x.tape.calls_modules:
-        return _linear_of_stage_3(x, weight, bias, out_features, name)
-    return addmm(x, weight, bias, out_features, name, turns=True)
-
-
-def addmm(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str, *, turns: bool = False
-) -> Tensor:
-    """Return x @ weight + bias by torch.addmm, as Conv1D does. `turns`: whether the weight is transposed first.
+    x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features). `turns`: whether the
+    weight is transposed first.
 
     Both factors are saved in the order of their names: mat2 and self of torch.mm, or mat1 and mat2 of torch.addmm.
-    DeepSpeed's stage 3 does not replace torch.addmm.
     """
     tape = x.tape
+    if turns and tape.calls_modules:
+        return _linear_of_stage_3(x, weight, bias, out_features, name)
     if tape.autocast is not None:
-        given = (x, weight)  # a call's arguments stay until it returns
+        given = (x, weight)  # as `_sliced`, because a call's arguments stay until it returns
         bias = None if bias is None else tape.autocast.cached_cast(bias, "bias")
         x, weight = tape.autocast.cast_factors(*given, ("input", "weight"))
     weight_edge = weight.edge
     if weight_edge is not None and isinstance(x, SlicedTensor):
         # Source: aten/src/ATen/native/LinearAlgebra.cpp, should_fold.
         tape.reads_graph = True
-        x = contiguous(x, "input, contiguous")
+        _sliced, x = x, contiguous(x, "input, contiguous")
     node = None
     x_edge, bias_edge = x.edge, None if bias is None else bias.edge
     if x_edge is not None and weight_edge is None and bias_edge is None:
@@ -62,6 +56,11 @@ def addmm(
         if weight_edge is not None and bias is None:
             node.save(x)
     return tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
+
+
+def addmm(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+    """Return x @ weight + bias by torch.addmm, as Conv1D does. DeepSpeed's stage 3 does not replace it."""
+    return matmul(x, weight, bias, out_features, name, turns=False)
 
 
 def _frozen_mm_back(node: Node, grad: Tensor) -> tuple[Tensor]:

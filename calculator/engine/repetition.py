@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +14,7 @@ LONGEST_PERIOD = 12
 NOT_RUN = "of layers not run"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repetition:
+class Repetition(NamedTuple):
     """The layers to interpret, by number.
 
     The layers at positions `start` to `end` of `numbers` are the period. In the model, `copies` more periods with the
@@ -35,6 +33,11 @@ class Repetition:
     def boundaries(self) -> tuple[int, int, int]:
         """The start of the period before the repeated one, the start of the repeated one, and its end."""
         return max(0, 2 * self.start - self.end), self.start, self.end
+
+    @property
+    def begins_with_period(self) -> bool:
+        """Whether no other layers come before the first period."""
+        return self.start in (0, self.end - self.start)
 
     def from_first_period(self) -> Repetition:
         """Return the repetition whose first period represents all others, unless other layers come before it."""
@@ -79,7 +82,7 @@ def repetition_before_last(kinds: Sequence[Any]) -> Repetition:
     count = len(kinds)
     if not inner.copies:
         return every_layer(count)
-    return replace(inner, numbers=(*inner.numbers, count - 1))
+    return inner._replace(numbers=(*inner.numbers, count - 1))
 
 
 def _shortened(count: int, start: int, period: int) -> Repetition:

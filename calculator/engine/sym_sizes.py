@@ -33,7 +33,7 @@ class SymSizes(Sizes):
     object. Shapes are compared by the indices of their dimensions. Hashing the dimensions would guard on their values.
     """
 
-    __slots__ = ("_by_dims", "_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
+    __slots__ = ("_by_identity", "_by_indices", "_kept", "_sizes", "shape_env", "shapes")
 
     def __init__(self, shape_env: ShapeEnv) -> None:
         super().__init__()
@@ -41,9 +41,8 @@ class SymSizes(Sizes):
         #: The distinct shapes, by number.
         self.shapes: list[Indices] = []
         self._by_indices: dict[Indices, int] = {}
-        #: The numbers of shapes by the identity of the shape, and by the identities of its dimensions.
+        #: The numbers of shapes by the identity of the shape.
         self._by_identity: dict[int, int] = {}
-        self._by_dims: dict[Indices, int] = {}
         #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
         #: The index of the bytes, by the number of the shape and the dtype.
@@ -63,17 +62,22 @@ class SymSizes(Sizes):
 
     def kinds(self, rows: Sequence[Allocation]) -> list[Kind]:
         """Return the key of the kind of each row."""
-        numbers = self._by_identity
-        shapes = [row[1] for row in rows]
-        for identity, shape in dict(zip(map(id, shapes), shapes, strict=True)).items():
+        if not rows:
+            return []
+        numbers, (names, shapes, dtypes, components, _) = self._by_identity, zip(*rows, strict=True)
+        identities = [*map(id, shapes)]
+        for identity, shape in dict(zip(identities, shapes, strict=True)).items():
             if identity not in numbers:
-                self._number(shape)
-        return [(name, numbers[id(shape)], dtype, component) for name, shape, dtype, component, _ in rows]
+                self._add(shape)
+        return [*zip(names, map(numbers.__getitem__, identities), dtypes, components, strict=True)]
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
         """Return the index of the size in bytes of each kind."""
-        layouts = [kind[1:3] for kind in kinds]
-        sizes = {layout: self.size(*layout) for layout in {*layouts}}
+        return self.sizes_of_layouts([kind[1:3] for kind in kinds])
+
+    def sizes_of_layouts(self, layouts: Sequence[tuple[int, DType]]) -> list[int]:
+        """Return the index of the size in bytes of each pair of the number of a shape and a dtype."""
+        sizes = {layout: self.size(*layout) for layout in dict.fromkeys(layouts)}
         return [*map(sizes.__getitem__, layouts)]
 
     def size(self, number: int, dtype: DType) -> int:
@@ -83,20 +87,14 @@ class SymSizes(Sizes):
             size = self._sizes[number, dtype] = self._size(self.shapes[number], ITEMSIZE[dtype])
         return size
 
-    def _number(self, shape: Shape) -> int:
-        """Return the number of a shape."""
-        number = self._by_identity.get(id(shape))
-        if number is None:
-            dims = tuple(map(id, shape))
-            number = self._by_dims.get(dims)
-            if number is None:
-                indices = (*map(self.shape_env.index, shape),)
-                number = self._by_dims[dims] = self._by_indices.setdefault(indices, len(self.shapes))
-                if number == len(self.shapes):
-                    self.shapes.append(indices)
-            self._by_identity[id(shape)] = number
-            self._kept.append(shape)
-        return number
+    def _add(self, shape: Shape) -> None:
+        """Number a shape."""
+        index = self.shape_env.index
+        indices = tuple([dim.index if dim.__class__ is SymInt else index(dim) for dim in shape])
+        number = self._by_identity[id(shape)] = self._by_indices.setdefault(indices, len(self.shapes))
+        if number == len(self.shapes):
+            self.shapes.append(indices)
+        self._kept.append(shape)
 
     def _size(self, indices: Indices, itemsize: int) -> int:
         """Return the index of the bytes, which are a constant or an expression of symbolic dimensions."""

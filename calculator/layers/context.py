@@ -238,14 +238,17 @@ class Context(BatchState):
         returns_outputs = self.prepared.layer_outputs is not None
         if self.model.encoder_layers or couples_layers or self.model.task.embeds or returns_outputs:
             return [*range(len(self.layers))]
-        types_differ = masks.sliding_masks_differ(self) or self.hooks.couples_layers
+        several = len(self.model.attention_types) > 1
+        types_differ = several and (masks.sliding_masks_differ(self) or self.hooks.couples_layers)
         tower = forward.tower if training.has_images else None
         raises_dtype = forward.raises_dtype(self.config) and self.dtype != "float32"
         other_dtype = ops.result_type(self.dtype, training.autocast or self.dtype) != self.dtype
         return layer_classes(
             self.layers,
             types_differ=types_differ,
-            first_of_types_differs=not types_differ and (forward.has_tables_of_types or masks.every_type_has_one(self)),
+            first_of_types_differs=several
+            and not types_differ
+            and (forward.has_tables_of_types or masks.every_type_has_one(self)),
             with_images=0 if tower is None else min(tower.featured_layers(self.config), len(self.layers)),
             last_differs=self.prepared.offloads_inputs,
             first_differs=raises_dtype or forward.returns_weights or other_dtype,
@@ -268,12 +271,10 @@ class Context(BatchState):
         """The layers that are interpreted."""
         return self.model.layers
 
-    def bind(self, module: Module, prefix: str = "") -> BoundModule:
-        """Return a module with its parameters on this tape."""
-        path = module.under(prefix.removesuffix(".")) if prefix else module.name
-        return BoundModule(
-            self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward_in(self)
-        )
+    def bind(self, module: Module) -> BoundModule:
+        """Return a module outside the layers with its parameters on this tape."""
+        path, run = module.name, self.method.forward_in(self)
+        return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), run)
 
     def outer(self, name: str) -> BoundModule:
         """Return the module outside the layers that has the name in a model with a head."""
@@ -284,8 +285,11 @@ class Context(BatchState):
         return name.removeprefix(self.model.base) in self.model.outer
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
-        """Return a layer's modules by their names within the layer."""
-        return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
+        """Return a layer's modules by their names within the layer. Their parameters are on this tape."""
+        spec_of, run, path = self.prepared.module_spec, self.method.forward_in(self), prefix.removesuffix(".")
+        paths = [(module.under(path), module) for module in layer.modules]
+        bound = [BoundModule(self.parameters, name, module, spec_of(name, module), run) for name, module in paths]
+        return LayerModules({each.module.name: each for each in bound}, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
         """Return the position ids, of all sequences if the caller gives them, or of one sequence.

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
+    from calculator.engine.autograd import Node
     from calculator.engine.tape import Tape
 
 #: The number of positions of a chunk.
@@ -53,7 +54,7 @@ def chunk_gated_delta_rule(
     query, key, value, decay, beta = inputs
     tape, edges = query.tape, tuple([each.edge for each in inputs])
     call = _call(key, value, returns_state=returns_state, block=block)
-    node = Node(tape, _back, edges, call, outputs=2) if any(edges) else None
+    node = NodeWithOutputs(tape, _back, edges, call, outputs=2) if any(edges) else None
     _passed = [_contiguous(query, "query"), _contiguous(key, "key")]
     value = _contiguous(value, "value")
     query, query_root = _normed(query, "query")

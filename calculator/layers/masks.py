@@ -62,7 +62,7 @@ def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
 
 def of_text(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the masks for a batch without images."""
-    types = {*context.forward.masks, *attention_types(context.layers)}
+    types = context.model.attention_types.union(context.forward.masks)
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
@@ -129,10 +129,10 @@ def cached_tokens(context: Context, attention: MixerType) -> int:
 
     If no layer is of that type, it is the number of any layer.
     """
-    types = attention_types(context.layers) - {*RECURRENT_TYPES, "mlp"}
+    types = context.model.attention_types - {*RECURRENT_TYPES, "mlp"}
     window = context.config.get("sliding_window")
     if (
-        (attention if attention in types or not types else types.pop()) == "full_attention"
+        (attention if attention in types or not types else next(iter(types))) == "full_attention"
         or context.cache is None
         or not context.cache.windowed
         or window is None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.engine.autograd import Node
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
@@ -35,7 +36,7 @@ def _copied(outputs: Sequence[Tensor]) -> list[Tensor]:
     loss get no gradient.
     """
     copied = [each for each in outputs if each.edge]
-    node = Node(outputs[0].tape, _sink_back, tuple(each.edge for each in copied), outputs=len(copied))
+    node = NodeWithOutputs(outputs[0].tape, _sink_back, tuple(each.edge for each in copied), outputs=len(copied))
     copies = iter([each.tape.new(each.shape, each.dtype, "copied by DDP") for each in copied])
     found = [next(copies) if each.edge else each for each in outputs]
     for place, each in enumerate(each for each, output in zip(found, outputs, strict=True) if output.edge):

@@ -62,7 +62,7 @@ def _saves_less(context: Context, x: Tensor) -> bool:
     """
     if context.model.encoder_layers or x.edge is not None or context.past:
         return False
-    if context.repetition.from_first_period().start > 0:
+    if not context.repetition.begins_with_period:
         return False
     layers = context.model.decoder
     module = next(module for module in layers.layers[0].modules if module.kind in ("linear", "conv1d"))
@@ -132,7 +132,7 @@ class FirstLayer:
                     break
             if saved:
                 kept.append(saved)
-            if node.context == self.end:
+            if node.__class__ is Mark and node.context == self.end:
                 self.is_trained = node not in missing
                 break
         tensors = _by_row(kept)
@@ -200,9 +200,8 @@ class FirstLayer:
 
 def _are_gradients(copies: Copies) -> bool:
     """Return whether a copy leaves nothing but gradients."""
-    component = copies.kinds.component
-    left = [(kind, count) for kind, count in copies.remaining.items() if count]
-    return all(count > 0 and component(kind) == "gradients" for kind, count in left)
+    keys = copies.kinds.keys
+    return all(count > 0 and keys[kind][3] == "gradients" for kind, count in copies.remaining.items())
 
 
 def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:

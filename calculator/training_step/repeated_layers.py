@@ -10,7 +10,6 @@ period has its own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,8 +40,7 @@ def of_repeated_period(layers: Repetition) -> Repetition:
     if not layers.copies:
         return layers
     count = len(layers.numbers)
-    return replace(
-        layers,
+    return layers._replace(
         start=count,
         end=count,
         copies=0,

@@ -14,7 +14,6 @@ from calculator.engine.memory_curve import Window
 from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.engine.skipped_passes import SkippedPasses
-from calculator.layers import masks
 from calculator.trainers import trainer_of
 from calculator.training_step import first_layer_bound, skipped_passes
 from calculator.training_step.causal_lm import micro_batch
@@ -221,4 +220,4 @@ def _has_equal_layers(context: Context) -> bool:
     is_cached = context.training.autocast is not None and not context.training.gradient_checkpointing
     if is_cached or context.parameters.keeps_inputs:
         return False
-    return len(masks.attention_types(context.layers)) == 1 and not context.model.adds_router_loss
+    return len(context.model.attention_types) == 1 and not context.model.adds_router_loss

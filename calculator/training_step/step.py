@@ -14,7 +14,6 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
-from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
@@ -76,7 +75,7 @@ class TrainingStep:
         prepared = resident.prepared
         #: The completions that the trainer generates in a step, and the passes for requests like this one. None if it
         #: does not generate.
-        self._batch = trainer_of(prepared.training).generation(prepared.training)
+        self._batch = prepared.trainer.generation(prepared.training)
         self._passes = self.traces.generation_of(prepared) if self.generates else None
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
@@ -204,8 +203,8 @@ class TrainingStep:
     def before_generation(self) -> tuple[ResidentTensors, ...]:
         """The copies of offloaded weights that are gathered for `generate`, and its prompts. None without offload."""
         copied = self.partitioned.copied_to_generate if self.partitioned is not None else ()
-        training = self.resident.prepared.training
-        batch = trainer_of(training).generation(training) if copied else None
+        prepared = self.resident.prepared
+        batch = prepared.trainer.generation(prepared.training) if copied else None
         if batch is None:
             return ()
         prompts = ResidentTensor(
@@ -291,8 +290,8 @@ class TrainingStep:
         left: StorageCounts | None = None,
     ) -> Peak:
         marks = of.marks
-        end = {"forward": "backward", "backward": "end"}[phase]
-        moment = of.recording.curve.peak(marks[phase], marks[end])
+        end = marks["backward" if phase == "forward" else "end"]
+        moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,

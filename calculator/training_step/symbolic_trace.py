@@ -66,7 +66,8 @@ class SymbolicTrace:
         #: The distinct shapes, as indices of values. `shape_of` has the number of each kind's shape.
         self.shapes = symbols.shapes
         #: The distinct sizes, as indices of values, and the number of each kind's size.
-        self.sizes, self.size_of = numbered(map(symbols.size, self.shape_of, self.dtypes))
+        layouts = [*zip(self.shape_of, self.dtypes, strict=True)]
+        self.sizes, self.size_of = numbered(symbols.sizes_of_layouts(layouts))
         #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
         self.meeting = [*self._meeting()]
         #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
@@ -95,15 +96,13 @@ class SymbolicTrace:
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
-        alike = [*zip(self.names, self.dtypes, self.components, strict=True)]
-        last = dict(zip(alike, self.shape_of, strict=True))
-        if len(last) == len(alike):
-            return
-        several = dict.fromkeys(key for key, shape in zip(alike, self.shape_of, strict=True) if last[key] != shape)
-        shapes: dict[object, list[int]] = {key: [] for key in several}
-        for key, shape in zip(alike, self.shape_of, strict=True):
-            if key in several:
-                shapes[key].append(shape)
+        last = dict(zip(self.names, self.shape_of, strict=True))
+        several = {name for name, shape in zip(self.names, self.shape_of, strict=True) if last[name] != shape}
+        shapes: dict[object, list[int]] = {}
+        kinds = zip(self.names, self.shape_of, self.dtypes, self.components, strict=True)
+        for name, shape, dtype, component in kinds:
+            if name in several:
+                shapes.setdefault((name, dtype, component), []).append(shape)
         for pair in dict.fromkeys(pair for each in shapes.values() for pair in combinations(each, 2)):
             if self.shape_env.can_be_equal(*[self.shapes[shape] for shape in pair]):
                 yield pair

@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
+    from calculator.engine.autograd import Node
     from calculator.layers.context import Context
 
 
@@ -27,7 +28,7 @@ def rotate_in_place(context: Context, query: Tensor, key: Tensor, *, copies: boo
         query, key = ops.contiguous(query, "query, contiguous"), ops.contiguous(key, "key, contiguous")
     node = None
     if query.edge or key.edge:
-        node = Node(tape, _rotate_back, (query.edge, key.edge), context.attention == "eager", outputs=2)
+        node = NodeWithOutputs(tape, _rotate_back, (query.edge, key.edge), context.attention == "eager", outputs=2)
         node.save(cos)
         node.save(sin)
     return (

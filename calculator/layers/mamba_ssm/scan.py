@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.engine.autograd import Node
     from calculator.engine.tape import Tape
 
 #: The number of streaming multiprocessors of an A100, over which sums are split.
@@ -84,7 +85,7 @@ def chunk_scan_combined(
     _, _, heads, head = x.shape
     call = sized(x.shape[:2], Sizes(heads, head, b.shape[2], b.shape[3], chunk))
     edges = tuple([each.edge for each in inputs])
-    node = Node(tape, _chunk_scan_back, edges, call, outputs=2) if any(edges) else None
+    node = NodeWithOutputs(tape, _chunk_scan_back, edges, call, outputs=2) if any(edges) else None
     kept = steps(tape, call)
     summed = kept[1]
     states = tape.scratch(call.states, "float32", "states of chunks in float32")

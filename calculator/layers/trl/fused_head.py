@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 from calculator.layers.router_loss import router_loss
 from calculator.layers.trl.labels import labeled_tokens
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.engine.autograd import Node
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
 
@@ -116,7 +117,7 @@ def _log_probs(
             _copy(tape, weight.dtype, tiles.dtype, (rows, tiles.width), "head")
     log_z = _sum(tape, shape, "log of the sum", "log Z")
     edges = (hidden.edge, weight.edge, None if bias is None else bias.edge)
-    node = Node(tape, _log_probs_back, edges, tiles, outputs=2) if any(edges) else None
+    node = NodeWithOutputs(tape, _log_probs_back, edges, tiles, outputs=2) if any(edges) else None
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
     others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:

@@ -60,6 +60,7 @@ class LowRank(TargetedMethod):
         "none", label="Train biases", help="Which biases of the base model are trained too."
     )
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+    unfrozen_dtype: Literal["model", "float32"] = settings.unfrozen_dtype()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     rank_pattern: WholeNumbersByName = setting(
         WholeNumbersByName(),
@@ -205,7 +206,9 @@ class LowRank(TargetedMethod):
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Return the output of the frozen module plus the update."""
-        return token_rows.product(bound, x, tokens.INSIDE) if tokens.has(bound) else layer.forward(self, bound, x)
+        if self.trainable_token_indices and tokens.has(bound):
+            return token_rows.product(bound, x, tokens.INSIDE)
+        return layer.forward(self, bound, x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
         """Return the table, with trained rows if it has any."""

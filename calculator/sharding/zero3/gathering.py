@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from calculator.engine import module_calls
 from calculator.engine.autograd import GRADIENT_OF
 from calculator.sharding.zero3.coordinator import Coordinator
-from calculator.sharding.zero3.parameters import Live
+from calculator.sharding.zero3.parameters import CAST, Live
 from calculator.sharding.zero3.program import FETCHES, NO_GRAD_FORWARD
 from calculator.sharding.zero3.recorded_copies import RecordedCopies, RecordedRun
 from calculator.sharding.zero3.references import References
@@ -137,10 +137,11 @@ class Gathering:
         """
         return not self._references.has_views and self.program.second_root is None
 
-    @property
+    @cached_property
     def _knows_calls(self) -> bool:
-        """Whether all passes of the only model call its modules alike."""
-        return self.program.runs == 1 and self.first is None and self.program.second_root is None
+        """Whether all passes of the only model call its modules alike, and no call replaces weights."""
+        is_alone = self.program.runs == 1 and self.first is None and self.program.second_root is None
+        return is_alone and not any(map(CAST, self._coordinator.parameters))
 
     def _record(self) -> None:
         """Run a first step of one micro-batch, of which only the order of modules matters."""
@@ -285,6 +286,8 @@ class Gathering:
                     if module in self._roots:
                         coordinator.begin()
                     coordinator.fetch(module, recomputes=position > backward)
+                    for each in module.cast:
+                        each.replace()
             elif kind == GRADIENT_OF:
                 found.append(Moment(position, live.bytes, live.bytes, parameter, number=number))
                 continue

@@ -14,6 +14,8 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.sharding.zero.parameters import Key
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.common.dtype import DType
 
 #: The states of a parameter on a GPU.
@@ -37,6 +39,12 @@ class Storage:
         self.references -= 1
         if not self.references:
             self.live.free(self.bytes, self.represents, self)
+
+
+class Cast(Storage):
+    """The bytes of gathered weights that the call of a module has replaced by a copy in another dtype."""
+
+    __slots__ = ()
 
 
 class Live:
@@ -87,6 +95,7 @@ class Partitioned:
 
     __slots__ = (
         "active",
+        "cast",
         "dtype",
         "elements",
         "in_containers",
@@ -115,6 +124,8 @@ class Partitioned:
         #: The number of elements of a rank's partition, the bytes of the whole parameter, without and with padding, and
         #: those that all ranks have together, which an all-gather results in.
         self.partition, self.whole, self.with_padding, self.payload = _sizes(elements, dtype, count)
+        #: The bytes of the copy in another dtype by which the call of its module replaces it. 0 if it stays.
+        self.cast = 0
         self.state = PARTITIONED
         self.storage: Storage | None = None
         #: The modules that are using it.
@@ -131,6 +142,13 @@ class Partitioned:
         own.order = after, part, layer - before, number
         return own
 
+    def replace(self) -> None:
+        """Replace the gathered weights by the copy in another dtype, unless an earlier call has done so."""
+        storage = self.storage
+        if storage is not None and not isinstance(storage, Cast):
+            self.storage = Cast(storage.live, self.cast, self.represents)
+            storage.drop()
+
     def release(self) -> None:
         """Free the gathered weights."""
         self.state = PARTITIONED
@@ -139,8 +157,8 @@ class Partitioned:
             storage.drop()
 
 
-#: Return the elements of a parameter, and those of its partition.
-ELEMENTS, PARTITION = attrgetter("elements"), attrgetter("partition")
+#: Return the elements of a parameter, those of its partition, and the bytes of its copy in another dtype.
+ELEMENTS, PARTITION, CAST = attrgetter("elements"), attrgetter("partition"), attrgetter("cast")
 
 
 class Parameters(NamedTuple):
@@ -153,12 +171,24 @@ class Parameters(NamedTuple):
 class Module:
     """A module of the running step, with its own parameters and those of other modules that its code uses."""
 
-    __slots__ = ("inside", "is_leaf", "key", "number", "of_second", "parameters", "recomputed", "stays_in_backward")
+    __slots__ = (
+        "cast",
+        "inside",
+        "is_leaf",
+        "key",
+        "number",
+        "of_second",
+        "parameters",
+        "recomputed",
+        "stays_in_backward",
+    )
 
     def __init__(
         self, number: int, parameters: list[Partitioned], key: Key | None = None, *, of_second: bool = False
     ) -> None:
         self.number, self.parameters = number, parameters
+        #: The parameters that its call replaces by copies in another dtype.
+        self.cast: Sequence[Partitioned] = ()
         #: Whether it owns the parameters of all modules inside it.
         self.is_leaf = False
         #: The parameters of the modules inside it, which its calls do not gather. Empty for a leaf, which owns them.

@@ -16,7 +16,7 @@ from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero3.called_modules import Name, add_parameters, in_order
 from calculator.sharding.zero3.copies import WRAPPED, Substitutes
 from calculator.sharding.zero3.marks import OF_LEAF, OF_VIEWS, gradient_name, layer_after, read
-from calculator.sharding.zero3.parameters import Module
+from calculator.sharding.zero3.parameters import CAST, Module
 from calculator.sharding.zero3.segment import Event, Placed, Segment
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Program:
                     modules[key].parameters.append(parameter)
         if reads:
             in_order(modules.values())
+        for module in modules.values() if any(map(CAST, parameters)) else ():
+            module.cast = [parameter for parameter in module.parameters if parameter.cast]
         return modules
 
     def module(self, path: str, layer: int | None) -> Module:

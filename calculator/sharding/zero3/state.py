@@ -114,7 +114,7 @@ class PartitionedState:
             part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
             for key, tensor, size in own:
-                each = _partitioned(key, tensor, size, sizes)
+                each = self._partitioned(key, tensor, size, sizes)
                 # Under zero.Init, the model is partitioned before PEFT adds to it.
                 after = self.is_built_partitioned and not tensor.base
                 each.order = int(after), part, layer or 0, len(found)
@@ -139,6 +139,13 @@ class PartitionedState:
             keys = [key.numbered for key in keys] if in_tower else keys
             yield layer, [*zip(keys, own, map(self._elements.__getitem__, own), strict=True)]
 
+    def _partitioned(self, key: Key, tensor: ResidentTensor, size: int, sizes: Sizes) -> Partitioned:
+        dtype, persists = _partition_dtype(tensor, self.prepared.cast_to), size <= sizes.persistence_threshold
+        found = Partitioned(key, size, dtype, sizes.ranks, trained=tensor.trained, persists=persists)
+        if dtype != tensor.dtype:
+            found.cast = allocated(size, ITEMSIZE[tensor.dtype])
+        return found
+
     @cached_property
     def all_parameters(self) -> list[Partitioned]:
         """Every parameter in order. Parameters of layers are one object for all layers."""
@@ -157,7 +164,7 @@ class PartitionedState:
         every = [own for _, own in listed]
         found = {
             id(own): [
-                _partitioned(Key(parameter.name, None), parameter, self._elements[parameter], self.sizes)
+                self._partitioned(Key(parameter.name, None), parameter, self._elements[parameter], self.sizes)
                 for parameter in own
             ]
             for own in {id(own): own for own in every}.values()
@@ -302,18 +309,14 @@ class PartitionedState:
 
     @property
     def _frozen(self) -> Iterator[ResidentTensor]:
-        """The partitions of frozen parameters, each a tensor of its own.
-
-        DeepSpeed casts them before 4-bit layers cast their gathered biases to the dtype in which they compute.
-        """
+        """The partitions of frozen parameters, each a tensor of its own."""
         count = named(self.sizes.ranks, "count")
         second = [replace(parameter, name=f"{SECOND}{parameter.name}") for parameter in self._second]
         for tensor in (*self.tensors, *second):
             if tensor.parameters and not tensor.trained:
                 whole = self._elements[tensor]
                 size = -(-whole // self.sizes.ranks)
-                is_cast = tensor.base and tensor.dtype == "float32"
-                dtype = (self.prepared.cast_to or tensor.dtype) if is_cast else tensor.dtype
+                dtype = _partition_dtype(tensor, self.prepared.cast_to)
                 yield ResidentTensor(
                     name=f"{tensor.name}: partition",
                     shape=(named(whole, "parameters").divided(count),),
@@ -385,6 +388,10 @@ class PartitionedState:
         return all_gather(gathered, count, "gathered weights"), reduced
 
 
-def _partitioned(key: Key, tensor: ResidentTensor, size: int, sizes: Sizes) -> Partitioned:
-    persists = size <= sizes.persistence_threshold
-    return Partitioned(key, size, tensor.dtype, sizes.ranks, trained=tensor.trained, persists=persists)
+def _partition_dtype(tensor: ResidentTensor, cast_to: DType | None) -> DType:
+    """Return the dtype of a parameter's partition. 4-bit layers cast their biases when they are called.
+
+    Source: bitsandbytes/nn/modules.py, Linear4bit.forward.
+    """
+    is_cast = tensor.base and not tensor.trained and tensor.dtype == "float32"
+    return (cast_to or tensor.dtype) if is_cast else tensor.dtype

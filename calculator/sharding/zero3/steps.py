@@ -10,6 +10,7 @@ from calculator.sharding.zero3.followed import Followed, choices
 from calculator.sharding.zero3.gathering import Gathering
 from calculator.sharding.zero3.numbered_calls import step_calls
 from calculator.sharding.zero3.numbered_gathering import NumberedGathering
+from calculator.sharding.zero3.parameters import CAST
 from calculator.sharding.zero3.program import Program, leaves_of
 from calculator.trainers import trainer_of
 
@@ -87,7 +88,7 @@ def _recorded_calls(state: PartitionedState, last: Called, repetition: Repetitio
         return None
     followed = Followed(repetition=repetition, before=1, skipped=repetition.copies)
     own, of_second = state.parameters(followed)
-    if of_second:
+    if of_second or any(map(CAST, own)):
         return None
     substitutes = substitutes_of(state.prepared)
     program = first_copy(*last, followed, own, substitutes) or Program(*last, followed, own, substitutes, leaves=set())

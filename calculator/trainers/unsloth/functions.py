@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import Node, NodeWithOutputs
 from calculator.engine.tape import Tensor
 from calculator.trainers.unsloth.products import (
     FACTORS,
@@ -55,7 +55,8 @@ def lora_mlp(x: Tensor, gate: BoundModule, up: BoundModule, down: BoundModule) -
 
 def _node(x: Tensor, bound: Sequence[BoundModule], rule: Rule, outputs: int = 1) -> Node:
     edges = [x.edge, *(each.added[name].edge for each in bound for name in FACTORS)]
-    return Node(x.tape, rule, tuple(edges), tuple(bound), outputs)
+    arguments = x.tape, rule, tuple(edges), tuple(bound)
+    return Node(*arguments) if outputs == 1 else NodeWithOutputs(*arguments, outputs=outputs)
 
 
 def _named_product(x: Tensor, bound: BoundModule) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Node
+from calculator.engine.autograd import NodeWithOutputs
 from calculator.engine.tape import Tensor
 from calculator.layers import mlp
 from calculator.layers.attention import repeat_kv
@@ -23,6 +23,7 @@ from calculator.trainers.unsloth.products import is_fused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from calculator.engine.autograd import Node
     from calculator.layers.context import Context
     from calculator.layers.layer_modules import LayerModules
 
@@ -82,7 +83,7 @@ class Attention:
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys in place, or copies of them if the row has positions of its own."""
     copies = context.training.is_highest
-    node = Node(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
+    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
     if copies:
         query, key = (each.tape.new(each.shape, each.dtype, "copy to rotate") for each in (query, key))
     return (
