@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.rollout_bound import RolloutBound
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.step_pass import StepPass
     from calculator.training_step.zero.peaks import FlatPeaks
@@ -168,7 +169,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     """
     kept = _kept_in_generation(step, workspaces)
     passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
-    if bound is not None and bound.fits(least - kept):
+    if bound is not None and _is_within(bound, least - kept):
         return kept + passes
     waiting = [*step.generation]
     while waiting:
@@ -181,6 +182,31 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
         if each.bound is None or in_segments(each.bound()) > room:
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
+
+
+def _is_within(bound: RolloutBound, size: int) -> bool:
+    """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
+    blocks = bound.quick.blocks
+    large = sum([block > SMALL_REQUEST for block, _ in blocks])
+    if 3 * sum([block * count for block, count in blocks]) // 2 + (large + 1) * LARGE_SEGMENT <= size:
+        return True
+    return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
+
+
+def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:
+    """Return no fewer bytes than segments have with blocks of at most these sizes, each in some number.
+
+    The shares of `_fits_by_bytes` hold. A block of 12.5 MiB counts with no fewer bytes than any smaller one.
+    """
+    total = small = 0
+    for size, count in blocks:
+        if size <= SMALL_REQUEST:
+            small += size * count
+        elif 4 * size < 5 * OWN_SEGMENT:
+            total += 3 * size * count // 2 + LARGE_SEGMENT
+        else:
+            total += 6 * size * count // 5 + LARGE_SEGMENT
+    return total + whole_segments(small)
 
 
 def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:

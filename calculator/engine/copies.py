@@ -8,14 +8,13 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.engine.live_tensors import LiveKinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from calculator.engine.forward_blocks import ForwardBlocks
     from calculator.engine.kinds import Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
@@ -138,7 +137,7 @@ class Copies:
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
         #: The most storages that are alive at once in the forward pass. None until they are counted.
-        self.forward_blocks: ForwardBlocks | None = None
+        self.forward_blocks: Any = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.

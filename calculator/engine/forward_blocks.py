@@ -54,7 +54,8 @@ class ForwardBlocks(NamedTuple):
         """
         if copies.forward_blocks is None and copies.kinds.formulas != ():
             copies.forward_blocks = cls._counted(copies, storages, batch, heads)
-        return copies.forward_blocks
+        found: ForwardBlocks | None = copies.forward_blocks
+        return found
 
     @classmethod
     def _counted(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:

@@ -15,13 +15,12 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.segments import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, whole_pages
-from calculator.common.dtype import FLOATS, allocated
+from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, allocated
 from calculator.engine.forward_blocks import ForwardBlocks
 from calculator.families import forward_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.run import Run
@@ -35,30 +34,31 @@ if TYPE_CHECKING:
 #: token that may come next: logits and probabilities before and after a token, and what the head and the choice of a
 #: token compute.
 _OF_TOKENS, _OF_POSITIONS, _OF_SCORES = 16, 16, 12
-#: No fewer bytes than small tensors have, such as special tokens, and the windows of each layer.
-_SMALL, _OF_WINDOWS = 1 << 18, 2048
+#: No fewer small tensors than there are: special tokens and the numbers that one token makes, and the windows of each
+#: layer.
+_SMALL, _OF_WINDOWS = 512, 4
 
 
 class Need(NamedTuple):
-    """No fewer bytes than passes have alive at once, and than the segments of their blocks have."""
+    """No fewer bytes than are alive at once, and blocks that need no fewer segments than all that are allocated."""
 
     bytes: int
-    segments: int
+    blocks: list[Blocks]
 
 
 class RolloutBound:
-    """The bound on the passes of `generate` in a step: on all of them together, and a lower one on each.
+    """The bound on the passes of `generate` in a step: a quick one on all together, and a lower one on each.
 
-    The lower bound is computed when the other does not suffice.
+    The lower bound is computed when the quick one does not suffice.
     """
 
-    __slots__ = ("_forward", "_lower", "_prepared", "_prompt", "_sizes", "together")
+    __slots__ = ("_forward", "_lower", "_prepared", "_prompt", "_sizes", "quick")
 
     def __init__(self, forward: ForwardBlocks, sizes: Sequence[int], prepared: PreparedModel, prompt: int) -> None:
-        """Compute the bound on all passes. `prompt` is the number of tokens of a prompt, and `sizes` are of a run."""
+        """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
         self._forward, self._sizes, self._prepared, self._prompt = forward, sizes, prepared, prompt
-        self.together = self._need(prompt, prepared.training.sequence_length)
-        self._lower: Need | None = None
+        self.quick = self._of_pass(prompt, prepared.training.sequence_length)
+        self._lower: tuple[Need, Need] | None = None
 
     @classmethod
     def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
@@ -73,32 +73,29 @@ class RolloutBound:
 
     def is_below(self, size: int) -> bool:
         """Return whether all passes are certain to have fewer bytes alive."""
-        return self.together.bytes < size or self.lower.bytes < size
-
-    def fits(self, size: int) -> bool:
-        """Return whether the segments of each pass are certain to have at most some bytes."""
-        return self.together.segments <= size or self.lower.segments <= size
+        return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
 
     @property
-    def lower(self) -> Need:
-        """The lower bound. The prompts are not attended to by later tokens, and one token has few tensors."""
+    def lower(self) -> tuple[Need, Need]:
+        """The lower bounds on the pass of the prompts and on the pass of a token.
+
+        No later token attends to the prompts' own tensors, and one token has few.
+        """
         if self._lower is None:
-            prompts, token = self._need(self._prompt, self._prompt), self._need(1, None)
-            self._lower = Need(max(prompts.bytes, token.bytes), max(prompts.segments, token.segments))
+            length = self._prepared.training.sequence_length
+            self._lower = self._of_pass(self._prompt, self._prompt), self._of_pass(1, length)
         return self._lower
 
-    def _need(self, tokens: int, attended: int | None) -> Need:
-        """Return the need of a pass over some tokens, which attends to some or all of a sequence."""
-        length = self._prepared.training.sequence_length
-        seen = length if attended is None else attended
-        blocks = self._forward.blocks(self._sizes, tokens, seen, length)
-        blocks += _of_loop(self._prepared, tokens, seen)
-        cached = [*_cached(self._prepared, self._forward, seen)]
-        small = _SMALL + _OF_WINDOWS * len(self._prepared.model.decoder.layers)
-        alive = sum([size * count for size, count in (*blocks, *cached)])
+    def _of_pass(self, tokens: int, attended: int) -> Need:
+        """Return the need of a pass over some tokens, which attends to some or all tokens of a sequence."""
+        prepared, length = self._prepared, self._prepared.training.sequence_length
+        blocks = self._forward.blocks(self._sizes, tokens, attended, length)
+        blocks += _of_loop(prepared, tokens, attended)
+        blocks.append((ALLOCATION_ROUNDING, _SMALL + _OF_WINDOWS * len(prepared.model.decoder.layers)))
+        blocks += (cached := _cached(prepared, self._forward, attended))
+        alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
-        blocks += cached if tokens == seen else cached + cached
-        return Need(alive + small, _segments(blocks) + whole_pages(small))
+        return Need(alive, blocks if tokens == attended else blocks + cached)
 
 
 def _is_bounded(prepared: PreparedModel) -> bool:
@@ -123,43 +120,29 @@ def _is_bounded(prepared: PreparedModel) -> bool:
     return not (forward.changes_positions or forward.bidirectional_masks) and "head_dim" in model.config
 
 
-def _cached(prepared: PreparedModel, forward: ForwardBlocks, tokens: int) -> Iterator[Blocks]:
-    """Yield the cached keys and values of all layers, and those of a layer that are replaced.
+def _cached(prepared: PreparedModel, forward: ForwardBlocks, tokens: int) -> list[Blocks]:
+    """Return the cached keys and values of all layers, and those of a layer that are replaced.
 
     Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
     """
     training = prepared.training
     is_known = training.attention == "sdpa" and not forward.of_heads.isdisjoint(FLOATS)
     widths = frozenset[int]() if is_known else forward.float32
-    itemsize = 4 if "float32" in {prepared.hidden_dtype, *forward.of_heads} else 2
-    for pair, count in prepared.model.cached_widths or ():
-        for width in pair:
-            elements = training.micro_batch_size * tokens * width
-            yield allocated(elements, 4 if width in widths else itemsize), count + 1
+    itemsize = 4 if prepared.hidden_dtype == "float32" or "float32" in forward.of_heads else 2
+    elements = training.micro_batch_size * tokens
+    return [
+        (allocated(elements * width, 4 if width in widths else itemsize), count + 1)
+        for pair, count in prepared.model.cached_widths or ()
+        for width in pair
+    ]
 
 
-def _of_loop(prepared: PreparedModel, tokens: int, length: int) -> Iterator[Blocks]:
-    """Yield what `generate` has of positions of a pass, of all tokens so far, and of scores, by their sizes."""
+def _of_loop(prepared: PreparedModel, tokens: int, length: int) -> list[Blocks]:
+    """Return what `generate` has of positions of a pass, of all tokens so far, and of scores, by their sizes."""
     model, rows = prepared.model, prepared.training.micro_batch_size
-    widths = model.config.get("rotary_dim_by_type") or {}
-    yield allocated(rows * tokens * max(model.config["head_dim"], *widths.values(), 0), 4), _OF_POSITIONS
-    yield allocated(rows * (length + 1) * forward_of(model).positions_of_token, 8), _OF_TOKENS
-    yield allocated(rows * max(model.output.out_features, model.output.in_features), 4), _OF_SCORES
-
-
-def _segments(blocks: Iterable[Blocks]) -> int:
-    """Return no fewer bytes than segments have in which blocks of at most these sizes are.
-
-    A large segment of blocks of one size below 10 MiB has at least two of them, and less room than for one more: two
-    thirds of it are used, except in the last segment of a size. A larger block leaves less than a sixth of its segment.
-    So a block of 12.5 MiB needs no less than any smaller one.
-    """
-    total = small = 0
-    for size, count in blocks:
-        if size <= SMALL_REQUEST:
-            small += size * count
-        elif 4 * size < 5 * OWN_SEGMENT:
-            total += 3 * size * count // 2 + LARGE_SEGMENT
-        else:
-            total += 6 * size * count // 5 + LARGE_SEGMENT
-    return total + whole_pages(small)
+    output, widths = model.output, model.config.get("rotary_dim_by_type") or {}
+    return [
+        (allocated(rows * tokens * max(model.config["head_dim"], *widths.values(), 0), 4), _OF_POSITIONS),
+        (allocated(rows * (length + 1) * forward_of(model).positions_of_token, 8), _OF_TOKENS),
+        (allocated(rows * max(output.out_features, output.in_features), 4), _OF_SCORES),
+    ]

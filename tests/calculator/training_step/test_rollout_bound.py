@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from calculator.allocator.reserved_rule import in_segments
+from calculator.allocator.reserved_rule import _is_within, _most_in_segments, in_segments
 from calculator.common.errors import PlanError
 from calculator.engine.counts_by_size import peak_counts
 from calculator.estimation.estimate import estimate
@@ -59,9 +59,11 @@ def _compare(step: TrainingStep) -> None:
     bound = step.generation_bound
     assert bound is not None
     for each in rolled_out(step.resident.prepared):
-        for need in (bound.together, bound.lower):
-            assert each.moment.bytes < need.bytes
-            assert in_segments(peak_counts(each.recording)) < need.segments
+        reserved = in_segments(peak_counts(each.recording))
+        assert each.moment.bytes < bound.quick.bytes
+        assert each.moment.bytes < max(need.bytes for need in bound.lower)
+        assert reserved < max(_most_in_segments(need.blocks) for need in bound.lower)
+        assert not _is_within(bound, reserved)
 
 
 @pytest.mark.parametrize("family", FAMILIES_WITH_FORWARD)
