@@ -43,7 +43,6 @@ class Copies:
         "counts",
         "dropped",
         "first",
-        "forward_blocks",
         "gained",
         "has_backward",
         "hidden_states_row",
@@ -56,6 +55,7 @@ class Copies:
         "marks",
         "net",
         "of_first_layer",
+        "pass_blocks",
         "remaining",
         "shared_rows",
         "sizes",
@@ -136,8 +136,8 @@ class Copies:
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
-        #: The most storages that are alive at once in the forward pass. None until they are counted.
-        self.forward_blocks: Any = None
+        #: The blocks of passes that generate, if there is a bound on them. None until they are counted.
+        self.pass_blocks: Any = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.

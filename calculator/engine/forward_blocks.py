@@ -49,16 +49,10 @@ class ForwardBlocks(NamedTuple):
     def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks | None:
         """Return the blocks of a run, or None if it is not known which rows have the same formula.
 
-        `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to. Runs
-        that share their copies have the same blocks.
+        `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
         """
-        if copies.forward_blocks is None and copies.kinds.formulas != ():
-            copies.forward_blocks = cls._counted(copies, storages, batch, heads)
-        found: ForwardBlocks | None = copies.forward_blocks
-        return found
-
-    @classmethod
-    def _counted(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
+        if copies.kinds.formulas == ():
+            return None
         kinds, end = copies.kinds, copies.marks["backward"]
         of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
         count = max(of_row) + 1

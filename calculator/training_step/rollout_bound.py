@@ -15,18 +15,21 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, allocated
+from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, rounded
 from calculator.engine.forward_blocks import ForwardBlocks
 from calculator.families import forward_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.run import Run
 
     #: The most bytes of a block, and a number of such blocks.
     Blocks = tuple[int, int]
+    #: The widths of keys and values that layers cache, and a number of such layers.
+    Widths = tuple[tuple[tuple[int, int], int], ...]
 
 #: No fewer tensors than are alive at once of three kinds. Some have a number for each token: prompts, their mask and
 #: positions, and the ids, mask and positions before and after a token. Some have one for each element of a head: cos
@@ -52,24 +55,27 @@ class RolloutBound:
     The lower bound is computed when the quick one does not suffice.
     """
 
-    __slots__ = ("_forward", "_lower", "_prepared", "_prompt", "_sizes", "quick")
+    __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_sizes", "quick")
 
-    def __init__(self, forward: ForwardBlocks, sizes: Sequence[int], prepared: PreparedModel, prompt: int) -> None:
+    def __init__(self, blocks: PassBlocks, sizes: Sequence[int], training: Training, prompt: int) -> None:
         """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
-        self._forward, self._sizes, self._prepared, self._prompt = forward, sizes, prepared, prompt
-        self.quick = self._of_pass(prompt, prepared.training.sequence_length)
+        self._blocks, self._sizes, self._prompt = blocks, sizes, prompt
+        self._batch = training.micro_batch_size, training.sequence_length
+        self.quick = blocks.of_pass(sizes, self._batch, prompt, training.sequence_length)
         self._lower: tuple[Need, Need] | None = None
 
     @classmethod
     def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
-        """Return the bound from the run of a step's only micro-batch, or None if there is none."""
-        widths = prepared.model.cached_widths
-        if widths is None or not _is_bounded(prepared):
+        """Return the bound from the run of a step's only micro-batch, or None if there is none.
+
+        Runs that share their copies differ in sizes alone.
+        """
+        copies = run.copies
+        if copies.pass_blocks is None:
+            copies.pass_blocks = PassBlocks.of(run, prepared) or ()
+        if not copies.pass_blocks or prepared.training.micro_batches > 1:
             return None
-        batch = prepared.training.micro_batch_size, prepared.training.sequence_length
-        heads = {prepared.model.config["head_dim"], *chain.from_iterable([pair for pair, _ in widths])}
-        forward = ForwardBlocks.of(run.copies, run.storages, batch, heads)
-        return None if forward is None else cls(forward, run.storages.sizes, prepared, prompt)
+        return cls(copies.pass_blocks, run.storages.sizes, prepared.training, prompt)
 
     def is_below(self, size: int) -> bool:
         """Return whether all passes are certain to have fewer bytes alive."""
@@ -82,17 +88,56 @@ class RolloutBound:
         No later token attends to the prompts' own tensors, and one token has few.
         """
         if self._lower is None:
-            length = self._prepared.training.sequence_length
-            self._lower = self._of_pass(self._prompt, self._prompt), self._of_pass(1, length)
+            of_pass, sizes, batch = self._blocks.of_pass, self._sizes, self._batch
+            self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch[1])
         return self._lower
 
-    def _of_pass(self, tokens: int, attended: int) -> Need:
-        """Return the need of a pass over some tokens, which attends to some or all tokens of a sequence."""
-        prepared, length = self._prepared, self._prepared.training.sequence_length
-        blocks = self._forward.blocks(self._sizes, tokens, attended, length)
-        blocks += _of_loop(prepared, tokens, attended)
-        blocks.append((ALLOCATION_ROUNDING, _SMALL + _OF_WINDOWS * len(prepared.model.decoder.layers)))
-        blocks += (cached := _cached(prepared, self._forward, attended))
+
+class PassBlocks(NamedTuple):
+    """The blocks of a pass of `generate` for any sizes.
+
+    Attributes:
+        forward: The blocks of the trained forward pass.
+        cached: The bytes of keys and of values of a token, and their number.
+        others: The bytes of what else a token of the pass, any token and a sequence have.
+        small: The number of small tensors.
+    """
+
+    forward: ForwardBlocks
+    cached: list[Blocks]
+    others: tuple[int, int, int]
+    small: int
+
+    @classmethod
+    def of(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
+        """Return the blocks from the run of a micro-batch, or None if it is not certain that they are all."""
+        model, training = prepared.model, prepared.training
+        widths = model.cached_widths
+        if widths is None or not _is_bounded(prepared):
+            return None
+        batch, head_dim = (training.micro_batch_size, training.sequence_length), model.config["head_dim"]
+        heads = {head_dim, *chain.from_iterable([pair for pair, _ in widths])}
+        forward = ForwardBlocks.of(run.copies, run.storages, batch, heads)
+        if forward is None:
+            return None
+        of_types = (model.config.get("rotary_dim_by_type") or {}).values()
+        scores = max(model.output.out_features, model.output.in_features)
+        others = 4 * max(head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
+        small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
+        return cls(forward, _cached(prepared, widths, forward), others, small)
+
+    def of_pass(self, sizes: Sequence[int], batch: tuple[int, int], tokens: int, attended: int) -> Need:
+        """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
+        rows, length = batch
+        of_position, of_token, of_row = self.others
+        blocks = self.forward.blocks(sizes, tokens, attended, length)
+        blocks += [
+            (rounded(rows * tokens * of_position), _OF_POSITIONS),
+            (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
+            (rounded(rows * of_row), _OF_SCORES),
+            (ALLOCATION_ROUNDING, self.small),
+        ]
+        blocks += (cached := [(rounded(rows * attended * size), count) for size, count in self.cached])
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
         return Need(alive, blocks if tokens == attended else blocks + cached)
@@ -107,7 +152,7 @@ def _is_bounded(prepared: PreparedModel) -> bool:
     training, method, model, forward = prepared.training, prepared.method, prepared.model, forward_of(prepared.model)
     if prepared.device.sharding not in ("none", "ddp") or prepared.older or training.use_liger_kernel:
         return False
-    if training.micro_batches > 1 or training.autocast or training.padding or training.has_images:
+    if training.autocast or training.padding or training.has_images:
         return False
     if prepared.offloads_inputs or prepared.offloads_activations or training.attention == "eager":
         return False
@@ -120,29 +165,12 @@ def _is_bounded(prepared: PreparedModel) -> bool:
     return not (forward.changes_positions or forward.bidirectional_masks) and "head_dim" in model.config
 
 
-def _cached(prepared: PreparedModel, forward: ForwardBlocks, tokens: int) -> list[Blocks]:
-    """Return the cached keys and values of all layers, and those of a layer that are replaced.
+def _cached(prepared: PreparedModel, widths: Widths, forward: ForwardBlocks) -> list[Blocks]:
+    """Return the bytes of cached keys and values of a token, and the number of layers and of those that are replaced.
 
     Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
     """
-    training = prepared.training
-    is_known = training.attention == "sdpa" and not forward.of_heads.isdisjoint(FLOATS)
-    widths = frozenset[int]() if is_known else forward.float32
+    is_known = prepared.training.attention == "sdpa" and not forward.of_heads.isdisjoint(FLOATS)
+    in_float32 = frozenset[int]() if is_known else forward.float32
     itemsize = 4 if prepared.hidden_dtype == "float32" or "float32" in forward.of_heads else 2
-    elements = training.micro_batch_size * tokens
-    return [
-        (allocated(elements * width, 4 if width in widths else itemsize), count + 1)
-        for pair, count in prepared.model.cached_widths or ()
-        for width in pair
-    ]
-
-
-def _of_loop(prepared: PreparedModel, tokens: int, length: int) -> list[Blocks]:
-    """Return what `generate` has of positions of a pass, of all tokens so far, and of scores, by their sizes."""
-    model, rows = prepared.model, prepared.training.micro_batch_size
-    output, widths = model.output, model.config.get("rotary_dim_by_type") or {}
-    return [
-        (allocated(rows * tokens * max(model.config["head_dim"], *widths.values(), 0), 4), _OF_POSITIONS),
-        (allocated(rows * (length + 1) * forward_of(model).positions_of_token, 8), _OF_TOKENS),
-        (allocated(rows * max(output.out_features, output.in_features), 4), _OF_SCORES),
-    ]
+    return [(width * (4 if width in in_float32 else itemsize), count + 1) for pair, count in widths for width in pair]
