@@ -78,11 +78,16 @@ class ForwardBlocks(NamedTuple):
                 widths.add(width)
         return cls(own, attended, others, frozenset(widths), frozenset(of_heads))
 
-    def blocks(self, sizes: Sequence[int], tokens: int, attended: int, length: int) -> list[tuple[int, int]]:
-        """Return sizes in bytes and numbers of blocks in a pass over fewer tokens than `length`."""
-        blocks = [(sizes[size] * tokens // length + ALLOCATION_ROUNDING, most) for size, most in self.own]
+    def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """Return sizes in bytes and numbers of blocks in a pass over a batch of a number of `times` as many sequences.
+
+        `tokens` are those of the pass, those that it attends to, and those of the forward pass.
+        """
+        own, attended, length = tokens
+        own, attended = own * times, attended * times
+        blocks = [(sizes[size] * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own]
         blocks += [(sizes[size] * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended]
-        return blocks + [(sizes[size], most) for size, most in self.others]
+        return blocks + [(sizes[size] * times, most) for size, most in self.others]
 
 
 def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> list[int]:

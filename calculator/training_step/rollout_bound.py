@@ -3,11 +3,11 @@
 Most steps have their peak elsewhere, and reserve more than the passes of `generate` need. The bound shows that without
 an interpretation of these passes.
 
-A pass runs the code of the trained forward pass without a graph, on as many sequences and on fewer tokens of each. A
-graph only adds tensors and references. So each storage of a pass is at least as large in the forward pass, where at no
-operation fewer storages of its formula are alive. What only `generate` has is counted by itself: cached keys and
-values, tables of the positions of every sequence, the ids of its loop, and scores of the next token. A pass of which
-this is not certain has no bound.
+A pass runs the code of the trained forward pass without a graph, on the sequences of all micro-batches and on fewer
+tokens of each. A graph only adds tensors and references. So each storage of a pass has at most the bytes that it has in
+the forward pass, times the number of micro-batches. At no operation are more storages of its formula alive. What only
+`generate` has is counted by itself: cached keys and values, tables of the positions of every sequence, the ids of its
+loop, and scores of the next token. A pass of which this is not certain has no bound.
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ class Need(NamedTuple):
     blocks: list[Blocks]
 
 
+class Batch(NamedTuple):
+    """The sequences of a micro-batch, the number of micro-batches of a step, and the tokens of a sequence."""
+
+    rows: int
+    times: int
+    length: int
+
+
 class RolloutBound:
     """The bound on the passes of `generate` in a step: a quick one on all together, and a lower one on each.
 
@@ -60,20 +68,20 @@ class RolloutBound:
     def __init__(self, blocks: PassBlocks, sizes: Sequence[int], training: Training, prompt: int) -> None:
         """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
         self._blocks, self._sizes, self._prompt = blocks, sizes, prompt
-        self._batch = training.micro_batch_size, training.sequence_length
+        self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
         self.quick = blocks.of_pass(sizes, self._batch, prompt, training.sequence_length)
         self._lower: tuple[Need, Need] | None = None
 
     @classmethod
     def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
-        """Return the bound from the run of a step's only micro-batch, or None if there is none.
+        """Return the bound from the run of a micro-batch, or None if there is none.
 
         Runs that share their copies differ in sizes alone.
         """
         copies = run.copies
         if copies.pass_blocks is None:
             copies.pass_blocks = PassBlocks.of(run, prepared) or ()
-        if not copies.pass_blocks or prepared.training.micro_batches > 1:
+        if not copies.pass_blocks:
             return None
         return cls(copies.pass_blocks, run.storages.sizes, prepared.training, prompt)
 
@@ -89,7 +97,7 @@ class RolloutBound:
         """
         if self._lower is None:
             of_pass, sizes, batch = self._blocks.of_pass, self._sizes, self._batch
-            self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch[1])
+            self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch.length)
         return self._lower
 
 
@@ -126,11 +134,11 @@ class PassBlocks(NamedTuple):
         small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
         return cls(forward, _cached(prepared, widths, forward), others, small)
 
-    def of_pass(self, sizes: Sequence[int], batch: tuple[int, int], tokens: int, attended: int) -> Need:
+    def of_pass(self, sizes: Sequence[int], batch: Batch, tokens: int, attended: int) -> Need:
         """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
-        rows, length = batch
+        times, rows = batch.times, batch.times * batch.rows
         of_position, of_token, of_row = self.others
-        blocks = self.forward.blocks(sizes, tokens, attended, length)
+        blocks = self.forward.blocks(sizes, times, (tokens, attended, batch.length))
         blocks += [
             (rounded(rows * tokens * of_position), _OF_POSITIONS),
             (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.training_step.step import TrainingStep
 
 #: Settings with which passes have no bound.
-UNBOUNDED = ("autocast", "gradient_accumulation_steps", "padding", "use_liger_kernel", "use_vllm", "completion_tokens")
+UNBOUNDED = ("autocast", "padding", "use_liger_kernel", "use_vllm", "completion_tokens")
 
 MODEL = "meta-llama/Llama-3.2-1B"
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
@@ -89,7 +89,7 @@ def test_a_bound_of_a_trace_holds_for_each_length() -> None:
     assert len(series.traces.runs[False, True].traces) == 1
 
 
-@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"autocast": "bfloat16"}, {"padding": True}])
+@pytest.mark.parametrize("changes", [{"autocast": "bfloat16"}, {"padding": True}])
 def test_passes_without_a_bound_are_interpreted(changes: dict[str, Any]) -> None:
     step = _step(_request(**changes), traces_first=False)
     assert step is not None
