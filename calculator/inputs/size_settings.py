@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
@@ -30,8 +30,9 @@ def other_settings(settings: object) -> tuple[object, ...]:
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
     """Return a copy of the settings with each size changed."""
-    changes = {name: change(getattr(settings, name)) for name in _named(settings)[0]}
-    return replace(settings, **changes)  # type: ignore[type-var]  # a method and the training are dataclasses
+    kind, (changed, others) = type(settings), _named(settings)
+    values = dict(zip(others, _read_other_fields(kind)(settings), strict=True))  # type: ignore[arg-type]
+    return kind(**values, **{name: change(getattr(settings, name)) for name in changed})
 
 
 def _named(settings: object) -> tuple[list[str], list[str]]:
