@@ -181,7 +181,7 @@ def _bias_is_first(leaf: AccumulateGrad) -> bool:
     The transposition of the weight is a node of its own, which runs later. The linear layers of DeepSpeed's stage 3
     transpose nothing. The order only matters if it is marked.
     """
-    return leaf.is_marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
+    return leaf.accumulation.marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
 
 
 def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:
