@@ -24,7 +24,7 @@ from calculator.allocator.transients import MicroBatch, play
 from calculator.training_step.step_batches import step_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.allocator.flat_pool import Placed, Saved
     from calculator.allocator.loading import Loading
@@ -130,9 +130,9 @@ class FastReplay:
         self.known_passes: dict[int, KnownPass] = {}
         #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
-        #: For each pool, the rest of each step, and a function that plays it if it was left out.
+        #: For each pool, the rest of each step, and whether that of the last step was left out.
         self.rests = [None if resident.frees_gradients else rest_of_step(self.batches[-1], n) for n in pools]
-        self.left_out: list[Callable[[], None] | None] = [None for _ in pools]
+        self.left_out = [False for _ in pools]
 
     @property
     def reserved(self) -> int:
@@ -153,9 +153,10 @@ class FastReplay:
         for n, pool in enumerate(self.pools):
             if self.is_repeating[n]:
                 continue
-            rest, self.left_out[n] = self.left_out[n], None
-            if rest is not None:
-                rest()
+            rest = self.rests[n]
+            if rest is not None and self.left_out[n]:
+                self.left_out[n] = False
+                self._rest(n, pool, rest)
             pool.free(self.gradients[n])
             if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
                 pool.free(self.placed_buckets[n])
@@ -181,9 +182,8 @@ class FastReplay:
             self._end_step(n, pool)
             return
         self._play(n, pool, last, 1, slice(0, rest.start))
-        if rest.repeats(pool, self.temporaries[n] if n < len(self.temporaries) else ()):
-            self.left_out[n] = partial(self._rest, n, pool, rest)
-        else:
+        self.left_out[n] = rest.repeats(pool, self.temporaries[n] if n < len(self.temporaries) else ())
+        if not self.left_out[n]:
             self._rest(n, pool, rest)
 
     def _rest(self, n: int, pool: FlatPool, rest: RestOfStep) -> None:

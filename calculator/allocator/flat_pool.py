@@ -119,11 +119,13 @@ class FlatPool:
                 edges[behind] = address
                 insort(free, behind - address << shift | address)
 
-    def allocate(self, sizes: Iterable[int], times: int = 1) -> None:
+    def allocate(self, sizes: Sequence[int], times: int = 1) -> None:
         """Allocate blocks that are never freed, `times` over, on an unlimited device.
 
         Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
         """
+        if not sizes:
+            return
         free, shift, least = self.free_keys, self.shift, self.waste + 1 << self.shift
         before = {*free}
         for size, equal in _runs(sizes, times):
@@ -168,8 +170,10 @@ class FlatPool:
             insort(self.free_keys, first)
         return filled * in_each
 
-    def free(self, blocks: Iterable[Placed]) -> None:
+    def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks, all at once."""
+        if not blocks:
+            return
         edges, shift = self.edges, self.shift
         gone: set[int] = set()
         added = []
@@ -273,8 +277,10 @@ class FlatPool:
         """
         return next(self._unserved(sizes), None) is None
 
-    def allocate_and_free(self, sizes: Iterable[int]) -> None:
+    def allocate_and_free(self, sizes: Sequence[int]) -> None:
         """Allocate blocks on an unlimited device, then free all of them. Only segments that are added remain."""
+        if not sizes:
+            return
         added = []
         for size in [*self._unserved(sizes)]:
             segment, address = self._segment(size), self.next_address

@@ -30,11 +30,11 @@ def load(pool: FlatPool, parts: Sequence[EqualLayers], sizes: Sequence[int], pla
     freed = [~event for part in parts if part.times == 1 for event in part.events if event < 0]
     for n, part in enumerate(parts):
         if n > last:
-            pool.allocate(map(sizes.__getitem__, part.events), part.times)
+            pool.allocate([*map(sizes.__getitem__, part.events)], part.times)
         elif part.times > 1:
             play_equal_layers(pool, part, sizes, places, freed)
         else:
             frees = [at for at, event in enumerate(part.events) if event < 0] if n == last else []
             end = frees[-1] + 1 if frees else len(part.events)
             pool.play(part.events[:end], sizes, places)
-            pool.allocate(map(sizes.__getitem__, part.events[end:]))
+            pool.allocate([*map(sizes.__getitem__, part.events[end:])])

@@ -140,10 +140,11 @@ def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradi
     return found[key]
 
 
-def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> Counter[int]:
+def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> dict[int, int]:
     """Return the number of tensors by size that stay on the device in addition to the base and those of the loop."""
-    kept = Counter(resident.sizes_of_kept(gradients=gradients))
-    kept.update(workspaces)
+    kept = {**resident.sizes_of_kept(gradients=gradients)}
+    for size in workspaces:
+        kept[size] = kept.get(size, 0) + 1
     return kept
 
 
@@ -303,7 +304,7 @@ def _left_by_layers(step: TrainingStep) -> int:
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.run.repetition.numbers)} forward"]
     if first is not None:
         start = first.start
-    copied = sum(w.copies * g for w, g in zip(curve.windows, curve.growth, strict=True) if w.start < end)
+    copied = sum([w.copies * g for w, g in zip(curve.windows, curve.growth, strict=True) if w.start < end])
     return curve.net_change(start, end) + copied
 
 
@@ -317,7 +318,8 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     bounds = _bounds(step, counts)
     if copies.bounds_first:
         least = _peak_counts(step, first_layer_bound.least_counts(copies))
-        return counts if in_segments(least) == in_segments(counts | bounds) else _peak_counts(step.whole)
+        higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
+        return _peak_counts(step.whole) if _needs_more(least, higher) else counts
     if step.recording.first is not None:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
         of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
@@ -354,8 +356,9 @@ def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dic
     What the previous step left alive counts until the forward pass ends. `changes` come on top.
     """
     carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
-    extra = [*changes, *((0, size, count) for size, count in carried.items())]
-    extra += [(until, size, -count) for size, count in carried.items()]
+    extra = [*changes]
+    for size, count in carried.items():
+        extra += [(0, size, count), (until, size, -count)]
     temporaries = {} if step.flat or step.partitioned else step.resident.sizes_of_temporaries
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:

@@ -34,13 +34,13 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.methods.base import Method
 
 
 #: Keys of config.json that the base classes of every family read, with the refused value and its effect. Source:
@@ -69,6 +69,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     if of_task and (model.task.embeds or not model.reads_words):
         # The following checks need a head and word embeddings.
         raise PlanError(*of_task)
+    method = request.method.for_model(model)
     problems = [
         *of_task,
         *image_requests.problems(request, model),
@@ -82,7 +83,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *_stack(request, model),
         *stated_base.problems(request.method, request.model),
         *stated_base.problems_of_card(request.method, request.device),
-        *_plain_steps(request, model),
+        *_plain_steps(request, method),
         *loraplus.problems(request),
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
@@ -95,7 +96,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     ]
     if problems:
         raise PlanError(*problems)
-    request.method.for_model(model).check(model, request.training)
+    method.check(model, request.training)
 
 
 def _prepared(request: Request, model: Model) -> PreparedModel:
@@ -103,7 +104,9 @@ def _prepared(request: Request, model: Model) -> PreparedModel:
 
 
 def _switches(request: Request, model: Model) -> Iterator[Problem]:
-    config = request.model.config or {}
+    config = request.model.config
+    if config is None:
+        return  # that of the catalogue
     nested = (config.get("text_config") if "text_config" in model.config else None) or {}
     for place, values in (("", config), ("text_config.", nested)):
         for name, (value, why) in SWITCHES.items():
@@ -176,7 +179,7 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from renamed.problems(stack, model.model_type, method)
     if method.base_quantization(training) is None:
         # A quantized layer returns values in its input's dtype, so that they are cast with the queries.
-        hidden_dtype = trainer_of(training).hidden_dtype(_prepared(request, model))
+        hidden_dtype = _prepared(request, model).hidden_dtype
         yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
     yield from torch_releases.optimizer_problems(stack, training)
@@ -193,8 +196,10 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
+    if training.trainer is None or training.autocast is None:
+        return
     first = verified.RETURNS_CACHES_LATER.get(model.model_type or "", verified.RETURNS_CACHES)
-    if training.trainer is None or training.autocast is None or release(stack.transformers)[:2] >= first:
+    if release(stack.transformers)[:2] >= first:
         return
     checkpoints = "caches_of_checkpointed_layers" not in older_behavior(stack, model.model_type)
     unchecked = training if checkpoints else replace(training, gradient_checkpointing=False)
@@ -206,12 +211,12 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
 
-def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
+def _plain_steps(request: Request, method: Method) -> Iterator[Problem]:
     """Yield why several GPUs, other tasks or older releases are refused with some methods.
 
     These methods are modeled in plain steps only.
     """
-    method, stack = request.method.for_model(model), request.stack
+    stack = request.stack
     if not method.plain_steps_only:
         return
     yield from _sharded_plain_steps(request)

@@ -38,7 +38,6 @@ from calculator.families import FAMILIES, model_from_config
 from calculator.inputs.sharding import STAGES
 from calculator.resident.tensors import parameters
 from calculator.sharding.registry import SHARDS
-from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -111,7 +110,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         communication=step.communication,
         base_bytes=resident.base_bytes,
         added_bytes=resident.added_bytes,
-        grade="from source, not traced" if trainer_of(request.training).facts.is_interval else "modelled",
+        grade="from source, not traced" if resident.prepared.trainer.facts.is_interval else "modelled",
     )
 
 
@@ -123,18 +122,32 @@ def _with_remarks_of_figures(
     memory: Memory,
     verdict: Fit | None,
 ) -> Callable[[], Remarks]:
-    """Return all remarks on an answer, from those that follow from its request alone."""
-    assumptions = (*of_verdict(verdict), *of_ranks(step.flat))
-    first = without_gradient(model, step.resident.tensors)
-    last = (*initialization.warnings(step.resident, memory.peak_allocated_bytes), *_card_caveats(request))
-    return Deferred(partial(_joined, remarks, assumptions, first, last)) if assumptions or first or last else remarks
+    """Return all remarks on an answer, from those that follow from its request alone.
+
+    Those on the initialization are written now, because it may be refused.
+    """
+    of_initialization = initialization.warnings(step.resident, memory.peak_allocated_bytes)
+    return Deferred(partial(_joined, request, model, remarks, step, verdict, of_initialization))
 
 
 def _joined(
-    remarks: Callable[[], Remarks], assumptions: Iterable[str], first: Iterable[str], last: Iterable[str]
+    request: Request,
+    model: Model,
+    remarks: Callable[[], Remarks],
+    step: TrainingStep,
+    verdict: Fit | None,
+    of_initialization: tuple[str, ...],
 ) -> Remarks:
-    of_request = remarks()
-    return Remarks((*of_request.assumptions, *assumptions), (*first, *of_request.warnings, *last))
+    assumptions, warnings = remarks()
+    return Remarks(
+        (*assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
+        (
+            *without_gradient(model, step.resident.tensors),
+            *warnings,
+            *of_initialization,
+            *_card_caveats(request),
+        ),
+    )
 
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
@@ -231,7 +244,8 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         _colocated(request, step),
         lambda overheads: unsharded_bytes(request, step, shown.parts, overheads, training_step),
     )
-    host = step.resident.host_bytes or trainer_of(request.training).host_bytes(step.resident.prepared) or step.offloaded
+    prepared = step.resident.prepared
+    host = step.resident.host_bytes or prepared.trainer.host_bytes(prepared) or step.offloaded
     return (memory if host is None else _with_host(memory, host, request)), verdict
 
 
@@ -277,8 +291,8 @@ def memory_and_fit(
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
-    allocated = sum(part.bytes for part in parts)
-    workspace = sum(part.bytes for part in workspaces)
+    allocated = sum([part.bytes for part in parts])
+    workspace = sum([part.bytes for part in workspaces])
     if reserved is None:
         reserved = whole_segments(allocated + workspace)
     memory = Memory(
@@ -292,7 +306,7 @@ def memory_and_fit(
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
         overheads=tuple(
-            overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+            map(overhead_row, (*workspaces, fragmentation(reserved, allocated + workspace), context)),
         ),
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,

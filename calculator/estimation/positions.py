@@ -24,15 +24,15 @@ def most_positions(model: Model) -> int | None:
     Gemma's inputs of each layer. It may also come from the family's attention bias, or from how many steps of a
     position-by-position layer are followed.
     """
-    followed = forward_of(model).positions_followed
-    if followed is not None:
-        return followed
+    forward = forward_of(model)
+    if forward.positions_followed is not None:
+        return forward.positions_followed
     tables = [
-        part
-        for part in model.outer.values()
-        if part.kind == "embedding" and model.reads_text(part.name) and not part.name.endswith("_per_layer")
+        name
+        for name, part in model.outer.items()
+        if part.kind == "embedding" and model.reads_text(name) and not name.endswith("_per_layer")
     ]
-    bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
+    bounded = len(tables) > 1 or forward.limited_to_max_positions
     return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
 
 
@@ -53,8 +53,8 @@ def within_positions(request: Request, model: Model) -> Request:
     if model.hears:
         return audio_requests.with_lengths(request, model)
     request = uncut(request)
-    most = most_positions(model)
-    if request.length_given or most is None:
+    most = None if request.length_given else most_positions(model)
+    if most is None:
         return request
     room = max(2, most - request.method.virtual_tokens)
     length = min(request.training.sequence_length, room)

@@ -67,7 +67,7 @@ class SeriesCache:
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.remarks_key: object = None
-        self.remarks: BySizes[Callable[[], Remarks]] = BySizes(traces_first=traces_first)
+        self.remarks: BySizes[Callable[[], Remarks]] | None = None
         self.step_key: object = None
         self.step: TrainingStep | None = None
         self.traces = TraceCache(traces_first=traces_first)
@@ -80,7 +80,8 @@ class SeriesCache:
         Two different configs can compare equal, because Python's 1 equals true.
         """
         before = self.reference
-        if self.model is None or reference != before or reference.config is not before.config:
+        is_same = reference is before or (reference == before and reference.config is before.config)
+        if self.model is None or not is_same:
             self.model, self.reference = build(reference), reference
             self._replays.clear()
         return self.model
@@ -89,7 +90,7 @@ class SeriesCache:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
         others = other_settings(request.method), self._others_of(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
-        if key != self.remarks_key:
+        if self.remarks is None or key != self.remarks_key:
             self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
         return self.remarks
 

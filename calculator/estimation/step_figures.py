@@ -36,7 +36,7 @@ def figures_of(step: TrainingStep) -> StepFigures:
             peaks=peaks,
             operation=highest.operation,
             parts=components(highest.alive),
-            phases=tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
+            phases=tuple([Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks]),
         )
     return cached
 

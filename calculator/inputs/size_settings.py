@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,36 +18,32 @@ SizeName = Literal["r", "sequence_length", "micro_batch_size", "num_virtual_toke
 _SIZES = frozenset(get_args(SizeName))
 
 
-def sizes(settings: object) -> list[int]:
+def sizes(settings: object) -> tuple[int, ...]:
     """Return the size settings of a method or of a training, in order."""
-    return [getattr(settings, name) for name in _named(settings)[0]]
+    return _readers(type(settings))[0](settings)  # type: ignore[arg-type]  # a class is hashable
 
 
 def other_settings(settings: object) -> tuple[object, ...]:
     """Return the class of some settings and all values except the sizes."""
-    return (type(settings), *_read_other_fields(type(settings))(settings))  # type: ignore[arg-type]  # a class is hashable
+    kind: Any = type(settings)
+    return (kind, *_readers(kind)[1](settings))
 
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
     """Return a copy of the settings with each size changed."""
-    kind, (changed, others) = type(settings), _named(settings)
-    values = dict(zip(others, _read_other_fields(kind)(settings), strict=True))  # type: ignore[arg-type]
-    return kind(**values, **{name: change(getattr(settings, name)) for name in changed})
-
-
-def _named(settings: object) -> tuple[list[str], list[str]]:
-    return _names(type(settings))  # type: ignore[arg-type]  # a class is hashable
+    of_class: Any = settings
+    changes = {field.name: change(getattr(settings, field.name)) for field in fields(of_class) if field.name in _SIZES}
+    return replace(of_class, **changes)  # type: ignore[no-any-return]
 
 
 @cache
-def _read_other_fields(kind: type) -> Callable[[object], tuple[object, ...]]:
-    """Return a function that reads all values of a dataclass except the sizes."""
-    _, names = _names(kind)
+def _readers(kind: type) -> tuple[Callable[[object], tuple[Any, ...]], Callable[[object], tuple[Any, ...]]]:
+    """Return functions that read the size settings of a dataclass, and all others."""
+    of_class: Any = kind
+    names = [field.name for field in fields(of_class)]
+    return _reader([name for name in names if name in _SIZES]), _reader([name for name in names if name not in _SIZES])
+
+
+def _reader(names: list[str]) -> Callable[[object], tuple[Any, ...]]:
+    """Return a function that reads attributes. An `attrgetter` of one name would return a value, not a tuple."""
     return attrgetter(*names) if len(names) > 1 else lambda settings: tuple([getattr(settings, name) for name in names])
-
-
-@cache
-def _names(kind: type) -> tuple[list[str], list[str]]:
-    """Return the names of a dataclass's size settings, and of its other settings."""
-    names = [field.name for field in fields(kind)]
-    return [name for name in names if name in _SIZES], [name for name in names if name not in _SIZES]

@@ -8,7 +8,7 @@ from calculator.common.names import MethodName  # noqa: TC001  `declared` evalua
 from calculator.methods.costs import OtherOperations
 from calculator.methods.saved_parameters import SavedParameters
 from calculator.methods.targeted.modules_to_save import is_saved
-from calculator.resident.module_spec import CopyName, ModuleSpec
+from calculator.resident.module_spec import CopyName, new_module_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.layers.expert_weights import Weights
     from calculator.layers.layer_modules import LayerModules
     from calculator.methods.costs import MergeStep
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.stored_weight import StoredWeight
     from calculator.resident.tensors import ResidentTensor
@@ -209,9 +210,9 @@ class Method(SavedParameters):
         A classifier's head is trained too.
         """
         if not is_saved(path, model.task.trained_heads):
-            return ModuleSpec(dtype=training.dtype)
+            return new_module_spec(dtype=training.dtype)
         trained = tuple(parameter.name for parameter in module.parameters)
-        return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
+        return new_module_spec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
 
     def base_quantization(self, training: Training) -> StoredWeight | None:  # noqa: ARG002
         """Return how the base model's linear layers are stored in 4 or 8 bits, or None."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 
+#: The setting that is about what follows PEFT's configuration.
+_AFTER_PEFT = "unfrozen_dtype"
+
+
 def config_arguments(method: Method | LowRank) -> dict[str, Any]:
     """Return the arguments of `facts.config_class`, without the task."""
     arguments = {name: _listed(getattr(method, name)) for name in argument_names(type(method))}
@@ -26,7 +30,7 @@ def argument_names(cls: type) -> tuple[str, ...]:
     Further settings of LoRA and QLoRA are about the storage of the base.
     """
     base_class: Any = LowRank if issubclass(cls, LowRank) else cls
-    return tuple(field.name for field in fields(base_class))
+    return tuple(field.name for field in fields(base_class) if field.name != _AFTER_PEFT)
 
 
 def _listed(value: Any) -> Any:

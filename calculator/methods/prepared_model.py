@@ -45,6 +45,7 @@ class PreparedModel:
         "param_dtype",
         "recorded_passes",
         "stack",
+        "trainer",
         "training",
         "units",
     )
@@ -57,7 +58,9 @@ class PreparedModel:
         device: Device,
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
-        model = trainer_of(training).model(model, stack)
+        #: The training loop.
+        self.trainer = trainer_of(training)
+        model = self.trainer.model(model, stack)
         self.method = method.for_model(model)
         self.model = self.method.with_layers(model)
         #: The training in the request, which the method is applied to.
@@ -92,7 +95,17 @@ class PreparedModel:
     @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states, which is that of the embeddings."""
-        return self.param_dtype or self.cast_to or trainer_of(self.training).hidden_dtype(self)
+        given = self.param_dtype or self.cast_to or self._trained_embeddings_dtype
+        return given or self.trainer.hidden_dtype(self)
+
+    @property
+    def _trained_embeddings_dtype(self) -> DType | None:
+        """The dtype that trained word embeddings are cast to, or None if they are not cast."""
+        if getattr(self.method, "unfrozen_dtype", "model") == "model" or not self.model.reads_words:
+            return None
+        embedding = self.model.embedding
+        spec = self.module_spec(embedding.name, embedding)
+        return spec.copy_dtype if spec.copied else spec.cast_to
 
     @property
     def cast_added_to(self) -> DType | None:
@@ -105,17 +118,17 @@ class PreparedModel:
     @property
     def sequences_per_row(self) -> int:
         """The number of sequences in each row of a micro-batch: two if a row is a pair."""
-        return trainer_of(self.training).facts.sequences
+        return self.trainer.facts.sequences
 
     @property
     def has_prompts(self) -> bool:
         """Whether each sequence begins with a prompt, so that its first token has no label."""
-        return trainer_of(self.training).facts.has_prompts
+        return self.trainer.facts.has_prompts
 
     @property
     def disables_dropout(self) -> bool:
         """Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0."""
-        return trainer_of(self.training).facts.disables_dropout
+        return self.trainer.facts.disables_dropout
 
     @property
     def grads_inputs(self) -> bool:
@@ -124,24 +137,24 @@ class PreparedModel:
         PEFT needs it. `gradient_checkpointing_enable` does it by itself if the main input is ids
         (transformers/modeling_utils.py, enable_input_require_grads), but not in older releases.
         """
-        checkpoints = self.training.gradient_checkpointing and trainer_of(self.training).facts.grads_inputs
+        checkpoints = self.training.gradient_checkpointing and self.trainer.facts.grads_inputs
         by_itself = self.model.reads_ids and "embeddings_without_gradients" not in self.older
         return checkpoints and (by_itself or not self.method.facts.trains_base)
 
     @property
     def offloads_inputs(self) -> bool:
         """Whether checkpointing keeps the inputs of all layers but the last in host memory."""
-        return trainer_of(self.training).offloads_inputs(self)
+        return self.trainer.offloads_inputs(self)
 
     @property
     def layer_outputs(self) -> LayerOutputs | None:
         """Which tensors of every layer the model returns to the trainer, if any."""
-        return trainer_of(self.training).layer_outputs(self)
+        return self.trainer.layer_outputs(self)
 
     @property
     def offloads_activations(self) -> bool:
         """Whether the trainer offloads saved tensors to host memory."""
-        return trainer_of(self.training).facts.offloads_saved_tensors and bool(self.training.activation_offloading)
+        return self.trainer.facts.offloads_saved_tensors and bool(self.training.activation_offloading)
 
     def config(self, dropout_modules: Collection[str]) -> Config:
         """Return the model's config.
@@ -165,7 +178,7 @@ class PreparedModel:
         spec = self.module_specs.get((path, id(module)))
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
-            spec = trainer_of(self.training).module_spec(self, path, spec)
+            spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:
                 spec = precision.cast(spec, self.cast_to, self.training)
             self.module_specs[path, id(module)] = spec

@@ -29,8 +29,8 @@ class SavedParameters:
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """Return the bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
         base = self.saved_base_weights(model)
-        saved = (tensor for tensor in state if tensor.trained or tensor.name in base or self.saves_frozen(tensor))
-        return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
+        saved = [tensor for tensor in state if tensor.trained or tensor.name in base or self.saves_frozen(tensor)]
+        return sum([elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved])
 
     def saved_name(self, name: str) -> str:
         """Return the name under which PEFT's `save_pretrained` writes a parameter.

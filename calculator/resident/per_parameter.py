@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensors import ResidentTensor, new_tensor, with_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class PerParameter:
     def __iter__(self) -> Iterator[ResidentTensor]:
         for tensor in self.of:
             for name in self.names:
-                yield ResidentTensor(
+                yield new_tensor(
                     name=f"{tensor.name}: {name}",
                     shape=tensor.shape,
                     dtype=tensor.dtype,
@@ -76,31 +76,35 @@ def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = 
 
 def optimizer_states(
     tensors: Iterable[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
-) -> Iterator[ResidentTensors]:
+) -> tuple[ResidentTensors, ...]:
     """Return the optimizer's states of every trained parameter, from its second step on, and those that all share.
 
     A parameter without a gradient has states only if the optimizer creates them early. Parameters in `in_32_bits` have
     no 8-bit states.
     """
     tensors = tuple(tensors)
-    yield from own_states(tensors, optimizer, in_32_bits)
-    yield from shared_states(tensors, optimizer, in_32_bits)
+    if optimizer.is_like_parameters:
+        return (_like_parameters(tensors, optimizer),)
+    return (*own_states(tensors, optimizer, in_32_bits), *shared_states(tensors, optimizer, in_32_bits))
+
+
+def _like_parameters(tensors: Sequence[ResidentTensor], optimizer: Optimizer) -> PerParameter:
+    return PerParameter(_with_states(tensors, optimizer), optimizer.names, "optimizer_states")
 
 
 def own_states(
     tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensors]:
     """Return the states that each parameter has of its own."""
-    trained = _with_states(tensors, optimizer)
     if optimizer.is_like_parameters:
-        yield PerParameter(trained, optimizer.names, "optimizer_states")
+        yield _like_parameters(tensors, optimizer)
         return
-    for tensor in trained:
+    for tensor in _with_states(tensors, optimizer):
         early = tensor.dtype_at_optimizer_init if optimizer.early else None
         states = optimizer.of(tensor.name)
         of = states.in_32_bits if tensor.name in in_32_bits else states
         for name, shape, dtype in of.states(tensor.shape, early or tensor.dtype):
-            yield ResidentTensor(
+            yield new_tensor(
                 name=f"{tensor.name}: {name}",
                 shape=shape,
                 dtype=dtype,
@@ -121,13 +125,13 @@ def shared_states(
         if tensor.name not in in_32_bits
     )
     for name, shape, dtype in optimizer.shared_states(in_8_bits):
-        yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
+        yield new_tensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
 
 
 def _with_states(tensors: Sequence[ResidentTensor], optimizer: Optimizer) -> list[ResidentTensor]:
     if optimizer.for_frozen:
         return [tensor for tensor in tensors if tensor.parameters or tensor.trained]
-    return [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
+    return [tensor for tensor in tensors if tensor.trained] if optimizer.early else with_gradient(tensors)
 
 
 def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
@@ -140,18 +144,14 @@ def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) 
     if further := sum(counts) - 1 if optimizer.storage == "8bit" else 0:
         count = further * len(optimizer.names)
         name = "qmaps of further optimizers"
-        yield ResidentTensor(name=name, shape=(256,), dtype="float32", component="optimizer_states", count=count)
+        yield new_tensor(name=name, shape=(256,), dtype="float32", component="optimizer_states", count=count)
 
 
 def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
     """Return the gradients of all trained parameters that get one, in the parameters' dtypes."""
-    trained = [tensor for tensor in tensors if tensor.gets_gradient]
-    if any(tensor.gradient_base for tensor in trained):
-        trained = [_base_of_gradient(tensor) for tensor in trained]
+    trained = [
+        # A gradient may be a view of a larger storage.
+        tensor if tensor.gradient_base is None else replace(tensor, shape=tensor.gradient_base, bytes=0)
+        for tensor in with_gradient(tensors)
+    ]
     return PerParameter(trained, ("gradient",), "gradients")
-
-
-def _base_of_gradient(tensor: ResidentTensor) -> ResidentTensor:
-    """Return a tensor, or one with the shape of the storage that its gradient is a view of."""
-    base = tensor.gradient_base
-    return tensor if base is None else replace(tensor, shape=base, bytes=0)

@@ -39,8 +39,12 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
     @cached_property
     def by_component(self) -> dict[ComponentName, int]:
         """The bytes of the tensors by component."""
-        totals: dict[ComponentName, int] = {}
-        of_parts = [each for part in self.parts for each in part.by_component.items()]
-        for component, size in of_parts or [(tensors.component, tensors.bytes) for tensors in self]:
+        if self.parts:
+            first, *others = self.parts
+            totals = {**first.by_component}
+            more = [each for part in others for each in part.by_component.items()]
+        else:
+            totals, more = {}, [(tensors.component, tensors.bytes) for tensors in self]
+        for component, size in more:
             totals[component] = totals.get(component, 0) + size
         return totals

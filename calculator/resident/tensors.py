@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from calculator.architecture.dimension import Dim, Shape, elements
 from calculator.architecture.model import Layer, Stack
 from calculator.architecture.module import Buffer
+from calculator.common.constructor import constructor
 from calculator.common.dtype import ITEMSIZE, DType, allocated
-from calculator.resident.module_spec import Added
+from calculator.resident.module_spec import new_added
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
-    from calculator.resident.module_spec import CopyName, ModuleSpec
+    from calculator.resident.module_spec import Added, CopyName, ModuleSpec
     from calculator.resident.stored_weight import StoredWeight
     from calculator.stack.change import ChangeName
 
@@ -67,7 +68,7 @@ class ResidentTensor:
 
         dataclasses.replace takes several times as long.
         """
-        return ResidentTensor(
+        return new_tensor(
             name=self.name,
             shape=shape,
             dtype=dtype,
@@ -89,7 +90,7 @@ class ResidentTensor:
 
         dataclasses.replace takes several times as long.
         """
-        return ResidentTensor(
+        return new_tensor(
             name=name,
             shape=self.shape,
             dtype=self.dtype,
@@ -106,6 +107,10 @@ class ResidentTensor:
     def __post_init__(self) -> None:
         if not self.bytes:
             self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count
+
+
+#: A faster constructor, for the dozens of tensors of a first estimate.
+new_tensor = constructor(ResidentTensor)
 
 
 class AddsTensors(Protocol):
@@ -172,6 +177,11 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
     return tuple(_placed_in_graph(model, tensors))
 
 
+def with_gradient(tensors: Iterable[ResidentTensor]) -> list[ResidentTensor]:
+    """Return the tensors that are trained and that the step gives a gradient."""
+    return [tensor for tensor in tensors if tensor.trained and tensor.in_graph]
+
+
 def parameters(tensors: Iterable[ResidentTensor]) -> tuple[int, int, int]:
     """Return the number of parameters of the base model, of added parameters, and of trained parameters."""
     base = added = trained = 0
@@ -230,7 +240,9 @@ def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[Reside
 
 def outer_buffers(prepared: Prepared) -> Iterator[ResidentTensor]:
     """Yield the buffers outside the layers, and those of layers that older releases have."""
-    for buffer, name, count in _buffers(prepared):
+    buffers = prepared.model.buffers
+    named = _older_buffers(prepared) if prepared.older else [(buffer, buffer.name, 1) for buffer in buffers]
+    for buffer, name, count in named:
         yield from _buffer(buffer, name, count, prepared.method, prepared.given)
 
 
@@ -240,8 +252,8 @@ def layer_buffers(prepared: Prepared, stack: str, layer: Layer, count: int) -> I
         yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
 
 
-def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
-    """Yield the buffers outside the layers, each with its name and count, and what older releases have instead."""
+def _older_buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
+    """Yield the buffers outside the layers in older releases, and those of their layers, with names and counts."""
     older, decoder = prepared.older, prepared.model.decoder
     for buffer in prepared.model.buffers:
         if buffer.name == "model.rotary_emb.inv_freq":
@@ -288,7 +300,7 @@ def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:
     """Yield a buffer, and its copy if its module is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
-    original = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    original = new_tensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield original
     owner, _, last = name.rpartition(".")
     copy = method.copy_name(owner)
@@ -297,12 +309,12 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
 
 
 def _has_view(parameter: Parameter, prepared: Prepared) -> bool:
-    """Return whether the gradient of a parameter is a view of a larger one.
+    """Return whether the gradient of a parameter with a `gradient_base` is a view of it.
 
     It is a copy if the parameter is concatenated with tensors of another 16-bit dtype, which gives float32.
     """
     training = prepared.training
-    if parameter.gradient_base is None or not parameter.is_single(training.by_sequences(prepared.sequences_per_row)):
+    if not parameter.is_single(training.by_sequences(prepared.sequences_per_row)):
         return False
     return training.dtype == "float32" or training.autocast in {None, training.dtype}
 
@@ -313,24 +325,27 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
             stored = _of_model(parameter, full_name, count, module_spec)
-            if _has_view(parameter, prepared):
+            if parameter.gradient_base is not None and _has_view(parameter, prepared):
                 stored = [replace(each, gradient_base=parameter.gradient_base) for each in stored]
             tensors += stored
         if module_spec.copied:
-            copy = Added(
+            copy = new_added(
                 name=f"{module_spec.copied}.{parameter.name}",
                 shape=parameter.shape,
                 dtype=module_spec.trained_dtype_of(parameter),
             )
-            tensors.append(_added(copy, name, count, in_graph=parameter.in_graph))
-    tensors += [_added(added, name, count) for added in module_spec.added if f"{name}.{added.name}" not in tied]
+            tensors.append(_added(copy, f"{name}.{copy.name}", count, in_graph=parameter.in_graph))
+    for added in module_spec.added:
+        full_name = f"{name}.{added.name}"
+        if full_name not in tied:
+            tensors.append(_added(added, full_name, count))
 
 
-def _added(added: Added, owner: str, count: int, *, in_graph: bool = True) -> ResidentTensor:
+def _added(added: Added, name: str, count: int, *, in_graph: bool = True) -> ResidentTensor:
     """Return a parameter that a method adds to a module."""
     size = elements(added.shape)
-    return ResidentTensor(
-        name=f"{owner}.{added.name}",
+    return new_tensor(
+        name=name,
         shape=added.shape,
         dtype=added.dtype,
         component="adapter_weights",
@@ -351,7 +366,7 @@ def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSp
     dtype = module_spec.dtype_of(parameter)
     shape, size = ((0,), 0) if module_spec.original_in_file else (parameter.shape, parameter.elements)
     return [
-        ResidentTensor(
+        new_tensor(
             name=name,
             shape=shape,
             dtype=dtype,
@@ -373,7 +388,7 @@ def _packed(
     """Yield a stored weight and its constants."""
     owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
-    packed = ResidentTensor(
+    packed = new_tensor(
         name=f"{owner}{quantization.tensor_name}",
         shape=shape,
         dtype=dtype,
@@ -385,7 +400,7 @@ def _packed(
         in_checkpoint=quantization.is_in_checkpoint,
     )
     return [packed] + [
-        ResidentTensor(
+        new_tensor(
             name=f"{name}.{constant}" if quantization.names_constants_after_it else f"{owner}{constant}",
             shape=constant_shape,
             dtype=constant_dtype,

@@ -71,7 +71,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     return (
         *[_of_step(*each, steps) for each in loop.fetched(prepared)],
         *[_of_step(*each, 1) for each in loop.kept_for_step(prepared)],
-        *map(_scalar, loop.scalars(prepared)),
+        *map(scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
@@ -80,7 +80,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
 
 @lru_cache(maxsize=64)
-def _scalar(name: str) -> ResidentTensor:
+def scalar(name: str) -> ResidentTensor:
     """Return a scalar of a trainer, which is the same in all runs."""
     return ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
 

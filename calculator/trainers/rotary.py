@@ -25,12 +25,16 @@ _ORIGINAL = "original_inv_freq"
 #: The first release that computes the frequencies of long sequences for short ones too, and keeps both.
 _KEEPS_BOTH = (5, 24)
 
+#: The values of `rope_type` with which an embedding keeps a tensor.
+_KEEP = ("longrope", "dynamic")
+
 
 def kept(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the tensors that the rotary embeddings of the model keep, and those of a second model that runs."""
-    scaled = [buffer for buffer in prepared.model.buffers if buffer.name.endswith(_ORIGINAL)]
-    if not scaled:
+    types = prepared.model.config.get("rope_type")
+    if not isinstance(types, Mapping) and types not in _KEEP:
         return
+    scaled = [buffer for buffer in prepared.model.buffers if buffer.name.endswith(_ORIGINAL)]
     for model in ("", "ref_model.") if loop.compared(prepared) == "model" else ("",):
         for buffer in scaled:
             yield from _of_embedding(buffer, model, prepared)

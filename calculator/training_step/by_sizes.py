@@ -46,7 +46,7 @@ class BySizes(Generic[Result]):
     def __init__(self, *, traces_first: bool = False) -> None:
         self.traces_first = traces_first
         #: The sizes and the result of the first request, or of the last one with `traces_first`.
-        self.kept: tuple[list[int], Result] | None = None
+        self.kept: tuple[tuple[int, ...], Result] | None = None
         self.traces: list[Traced[Result]] = []
 
     def of(
@@ -71,7 +71,7 @@ class BySizes(Generic[Result]):
         traced: Callable[[ShapeEnv, Training, AnyMethod], Traced[Result]],
     ) -> Result | None:
         """Return the result for a training and a method. Their sizes are symbolic when they are traced."""
-        settings = [*sizes(training), *sizes(method)]
+        settings = sizes(training) + sizes(method)
         if self.kept is None and not self.traces_first:
             self.kept = settings, plain()
         if self.kept is not None and settings == self.kept[0]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensors import ResidentTensor, new_tensor
 from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.resident.optimizer import Optimizer
@@ -89,31 +89,34 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
         return ()
     dtypes = [*dict.fromkeys([tensor.dtype for tensor in trained])]
     if len(dtypes) == 1:
-        return tuple(_lists(trained, optimizer, lists))
+        return _lists(trained, optimizer, lists)
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
     alive = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
     return max(alive, key=bytes_of)
 
 
-def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
-    """Yield some of the lists of one dtype.
+def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> tuple[ResidentTensors, ...]:
+    """Return some of the lists of one dtype.
 
     The first list is computed from the optimizer's states, so it has their dtype.
     """
     name = f"{optimizer.name} temporary"
     recast = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
-    yield from (_like_state(tensor, name) for tensor in recast)
-    if recast:
-        group = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
-        yield PerParameter(recast, (name,), "workspace", len(numbers) - 1)
-    yield PerParameter(group, (name,), "workspace", len(numbers))
+    if not recast:
+        return (PerParameter(group, (name,), "workspace", len(numbers)),)
+    others = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
+    return (
+        *[_like_state(tensor, name) for tensor in recast],
+        PerParameter(recast, (name,), "workspace", len(numbers) - 1),
+        PerParameter(others, (name,), "workspace", len(numbers)),
+    )
 
 
 def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     """Return a tensor of the first list, in the dtype of the optimizer's state."""
     dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
-    return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
+    return new_tensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
 def total_norm() -> ResidentTensor:
@@ -128,13 +131,13 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     """
     if not trained:
         return ()
-    count = sum(tensor.count for tensor in trained)
-    dtype = reduce(result_type, (tensor.dtype for tensor in trained))
+    count = sum([tensor.count for tensor in trained])
+    dtype = reduce(result_type, dict.fromkeys([tensor.dtype for tensor in trained]))
     # On shards the total norm is computed later. The norm that the trainer keeps from the previous step counts as one.
     norms = count - (keeps_norm and vectors > 1)
-    norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
+    norm = new_tensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)
     of_parameters = (norm,) if norms else ()
-    stacked = ResidentTensor(
+    stacked = new_tensor(
         name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
     )
     totals = () if keeps_norm else (_scalar("total norm", dtype),)
@@ -145,4 +148,4 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
 
 
 def _scalar(name: str, dtype: DType) -> ResidentTensor:
-    return ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
+    return new_tensor(name=name, shape=(), dtype=dtype, component="workspace")

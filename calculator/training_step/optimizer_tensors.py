@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states
-from calculator.resident.tensors import ResidentTensor
-from calculator.trainers import trainer_of
+from calculator.resident.tensors import new_tensor, with_gradient
 from calculator.trainers.resident import embeddings, groups
-from calculator.training_step.optimizer_step import temporaries
+from calculator.training_step.optimizer_step import bytes_of, temporaries
 from calculator.training_step.updates import block_copies
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.shards import Shards
 
 
@@ -27,7 +27,7 @@ def states(
     prepared: PreparedModel, tensors: Sequence[ResidentTensor], optimizer: Optimizer
 ) -> tuple[ResidentTensors, ...]:
     """Return the optimizer's states from its second step on, for the tensors of a rank."""
-    method, trainer = prepared.method, trainer_of(prepared.training).facts
+    method, trainer = prepared.method, prepared.trainer.facts
     overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
     overrides = overrides and not method.steps_copies and "embeddings_in_8_bits" not in prepared.older
     in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
@@ -47,7 +47,7 @@ def _of_groups(optimizer: Optimizer) -> Iterator[ResidentTensor]:
     Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
     """
     for name in optimizer.of_groups:
-        yield ResidentTensor(name=name, shape=(), dtype="float32", component="activations", count=2)
+        yield new_tensor(name=name, shape=(), dtype="float32", component="activations", count=2)
 
 
 def step_temporaries(
@@ -57,8 +57,8 @@ def step_temporaries(
     training, method, model = prepared.training, prepared.method, prepared.model
     if updates_in_backward(training):
         return _after_backward(prepared, tensors)
-    trainer = trainer_of(training).facts
-    trained = [tensor for tensor in tensors if tensor.gets_gradient]
+    trainer = prepared.trainer.facts
+    trained = with_gradient(tensors)
     separates = training.loraplus_lr_ratio is not None
     of_groups = loraplus.groups(model, trained) if separates else groups(trainer, model, trained, prepared.older)
     if optimizer.projects:
@@ -83,12 +83,12 @@ def step_temporaries(
         returns_norm=trainer.returns_norm,
     )
     after = method.after_step(tensors, training)
-    return max(of_step, after, key=lambda each: sum(tensors.bytes for tensors in each))
+    return max(of_step, after, key=bytes_of) if after else of_step
 
 
 def _after_backward(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:
     """Return the tensors that the loop or the method allocates after the backward pass has updated every parameter."""
     if prepared.training.trainer == "torchtune":
         name = "logged loss and speed"
-        return (ResidentTensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
+        return (new_tensor(name=name, shape=(), dtype="float32", component="workspace", count=2),)
     return prepared.method.after_step(tensors, prepared.training)

@@ -19,7 +19,6 @@ from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState, row
 from calculator.sharding.zero3.state import PartitionedState
-from calculator.trainers import trainer_of
 from calculator.trainers.resident import GRADIENT_NORM, groups, kept, while_fetching
 from calculator.training_step.ddp_buckets import ddp_buckets
 from calculator.training_step.optimizer_step import temporaries
@@ -62,7 +61,7 @@ class ResidentState:
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
         #: a reference model.
         resident = resident_tensors(prepared)
-        compared = trainer_of(prepared.training).compared(prepared)
+        compared = prepared.trainer.compared(prepared)
         self.whole = self.shards.whole((*resident, *compared_tensors(prepared, compared, resident)))
         #: The part of the tensors that is on this rank.
         self.tensors = self.shards.rank_tensors(self.whole)
@@ -78,13 +77,13 @@ class ResidentState:
     @cached_property
     def base_bytes(self) -> int:
         """The bytes of the base model on all GPUs, without the reference model of a trainer."""
-        base = (each for each in self.whole if each.component in ("base_weights", "quantization_constants"))
-        return sum(each.bytes for each in base if not each.name.startswith("ref_model."))
+        base = [each for each in self.whole if each.component in ("base_weights", "quantization_constants")]
+        return sum([each.bytes for each in base if not each.name.startswith("ref_model.")])
 
     @cached_property
     def added_bytes(self) -> int:
         """The bytes of the parameters that the method adds to the base model, on all GPUs."""
-        return sum(each.bytes for each in self.whole if each.component == "adapter_weights")
+        return sum([each.bytes for each in self.whole if each.component == "adapter_weights"])
 
     @cached_property
     def saved_bytes(self) -> int:
@@ -94,7 +93,7 @@ class ResidentState:
     @property
     def trainer(self) -> TrainerFacts:
         """The facts about the training loop."""
-        return trainer_of(self.prepared.training).facts
+        return self.prepared.trainer.facts
 
     @property
     def updates_in_backward(self) -> bool:
@@ -181,8 +180,8 @@ class ResidentState:
         The allocator keeps their blocks.
         """
         dtype = self.prepared.training.dtype
-        cast = [tensor for tensor in base if tensor.parameters and not tensor.packed and tensor.dtype != dtype]
-        return sum(tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast)
+        cast = [tensor for tensor in base if tensor.dtype != dtype and tensor.parameters and not tensor.packed]
+        return sum([tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast])
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
         """Return the number of tensors by size that stay on the device in addition to the base and those of the loop.
@@ -193,7 +192,7 @@ class ResidentState:
 
     @cached_property
     def _sizes_of_added(self) -> dict[int, int]:
-        return sizes((*(each for each in self.tensors if not each.base), *self._states, *self.of_sharding))
+        return sizes((*[each for each in self.tensors if not each.base], *self._states, *self.of_sharding))
 
     @cached_property
     def sizes_of_temporaries(self) -> dict[int, int]:
@@ -266,7 +265,9 @@ class ResidentState:
         DeepSpeed stores the norm of the gradients itself. With offload, the norm is on the host. A run without
         gradients has no norm on the device either.
         """
-        added = kept(trainer_of(self.prepared.training), self.prepared)
+        added = kept(self.prepared.trainer, self.prepared)
+        if not added:
+            return added
         is_plain = self.flat is None and self.partitioned is None and self._offloaded_bytes is None
         if is_plain and not self.updates_in_backward:
             return added
@@ -296,7 +297,7 @@ class ResidentState:
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
         """The tensors that are alive in addition to a step's batches while the loop fetches the batches."""
-        return while_fetching(trainer_of(self.prepared.training), self.prepared)
+        return while_fetching(self.prepared.trainer, self.prepared)
 
     @property
     def host_bytes(self) -> int | None:

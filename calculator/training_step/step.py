@@ -14,7 +14,6 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
-from calculator.trainers import trainer_of
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
@@ -135,7 +134,7 @@ class TrainingStep:
         A pass may stand for a smaller one too (see `StepPass.smaller`).
         """
         prepared = self.resident.prepared
-        if trainer_of(prepared.training).generation(prepared.training) is None:
+        if prepared.trainer.generation(prepared.training) is None:
             return ()
         cached = self.traces.generation_of(prepared)
         return cached.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
@@ -176,8 +175,8 @@ class TrainingStep:
     def before_generation(self) -> tuple[ResidentTensors, ...]:
         """The copies of offloaded weights that are gathered for `generate`, and its prompts. None without offload."""
         copied = self.partitioned.copied_to_generate if self.partitioned is not None else ()
-        training = self.resident.prepared.training
-        batch = trainer_of(training).generation(training) if copied else None
+        prepared = self.resident.prepared
+        batch = prepared.trainer.generation(prepared.training) if copied else None
         if batch is None:
             return ()
         prompts = ResidentTensor(
@@ -263,8 +262,8 @@ class TrainingStep:
         left: StorageCounts | None = None,
     ) -> Peak:
         marks = of.marks
-        end = {"forward": "backward", "backward": "end"}[phase]
-        moment = of.recording.curve.peak(marks[phase], marks[end])
+        end = marks["backward" if phase == "forward" else "end"]
+        moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,

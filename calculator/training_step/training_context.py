@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from calculator.layers.context import Context
 from calculator.sharding.ddp_buffers import broadcast, broadcasts
 from calculator.sharding.registry import hooks_of
-from calculator.trainers import trainer_of
 from calculator.training_step.updates.in_backward import releasing_hooks
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Contex
 
     `reduces`: whether it is the last of its step, in which a sharding reduces gradients.
     """
-    forward = trainer_of(prepared.training).forward(prepared)
+    forward = prepared.trainer.forward(prepared)
     hooks = releasing_hooks(prepared) or hooks_of(prepared, reduces=reduces)
     context = Context(prepared, forward, hooks=hooks)
-    context.is_reentrant = trainer_of(prepared.training).is_reentrant(context)
+    context.is_reentrant = prepared.trainer.is_reentrant(context)
     if prepared.device.sharding == "ddp":
         # Its buckets have the order in which the gradients are ready.
         context.parameters.accumulation = context.parameters.accumulation._replace(marked=True)

@@ -17,7 +17,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.active_layer_options import active_layer_options
 from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
-from validation.random_grid.unfrozen_options import unfrozen_options
+from validation.random_grid.unfrozen_options import cast_copies, unfrozen_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -214,7 +214,9 @@ def random_request(
     (drawn,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
     name = method_name or _method(f"{seed} {number}", drawn)
     method = random_method(rng, f"{seed} {number}", model, name, is_alone=method_name is not None)
-    return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
+    training = _training(rng, name)
+    cast_copies(random.Random(f"{seed} {number} copies"), method, training)
+    return {"model": {"config": config}, "method": method, "training": training}
 
 
 def random_method(

@@ -158,6 +158,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         return model
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=training.adapter_dtype == "float32")
     cast(wrapped, training.adapter_dtype)
+    cast_unfrozen(wrapped, method)
     if training.optimizer == "lorafa":
         freeze_a(wrapped)
     if training.trainer is None:
@@ -185,7 +186,12 @@ def freeze(model: nn.Module, request: Request) -> None:
         train_biases(model, request.model.task.head_names)
     if isinstance(method, Full) and method.unfrozen_parameters is not None:
         freeze_all_but(model, method.unfrozen_parameters)
-    if isinstance(method, Full) and method.unfrozen_dtype == "float32":
+    cast_unfrozen(model, method)
+
+
+def cast_unfrozen(model: nn.Module, method: Method) -> None:
+    """Cast what is trained to float32 if the method says so, as LLaMA-Factory's init_adapter does."""
+    if getattr(method, "unfrozen_dtype", "model") == "float32":
         for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
             parameter.data = parameter.data.to(torch.float32)
 

@@ -183,7 +183,9 @@ def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[
         keys["peft_use_rslora"] = True
     keys |= _layers(method)
     keys["peft_autocast_adapter_dtype"] = planned.request.training.adapter_dtype == "float32"
-    return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method))
+    why = "axolotl does not cast copies: they have the dtype of the model"
+    cast = (differs("method.unfrozen_dtype", "float32", why),) if method.unfrozen_dtype == "float32" else ()
+    return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method), *cast)
 
 
 def _layers(method: LowRank) -> dict[str, Any]:

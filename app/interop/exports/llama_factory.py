@@ -197,16 +197,18 @@ METHOD_PARTS: MethodParts = {
 
 def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
     """Added parameters, and copies of modules, are in float32. Source: model/adapter.py, init_adapter."""
-    training, saved = planned.request.training, getattr(planned.request.method, "modules_to_save", None)
+    training, method = planned.request.training, planned.request.method
     if training.dtype == "float32":
         return ()
     found: list[NotExpressed] = []
     if training.adapter_dtype != "float32":
         why = "LLaMA-Factory trains added parameters in float32"
         found.append(differs("training.adapter_dtype", training.adapter_dtype, why))
-    if saved and training.autocast is not None and planned.request.device.sharding not in STAGES:
+    assert isinstance(method, LowRank)
+    casts = training.autocast is not None and planned.request.device.sharding not in STAGES
+    if method.modules_to_save and casts and method.unfrozen_dtype == "model":
         why = f"LLaMA-Factory trains these copies in float32, not in {training.dtype}"
-        found.append(differs("method.modules_to_save", list(saved), why))
+        found.append(differs("method.modules_to_save", method.modules_to_save, why))
     return tuple(found)
 
 

@@ -98,6 +98,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "attention": planned.attention,
         "in_bits": method.base.in_bits if isinstance(method, LoRA) and method.base else "4 bits",
         "bits": 8 if isinstance(quantization, Int8) else 4,
+        "casts_trained": getattr(method, "unfrozen_dtype", "model") == "float32",
         "by_hand": by_hand,
         "adds_adapters": trainer.adds_adapters,
         "config": request.model.config,

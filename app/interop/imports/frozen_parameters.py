@@ -9,8 +9,10 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from calculator.methods.targeted.modules_to_save import TRAINERS
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from app.interop.imports.keys import Keys
 
@@ -25,7 +27,7 @@ class FrozenParameters:
     Attributes:
         lines: The numbers of the lines that set requires_grad to anything else than True.
         patterns: `unfrozen_parameters` of the loop in an exported script; empty if there is none.
-        in_float32: Whether that loop casts the trained parameters to float32.
+        in_float32: Whether a loop casts the trained parameters to float32.
     """
 
     lines: tuple[int, ...] = ()
@@ -37,22 +39,21 @@ def frozen_in(modules: Sequence[ast.Module]) -> FrozenParameters:
     """Return the parameters that modules freeze."""
     nodes = [node for module in modules for node in ast.walk(module)]
     lines = tuple(node.lineno for node in nodes if isinstance(node, ast.Assign | ast.Call) and _freezes(node))
+    casts = any(isinstance(node, ast.Assign) and _casts(node) for node in nodes)
     lists: dict[str, tuple[str, ...]] = {}
     for node in nodes if lines else ():
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=items)):
                 texts = [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
                 lists[name] = tuple(texts) if len(texts) == len(items) else ()
-            case ast.For(
-                iter=ast.Call(func=ast.Attribute(attr="named_parameters")), body=[ast.Expr(value=call), *more]
-            ):
+            case ast.For(iter=ast.Call(func=ast.Attribute(attr="named_parameters")), body=[ast.Expr(value=call), *_]):
                 patterns = lists.get(_matched_list(call) or "", ())
                 if patterns:
                     written = tuple(text.replace(r"\.", ".") for text in patterns)
-                    return FrozenParameters(lines=lines, patterns=written, in_float32=bool(more))
+                    return FrozenParameters(lines=lines, patterns=written, in_float32=casts)
             case _:
                 pass
-    return FrozenParameters(lines=lines)
+    return FrozenParameters(lines=lines, in_float32=casts)
 
 
 def settings_of(keys: Keys) -> dict[str, Any]:
@@ -65,6 +66,30 @@ def settings_of(keys: Keys) -> dict[str, Any]:
         why = "is not evaluated: every weight is trained in these figures. Name the trained ones in unfrozen_parameters"
         keys.miss(_ATTRIBUTE, f"line {frozen.lines[0]}", why)
     return {}
+
+
+def cast_copies(keys: Keys, method: dict[str, Any], training: Mapping[str, Any]) -> None:
+    """Set the dtype of trained copies if a loop casts what is trained to float32, or report it if that is not modeled.
+
+    Adapters are in float32 in either case.
+    """
+    saved = method.get("modules_to_save")
+    if not saved or not keys.script.frozen.in_float32:
+        return
+    if training["trainer"] in TRAINERS and training.get("autocast") is not None:
+        method["unfrozen_dtype"] = "float32"
+    else:
+        why = "the code casts these copies to float32, which is modeled with transformers and bf16=True: not cast"
+        keys.miss("modules_to_save", saved, why)
+
+
+def _casts(node: ast.Assign) -> bool:
+    """Return whether a statement casts a parameter to float32: `p.data = p.data.float()`, or with `.to`."""
+    match node:
+        case ast.Assign(targets=[ast.Attribute(attr="data")], value=ast.Call(func=ast.Attribute(attr=name), args=args)):
+            to_float32 = any(isinstance(arg, ast.Attribute) and arg.attr == "float32" for arg in args)
+            return name == "float" or (name == "to" and to_float32)
+    return False
 
 
 def _freezes(node: ast.Assign | ast.Call) -> bool:

@@ -46,11 +46,14 @@ def imported(keys: Keys, given: Any) -> Imported:
     dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not badam)
     if freezes and autocast is not None:
         method["unfrozen_dtype"] = "float32"  # it casts what it trains, unless pure_bf16 is set
-    saved = method.get("modules_to_save")
-    if saved and autocast is not None and not keys.left.get("deepspeed"):
-        keys.miss("additional_target", saved, f"LLaMA-Factory trains these copies in float32: {dtype} is used")
     stage = keys.take("stage", "sft")
     trainer = preferences.stage_trainer(keys, stage)
+    saved = method.get("modules_to_save")
+    if saved and autocast is not None and not keys.left.get("deepspeed"):
+        if trainer == "transformers":
+            method["unfrozen_dtype"] = "float32"
+        else:
+            keys.miss("additional_target", saved, f"LLaMA-Factory trains these copies in float32: {dtype} is used")
     training = {
         "trainer": trainer,
         "dtype": dtype,

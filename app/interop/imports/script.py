@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.imports import base_storage, exported_loop, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
-from app.interop.imports.frozen_parameters import settings_of
+from app.interop.imports.frozen_parameters import cast_copies, settings_of
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
@@ -84,6 +84,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     elif trainer_of(calls) is None and not is_unsloth and loop is None:
         why = "no Trainer is called, and training loops are not read: batch, length and optimizer are defaults"
         keys.miss("trainer", None, why)
+    cast_copies(keys, method, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
     stack = stack_of(keys, request, patches_trl=is_unsloth)

@@ -10,7 +10,7 @@ from calculator.methods.full import active_layers, badam, lisa, unfrozen
 from calculator.methods.full.facts import FACTS
 from calculator.methods.full.settings import FullSettings
 from calculator.methods.layer_kinds import full_name, split
-from calculator.resident.module_spec import ModuleSpec
+from calculator.resident.module_spec import new_module_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -109,7 +110,7 @@ class Full(FullSettings):
         else:
             trained = unfrozen.trained(patterns, full_name(path, module), module)
         cast_to: DType | None = "float32" if trained and self.unfrozen_dtype == "float32" else None
-        return ModuleSpec(dtype=training.dtype, trained=trained, cast_to=cast_to)
+        return new_module_spec(dtype=training.dtype, trained=trained, cast_to=cast_to)
 
     @property
     def empties_cache(self) -> bool:

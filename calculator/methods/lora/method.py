@@ -11,7 +11,7 @@ from calculator.methods.lora.facts import FACTS
 from calculator.methods.low_rank import layer, stored, tokens
 from calculator.methods.low_rank.initialization import before_the_steps
 from calculator.methods.low_rank.method import LowRank
-from calculator.resident.module_spec import ModuleSpec
+from calculator.resident.module_spec import new_module_spec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.bases.base import Base
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.stored_weight import StoredWeight
 
 
@@ -57,6 +58,8 @@ class LoRA(LowRank):
     @property
     def base(self) -> Base | None:
         """The format of the base model's linear layers. None if they are stored in the model's dtype."""
+        if self.quantization_config is None and not self.load_in_8bit:
+            return None
         return base_of(self.quantization_config, load_in_8bit=self.load_in_8bit)
 
     @property
@@ -127,16 +130,23 @@ class LoRA(LowRank):
         """
         base = self.base
         if base is None:
-            adapted = layer.adapted(self, path, module, model, training, training.dtype)
-            return ModuleSpec(dtype=training.dtype, **adapted)
+            trained, added, copied = layer.adapted(self, path, module, model, training, training.dtype)
+            return new_module_spec(
+                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=self.copy_dtype
+            )
         dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)
         adapter_dtype = base.adapter_dtype(dtype) if packed else dtype
-        adapted = layer.adapted(self, path, module, model, training, adapter_dtype)
-        if packed and base.keeps_biases_as_buffers:
-            adapted["trained"] = ()
-        weight = base.stored_at(path, module, model, dtype, training) if packed else None
-        return ModuleSpec(dtype=dtype, quantization=weight, runs=model.runs(path), **adapted)
+        trained, added, copied = layer.adapted(self, path, module, model, training, adapter_dtype)
+        return new_module_spec(
+            dtype=dtype,
+            trained=() if packed and base.keeps_biases_as_buffers else trained,
+            quantization=base.stored_at(path, module, model, dtype, training) if packed else None,
+            added=added,
+            copied=copied,
+            copy_dtype=self.copy_dtype,
+            runs=model.runs(path),
+        )
 
     def hidden_dtype(self, training: Training) -> DType:
         """Return the dtype of hidden states, which is that of the embeddings and norms."""

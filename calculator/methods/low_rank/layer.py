@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
@@ -14,7 +14,7 @@ from calculator.layers.stored_products import DENSE
 from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
 from calculator.methods.targeted.adapted_linear import add_to_output_, transposed_weight
-from calculator.resident.module_spec import Added
+from calculator.resident.module_spec import new_added
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -25,50 +25,51 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.low_rank.block_diagonal import BdLoraConfig
     from calculator.methods.low_rank.method import LowRank
+    from calculator.resident.module_spec import Added, CopyName
 
 
 def adapted(
     method: LowRank, path: str, module: Module, model: Model, training: Training, base: DType
-) -> dict[str, Any]:
-    """Return the parameters that are added to a module, and its own trained parameters, as fields of a `ModuleSpec`.
+) -> tuple[tuple[str, ...], tuple[Added, ...], CopyName | None]:
+    """Return the trained parameters of a module itself, those that are added to it, and the name of its copy.
 
     `base` is the dtype that the module computes in. If its weight is dense, it is the weight's dtype.
     """
     if method.is_saved(path):
-        return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
+        return tuple(p.name for p in module.parameters), (), "modules_to_save"
     dtype: DType = "float32" if training.adapter_dtype == "float32" else base
     if method.target_parameters:
         name = full_name(path, module)
         if module.kind == "experts" or parameters.targeted(method.target_parameters, name, module):
             transposed = parameters.is_transposed(model.model_type)
-            return {"added": parameters.updates(method, name, module, dtype, transposed=transposed)}
+            return (), parameters.updates(method, name, module, dtype, transposed=transposed), None
     target = method.is_chosen(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
-        return {"trained": trained, "added": tokens.rows(method, path, model, dtype)}
-    return {"trained": trained, "added": _updates(method, path, module, dtype, trains_a=training.optimizer != "lorafa")}
+        return trained, tokens.rows(method, path, model, dtype), None
+    return trained, _updates(method, path, module, dtype, trains_a=training.optimizer != "lorafa"), None
 
 
 def _updates(method: LowRank, path: str, module: Module, dtype: DType, *, trains_a: bool) -> tuple[Added, ...]:
-    r = named(layers.rank(method, full_name(path, module)), "r")
+    r = named(layers.rank(method, full_name(path, module)) if method.rank_pattern else method.r, "r")
     trains_b = method.init_lora_weights != "mica"
     if module.kind == "embedding":
         return (
-            Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=dtype),
-            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=dtype, trained=trains_b),
+            new_added(name="lora_embedding_A", shape=(r, module.in_features), dtype=dtype),
+            new_added(name="lora_embedding_B", shape=(module.out_features, r), dtype=dtype, trained=trains_b),
         )
     if method.use_bdlora is not None:
         return block_diagonal.added(
             method.use_bdlora, path, module, r, dtype, trains_a=trains_a, has_bias=method.lora_bias
         )
-    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=dtype, trained=trains_a)
-    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=dtype, trained=trains_b)
+    a = new_added(name="lora_A.weight", shape=(r, module.in_features), dtype=dtype, trained=trains_a)
+    b = new_added(name="lora_B.weight", shape=(module.out_features, r), dtype=dtype, trained=trains_b)
     if method.lora_bias:
-        return a, b, Added(name="lora_B.bias", shape=(module.out_features,), dtype=dtype)
+        return a, b, new_added(name="lora_B.bias", shape=(module.out_features,), dtype=dtype)
     if not method.use_dora:
         return a, b
-    return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=dtype)
+    return a, b, new_added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=dtype)
 
 
 def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:

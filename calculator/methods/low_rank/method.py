@@ -60,6 +60,7 @@ class LowRank(TargetedMethod):
         "none", label="Train biases", help="Which biases of the base model are trained too."
     )
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+    unfrozen_dtype: Literal["model", "float32"] = settings.unfrozen_dtype()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     rank_pattern: WholeNumbersByName = setting(
         WholeNumbersByName(),

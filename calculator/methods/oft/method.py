@@ -48,6 +48,7 @@ class OFT(AdaptedLinear):
     bias: Literal["none", "all", "oft_only"] = settings.bias()
     exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+    unfrozen_dtype: Literal["model", "float32"] = settings.unfrozen_dtype()
     block_share: bool = setting(False, label="Share blocks", help="Share one rotation between the blocks of a module.")
     use_cayley_neumann: bool = setting(
         True, label="Neumann series", help="Compute rotations by a Neumann series instead of solving linear equations."

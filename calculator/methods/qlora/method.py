@@ -11,7 +11,7 @@ from calculator.inputs.sharding import QuantStorage  # noqa: TC001  `declared` e
 from calculator.methods.low_rank import layer, stored, tokens
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.qlora.facts import FACTS
-from calculator.resident.module_spec import ModuleSpec
+from calculator.resident.module_spec import new_module_spec
 from calculator.resident.quantization import (
     Quantization,
     blocksize_setting,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -116,8 +117,16 @@ class QLoRA(LowRank):
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
         quantization = self.base_quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
-        adapted = layer.adapted(self, path, module, model, training, base)
-        return ModuleSpec(dtype=dense, quantization=quantization, runs=model.runs(path), **adapted)
+        trained, added, copied = layer.adapted(self, path, module, model, training, base)
+        return new_module_spec(
+            dtype=dense,
+            trained=trained,
+            quantization=quantization,
+            added=added,
+            copied=copied,
+            copy_dtype=self.copy_dtype,
+            runs=model.runs(path),
+        )
 
     def hidden_dtype(self, training: Training) -> DType:
         """Return the dtype of hidden states, which is that of the embeddings and norms."""

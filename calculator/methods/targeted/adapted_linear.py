@@ -11,14 +11,14 @@ from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.tape import Tensor
 from calculator.methods.targeted.method import TargetedMethod
-from calculator.resident.module_spec import ModuleSpec
+from calculator.resident.module_spec import new_module_spec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.resident.module_spec import Added
+    from calculator.resident.module_spec import Added, ModuleSpec
 
 
 def dropped(x: Tensor, probability: float) -> Tensor:
@@ -92,12 +92,13 @@ class AdaptedLinear(TargetedMethod, ABC):
         """Return the module as frozen, with the method's parameters added to each target."""
         dtype = training.dtype
         if self.is_saved(path):
-            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save")
+            trained = tuple(p.name for p in module.parameters)
+            return new_module_spec(dtype=dtype, trained=trained, copied="modules_to_save", copy_dtype=self.copy_dtype)
         target = self.is_target(path, module, model)
         biases = self.bias == "all" or (self.trains_biases and target)
         trained = ("bias",) if biases and module.bias is not None else ()
         added = self.parameters(path, module, model, training) if target else ()
-        return ModuleSpec(dtype=dtype, trained=trained, added=added)
+        return new_module_spec(dtype=dtype, trained=trained, added=added)
 
 
 def transposed_weight(bound: BoundModule, weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import CopyName
@@ -48,6 +49,16 @@ class TargetedMethod(Method, ABC):
         """The names of the modules that are copied and trained in full."""
 
     @property
+    def unfrozen_dtype(self) -> Literal["model", "float32"]:
+        """The data type of the copies: the model's, or float32."""
+        return "model"
+
+    @property
+    def copy_dtype(self) -> DType | None:
+        """The dtype that copies are cast to. None if they have that of their originals."""
+        return None if self.unfrozen_dtype == "model" else self.unfrozen_dtype
+
+    @property
     def exclude_modules(self) -> tuple[str, ...] | None:
         """The names of modules that are not adapted even if `target_modules` matches them."""
         return None
@@ -70,9 +81,10 @@ class TargetedMethod(Method, ABC):
         changed: Any = self
         return cast("Self", replace(changed, modules_to_save=(*(self.modules_to_save or ()), *head)))
 
-    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
-        """Refuse targets and modules to save that PEFT refuses."""
+    def check(self, model: Model, training: Training) -> None:
+        """Refuse targets and modules to save that PEFT refuses, and copies in float32 where they cannot be."""
         refusals.check(self, model)
+        modules_to_save.check_dtype(self, training)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:  # noqa: ARG002
         """Return names that PEFT ignores."""
@@ -114,7 +126,8 @@ class TargetedMethod(Method, ABC):
 
     def is_saved(self, path: str) -> bool:
         """Return whether the module at a path is one of `modules_to_save` or inside one."""
-        return modules_to_save.is_saved(path, self.modules_to_save)
+        names = self.modules_to_save
+        return names is not None and modules_to_save.is_saved(path, names)
 
     def copy_name(self, path: str) -> CopyName | None:
         """Return the name of a module's copy. `modules_to_save` are copied."""

@@ -8,12 +8,18 @@ from __future__ import annotations
 from itertools import accumulate, permutations
 from typing import TYPE_CHECKING
 
-from calculator.common.errors import Problem
+from calculator.common.errors import Problem, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+    from calculator.methods.targeted.method import TargetedMethod
+
+
+#: The loops in which copies are cast to float32: that of a script, and LLaMA-Factory's, which is transformers'.
+TRAINERS = (None, "transformers")
 
 
 def is_saved(path: str, names: tuple[str, ...] | None) -> bool:
@@ -41,6 +47,31 @@ def problems(names: tuple[str, ...] | None, model: Model, targets: Sequence[str]
 def unused_names(names: tuple[str, ...] | None, model: Model) -> tuple[str, ...]:
     """Return the names without a module, which PEFT ignores (peft.utils.other, _set_trainable)."""
     return tuple(name for name in names or () if not any(is_saved(path, (name,)) for path, _ in model.paths))
+
+
+def check_dtype(method: TargetedMethod, training: Training) -> None:
+    """Refuse copies in float32 where there are none, where no autocast casts them, and with trained biases or rows.
+
+    Raises:
+        PlanError: with the reason.
+    """
+    if method.unfrozen_dtype == "model":
+        return
+    loc, given = "method.unfrozen_dtype", method.unfrozen_dtype
+    if not method.modules_to_save:
+        raise refusal(loc, "is for copies of modules: name them in modules_to_save, or use model", given)
+    if training.autocast is None and training.dtype != "float32":
+        message = f"multiplies {training.dtype} with float32: set training.autocast, as bf16=True of a Trainer does"
+        raise refusal(loc, message, given)
+    if training.trainer not in TRAINERS:
+        message = f"is modeled in the reference step and with transformers, not with {training.trainer}: use model"
+        raise refusal(loc, message, given)
+    if training.adapter_dtype != "float32":
+        message = f"casts adapters to float32 too, and training.adapter_dtype is {training.adapter_dtype}: use float32"
+        raise refusal(loc, f"{message} there, or model here", given)
+    for name, none in (("bias", "none"), ("trainable_token_indices", None)):
+        if getattr(method, name, none) not in (none, ()):
+            raise refusal(loc, f"is modeled for copies only: use method.{name} {none or 'null'}, or model", given)
 
 
 def _partial_names(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:

@@ -27,6 +27,16 @@ def modules_to_save() -> Any:
     )
 
 
+def unfrozen_dtype() -> Any:
+    """Declare `unfrozen_dtype` of a method that copies modules."""
+    return setting(
+        "model",
+        label="Data type of copies",
+        help="The data type of the copies of modules_to_save: the model's, or float32, to which LLaMA-Factory casts "
+        "them. float32 needs autocast.",
+    )
+
+
 def exclude_modules() -> Any:
     """Declare `exclude_modules`."""
     return setting(

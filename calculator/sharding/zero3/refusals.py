@@ -237,8 +237,14 @@ def _virtual_token_problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _copy_problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield copies of modules that hold others, whose calls are not modeled."""
+    """Yield copies that are cast to float32, and copies of modules that hold others, whose calls are not modeled.
+
+    Source: LLaMA-Factory, model/adapter.py, init_adapter, which casts nothing under stage 3.
+    """
     method = prepared.method
+    if method.facts.config_class is not None and getattr(method, "unfrozen_dtype", "model") != "model":
+        message = f"LLaMA-Factory casts no copies under zero3: use model, or {_INSTEAD}"
+        yield Problem(loc="method.unfrozen_dtype", msg=message, input=getattr(method, "unfrozen_dtype", None))
     for path, _, spec in prepared.distinct_modules:
         owner = path.rpartition(".")[0]
         if spec.copied is not None and method.copy_name(owner) is not None:

@@ -17,6 +17,7 @@ from calculator.layers.decoder_forward import final
 from calculator.resident.tensors import ResidentTensor
 from calculator.resident.torchao_nf4 import torchao_nf4
 from calculator.trainers.loop import Loop
+from calculator.trainers.resident import scalar
 from calculator.trainers.torchtune import check
 from calculator.trainers.torchtune.facts import FACTS, IN_4_BITS
 from calculator.trainers.torchtune.loss import chunked_output, loss_of_chunks
@@ -89,9 +90,9 @@ class Torchtune(Loop):
         yield ResidentTensor(name="ignore_labels_cache", shape=shape, dtype="int64", component="activations")
         yield from _tables_of_layers(prepared)
         if training.gradient_accumulation_steps > 1:
-            yield _scalar("running_loss")
+            yield scalar("running_loss")
         if training.max_grad_norm:
-            yield _scalar("grad_norm")
+            yield scalar("grad_norm")
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return the head that computes the logits in chunks."""
@@ -135,10 +136,6 @@ def _tables_of_layers(prepared: Subject) -> Iterator[ResidentTensor]:
                 component="base_weights",
                 count=count,
             )
-
-
-def _scalar(name: str) -> ResidentTensor:
-    return ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
 
 
 def _resident(loss: Tensor) -> Tensor:

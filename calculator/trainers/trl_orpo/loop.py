@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
+#: The names of the tensors of both sequences of each row, and of its prompt.
+_SEQUENCES = [
+    f"{which}_{name}" for which in ("chosen", "rejected") for name in ("input_ids", "attention_mask", "labels")
+]
+_PROMPT = ["prompt_input_ids", "prompt_attention_mask"]
+
 
 class TrlOrpo(TrlTrainer):
     """The loop of trl.experimental.orpo.ORPOTrainer."""
@@ -44,14 +50,9 @@ class TrlOrpo(TrlTrainer):
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
         training = prepared.training
-        rows, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
-        both: list[tuple[str, Shape, DType]] = [
-            (f"{which}_{name}", (rows, length), "int64")
-            for which in ("chosen", "rejected")
-            for name in ("input_ids", "attention_mask", "labels")
-        ]
-        prompt = (rows, _prompt(training))
-        return [*both, *((f"prompt_{name}", prompt, "int64") for name in ("input_ids", "attention_mask"))]
+        rows = named(training.micro_batch_size, "B")
+        both, prompt = (rows, named(training.sequence_length, "S")), (rows, _prompt(training))
+        return [*[(name, both, "int64") for name in _SEQUENCES], *[(name, prompt, "int64") for name in _PROMPT]]
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the ids of all sequences, which the step concatenates."""

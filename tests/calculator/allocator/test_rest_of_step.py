@@ -2,6 +2,7 @@
 
 from random import Random
 from types import SimpleNamespace
+from weakref import ref
 
 from calculator.allocator.fast_replay import FastReplay
 from calculator.allocator.flat_pool import FlatPool
@@ -30,9 +31,19 @@ def test_steps_after_one_whose_rest_was_left_out_begin_as_if_it_had_been_played(
         run.step()
         whole.step()
         assert run.reserved == whole.reserved
-        assert (run.left_out[0] is not None) == (number == 2)
+        assert run.left_out[0] == (number == 2)
         assert number == 2 or run.pools[0].free_keys == whole.pools[0].free_keys
     assert run.left == whole.left
+
+
+def test_a_replay_whose_last_rest_was_left_out_is_in_no_cycle():
+    run = replay()
+    for _ in range(3):
+        run.step()
+    assert run.left_out[0]
+    is_alive = ref(run)
+    del run
+    assert is_alive() is None
 
 
 class Steps:

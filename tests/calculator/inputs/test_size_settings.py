@@ -4,11 +4,11 @@ from calculator.methods import Adapter, Full, LoRA, Prefix
 
 
 def test_sizes_are_separated_from_the_other_settings():
-    assert sizes(Training(micro_batch_size=3, sequence_length=70)) == [3, 70]
-    assert sizes(LoRA(r=5)) == [5]
-    assert sizes(Prefix(num_virtual_tokens=9)) == [9]
-    assert sizes(Adapter(bottleneck_size=11)) == [11]
-    assert sizes(Full()) == []
+    assert sizes(Training(micro_batch_size=3, sequence_length=70)) == (3, 70)
+    assert sizes(LoRA(r=5)) == (5,)
+    assert sizes(Prefix(num_virtual_tokens=9)) == (9,)
+    assert sizes(Adapter(bottleneck_size=11)) == (11,)
+    assert sizes(Full()) == ()
 
 
 def test_settings_that_differ_only_in_sizes_have_equal_other_settings():

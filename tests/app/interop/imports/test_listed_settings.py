@@ -55,17 +55,47 @@ FACTORY = {
 }
 
 
-def test_copies_that_llama_factory_trains_in_float32_are_listed():
-    assert "in float32" in missed({**FACTORY, "bf16": True})["additional_target"]
-    assert "additional_target" not in missed({**FACTORY, "pure_bf16": True})
+def test_llama_factory_trains_copies_in_float32_unless_it_casts_nothing():
+    found = read({**FACTORY, "bf16": True})
+    assert found.request["method"]["unfrozen_dtype"] == "float32"
+    assert not found.not_understood
+    assert "unfrozen_dtype" not in read({**FACTORY, "pure_bf16": True}).request["method"]
 
 
-def test_the_export_of_such_copies_says_so():
+def test_copies_in_float32_are_listed_with_other_trainers():
+    assert "in float32" in missed({**FACTORY, "stage": "dpo", "bf16": True})["additional_target"]
+
+
+def test_the_export_of_copies_in_the_models_dtype_says_so():
     body = {**read({**FACTORY, "bf16": True}).request, "reserved": "rule"}
-    assert "method.modules_to_save" in {each.loc for each in export(parse_request(body), "llama-factory").not_expressed}
+
+    def listed():
+        return {each.loc for each in export(parse_request(body), "llama-factory").not_expressed}
+
+    assert not listed() & {"method.modules_to_save", "method.unfrozen_dtype"}
+    body["method"]["unfrozen_dtype"] = "model"
+    assert "method.modules_to_save" in listed()
     body["training"]["autocast"] = None
-    found = export(parse_request(body), "llama-factory").not_expressed
-    assert "method.modules_to_save" not in {each.loc for each in found}
+    assert "method.modules_to_save" not in listed()
+
+
+@pytest.mark.parametrize("trainer", [None, "transformers"])
+@pytest.mark.parametrize("name", ["lora", "oft"])
+def test_copies_in_float32_are_the_same_after_export_and_import_of_a_script(name, trainer):
+    method = {"name": name, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "unfrozen_dtype": "float32"}
+    training = {"trainer": trainer, "autocast": "bfloat16", "sequence_length": 64}
+    body = {"model": "Qwen/Qwen3-0.6B", "method": method, "training": training, "reserved": "rule"}
+    assert read(export(parse_request(body), "peft").content).request["method"]["unfrozen_dtype"] == "float32"
+
+
+def test_copies_in_float32_of_a_script_with_another_trainer_are_listed():
+    code = (
+        "model = get_peft_model(AutoModelForCausalLM.from_pretrained('Qwen/Qwen3-0.6B'),"
+        " LoraConfig(modules_to_save=['lm_head']))\n"
+        "for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.to(torch.float32)\n"
+        "SFTTrainer(model=model, args=SFTConfig(bf16=True))\n"
+    )
+    assert "casts these copies" in missed(code)["modules_to_save"]
 
 
 @pytest.mark.parametrize("offloads", [True, False])
