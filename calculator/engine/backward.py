@@ -120,6 +120,7 @@ def _run_with_one_edge(node: Node) -> None:
     """Do what `_run` does, for a node with one edge, a gradient and no hooks. Most nodes are so, and it is faster."""
     edge = node.edges[0]
     incoming, node.incoming = node.incoming, None
+    grads: list[Tensor | None]
     (grad,) = node.apply(node, incoming)
     if edge is not None and grad is not None and (grad.dtype != edge[3] or grad.shape != edge[2]):
         grads = [grad]
