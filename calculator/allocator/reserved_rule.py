@@ -27,7 +27,8 @@ from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
-from calculator.training_step import first_layer_bound, skipped_passes
+from calculator.training_step import first_layer_bound, reference_counts, skipped_passes
+from calculator.training_step.reference_counts import most
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -314,17 +315,32 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     If a skipped first layer, or passes that are not interpreted, could need more segments, the step is
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
-    counts, copies = _peak_counts(step), step.run.copies
-    bounds = _bounds(step, counts)
+    counts = _peak_counts(step)
+    references = reference_counts.bounds(step, counts)
+    found = _determined(step, counts, references)
+    if found is None and references:
+        exact = reference_counts.counts(step)
+        found = _determined(step, most(counts, exact), {}, exact)
+    return _peak_counts(step.whole) if found is None else found
+
+
+def _determined(
+    step: TrainingStep, counts: dict[int, int], references: Mapping[int, int], exact: Mapping[int, int] | None = None
+) -> dict[int, int] | None:
+    """Return the counts if what is not interpreted needs no more segments, or None if it could.
+
+    `references` are bounds on the counts in passes without adapters, or `exact` has these counts.
+    """
+    copies, bounds = step.run.copies, most(_bounds(step, counts), references)
     if copies.bounds_first:
-        least = _peak_counts(step, first_layer_bound.least_counts(copies))
+        least = most(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
-        return _peak_counts(step.whole) if _needs_more(least, higher) else counts
+        return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
         of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
         bounds |= {size: max(counts[size], bounds.get(size, 0), count) for size, count in of_first}
-    return _peak_counts(step.whole) if bounds and _needs_more(counts, bounds) else counts
+    return None if bounds and _needs_more(counts, bounds) else counts
 
 
 def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
@@ -344,10 +360,7 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes that are not interpreted."""
     found = skipped_passes.bounds(step.recording, counts)
-    if step.first is None:
-        return found
-    of_first = skipped_passes.bounds(step.first.recording, counts)
-    return {size: max(found.get(size, 0), of_first.get(size, 0)) for size in {*found, *of_first}}
+    return found if step.first is None else most(found, skipped_passes.bounds(step.first.recording, counts))
 
 
 def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:
@@ -363,5 +376,4 @@ def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dic
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:
         return counts
-    of_first = peak_counts(step.first.recording)
-    return {size: max(counts.get(size, 0), of_first.get(size, 0)) for size in {*counts, *of_first}}
+    return most(counts, peak_counts(step.first.recording))
