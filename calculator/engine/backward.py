@@ -118,17 +118,15 @@ def _run(node: Node) -> None:
 
 def _run_with_one_edge(node: Node) -> None:
     """Do what `_run` does, for a node with one edge, a gradient and no hooks. Most nodes are so, and it is faster."""
-    edge = node.edges[0]
-    incoming, node.incoming = node.incoming, None
     grads: list[Tensor | None]
+    edge, incoming, node.incoming = node.edges[0], node.incoming, None
     (grad,) = node.apply(node, incoming)
     if edge is not None and grad is not None and (grad.dtype != edge[3] or grad.shape != edge[2]):
         grads = [grad]
         grad = None
         _validate_output(grads, 0, edge[2], edge[3])
         grad = grads.pop()
-    del incoming
-    node.saved = ()
+    incoming, node.saved = None, ()
     if edge is None:
         return
     target = edge[0]
