@@ -75,8 +75,7 @@ class Node:
         self.hooks: SavedTensorsHooks | None = None
         #: The gradient of its output so far. For several outputs, the list of their gradients.
         self.incoming: Any = None
-        self.scope = tape.scope
-        self.component: ComponentName = tape.component
+        self.scope, self.component = tape.scope, tape.component
         self.sequence_nr = tape.sequence_nr = tape.sequence_nr + 1
 
     def save(self, tensor: Tensor) -> None:
