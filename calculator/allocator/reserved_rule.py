@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.rollout_bound import RolloutBound
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.step_pass import StepPass
     from calculator.training_step.zero.peaks import FlatPeaks
@@ -108,7 +109,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
-    return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
+    return max(of_step, of_generation(step, workspaces, of_step)) if step.generates else of_step
 
 
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
@@ -167,7 +168,9 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(sizes(step.before_generation))
+    passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
+    if bound is not None and _is_within(bound, least - kept):
+        return kept + passes
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()
@@ -179,6 +182,31 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
         if each.bound is None or in_segments(each.bound()) > room:
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
+
+
+def _is_within(bound: RolloutBound, size: int) -> bool:
+    """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
+    blocks = bound.quick.blocks
+    large = sum([block > SMALL_REQUEST for block, _ in blocks])
+    if 3 * sum([block * count for block, count in blocks]) // 2 + (large + 1) * LARGE_SEGMENT <= size:
+        return True
+    return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
+
+
+def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:
+    """Return no fewer bytes than segments have with blocks of at most these sizes, each in some number.
+
+    The shares of `_fits_by_bytes` hold. A block of 12.5 MiB counts with no fewer bytes than any smaller one.
+    """
+    total = small = 0
+    for size, count in blocks:
+        if size <= SMALL_REQUEST:
+            small += size * count
+        elif 4 * size < 5 * OWN_SEGMENT:
+            total += 3 * size * count // 2 + LARGE_SEGMENT
+        else:
+            total += 6 * size * count // 5 + LARGE_SEGMENT
+    return total + whole_segments(small)
 
 
 def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
@@ -224,7 +252,7 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     of_step = max(flattened, of_step)
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -249,7 +277,7 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:
