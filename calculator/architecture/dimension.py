@@ -32,6 +32,10 @@ class Dim(int):
         """Return the same size with another name."""
         return Dim(self, name)
 
+    def is_named(self, name: str) -> bool:
+        """Return whether the size has a name that is no expression."""
+        return self._name == name
+
     def divided(self, count: Dim) -> Dim:
         """Return the size of the largest of `count` equal parts. The last part may be smaller."""
         return Dim(ceil_div(self, count), ("/", self, count))

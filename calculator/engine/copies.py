@@ -8,7 +8,7 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.engine.live_tensors import LiveKinds
 
@@ -55,6 +55,7 @@ class Copies:
         "marks",
         "net",
         "of_first_layer",
+        "pass_blocks",
         "remaining",
         "shared_rows",
         "sizes",
@@ -135,6 +136,8 @@ class Copies:
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
+        #: The blocks of passes that generate, if there is a bound on them. None until they are counted.
+        self.pass_blocks: Any = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.

@@ -252,12 +252,12 @@ class History:
 class Memory:
     """The memory at the peak of one step, and the memory that the run needs on a card.
 
-    `line` creates the timeline when it is first read. With sample lengths, the step is that of the longest micro-batch,
-    and reserved memory is that of the worst `history`.
+    `listed` and `line` create the phases and the timeline when they are first read. With sample lengths, the step is
+    that of the longest micro-batch, and reserved memory is that of the worst `history`.
     """
 
     components: tuple[Component, ...]
-    phases: tuple[Phase, ...]
+    listed: Callable[[], tuple[Phase, ...]]
     peak_phase: PhaseName
     peak_operation: str
     line: Callable[[], Timeline]
@@ -280,6 +280,11 @@ class Memory:
     unsharded: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
     #: The interval of the figures, which are its high end. None if the figures are not an interval.
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of the step in order."""
+        return self.listed()
 
     @property
     def timeline(self) -> Timeline:

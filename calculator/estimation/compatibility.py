@@ -236,15 +236,13 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
     method, device = request.method, request.device
     if device.count == 1:
         return
-    reason = method.facts.sharding_caveat
-    because = f" ({reason})" if reason else ""
     if not method.plain_shardings:
-        message = f"{method.title} is modeled on one GPU only{because}: set device.count 1 and device.sharding none"
+        message = f"{method.title} is modeled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=device.count)
     elif device.sharding not in method.plain_shardings:
         *others, last = method.plain_shardings
         named = f"{', '.join(others)} and {last}" if others else last
-        message = f"{method.title} is modeled under {named} only{because}: use one of them"
+        message = f"{method.title} is modeled under {named} only: use one of them"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     elif request.training.trainer is not None and not method.virtual_tokens:
         message = f"{method.title} is modeled in the reference step on several GPUs: leave the trainer out"

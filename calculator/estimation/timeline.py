@@ -46,7 +46,7 @@ def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
 
 def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     whole = step.whole
-    *generation, before, after, optimizer = peaks if whole is step else whole.every_peak()
+    *generation, before, after, optimizer = step.with_generation(peaks) if whole is step else whole.every_peak()
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
     ahead, back = _spans(earlier, "forward", "backward"), _spans(later, "backward", "end")

@@ -18,6 +18,7 @@ from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
+from calculator.training_step.skipped_references import decides_no_peak, may_follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,9 +57,14 @@ class ModelPasses:
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
         self._begin()
-        if self.context.skipped is not None:
-            self.context.skipped.begin_trained(self.context.tape)
-        return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
+        context, skipped = self.context, self.context.skipped
+        prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        if skipped is not None:
+            skipped.begin_trained(context.tape, lists_added=may_follow(context, prepared))
+        outputs = self.forward(context) if ids is None else self.forward(context, ids=ids)
+        if skipped is not None:
+            skipped.end_trained(context.tape)
+        return outputs
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
@@ -81,7 +87,11 @@ class ModelPasses:
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
-        skipped = outer.skipped if may_be_skipped(outer, prepared, compared) else None
+        skipped = outer.skipped
+        if skipped is not None and not (
+            may_be_skipped(outer, prepared, compared) or (reference and decides_no_peak(outer, skipped))
+        ):
+            skipped = None
         head = trainer_of(prepared.training).fused_head(compared)
         if skipped is not None and head is not None:
             return named(tape, name, partial(self._skipped, name, skipped, head))[0]

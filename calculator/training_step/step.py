@@ -15,6 +15,7 @@ from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.peak import MicroBatchRun, Peak
+from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
 from calculator.training_step.skipped_passes import has_any
@@ -71,6 +72,11 @@ class TrainingStep:
         self.flat = self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
         self.partitioned = self._partitioned(resident.partitioned)
+        prepared = resident.prepared
+        #: The completions that the trainer generates in a step, and the passes for requests like this one. None if it
+        #: does not generate.
+        self._batch = prepared.trainer.generation(prepared.training)
+        self._passes = self.traces.generation_of(prepared) if self.generates else None
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
@@ -127,21 +133,43 @@ class TrainingStep:
         """Whether no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
+    @property
+    def generates(self) -> bool:
+        """Whether the trainer generates a step's completions with `generate`."""
+        return self._batch is not None
+
     @cached_property
     def generation(self) -> tuple[StepPass, ...]:
         """The passes in which the trainer generates a step's completions. None if it does not generate.
 
         A pass may stand for a smaller one too (see `StepPass.smaller`).
         """
-        prepared = self.resident.prepared
-        if prepared.trainer.generation(prepared.training) is None:
+        if self._passes is None:
             return ()
-        cached = self.traces.generation_of(prepared)
-        return cached.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+        prepared = self.resident.prepared
+        return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+
+    @cached_property
+    def generation_bound(self) -> RolloutBound | None:
+        """No less than the passes of `generate` need. None if there are none, or if it is not certain."""
+        return None if self._batch is None else RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""
-        return (self._of_generation(), *self.peaks()) if self.generation else self.peaks()
+        return self.with_generation(self.peaks())
+
+    def with_generation(self, peaks: tuple[Peak, ...]) -> tuple[Peak, ...]:
+        """Return the peaks of all phases, of which that of generation may be missing."""
+        return (self._of_generation(), *peaks) if self.generates and peaks[0].phase != "generation" else peaks
+
+    def deciding_peaks(self) -> tuple[Peak, ...]:
+        """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
+        peaks, bound = self.peaks(), self.generation_bound
+        if bound is not None:
+            most = max([peak.bytes for peak in peaks])
+            if bound.is_below(most - _bytes(self.resident.always, self.carried)):
+                return peaks
+        return self.with_generation(peaks)
 
     def _of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
