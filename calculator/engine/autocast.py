@@ -107,8 +107,8 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
 
 
-class region:  # noqa: N801  like torch.autocast
-    """Run a block under autocast to a dtype, or with autocast off.
+class region:  # noqa: N801  used as a function
+    """Runs a block under autocast to a dtype, or with autocast off.
 
     The cached copies are freed when the region ends. A nested region in another dtype keeps its copies until the outer
     region ends.
@@ -117,10 +117,11 @@ class region:  # noqa: N801  like torch.autocast
     __slots__ = ("_dtype", "_outer", "_tape")
 
     def __init__(self, tape: Tape, dtype: DType | None) -> None:
-        self._tape, self._dtype, self._outer = tape, dtype, tape.autocast
+        self._tape, self._dtype = tape, dtype
+        self._outer = tape.autocast
 
     def __enter__(self) -> None:
         self._tape.autocast = None if self._dtype is None else Autocast(self._dtype, self._outer)
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tape.autocast = self._outer

@@ -145,10 +145,12 @@ class Copies:
 
     def of(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
-        counts, of_row = dict[int, int](), self.kinds.of_row
-        for row in rows:
-            kind = of_row[row]
-            counts[kind] = counts.get(kind, 0) + 1
+        kinds = [*map(self.kinds.of_row.__getitem__, rows)]
+        counts = dict.fromkeys(kinds, 1)
+        if len(counts) < len(kinds):
+            counts = dict[int, int]()
+            for kind in kinds:
+                counts[kind] = counts.get(kind, 0) + 1
         return counts
 
     @property
@@ -337,7 +339,10 @@ def _net(gained: list[dict[int, int]], keys: Sequence[Key]) -> tuple[dict[int, i
     net: dict[int, int] = {}
     compares = False
     for own in gained:
-        add(net, own)
+        if net:
+            add(net, own)
+        else:
+            net.update(own)
         for lost in [kind for kind, count in net.items() if count < 0]:
             compares = True
             layout = keys[lost][1:3]

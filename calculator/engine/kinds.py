@@ -185,8 +185,8 @@ def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
 def _mostly_distinct(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Do what `numbered` does. Each value is hashed once, which is faster if most values are distinct."""
     numbers = dict[Kind, int]()
-    number = numbers.setdefault
-    of_values = tuple([number(value, len(numbers)) for value in values])
+    count_so_far = iter(numbers.__len__, -1)
+    of_values = tuple(map(numbers.setdefault, values, count_so_far))
     return [*numbers], of_values
 
 

@@ -220,7 +220,14 @@ class PreparedModel:
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
         prepared.cast_to = self.cast_to  # because the training that the step runs has no autocast
         prepared.recorded_passes = self.recorded_passes
+        prepared.share_releases(self)
         return prepared
+
+    def share_releases(self, other: PreparedModel) -> None:
+        """Take what depends on the releases and the device from another prepared model of the same stack."""
+        self._older = other._older
+        if self.device is other.device and self.training.kernels == other.training.kernels:
+            self._kernels = other._kernels
 
     @property
     def first_micro_batch(self) -> PreparedModel:

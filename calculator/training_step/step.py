@@ -77,6 +77,8 @@ class TrainingStep:
         #: does not generate.
         self._batch = prepared.trainer.generation(prepared.training)
         self._passes = self.traces.generation_of(prepared) if self.generates else None
+        #: Whether all figures are expected to be read, so that a bound saves nothing.
+        self._is_read_whole = whole
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
@@ -151,8 +153,10 @@ class TrainingStep:
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:
-        """No less than the passes of `generate` need. None if there are none, or if it is not certain."""
-        return None if self._batch is None else RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
+        """No less than the passes of `generate` need. None if there are none, or if it is not certain or not used."""
+        if self._batch is None or self._is_read_whole:
+            return None
+        return RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""

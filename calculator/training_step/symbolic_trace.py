@@ -67,7 +67,7 @@ class SymbolicTrace:
         self.shapes = symbols.shapes
         #: The distinct sizes, as indices of values, and the number of each kind's size.
         layouts = [*zip(self.shape_of, self.dtypes, strict=True)]
-        self.sizes, self.size_of = numbered(symbols.sizes_of_layouts(layouts))
+        self.sizes, self.size_of = symbols.numbered_sizes(layouts)
         #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
         self.meeting = [*self._meeting()]
         #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
