@@ -117,11 +117,14 @@ def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients:
 
     All but the tensors of the loop are the same for every batch and length.
     """
+    if not resident.of_loop:
+        others, small = _without_loop(resident, workspaces, gradients=gradients)
+        return others + whole_segments(small)
     key = ("kept", workspaces, gradients)
-    found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
+    found: dict[Hashable, int] = resident.known_of_run
     if key not in found:
         of_loop = sizes(resident.of_loop)
-        if max(of_loop, default=0) > SMALL_REQUEST:
+        if max(of_loop) > SMALL_REQUEST:
             kept = Counter(of_loop)
             kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
             found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
@@ -186,9 +189,8 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    blocks = bound.quick.blocks
-    large = sum([block > SMALL_REQUEST for block, _ in blocks])
-    if 3 * sum([block * count for block, count in blocks]) // 2 + (large + 1) * LARGE_SEGMENT <= size:
+    large = sum([block > SMALL_REQUEST for block, _ in bound.quick.blocks])
+    if 3 * bound.quick.allocated // 2 + (large + 1) * LARGE_SEGMENT <= size:
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
 

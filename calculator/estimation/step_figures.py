@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.reserved_rule import by_rule
 from calculator.common.deferred import Deferred
+from calculator.common.garbage import without_collections
 from calculator.estimation.answer import Phase
 from calculator.estimation.ledger import components
 
@@ -46,6 +47,7 @@ def phases(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[tuple[Phase,
     return Deferred(partial(_cached_phases, step, peaks))
 
 
+@without_collections
 def _cached_phases(step: TrainingStep, peaks: tuple[Peak, ...]) -> tuple[Phase, ...]:
     """Return the phases, which are cached with the step. They do not refer to it (see `timeline`)."""
     cached: tuple[Phase, ...] | None = step.known.get(Phase)

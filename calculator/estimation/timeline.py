@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
+from calculator.common.garbage import without_collections
 from calculator.estimation.answer import Timeline, TimelineForm
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
     return Deferred(partial(_cached_timeline, step, peaks))
 
 
+@without_collections
 def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     """Return the timeline, which is cached with the step.
 

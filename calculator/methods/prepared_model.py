@@ -179,7 +179,7 @@ class PreparedModel:
         spec = self.module_specs.get((path, id(module)))
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
-            if not self._moves_model and any(each.made_on_host for each in spec.added):
+            if self.method.makes_on_host and not self._moves_model:
                 spec = replace(spec, added=tuple([each for each in spec.added if not each.made_on_host]))
             spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:
@@ -220,7 +220,14 @@ class PreparedModel:
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
         prepared.cast_to = self.cast_to  # because the training that the step runs has no autocast
         prepared.recorded_passes = self.recorded_passes
+        prepared.share_releases(self)
         return prepared
+
+    def share_releases(self, other: PreparedModel) -> None:
+        """Take what depends on the releases and the device from another prepared model of the same stack."""
+        self._older = other._older
+        if self.device is other.device and self.training.kernels == other.training.kernels:
+            self._kernels = other._kernels
 
     @property
     def first_micro_batch(self) -> PreparedModel:

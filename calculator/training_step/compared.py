@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -21,7 +20,7 @@ from calculator.training_step.skipped_passes import may_be_skipped
 from calculator.training_step.skipped_references import decides_no_peak, may_follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from calculator.common.names import ComponentName
     from calculator.engine.recorded_passes import Outputs
@@ -117,7 +116,7 @@ class ModelPasses:
         """Return what a pass returns that is not interpreted."""
         context, tape = self.context, self.context.tape
         skipped.begin(tape, name, context.dtype)
-        with _no_grad(tape, in_eval_mode=False):
+        with _NoGrad(tape, in_eval_mode=False):
             tape.component = "logits_and_loss"
             outputs = head.allocate_outputs(context)
             tape.component = "activations"
@@ -135,7 +134,7 @@ class ModelPasses:
         before = _Recorded.on(context.tape)
         if skips:
             leave_out(context)
-        with _no_grad(context.tape, in_eval_mode=compared == "model"):
+        with _NoGrad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
             if context.first_period_differs:
                 del outputs, context
@@ -213,7 +212,7 @@ def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> 
     context.repetition, context.layer_loop = every_layer(len(context.layers)), None
     context.hidden_states, context.num_items = [], outer.num_items
     context.method.before_no_grad_pass(context)
-    with _no_grad(context.tape, in_eval_mode=False):
+    with _NoGrad(context.tape, in_eval_mode=False):
         outputs, _ = named(context.tape, PREFIX, lambda: (forward(context), context.repetition))
     context.method.after_no_grad_pass(outer, context.hidden_states[-1])
     del outputs
@@ -227,12 +226,18 @@ def fills_cache(prepared: PreparedModel) -> bool:
     return prepared.method.virtual_tokens > 0 and not prepared.method.embeds_inputs
 
 
-@contextmanager
-def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
-    """Run a block under no_grad. In eval mode, dropout does nothing."""
-    outer = tape.grad_enabled, tape.trains, tape.scope
-    tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
-    try:
-        yield
-    finally:
-        tape.grad_enabled, tape.trains, tape.scope = outer
+class _NoGrad:
+    """Runs a block under no_grad. In eval mode, dropout does nothing."""
+
+    __slots__ = ("_outer", "_tape", "_trains")
+
+    def __init__(self, tape: Tape, *, in_eval_mode: bool) -> None:
+        self._tape = tape
+        self._outer = tape.grad_enabled, tape.trains, tape.scope
+        self._trains = tape.trains and not in_eval_mode
+
+    def __enter__(self) -> None:
+        self._tape.grad_enabled, self._tape.trains = False, self._trains
+
+    def __exit__(self, *_: object) -> None:
+        self._tape.grad_enabled, self._tape.trains, self._tape.scope = self._outer

@@ -43,9 +43,13 @@ _SMALL, _OF_WINDOWS = 512, 4
 
 
 class Need(NamedTuple):
-    """No fewer bytes than are alive at once, and blocks that need no fewer segments than all that are allocated."""
+    """No fewer bytes than are alive at once, and blocks that need no fewer segments than all that are allocated.
+
+    `allocated` are the bytes of the blocks.
+    """
 
     bytes: int
+    allocated: int
     blocks: list[Blocks]
 
 
@@ -148,7 +152,9 @@ class PassBlocks(NamedTuple):
         blocks += (cached := [(rounded(rows * attended * size), count) for size, count in self.cached])
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
-        return Need(alive, blocks if tokens == attended else blocks + cached)
+        if tokens == attended:
+            return Need(alive, alive, blocks)
+        return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
 
 
 def _is_bounded(prepared: PreparedModel) -> bool:

@@ -12,7 +12,6 @@ or could change the segments of the rule, all passes are interpreted.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED
@@ -121,7 +120,8 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
         trained = marks[TRAINED]
         for at in [each for label, each in marks.items() if label.endswith(SKIPPED) and each < trained]:
             freed: dict[int, int] = {}
-            for event, count in Counter(events[at:trained]).items():
-                freed[max(event, ~event)] = freed.get(max(event, ~event), 0) + (-count if event >= 0 else count)
+            for event in events[at:trained]:
+                size, change = (event, -1) if event >= 0 else (~event, 1)
+                freed[size] = freed.get(size, 0) + change
             copies.skipped.append([(size, count) for size, count in freed.items() if count])
     return copies.skipped

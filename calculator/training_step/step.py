@@ -26,7 +26,7 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
@@ -77,6 +77,8 @@ class TrainingStep:
         #: does not generate.
         self._batch = prepared.trainer.generation(prepared.training)
         self._passes = self.traces.generation_of(prepared) if self.generates else None
+        #: Whether all figures are expected to be read, so that a bound saves nothing.
+        self._is_read_whole = whole
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
@@ -84,7 +86,9 @@ class TrainingStep:
         if state is None:
             return None
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
-        return kind(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop, self.first)
+        fetching = sum([tensor.bytes for tensor in self.resident.while_fetching])
+        of_loop = self.resident.of_loop
+        return kind(state, self.run, self.recording, self.left, self.carried, of_loop, self.first, fetching)
 
     def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
         if state is None:
@@ -151,8 +155,10 @@ class TrainingStep:
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:
-        """No less than the passes of `generate` need. None if there are none, or if it is not certain."""
-        return None if self._batch is None else RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
+        """No less than the passes of `generate` need. None if there are none, or if it is not certain or not used."""
+        if self._batch is None or self._is_read_whole:
+            return None
+        return RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""
@@ -219,6 +225,13 @@ class TrainingStep:
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step."""
+        forward, backward, optimizer = self._peaks_of_batches()
+        if self.resident.while_fetching:
+            forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
+        return forward, backward, optimizer
+
+    def _peaks_of_batches(self) -> tuple[Peak, Peak, Peak]:
+        """Return these peaks once the batches of the step are fetched."""
         resident = self.resident
         if self.flat is not None:
             return self.flat.peaks()
@@ -229,8 +242,6 @@ class TrainingStep:
         optimizer = _last(f"{resident.optimizer.name}: step", resident.in_step, self.left)
         if self.earlier is None:
             forward = self._peak("forward", self.last, accumulated, self.carried)
-            if resident.while_fetching:
-                forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
             if self.first is not None:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
@@ -251,7 +262,12 @@ class TrainingStep:
 
     def _while_fetching(self) -> Peak:
         """Return the peak before the forward pass, when the batches of the previous step are alive too."""
-        state = TensorGroup((*self.resident.always, *self.resident.while_fetching))
+        always: Iterable[ResidentTensors] = self.resident.always
+        if self.flat is not None:
+            always = self.flat.always
+        elif self.partitioned is not None:
+            always = self.partitioned.before_step
+        state = TensorGroup((*always, *self.resident.while_fetching))
         return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
 
     def _while_broadcasting(self) -> Peak | None:

@@ -95,3 +95,11 @@ def test_passes_without_a_bound_are_interpreted(changes: dict[str, Any]) -> None
     assert step is not None
     assert step.generation_bound is None
     assert step.deciding_peaks()[0].phase == "generation"
+
+
+def test_an_answer_that_is_read_whole_computes_no_bound() -> None:
+    series = SeriesCache()
+    memory = estimate(_request(), series, whole=True).memory
+    assert series.step is not None
+    assert series.step.generation_bound is None
+    assert memory == estimate(_request(), SeriesCache()).memory
