@@ -117,11 +117,14 @@ def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients:
 
     All but the tensors of the loop are the same for every batch and length.
     """
+    if not resident.of_loop:
+        others, small = _without_loop(resident, workspaces, gradients=gradients)
+        return others + whole_segments(small)
     key = ("kept", workspaces, gradients)
-    found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
+    found: dict[Hashable, int] = resident.known_of_run
     if key not in found:
         of_loop = sizes(resident.of_loop)
-        if max(of_loop, default=0) > SMALL_REQUEST:
+        if max(of_loop) > SMALL_REQUEST:
             kept = Counter(of_loop)
             kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
             found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)

@@ -106,6 +106,8 @@ def _digits(size: int) -> str:
 
 def elements(shape: Shape) -> int:
     """Return the number of elements of a tensor with this shape."""
+    if len(shape) == 2:
+        return +shape[0] * +shape[1]  # half the time of `prod`
     if len(shape) < 2:
         return +shape[0] if shape else 1
     return prod(map(pos, shape))

@@ -18,7 +18,17 @@ from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
-from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Remarks, Row, Timeline
+from calculator.estimation.answer import (
+    Estimate,
+    Memory,
+    ModelSummary,
+    ParameterCounts,
+    Phase,
+    Remarks,
+    Row,
+    StoredBytes,
+    Timeline,
+)
 from calculator.estimation.checked import checked_by_sizes
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
@@ -105,13 +115,15 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         parameters=ParameterCounts.of(*resident.parameters),
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
-        saved_bytes=resident.saved_bytes,
+        stored=Deferred(partial(_stored, resident)),
         remarks=_with_remarks_of_figures(request, model, remarks, step, memory, verdict),
         communication=step.communication,
-        base_bytes=resident.base_bytes,
-        added_bytes=resident.added_bytes,
         grade="from source, not traced" if resident.prepared.trainer.facts.is_interval else "modelled",
     )
+
+
+def _stored(resident: ResidentState) -> StoredBytes:
+    return StoredBytes(resident.saved_bytes, resident.base_bytes, resident.added_bytes)
 
 
 def _with_remarks_of_figures(
@@ -375,7 +387,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         parameters=counts,
         memory=memory,
         fit=verdict,
-        saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
+        stored=Deferred(partial(StoredBytes, textbook.WEIGHT_BYTES * counts.trainable)),
         remarks=partial(textbook.remarks, 1 if verdict is None else verdict.gpus_needed or 1),
         grade=None,
     )

@@ -179,7 +179,7 @@ class PreparedModel:
         spec = self.module_specs.get((path, id(module)))
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
-            if not self._moves_model and any(each.made_on_host for each in spec.added):
+            if self.method.makes_on_host and not self._moves_model:
                 spec = replace(spec, added=tuple([each for each in spec.added if not each.made_on_host]))
             spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:

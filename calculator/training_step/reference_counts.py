@@ -35,22 +35,18 @@ def bounds(step: TrainingStep, counts: Mapping[int, int]) -> dict[int, int]:
     `counts` has the peak number of storages of each size in bytes. Sizes with lower bounds are left out.
     """
     found: dict[int, int] = {}
-    for run, carried in _runs(step):
-        places = _places(run)
-        if places:
-            found = most(found, _bounds(run, places, counts, carried))
+    for run, places, carried in _runs(step):
+        found = most(found, _bounds(run, places, counts, carried))
     return found
 
 
 def counts(step: TrainingStep) -> dict[int, int]:
     """Return the peak number of storages of each size in such passes of a step."""
     prepared, found = step.resident.prepared, dict[int, int]()
-    for run, carried in _runs(step):
-        places = _places(run)
-        if places:
-            own = _own(prepared if run is step.run else prepared.first_micro_batch)
-            alive = Counter(_alive(run, places, carried))
-            found = most(found, Counter(own) + alive)
+    for run, places, carried in _runs(step):
+        own = _own(prepared if run is step.run else prepared.first_micro_batch)
+        alive = Counter(_alive(run, places, carried))
+        found = most(found, Counter(own) + alive)
     return found
 
 
@@ -59,12 +55,16 @@ def most(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]
     return {size: max(counts.get(size, 0), others.get(size, 0)) for size in {*counts, *others}}
 
 
-def _runs(step: TrainingStep) -> Iterator[tuple[Run, Mapping[int, int]]]:
-    """Yield the micro-batches, each with the storages of every size in bytes that the previous step left alive."""
-    sizes = step.run.storages.sizes
-    yield step.run, {sizes[size]: count for size, count in step.run.copies.kinds.by_size(step.carried.counts).items()}
-    if step.first is not None:
-        yield step.first.run, {}
+def _runs(step: TrainingStep) -> Iterator[tuple[Run, list[int], Mapping[int, int]]]:
+    """Yield the micro-batches that leave passes out, and where.
+
+    Each has the storages of every size in bytes that the previous step left alive.
+    """
+    if places := _places(step.run):
+        sizes, carried = step.run.storages.sizes, step.run.copies.kinds.by_size(step.carried.counts)
+        yield step.run, places, {sizes[size]: count for size, count in carried.items()}
+    if step.first is not None and (places := _places(step.first.run)):
+        yield step.first.run, places, {}
 
 
 def _places(run: Run) -> list[int]:

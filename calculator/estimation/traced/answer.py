@@ -23,6 +23,7 @@ from calculator.estimation.answer import (
     Phase,
     Remarks,
     Row,
+    StoredBytes,
     Timeline,
 )
 from calculator.estimation.estimate import memory_and_fit
@@ -66,7 +67,7 @@ def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
         parameters=ParameterCounts(**document.parameters),
         memory=memory,
         fit=verdict,
-        saved_bytes=document.saved_bytes,
+        stored=Deferred(partial(StoredBytes, document.saved_bytes)),
         remarks=Deferred(partial(_remarks, request, document, verdict)),
         engine="traced",
         grade=grade_of(kernel_packages=document.kernel_packages, unchecked=document.unchecked),

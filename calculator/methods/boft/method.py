@@ -39,6 +39,7 @@ class BOFT(AdaptedLinear):
 
     name = "boft"
     facts = FACTS
+    makes_on_host = True
     adaptable = ("linear",)
 
     boft_block_size: int = setting(
