@@ -106,6 +106,14 @@ def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
     return [2 * stream + (size > SMALL) for size, stream in zip(sizes, [*streams, *rest], strict=True)]
 
 
+def _pools_of_rows(unrolled: Unrolled, sizes: Sequence[int], workspace: int) -> list[int]:
+    """Return the number of the pool of each row of a micro-batch. All periods have the rows of the first one."""
+    if unrolled.streams or len(unrolled.rows) == unrolled.base:
+        return pools_of(sizes, unrolled.streams)
+    once = pools_of(sizes[: unrolled.base + unrolled.stride], ())
+    return [*once, *once[unrolled.base :] * (2 + unrolled.copies), *pools_of(sizes[workspace:], ())]
+
+
 def pool_count(streams: Sequence[int]) -> int:
     """Return the number of pools for rows on these streams."""
     return 2 * (max(len(STREAMS), max(streams) + 1) if streams else 1)
@@ -168,7 +176,7 @@ class ShortBatch:
     ) -> None:
         self._base, self._stride, self._copies = unrolled.base, unrolled.stride, unrolled.copies
         self._rows, self._sizes, self._workspace = unrolled.rows, sizes, workspace
-        self._pools = pools_of(sizes, unrolled.streams)
+        self._pools = _pools_of_rows(unrolled, sizes, workspace)
         self._pools_by_event = [*self._pools, *reversed(self._pools)]
         self._pool_count = pool_count(unrolled.streams)
         #: The size of an event's row. The two events of a row, `n` and `~n`, are indices of equal elements.

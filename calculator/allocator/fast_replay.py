@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import repeat
+from operator import floordiv
 from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
@@ -141,7 +142,7 @@ class FastReplay:
 
     def load(self) -> None:
         """Put the model on the device."""
-        sizes = [size // BLOCK for size in self.loading.sizes]
+        sizes = [*map(floordiv, self.loading.sizes, repeat(BLOCK))]
         places = [0] * len(sizes), [0] * len(sizes)
         for n, (pool, parts) in enumerate(zip(self.pools, parts_by_pool(self.loading.parts, sizes), strict=False)):
             load(pool, parts, sizes, places)

@@ -6,10 +6,12 @@ Sizes and addresses are in units of 512 bytes. A block is a pair of its address 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.allocator.certain import serves
+from calculator.allocator.repeated_requests import place_layers
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 Placed = tuple[int, int]
 #: The places of many rows, as a list of addresses and a list of end addresses.
 Places = tuple[list[int], list[int]]
+#: A size, and how often it comes in a row.
+Run = tuple[int, int]
 #: A saved state: the free blocks, and the number of segments.
 Saved = tuple[list[int], dict[int, int], int]
 
@@ -120,15 +124,30 @@ class FlatPool:
                 insort(free, behind - address << shift | address)
 
     def allocate(self, sizes: Sequence[int], times: int = 1) -> None:
-        """Allocate blocks that are never freed, `times` over, on an unlimited device.
+        """Allocate blocks that are never freed, `times` over, on an unlimited device."""
+        if not sizes:
+            return
+        before, mask = {*self.free_keys}, self._mask
+        start, repeated, end = _runs(sizes, times)
+        self._place(start)
+        if repeated:
+            place_layers(self, partial(self._place, repeated), times - 1, min(sizes))
+        self._place(end)
+        after = {*self.free_keys}
+        for key in before - after:
+            address = key & mask
+            del self.edges[address], self.edges[address + (key >> self.shift)]
+        for key in after - before:
+            address, behind = key & mask, (key & mask) + (key >> self.shift)
+            self.edges[address], self.edges[behind] = behind, address
+
+    def _place(self, runs: Iterable[Run]) -> None:
+        """Place requests in free blocks. Leave the edges as they are.
 
         Equal sizes in a row are placed at once: what is left of a free block is smaller than all others that fit.
         """
-        if not sizes:
-            return
         free, shift, least = self.free_keys, self.shift, self.waste + 1 << self.shift
-        before = {*free}
-        for size, equal in _runs(sizes, times):
+        for size, equal in runs:
             wanted, count = size << shift, equal
             while count:
                 place = bisect_left(free, wanted)
@@ -149,13 +168,6 @@ class FlatPool:
                     insort(free, rest)
                 else:
                     free[place] = rest
-        after = {*free}
-        for key in before - after:
-            address = key & self._mask
-            del self.edges[address], self.edges[address + (key >> shift)]
-        for key in after - before:
-            address, behind = key & self._mask, (key & self._mask) + (key >> shift)
-            self.edges[address], self.edges[behind] = behind, address
 
     def _add_segments(self, size: int, count: int) -> int:
         """Add the segments that equal requests fill, or a free one. Return how many requests they serve."""
@@ -242,11 +254,15 @@ class FlatPool:
 
         `free` are the keys of all blocks that are free afterwards.
         """
+        self.add_again(since, times, by)
+        self.set_free(free)
+
+    def add_again(self, since: int, times: int, by: int) -> None:
+        """Add the segments from number `since` on as `grow_again` does, but leave the free blocks as they are."""
         added = self.segments[since:]
         self.segments += [key + n * by for n in range(1, times + 1) for key in added]
-        self.reserved += times * sum(key >> self.shift for key in added)
+        self.reserved += times * sum([key >> self.shift for key in added])
         self.next_address += times * by
-        self.set_free(free)
 
     def set_free(self, keys: Iterable[int]) -> None:
         """Replace all free blocks."""
@@ -343,13 +359,18 @@ class FlatPool:
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
 
 
-def _runs(sizes: Iterable[int], times: int) -> list[tuple[int, int]]:
-    """Return each size and how often it comes in a row, in sizes that are repeated."""
-    once = [(size, len([*group])) for size, group in groupby(sizes)]
-    if len(once) < 2 or once[0][0] != once[-1][0]:
-        return [(once[0][0], once[0][1] * times)] if len(once) == 1 else once * times
-    (size, first), *between, (_, last) = once
-    return [(size, first), *between, *[(size, last + first), *between] * (times - 1), (size, last)]
+def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[Run]]:
+    """Return each size and how often it comes in a row, in sizes that are repeated.
+
+    The runs of the second list come once less than the sizes, between those of the other two.
+    """
+    (size, first), *between = [(size, len([*group])) for size, group in groupby(sizes)]
+    if not between:
+        return [(size, first * times)], [], []
+    start, (last_size, last) = [(size, first), *between], between[-1]
+    if size != last_size:
+        return start, start, []
+    return start[:-1], [(size, last + first), *between[:-1]], [between[-1]]
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:

@@ -150,8 +150,8 @@ class _History:
         self._looks: list[Hashable] = []
         #: The starts at which these were the same, as at the starts before them.
         self._numbers: dict[Hashable, list[int]] = {}
-        #: For each repetition, the places of the rows that every repetition allocates.
-        self._reused: list[list[Placed]] = []
+        #: For each repetition, the addresses and the end addresses of the rows that every repetition allocates.
+        self._reused: list[list[list[int]]] = []
         #: The numbers of comparisons and of recordings that may still be tried.
         self.attempts, self._recordings = _ATTEMPTS, _RECORDINGS
         self._note(0)
@@ -167,8 +167,7 @@ class _History:
 
         If the following repetitions repeat a period, place them. Return their number.
         """
-        of_reused = [map(places.__getitem__, self._of.reused) for places in self._places]
-        self._reused.append([*zip(*of_reused, strict=True)])
+        self._reused.append([[*map(places.__getitem__, self._of.reused)] for places in self._places])
         numbers = self._note(self._starts[-1].next_address)
         last = numbers[-1]
         for first in numbers[-2:-4:-1]:
@@ -266,7 +265,7 @@ class _History:
         numbers = {row: number for number, row in enumerate(rows)}
         steps = [(numbers[event], of.sizes[event]) if event >= 0 else (numbers[~event], 0) for event in of.events]
         for number in range(first, last):
-            places = [*self._reused[number], *self._placed_rows(rows[len(of.reused) :], number)]
+            places = [*zip(*self._reused[number], strict=True), *self._placed_rows(rows[len(of.reused) :], number)]
             freed = {numbers[row]: row + number * of.step for row in of.freed} if number == first else {}
             recorder.follow(steps, places, freed)
         ended = {*of.ended}

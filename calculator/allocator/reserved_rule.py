@@ -27,7 +27,8 @@ from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
-from calculator.training_step import first_layer_bound, skipped_passes
+from calculator.training_step import first_layer_bound, reference_counts, skipped_passes
+from calculator.training_step.reference_counts import most
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.rollout_bound import RolloutBound
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.step_pass import StepPass
     from calculator.training_step.zero.peaks import FlatPeaks
@@ -107,7 +109,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
-    return max(of_step, of_generation(step, workspaces, of_step)) if step.generation else of_step
+    return max(of_step, of_generation(step, workspaces, of_step)) if step.generates else of_step
 
 
 def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
@@ -115,11 +117,14 @@ def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients:
 
     All but the tensors of the loop are the same for every batch and length.
     """
+    if not resident.of_loop:
+        others, small = _without_loop(resident, workspaces, gradients=gradients)
+        return others + whole_segments(small)
     key = ("kept", workspaces, gradients)
-    found: dict[Hashable, int] = resident.known_of_run if resident.of_loop else resident.known
+    found: dict[Hashable, int] = resident.known_of_run
     if key not in found:
         of_loop = sizes(resident.of_loop)
-        if max(of_loop, default=0) > SMALL_REQUEST:
+        if max(of_loop) > SMALL_REQUEST:
             kept = Counter(of_loop)
             kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
             found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
@@ -166,7 +171,9 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes = in_segments(sizes(step.before_generation))
+    passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
+    if bound is not None and _is_within(bound, least - kept):
+        return kept + passes
     waiting = [*step.generation]
     while waiting:
         each = waiting.pop()
@@ -178,6 +185,30 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
         if each.bound is None or in_segments(each.bound()) > room:
             passes = max(passes, in_segments(peak_counts(each.recording)))
     return kept + passes
+
+
+def _is_within(bound: RolloutBound, size: int) -> bool:
+    """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
+    large = sum([block > SMALL_REQUEST for block, _ in bound.quick.blocks])
+    if 3 * bound.quick.allocated // 2 + (large + 1) * LARGE_SEGMENT <= size:
+        return True
+    return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
+
+
+def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:
+    """Return no fewer bytes than segments have with blocks of at most these sizes, each in some number.
+
+    The shares of `_fits_by_bytes` hold. A block of 12.5 MiB counts with no fewer bytes than any smaller one.
+    """
+    total = small = 0
+    for size, count in blocks:
+        if size <= SMALL_REQUEST:
+            small += size * count
+        elif 4 * size < 5 * OWN_SEGMENT:
+            total += 3 * size * count // 2 + LARGE_SEGMENT
+        else:
+            total += 6 * size * count // 5 + LARGE_SEGMENT
+    return total + whole_segments(small)
 
 
 def _fits_by_bytes(step_pass: StepPass, size: int) -> bool:
@@ -223,7 +254,7 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     of_step = max(flattened, of_step)
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -248,7 +279,7 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generation else 0)
+    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:
@@ -314,17 +345,32 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     If a skipped first layer, or passes that are not interpreted, could need more segments, the step is
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
-    counts, copies = _peak_counts(step), step.run.copies
-    bounds = _bounds(step, counts)
+    counts = _peak_counts(step)
+    references = reference_counts.bounds(step, counts)
+    found = _determined(step, counts, references)
+    if found is None and references:
+        exact = reference_counts.counts(step)
+        found = _determined(step, most(counts, exact), {}, exact)
+    return _peak_counts(step.whole) if found is None else found
+
+
+def _determined(
+    step: TrainingStep, counts: dict[int, int], references: Mapping[int, int], exact: Mapping[int, int] | None = None
+) -> dict[int, int] | None:
+    """Return the counts if what is not interpreted needs no more segments, or None if it could.
+
+    `references` are bounds on the counts in passes without adapters, or `exact` has these counts.
+    """
+    copies, bounds = step.run.copies, most(_bounds(step, counts), references)
     if copies.bounds_first:
-        least = _peak_counts(step, first_layer_bound.least_counts(copies))
+        least = most(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
-        return _peak_counts(step.whole) if _needs_more(least, higher) else counts
+        return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
         of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
         bounds |= {size: max(counts[size], bounds.get(size, 0), count) for size, count in of_first}
-    return _peak_counts(step.whole) if bounds and _needs_more(counts, bounds) else counts
+    return None if bounds and _needs_more(counts, bounds) else counts
 
 
 def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
@@ -344,10 +390,7 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes that are not interpreted."""
     found = skipped_passes.bounds(step.recording, counts)
-    if step.first is None:
-        return found
-    of_first = skipped_passes.bounds(step.first.recording, counts)
-    return {size: max(found.get(size, 0), of_first.get(size, 0)) for size in {*found, *of_first}}
+    return found if step.first is None else most(found, skipped_passes.bounds(step.first.recording, counts))
 
 
 def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dict[int, int]:
@@ -363,5 +406,4 @@ def _peak_counts(step: TrainingStep, changes: Iterable[CountChange] = ()) -> dic
     counts = peak_counts(step.recording, temporaries, extra)
     if step.first is None:
         return counts
-    of_first = peak_counts(step.first.recording)
-    return {size: max(counts.get(size, 0), of_first.get(size, 0)) for size in {*counts, *of_first}}
+    return most(counts, peak_counts(step.first.recording))

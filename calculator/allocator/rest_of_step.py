@@ -127,9 +127,10 @@ class RestOfStep:
         """
         gone, new = free
         left = [row for row in self._batch.left[self._number] if row not in events.allocated]
-        before, now = (start.addresses, start.behinds), self._batch.places
-        moved = [*_moved(events.freed, before, now), *_moved(left, before, now)]
-        ends = dict(placed((*events.freed, *left), now))
+        rows = [*events.freed, *left]
+        before, now = placed(rows, (start.addresses, start.behinds)), placed(rows, self._batch.places)
+        moved = [pair for pair in zip(before, now, strict=True) if pair[0] != pair[1]]
+        ends = dict(now)
         starts = dict(zip(ends.values(), ends, strict=True))
         runs = {_run(block, pool.edges, starts, ends) for block in (*new, *(place for _, place in moved))}
         if any(end - address >= least for address, end in runs):
@@ -144,14 +145,6 @@ def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
     addresses, behinds = places
     return [*zip(_values_of(rows, addresses), _values_of(rows, behinds), strict=True)]
-
-
-def _moved(rows: Sequence[int], before: Places, now: Places) -> list[tuple[Placed, Placed]]:
-    """Return the places of the rows that are in another place now: the one before and the one now."""
-    if all(_values_of(rows, earlier) == _values_of(rows, later) for earlier, later in zip(before, now, strict=True)):
-        return []
-    pairs = zip(placed(rows, before), placed(rows, now), strict=True)
-    return [(earlier, later) for earlier, later in pairs if earlier != later]
 
 
 def _values_of(rows: Sequence[int], values: Sequence[int]) -> list[int]:

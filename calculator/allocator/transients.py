@@ -89,7 +89,12 @@ class Item:
         self.chunk = chunk
         self.lowest = lowest
         self.shift = shift
-        self.place(chunk.placed)
+        #: The events after the gap, which are those of the chunk or a part of them.
+        self._placed: Sequence[int] = chunk.placed
+        #: Events with the rows of this repetition, without and with the gap's transients. None until they are first
+        #: played.
+        self._kept: Sequence[int] | None = None
+        self._whole: Sequence[int] | None = None
 
     def needs(self) -> Needs:
         """Return the needs of these gaps."""
@@ -98,12 +103,8 @@ class Item:
         return self._found
 
     def place(self, placed: Sequence[int]) -> None:
-        """Set the events after the gap, which are those of the chunk or a part of them."""
-        self._placed = placed
-        #: Events with the rows of this repetition, without and with the gap's transients. None until they are first
-        #: played.
-        self._kept: Sequence[int] | None = None
-        self._whole: Sequence[int] | None = None
+        """Set the events after the gap to a part of those of the chunk."""
+        self._placed, self._kept, self._whole = placed, None, None
 
     def events(self, events: Sequence[int]) -> Sequence[int]:
         """Return events of the chunk with the rows of this repetition."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
+from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.architecture.module import Buffer, Kind, Module, OwnDType, linear
 from calculator.architecture.task import CAUSAL_LM, Task
 
@@ -58,6 +59,15 @@ def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tu
     """Build a stack with layers of these kinds, in order. `layer` returns the modules and buffers of a kind."""
     built = {kind: _layer(kind, layer(kind)) for kind in dict.fromkeys(kinds)}
     return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
+
+
+def _cached_widths(layer: Layer) -> tuple[int, int] | None:
+    """Return the widths of the keys and the values that a layer caches, if two projections return these."""
+    if layer.kind.attention not in ATTENTION_TYPES or layer.kind.shares:
+        return None
+    widths = {module.name: +module.out_features for module in layer.modules if module.kind == "linear"}
+    key, value = widths.get("self_attn.k_proj"), widths.get("self_attn.v_proj")
+    return None if key is None or value is None else (key, value)
 
 
 def _layer(kind: LayerKind, owned: tuple[Module | Buffer, ...]) -> Layer:
@@ -337,6 +347,20 @@ class Model:
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
         """Each kind of layer, with the number of layers of that kind."""
         return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
+
+    @cached_property
+    def cached_widths(self) -> tuple[tuple[tuple[int, int], int], ...] | None:
+        """The widths of keys and values that each kind of layer of the decoder caches, with the number of layers.
+
+        None if a layer caches others than those that two projections return.
+        """
+        found = []
+        for layer, count in self.decoder.distinct:
+            widths = _cached_widths(layer)
+            if widths is None:
+                return None
+            found.append((widths, count))
+        return tuple(found)
 
     @cached_property
     def has_experts(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from calculator.devices.verdict import card_of
+from calculator.devices.gpus import gpu
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 
@@ -54,8 +55,13 @@ def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] |
 
     Without a named card, they are those of a current card.
     """
-    card, torch = card_of(device), release(stack.torch)[:2]
-    large = "fla" in (packages or ()) and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
+    return _kernels_of(device.gpu, stack, fla="fla" in (packages or ()))
+
+
+@lru_cache(maxsize=256)
+def _kernels_of(name: str | None, stack: StackVersions, *, fla: bool) -> Kernels:
+    card, torch = None if name is None else gpu(name), release(stack.torch)[:2]
+    large = fla and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
         flash=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,

@@ -8,7 +8,6 @@ Sources: torch/include/ATen/autocast_mode.h (which operations); ATen/autocast_mo
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
@@ -16,8 +15,6 @@ from calculator.engine.autograd import AccumulateGrad, Mark, Node
 from calculator.engine.tape import LeafTensor, TransposedTensor, transposed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
 
@@ -110,16 +107,21 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
 
 
-@contextmanager
-def region(tape: Tape, dtype: DType | None) -> Iterator[None]:
-    """Run a block under autocast to a dtype, or with autocast off.
+class region:  # noqa: N801  used as a function
+    """Runs a block under autocast to a dtype, or with autocast off.
 
     The cached copies are freed when the region ends. A nested region in another dtype keeps its copies until the outer
     region ends.
     """
-    outer = tape.autocast
-    tape.autocast = None if dtype is None else Autocast(dtype, outer)
-    try:
-        yield
-    finally:
-        tape.autocast = outer
+
+    __slots__ = ("_dtype", "_outer", "_tape")
+
+    def __init__(self, tape: Tape, dtype: DType | None) -> None:
+        self._tape, self._dtype = tape, dtype
+        self._outer = tape.autocast
+
+    def __enter__(self) -> None:
+        self._tape.autocast = None if self._dtype is None else Autocast(self._dtype, self._outer)
+
+    def __exit__(self, *_: object) -> None:
+        self._tape.autocast = self._outer

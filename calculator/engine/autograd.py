@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.architecture.dimension import elements
+from calculator.engine.accumulation import Accumulation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -74,8 +75,7 @@ class Node:
         self.hooks: SavedTensorsHooks | None = None
         #: The gradient of its output so far. For several outputs, the list of their gradients.
         self.incoming: Any = None
-        self.scope = tape.scope
-        self.component: ComponentName = tape.component
+        self.scope, self.component = tape.scope, tape.component
         self.sequence_nr = tape.sequence_nr = tape.sequence_nr + 1
 
     def save(self, tensor: Tensor) -> None:
@@ -181,29 +181,33 @@ class LeafModule:
         return next((at for at, each in enumerate(self._names) if own.startswith(f"{each}.")), len(self._names))
 
 
+#: A gradient that is stored until the optimizer steps.
+_STORED = Accumulation()
+
+
 class AccumulateGrad(Node):
     """The node at the end of the graph that accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("copies", "grad", "has_grad", "in_bucket", "is_marked", "layer", "name", "pending", "release")
+    __slots__ = ("accumulation", "copies", "grad", "layer", "name", "pending")
 
-    def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        name: str,
+        component: ComponentName = "gradients",
+        accumulation: Accumulation = _STORED,
+        layer: int | None = None,
+    ) -> None:
         super().__init__(tape, _no_further, ())
         #: The number of gradients that have not arrived yet.
         self.pending = 0
-        #: Whether the tensor has a gradient from an earlier micro-batch. A new gradient is added to it in place, then
-        #: freed.
-        self.has_grad = False
-        #: Whether the gradient is copied into a bucket, which replaces it.
-        self.in_bucket = False
+        #: How the gradient is accumulated.
+        self.accumulation = accumulation
         #: Whether the first gradient is copied: its layout differs from the tensor's, or another node refers to it too.
         self.copies = False
-        #: Whether the tape marks the moment at which the gradient is ready.
-        self.is_marked = False
-        #: Updates the parameter as soon as the gradient is ready. None if the optimizer steps later.
-        self.release: Release | None = None
         self.name = name
         #: The number of the layer, if the layer has no marks of its own.
-        self.layer: int | None = None
+        self.layer = layer
         self.component = component
         self.grad: Tensor | None = None
 
@@ -216,26 +220,27 @@ class AccumulateGrad(Node):
         self.incoming = None
         if grad is None or grad.storage is None:
             return
-        if self.release is not None:
-            self.release.ready(grad)
-        if not self.has_grad and (self.copies or _has_other_layout(grad)):
+        adds, in_buckets, marked, release = self.accumulation
+        if release is not None:
+            release.ready(grad)
+        if not adds and (self.copies or _has_other_layout(grad)):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
-        if self.is_marked:
+        if marked:
             leaf = next((each for each in grad.tape.leaves.values() if each.has(self.name)), None)
             if leaf is not None:
                 leaf.gradients.append((self.name, grad))
                 return
             layer = "" if self.layer is None else f"{IN_LAYER}{self.layer}"
             grad.tape.mark(f"{GRADIENT_OF}{self.name}{layer}", grad)
-        if self.has_grad or self.in_bucket:
+        if adds or in_buckets:
             return
         grad.rename(f"{self.name}: gradient", self.component)
-        if self.release is None:
+        if release is None:
             self.grad = grad
             return
         grad_list = [grad]
         del grad
-        self.release.accumulated(self.name, grad_list)
+        release.accumulated(self.name, grad_list)
 
 
 def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing

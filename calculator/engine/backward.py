@@ -118,34 +118,32 @@ def _run(node: Node) -> None:
 
 def _run_with_one_edge(node: Node) -> None:
     """Do what `_run` does, for a node with one edge, a gradient and no hooks. Most nodes are so, and it is faster."""
-    edge = node.edges[0]
-    incoming, node.incoming = node.incoming, None
-    grads: list[Tensor | None] = [*node.apply(node, incoming)]
-    grad = grads[0]
+    grads: list[Tensor | None]
+    edge, incoming, node.incoming = node.edges[0], node.incoming, None
+    (grad,) = node.apply(node, incoming)
     if edge is not None and grad is not None and (grad.dtype != edge[3] or grad.shape != edge[2]):
+        grads = [grad]
         grad = None
         _validate_output(grads, 0, edge[2], edge[3])
-    del grad, incoming
-    node.saved = ()
+        grad = grads.pop()
+    incoming, node.saved = None, ()
     if edge is None:
         return
     target = edge[0]
-    if isinstance(target, AccumulateGrad):
-        _pass_on(grads, node.edges)
+    is_leaf = isinstance(target, AccumulateGrad)
+    if target.incoming is None and not is_leaf:
+        target.incoming = grad
         return
-    if target.incoming is None:
-        target.incoming = grads.pop()
+    grads = [grad]
+    del grad
+    if is_leaf:
+        _pass_on(grads, node.edges)
     else:
         _accumulate(target, edge[1], grads, 0)
 
 
 def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
     """Pass each gradient to its node. Then run each AccumulateGrad that has received all of its gradients."""
-    if len(edges) == 1 and edges[0] is not None:
-        only = edges[0][0]
-        if only.incoming is None and not isinstance(only, AccumulateGrad):
-            only.incoming = grads.pop(0)
-            return
     complete: list[AccumulateGrad] = []
     last: AccumulateGrad | None = None
     for index, edge in enumerate(edges):
@@ -181,7 +179,7 @@ def _bias_is_first(leaf: AccumulateGrad) -> bool:
     The transposition of the weight is a node of its own, which runs later. The linear layers of DeepSpeed's stage 3
     transpose nothing. The order only matters if it is marked.
     """
-    return leaf.is_marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
+    return leaf.accumulation.marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
 
 
 def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:

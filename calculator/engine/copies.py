@@ -8,7 +8,7 @@ share one `Copies`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.engine.live_tensors import LiveKinds
 
@@ -55,6 +55,7 @@ class Copies:
         "marks",
         "net",
         "of_first_layer",
+        "pass_blocks",
         "remaining",
         "shared_rows",
         "sizes",
@@ -135,6 +136,8 @@ class Copies:
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
+        #: The blocks of passes that generate, if there is a bound on them. None until they are counted.
+        self.pass_blocks: Any = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.
@@ -142,10 +145,12 @@ class Copies:
 
     def of(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
-        counts, of_row = dict[int, int](), self.kinds.of_row
-        for row in rows:
-            kind = of_row[row]
-            counts[kind] = counts.get(kind, 0) + 1
+        kinds = [*map(self.kinds.of_row.__getitem__, rows)]
+        counts = dict.fromkeys(kinds, 1)
+        if len(counts) < len(kinds):
+            counts = dict[int, int]()
+            for kind in kinds:
+                counts[kind] = counts.get(kind, 0) + 1
         return counts
 
     @property
@@ -334,7 +339,10 @@ def _net(gained: list[dict[int, int]], keys: Sequence[Key]) -> tuple[dict[int, i
     net: dict[int, int] = {}
     compares = False
     for own in gained:
-        add(net, own)
+        if net:
+            add(net, own)
+        else:
+            net.update(own)
         for lost in [kind for kind, count in net.items() if count < 0]:
             compares = True
             layout = keys[lost][1:3]

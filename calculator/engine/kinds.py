@@ -36,13 +36,21 @@ class Kinds:
     Sizes with different numbers can be equal in a run.
     """
 
-    __slots__ = ("keys", "of_row", "size_events", "size_of")
+    __slots__ = ("formulas", "keys", "of_row", "size_events", "size_of")
 
     def __init__(
-        self, keys: Sequence[Key], size_of: Sequence[int], of_row: Sequence[int], events: Sequence[int]
+        self,
+        keys: Sequence[Key],
+        size_of: Sequence[int],
+        of_row: Sequence[int],
+        events: Sequence[int],
+        formulas: Sequence[tuple[int, DType]] | None = None,
     ) -> None:
         #: The name, shape, dtype and component of each kind. Numbers may replace the shapes.
         self.keys = keys
+        #: For each kind, the number of its symbolic shape, and its dtype. Empty if a kind has several symbolic shapes.
+        #: None if no shape is symbolic.
+        self.formulas = formulas
         #: The number of each kind's size.
         self.size_of = size_of
         self.of_row = of_row
@@ -177,8 +185,8 @@ def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
 def _mostly_distinct(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Do what `numbered` does. Each value is hashed once, which is faster if most values are distinct."""
     numbers = dict[Kind, int]()
-    number = numbers.setdefault
-    of_values = tuple([number(value, len(numbers)) for value in values])
+    count_so_far = iter(numbers.__len__, -1)
+    of_values = tuple(map(numbers.setdefault, values, count_so_far))
     return [*numbers], of_values
 
 

@@ -41,7 +41,7 @@ def result_type(a: DType, b: DType) -> DType:
 
 def broadcast_shapes(a: Shape, b: Shape) -> Shape:
     """Return the shape that two shapes broadcast to (torch.broadcast_shapes)."""
-    if a == b:
+    if len(a) == len(b) and a == b:  # no dimension is compared if their numbers differ
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     padded = (1,) * (len(longer) - len(shorter)) + shorter

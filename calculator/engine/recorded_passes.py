@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from operator import invert
+from operator import invert, itemgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from calculator.engine.tape import Sizes, Storage, Tensor
@@ -70,7 +70,8 @@ class _Pass(NamedTuple):
         """Return the pass with its outputs and the rows of some sizes in bytes alone, without marks."""
         first = self.start[0]
         outputs = {each.row for each in self.outputs}
-        kept = [row for row, each in enumerate(self.rows, first) if each[4] in sizes or row in outputs]
+        sizes_of_rows = map(itemgetter(4), self.rows)
+        kept = [row for row, size in enumerate(sizes_of_rows, first) if size in sizes or row in outputs]
         numbers = {row: number for number, row in enumerate(kept, first)}
         of_event = numbers | {~row: ~number for row, number in numbers.items()}
         return self._replace(
@@ -113,8 +114,8 @@ class RecordedPasses:
         self.are_replayed = False
         self._training: Training | None = None
         self._passes: dict[Hashable, _Pass] = {}
-        #: The tape on which each pass was last recorded as a whole, and the number of events before it.
-        self._places: dict[Hashable, tuple[Tape, int]] = {}
+        #: The tape on which each pass was last recorded as a whole, the number of events then, and its outputs' rows.
+        self._places: dict[Hashable, tuple[Tape, int, list[int]]] = {}
 
     def run(
         self,
@@ -139,8 +140,9 @@ class RecordedPasses:
             more = None if lists_all else self._more_alive(own, tape)
             if more is not None:
                 return known.of_sizes(more).on(tape, name), None
-            self._places[own] = tape, len(tape.events)
-            return known.on(tape, name), known.layers
+            outputs = known.on(tape, name)
+            self._places[own] = _place(tape, outputs)
+            return outputs, known.layers
         start, loops = (len(tape.rows), len(tape.events), len(tape.marks)), len(tape.loops)
         outer = tape.component
         # This string is equal, but a distinct object: rows that inherit the component are recognized by its identity.
@@ -150,26 +152,32 @@ class RecordedPasses:
         tape.component = end or outer
         if len(tape.loops) == loops and all(map(_is_plain, (outputs[0], *outputs[1]))):
             self._passes[own] = _recorded(tape, name, start, outputs, layers, (inherits, end))
-            self._places[own] = tape, start[1]
+            self._places[own] = _place(tape, outputs)
         _rename(tape, name, start[0])
         return outputs, layers
 
     def _more_alive(self, own: Hashable, tape: Tape) -> set[int] | None:
         """Return the sizes of which more tensors are alive now than before the pass ran as a whole.
 
-        Of all other sizes, no more are alive at any moment of the pass. Return None if more bytes are alive, so that
-        the pass may reach a peak, or if that cannot be compared.
+        The pass left nothing but its outputs. Of all other sizes, no more are alive at any moment of the pass. Return
+        None if more bytes are alive, so that the pass may reach a peak, or if that cannot be compared.
         """
-        other, position = self._places.get(own, (None, 0))
+        other, position, outputs = self._places.get(own, (None, 0, []))
         if other is not tape or tape.autocast is not None or tape.sizes.__class__ is not Sizes:
             return None
-        since = {*tape.events[position:]}
+        since = {*outputs, *tape.events[position:]}
         more: defaultdict[int, int] = defaultdict(int)
         for event in since.difference(map(invert, since)):
             more[tape.rows[max(event, ~event)][4]] += 1 if event >= 0 else -1
         if sum(size * count for size, count in more.items()) > 0:
             return None
         return {size for size, count in more.items() if count > 0}
+
+
+def _place(tape: Tape, outputs: Outputs) -> tuple[Tape, int, list[int]]:
+    """Return the place of a pass that has been recorded with these outputs."""
+    storages = [each.storage for each in (outputs[0], *outputs[1])]
+    return tape, len(tape.events), [each.row for each in storages if each is not None]
 
 
 def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:

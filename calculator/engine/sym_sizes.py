@@ -7,6 +7,7 @@ from operator import mul
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, allocated
+from calculator.engine.kinds import numbered
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
 
@@ -73,12 +74,18 @@ class SymSizes(Sizes):
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
         """Return the index of the size in bytes of each kind."""
-        return self.sizes_of_layouts([kind[1:3] for kind in kinds])
+        sizes, size_of = self.numbered_sizes([kind[1:3] for kind in kinds])
+        return [*map(sizes.__getitem__, size_of)]
 
-    def sizes_of_layouts(self, layouts: Sequence[tuple[int, DType]]) -> list[int]:
-        """Return the index of the size in bytes of each pair of the number of a shape and a dtype."""
-        sizes = {layout: self.size(*layout) for layout in dict.fromkeys(layouts)}
-        return [*map(sizes.__getitem__, layouts)]
+    def numbered_sizes(self, layouts: Sequence[tuple[int, DType]]) -> tuple[list[int], tuple[int, ...]]:
+        """Return the indices of the distinct sizes in bytes, and the number of each layout's size among them.
+
+        A layout is the number of a shape, and a dtype.
+        """
+        distinct = dict.fromkeys(layouts)
+        sizes, numbers = numbered([self.size(*layout) for layout in distinct])
+        size_of = dict(zip(distinct, numbers, strict=True))
+        return sizes, tuple(map(size_of.__getitem__, layouts))
 
     def size(self, number: int, dtype: DType) -> int:
         """Return the index of the bytes of a tensor, given the number of its shape and its dtype."""

@@ -225,6 +225,10 @@ class SymInt(Dim):
         """Return the same size under another name."""
         return SymInt(self.shape_env, self.index, name)
 
+    def is_named(self, name: str) -> bool:
+        """Return whether the size has a name that is no expression."""
+        return self.name_parts == name
+
     def divided(self, count: Dim) -> SymInt:
         """Return the size of the largest of `count` equal parts. The last part may be smaller."""
         return self.binary(ceil_div, "/", self, count)

@@ -66,6 +66,7 @@ class Tape:
 
     __slots__ = (
         "_trains",
+        "added",
         "autocast",
         "calls_modules",
         "component",
@@ -93,6 +94,9 @@ class Tape:
 
     def __init__(self, *, trains: bool = True) -> None:
         self._trains = trains
+        #: For each call of an adapted module, the first row that its adapters allocate, the row after the last one, and
+        #: the row of its output. None unless they are listed.
+        self.added: list[tuple[int, int, int]] | None = None
         #: Whether anything has read `trains` since this was set to False.
         self.reads_trains = False
         #: Whether an operation has allocated other tensors because it records a graph since this was set to False.

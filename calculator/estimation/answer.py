@@ -252,12 +252,12 @@ class History:
 class Memory:
     """The memory at the peak of one step, and the memory that the run needs on a card.
 
-    `line` creates the timeline when it is first read. With sample lengths, the step is that of the longest micro-batch,
-    and reserved memory is that of the worst `history`.
+    `listed` and `line` create the phases and the timeline when they are first read. With sample lengths, the step is
+    that of the longest micro-batch, and reserved memory is that of the worst `history`.
     """
 
     components: tuple[Component, ...]
-    phases: tuple[Phase, ...]
+    listed: Callable[[], tuple[Phase, ...]]
     peak_phase: PhaseName
     peak_operation: str
     line: Callable[[], Timeline]
@@ -280,6 +280,11 @@ class Memory:
     unsharded: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
     #: The interval of the figures, which are its high end. None if the figures are not an interval.
     interval: MemoryInterval | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of the step in order."""
+        return self.listed()
 
     @property
     def timeline(self) -> Timeline:
@@ -324,12 +329,19 @@ class Remarks(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class StoredBytes(NamedTuple):
+    """The bytes of the file with the trained parameters, of the base model, and of what the method adds to it."""
+
+    saved: int
+    base: int = 0
+    added: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """The answer to a request. It repeats the request's method, `accounting` and `reserved`.
 
-    `remarks` writes the assumptions and the warnings when they are first read. `saved_bytes` is the size of the file
-    with the trained parameters, without its header. The file is an adapter, or a model for full fine-tuning.
+    `remarks` writes the assumptions and the warnings when they are first read, and `stored` adds up bytes.
     """
 
     model: ModelSummary
@@ -339,19 +351,31 @@ class Estimate:
     parameters: ParameterCounts
     memory: Memory
     fit: Fit | None
-    saved_bytes: int
+    stored: Callable[[], StoredBytes]
     remarks: Callable[[], Remarks]
     #: The bytes that one GPU sends to the others in a step, by collective. None for a run on one GPU.
     communication: tuple[Collective, ...] | None = None
-    #: The bytes of the base model, and of what the method adds to it, on all GPUs together.
-    base_bytes: int = 0
-    added_bytes: int = 0
     #: The engine that computed the figures.
     engine: EngineName = "calculator"
     #: The grade of confidence in the figures. None for rules of thumb.
     grade: Grade | None = "modelled"
     #: The trace that the figures are from. None for figures of the calculator.
     trace: TraceSummary | None = None
+
+    @property
+    def saved_bytes(self) -> int:
+        """The bytes of the file with the trained parameters, without its header: an adapter, or a whole model."""
+        return self.stored().saved
+
+    @property
+    def base_bytes(self) -> int:
+        """The bytes of the base model on all GPUs together."""
+        return self.stored().base
+
+    @property
+    def added_bytes(self) -> int:
+        """The bytes of what the method adds to the base model, on all GPUs together."""
+        return self.stored().added
 
     @property
     def assumptions(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.methods.base import Method
 
 
 #: Keys of config.json that the base classes of every family read, with the refused value and its effect. Source:
@@ -68,6 +69,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     if of_task and (model.task.embeds or not model.reads_words):
         # The following checks need a head and word embeddings.
         raise PlanError(*of_task)
+    method = request.method.for_model(model)
     problems = [
         *of_task,
         *image_requests.problems(request, model),
@@ -81,7 +83,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *_stack(request, model),
         *stated_base.problems(request.method, request.model),
         *stated_base.problems_of_card(request.method, request.device),
-        *_plain_steps(request, model),
+        *_plain_steps(request, method),
         *loraplus.problems(request),
         *optimizer_choice.problems(request, model),
         *lorafa.problems(request, model),
@@ -94,7 +96,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     ]
     if problems:
         raise PlanError(*problems)
-    request.method.for_model(model).check(model, request.training)
+    method.check(model, request.training)
 
 
 def _prepared(request: Request, model: Model) -> PreparedModel:
@@ -102,7 +104,9 @@ def _prepared(request: Request, model: Model) -> PreparedModel:
 
 
 def _switches(request: Request, model: Model) -> Iterator[Problem]:
-    config = request.model.config or {}
+    config = request.model.config
+    if config is None:
+        return  # that of the catalogue
     nested = (config.get("text_config") if "text_config" in model.config else None) or {}
     for place, values in (("", config), ("text_config.", nested)):
         for name, (value, why) in SWITCHES.items():
@@ -192,8 +196,10 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
+    if training.trainer is None or training.autocast is None:
+        return
     first = verified.RETURNS_CACHES_LATER.get(model.model_type or "", verified.RETURNS_CACHES)
-    if training.trainer is None or training.autocast is None or release(stack.transformers)[:2] >= first:
+    if release(stack.transformers)[:2] >= first:
         return
     checkpoints = "caches_of_checkpointed_layers" not in older_behavior(stack, model.model_type)
     unchecked = training if checkpoints else replace(training, gradient_checkpointing=False)
@@ -205,12 +211,12 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 
 
-def _plain_steps(request: Request, model: Model) -> Iterator[Problem]:
+def _plain_steps(request: Request, method: Method) -> Iterator[Problem]:
     """Yield why several GPUs, other tasks or older releases are refused with some methods.
 
     These methods are modeled in plain steps only.
     """
-    method, stack = request.method.for_model(model), request.stack
+    stack = request.stack
     if not method.plain_steps_only:
         return
     yield from _sharded_plain_steps(request)
@@ -230,15 +236,13 @@ def _sharded_plain_steps(request: Request) -> Iterator[Problem]:
     method, device = request.method, request.device
     if device.count == 1:
         return
-    reason = method.facts.sharding_caveat
-    because = f" ({reason})" if reason else ""
     if not method.plain_shardings:
-        message = f"{method.title} is modeled on one GPU only{because}: set device.count 1 and device.sharding none"
+        message = f"{method.title} is modeled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=device.count)
     elif device.sharding not in method.plain_shardings:
         *others, last = method.plain_shardings
         named = f"{', '.join(others)} and {last}" if others else last
-        message = f"{method.title} is modeled under {named} only{because}: use one of them"
+        message = f"{method.title} is modeled under {named} only: use one of them"
         yield Problem(loc="device.sharding", msg=message, input=device.sharding)
     elif request.training.trainer is not None and not method.virtual_tokens:
         message = f"{method.title} is modeled in the reference step on several GPUs: leave the trainer out"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache, partial
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
@@ -19,7 +18,17 @@ from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimation import initialization, textbook
-from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Remarks, Row, Timeline
+from calculator.estimation.answer import (
+    Estimate,
+    Memory,
+    ModelSummary,
+    ParameterCounts,
+    Phase,
+    Remarks,
+    Row,
+    StoredBytes,
+    Timeline,
+)
 from calculator.estimation.checked import checked_by_sizes
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
@@ -31,7 +40,7 @@ from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from calculator.estimation.several_gpus import check_device
-from calculator.estimation.step_figures import figures_of, reserved_by_rule
+from calculator.estimation.step_figures import figures_of, phases, reserved_by_rule
 from calculator.estimation.timeline import timeline
 from calculator.estimation.unsharded import unsharded_bytes
 from calculator.families import FAMILIES, model_from_config
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.architecture.task import Task
+    from calculator.common.names import PhaseName
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
     from calculator.estimation.answer import Component
@@ -105,13 +115,15 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         parameters=ParameterCounts.of(*resident.parameters),
         memory=with_interval(memory, request, model, estimate),
         fit=verdict,
-        saved_bytes=resident.saved_bytes,
+        stored=Deferred(partial(_stored, resident)),
         remarks=_with_remarks_of_figures(request, model, remarks, step, memory, verdict),
         communication=step.communication,
-        base_bytes=resident.base_bytes,
-        added_bytes=resident.added_bytes,
         grade="from source, not traced" if resident.prepared.trainer.facts.is_interval else "modelled",
     )
+
+
+def _stored(resident: ResidentState) -> StoredBytes:
+    return StoredBytes(resident.saved_bytes, resident.base_bytes, resident.added_bytes)
 
 
 def _with_remarks_of_figures(
@@ -122,18 +134,32 @@ def _with_remarks_of_figures(
     memory: Memory,
     verdict: Fit | None,
 ) -> Callable[[], Remarks]:
-    """Return all remarks on an answer, from those that follow from its request alone."""
-    assumptions = (*of_verdict(verdict), *of_ranks(step.flat))
-    first = without_gradient(model, step.resident.tensors)
-    last = (*initialization.warnings(step.resident, memory.peak_allocated_bytes), *_card_caveats(request))
-    return Deferred(partial(_joined, remarks, assumptions, first, last)) if assumptions or first or last else remarks
+    """Return all remarks on an answer, from those that follow from its request alone.
+
+    Those on the initialization are written now, because it may be refused.
+    """
+    of_initialization = initialization.warnings(step.resident, memory.peak_allocated_bytes)
+    return Deferred(partial(_joined, request, model, remarks, step, verdict, of_initialization))
 
 
 def _joined(
-    remarks: Callable[[], Remarks], assumptions: Iterable[str], first: Iterable[str], last: Iterable[str]
+    request: Request,
+    model: Model,
+    remarks: Callable[[], Remarks],
+    step: TrainingStep,
+    verdict: Fit | None,
+    of_initialization: tuple[str, ...],
 ) -> Remarks:
-    of_request = remarks()
-    return Remarks((*of_request.assumptions, *assumptions), (*first, *of_request.warnings, *last))
+    assumptions, warnings = remarks()
+    return Remarks(
+        (*assumptions, *of_verdict(verdict), *of_ranks(step.flat)),
+        (
+            *without_gradient(model, step.resident.tensors),
+            *warnings,
+            *of_initialization,
+            *_card_caveats(request),
+        ),
+    )
 
 
 def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
@@ -192,7 +218,7 @@ def device_replay(
 ) -> DeviceReplay:
     """Return a request's run for replays. `peaks` are those of its step."""
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
-    live = max(peak.bytes for peak in peaks or step.every_peak())
+    live = max(peak.bytes for peak in peaks or step.deciding_peaks())
     replay = replay_of(
         Histories.from_training(_emptying(request)),
         step.resident,
@@ -202,7 +228,7 @@ def device_replay(
         conf=parse_alloc_conf(request.device.alloc_conf or ""),
         cached=series.replays(_run_of(request, forward, backward)),
     )
-    if not step.generation:
+    if not step.generates:
         return replay
     return GeneratingReplay.from_step(replay, partial(of_generation, step, (forward, backward)))
 
@@ -222,8 +248,8 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
     memory, verdict = memory_and_fit(
         request,
         shown.parts,
-        shown.phases,
-        shown.operation,
+        phases(step, shown.peaks),
+        (shown.phase, shown.operation),
         replay.peak_reserved_bytes if replay else reserved_by_rule(step, workspaces),
         timeline(step, shown.peaks),
         replay,
@@ -255,14 +281,11 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     )
 
 
-_PEAK = attrgetter("peak_bytes")
-
-
 def memory_and_fit(
     request: Request,
     parts: tuple[Component, ...],
-    phases: tuple[Phase, ...],
-    operation: str,
+    listed: Callable[[], tuple[Phase, ...]],
+    peak: tuple[PhaseName, str],
     reserved: int | None = None,
     line: Callable[[], Timeline] = Timeline.from_moments,
     replay: DeviceReplay | None = None,
@@ -271,9 +294,10 @@ def memory_and_fit(
 ) -> tuple[Memory, Fit | None]:
     """Return the memory of a peak with its overheads, and the verdict on a card.
 
-    The card may also run a `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments.
-    `replay` is the run, for a replay on the device. `unsharded` returns the bytes that a card needs with any number of
-    cards, from those of workspaces and context.
+    `listed` returns the phases, and `peak` is the phase and the operation of the peak. The card may also run a
+    `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, for a
+    replay on the device. `unsharded` returns the bytes that a card needs with any number of cards, from those of
+    workspaces and context.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -283,9 +307,9 @@ def memory_and_fit(
         reserved = whole_segments(allocated + workspace)
     memory = Memory(
         components=parts,
-        phases=phases,
-        peak_phase=max(phases, key=_PEAK).name,
-        peak_operation=operation,
+        listed=listed,
+        peak_phase=peak[0],
+        peak_operation=peak[1],
         line=line,
         peak_allocated_bytes=allocated,
         library_workspace_bytes=workspace,
@@ -351,8 +375,10 @@ def _by_the_textbook(request: Request) -> Estimate:
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
     ).components
     total = sum(part.bytes for part in parts)
-    phases = (Phase(name="optimizer_step", peak_bytes=total),)
-    memory, verdict = memory_and_fit(request, parts, phases, "everything counted once")
+    phase = Phase(name="optimizer_step", peak_bytes=total)
+    memory, verdict = memory_and_fit(
+        request, parts, Deferred(lambda: (phase,)), (phase.name, "everything counted once")
+    )
     return Estimate(
         model=summary,
         method=request.method,
@@ -361,7 +387,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         parameters=counts,
         memory=memory,
         fit=verdict,
-        saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
+        stored=Deferred(partial(StoredBytes, textbook.WEIGHT_BYTES * counts.trainable)),
         remarks=partial(textbook.remarks, 1 if verdict is None else verdict.gpus_needed or 1),
         grade=None,
     )

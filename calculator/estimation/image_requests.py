@@ -41,7 +41,9 @@ def image_families() -> tuple[str, ...]:
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield every reason why a request with images is refused."""
     training, images = request.training, request.training.images
-    if images is None or not training.has_images:
+    if images is None:
+        return
+    if not training.has_images:
         yield from _without_number(images)
         return
     if request.task != "causal_lm" or forward_of(model).tower is None:
@@ -78,9 +80,9 @@ def processed(request: Request, model: Model) -> Processed:
     return tower.process(model.config, images)
 
 
-def _without_number(images: Images | None) -> Iterator[Problem]:
+def _without_number(images: Images) -> Iterator[Problem]:
     """Yield settings of images in a request without images."""
-    for field in fields(Images) if images is not None else ():
+    for field in fields(Images):
         value = getattr(images, field.name)
         if value != field.default:
             message = "there are no images: set images_per_sequence to 1 or more, or leave this out"

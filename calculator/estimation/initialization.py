@@ -214,9 +214,12 @@ def _of_tensor(tensor: Allocated) -> Row:
 
 def warnings(resident: ResidentState, peak: int) -> tuple[str, ...]:
     """Return warnings: adding the adapter exceeds the peak of a step, or samples determine EVA's ranks."""
+    kind = _kind(resident.prepared)
+    if not kind:
+        return ()
     whole = resident.prepared.device.sharding in ("none", "ddp")
     found = initialization_peak(resident) if whole else None
-    ranks = tuple(_ranks_of_eva(resident.prepared)) if _kind(resident.prepared) == "eva" else ()
+    ranks = tuple(_ranks_of_eva(resident.prepared)) if kind == "eva" else ()
     if found is None or found.bytes <= peak:
         return ranks
     sentence = (

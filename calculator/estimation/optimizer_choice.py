@@ -29,10 +29,11 @@ _OWN_OPTIMIZERS = ("torchtune", "unsloth")
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why an optimizer or its options are refused with a trainer or on several GPUs."""
-    yield from optim_args.problems(request.training)
-    yield from _projected(request, model)
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
+    yield from optim_args.problems(training)
+    if optimizer.projects:
+        yield from _projected(request, model)
     message = _on_several_gpus(optimizer, training, device.sharding)
     if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
@@ -64,8 +65,6 @@ def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: Shardin
 def _projected(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why projections of gradients are refused: no module matches, or adapters are trained."""
     training, method = request.training, request.method
-    if not OPTIMIZERS[training.optimizer].projects:
-        return
     if not method.facts.trains_base or method.trains_part:
         message = "projects the gradients of whole weights, and is modeled for full fine-tuning: use method full"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)

@@ -153,10 +153,12 @@ def uncut(request: Request) -> Request:
 
 def with_longest_batch(request: Request) -> Request:
     """Return the request for the step of the longest micro-batch."""
+    if request.training.sequence_lengths is None:
+        return request
     request = uncut(request)
     training = request.training
     lengths = sample_lengths(training)
-    if training.sequence_lengths is None or lengths is None:
+    if lengths is None:
         return request
     longest = lengths.longest_batch(training)
     if lengths.in_a_row is not None:

@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.estimation.model_cache import returns_cache
 from calculator.inputs.sharding import MODELED, DDPConfig, ShardingName
 from calculator.methods import Full
+from calculator.methods.lily.method import Lily
 from calculator.methods.low_rank.method import LowRank
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding import added
@@ -49,8 +50,6 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
     yield from _zero3(request, prepared)
     if request.method.facts.buffers_like and request.device.sharding in MODELED - {"none", "ddp"}:
         yield from added.buffer_problems(prepared())
-    if request.device.sharding in {"zero1", "zero2"}.intersection(request.method.facts.plain_shardings):
-        yield from added.order_problems(prepared())
     yield from zero_problems(
         request.training,
         request.device,
@@ -114,7 +113,7 @@ def _layers_apart(request: Request) -> Iterator[Problem]:
     Such layers of LoRA and of full fine-tuning are modeled.
     """
     method = request.method
-    if request.device.count > 1 and method.differs_between_layers and not isinstance(method, Full | LowRank):
+    if request.device.count > 1 and method.differs_between_layers and not isinstance(method, Full | LowRank | Lily):
         message = "settings of single layers are modeled on one GPU only: set device.count 1 and device.sharding none"
         yield Problem(loc="device.count", msg=message, input=request.device.count)
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
+from calculator.common.garbage import without_collections
 from calculator.estimation.answer import Timeline, TimelineForm
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Deferred[Timeline]:
     return Deferred(partial(_cached_timeline, step, peaks))
 
 
+@without_collections
 def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     """Return the timeline, which is cached with the step.
 
@@ -46,7 +48,7 @@ def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
 
 def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     whole = step.whole
-    *generation, before, after, optimizer = peaks if whole is step else whole.every_peak()
+    *generation, before, after, optimizer = step.with_generation(peaks) if whole is step else whole.every_peak()
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
     first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
     ahead, back = _spans(earlier, "forward", "backward"), _spans(later, "backward", "end")

@@ -40,7 +40,7 @@ OF_TRAINERS: dict[str, object] = {
     "activation_offloading": None,
 }
 
-_values = attrgetter(*OF_TRAINERS)
+_values, _NO_VALUES = attrgetter(*OF_TRAINERS), tuple(OF_TRAINERS.values())
 
 
 def problems(request: Request, model: Model, of_request: Callable[[], PreparedModel]) -> Iterator[Problem]:
@@ -72,9 +72,11 @@ def problems(request: Request, model: Model, of_request: Callable[[], PreparedMo
 
 
 def _without_trainer(training: Training) -> Iterator[Problem]:
-    values = zip(OF_TRAINERS, _values(training), strict=True)
-    given = {name: value for name, value in values if value != OF_TRAINERS[name]}
-    if training.use_reentrant:
+    values, is_reentrant = _values(training), training.use_reentrant
+    if values == _NO_VALUES and not is_reentrant:
+        return
+    given = {name: value for name, value in zip(OF_TRAINERS, values, strict=True) if value != OF_TRAINERS[name]}
+    if is_reentrant:
         given["gradient_checkpointing_kwargs.use_reentrant"] = True
     for name, value in given.items():
         message = f"the reference step has no such setting: set training.trainer, or leave {name} out"

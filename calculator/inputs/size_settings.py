@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -31,17 +31,27 @@ def other_settings(settings: object) -> tuple[object, ...]:
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
     """Return a copy of the settings with each size changed."""
-    of_class: Any = settings
-    changes = {field.name: change(getattr(settings, field.name)) for field in fields(of_class) if field.name in _SIZES}
-    return replace(of_class, **changes)  # type: ignore[no-any-return]
+    kind: Any = type(settings)
+    (changed, others), (_, read) = _names(kind), _readers(kind)
+    values = dict(zip(others, read(settings), strict=True))  # dataclasses.replace takes twice as long
+    values.update(zip(changed, map(change, sizes(settings)), strict=True))
+    copy: Settings = kind(**values)
+    return copy
+
+
+@cache
+def _names(kind: type) -> tuple[list[str], list[str]]:
+    """Return the names of a dataclass's size settings, and of all others."""
+    of_class: Any = kind
+    names = [field.name for field in fields(of_class)]
+    return [name for name in names if name in _SIZES], [name for name in names if name not in _SIZES]
 
 
 @cache
 def _readers(kind: type) -> tuple[Callable[[object], tuple[Any, ...]], Callable[[object], tuple[Any, ...]]]:
     """Return functions that read the size settings of a dataclass, and all others."""
-    of_class: Any = kind
-    names = [field.name for field in fields(of_class)]
-    return _reader([name for name in names if name in _SIZES]), _reader([name for name in names if name not in _SIZES])
+    changed, others = _names(kind)
+    return _reader(changed), _reader(others)
 
 
 def _reader(names: list[str]) -> Callable[[object], tuple[Any, ...]]:

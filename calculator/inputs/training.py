@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import repeat
 from math import ceil
+from operator import attrgetter
 from typing import Literal
 
 from calculator.common.dtype import DType
@@ -199,6 +201,11 @@ class DrawnRow(Training):
 def _changed(training: Training, kind: type[Training], changes: dict[str, object]) -> Training:
     """Return a copy of another kind with other settings. dataclasses.replace takes several times as long."""
     changed = object.__new__(kind)
+    if kind is type(training):
+        names = _names(kind)  # type: ignore[arg-type]  # a class is hashable
+        any(map(object.__setattr__, repeat(changed), names, attrgetter(*names)(training)))
+        any(map(object.__setattr__, repeat(changed), changes, changes.values()))
+        return changed
     for name in _names(kind):  # type: ignore[arg-type]  # a class is hashable
         object.__setattr__(changed, name, changes[name] if name in changes else getattr(training, name))
     return changed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.layers.accumulation import Accumulation
+    from calculator.engine.accumulation import Accumulation
     from calculator.resident.module_spec import ModuleSpec
 
     #: A method's forward of a linear module. It takes the module and its input.
@@ -86,7 +86,7 @@ class Parameters:
         """
         dtype = self.dtype or dtype
         if not self.tied:
-            return self._made(name, shape, dtype, trained=trained)
+            return self._made(name, shape, dtype, trained=trained) if trained else self.plain(name, shape, dtype, None)
         name = self.tied.get(name, name)
         if name in self.known:
             return self.known[name]
@@ -114,9 +114,7 @@ class Parameters:
 
     def leaf(self, name: str) -> AccumulateGrad:
         """Return the node that accumulates the gradient of a new trained parameter."""
-        leaf = AccumulateGrad(self.tape, name)
-        leaf.layer = self.tower_layer
-        leaf.has_grad, leaf.in_bucket, leaf.is_marked, leaf.release = self.accumulation
+        leaf = AccumulateGrad(self.tape, name, accumulation=self.accumulation, layer=self.tower_layer)
         self.leaves.append(leaf)
         return leaf
 
@@ -145,11 +143,8 @@ class BoundModule:
         own_path = f"{path}.{module_spec.copied}" if module_spec.copied else path
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
-            name, dtype = f"{own_path}.{p.name}", module_spec.trained_dtype_of(p)
-            if module_spec.trained or parameters.tied:
-                self.own[p.name] = parameters.new(name, p.shape, dtype, trained=p.name in module_spec.trained)
-            else:
-                self.own[p.name] = parameters.plain(name, p.shape, parameters.dtype or dtype, None)
+            trained, dtype = p.name in module_spec.trained, module_spec.trained_dtype_of(p)
+            self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
         self.added: dict[str, Tensor] = {}
         for a in module_spec.added:
             name = f"{path}.{a.name}"

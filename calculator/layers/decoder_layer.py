@@ -60,7 +60,12 @@ def run_sublayer(
 
 
 def _own_module(modules: LayerModules) -> str:
-    """Return the token mixer that has parameters of its own, in addition to its modules', or `attention`."""
+    """Return the token mixer that has, or reads, parameters in addition to its modules', or `attention`.
+
+    The mixer around a short convolution reads those of the convolution.
+    """
+    if modules.kind.attention == "conv":
+        return "conv"
     mixers = ("self_attn", "linear_attn", *(("mamba",) if modules.kind.attention == "linear_attention" else ()))
     return next((each for each in mixers if each in modules), "attention")
 

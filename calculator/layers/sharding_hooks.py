@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from calculator.engine.accumulation import Accumulation
 from calculator.engine.repetition import repetition
-from calculator.layers.accumulation import Accumulation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -34,6 +34,12 @@ def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel
 
     TRL from 1.0 on does not freeze a second model. Its weights require a gradient, although none is computed.
     """
+    second = _compared_model(prepared, compared)
+    second.share_releases(prepared)
+    return second
+
+
+def _compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
     match compared:
         case "model":
             method = Method() if trainer_of(prepared.training).freezes_reference(prepared) else Full()

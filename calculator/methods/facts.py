@@ -81,8 +81,6 @@ class MethodFacts:
     plain_steps_only: bool = False
     #: The shardings under which the reference step is modeled, for a method that is modeled in plain steps only.
     plain_shardings: tuple[str, ...] = ()
-    #: Why it is refused under other shardings. None if nothing more than that they are not modeled is known.
-    sharding_caveat: str | None = None
     #: The parameters that have the dtype of its buffers when PEFT adds them. Products have both as factors, and PyTorch
     #: refuses them if a sharding then casts the parameters alone. None if it has no such buffers.
     buffers_like: Literal["adapters", "base"] | None = None

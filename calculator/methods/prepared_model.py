@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.model import Stack
@@ -178,11 +179,18 @@ class PreparedModel:
         spec = self.module_specs.get((path, id(module)))
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
+            if self.method.makes_on_host and not self._moves_model:
+                spec = replace(spec, added=tuple([each for each in spec.added if not each.made_on_host]))
             spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:
                 spec = precision.cast(spec, self.cast_to, self.training)
             self.module_specs[path, id(module)] = spec
         return spec
+
+    @property
+    def _moves_model(self) -> bool:
+        """Whether a trainer, or a library that shards the model, moves it to the GPU with all buffers."""
+        return self.given.trainer is not None or self.device.sharding != "none"
 
     @property
     def modules(self) -> Iterator[tuple[str, Module, ModuleSpec]]:
@@ -212,7 +220,14 @@ class PreparedModel:
         prepared.module_specs, prepared.adapter_dtype = self.module_specs, self.adapter_dtype
         prepared.cast_to = self.cast_to  # because the training that the step runs has no autocast
         prepared.recorded_passes = self.recorded_passes
+        prepared.share_releases(self)
         return prepared
+
+    def share_releases(self, other: PreparedModel) -> None:
+        """Take what depends on the releases and the device from another prepared model of the same stack."""
+        self._older = other._older
+        if self.device is other.device and self.training.kernels == other.training.kernels:
+            self._kernels = other._kernels
 
     @property
     def first_micro_batch(self) -> PreparedModel:

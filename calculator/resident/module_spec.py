@@ -32,6 +32,8 @@ class Added:
     buffer: bool = False
     #: The shape of the buffer, if it is a view of a larger storage, whose shape is `shape`.
     view: Shape | None = None
+    #: Whether PEFT makes the buffer on the host. It stays there unless a trainer or a sharding moves the model.
+    made_on_host: bool = False
     #: The shape of the storage that its gradient is a view of. None if its gradient has its own.
     gradient_base: Shape | None = None
 

@@ -76,26 +76,30 @@ def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = 
 
 def optimizer_states(
     tensors: Iterable[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
-) -> Iterator[ResidentTensors]:
+) -> tuple[ResidentTensors, ...]:
     """Return the optimizer's states of every trained parameter, from its second step on, and those that all share.
 
     A parameter without a gradient has states only if the optimizer creates them early. Parameters in `in_32_bits` have
     no 8-bit states.
     """
     tensors = tuple(tensors)
-    yield from own_states(tensors, optimizer, in_32_bits)
-    yield from shared_states(tensors, optimizer, in_32_bits)
+    if optimizer.is_like_parameters:
+        return (_like_parameters(tensors, optimizer),)
+    return (*own_states(tensors, optimizer, in_32_bits), *shared_states(tensors, optimizer, in_32_bits))
+
+
+def _like_parameters(tensors: Sequence[ResidentTensor], optimizer: Optimizer) -> PerParameter:
+    return PerParameter(_with_states(tensors, optimizer), optimizer.names, "optimizer_states")
 
 
 def own_states(
     tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensors]:
     """Return the states that each parameter has of its own."""
-    trained = _with_states(tensors, optimizer)
     if optimizer.is_like_parameters:
-        yield PerParameter(trained, optimizer.names, "optimizer_states")
+        yield _like_parameters(tensors, optimizer)
         return
-    for tensor in trained:
+    for tensor in _with_states(tensors, optimizer):
         early = tensor.dtype_at_optimizer_init if optimizer.early else None
         states = optimizer.of(tensor.name)
         of = states.in_32_bits if tensor.name in in_32_bits else states

@@ -240,7 +240,9 @@ def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[Reside
 
 def outer_buffers(prepared: Prepared) -> Iterator[ResidentTensor]:
     """Yield the buffers outside the layers, and those of layers that older releases have."""
-    for buffer, name, count in _buffers(prepared):
+    buffers = prepared.model.buffers
+    named = _older_buffers(prepared) if prepared.older else [(buffer, buffer.name, 1) for buffer in buffers]
+    for buffer, name, count in named:
         yield from _buffer(buffer, name, count, prepared.method, prepared.given)
 
 
@@ -250,8 +252,8 @@ def layer_buffers(prepared: Prepared, stack: str, layer: Layer, count: int) -> I
         yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
 
 
-def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
-    """Yield the buffers outside the layers, each with its name and count, and what older releases have instead."""
+def _older_buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
+    """Yield the buffers outside the layers in older releases, and those of their layers, with names and counts."""
     older, decoder = prepared.older, prepared.model.decoder
     for buffer in prepared.model.buffers:
         if buffer.name == "model.rotary_emb.inv_freq":

@@ -1,11 +1,10 @@
-"""Checks of what a method adds to a model: buffers that a sharding does not cast, and parameters that modules share."""
+"""Checks of the buffers that a method adds to a model, which a sharding does not cast."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +34,3 @@ def buffer_problems(prepared: PreparedModel) -> Iterator[Problem]:
         )
         instead = " and training.adapter_dtype model" if like == "adapters" else ""
         yield Problem(loc=f"training.{field}", msg=f"{message}{instead}", input=getattr(given, field))
-
-
-def order_problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield a trained parameter that modules share next to other trained ones.
-
-    It is a parameter of the first of these modules, amid others in a flat tensor of stages 1 and 2.
-    """
-    trained = [tensor for tensor in resident_tensors(prepared) if tensor.trained]
-    of_several = {*prepared.model.tied.values()}
-    shared = [parameter for parameter in trained if not parameter.base and parameter.name in of_several]
-    if shared and len(trained) > 1:
-        message = (
-            f"modules share {shared[0].name} of {prepared.method.title}, which DeepSpeed flattens amid other trained"
-            " parameters, an order that is not modeled: train no biases and no modules_to_save"
-        )
-        yield Problem(loc="method.name", msg=message, input=prepared.method.name)

@@ -92,6 +92,8 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
     Source: transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py, _prepare_position_ids_for_generation.
     """
+    if not loop.facts.generates:
+        return
     keeps = forward_of(prepared.model).positions_of_token > 1 and not prepared.training.has_images
     batch = loop.generation(prepared.training) if keeps else None
     if batch is not None:
@@ -131,10 +133,12 @@ def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ())
     if facts.sequences > 1:
         rows = facts.sequences * rows
     shape = (rows, named(training.sequence_length, "S"))
+    if not training.flattened:
+        return [(name, shape, "int64") for name in facts.batch]
     tensors: list[tuple[str, Shape, DType]] = [
-        (name, shape, "int64") for name in facts.batch if not (training.flattened and name == "attention_mask")
+        (name, shape, "int64") for name in facts.batch if name != "attention_mask"
     ]
-    return [*tensors, *(_flattened(shape, training, bounds) if training.flattened else ())]
+    return [*tensors, *_flattened(shape, training, bounds)]
 
 
 def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:

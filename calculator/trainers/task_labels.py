@@ -46,10 +46,11 @@ def labels(model: Model, training: Training) -> list[BatchTensor]:
 
     They are integers, except those of a classifier with several labels or with real values.
     """
+    task = model.task.name
+    if task == "causal_lm" or task == "feature_extraction":  # noqa: PLR1714  narrows the type
+        return []
     batch, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
-    match model.task.name:
-        case "causal_lm" | "feature_extraction":
-            return []
+    match task:
         case "seq_cls" | "image_cls":
             return [_of_classifier(model, training, batch)]
         case "token_cls":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -18,9 +17,10 @@ from calculator.trainers.liger import forward_for, forward_of_second
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
+from calculator.training_step.skipped_references import decides_no_peak, may_follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from calculator.common.names import ComponentName
     from calculator.engine.recorded_passes import Outputs
@@ -56,9 +56,14 @@ class ModelPasses:
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model on the ids of the batch, or on other ids."""
         self._begin()
-        if self.context.skipped is not None:
-            self.context.skipped.begin_trained(self.context.tape)
-        return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
+        context, skipped = self.context, self.context.skipped
+        prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        if skipped is not None:
+            skipped.begin_trained(context.tape, lists_added=may_follow(context, prepared))
+        outputs = self.forward(context) if ids is None else self.forward(context, ids=ids)
+        if skipped is not None:
+            skipped.end_trained(context.tape)
+        return outputs
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trained model once more, on other ids. `name` is the prefix of its marks."""
@@ -81,7 +86,11 @@ class ModelPasses:
         prepared: PreparedModel = outer.prepared  # type: ignore[assignment]  # a step's model is prepared
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
-        skipped = outer.skipped if may_be_skipped(outer, prepared, compared) else None
+        skipped = outer.skipped
+        if skipped is not None and not (
+            may_be_skipped(outer, prepared, compared) or (reference and decides_no_peak(outer, skipped))
+        ):
+            skipped = None
         head = trainer_of(prepared.training).fused_head(compared)
         if skipped is not None and head is not None:
             return named(tape, name, partial(self._skipped, name, skipped, head))[0]
@@ -107,7 +116,7 @@ class ModelPasses:
         """Return what a pass returns that is not interpreted."""
         context, tape = self.context, self.context.tape
         skipped.begin(tape, name, context.dtype)
-        with _no_grad(tape, in_eval_mode=False):
+        with _NoGrad(tape, in_eval_mode=False):
             tape.component = "logits_and_loss"
             outputs = head.allocate_outputs(context)
             tape.component = "activations"
@@ -125,7 +134,7 @@ class ModelPasses:
         before = _Recorded.on(context.tape)
         if skips:
             leave_out(context)
-        with _no_grad(context.tape, in_eval_mode=compared == "model"):
+        with _NoGrad(context.tape, in_eval_mode=compared == "model"):
             outputs = self.forward(context)
             if context.first_period_differs:
                 del outputs, context
@@ -203,7 +212,7 @@ def run_no_grad_first(outer: Context, forward: Callable[[Context], Outputs]) -> 
     context.repetition, context.layer_loop = every_layer(len(context.layers)), None
     context.hidden_states, context.num_items = [], outer.num_items
     context.method.before_no_grad_pass(context)
-    with _no_grad(context.tape, in_eval_mode=False):
+    with _NoGrad(context.tape, in_eval_mode=False):
         outputs, _ = named(context.tape, PREFIX, lambda: (forward(context), context.repetition))
     context.method.after_no_grad_pass(outer, context.hidden_states[-1])
     del outputs
@@ -217,12 +226,18 @@ def fills_cache(prepared: PreparedModel) -> bool:
     return prepared.method.virtual_tokens > 0 and not prepared.method.embeds_inputs
 
 
-@contextmanager
-def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
-    """Run a block under no_grad. In eval mode, dropout does nothing."""
-    outer = tape.grad_enabled, tape.trains, tape.scope
-    tape.grad_enabled, tape.trains = False, tape.trains and not in_eval_mode
-    try:
-        yield
-    finally:
-        tape.grad_enabled, tape.trains, tape.scope = outer
+class _NoGrad:
+    """Runs a block under no_grad. In eval mode, dropout does nothing."""
+
+    __slots__ = ("_outer", "_tape", "_trains")
+
+    def __init__(self, tape: Tape, *, in_eval_mode: bool) -> None:
+        self._tape = tape
+        self._outer = tape.grad_enabled, tape.trains, tape.scope
+        self._trains = tape.trains and not in_eval_mode
+
+    def __enter__(self) -> None:
+        self._tape.grad_enabled, self._tape.trains = False, self._trains
+
+    def __exit__(self, *_: object) -> None:
+        self._tape.grad_enabled, self._tape.trains, self._tape.scope = self._outer

@@ -13,7 +13,7 @@ from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.common.dtype import DType
     from calculator.resident.optimizer import Optimizer
@@ -89,24 +89,27 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
         return ()
     dtypes = [*dict.fromkeys([tensor.dtype for tensor in trained])]
     if len(dtypes) == 1:
-        return tuple(_lists(trained, optimizer, lists))
+        return _lists(trained, optimizer, lists)
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
     alive = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
     return max(alive, key=bytes_of)
 
 
-def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
-    """Yield some of the lists of one dtype.
+def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> tuple[ResidentTensors, ...]:
+    """Return some of the lists of one dtype.
 
     The first list is computed from the optimizer's states, so it has their dtype.
     """
     name = f"{optimizer.name} temporary"
     recast = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
-    yield from (_like_state(tensor, name) for tensor in recast)
-    if recast:
-        group = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
-        yield PerParameter(recast, (name,), "workspace", len(numbers) - 1)
-    yield PerParameter(group, (name,), "workspace", len(numbers))
+    if not recast:
+        return (PerParameter(group, (name,), "workspace", len(numbers)),)
+    others = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
+    return (
+        *[_like_state(tensor, name) for tensor in recast],
+        PerParameter(recast, (name,), "workspace", len(numbers) - 1),
+        PerParameter(others, (name,), "workspace", len(numbers)),
+    )
 
 
 def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:

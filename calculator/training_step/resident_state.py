@@ -320,7 +320,10 @@ class ResidentState:
     @property
     def communication(self) -> tuple[Collective, ...] | None:
         """The bytes that one GPU sends in a step, by collective. None for a run on one GPU."""
-        device, found = self.prepared.device, self.shards.collectives() or None
+        device = self.prepared.device
+        if device.sharding == "none":
+            return None
+        found = self.shards.collectives() or None
         if self.flat is not None:
             found = self.flat.communication
         elif self.buckets is not None:

@@ -160,11 +160,13 @@ class RolloutLayout:
             return sum(changes[:start]), changes[start:]
         if self._indices is None:
             indices = _of_events(self.sizes, invert, self._events)
-            self._before, self._indices = Counter(indices[:start]), indices[start:]
-            for size in [size for size in self._before if size < 0]:
-                self._before[~size] -= self._before.pop(size)
-        before = sum([values[size] * count for size, count in self._before.items()])
-        return before, _of_events(values, neg, self._indices)
+            before = Counter(indices[:start])
+            for size in [size for size in before if size < 0]:
+                before[~size] -= before.pop(size)
+            # Several threads may read the phases of their answers at once.
+            self._before, self._indices = before, indices[start:]
+        alive = sum([values[size] * count for size, count in self._before.items()])
+        return alive, _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""

@@ -48,6 +48,8 @@ class Interpretation(NamedTuple):
     outputs: Outputs = ()
     #: The position of each mark on the tape.
     marks: dict[str, int] | None = None
+    #: The rows that adapters allocate in the trained pass, if passes without them may be skipped (see `Tape.added`).
+    added: Sequence[tuple[int, int, int]] = ()
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -68,7 +70,7 @@ class Interpretation(NamedTuple):
         """Return the run with the rows on the tape."""
         storages = storages_of(self.tape, self.first, self.outputs)
         copies = self.with_kinds(storages.kinds)
-        return Run(tape=self.tape, repetition=self.repetition, copies=copies, storages=storages)
+        return Run(self.tape, self.repetition, copies, storages, self.added)
 
 
 class Run(NamedTuple):
@@ -78,6 +80,7 @@ class Run(NamedTuple):
     repetition: Repetition
     copies: Copies
     storages: Storages
+    added: Sequence[tuple[int, int, int]] = ()
 
     @property
     def rows(self) -> Sequence[Allocation]:
@@ -176,7 +179,26 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
         marks=marks,
+        added=(context.skipped.added or ()) if context.skipped is not None else (),
     )
+
+
+def of_no_grad_passes(context: Context) -> Run:
+    """Return the run of a tape that has no-grad passes alone."""
+    tape = expanded(context.tape)
+    marks = {label: position for position, label in tape.marks}
+    return Interpretation(
+        tape=tape,
+        repetition=context.repetition,
+        lifetimes=Lifetimes(tape.events, len(tape.rows)),
+        windows=(),
+        shared_rows=0,
+        hidden_states_row=None,
+        first=None,
+        no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        outputs=outputs_of(tape, context.passes),
+        marks=marks,
+    ).run()
 
 
 def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: bool) -> Iterator[Window]:

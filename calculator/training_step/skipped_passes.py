@@ -12,7 +12,6 @@ or could change the segments of the rule, all passes are interpreted.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED
@@ -60,13 +59,13 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
 
 def has_any(recording: Recording) -> bool:
     """Return whether passes are left out of a recording."""
-    return TRAINED in recording.copies.marks
+    return any(label.endswith(SKIPPED) for label in recording.copies.marks)
 
 
 def is_determined(recording: Recording) -> bool:
-    """Return whether the passes that are left out of a recording decide no peak."""
+    """Return whether the passes that are left out of a recording before the trained pass decide no peak."""
     marks = recording.copies.marks
-    if TRAINED not in marks:
+    if TRAINED not in marks or not _excess(recording.copies):
         return True
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
     # A later layer under no_grad has its own input alive, and the first one's.
@@ -92,13 +91,13 @@ def _most(curve: MemoryCurve, forward: int, start: int, end: int) -> int:
 
 
 def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
-    """Return upper bounds on the number of storages of some sizes in the passes that are left out of a recording.
+    """Return upper bounds on the number of storages of some sizes in the passes left out before the trained pass.
 
     They are the sizes of which more are alive before a pass than before the trained pass. `counts` has the peak number
     of storages of each size in bytes.
     """
     found: dict[int, int] = {}
-    if has_any(recording):
+    if TRAINED in recording.copies.marks:
         sizes = recording.storages.sizes
         for each in _excess(recording.copies):
             more: dict[int, int] = {}
@@ -118,9 +117,11 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
     if copies.skipped is None:
         marks, events = copies.marks, copies.kinds.size_events
         copies.skipped = []
-        for at in [position for label, position in marks.items() if label.endswith(SKIPPED)]:
+        trained = marks[TRAINED]
+        for at in [each for label, each in marks.items() if label.endswith(SKIPPED) and each < trained]:
             freed: dict[int, int] = {}
-            for event, count in Counter(events[at : marks[TRAINED]]).items():
-                freed[max(event, ~event)] = freed.get(max(event, ~event), 0) + (-count if event >= 0 else count)
+            for event in events[at:trained]:
+                size, change = (event, -1) if event >= 0 else (~event, 1)
+                freed[size] = freed.get(size, 0) + change
             copies.skipped.append([(size, count) for size, count in freed.items() if count])
     return copies.skipped

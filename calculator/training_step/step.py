@@ -15,6 +15,7 @@ from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.peak import MicroBatchRun, Peak
+from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
 from calculator.training_step.run import offloaded_bytes, recorded_run
 from calculator.training_step.skipped_passes import has_any
@@ -25,7 +26,7 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
@@ -71,6 +72,13 @@ class TrainingStep:
         self.flat = self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
         self.partitioned = self._partitioned(resident.partitioned)
+        prepared = resident.prepared
+        #: The completions that the trainer generates in a step, and the passes for requests like this one. None if it
+        #: does not generate.
+        self._batch = prepared.trainer.generation(prepared.training)
+        self._passes = self.traces.generation_of(prepared) if self.generates else None
+        #: Whether all figures are expected to be read, so that a bound saves nothing.
+        self._is_read_whole = whole
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
@@ -78,7 +86,9 @@ class TrainingStep:
         if state is None:
             return None
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
-        return kind(state, self.run, self.recording, self.left, self.carried, self.resident.of_loop, self.first)
+        fetching = sum([tensor.bytes for tensor in self.resident.while_fetching])
+        of_loop = self.resident.of_loop
+        return kind(state, self.run, self.recording, self.left, self.carried, of_loop, self.first, fetching)
 
     def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
         if state is None:
@@ -127,21 +137,45 @@ class TrainingStep:
         """Whether no-grad passes are not interpreted."""
         return has_any(self.recording) or (self.first is not None and has_any(self.first.recording))
 
+    @property
+    def generates(self) -> bool:
+        """Whether the trainer generates a step's completions with `generate`."""
+        return self._batch is not None
+
     @cached_property
     def generation(self) -> tuple[StepPass, ...]:
         """The passes in which the trainer generates a step's completions. None if it does not generate.
 
         A pass may stand for a smaller one too (see `StepPass.smaller`).
         """
-        prepared = self.resident.prepared
-        if prepared.trainer.generation(prepared.training) is None:
+        if self._passes is None:
             return ()
-        cached = self.traces.generation_of(prepared)
-        return cached.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+        prepared = self.resident.prepared
+        return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+
+    @cached_property
+    def generation_bound(self) -> RolloutBound | None:
+        """No less than the passes of `generate` need. None if there are none, or if it is not certain or not used."""
+        if self._batch is None or self._is_read_whole:
+            return None
+        return RolloutBound.of(self.run, self.resident.prepared, self._batch.prompt)
 
     def every_peak(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases in order."""
-        return (self._of_generation(), *self.peaks()) if self.generation else self.peaks()
+        return self.with_generation(self.peaks())
+
+    def with_generation(self, peaks: tuple[Peak, ...]) -> tuple[Peak, ...]:
+        """Return the peaks of all phases, of which that of generation may be missing."""
+        return (self._of_generation(), *peaks) if self.generates and peaks[0].phase != "generation" else peaks
+
+    def deciding_peaks(self) -> tuple[Peak, ...]:
+        """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
+        peaks, bound = self.peaks(), self.generation_bound
+        if bound is not None:
+            most = max([peak.bytes for peak in peaks])
+            if bound.is_below(most - _bytes(self.resident.always, self.carried)):
+                return peaks
+        return self.with_generation(peaks)
 
     def _of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
@@ -191,6 +225,13 @@ class TrainingStep:
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Return the peaks of the forward pass, the backward pass and the optimizer step."""
+        forward, backward, optimizer = self._peaks_of_batches()
+        if self.resident.while_fetching:
+            forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
+        return forward, backward, optimizer
+
+    def _peaks_of_batches(self) -> tuple[Peak, Peak, Peak]:
+        """Return these peaks once the batches of the step are fetched."""
         resident = self.resident
         if self.flat is not None:
             return self.flat.peaks()
@@ -201,8 +242,6 @@ class TrainingStep:
         optimizer = _last(f"{resident.optimizer.name}: step", resident.in_step, self.left)
         if self.earlier is None:
             forward = self._peak("forward", self.last, accumulated, self.carried)
-            if resident.while_fetching:
-                forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
             if self.first is not None:
                 before = self._peak("forward", self.first, always, self.carried)
                 forward = max(forward, before, key=attrgetter("bytes"))
@@ -223,7 +262,12 @@ class TrainingStep:
 
     def _while_fetching(self) -> Peak:
         """Return the peak before the forward pass, when the batches of the previous step are alive too."""
-        state = TensorGroup((*self.resident.always, *self.resident.while_fetching))
+        always: Iterable[ResidentTensors] = self.resident.always
+        if self.flat is not None:
+            always = self.flat.always
+        elif self.partitioned is not None:
+            always = self.partitioned.before_step
+        state = TensorGroup((*always, *self.resident.while_fetching))
         return _last("batches of the step: fetched", state, self.carried)._replace(phase="forward")
 
     def _while_broadcasting(self) -> Peak | None:
@@ -262,8 +306,8 @@ class TrainingStep:
         left: StorageCounts | None = None,
     ) -> Peak:
         marks = of.marks
-        end = {"forward": "backward", "backward": "end"}[phase]
-        moment = of.recording.curve.peak(marks[phase], marks[end])
+        end = marks["backward" if phase == "forward" else "end"]
+        moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,

@@ -67,7 +67,7 @@ class SymbolicTrace:
         self.shapes = symbols.shapes
         #: The distinct sizes, as indices of values, and the number of each kind's size.
         layouts = [*zip(self.shape_of, self.dtypes, strict=True)]
-        self.sizes, self.size_of = numbered(symbols.sizes_of_layouts(layouts))
+        self.sizes, self.size_of = symbols.numbered_sizes(layouts)
         #: Pairs of shapes of kinds with the same name, dtype and component. The kinds are equal if the shapes are.
         self.meeting = [*self._meeting()]
         #: What runs share, by the pairs of shapes that are equal, or by all equal shapes if layouts are compared.
@@ -138,7 +138,8 @@ class SymbolicTrace:
 
     def _separate(self, shapes: Sequence[int]) -> _Shared:
         """Return the shared state of runs in which no two kinds are equal. Shapes with the same number are equal."""
-        kinds = Kinds([*self._keys(shapes)], self.size_of, self.kind_of, self.interpretation.tape.events)
+        formulas = [*zip(self.shape_of, self.dtypes, strict=True)]
+        kinds = Kinds([*self._keys(shapes)], self.size_of, self.kind_of, self.interpretation.tape.events, formulas)
         return _Shared(self.interpretation.with_kinds(kinds), range(len(kinds.keys)))
 
     def _merged(self, shapes: Sequence[int]) -> _Shared:
@@ -150,6 +151,7 @@ class SymbolicTrace:
             [self.size_of[kind] for kind in first],
             [numbers[kind] for kind in self.kind_of],
             self.interpretation.tape.events,
+            (),
         )
         return _Shared(self.interpretation.with_kinds(kinds), first)
 

@@ -161,13 +161,16 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     cast_unfrozen(wrapped, method)
     if training.optimizer == "lorafa":
         freeze_a(wrapped)
-    if training.trainer is None:
+    if training.trainer is None and request.device.sharding == "none":
         permutations_on_host(wrapped)
     return wrapped
 
 
 def permutations_on_host(model: nn.Module) -> None:
-    """Give BOFT's layers their permutations on the host, where PEFT makes them; only a Trainer moves them."""
+    """Give BOFT's layers their permutations on the host, where PEFT makes them.
+
+    A trainer moves them, and so do accelerate and DeepSpeed.
+    """
     for layer in (module for module in model.modules() if isinstance(module, BOFTLayer)):
         layer.boft_P = torch.empty(layer.boft_P.shape, device="cpu")
 

@@ -26,8 +26,9 @@ FACTORIES = frozenset({"aten::arange", "aten::full", "aten::ones", "aten::scalar
 #: Operations whose shape depends on values, and whose meta kernels raise another error than NotImplementedError.
 SHAPED_BY_VALUES = frozenset({_ATEN.repeat_interleave.Tensor})
 
-#: Operations that are not computed on the host, which has no kernel for a half-precision input and a float32 output.
-ON_DEVICE_ALONE = frozenset({_ATEN._softmax.default})
+#: Operations that are not computed on the host, which has no kernel for a half-precision input with a float32 output or
+#: with float32 statistics.
+ON_DEVICE_ALONE = frozenset({_ATEN._softmax.default, _ATEN.native_layer_norm_backward.default})
 
 #: Collectives whose output has the input of each process. In a trace, every process has the same batch.
 REPEATED = frozenset({torch.ops.c10d._allgather_base_.default})

@@ -114,8 +114,13 @@ class EstimateAnswer(Answer):
     def _with_accuracy(cls, value: Any) -> Any:
         if not isinstance(value, Estimate):
             return value
-        remarks = value.remarks()._asdict()
-        return {**dict(_values(value)), **remarks, "method": settings(value.method), "accuracy": accuracy(value)}
+        return {
+            **dict(_values(value)),
+            **value.remarks()._asdict(),
+            "saved_bytes": value.saved_bytes,
+            "method": settings(value.method),
+            "accuracy": accuracy(value),
+        }
 
 
 class ComparedEstimateAnswer(EstimateAnswer):

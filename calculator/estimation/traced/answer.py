@@ -23,6 +23,7 @@ from calculator.estimation.answer import (
     Phase,
     Remarks,
     Row,
+    StoredBytes,
     Timeline,
 )
 from calculator.estimation.estimate import memory_and_fit
@@ -66,7 +67,7 @@ def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
         parameters=ParameterCounts(**document.parameters),
         memory=memory,
         fit=verdict,
-        saved_bytes=document.saved_bytes,
+        stored=Deferred(partial(StoredBytes, document.saved_bytes)),
         remarks=Deferred(partial(_remarks, request, document, verdict)),
         engine="traced",
         grade=grade_of(kernel_packages=document.kernel_packages, unchecked=document.unchecked),
@@ -79,14 +80,14 @@ def _remarks(request: Request, document: TraceDocument, verdict: Fit | None) -> 
 
 
 def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | None]:
-    peak = max(document.peaks.values(), key=lambda peak: peak.bytes)
+    name, peak = max(document.peaks.items(), key=lambda named: named[1].bytes)
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     replay = _replay(request, document, peak.bytes, (forward, backward)) if request.reserved == "replay" else None
     return memory_and_fit(
         request,
         components(document, peak.event),
-        tuple(Phase(name=name, peak_bytes=each.bytes) for name, each in document.peaks.items()),
-        peak.operation,
+        Deferred(lambda: tuple(Phase(name=name, peak_bytes=each.bytes) for name, each in document.peaks.items())),
+        (name, peak.operation),
         replay.peak_reserved_bytes if replay else by_rule(document, (forward, backward)),
         partial(_timeline, document),
         replay,

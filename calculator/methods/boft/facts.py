@@ -4,7 +4,7 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
-    sharding_caveat="DeepSpeed and DDP move its permutations to the GPU, which is not modeled",
+    shardings=("ddp", "zero1", "zero2"),
     label="BOFT",
     summary="BOFT (Liu et al. 2024): each input is multiplied by a rotation that blocks make, and the output scaled.",
     trainable="in_features · boft_block_size + out_features per adapted matrix",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: The sentence on where the permutations are stored.
 PERMUTATIONS = (
     "BOFT's permutations, float32 matrices of in_features × in_features, stay on the host if the model was on the GPU"
-    " when PEFT added the adapter, as in the exported script, and are copied in each forward pass. A Trainer moves them"
-    " to the GPU."
+    " when PEFT added the adapter, as in the exported script, and are copied in each forward pass. A Trainer,"
+    " accelerate and DeepSpeed move them to the GPU."
 )
 
 
@@ -39,6 +39,7 @@ class BOFT(AdaptedLinear):
 
     name = "boft"
     facts = FACTS
+    makes_on_host = True
     adaptable = ("linear",)
 
     boft_block_size: int = setting(
@@ -81,18 +82,17 @@ class BOFT(AdaptedLinear):
             yield Problem(loc=f"method.{name}", msg=message, input=number)
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
-        """Return the blocks and the scale. With a Trainer, the permutation is a buffer too."""
+        """Return the blocks, the scale, and the buffer with the permutation."""
         size = self.boft_block_size or int(module.in_features) // self.boft_block_num
         blocks, size = named(int(module.in_features) // size, "blocks"), named(size, "boft_block_size")
         dtype, n = training.added_dtype, module.in_features
-        trained = (
+        return (
             Added(name=layer.ROTATION, shape=(1, blocks, size, size), dtype=dtype),
             Added(name=layer.SCALE, shape=(module.out_features, 1), dtype=dtype),
+            Added(
+                name=layer.PERMUTATION, shape=(1, n, n), dtype="float32", trained=False, buffer=True, made_on_host=True
+            ),
         )
-        if training.trainer is None:
-            return trained
-        permutation = Added(name=layer.PERMUTATION, shape=(1, n, n), dtype="float32", trained=False, buffer=True)
-        return (*trained, permutation)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
         """Return False: the blocks form a rotation, and the scale is read."""

@@ -4,7 +4,7 @@ from calculator.methods.facts import in_plain_steps
 from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = in_plain_steps(
-    sharding_caveat="parameters that layers share are amid those of the first of them, an order that is not modeled",
+    shardings=("ddp", "zero1", "zero2"),
     label="Lily",
     summary="Lily (Zhong et al. 2024): low-rank updates whose B is mixed from matrices that all layers share.",
     trainable="r · in_features per stride_A layers, num_B · r · out_features per kind of module, num_B · r per module",

@@ -19,12 +19,14 @@ def forward(bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module plus the update."""
     result = bound.base(x)
     a, b, router = _matrix(bound, A), _matrix(bound, B), bound.added[ROUTER]
+    # Its node runs last in the backward pass, because it comes first.
+    b = ops.view(b, (router.shape[0], a.shape[0], b.shape[1]))
     x = ops.cast(x, a.dtype, "input in the matrices' dtype")
     hidden = products.matmul(x, a, None, a.shape[0], "A·x")
     logits = products.matmul(hidden, router, None, router.shape[0], "router's logits")
     probabilities = ops.softmax(logits)
     of_experts = _mean_of_tokens(probabilities)
-    mixed = _mixed(of_experts, b, a.shape[0])
+    mixed = _mixed(of_experts, b)
     delta = products.matmul(hidden, ops.view(mixed, mixed.shape[::-1]), None, mixed.shape[1], "update")
     return ops.add(result, _scaled(delta, result), "result + update")
 
@@ -49,8 +51,8 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "mean probabilities: gradient"),)
 
 
-def _mixed(weights: Tensor, b: Tensor, r: int) -> Tensor:
+def _mixed(weights: Tensor, b: Tensor) -> Tensor:
     """Return torch.einsum("e,eio->io", weights, B): (r, out_features)."""
-    number, width = weights.shape[0], b.shape[1]
+    number, r, width = b.shape
     rows, matrices = ops.view(weights, (1, 1, number)), ops.view(b, (1, number, r * width))
     return ops.view(products.bmm(rows, matrices, (1, 1, r * width), "mixed B"), (r, width))

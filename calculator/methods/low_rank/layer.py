@@ -79,7 +79,7 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
         return _forward_quantized(method, bound, x)
     if method.use_bdlora is not None:
         return _block_diagonal(method, method.use_bdlora, bound, x)
-    result = bound.base_layer(x)
+    result = _base_layer(bound, x)
     dtype = result.dtype
     if stored is not None and stored.casts == "sum_without_autocast" and bound.tape.autocast is not None:
         return _updated(method, bound, x, result)
@@ -88,12 +88,29 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(result, dtype, "output")
 
 
+def listed_forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+    """Run `forward`, and list the rows that the adapters allocate (see `Tape.added`)."""
+    out, tape = forward(method, bound, x), bound.tape
+    if tape.added and out.storage is not None:
+        first, _, _ = tape.added.pop()
+        tape.added.append((first, len(tape.rows), out.storage.row))
+    return out
+
+
+def _base_layer(bound: BoundModule, x: Tensor) -> Tensor:
+    """Return the output of the frozen module."""
+    out, tape = bound.base_layer(x), bound.tape
+    if tape.added is not None:
+        tape.added.append((len(tape.rows), len(tape.rows), -1))
+    return out
+
+
 def _block_diagonal(method: LowRank, config: BdLoraConfig, bound: BoundModule, x: Tensor) -> Tensor:
     """Run BdLoraLinearVariant.forward.
 
     It adds to the output in place. Its caller keeps the cast input.
     """
-    result = bound.base_layer(x)
+    result = _base_layer(bound, x)
     x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     dropped = _dropped(method, x)
     scaled = ops.scale(block_diagonal.update(config, bound, dropped), "update, scaled")
@@ -121,7 +138,7 @@ def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Te
 
 def _forward_quantized(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run peft.tuners.lora.bnb.Linear4bit.forward, or a similar one that does not clone the output."""
-    result = bound.base_layer(x)
+    result = _base_layer(bound, x)
     stored = bound.module_spec.quantization
     if stored is not None and stored.clones_output:
         result = ops.contiguous(result, "output, cloned")

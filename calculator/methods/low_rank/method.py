@@ -208,7 +208,7 @@ class LowRank(TargetedMethod):
         """Return the output of the frozen module plus the update."""
         if self.trainable_token_indices and tokens.has(bound):
             return token_rows.product(bound, x, tokens.INSIDE)
-        return layer.forward(self, bound, x)
+        return (layer.forward if bound.tape.added is None else layer.listed_forward)(self, bound, x)
 
     def embedding_weight(self, bound: BoundModule) -> Tensor:
         """Return the table, with trained rows if it has any."""

@@ -8,8 +8,7 @@ WITHOUT = ("falcon", "mistral", "mixtral", "mpt", "phi", "stablelm", "xlm-robert
 
 FACTS = in_plain_steps(
     label="VB-LoRA",
-    shardings=("ddp",),
-    sharding_caveat="parameters that layers share are amid those of the first of them, an order that is not modeled",
+    shardings=("ddp", "zero1", "zero2"),
     summary="VB-LoRA (Li et al. 2024): low-rank updates put together from the vectors of one trained bank.",
     trainable="num_vectors · vector_length, and r · num_vectors · (in + out) / vector_length per adapted matrix",
     inference_overhead="none once merged; unmerged, the factors are put together in each pass",

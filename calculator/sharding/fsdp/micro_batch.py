@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.common.dtype import FLOATS
 from calculator.engine import operations as ops
+from calculator.engine.accumulation import Accumulation
 from calculator.engine.repetition import every_layer, repetition_before_last
 from calculator.inputs.sharding import FSDPConfig
-from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
 from calculator.sharding.fsdp.parameters import RANKS, shard_shape
 from calculator.sharding.fsdp.reference import EarlierPass, SameUnits, SecondModel

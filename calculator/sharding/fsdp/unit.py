@@ -107,7 +107,7 @@ class FSDPUnit:
         leaf = x.edge[0]
         if isinstance(leaf, AccumulateGrad):
             # Autograd runs AccumulateGrad nodes before all other nodes that are ready.
-            leaf.release = _OfLeaf(self)
+            leaf.accumulation = leaf.accumulation._replace(release=_OfLeaf(self))
             return x
         return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _pre_backward, (x.edge,), self))
 

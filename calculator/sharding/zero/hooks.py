@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.dtype import FLOATS
 from calculator.engine import operations as ops
-from calculator.layers.accumulation import Accumulation
+from calculator.engine.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks
 
 if TYPE_CHECKING:

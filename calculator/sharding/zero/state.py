@@ -18,9 +18,10 @@ from calculator.resident import torchao
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
-from calculator.sharding.zero.parameters import Key, auto_hidden_size, parameters_by_part
+from calculator.sharding.zero.parameters import Key, auto_hidden_size
 from calculator.sharding.zero.partitions import Partitions, Pattern
 from calculator.sharding.zero.plan import Gradients, Plan
+from calculator.sharding.zero.shared import parameters_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -77,7 +78,7 @@ class FlatState:
         self.zero: ZeroOptimization = prepared.training.zero
         self.dtype: DType = prepared.cast_to or "float32"
         #: The trained parameters of each group in the model's order, and the names of those that get no gradient.
-        self._groups = [[*_group_parameters(parameters_by_part(prepared.model, tensors), group)] for group in groups]
+        self._groups = [[*_group_parameters(parameters_in_place(prepared, tensors), group)] for group in groups]
         self.partitions = Partitions(
             [[(layer, pattern) for layer, pattern, _ in group] for group in self._groups],
             prepared.device.count,

@@ -5,6 +5,7 @@ Each refusal gives a reason and an alternative.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -149,8 +150,8 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
         message = f"{model.task.name} is not modeled under zero3: {_INSTEAD}"
         yield Problem(loc="task", msg=message, input=model.task.name)
     yield from _trl_problems(prepared)
-    if prepared.stack != DEFAULT_STACK:
-        message = "other releases are not modeled under zero3: leave the stack out"
+    if replace(prepared.stack, torch=DEFAULT_STACK.torch) != DEFAULT_STACK:
+        message = "other releases than those of PyTorch are not modeled under zero3: set only stack.torch"
         yield Problem(loc="stack", msg=message, input=None)
     yield from _method_problems(prepared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -63,14 +64,18 @@ OF_TRAINING: dict[str, tuple[object, str]] = {
     "gradient_checkpointing_kwargs": (None, "torchtune's checkpointing is not re-entrant: leave it out"),
 }
 
+_values, _SUPPORTED = attrgetter(*OF_TRAINING), tuple([value for value, _ in OF_TRAINING.values()])
+
 
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with torchtune."""
     yield from _model(prepared)
     yield from _method(prepared)
     yield from _in_backward(prepared)
-    for name, (value, message) in OF_TRAINING.items():
-        given = getattr(prepared.training, name)
+    values = _values(prepared.training)
+    if values == _SUPPORTED:
+        return
+    for given, (name, (value, message)) in zip(values, OF_TRAINING.items(), strict=True):
         if given != value:
             yield Problem(loc=f"training.{name}", msg=message, input=given)
 

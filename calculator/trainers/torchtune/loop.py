@@ -67,12 +67,12 @@ class Torchtune(Loop):
         Source: torchtune/modules/peft/lora.py, LoRALinear; torchtune/models/qwen2/_component_builders.py,
         lora_qwen2_self_attention and qwen2_mlp.
         """
-        spec = replace(spec, keeps_after_a=True) if spec.added else spec
         if spec.quantization is None:
-            return spec
+            return replace(spec, keeps_after_a=True) if spec.added else spec
         if prepared.model.model_type == "qwen2" and not spec.added:
             return replace(spec, quantization=None)
-        return replace(spec, quantization=torchao_nf4(prepared.training.dtype))
+        stored = torchao_nf4(prepared.training.dtype)
+        return replace(spec, quantization=stored, keeps_after_a=spec.keeps_after_a or bool(spec.added))
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the forward pass of torchtune's modules."""

@@ -25,10 +25,10 @@ CHUNKS = 8
 
 def lengths(length: int) -> Iterator[int]:
     """Yield the number of tokens of each chunk of a sequence, as torch.chunk divides it."""
-    size = -(-length // CHUNKS)
+    size = named(-(-length // CHUNKS), "S / 8")
     left = length
     while left > size:
-        yield named(size, "S / 8")
+        yield size
         left -= size
     yield left
 
@@ -57,8 +57,7 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
     total_elements = tape.new((), "int64", "labels")
     labels = [_labels(context, each.shape[1]) if min(batch, each.shape[1]) > 1 else shifted for each in logits]
     total = None
-    for position, each in enumerate(logits):
-        rows = named(batch * each.shape[1], "B × S / 8")
+    for position, (each, rows) in enumerate(zip(logits, _numbers_of_rows(batch, logits), strict=True)):
         wide = ops.cast(ops.view(each, (rows, vocabulary)), "float32", "logits of a chunk in float32")
         losses = nll_loss(log_softmax(wide), labels[position])
         del wide
@@ -66,6 +65,16 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
         del losses
     assert total is not None
     return ops.mul(total, total_elements, "loss, divided")
+
+
+def _numbers_of_rows(batch: int, logits: list[Tensor]) -> Iterator[int]:
+    """Yield the number of rows of each chunk. All but the last have the same."""
+    tokens = rows = 0
+    for each in logits:
+        if each.shape[1] is not tokens:
+            tokens = each.shape[1]
+            rows = named(batch * tokens, "B × S / 8")
+        yield rows
 
 
 def _labels(context: Context, tokens: int) -> Tensor:

@@ -145,7 +145,7 @@ class Transformers(Loop):
             left_out.add(NUM_ITEMS)
         if "norms_only_to_clip" in older and not prepared.training.max_grad_norm:
             left_out.add(GRADIENT_NORM)
-        return tuple(name for name in self.facts.scalars if name not in left_out)
+        return tuple([name for name in self.facts.scalars if name not in left_out]) if left_out else self.facts.scalars
 
     def head(self, context: Context) -> LossHead:
         """Return the model's head and loss, or those of a patch.

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 OF_COLOCATED: dict[str, object] = {"vllm_gpu_memory_utilization": None, "vllm_enable_sleep_mode": False}
 
 
+#: Settings of vLLM itself, with the values that have no effect.
+OF_ENGINE: dict[str, object] = {**OF_COLOCATED, "vllm_mode": "colocate"}
+
+
 def problems(training: Training) -> Iterator[Problem]:
     """Yield settings of vLLM that have no effect."""
-    of_engine = {**OF_COLOCATED, "vllm_mode": "colocate"}
-    unused = of_engine if not training.use_vllm else OF_COLOCATED if training.vllm_mode == "server" else {}
+    unused = OF_ENGINE if not training.use_vllm else OF_COLOCATED if training.vllm_mode == "server" else {}
     for name, value in unused.items():
         given = getattr(training, name)
         if given != value:

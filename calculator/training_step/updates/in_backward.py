@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.engine.accumulation import Accumulation
 from calculator.engine.repetition import repetition_before_last
-from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
 from calculator.resident.tensors import ResidentTensor

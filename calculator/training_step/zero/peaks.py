@@ -119,7 +119,8 @@ class FlatPeaks:
 
     `left` is what the step leaves alive, without gradients. `carried` is the part of it that lives until the next
     forward pass ends. `own` are the tensors that the training loop keeps. `first` is the first of several
-    micro-batches. It is None if it does no more than the others.
+    micro-batches. It is None if it does no more than the others. `fetching` are the bytes of the tensors that are alive
+    only while the batches of the step are fetched.
     """
 
     def __init__(
@@ -131,7 +132,9 @@ class FlatPeaks:
         carried: StorageCounts,
         own: tuple[ResidentTensor, ...],
         first: MicroBatchRun | None = None,
+        fetching: int = 0,
     ) -> None:
+        self._fetching = fetching
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried, self._own = left, carried, own
         self._kept = (*state.resident_tensors, *own)
@@ -163,7 +166,7 @@ class FlatPeaks:
             (own, _), accumulated = state.gradients_of(number), state.accumulated_by(number)
             self._shares[alike] = _Share(
                 accumulated,
-                self._always[0] + self._fullest_forward(accumulated).bytes,
+                self._always[0] + max(self._fullest_forward(accumulated).bytes, self._fetching),
                 _Alive.total(state.partition_of_earlier(number)),
                 _Alive.total(own),
                 _Alive.total(state.reduced_on(number)),

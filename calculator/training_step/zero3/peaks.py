@@ -85,6 +85,11 @@ class PartitionedPeaks:
         return (*self._kept, *self._added(PeakMoment(0, 0, self.gathering.in_generation, 0)))
 
     @property
+    def before_step(self) -> tuple[ResidentTensors, ...]:
+        """The tensors on the device before a step, including the persistent weights, which are gathered."""
+        return (*self._kept, *self._added(PeakMoment(0, 0, self.gathering.passes[0][0].whole.before, 0)))
+
+    @property
     def copied_to_generate(self) -> tuple[ResidentTensors, ...]:
         """The offloaded partitions that are on the device while all weights are gathered. None without offload."""
         dtype, size = self._state.dtype, self.gathering.copied

@@ -1,0 +1,126 @@
+"""The most storages of a formula that are alive at once in a forward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.architecture.dimension import Dim
+from calculator.common.dtype import ALLOCATION_ROUNDING
+from calculator.engine.kinds import firsts, numbered
+from calculator.engine.symbolic_sizes import SymInt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.engine.copies import Copies
+    from calculator.engine.kinds import Storages
+
+#: The name of the number of tokens of a sequence.
+LENGTH = "S"
+
+#: Why the bytes of a shape are not a multiple of the number of tokens: they have another formula, or one of several.
+_NONE, _SEVERAL = -1, -2
+
+
+#: Numbers of sizes, each with the most storages of it that are alive at once.
+Sizes = list[tuple[int, int]]
+
+
+class ForwardBlocks(NamedTuple):
+    """The blocks of a forward pass by the formula of their size: that of a shape and a dtype.
+
+    Attributes:
+        own: Those whose bytes are a multiple of the tokens of a pass.
+        attended: Those whose bytes are a multiple of the tokens of a pass, or of all tokens that it attends to.
+        others: All others.
+        float32: The widths of tensors in float32 with three dimensions.
+        of_heads: The dtypes of tensors with four dimensions.
+    """
+
+    own: Sizes
+    attended: Sizes
+    others: Sizes
+    float32: frozenset[int]
+    of_heads: frozenset[DType]
+
+    @classmethod
+    def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks | None:
+        """Return the blocks of a run, or None if it is not known which rows have the same formula.
+
+        `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
+        """
+        if copies.kinds.formulas == ():
+            return None
+        kinds, end = copies.kinds, copies.marks["backward"]
+        of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
+        count = max(of_row) + 1
+        symbolic = kinds.formulas is not None
+        keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]
+        layouts, formula_of = numbered(keys)
+        alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, of_row)], len(layouts))
+        own, attended, others = Sizes(), Sizes(), Sizes()
+        widths: set[int] = set()
+        of_heads: set[DType] = set()
+        rows, length = batch
+        for kind, (_, dtype), most in zip(firsts(formula_of), layouts, alive, strict=True):
+            shape = storages.traced(kind)[1]
+            place = _symbolic_place(shape) if symbolic else _place(shape, length, rows * length)
+            width = +shape[2] if len(shape) == 3 and shape[2].__class__ is not SymInt else 0
+            if place < 0:
+                others += [(kinds.size_of[kind], most)] * (2 if place == _SEVERAL else 1)
+            else:
+                (own if place == 1 and width not in heads else attended).append((kinds.size_of[kind], most))
+            if len(shape) > 3:
+                of_heads.add(dtype)
+            elif dtype == "float32":
+                widths.add(width)
+        return cls(own, attended, others, frozenset(widths), frozenset(of_heads))
+
+    def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """Return sizes in bytes and numbers of blocks in a pass over a batch of a number of `times` as many sequences.
+
+        `tokens` are those of the pass, those that it attends to, and those of the forward pass.
+        """
+        own, attended, length = tokens
+        own, attended = own * times, attended * times
+        blocks = [(sizes[size] * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own]
+        blocks += [(sizes[size] * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended]
+        return blocks + [(sizes[size] * times, most) for size, most in self.others]
+
+
+def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> list[int]:
+    """Return the most rows of each formula that are alive at once."""
+    alive = [0] * formulas
+    most = [*alive]
+    for event in events:
+        if event < 0:
+            alive[of_row[~event]] -= 1
+        else:
+            formula = of_row[event]
+            alive[formula] = count = alive[formula] + 1
+            if count > most[formula]:  # noqa: PLR1730  a call of `max` takes longer
+                most[formula] = count
+    return most
+
+
+def _place(shape: Shape, length: int, tokens: int) -> int:
+    """Return the place of the number of tokens in a shape if the bytes are a multiple of it, or why they are not.
+
+    A size of the model may have the same value. Then the shape may have several formulas.
+    """
+    found = shape.count(length)
+    if found > 1 or len(shape) < 3:
+        return _SEVERAL if found or tokens in shape else _NONE
+    if not found:
+        return _NONE
+    place = shape.index(length)
+    dim = shape[place]
+    return place if isinstance(dim, Dim) and dim.is_named(LENGTH) else _NONE
+
+
+def _symbolic_place(shape: Shape) -> int:
+    """Return the same for a symbolic shape, which has one formula."""
+    places = [place for place, dim in enumerate(shape) if isinstance(dim, Dim) and dim.is_named(LENGTH)]
+    return places[0] if len(places) == 1 and len(shape) > 2 else _NONE

@@ -1,0 +1,153 @@
+"""The number of storages of each size in passes that `skipped_references` leaves out.
+
+Bounds on them come from the trained pass. If these could change the segments of the rule, a pass is interpreted by
+itself, and what is alive before it is added.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+from operator import invert
+from typing import TYPE_CHECKING
+
+from calculator.engine.counts_by_size import peak_counts
+from calculator.engine.frame_snapshots import without_frame_snapshots
+from calculator.engine.skipped_passes import SKIPPED, TRAINED
+from calculator.trainers import trainer_of
+from calculator.training_step.causal_lm import forward_pass
+from calculator.training_step.compared import ModelPasses
+from calculator.training_step.run import of_no_grad_passes
+from calculator.training_step.training_context import training_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.run import Run
+    from calculator.training_step.step import TrainingStep
+
+
+def bounds(step: TrainingStep, counts: Mapping[int, int]) -> dict[int, int]:
+    """Return upper bounds on the number of storages of some sizes in such passes of a step.
+
+    `counts` has the peak number of storages of each size in bytes. Sizes with lower bounds are left out.
+    """
+    found: dict[int, int] = {}
+    for run, places, carried in _runs(step):
+        found = most(found, _bounds(run, places, counts, carried))
+    return found
+
+
+def counts(step: TrainingStep) -> dict[int, int]:
+    """Return the peak number of storages of each size in such passes of a step."""
+    prepared, found = step.resident.prepared, dict[int, int]()
+    for run, places, carried in _runs(step):
+        own = _own(prepared if run is step.run else prepared.first_micro_batch)
+        alive = Counter(_alive(run, places, carried))
+        found = most(found, Counter(own) + alive)
+    return found
+
+
+def most(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+    """Return the larger of two counts of each size."""
+    return {size: max(counts.get(size, 0), others.get(size, 0)) for size in {*counts, *others}}
+
+
+def _runs(step: TrainingStep) -> Iterator[tuple[Run, list[int], Mapping[int, int]]]:
+    """Yield the micro-batches that leave passes out, and where.
+
+    Each has the storages of every size in bytes that the previous step left alive.
+    """
+    if places := _places(step.run):
+        sizes, carried = step.run.storages.sizes, step.run.copies.kinds.by_size(step.carried.counts)
+        yield step.run, places, {sizes[size]: count for size, count in carried.items()}
+    if step.first is not None and (places := _places(step.first.run)):
+        yield step.first.run, places, {}
+
+
+def _places(run: Run) -> list[int]:
+    """Return the positions at which passes after the trained one are left out."""
+    if not run.added:
+        return []
+    marks = run.copies.marks
+    return [at for label, at in marks.items() if label.endswith(SKIPPED) and at >= marks[TRAINED]]
+
+
+def _bounds(run: Run, places: Sequence[int], counts: Mapping[int, int], carried: Mapping[int, int]) -> dict[int, int]:
+    sizes, copied = run.storages.sizes, run.copies.sizes[0]
+    alive, start = _alive(run, places, carried), run.copies.marks[TRAINED]
+    for size, count in copied.items():
+        # The input of the first layer, which stays alive while a later one runs.
+        alive[sizes[size]] = alive.get(sizes[size], 0) + max(0, count)
+    base = _allocated_by_base(run, start, places[0])
+    higher = {size for size, count in base.items() if alive.get(sizes[size], 0) + count > counts.get(sizes[size], 0)}
+    base |= _most_of_base(run, start, places[0], higher) if higher else {}
+    for size, count in base.items():
+        alive[sizes[size]] = alive.get(sizes[size], 0) + count
+    return {size: count for size, count in alive.items() if count > counts.get(size, 0)}
+
+
+def _alive(run: Run, places: Sequence[int], carried: Mapping[int, int]) -> dict[int, int]:
+    """Return the largest number of storages of each size in bytes that are alive before one of the passes."""
+    copies, sizes = run.copies, run.storages.sizes
+    alive = copies.kinds.by_size(copies.of(copies.lifetimes.alive(places[0])))
+    for window, gained in zip(copies.windows, copies.sizes, strict=True):
+        for size, count in gained.items() if window.end <= places[0] else ():
+            alive[size] = alive.get(size, 0) + count * window.copies
+    for at, count, kind in copies.dropped:
+        if at <= places[0]:
+            alive[copies.kinds.size_of[kind]] -= count
+    largest = {**alive}
+    for start, end in pairwise(places):
+        for event in copies.kinds.size_events[start:end]:
+            size = max(event, ~event)
+            alive[size] = alive.get(size, 0) + (1 if event >= 0 else -1)
+        largest = most(largest, alive)
+    return {sizes[size]: count + carried.get(sizes[size], 0) for size, count in largest.items()}
+
+
+def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
+    """Return the number of storages of each size that the base model allocates between two positions."""
+    kinds = run.copies.kinds
+    found = Counter(map(kinds.row_size, run.copies.lifetimes.allocated(start, end)))
+    found.subtract(map(kinds.row_size, _of_adapters(run)))
+    return dict(found)
+
+
+def _of_adapters(run: Run) -> list[int]:
+    """Return the rows that adapters allocate in the trained pass."""
+    return [row for first, stop, output in run.added for row in range(first, stop) if row != output]
+
+
+def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, int]:
+    """Return the largest number of storages of some sizes that the base model has alive between two positions."""
+    copies, added = run.copies, {*_of_adapters(run)}
+    events, size_events = copies.lifetimes.events[start:end], copies.kinds.size_events[start:end]
+    left_out, counted = added.union(map(invert, added)), sizes.union(map(invert, sizes))
+    alive: dict[int, int] = {}
+    largest: dict[int, int] = {}
+    for event, size in zip(events, size_events, strict=True):
+        if size not in counted or event in left_out:
+            continue
+        if size < 0:
+            alive[~size] -= 1
+        else:
+            alive[size] = count = alive.get(size, 0) + 1
+            if count > largest.get(size, 0):
+                largest[size] = count
+    return largest
+
+
+@without_frame_snapshots
+def _own(prepared: PreparedModel) -> dict[int, int]:
+    """Return the peak number of storages of each size that a pass without adapters allocates itself."""
+    context = training_context(prepared)
+    trainer = trainer_of(context.training)
+    batch = trainer.batch(context)
+    passes = ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0]))
+    outputs = passes.no_grad("", reference=True)
+    counted = peak_counts(of_no_grad_passes(context).recorded())
+    del outputs
+    return counted

@@ -1,0 +1,190 @@
+"""A bound on what the passes of `generate` have alive in a step, from the forward pass of the trained model.
+
+Most steps have their peak elsewhere, and reserve more than the passes of `generate` need. The bound shows that without
+an interpretation of these passes.
+
+A pass runs the code of the trained forward pass without a graph, on the sequences of all micro-batches and on fewer
+tokens of each. A graph only adds tensors and references. So each storage of a pass has at most the bytes that it has in
+the forward pass, times the number of micro-batches. At no operation are more storages of its formula alive. What only
+`generate` has is counted by itself: cached keys and values, tables of the positions of every sequence, the ids of its
+loop, and scores of the next token. A pass of which this is not certain has no bound.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, rounded
+from calculator.engine.forward_blocks import ForwardBlocks
+from calculator.families import forward_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.run import Run
+
+    #: The most bytes of a block, and a number of such blocks.
+    Blocks = tuple[int, int]
+    #: The widths of keys and values that layers cache, and a number of such layers.
+    Widths = tuple[tuple[tuple[int, int], int], ...]
+
+#: No fewer tensors than are alive at once of three kinds. Some have a number for each token: prompts, their mask and
+#: positions, and the ids, mask and positions before and after a token. Some have one for each element of a head: cos
+#: and sin, what they are computed from, and copies in another dtype, for two types of attention. Some have one for each
+#: token that may come next: logits and probabilities before and after a token, and what the head and the choice of a
+#: token compute.
+_OF_TOKENS, _OF_POSITIONS, _OF_SCORES = 16, 16, 12
+#: No fewer small tensors than there are: special tokens and the numbers that one token makes, and the windows of each
+#: layer.
+_SMALL, _OF_WINDOWS = 512, 4
+
+
+class Need(NamedTuple):
+    """No fewer bytes than are alive at once, and blocks that need no fewer segments than all that are allocated.
+
+    `allocated` are the bytes of the blocks.
+    """
+
+    bytes: int
+    allocated: int
+    blocks: list[Blocks]
+
+
+class Batch(NamedTuple):
+    """The sequences of a micro-batch, the number of micro-batches of a step, and the tokens of a sequence."""
+
+    rows: int
+    times: int
+    length: int
+
+
+class RolloutBound:
+    """The bound on the passes of `generate` in a step: a quick one on all together, and a lower one on each.
+
+    The lower bound is computed when the quick one does not suffice.
+    """
+
+    __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_sizes", "quick")
+
+    def __init__(self, blocks: PassBlocks, sizes: Sequence[int], training: Training, prompt: int) -> None:
+        """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
+        self._blocks, self._sizes, self._prompt = blocks, sizes, prompt
+        self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
+        self.quick = blocks.of_pass(sizes, self._batch, prompt, training.sequence_length)
+        self._lower: tuple[Need, Need] | None = None
+
+    @classmethod
+    def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
+        """Return the bound from the run of a micro-batch, or None if there is none.
+
+        Runs that share their copies differ in sizes alone.
+        """
+        copies = run.copies
+        if copies.pass_blocks is None:
+            copies.pass_blocks = PassBlocks.of(run, prepared) or ()
+        if not copies.pass_blocks:
+            return None
+        return cls(copies.pass_blocks, run.storages.sizes, prepared.training, prompt)
+
+    def is_below(self, size: int) -> bool:
+        """Return whether all passes are certain to have fewer bytes alive."""
+        return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
+
+    @property
+    def lower(self) -> tuple[Need, Need]:
+        """The lower bounds on the pass of the prompts and on the pass of a token.
+
+        No later token attends to the prompts' own tensors, and one token has few.
+        """
+        if self._lower is None:
+            of_pass, sizes, batch = self._blocks.of_pass, self._sizes, self._batch
+            self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch.length)
+        return self._lower
+
+
+class PassBlocks(NamedTuple):
+    """The blocks of a pass of `generate` for any sizes.
+
+    Attributes:
+        forward: The blocks of the trained forward pass.
+        cached: The bytes of keys and of values of a token, and their number.
+        others: The bytes of what else a token of the pass, any token and a sequence have.
+        small: The number of small tensors.
+    """
+
+    forward: ForwardBlocks
+    cached: list[Blocks]
+    others: tuple[int, int, int]
+    small: int
+
+    @classmethod
+    def of(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
+        """Return the blocks from the run of a micro-batch, or None if it is not certain that they are all."""
+        model, training = prepared.model, prepared.training
+        widths = model.cached_widths
+        if widths is None or not _is_bounded(prepared):
+            return None
+        batch, head_dim = (training.micro_batch_size, training.sequence_length), model.config["head_dim"]
+        heads = {head_dim, *chain.from_iterable([pair for pair, _ in widths])}
+        forward = ForwardBlocks.of(run.copies, run.storages, batch, heads)
+        if forward is None:
+            return None
+        of_types = (model.config.get("rotary_dim_by_type") or {}).values()
+        scores = max(model.output.out_features, model.output.in_features)
+        others = 4 * max(head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
+        small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
+        return cls(forward, _cached(prepared, widths, forward), others, small)
+
+    def of_pass(self, sizes: Sequence[int], batch: Batch, tokens: int, attended: int) -> Need:
+        """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
+        times, rows = batch.times, batch.times * batch.rows
+        of_position, of_token, of_row = self.others
+        blocks = self.forward.blocks(sizes, times, (tokens, attended, batch.length))
+        blocks += [
+            (rounded(rows * tokens * of_position), _OF_POSITIONS),
+            (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
+            (rounded(rows * of_row), _OF_SCORES),
+            (ALLOCATION_ROUNDING, self.small),
+        ]
+        blocks += (cached := [(rounded(rows * attended * size), count) for size, count in self.cached])
+        alive = sum([size * count for size, count in blocks])
+        # Keys and values with a token have another size than those before it.
+        if tokens == attended:
+            return Need(alive, alive, blocks)
+        return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
+
+
+def _is_bounded(prepared: PreparedModel) -> bool:
+    """Return whether a pass allocates nothing but what the trained forward pass or a part of the bound has.
+
+    Masks are of every sequence, experts get copies of their matrices, and kernels of some bases depend on the number of
+    tokens.
+    """
+    training, method, model, forward = prepared.training, prepared.method, prepared.model, forward_of(prepared.model)
+    if prepared.device.sharding not in ("none", "ddp") or prepared.older or training.use_liger_kernel:
+        return False
+    if training.autocast or training.padding or training.has_images:
+        return False
+    if prepared.offloads_inputs or prepared.offloads_activations or training.attention == "eager":
+        return False
+    if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first or method.needs_no_cache:
+        return False
+    if method.quantizes_base != method.facts.quantizes_base or model.has_experts or model.encoder_layers:
+        return False
+    if forward.sdpa == "eager" or forward.own_masks or forward.always_masked or forward.masks_of_batch is not None:
+        return False
+    return not (forward.changes_positions or forward.bidirectional_masks) and "head_dim" in model.config
+
+
+def _cached(prepared: PreparedModel, widths: Widths, forward: ForwardBlocks) -> list[Blocks]:
+    """Return the bytes of cached keys and values of a token, and the number of layers and of those that are replaced.
+
+    Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
+    """
+    is_known = prepared.training.attention == "sdpa" and not forward.of_heads.isdisjoint(FLOATS)
+    in_float32 = frozenset[int]() if is_known else forward.float32
+    itemsize = 4 if prepared.hidden_dtype == "float32" or "float32" in forward.of_heads else 2
+    return [(width * (4 if width in in_float32 else itemsize), count + 1) for pair, count in widths for width in pair]
