@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
 

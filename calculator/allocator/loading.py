@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from calculator.inputs.training import Training
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The name of the allocation that makes room for all weights before they are read.
 WARMUP = "transformers: caching_allocator_warmup"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.fsdp.units import UnitParameters
     from calculator.training_step.resident_state import ResidentState
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.checkpoint.parameters import Named
     from calculator.resident.optimizer import Optimizer
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 CUDA = "cuda:0"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class Named(NamedTuple):

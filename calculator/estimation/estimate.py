@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import between_steps, fragmentation, of_generation, whole_segments
+from calculator.allocator.reserved_rule import between_steps, of_generation
 from calculator.common.budget import check_budget
 from calculator.common.deferred import Deferred
 from calculator.common.errors import refusal
 from calculator.common.garbage import without_collections
-from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices import caveats, cuda_context, library_workspace
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
@@ -25,14 +25,13 @@ from calculator.estimation.answer import (
     ParameterCounts,
     Phase,
     Remarks,
-    Row,
     StoredBytes,
-    Timeline,
 )
 from calculator.estimation.checked import checked_by_sizes
 from calculator.estimation.generating_replay import GeneratingReplay
-from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
+from calculator.estimation.history_replay import Histories, replay_of
 from calculator.estimation.interval import with_interval
+from calculator.estimation.memory_and_fit import memory_and_fit
 from calculator.estimation.positions import within_positions
 from calculator.estimation.recent_series import RECENT_SERIES
 from calculator.estimation.remarks import of_ranks, of_verdict, without_gradient
@@ -53,14 +52,11 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.architecture.task import Task
-    from calculator.common.names import PhaseName
-    from calculator.common.sourced import Sourced
     from calculator.devices import Fit
-    from calculator.estimation.answer import Component
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import ModelReference, Request
     from calculator.inputs.training import Training
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.peak import Peak
     from calculator.training_step.resident_state import ResidentState
     from calculator.training_step.step import TrainingStep
@@ -281,62 +277,6 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     )
 
 
-def memory_and_fit(
-    request: Request,
-    parts: tuple[Component, ...],
-    listed: Callable[[], tuple[Phase, ...]],
-    peak: tuple[PhaseName, str],
-    reserved: int | None = None,
-    line: Callable[[], Timeline] = Timeline.from_moments,
-    replay: DeviceReplay | None = None,
-    colocated: ColocatedEngine | None = None,
-    unsharded: Callable[[int], int] | None = None,
-) -> tuple[Memory, Fit | None]:
-    """Return the memory of a peak with its overheads, and the verdict on a card.
-
-    `listed` returns the phases, and `peak` is the phase and the operation of the peak. The card may also run a
-    `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, for a
-    replay on the device. `unsharded` returns the bytes that a card needs with any number of cards, from those of
-    workspaces and context.
-    """
-    card = card_of(request.device)
-    workspaces, context = library_workspace(card), cuda_context(card)
-    allocated = sum([part.bytes for part in parts])
-    workspace = sum([part.bytes for part in workspaces])
-    if reserved is None:
-        reserved = whole_segments(allocated + workspace)
-    memory = Memory(
-        components=parts,
-        listed=listed,
-        peak_phase=peak[0],
-        peak_operation=peak[1],
-        line=line,
-        peak_allocated_bytes=allocated,
-        library_workspace_bytes=workspace,
-        peak_reserved_bytes=reserved,
-        required_bytes=reserved + context.bytes,
-        overheads=tuple(
-            map(overhead_row, (*workspaces, fragmentation(reserved, allocated + workspace), context)),
-        ),
-        history=replay.history if isinstance(replay, HistoryReplay) else None,
-        replay=replay,
-        colocated=colocated,
-        unsharded=unsharded,
-    )
-    verdict = fit(
-        request.device,
-        peak_allocated_bytes=allocated,
-        library_workspace_bytes=workspace,
-        peak_reserved_bytes=reserved,
-        context_bytes=context.bytes,
-        required_bytes=memory.required_bytes,
-        replayed=replay.outcome if replay else None,
-        colocated=colocated,
-        unsharded=partial(unsharded, workspace + context.bytes) if unsharded else None,
-    )
-    return memory, verdict
-
-
 def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
     """Return the engine that a trainer generates with if it is on the same card, else None."""
     engine, card = request.training.colocated, card_of(request.device)
@@ -344,12 +284,6 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
         return None
     kept = between_steps(step.resident, [part.bytes for part in library_workspace(card)])
     return ColocatedEngine(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
-
-
-@lru_cache(maxsize=256)
-def overhead_row(part: Sourced) -> Row:
-    """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
-    return Row.build(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
 def _card_caveats(request: Request) -> tuple[str, ...]:

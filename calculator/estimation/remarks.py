@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import (
+from calculator.allocator.reserved_assumptions import (
     REPLAY,
     REPLAY_OF_STREAMS,
     REPLAY_OF_ZERO,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.devices import Fit
     from calculator.estimation.request import Request
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.zero.peaks import FlatPeaks
 
 #: The sentence on the difference between peaks and traced training steps.

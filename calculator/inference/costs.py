@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.inference.settings import Serving
     from calculator.layers.cache import Cache
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
 _OPERATIONS = "Kaplan et al. 2020, arXiv 2001.08361, table 1: two for each weight, and attention's two products"

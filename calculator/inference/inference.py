@@ -11,8 +11,9 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimation import compatibility, positions, several_gpus
-from calculator.estimation.estimate import model_of, model_summary, overhead_row
+from calculator.estimation.estimate import model_of, model_summary
 from calculator.estimation.ledger import components
+from calculator.estimation.memory_and_fit import overhead_row
 from calculator.estimation.request import Request
 from calculator.families import has_no_length
 from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory

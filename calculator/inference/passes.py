@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.engine.live_tensors import LiveTensors
     from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.generation import Pass
     from calculator.training_step.resident_state import ResidentState
 

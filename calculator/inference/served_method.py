@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.layers.layer_modules import LayerModules
     from calculator.methods.costs import OtherOperations
     from calculator.resident.module_spec import CopyName
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 #: The number of weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers uses.

@@ -16,7 +16,7 @@ from calculator.training_step.answer_trace import AnswerTraces
 
 if TYPE_CHECKING:
     from calculator.devices.outcome import Outcome
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
 #: The maximum number of allocations and frees of an answer that is replayed.

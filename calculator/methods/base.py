@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.stored_weight import StoredWeight
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class Method(SavedParameters):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.module import Module
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.trainers.loop import Compared
 
 #: The prefix of the names of a second model's tensors.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.resident.tensors import ResidentTensor, new_tensor, with_gradient
+from calculator.resident.tensor import ResidentTensor, new_tensor
+from calculator.resident.tensors import with_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence

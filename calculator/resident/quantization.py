@@ -12,7 +12,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
 from calculator.resident.stored_weight import StoredWeight
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model

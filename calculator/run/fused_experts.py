@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.allocator.loading import Read
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The names of the weights of all experts together; the models whose files have each expert's; and the models whose
 #: files have them transposed.

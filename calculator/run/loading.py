@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from calculator.inputs.run import RunSettings
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
 #: The dtypes of a checkpoint, by their names in a config.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.parameters import Partitioned
     from calculator.sharding.zero3.state import PartitionedState

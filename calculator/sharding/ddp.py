@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import named
 from calculator.common.dtype import ITEMSIZE, DType, allocated
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

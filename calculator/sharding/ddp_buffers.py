@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements, named
 from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE
-from calculator.resident.tensors import ResidentTensor, layer_buffers, outer_buffers
+from calculator.resident.tensor import ResidentTensor
+from calculator.resident.tensors import layer_buffers, outer_buffers
 from calculator.sharding.ddp import Bucket
 
 if TYPE_CHECKING:

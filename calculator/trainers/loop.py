@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from calculator.layers.loss import LossHead
     from calculator.layers.trl.fused_head import FusedHead
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.subject import Subject
 

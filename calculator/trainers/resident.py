@@ -10,7 +10,7 @@ from calculator.architecture.dimension import elements, named, symbolic
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.families import forward_of
 from calculator.resident.module_spec import owner_of
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.trainers import rotary
 
 if TYPE_CHECKING:

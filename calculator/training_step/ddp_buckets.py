@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tape
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.ddp import Buckets
     from calculator.training_step.run import Run
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
-from calculator.resident.tensors import ResidentTensor, new_tensor
+from calculator.resident.tensor import ResidentTensor, new_tensor
 from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.inputs.training import Training
     from calculator.resident.optimizer import Optimizer
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 def with_targets(

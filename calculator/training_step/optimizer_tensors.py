@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states
-from calculator.resident.tensors import new_tensor, with_gradient
+from calculator.resident.tensor import new_tensor
+from calculator.resident.tensors import with_gradient
 from calculator.trainers.resident import embeddings, groups
 from calculator.training_step.optimizer_step import bytes_of, temporaries
 from calculator.training_step.updates import block_copies
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.shards import Shards
 
 

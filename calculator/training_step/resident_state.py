@@ -12,7 +12,7 @@ from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
 from calculator.resident.per_parameter import sizes
 from calculator.resident.tensor_group import TensorGroup
-from calculator.resident.tensors import ResidentTensor, parameters, resident_tensors
+from calculator.resident.tensors import parameters, resident_tensors
 from calculator.sharding import ddp, ddp_buffers
 from calculator.sharding.communication import between_nodes, ddp_collectives
 from calculator.sharding.registry import BEFORE_LAST, shards_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
     from calculator.training_step.run import Run

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.cached import cached_property
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors, StorageCounts
+from calculator.resident.tensor import ResidentTensor
 from calculator.resident.tensor_group import TensorGroup
-from calculator.resident.tensors import ResidentTensor
 from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.layer_modules import LayerModules
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from validation.measure.layer_cases import LayerCase
 
 #: The path of the predicted decoder layer.

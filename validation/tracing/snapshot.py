@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.engine.tape import Allocation
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.peak import Peak
     from calculator.training_step.step import TrainingStep
     from validation.tracing.ledger import Storage

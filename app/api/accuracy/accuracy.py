@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.api.accuracy.residuals import STATISTICS, Errors, errors_by_statistic, residuals
 from app.forms.fields import METHOD_LABELS
-from calculator.allocator.reserved_rule import (
+from calculator.allocator.reserved_assumptions import (
     RULE_ACCURACY,
     RULE_OF_ZERO,
     SHARDED_RULE,

@@ -7,7 +7,7 @@ from app.api.accuracy.residuals import STATISTICS
 from app.api.answers.validation import validation
 from app.pages.validation import view
 from app.presentation.templates import page
-from calculator.allocator.reserved_rule import RULE_ACCURACY
+from calculator.allocator.reserved_assumptions import RULE_ACCURACY
 
 router = APIRouter(include_in_schema=False)
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.reserved_rule import REPLAY, RULE_OF_TRACES
+from calculator.allocator.reserved_assumptions import REPLAY, RULE_OF_TRACES
 from calculator.architecture.dimension import elements
 from calculator.common.deferred import Deferred
 from calculator.common.dtype import ITEMSIZE, allocated
@@ -26,8 +26,8 @@ from calculator.estimation.answer import (
     StoredBytes,
     Timeline,
 )
-from calculator.estimation.estimate import memory_and_fit
 from calculator.estimation.ledger import SOURCES
+from calculator.estimation.memory_and_fit import memory_and_fit
 from calculator.estimation.traced.grade import grade_of, summary_of
 from calculator.estimation.traced.rule import by_rule
 from calculator.estimation.traced.run import TracedDeviceReplay, state_of

@@ -12,7 +12,7 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading
 from calculator.allocator.replay import Replay, steady_reserved
 from calculator.estimation.device_replay import DeviceReplay
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.training_step.step_batches import LATER_MICRO_BATCHES, StepBatches
 from calculator.training_step.unrolled import Events
 

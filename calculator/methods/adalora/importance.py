@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The tensors that are stored for each parameter, with the names of PEFT's attributes.
 _KEPT = ("ipt", "exp_avg_ipt", "exp_avg_unc")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The maximum number of steps of a run.
 _STEPS = 10**9

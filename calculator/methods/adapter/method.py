@@ -14,7 +14,7 @@ from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
 from calculator.methods.adapter.facts import FACTS
 from calculator.methods.base import Method
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape

@@ -12,7 +12,7 @@ from calculator.inputs.settings import setting
 from calculator.methods.adaption_prompt import layer
 from calculator.methods.adaption_prompt.facts import FACTS
 from calculator.methods.base import Method
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The parameter's name within its module.
 _BIAS = "beft_bias"

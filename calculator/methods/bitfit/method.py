@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from calculator.methods.targeted.adapted_linear import AdaptedLinear
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class DenseUpdate(AdaptedLinear):

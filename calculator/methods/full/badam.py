@@ -15,7 +15,7 @@ from calculator.architecture.model import Stack
 from calculator.common.errors import Problem
 from calculator.methods.full.unfrozen import trained, trained_names
 from calculator.methods.layer_kinds import full_name
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

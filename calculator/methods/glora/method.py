@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The output projection of torch.nn.MultiheadAttention in vision towers, whose class is a subclass of Linear.
 _OF_TORCH = "head.attention.out_proj"

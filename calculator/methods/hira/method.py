@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.costs import OtherOperations
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The names of the factors within a module.
 _A, _B = "hira_A", "hira_B"

@@ -16,7 +16,7 @@ from calculator.methods.targeted.adapted_linear import AdaptedLinear
 from calculator.methods.targeted.default_targets import DEFAULT_PATTERNS
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.costs import OtherOperations
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

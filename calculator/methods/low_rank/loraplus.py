@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.architecture.model import Model
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 def groups(model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from calculator.layers.expert_weights import Weights
     from calculator.methods.costs import MergeStep, OtherOperations
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from calculator.methods.costs import OtherOperations
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The suffixes of parameters that are looked up or that scale. No token is multiplied by them.
 NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from calculator.methods.virtual_tokens import heads
 from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
 from calculator.methods.virtual_tokens.encoder import ENCODER, called, sequential
 from calculator.methods.virtual_tokens.method import VirtualTokens
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim

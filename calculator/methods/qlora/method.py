@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

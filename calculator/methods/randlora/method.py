@@ -14,7 +14,7 @@ from calculator.methods.targeted import settings
 from calculator.methods.targeted.adapted_linear import AdaptedLinear
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim

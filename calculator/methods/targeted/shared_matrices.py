@@ -9,7 +9,7 @@ from calculator.architecture.dimension import elements
 from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.common.dtype import ITEMSIZE
 from calculator.methods.targeted.adapted_linear import AdaptedLinear
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

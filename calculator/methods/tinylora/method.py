@@ -14,7 +14,7 @@ from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `de
 from calculator.methods.tinylora import layer
 from calculator.methods.tinylora.facts import FACTS
 from calculator.resident.module_spec import Added
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `de
 from calculator.methods.unilora import layer
 from calculator.methods.unilora.facts import FACTS
 from calculator.resident.module_spec import Added
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The names of the trained vectors within a module.
 _B, _D = "vera_lambda_b", "vera_lambda_d"

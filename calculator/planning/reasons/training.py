@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import RULE_ACCURACY
+from calculator.allocator.reserved_assumptions import RULE_ACCURACY
 from calculator.methods import QLoRA
 from calculator.planning.evaluator import MARGIN
 from calculator.planning.reasons.reason import (

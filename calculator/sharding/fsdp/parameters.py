@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.methods.base import Method
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The name of the number of ranks in formulas.
 RANKS = "N"

@@ -10,7 +10,8 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import FSDPConfig
 from calculator.methods.compared import REFERENCE, compared_model
 from calculator.resident.per_parameter import gradients
-from calculator.resident.tensors import ResidentTensor, resident_tensors
+from calculator.resident.tensor import ResidentTensor
+from calculator.resident.tensors import resident_tensors
 from calculator.sharding.communication import all_gather, reduce_scatter
 from calculator.sharding.fsdp.parameters import cast_biases, is_sharded, recast, shard, stored
 from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.layers.sharding_hooks import Role
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 ROOT = "root"
 

@@ -14,7 +14,7 @@ from calculator.sharding.zero.state import FlatState, row
 
 if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class OffloadedState(FlatState):

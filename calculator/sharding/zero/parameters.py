@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
     from calculator.architecture.model import Model
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class Key(NamedTuple):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName, PhaseName
     from calculator.engine.tape import Allocation, Tape
     from calculator.inputs.sharding import ShardingName
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The number of micro-batches of a step that differ: the first, one in the middle, and the last.
 MICRO_BATCHES = 3

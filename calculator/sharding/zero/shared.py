@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.module import Module
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class _Place(NamedTuple):

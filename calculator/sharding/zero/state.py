@@ -16,7 +16,7 @@ from calculator.common.errors import refusal
 from calculator.inputs.sharding import STAGES, offloads_optimizer
 from calculator.resident import torchao
 from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
 from calculator.sharding.zero.parameters import Key, auto_hidden_size
 from calculator.sharding.zero.partitions import Partitions, Pattern

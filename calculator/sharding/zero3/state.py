@@ -16,7 +16,8 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.methods.compared import REFERENCE as SECOND
 from calculator.methods.compared import compared_model
 from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import ResidentTensor, resident_tensors
+from calculator.resident.tensor import ResidentTensor
+from calculator.resident.tensors import resident_tensors
 from calculator.sharding.communication import all_gather, all_reduce, reduce_scatter
 from calculator.sharding.precision import is_built_partitioned
 from calculator.sharding.zero.parameters import Key, auto_hidden_size, parameters_by_part

@@ -14,7 +14,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import final
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.resident.torchao_nf4 import torchao_nf4
 from calculator.trainers.loop import Loop
 from calculator.trainers.resident import scalar

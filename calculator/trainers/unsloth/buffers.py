@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.trainers.unsloth.products import FACTORS
 
 if TYPE_CHECKING:

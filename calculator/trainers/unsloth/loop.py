@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.trainers.subject import Subject
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from calculator.methods.full.badam import COPY, in_float32
 from calculator.resident.per_parameter import own_states
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.training_step.optimizer_step import bytes_of, clipping, step_candidates, total_norm
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> None:  # noqa: ARG001  loops are alike

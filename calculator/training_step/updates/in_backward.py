@@ -13,7 +13,7 @@ from calculator.engine.accumulation import Accumulation
 from calculator.engine.repetition import repetition_before_last
 from calculator.layers.sharding_hooks import Hooks
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.training_step.optimizer_targets import with_projection
 from calculator.training_step.updates import lomo, low_rank
 from calculator.training_step.updates.loops import LOOPS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.frame_snapshots import without_frame_snapshots
 from calculator.engine.tape import Tape
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.projection import Projection
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 class _Locals:

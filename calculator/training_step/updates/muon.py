@@ -9,7 +9,7 @@ from calculator.architecture.dimension import elements
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.optimizer import Optimizer
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 #: The number of Newton-Schulz iterations.
 STEPS = 5

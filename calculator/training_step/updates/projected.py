@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
     from calculator.resident.projection import Projection
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
 
 
 def gradient(tape: Tape, p: ResidentTensor, projection: Projection, dtype: DType) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.zero.plan import Point
     from calculator.sharding.zero.reduction import Large
     from calculator.training_step.zero.peaks import PeakPoint, _Share

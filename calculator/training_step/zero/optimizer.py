@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.resident.optimizer import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.zero.state import FlatState
 
 #: The number of scalars that are alive while the first gradient is checked for infinities.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.engine.memory_curve import Moment
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.zero.state import FlatState
     from calculator.training_step.run import Run
 

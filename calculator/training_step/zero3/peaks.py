@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.engine.live_tensors import StorageCounts
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.peak import MicroBatchRun

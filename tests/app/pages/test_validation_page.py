@@ -3,7 +3,7 @@
 from app.api.answers.validation import NOT_MEASURED, validation
 from app.pages.validation.view import context as validation_context
 from app.presentation.format import deviation
-from calculator.allocator.reserved_rule import RULE_ACCURACY
+from calculator.allocator.reserved_assumptions import RULE_ACCURACY
 
 
 def test_every_estimated_figure_is_shown_in_a_table_with_its_address(client):

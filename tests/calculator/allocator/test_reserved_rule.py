@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 
-from calculator.allocator.reserved_rule import REPLAY, RULE
+from calculator.allocator.reserved_assumptions import REPLAY, RULE
 from calculator.allocator.segments import MIB
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request

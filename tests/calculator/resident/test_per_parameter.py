@@ -4,7 +4,7 @@ import pytest
 
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states, sizes, tensors
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 FROZEN = ResidentTensor(name="frozen", shape=(64, 64), dtype="bfloat16", component="base_weights", count=3)
 TRAINED = [

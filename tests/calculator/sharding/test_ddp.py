@@ -15,7 +15,7 @@ from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate, resident_state, training_step
 from calculator.estimation.request import parse_request
 from calculator.inputs.sharding import DDPConfig
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.sharding import ddp
 from calculator.sharding.ddp import Bucket
 

@@ -14,7 +14,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.inputs.sharding import ZeroOptimization
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 from calculator.sharding.zero.backward import At, Hook, Stretch
 from calculator.sharding.zero.parameters import Key
 from calculator.sharding.zero.partitions import Partitions, Pattern

@@ -4,7 +4,7 @@ import pytest
 
 from calculator.estimation.estimate import training_step
 from calculator.estimation.request import parse_request
-from calculator.resident.tensors import ResidentTensor
+from calculator.resident.tensor import ResidentTensor
 
 LLAMA = {
     "model_type": "llama",

@@ -7,7 +7,7 @@ import pytest
 
 from app.api.accuracy.accuracy import accuracy, error_text
 from app.api.accuracy.residuals import residuals
-from calculator.allocator.reserved_rule import RULE_ACCURACY
+from calculator.allocator.reserved_assumptions import RULE_ACCURACY
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.methods import USUAL_METHODS

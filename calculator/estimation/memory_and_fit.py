@@ -1,0 +1,85 @@
+"""The memory of a peak with its overheads, and the verdict on a card."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from calculator.allocator.reserved_rule import fragmentation, whole_segments
+from calculator.devices import cuda_context, fit, library_workspace
+from calculator.devices.verdict import card_of
+from calculator.estimation.answer import Memory, Phase, Row, Timeline
+from calculator.estimation.history_replay import HistoryReplay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.names import PhaseName
+    from calculator.common.sourced import Sourced
+    from calculator.devices import Fit
+    from calculator.devices.colocated_engine import ColocatedEngine
+    from calculator.estimation.answer import Component
+    from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.request import Request
+
+
+def memory_and_fit(
+    request: Request,
+    parts: tuple[Component, ...],
+    listed: Callable[[], tuple[Phase, ...]],
+    peak: tuple[PhaseName, str],
+    reserved: int | None = None,
+    line: Callable[[], Timeline] = Timeline.from_moments,
+    replay: DeviceReplay | None = None,
+    colocated: ColocatedEngine | None = None,
+    unsharded: Callable[[int], int] | None = None,
+) -> tuple[Memory, Fit | None]:
+    """Return the memory of a peak with its overheads, and the verdict on a card.
+
+    `listed` returns the phases, and `peak` is the phase and the operation of the peak. The card may also run a
+    `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, for a
+    replay on the device. `unsharded` returns the bytes that a card needs with any number of cards, from those of
+    workspaces and context.
+    """
+    card = card_of(request.device)
+    workspaces, context = library_workspace(card), cuda_context(card)
+    allocated = sum([part.bytes for part in parts])
+    workspace = sum([part.bytes for part in workspaces])
+    if reserved is None:
+        reserved = whole_segments(allocated + workspace)
+    memory = Memory(
+        components=parts,
+        listed=listed,
+        peak_phase=peak[0],
+        peak_operation=peak[1],
+        line=line,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        required_bytes=reserved + context.bytes,
+        overheads=tuple(
+            map(overhead_row, (*workspaces, fragmentation(reserved, allocated + workspace), context)),
+        ),
+        history=replay.history if isinstance(replay, HistoryReplay) else None,
+        replay=replay,
+        colocated=colocated,
+        unsharded=unsharded,
+    )
+    verdict = fit(
+        request.device,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context.bytes,
+        required_bytes=memory.required_bytes,
+        replayed=replay.outcome if replay else None,
+        colocated=colocated,
+        unsharded=partial(unsharded, workspace + context.bytes) if unsharded else None,
+    )
+    return memory, verdict
+
+
+@lru_cache(maxsize=256)
+def overhead_row(part: Sourced) -> Row:
+    """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
+    return Row.build(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
