@@ -58,6 +58,11 @@ class ServedMethod(Method):
         return self.method.embeds_inputs
 
     @property
+    def makes_on_host(self) -> bool:
+        """Whether the method adds buffers that are made on the host."""
+        return self.method.makes_on_host
+
+    @property
     def mergeable(self) -> bool:
         """Whether the added parameters can be merged into the weights."""
         return self.method.facts.mergeable is True

@@ -39,8 +39,11 @@ class Method(SavedParameters):
     name: ClassVar[MethodName]
     #: The name of the trained copy of a classifier's head. None if the head itself is trained.
     classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
-    #: Whether it adds buffers that are made on the host (see `Added.made_on_host`).
-    makes_on_host: ClassVar[bool] = False
+
+    @property
+    def makes_on_host(self) -> bool:
+        """Whether the method adds buffers that are made on the host (see `Added.made_on_host`)."""
+        return False
 
     @property
     def virtual_tokens(self) -> int:

@@ -39,7 +39,6 @@ class BOFT(AdaptedLinear):
 
     name = "boft"
     facts = FACTS
-    makes_on_host = True
     adaptable = ("linear",)
 
     boft_block_size: int = setting(
@@ -64,6 +63,11 @@ class BOFT(AdaptedLinear):
     def assumptions(self) -> tuple[str, ...]:
         """Where the permutations are stored, and that no kernel is compiled."""
         return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
+
+    @property
+    def makes_on_host(self) -> bool:
+        """True: PEFT makes the permutations on the host."""
+        return True
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield settings that BOFTConfig and update_layer refuse, and several butterfly factors."""

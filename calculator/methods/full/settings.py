@@ -7,6 +7,7 @@ from typing import Literal
 
 from calculator.inputs.settings import setting
 from calculator.methods.base import Method
+from calculator.methods.targeted import settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,7 @@ class FullSettings(Method):
         empty="all",
     )
 
-    unfrozen_dtype: Literal["model", "float32"] = setting(
-        "model",
-        label="Data type of unfrozen parameters",
-        help="The model's, or float32, to which LLaMA-Factory casts them. float32 needs autocast.",
-    )
+    unfrozen_dtype: Literal["model", "float32"] = settings.unfrozen_dtype()
 
     use_badam: bool = setting(
         False,

@@ -28,12 +28,12 @@ def modules_to_save() -> Any:
 
 
 def unfrozen_dtype() -> Any:
-    """Declare `unfrozen_dtype` of a method that copies modules."""
+    """Declare `unfrozen_dtype`, which full fine-tuning has too."""
     return setting(
         "model",
-        label="Data type of copies",
-        help="The data type of the copies of modules_to_save: the model's, or float32, to which LLaMA-Factory casts "
-        "them. float32 needs autocast.",
+        label="Data type of unfrozen parameters",
+        help="The data type of what is trained in full, such as copies of modules_to_save: the model's, or float32, to "
+        "which LLaMA-Factory casts it. float32 needs autocast.",
     )
 
 
