@@ -160,7 +160,12 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a cache is refused for a model without attention."""
-    if has_no_length(model) and returns_cache(model, request.training, request.method, request.stack):
+    if not has_no_length(model):
+        return
+    training = request.training
+    if forward_of(model).caches_if_checkpointed:
+        training = replace(training, gradient_checkpointing=False)
+    if returns_cache(model, training, request.method, request.stack):
         message = "no layer attends, and transformers finds no length of the cache: set use_cache to false"
         yield Problem(loc="model.config.use_cache", msg=message, input=True)
 

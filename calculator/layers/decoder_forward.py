@@ -335,6 +335,10 @@ class DecoderForward:
     #: Whether the model's forward has a parameter `position_ids`, which `generate` creates.
     takes_positions: bool = True
 
+    #: Whether the model creates a cache under checkpointing too, which its layers do not get. Source:
+    #: merge_with_config_defaults in transformers/utils/generic.py, which reads `gradient_checkpointing` of the model.
+    caches_if_checkpointed: bool = False
+
     #: Whether the model makes positions of its own from those that `generate` passes.
     changes_positions: bool = False
 

@@ -88,4 +88,5 @@ NEMOTRON_H = DecoderForward(
     final_norm=final(norms.float32_rms_norm, "model.norm_f"),
     masks=("full_attention", "linear_attention"),
     logits=_logits,
+    caches_if_checkpointed=True,
 )

@@ -51,6 +51,24 @@ def test_a_model_without_attention_generates_nothing():
     assert "no layer attends" in message
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_nemotron_h_without_attention_needs_use_cache_false(checkpointed):
+    config = {
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": "M-M",
+        "num_hidden_layers": 3,
+        "mamba_num_heads": 8,
+    }
+    config |= {"vocab_size": 512, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    training = {"gradient_checkpointing": checkpointed, "sequence_length": 64}
+    body = {"method": {"name": "full"}, "training": training}
+    request = parse_request({**body, "model": {"config": config}})
+    assert problem(lambda: estimate(request))[0] == "model.config.use_cache"
+    assert estimate(parse_request({**body, "model": {"config": {**config, "use_cache": False}}}))
+    with_trainer = {**training, "trainer": "transformers"}
+    assert estimate(parse_request({**body, "model": {"config": config}, "training": with_trainer}))
+
+
 def test_an_evaluation_of_convolutions_is_answered():
     body = {
         "model": LFM2,
