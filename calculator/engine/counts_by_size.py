@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from calculator.engine.copies import Copies, CountChange, Counts
     from calculator.engine.recording import Recording
@@ -52,14 +52,7 @@ def _counted(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, .
     most = [*alive]
     begin = 0
     for end in sorted({*others, len(events)}):
-        for event in events[begin:end]:
-            if event < 0:
-                alive[equal[~event]] -= 1
-            else:
-                size = equal[event]
-                alive[size] = count = alive[size] + 1
-                if count > most[size]:  # noqa: PLR1730  a call of `max` takes longer
-                    most[size] = count
+        count_events(events[begin:end], equal, alive, most)
         changes = others.get(end, ())
         for size, count in changes:
             alive[size] += count
@@ -68,6 +61,21 @@ def _counted(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, .
                 most[size] = alive[size]
         begin = end
     return {size: (most[size], alive[size]) for number, size in enumerate(equal) if size == number}
+
+
+def count_events(events: Sequence[int], groups: Sequence[int], alive: list[int], most: list[int]) -> None:
+    """Count the storages of each group that are alive, and the most at once, in place.
+
+    Event `n` allocates a storage of `groups[n]`, and event `~n` frees it.
+    """
+    for event in events:
+        if event < 0:
+            alive[groups[~event]] -= 1
+        else:
+            group = groups[event]
+            alive[group] = count = alive[group] + 1
+            if count > most[group]:  # noqa: PLR1730  a call of `max` takes longer
+                most[group] = count
 
 
 def _other_changes(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import Dim
 from calculator.common.dtype import ALLOCATION_ROUNDING
+from calculator.engine.counts_by_size import count_events
 from calculator.engine.kinds import firsts, numbered
 from calculator.engine.symbolic_sizes import SymInt
 
@@ -94,14 +95,7 @@ def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> 
     """Return the most rows of each formula that are alive at once."""
     alive = [0] * formulas
     most = [*alive]
-    for event in events:
-        if event < 0:
-            alive[of_row[~event]] -= 1
-        else:
-            formula = of_row[event]
-            alive[formula] = count = alive[formula] + 1
-            if count > most[formula]:  # noqa: PLR1730  a call of `max` takes longer
-                most[formula] = count
+    count_events(events, of_row, alive, most)
     return most
 
 

@@ -59,7 +59,7 @@ def matmul(
 
 
 def _saved_weight(weight: Tensor, *, turns: bool) -> Tensor:
-    """Return the weight as it is saved. A view of a parameter is the parameter, unless hooks see views."""
+    """Return the weight as it is saved: a parameter in place of its view, unless saved-tensor hooks get the view."""
     if weight.storage is not None:
         return strided(weight) if turns else weight
     if weight.tape.weight_views is None or not (turns or (weight.edge is not None and weight.edge[0].apply is VIEW)):
