@@ -37,14 +37,23 @@
     return figure;
   };
 
+  // A chart is as wide as its box, whatever changes the box: the window, a scroll bar, a fold that opens.
+  const boxes = new ResizeObserver((entries) => {
+    for (const { target: canvas } of entries) {
+      const width = canvas.clientWidth;
+      if (width && width !== canvas.querySelector(".main-svg")?.clientWidth) Plotly.Plots.resize(canvas);
+    }
+  });
+
   const draw = async () => {
     for (const canvas of document.querySelectorAll(".chart-canvas")) {
       await library();
       const element = document.getElementById(canvas.dataset.figure);
       if (!element || !canvas.isConnected) continue;
       const figure = painted(JSON.parse(element.textContent), getComputedStyle(canvas));
-      await Plotly.react(canvas, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+      await Plotly.react(canvas, figure.data, figure.layout, { displayModeBar: false });
       canvas.dataset.drawn = "true";
+      boxes.observe(canvas);
     }
   };
 

@@ -63,10 +63,20 @@ def wait_for_charts(page):
     page.wait_for_function(f"() => !document.querySelector('{waiting}')")
 
 
+#: The window's width, and the width of each visible box and of the chart in it.
+CHART_WIDTHS = """() => [innerWidth, ...[...document.querySelectorAll('.chart-canvas')]
+  .filter((canvas) => canvas.clientWidth)
+  .map((canvas) => [canvas.clientWidth, canvas.querySelector('.main-svg').clientWidth])]"""
+
+
 def wait_for_chart_width(page):
     """Wait until every visible chart is as wide as its box; Plotly redraws a while after the width changes."""
-    page.wait_for_function("""() => [...document.querySelectorAll('.chart-canvas')].every((canvas) =>
-      !canvas.clientWidth || Math.abs(canvas.querySelector('.main-svg').clientWidth - canvas.clientWidth) <= 1)""")
+    for _ in range(1200):
+        _, *charts = widths = page.evaluate(CHART_WIDTHS)
+        if all(abs(box - chart) <= 1 for box, chart in charts):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"a chart is not as wide as its box: {widths}")
 
 
 def open_folds(page):
@@ -169,6 +179,17 @@ def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artifact
     file = artifacts / f"{name}.png"
     page.screenshot(path=file, full_page=True)
     assert file.stat().st_size > 10_000
+
+
+def test_a_chart_follows_its_box_in_a_window_that_keeps_its_width(open_page):
+    page = open_page("/validation")
+    wait_for_charts(page)
+    before = page.evaluate(CHART_WIDTHS)
+    page.evaluate("() => { document.querySelector('main').style.width = '600px'; }")
+    wait_for_chart_width(page)
+    after = page.evaluate(CHART_WIDTHS)
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 def test_a_faint_text_in_one_cell_of_many_is_found(open_page):
