@@ -120,6 +120,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     """Return the bytes of pinned host memory for the saved tensors that a micro-batch offloads."""
     context = training_context(prepared)
     micro_batch(context)
+    context.drop_graph()
     return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
 
 
@@ -165,6 +166,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
+    context.drop_graph()
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
     return Interpretation(

@@ -146,6 +146,7 @@ def _listed(
     if symbols is not None:
         context.tape.rows = symbols.indexed(context.tape.rows)
     tape = expanded(context.tape)
+    context.drop_graph()
     again = with_every_layer(tape, context.passes if context.repeats_layers else ())
     if again is None:
         return None
