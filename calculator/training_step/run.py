@@ -137,9 +137,9 @@ def _is_determined(recording: Recording) -> bool:
 def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
 
-    If `another` returns a new context, layers that a sharding couples are recorded again where they are like others.
+    If `another` returns a new context, checkpointed layers are recorded again where they are like others.
     """
-    context.records_layers_again = context.hooks.couples_layers and another is not None
+    context.records_layers_again = another is not None
     try:
         return _interpreted(context, whole=whole)
     except LayersDifferError:
