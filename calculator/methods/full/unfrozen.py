@@ -47,6 +47,10 @@ def problems(patterns: tuple[str, ...], model: Model) -> Iterator[Problem]:
         if not any(map(found.match, names)):
             yield Problem(loc=loc, msg=f"{pattern} {_missed(found, model)}", input=pattern)
             return
+    every = _compiled(patterns)
+    if model.idle and all(map(model.is_idle, filter(every.match, names))):
+        message = "nothing that is trained is used for text: name parameters of the text model too, or set images"
+        yield Problem(loc=loc, msg=message, input=[*patterns])
 
 
 def dtype_problems(method: Full, model: Model, training: Training) -> Iterator[Problem]:

@@ -91,3 +91,10 @@ def test_the_cost_of_a_step_counts_the_gradients_of_trained_weights():
     assert gradients(["model.embed_tokens"]) == 128_256 * 2048
     assert gradients(["model.norm"]) == 0
     assert gradients(["model."]) == gradients(None)
+
+
+def test_parameters_of_a_tower_that_does_not_run_are_refused_by_themselves():
+    tower = "model.vision_tower."
+    with pytest.raises(PlanError, match="nothing that is trained is used for text"):
+        answer([tower], model="google/gemma-3-4b-it")
+    assert answer([tower, "model.language_model.norm"], model="google/gemma-3-4b-it")
