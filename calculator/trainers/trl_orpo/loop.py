@@ -13,7 +13,7 @@ from calculator.architecture.dimension import named
 from calculator.engine import autocast, selection
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
-from calculator.layers.loss import log_softmax, nll_loss
+from calculator.layers.loss import cross_entropy
 from calculator.layers.trl.logprob_entropy import log_probs
 from calculator.layers.trl.selected_logps import selected_log_probs
 from calculator.trainers.ddp_outputs import returned
@@ -65,10 +65,15 @@ class TrlOrpo(TrlTrainer):
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both sequences, and compute the loss from all logits.
 
-        If TRL has cast a 4-bit model, all of this runs in an autocast region with CUDA's default dtype.
+        If TRL has cast a 4-bit model, all of this runs in an autocast region with CUDA's default dtype. DeepSpeed
+        leaves the region while the model runs, and so does accelerate's autocast, which FSDP2 has none of.
+
+        Source: deepspeed/runtime/torch_autocast.py, autocast_if_enabled.
         """
         tape, training = context.tape, context.training
-        casts = qlora.is_prepared_by_trl(context.prepared) and training.autocast == "bfloat16"
+        prepared = context.prepared
+        given = training.autocast or prepared.cast_to or prepared.param_dtype
+        casts = qlora.is_prepared_by_trl(prepared) and given == "bfloat16"
         with autocast.region(tape, "float16") if casts else nullcontext():
             loss = _loss(context, forward)
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
@@ -82,7 +87,8 @@ def _loss(context: Context, forward: Passes) -> Tensor:
     concatenated = [tape.new(shape, "int64", f"concatenated {name}") for name in ("input_ids", "mask", "labels")]
     if context.training.padding:
         context.padding_mask = concatenated[1]
-    with autocast.region(tape, dtype):
+    stays = dtype is None and context.prepared.device.sharding == "fsdp"
+    with nullcontext() if stays else autocast.region(tape, dtype):
         logits, outputs = forward(concatenated[0])
     tape.scope, tape.component = "loss: ", "logits_and_loss"
     del logits
@@ -128,7 +134,7 @@ def _chosen_nll(all_logits: Tensor, labels: Tensor, rows: int) -> Tensor:
         chosen = ops.contiguous(chosen, "logits of the chosen, shifted")
         targets = tape.new((rows, shorter), "int64", "labels, shifted")
     flat = ops.view(chosen, (rows * shorter, vocabulary))
-    loss = nll_loss(log_softmax(flat), targets if targets is not None else labels.detach())
+    loss = cross_entropy(flat, targets if targets is not None else labels.detach())
     del chosen, flat, targets
     return loss
 
