@@ -102,7 +102,7 @@ def _loss(context: Context, forward: Passes) -> Tensor:
     logps = _average_logps(context, all_logits)
     context.drop_outputs()
     del concatenated, labels
-    return _odds_ratio_loss(nll, logps, rows)
+    return _odds_ratio_loss(nll, logps, rows, _METRICS + (context.prepared.device.count > 1))
 
 
 def _prompt(training: Training) -> int:
@@ -156,7 +156,7 @@ def _average_logps(context: Context, all_logits: Tensor) -> Tensor:
     return ops.mul(total, tape.new((batch,), "int64", "labeled tokens"), "log-probabilities, mean")
 
 
-def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:
+def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int, logged: int) -> Tensor:
     chosen, rejected = ops.split(logps, [(rows,), (rows,)])
     tape, vector = logps.tape, (rows,)
     complement = ops.subtract(_log1mexp(chosen), _log1mexp(rejected), "log(1 - p), difference")
@@ -168,12 +168,13 @@ def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:
     del ratio, odds, complement
     loss = ops.subtract(nll, ops.sum_over(losses, (), "odds-ratio loss, mean"), "loss")
     accuracies = tape.new(vector, "float32", "accuracies of rewards")
-    metrics = [tape.new((), "float32", "metric") for _ in range(_METRICS)]
+    metrics = [tape.new((), "float32", "metric") for _ in range(logged)]
     del rewards, means, losses, accuracies, metrics
     return loss
 
 
-#: The scalars that get_batch_loss_metrics logs. All of them are on the device before the first one is read.
+#: The scalars that get_batch_loss_metrics logs. All of them are on the device before the first one is read. On several
+#: GPUs, accelerate gathers a copy of each, and before the last one is gathered there is one tensor more.
 _METRICS = 11
 
 
