@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import refusal
+from calculator.devices.gpus import GIB
 from calculator.inputs.sharding import MODELED, ShardingName
 from calculator.limit_search.bounds import Bound
 from calculator.limit_search.limit import Limit
@@ -111,8 +112,8 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
     ended = least.estimate.fit.out_of_memory if least.estimate.fit else None
     way_out = WHILE_LOADED if sharding == "fsdp" and ended and ended.phase == "load" else WAYS_OUT[sharding]
     reason = (
-        f"the least that was found is {required:,} bytes on each of {value:,} GPUs, of the {usable:,} that a card "
-        f"offers; {way_out}"
+        f"the least that was found is {required / GIB:,.2f} GiB on each of {value:,} GPUs, of the "
+        f"{usable / GIB:,.2f} GiB that a card offers; {way_out}"
     )
     bound = Bound(by="memory", limit=usable, reason=reason)
     return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")

@@ -178,7 +178,7 @@ def test_the_answer_names_the_model_of_tokens():
 
 def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
     message = refusals({"model_type": "cohere", **SIZES})["task"]
-    assert message.startswith("seq_cls of cohere is not modeled: leave task out, or use another model, of the types")
+    assert message.startswith("seq_cls of cohere is not modeled: leave task out, or use a model of another type:")
     assert "llama" in message
     assert "bert" in message
 

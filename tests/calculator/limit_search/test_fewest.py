@@ -76,7 +76,7 @@ def test_more_gpus_do_not_help_ddp_and_a_solution_is_named():
     least = estimated(body("ddp", 1 << 20), 2)
     assert (answer.value, answer.at, answer.below.estimate) == (None, None, least)
     assert answer.guarantee == "Every number of GPUs requires the same of each."
-    assert f"{least.memory.required_bytes:,} bytes" in answer.bound.reason
+    assert f"{least.memory.required_bytes / 2**30:,.2f} GiB on each of 2 GPUs" in answer.bound.reason
     assert "set device.sharding to fsdp, zero1 or zero2" in answer.bound.reason
 
 

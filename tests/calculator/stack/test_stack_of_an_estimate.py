@@ -126,7 +126,7 @@ def test_unknown_behavior_of_older_releases_is_refused(changes: dict[str, Any], 
 
 def test_a_model_names_the_first_release_that_is_known() -> None:
     body = {**LLAMA, "stack": {"transformers": "4.39"}}
-    expected = "what transformers 4.39 does for llama is not known; from 4.45 on they are known: use 5.24"
+    expected = "what transformers 4.39 does for llama is not known; from 4.45 on it is: use 5.24"
     assert problems(body) == {"stack.transformers": expected}
 
 
