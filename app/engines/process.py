@@ -90,7 +90,7 @@ def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
         return TraceDocument.from_json(line.removeprefix('{"document":').rstrip().removesuffix("}"))
     answer = json.loads(line)
     if "problems" in answer:
-        raise PlanError(*(Problem(**each) for each in answer["problems"]))
+        raise PlanError(*(Problem(**problem) for problem in answer["problems"]))
     progress(answer["progress"])
     return None
 

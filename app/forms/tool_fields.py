@@ -32,7 +32,7 @@ OWNED: tuple[str, ...] = tuple(
     dict.fromkeys(
         (
             "trainer",
-            *(_name(each.path) for tool in TOOLS.values() for each in tool.defaults if not each.is_least),
+            *(_name(default.path) for tool in TOOLS.values() for default in tool.defaults if not default.is_least),
             *OF_TRAINERS,
         )
     )

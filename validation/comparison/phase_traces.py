@@ -86,7 +86,7 @@ def _printed(name: str, recorded: Case, traced: Case) -> bool:
     """Whether a case differs from its trace, which is printed."""
     if recorded == traced:
         return False
-    figures = [{key: value for key, value in each.items() if key != "request"} for each in (recorded, traced)]
+    figures = [{key: value for key, value in case.items() if key != "request"} for case in (recorded, traced)]
     print(f"{name}: recorded {figures[0]}, traced {figures[1]}: {json.dumps(recorded['request'])}")
     return True
 

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         config, of_logits = model_config(args.hidden_size, args.layers), model_config(64, 1)
         of_experts = experts_config(args.hidden_size, args.layers // 4)
         models = {large: config, tiny: model_config(16, 1), wide: of_logits, fused: of_experts}
-        for where, each in models.items():
-            write_model(each, where)
+        for where, model in models.items():
+            write_model(model, where)
         if args.zero3:
             cases = zero_3_loading_cases(config, large)
             return int(max(_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in cases) > MOST)

@@ -112,8 +112,8 @@ def _inner_optimizers(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.
 
 def make_steady(optimizer: torch.optim.Optimizer) -> None:
     """Advance the counters of an optimizer whose later steps differ from its second."""
-    for each in _inner_optimizers(optimizer):
-        _make_steady(each)
+    for inner in _inner_optimizers(optimizer):
+        _make_steady(inner)
 
 
 def _make_steady(optimizer: torch.optim.Optimizer) -> None:
@@ -139,8 +139,8 @@ def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
-    for each in _inner_optimizers(optimizer):
-        yield from _states(each)
+    for inner in _inner_optimizers(optimizer):
+        yield from _states(inner)
     optimizer = getattr(optimizer, "optimizer", optimizer)
     named = dict(optimizer.model.named_parameters()) if hasattr(optimizer, "exp_avg_sq_row") else {}
     for kind in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col") if named else ():  # of AdaLomo

@@ -121,7 +121,7 @@ class Step:
         track_optimizer(self.tracker, self.optimizer, self.trainable)
         for name, tensor in statistics(self.model):
             self.tracker.track_external(name, tensor, "optimizer_states")
-        columns = {f"text {n}.{i}": each for n, text in enumerate(self.texts) for i, each in enumerate(text)}
+        columns = {f"text {n}.{i}": column for n, text in enumerate(self.texts) for i, column in enumerate(text)}
         batch = {**({} if columns else self._inputs()), **self.labels, **self.images, **columns}
         for name, tensor in batch.items():
             if tensor is not None:

@@ -30,7 +30,7 @@ class Runs:
 
 
 def traced(tracer, *requests):
-    return [tracer.trace(each, lambda: False, lambda _: None) for each in requests]
+    return [tracer.trace(request, lambda: False, lambda _: None) for request in requests]
 
 
 def test_the_device_and_the_reserved_memory_are_no_part_of_a_trace():

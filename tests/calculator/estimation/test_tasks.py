@@ -366,7 +366,7 @@ def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
     assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5", "modernbert", "deberta-v2"} <= {
-        each["model"]["config"]["model_type"] for each in requests
+        request["model"]["config"]["model_type"] for request in requests
     }
-    losses = {each.get("problem_type") for each in requests}
+    losses = {request.get("problem_type") for request in requests}
     assert losses == {None, "regression", "multi_label_classification"}

@@ -57,7 +57,7 @@ def called(request):
     calls, hooks = [], []
     with emulate_cuda(before_2_14=False), optimizers_on_meta():
         reference = build_model(request, META)
-        leaves = [f"{name}." for name, each in reference.model.named_modules() if type(each).__name__ in LEAVES]
+        leaves = [f"{name}." for name, leaf in reference.model.named_modules() if type(leaf).__name__ in LEAVES]
         for name, module in reference.model.named_modules():
             if name.startswith((*leaves,)):
                 continue

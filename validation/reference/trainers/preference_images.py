@@ -48,8 +48,8 @@ class Processor(ProcessorMixin):
         batch = images_of.batch_on_host(replace(self._request, training=training), self._config)
         fills = {"input_ids": images_of.ordinary_token(self._config), "token_type_ids": 0, "mm_token_type_ids": 0}
         return {
-            name: pad(each, (longest - shortest, 0), value=fills[name]) if name in fills else each
-            for name, each in batch.items()
+            name: pad(tensor, (longest - shortest, 0), value=fills[name]) if name in fills else tensor
+            for name, tensor in batch.items()
         }
 
 
