@@ -166,7 +166,7 @@ def _between(search: Probes | Replays, end: int) -> Limit:
     """Return the smallest number that fits. `end` fits, and none of the first numbers below it does."""
     probes = search.ruled
     possible = [count for count in range(LEAST, end) if count not in probes.tried and _may_fit(probes, count)]
-    multiple = next(each for each in MULTIPLES if each == MULTIPLES[-1] or len(possible) <= ALL * each)
+    multiple = next(multiple for multiple in MULTIPLES if multiple == MULTIPLES[-1] or len(possible) <= ALL * multiple)
     value = next((count for count in possible if count % multiple == 0 and search.fits(count)), end)
     while value > LEAST and search.fits(value - 1):
         value -= 1

@@ -151,7 +151,7 @@ def coverage() -> tuple[Coverage, ...]:
     """
     names = dict.fromkeys(run.source.name for run in published_runs() if run.counts)
     of_sources = {name: [*_left_out(name)] for name in names}
-    every = [each for found in of_sources.values() for each in found]
+    every = [run for found in of_sources.values() for run in found]
     return (_coverage("", every), *(_coverage(name, found) for name, found in of_sources.items()))
 
 

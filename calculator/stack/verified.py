@@ -312,7 +312,7 @@ def _messages(
 def _repeats(config: Mapping[str, Any], pattern: int) -> bool:
     """Return whether all layers have a window but each one that the pattern counts."""
     types = enumerate(config["layer_types"], 1)
-    return all((each == "full_attention") == (number % pattern == 0) for number, each in types)
+    return all((row == "full_attention") == (number % pattern == 0) for number, row in types)
 
 
 def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:

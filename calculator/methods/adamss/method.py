@@ -84,7 +84,7 @@ class AdaMSS(AdaptedLinear):
         dtype, r, columns = training.added_dtype, self._rank(module), named(self._columns(module), "in_features")
         sizes = [(named(size, "outputs"), named(min(size, self.subspace_rank), "rank")) for size in self._sizes(module)]
         of_a = (Added(name=f"{layer.A}.{i}", shape=(rank, r), dtype=dtype) for i, (_, rank) in enumerate(sizes))
-        of_b = (Added(name=f"{layer.B}.{i}", shape=(each, rank), dtype=dtype) for i, (each, rank) in enumerate(sizes))
+        of_b = (Added(name=f"{layer.B}.{i}", shape=(size, rank), dtype=dtype) for i, (size, rank) in enumerate(sizes))
         projection = Added(name=layer.PROJECTION, shape=(r, columns), dtype=dtype, trained=False, buffer=True)
         return (*of_a, *of_b, projection)
 

@@ -53,6 +53,18 @@ def test_random_plans_reserve_what_the_full_replay_reserves():
         assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
 
 
+def test_replays_of_a_series_share_a_load(monkeypatch):
+    series, loads, loaded = SeriesCache(), [], FastReplay._loaded
+    monkeypatch.setattr(FastReplay, "_loaded", lambda self: loads.append(self) or loaded(self))
+    for length in (512, 520, 515, 4096):
+        training = {"sequence_length": length, "gradient_checkpointing": True}
+        resident = resident_state(parse_request({**LLAMA_8B, "training": training}), series)
+        found = peak_reserved(resident, WORKSPACES[CARDS[0]])
+        assert found == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+    # The longest needs addresses of more bits.
+    assert len(loads) == 2
+
+
 @pytest.mark.parametrize(
     ("trainer", "settings"),
     [
@@ -254,7 +266,7 @@ def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(befor
     assert served == (pool.reserved == reserved)
     pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
     assert not served or pool.free_blocks() == begun
-    assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__)
+    assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
 
 
 @given(ACTIONS, st.lists(UNITS, max_size=12), st.integers(1, 9), st.integers(1, 3), st.booleans())
@@ -267,7 +279,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
     is_served = pool.serves(Need.of_sizes(sizes))
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
-    assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__)
+    assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
     assert not is_served or pool.reserved == reserved
 
 
