@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import refusal
 from calculator.estimation import image_requests
 from calculator.estimation.image_requests import MOST_CHUNKS
@@ -37,6 +38,12 @@ class Bound:
     by: BoundedBy
     limit: int
     reason: str
+
+
+def beyond(required: int, usable: int, card: str) -> str:
+    """Say how much more than a card's memory a run requires, for the end of a sentence."""
+    offered = f"the {format_size(usable)} that {card} offers"
+    return f"{format_size(required - usable)} more than {offered}" if required > usable else f"all of {offered}"
 
 
 def solved(request: Request, name: SizeName) -> Declared:

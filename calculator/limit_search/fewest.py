@@ -13,10 +13,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import refusal
-from calculator.devices.gpus import GIB
 from calculator.inputs.sharding import MODELED, ShardingName
-from calculator.limit_search.bounds import Bound
+from calculator.limit_search.bounds import Bound, beyond
 from calculator.limit_search.limit import Limit
 from calculator.limit_search.replays import search_of
 
@@ -112,8 +112,8 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
     ended = least.estimate.fit.out_of_memory if least.estimate.fit else None
     way_out = WHILE_LOADED if sharding == "fsdp" and ended and ended.phase == "load" else WAYS_OUT[sharding]
     reason = (
-        f"the least that was found is {required / GIB:,.2f} GiB on each of {value:,} GPUs, of the "
-        f"{usable / GIB:,.2f} GiB that a card offers; {way_out}"
+        f"the least that was found is {format_size(required)} on each of {value:,} GPUs, of the "
+        f"{format_size(usable)} that a card offers; {way_out}"
     )
     bound = Bound(by="memory", limit=usable, reason=reason)
     return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")
@@ -183,7 +183,7 @@ def _between(search: Probes | Replays, end: int) -> Limit:
 
 def _memory(below: ProbeResult, usable: int) -> Bound:
     required = below.estimate.memory.required_bytes
-    reason = f"each of {below.value:,} GPUs would require {required:,} bytes of the {usable:,} that a card offers"
+    reason = f"each of {below.value:,} GPUs would require {beyond(required, usable, 'a card')}"
     return Bound(by="memory", limit=usable, reason=reason)
 
 
