@@ -1,4 +1,4 @@
-"""One trace in a process with limits: followed line by line, and ended if it is too long or nobody waits."""
+"""A trace in a process with limits. It is read line by line, and ended if it takes too long or nobody waits for it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _text(path: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSetting:
-    """A default of a tool, as a page shows it, and the plan's own value where it is another."""
+    """A default of a tool as a page shows it, with the plan's value if that differs."""
 
     label: str
     value: str

@@ -42,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How well intervals predict the published runs of sources that they were made without.
+    """How well intervals predict the published runs of a source that is left out.
 
     Attributes:
         source: The name of the source that is left out. Empty for the total over all sources.

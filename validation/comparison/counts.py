@@ -131,7 +131,7 @@ def drawn(seed: int, number: int, family: str, method: MethodName) -> dict[str, 
 
 
 def _task_request(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
-    """The same for a family's first task, in whose requests the method is replaced."""
+    """Return a random request for the family's first task, with this method."""
     task = next((other for other in OTHER_TASKS if family in families_of(FAMILIES, other)), None)
     request = random_request(seed, number, [family], method)
     if task is None:
@@ -176,7 +176,7 @@ def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
 
 
 def _differences(expected: Shapes, found: Shapes) -> str:
-    """The shapes of which the two have other numbers."""
+    """Return the shapes that the two do not have in equal numbers."""
     parts = []
     for name, calculated, other in zip(("added", "trained"), expected, found, strict=True):
         odd = {
@@ -209,7 +209,7 @@ def modeled(request: Request) -> Shapes:
 
 
 def real(reference: ReferenceModel) -> Shapes:
-    """The same of the real modules."""
+    """Return the shapes of the parameters that the real method adds, and of those that it trains."""
     named = [*reference.named_parameters()]
     return (
         Counter(tuple(parameter.shape) for name, parameter in named if name not in reference.base),

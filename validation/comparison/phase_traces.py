@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trace; returns 1 if bytes differ from those recorded or predicted."""
+    """Trace phases again. Return 1 if bytes differ from those recorded or predicted."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
     if args.seed is not None and args.file == "evaluation":
         return int(_evaluations_differ(args))

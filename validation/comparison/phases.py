@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, and print the table or write it; returns 1 if a phase differs from its trace."""
+    """Compare phases with their traces, and print or write the table. Return 1 if a phase differs from its trace."""
     found = [(group, predicted == traced) for group, predicted, traced in compared()]
     table = "\n".join(
         lines(Counter(group for group, _ in found), Counter(group for group, is_equal in found if is_equal))

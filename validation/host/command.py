@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _outside_interval(case: Case, found: int) -> float:
-    """How far what a process measures with malloc's defaults is outside of the predicted interval."""
+    """Return how far a measurement with malloc's defaults is outside of the predicted interval."""
     low, high = case.predicted, case.predicted + case.kept
     place = f"{(found - low) / case.kept:.0%} of what malloc may keep"
     sys.stdout.write(f"{case.name}, malloc's defaults: {low:,} to {high:,}, measured {found:,}: {place}\n")

@@ -131,7 +131,7 @@ def _body(config: dict[str, Any], sharding: str, training: dict[str, Any], **run
 
 
 def measured_on_node(case: NodeCase, tiny: Path) -> int:
-    """The bytes by which the processes grew together; mapped files once.
+    """Return the bytes by which the processes grew together, with mapped files counted once.
 
     The proportional resident set divides what is mapped by the processes. Where the file is closed after the peak, its
     bytes are subtracted from the sum of the resident sets.

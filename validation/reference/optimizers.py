@@ -126,7 +126,7 @@ def _make_steady(optimizer: torch.optim.Optimizer) -> None:
 
 
 def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:
-    """The same with the parameter groups of LoRA+."""
+    """Return the optimizer with the parameter groups of LoRA+."""
     made: Any = OPTIMIZERS[name]
     return create_loraplus_optimizer(model, made.func, lr=1e-4, loraplus_lr_ratio=ratio, **made.keywords)
 

@@ -151,7 +151,7 @@ def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
 
 
 def _create_optimizer(engine: Engine) -> None:
-    """Create the optimizer with the Trainer's two groups, of which one has weight decay."""
+    """Create the optimizer with the Trainer's two groups: one with weight decay, one without."""
     model = engine.reference.model
     decays = Trainer.get_decay_parameter_names(cast("Any", None), model)
     groups: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = [], []

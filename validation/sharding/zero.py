@@ -160,7 +160,7 @@ class ZeROEngine(Engine):
             yield
 
     def labeled(self) -> dict[str, torch.nn.Parameter]:
-        """None: most gradients are views of a bucket."""
+        """None, because most gradients are views of a bucket."""
         return {}
 
     @contextmanager

@@ -138,7 +138,7 @@ class Step:
             return self.model(**self._inputs(), **labels, **self.images).loss
 
     def _texts(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The texts of the examples, the first of which has the ids that are known where values are."""
+        """Return the texts of the examples. The first has the ids for which the trace knows values."""
         others = [torch.zeros_like(self.input_ids) for _ in range(self.training.texts_per_example - 1)]
         return [(ids, torch.ones_like(ids)) for ids in (self.input_ids, *others)]
 

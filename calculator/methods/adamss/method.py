@@ -52,7 +52,7 @@ class AdaMSS(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the figures assume because the weights are not known."""
+        """Say what the figures assume about the values of the weights."""
         clusters = "AdaMSS clusters each weight's outputs by its values: the clusters are assumed to be equally large."
         others = "With others, the factors are as many numbers, unless a cluster is smaller than subspace_rank."
         return (f"{clusters} {others} Each factor may take 512 bytes more or less then.",)

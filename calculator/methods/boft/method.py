@@ -61,7 +61,7 @@ class BOFT(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Where the permutations are stored, and that no kernel is compiled."""
+        """Say where the permutations are stored, and that no kernel is compiled."""
         return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
 
     @property

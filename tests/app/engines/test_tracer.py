@@ -61,7 +61,7 @@ def test_a_body_is_the_same_request_again():
 
 
 def blocked(monkeypatch, waiting):
-    """A tracer of which one trace runs until the event is set."""
+    """A tracer whose only trace runs until the event is set."""
     monkeypatch.setattr(module, "AT_ONCE", 1)
     monkeypatch.setattr(module, "WAITING", waiting)
     begun, end = Event(), Event()

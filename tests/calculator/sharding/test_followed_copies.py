@@ -67,14 +67,14 @@ def drawn(seed):
 
 
 def drawn_with_experts(seed):
-    """The same of Mixtral, whose experts are leaf modules: a distance of reuse spans more layers without them."""
+    """Draw requests of Mixtral, whose experts are leaf modules: a distance of reuse spans more layers without them."""
     body = drawn(seed)
     methods = ({"name": "full"}, {"name": "lora", "target_modules": ["q_proj"], "r": 2})
     return body | {"model": {"config": MIXTRAL}, "method": methods[seed % 2]}
 
 
 def drawn_with_reference(seed):
-    """The same of DPOTrainer, whose reference runs between the passes."""
+    """Draw requests of DPOTrainer, whose reference runs between the passes."""
     body = drawn(seed)
     return body | {"training": body["training"] | {"trainer": "trl-dpo"}}
 

@@ -77,7 +77,7 @@ def called(request):
 
 
 def marked(request):
-    """The same from the marks of a micro-batch in which every layer is interpreted."""
+    """Return the calls from the marks of a micro-batch in which every layer is interpreted."""
     model = model_of(request.model)
     prepared = PreparedModel(model, request.method, request.training, request.device, request.stack)
     context = training_context(prepared)

@@ -115,7 +115,7 @@ def in_tape(request):
 
 
 def in_calculator(request):
-    """The same of the calculator's tape."""
+    """Return the events of the calculator's tape."""
     rows = in_tape(request)
     return {
         name: [(born, size) for born, size, stream in rows if stream == number]

@@ -54,7 +54,7 @@ class Processor(ProcessorMixin):
 
 
 class GeneratingProcessor(Processor):
-    """The same for a trainer that generates, whose prompts have the lengths that were given last."""
+    """A processor for a trainer that generates. Its prompts have the lengths that were given last."""
 
     def __init__(self, recipe: Recipe, config: Any) -> None:
         super().__init__(recipe, config)

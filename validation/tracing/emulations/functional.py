@@ -121,7 +121,7 @@ def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
 
 
 def layer_norm(input: Tensor, shape: list[int], *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
-    """Layer norm of an input in another layout, of which the kernel makes a copy (layer_norm_kernel.cu)."""
+    """Layer norm of an input in another layout, which the kernel copies (layer_norm_kernel.cu)."""
     copied = input.contiguous()
     return torch.native_layer_norm(copied, shape, *parameters)
 

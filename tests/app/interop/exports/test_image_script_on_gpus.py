@@ -38,7 +38,7 @@ def written(request, folder):
 
 
 def trained(folder, *options):
-    """What two processes print that run the script of a folder."""
+    """Return what two processes print that run the script of a folder."""
     command = [sys.executable, "tests/app/interop/exports/two_processes.py", str(folder), "--steps", "2", *options]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
