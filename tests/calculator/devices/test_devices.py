@@ -115,7 +115,7 @@ def test_error_correction_uses_a_sixteenth_of_every_data_center_card_with_gddr_a
 
 
 @pytest.mark.parametrize(
-    ("name", "each"),
+    ("name", "size"),
     [
         ("t4", 8_519_680),
         ("a100-sxm4-80gb", 8_519_680),

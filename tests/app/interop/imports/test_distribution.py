@@ -215,6 +215,14 @@ def test_a_deepspeed_file_without_a_plan_trains_in_bfloat16():
     estimate(parse_request(found.request))
 
 
+@pytest.mark.parametrize(("dtype", "autocast"), [("bfloat16", "bfloat16"), ("float32", None)])
+def test_a_deepspeed_file_that_leaves_the_precision_to_the_trainer_gets_it_from_the_plans_weights(dtype, autocast):
+    plan = {"model": "gpt2", "method": {"name": "lora"}, "training": {"dtype": dtype}}
+    found = read('{"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}', plan=plan)
+    assert found.request["training"].get("autocast") == autocast
+    estimate(parse_request(found.request))
+
+
 def test_older_flags_and_a_disk_are_read_as_offloading():
     zero = {"stage": 2, "cpu_offload": True}
     found = read(json.dumps({"zero_optimization": zero}), model="gpt2").request["training"]["deepspeed"]
