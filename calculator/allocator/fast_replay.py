@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.gap_rests import play_gap
 from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers, one_by_one
 from calculator.allocator.needs import Need
@@ -251,7 +252,14 @@ class FastReplay:
         known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
         is_known = partial(known_pass.is_known, pool=pool, places=places)
         stopped = play(
-            pool, items[part], batch.sizes, places, stops=stops, is_known=lambda number: is_known(part.start + number)
+            pool,
+            items[part],
+            batch.sizes,
+            places,
+            stops=stops,
+            is_known=lambda number: is_known(part.start + number),
+            # The layers of forward passes are compared by the places of their transients (see `repetitions`).
+            play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
         )
         if part.stop is None:
             known_pass.end(pool, places)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calculator.allocator.certain import Condition, Needs
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Places
+    from calculator.allocator.gap_rests import GapRests
     from calculator.allocator.repetitions import Repetitions
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
@@ -101,6 +102,14 @@ class Item:
         if self._found is None:
             self._found = self._needs.of(self._number)
         return self._found
+
+    def gap_rests(self) -> GapRests | None:
+        """Return the rests of the gap, if these are left out."""
+        return self._needs.gap_rests(self._number)
+
+    def merges(self) -> bool:
+        """Return whether tensors that were allocated before are freed up to the end of the stretch."""
+        return bool(self.chunk.carried) or self._needs.merges(self._number)
 
     def place(self, placed: Sequence[int]) -> None:
         """Set the events after the gap to a part of those of the chunk."""
@@ -249,12 +258,13 @@ def play(
     stops: bool = False,
     until: int | None = None,
     is_known: Callable[[int], bool] | None = None,
+    play_gap: Callable[[Item], bool] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
     With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
     left out. From item `until` on, all transients are placed. `is_known` returns whether those of a stretch are known
-    to fit, from an item on.
+    to fit, from an item on. `play_gap` plays an item up to where the rest of its gap fits, or returns False.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
@@ -277,6 +287,8 @@ def play(
             # Transients of the stretch that are already placed are freed when the stretch ends. That is later than in
             # the run, and so on the safe side.
             late = [~row for row in item.events(chunk.carried)] if chunk.carried else None
+        elif chunk.allocates and not skips and play_gap is not None and play_gap(item):
+            continue
         if chunk.ends_stretch:
             events = item.played(late, skips=skips)
             skips, late = False, None
