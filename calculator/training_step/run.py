@@ -120,6 +120,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     """Return the bytes of pinned host memory for the saved tensors that a micro-batch offloads."""
     context = training_context(prepared)
     micro_batch(context)
+    context.drop_graph()
     return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
 
 
@@ -136,9 +137,9 @@ def _is_determined(recording: Recording) -> bool:
 def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
 
-    If `another` returns a new context, layers that a sharding couples are recorded again where they are like others.
+    If `another` returns a new context, checkpointed layers are recorded again where they are like others.
     """
-    context.records_layers_again = context.hooks.couples_layers and another is not None
+    context.records_layers_again = another is not None
     try:
         return _interpreted(context, whole=whole)
     except LayersDifferError:
@@ -165,6 +166,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
+    context.drop_graph()
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
     return Interpretation(
