@@ -78,7 +78,7 @@ class GapRests:
         self._rests = _found(before, requests[largest][-1])
         #: The needs of rests by their numbers, once they are read.
         self._needs: dict[int, list[_Need]] = {}
-        #: The number of the first rest to try. In the next repetition, an earlier one is often certain to fit.
+        #: The number of the first rest to try. In the next repetition, an earlier one may be certain to fit.
         self._first = 0
 
     def play(self, pool: FlatPool, item: Item, sizes: Sequence[int], places: Places) -> None:
@@ -93,7 +93,7 @@ class GapRests:
                 continue
             regions = regions or self._regions(pool, saved, [~events[free] for free in self._frees], places)
             if self._serves(pool, number, regions):
-                self._first = max(0, number - 1)
+                self._first = max(0, number - 2)
                 pool.restore(saved)
                 pool.play(item.played(None, skips=True), sizes, places)
                 return
@@ -173,7 +173,8 @@ def _found(before: Sequence[Sequence[int]], last: int) -> list[_Rest]:
     `before` has the allocations of the tensors that are alive at each request of the largest size. `last` is the index
     of the last such request.
     """
-    found = [_Rest(last + 1, -1)]
+    # Where no request of the largest size is left, other requests may need some more frees.
+    found = [_Rest(last + 1 + 2 * _APART, -1), _Rest(last + 1, -1)]
     for alive in range(max(map(len, before))):
         start = 1 + max(each[-alive - 1] for each in before if len(each) > alive)
         if start <= found[-1].start - _APART:

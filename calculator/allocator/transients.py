@@ -335,7 +335,7 @@ def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> No
     places = [first_product(window.events, unrolled.rows) for window in windows]
     n = next((n for n, place in enumerate(places) if place is not None), 0)
     window, place = windows[n], places[n] or 0
-    assert len(window.shifts) == 1, "the first layer is not one that is repeated"
+    assert len(window.shifts) == 1 or not place, "a repeated layer only begins with the first product"
     before, behind = window.events[:place], window.events[place:]
-    parts = [Window(before, window.lowest, window.shifts), Window([row], 0, (0,))]
-    windows[n : n + 1] = [*parts, Window(behind, window.lowest, window.shifts)]
+    parts = [Window(before, window.lowest, window.shifts)] if before else []
+    windows[n : n + 1] = [*parts, Window([row], 0, (0,)), Window(behind, window.lowest, window.shifts)]
