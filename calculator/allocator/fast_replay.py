@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.known_states import KnownPass
-from calculator.allocator.loading import layers, one_by_one
+from calculator.allocator.loading import layers
 from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
@@ -289,7 +289,13 @@ class FastReplay:
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    return _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)])
+    """Return the sizes of tensors in each pool, layer by layer."""
+    small, large = list[int](), list[int]()
+    for tensors, times in layers(resident):
+        of_small, of_large = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
+        small += of_small * times
+        large += of_large * times
+    return small, large
 
 
 def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:

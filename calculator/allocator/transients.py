@@ -189,7 +189,8 @@ class MicroBatch:
         """
         start = self.workspace_rows.start
         once = [*self.sizes[: unrolled.base + unrolled.stride], *self.sizes[start:]]
-        key = bool(self.workspace_rows), bytes(map(_pool_of, once))
+        pools = {size: _pool_of(size) for size in {*once}}
+        key = bool(self.workspace_rows), bytes(map(pools.__getitem__, once))
         if key not in unrolled.known:
             unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
         cut: Cut = unrolled.known[key]
