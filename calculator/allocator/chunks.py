@@ -331,7 +331,7 @@ class ShortBatch:
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         last = [chunk for (chunk,) in of_pools]
         for event, numbered in zip(window.events, short, strict=True):
-            if not sizes[event]:
+            if numbered is None and not sizes[event]:
                 continue
             pool = pools[event]
             chunk = last[pool]

@@ -14,7 +14,7 @@ from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.gap_rests import play_gap
 from calculator.allocator.known_states import KnownPass
-from calculator.allocator.loading import layers, one_by_one
+from calculator.allocator.loading import layers
 from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
@@ -143,12 +143,22 @@ class FastReplay:
 
     def load(self) -> None:
         """Put the model on the device."""
+        loaded = self.loading.loaded
+        if loaded is None or loaded[0].shift != self.pools[0].shift:
+            loaded = self.loading.loaded = self._loaded()
+        for n, pool in enumerate(loaded):
+            self.pools[n] = pool.copied()
+            if self.buckets:
+                self.placed_buckets[n] = _allocate(self.pools[n], self.buckets[0][n])
+
+    def _loaded(self) -> tuple[FlatPool, FlatPool]:
+        """Play the load in the pools of the first stream. Return them."""
         sizes = [*map(floordiv, self.loading.sizes, repeat(BLOCK))]
         places = [0] * len(sizes), [0] * len(sizes)
-        for n, (pool, parts) in enumerate(zip(self.pools, parts_by_pool(self.loading.parts, sizes), strict=False)):
+        small, large, *_ = self.pools
+        for pool, parts in zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True):
             load(pool, parts, sizes, places)
-            if self.buckets:
-                self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
+        return small, large
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
@@ -287,7 +297,13 @@ class FastReplay:
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    return _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)])
+    """Return the sizes of tensors in each pool, layer by layer."""
+    small, large = list[int](), list[int]()
+    for tensors, times in layers(resident):
+        of_small, of_large = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
+        small += of_small * times
+        large += of_large * times
+    return small, large
 
 
 def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -83,7 +83,7 @@ class GapRests:
 
     def play(self, pool: FlatPool, item: Item, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a repetition, without the rest of the gap if that is certain to fit."""
-        saved, events, at = pool.save(), item.played(None, skips=False), 0
+        saved, events, at = pool.save(), item.played(skips=False), 0
         regions: list[int] = []
         for number in range(self._first, len(self._rests)):
             start = self._rests[number].start
@@ -95,7 +95,7 @@ class GapRests:
             if self._serves(pool, number, regions):
                 self._first = max(0, number - 2)
                 pool.restore(saved)
-                pool.play(item.played(None, skips=True), sizes, places)
+                pool.play(item.played(skips=True), sizes, places)
                 return
         pool.play(events[at:], sizes, places)
 

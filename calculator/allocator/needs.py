@@ -6,7 +6,7 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, groupby, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
@@ -66,17 +66,21 @@ class Need:
         return False
 
     @classmethod
-    def of_sizes(cls, sizes: Iterable[int]) -> Need:
+    def of_sizes(cls, sizes: Sequence[int]) -> Need:
         """Return the need of requests of which none is freed before the last.
 
         Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part
         of size `s` is left, the requests and what they waste fill at least `f - s + 1` of each free block `f`.
         """
-        total, sufficient_size, lost = 0, 0, dict[int, int]()
-        for size, group in groupby(sizes):
-            total += len([*group]) * (size + _SMALL)
-            lost[size] = total - size - _SMALL
-            sufficient_size = max(sufficient_size, total - _SMALL)
+        distinct, total, lost = len({*sizes}), sum(sizes) + len(sizes) * _SMALL, dict[int, int]()
+        sufficient_size = max(0, total - _SMALL)
+        # Of the requests of a size, most is lost for the last one.
+        for size in reversed(sizes):
+            total -= size + _SMALL
+            if size not in lost:
+                lost[size] = total
+            if len(lost) == distinct:
+                break
         return cls(sufficient_size, lost, are_freed=False)
 
     def together(self, other: Need) -> Need:
@@ -171,18 +175,19 @@ class StretchNeeds:
         self._gap_rests: dict[int, GapRests | None] = {}
         #: The needs of two, by their identities. Most layers have the same.
         self._together: dict[tuple[int, int], Need] = {}
-        self.sufficient_size = self._ahead(of_chunks.sufficient_size)
-        self.most_lost = self._ahead(of_chunks.most_lost)
+        self.sufficient_size, self.most_lost = self._ahead()
 
-    def _ahead(self, of_chunks: Sequence[int]) -> list[int]:
-        """Return the largest number of the gaps from each item up to the end of its stretch."""
-        found, ahead = [0] * len(self._chunks), 0
-        for n in reversed(range(len(self._chunks))):
-            chunk = self._chunks[n]
-            own = of_chunks[chunk.number]
-            ahead = own if chunk.ends_stretch or own > ahead else ahead
-            found[n] = ahead
-        return found
+    def _ahead(self) -> tuple[list[int], list[int]]:
+        """Return the largest numbers of the gaps from each item up to the end of its stretch."""
+        sufficient_sizes, all_lost = self._of_chunks.sufficient_size, self._of_chunks.most_lost
+        sizes, losses, size_ahead, lost_ahead = list[int](), list[int](), 0, 0
+        for chunk in reversed(self._chunks):
+            size, lost = sufficient_sizes[chunk.number], all_lost[chunk.number]
+            size_ahead = size if chunk.ends_stretch or size > size_ahead else size_ahead
+            lost_ahead = lost if chunk.ends_stretch or lost > lost_ahead else lost_ahead
+            sizes.append(size_ahead)
+            losses.append(lost_ahead)
+        return sizes[::-1], losses[::-1]
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""

@@ -8,7 +8,8 @@ Where the second frees a row of the third one, the third frees one that the code
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, compress, groupby
+from operator import ne
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.training_step.periods import NONE, Periods, Window, first_product, once, passing
@@ -51,11 +52,12 @@ class EqualPeriods(Periods):
         partners.update((row, other) for row, other in outer if row not in of_third and other not in of_first)
         inner = passing(passes[0])
         own = [row for row in partners if row not in inner]
-        around = {*self.events}.difference(second, third)
+        outside = self._events_outside()
+        around = {*chain.from_iterable(outside)}
         if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
             return None
         shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
-        if shared and not all(_adjoin(events, shared) for events in self._events_outside()):
+        if shared and not all(_adjoin(events, shared) for events in outside):
             return None
         kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
@@ -114,8 +116,9 @@ def _pairs_of_others(
     Return None if they do not allocate and free their own rows in the same order.
     """
     numbers = {**partners, **{~row: ~other for row, other in partners.items()}}
+    differing = map(ne, map(numbers.get, second), third)
+    pairs = [(~event, ~other) for event, other in compress(zip(second, third, strict=True), differing)]
     own = {*partners.values()}
-    pairs = [(~event, ~other) for event, other in zip(second, third, strict=True) if numbers.get(event) != other]
     if any(row < 0 or other < 0 or row in partners or other in own for row, other in pairs):
         return None
     return pairs

@@ -52,7 +52,7 @@ def test_a_gap_leaves_the_free_blocks_and_the_segments_that_all_of_its_events_le
         return
     allocated = {event for event in events if event >= 0}
     frees = [event for event in events if event < 0 and ~event not in allocated]
-    item = SimpleNamespace(played=lambda _, *, skips: frees if skips else events)
+    item = SimpleNamespace(played=lambda *, skips: frees if skips else events)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gap_rests, "_APART", 1)
         rests = GapRests(events, rows, pool.waste)
@@ -74,7 +74,7 @@ def test_blocks_that_merge_around_a_freed_tensor_count_once():
     pool.set_free([9000 << SHIFT | 1, 9000 << SHIFT | 12001, 2100 << SHIFT | 30000])
     whole, places = pool.copied(), ([9001, 0, 0, 0, 0], [12001, 0, 0, 0, 0])
     whole.play(events, sizes, ([*places[0]], [*places[1]]))
-    item = SimpleNamespace(played=lambda _, *, skips: [~0] if skips else events)
+    item = SimpleNamespace(played=lambda *, skips: [~0] if skips else events)
     GapRests(events, sizes, 0).play(pool, item, sizes, places)
     assert (pool.free_keys, pool.reserved) == (whole.free_keys, whole.reserved)
     assert len(pool.segments) == 3
