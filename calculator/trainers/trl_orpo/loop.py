@@ -66,13 +66,13 @@ class TrlOrpo(TrlTrainer):
         """Run the model on both sequences, and compute the loss from all logits.
 
         If TRL has cast a 4-bit model, all of this runs in an autocast region with CUDA's default dtype. DeepSpeed
-        leaves the region while the model runs, and so does accelerate's autocast, which FSDP2 has none of.
+        leaves the region while the model runs. accelerate's autocast replaces it there, but FSDP2 has none.
 
         Source: deepspeed/runtime/torch_autocast.py, autocast_if_enabled.
         """
         tape, training = context.tape, context.training
         prepared = context.prepared
-        given = training.autocast or prepared.cast_to or prepared.param_dtype
+        given = training.autocast or prepared.cast_to or context.hooks.param_dtype
         casts = qlora.is_prepared_by_trl(prepared) and given == "bfloat16"
         with autocast.region(tape, "float16") if casts else nullcontext():
             loss = _loss(context, forward)
