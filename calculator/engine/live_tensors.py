@@ -77,6 +77,13 @@ class LiveTensors:
         """Return the live bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
         totals.update(self.group.by_component)
+        for component, size in self.of_step().items():
+            totals[component] += size
+        return totals
+
+    def of_step(self) -> dict[ComponentName, int]:
+        """Return the live bytes of the step's own storages by component."""
+        totals: dict[ComponentName, int] = {}
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:
@@ -98,4 +105,5 @@ def _add(totals: dict[ComponentName, int], storages: Storages, counted: Iterable
     """Add the bytes of the given kinds to the totals of their components."""
     sizes, size_of, keys = storages.sizes, storages.kinds.size_of, storages.kinds.keys
     for kind, count in counted:
-        totals[keys[kind][3]] += sizes[size_of[kind]] * count
+        component = keys[kind][3]
+        totals[component] = totals.get(component, 0) + sizes[size_of[kind]] * count
