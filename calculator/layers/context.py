@@ -177,8 +177,7 @@ class Context(BatchState):
         self.attention = training.attention
         if training.attention == "sdpa" and "sdpa_without_softcapping" not in self.older:
             self.attention = forward.sdpa
-        dropouts = (self.config.get(name) for name in DROPOUTS)
-        self.attention_dropout = float(next(filter(None, dropouts), 0.0))
+        self.attention_dropout = float(next(filter(None, map(self.config.get, DROPOUTS)), 0.0))
         self.cache: Cache | None = None
         #: Whether the running model creates a cache.
         self.caches = False
@@ -287,9 +286,11 @@ class Context(BatchState):
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """Return a layer's modules by their names within the layer. Their parameters are on this tape."""
         spec_of, run, path = self.prepared.module_spec, self.method.forward_in(self), prefix.removesuffix(".")
-        paths = [(module.under(path), module) for module in layer.modules]
-        bound = [BoundModule(self.parameters, name, module, spec_of(name, module), run) for name, module in paths]
-        return LayerModules({each.module.name: each for each in bound}, prefix, layer.kind)
+        bound: dict[str, BoundModule] = {}
+        for module in layer.modules:
+            name = module.under(path)
+            bound[module.name] = BoundModule(self.parameters, name, module, spec_of(name, module), run)
+        return LayerModules(bound, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
         """Return the position ids, of all sequences if the caller gives them, or of one sequence.
