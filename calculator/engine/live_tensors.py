@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from calculator.common.names import ComponentName
@@ -83,7 +83,7 @@ class LiveTensors:
 
     def of_step(self) -> dict[ComponentName, int]:
         """Return the live bytes of the step's own storages by component."""
-        totals: dict[ComponentName, int] = {}
+        totals = defaultdict[ComponentName, int](int)
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:
@@ -105,5 +105,4 @@ def _add(totals: dict[ComponentName, int], storages: Storages, counted: Iterable
     """Add the bytes of the given kinds to the totals of their components."""
     sizes, size_of, keys = storages.sizes, storages.kinds.size_of, storages.kinds.keys
     for kind, count in counted:
-        component = keys[kind][3]
-        totals[component] = totals.get(component, 0) + sizes[size_of[kind]] * count
+        totals[keys[kind][3]] += sizes[size_of[kind]] * count

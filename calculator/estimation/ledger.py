@@ -162,10 +162,10 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     of_step, of_residents = alive.of_step(), alive.group.by_component
     found: list[Component] = []
     for name in COMPONENTS:
-        size = of_residents.get(name, 0)
-        if name not in of_step:
-            found += [_of_residents(alive.group, name)] if size else []
-        elif size := size + of_step[name]:
+        size = of_residents.get(name, 0) + of_step.get(name, 0)
+        if size and alive.left is None and name not in of_step:
+            found.append(_of_residents(alive.group, name))
+        elif size:
             listed = Deferred(partial(_rows_of, ledger, name))
             found.append(Component(name=name, bytes=size, source=SOURCES[name], listed=listed))
     return tuple(found)
