@@ -96,14 +96,16 @@ class SymbolicTrace:
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
-        last = dict(zip(self.names, self.shape_of, strict=True))
-        several = {name for name, shape in zip(self.names, self.shape_of, strict=True) if last[name] != shape}
+        keys = [*zip(self.names, self.dtypes, self.components, strict=True)]
+        last = dict(zip(keys, self.shape_of, strict=True))
+        if len(last) == len(keys):
+            return
         shapes: dict[object, list[int]] = {}
-        kinds = zip(self.names, self.shape_of, self.dtypes, self.components, strict=True)
-        for name, shape, dtype, component in kinds:
-            if name in several:
-                shapes.setdefault((name, dtype, component), []).append(shape)
-        for pair in dict.fromkeys(pair for each in shapes.values() for pair in combinations(each, 2)):
+        for key, shape in zip(keys, self.shape_of, strict=True):
+            if last[key] != shape:
+                shapes.setdefault(key, []).append(shape)
+        several = [[*others, last[key]] for key, others in shapes.items()]
+        for pair in dict.fromkeys(pair for each in several for pair in combinations(each, 2)):
             if self.shape_env.can_be_equal(*[self.shapes[shape] for shape in pair]):
                 yield pair
 
