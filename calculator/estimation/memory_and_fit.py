@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import fragmentation, whole_segments
 from calculator.common.deferred import Deferred
+from calculator.common.total import total_bytes
 from calculator.devices import cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimation.answer import Memory, Phase, Row, Timeline
@@ -44,8 +45,8 @@ def memory_and_fit(
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
-    allocated = sum([part.bytes for part in parts])
-    workspace = sum([part.bytes for part in workspaces])
+    allocated = total_bytes(parts)
+    workspace = total_bytes(workspaces)
     if reserved is None:
         reserved = whole_segments(allocated + workspace)
     memory = Memory(

@@ -97,7 +97,7 @@ class SymbolicTrace:
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
         keys = [*zip(self.names, self.dtypes, self.components, strict=True)]
-        last = dict(zip(keys, self.shape_of, strict=True))
+        last: dict[object, int] = dict(zip(keys, self.shape_of, strict=True))
         if len(last) == len(keys):
             return
         shapes: dict[object, list[int]] = {}
