@@ -43,7 +43,7 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
         if self.parts:
             first, *others = self.parts
             totals = {**first.by_component}
-            more = [each for part in others for each in part.by_component.items()]
+            more = [item for part in others for item in part.by_component.items()]
         else:
             totals, more = {}, [(tensors.component, tensors.bytes) for tensors in self]
         for component, size in more:

@@ -33,7 +33,7 @@ def solved(body, solve_for, **changes):
 def verdict_of(body, name, value):
     """The verdict of a value of one setting, by an estimate of its own."""
     part = "method" if name in ("r", "bottleneck_size", "num_virtual_tokens") else "training"
-    request = {key: each for key, each in body.items() if key != "solve_for"}
+    request = {key: setting for key, setting in body.items() if key != "solve_for"}
     return estimate(parse_request({**request, part: {**request.get(part, {}), name: value}})).fit.verdict
 
 
@@ -105,7 +105,7 @@ def test_the_last_length_that_kernels_align_to_is_found_with_few_replays(monkeyp
     answer = solved(body, "sequence_length")
     assert list(faults(answer)) == []
     assert answer.value % 8 == 0
-    assert [answer.value, answer.above.value, answer.value + 8] == sorted(tried)[1:]
+    assert [answer.value, answer.above.value, answer.value + 8, answer.value + 16] == sorted(tried)[1:]
 
 
 def test_the_requests_own_value_is_the_answer_if_it_fits_above_others_that_do_not():
