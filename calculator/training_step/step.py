@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.common.names import PhaseName
+    from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.run import Run
     from calculator.training_step.step_pass import StepPass
 
 
@@ -46,7 +48,6 @@ class TrainingStep:
         self.traces = traces or TraceCache()
         #: The only micro-batch of a step, or the last one.
         self.last = self._interpreted(resident.prepared, whole=whole or resident.flat is not None)
-        self.run, self.recording = self.last
         resident.run = self.run
         #: An earlier micro-batch. None if all are like the last one.
         self.earlier: MicroBatchRun | None = None
@@ -113,6 +114,16 @@ class TrainingStep:
         """The bytes of pinned host memory for saved tensors of a micro-batch. None if the trainer offloads none."""
         prepared = self.resident.prepared
         return offloaded_bytes(prepared) if prepared.offloads_activations else None
+
+    @property
+    def run(self) -> Run:
+        """The interpreted micro-batch: the only one of a step, or the last one."""
+        return self.last.run
+
+    @property
+    def recording(self) -> Recording:
+        """The recording of that micro-batch."""
+        return self.last.recording
 
     @property
     def whole(self) -> TrainingStep:
