@@ -97,6 +97,15 @@ class BatchState:
             self.hidden_states[len(self.hidden_states) - is_last :] = [hidden_states]
         return hidden_states
 
+    def drop_graph(self) -> None:
+        """Drop what refers to the graph of the step.
+
+        Checkpoints and offloaded tensors refer back, and only the garbage collector would free the cycle.
+        """
+        self.caller_tensors = []
+        if self.offloaded is not None:
+            self.offloaded.tape.hooks.clear()
+
     def drop_outputs(self) -> None:
         """Drop what the model returned in addition to the loss and the logits."""
         self.returned_cache, self.image_outputs = None, []

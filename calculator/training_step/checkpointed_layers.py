@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
+from collections import Counter
 from operator import invert
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 #: The references to the storage of a tensor that nothing else refers to: the tensor's, and the argument of
 #: `getrefcount`.
 _SOLE = 2
+
+#: The layers of a class that are interpreted: the first one and the last one.
+_INTERPRETED = 2
 
 
 class LayersDifferError(Exception):
@@ -99,8 +103,8 @@ class CheckpointedLayers:
     __slots__ = ("_alike", "_last")
 
     def __init__(self, context: Context) -> None:
-        #: The last layer of each class.
-        self._last = {context.classes[number]: number for number in context.repetition.numbers}
+        #: The last layer of each class of which some layers are not interpreted.
+        self._last = _last_layers(context)
         self._alike: dict[Hashable, EqualLayers] = {}
 
     @classmethod
@@ -108,26 +112,47 @@ class CheckpointedLayers:
         """Return the layers of a pass, or None if each is interpreted.
 
         That is so if layers depend on more than their inputs and what all of them receive. Liger's final norm returns a
-        gradient to the last layer that is a view, to which nothing is added in place.
+        gradient to the last layer that is a view, to which nothing is added in place. Gradients that are marked when
+        they are ready are marked with the number of their layer.
         """
         tape, training = context.tape, context.training
         if not (context.records_layers_again and training.gradient_checkpointing and tape.grad_enabled):
             return None
-        if training.use_liger_kernel:
+        if training.use_liger_kernel or context.parameters.accumulation.marked:
             return None
         others = context.cache, context.passed, context.encoder_states, context.layer_loop, context.router_logits
         if any(each is not None for each in others) or context.position_biases or context.images or context.past:
             return None
-        couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or tape.calls_modules
+        lists_calls = tape.calls_modules or tape.added is not None
+        couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or lists_calls
         return None if couples or tape.autocast is not None else cls(context)
 
-    def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers:
-        """Return the layers that are like a layer."""
-        own = context.classes[number]
+    def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
+        """Return the layers that are like a layer, or None if all of them are interpreted."""
+        own = _class(context, number)
+        if own not in self._last:
+            return None
         key = own, x.__class__, x.dtype, x.merged, x.edge is None
         if key not in self._alike:
             self._alike[key] = EqualLayers(self._last[own])
         return self._alike[key]
+
+
+def _last_layers(context: Context) -> dict[Hashable, int]:
+    """Return the last layer of each class of layers that run, unless all layers of the class are interpreted."""
+    numbers = context.repetition.numbers
+    classes = [_class(context, number) for number in numbers]
+    counts = Counter(classes)
+    return {own: number for own, number in zip(classes, numbers, strict=True) if counts[own] > _INTERPRETED}
+
+
+def _class(context: Context, number: int) -> Hashable:
+    """Return the class of a layer.
+
+    Layers of different attention types are of different classes. The first layer of a type is the last one that refers
+    to the type's mask and position tables, so that it is interpreted.
+    """
+    return context.classes[number], context.layers[number].kind.attention
 
 
 class EqualLayers:

@@ -59,7 +59,9 @@ def _ready(prepared: PreparedModel, run: Run | None) -> list[_Key]:
         return _in_order(run.tape, run.repetition)
     context = training_context(prepared)
     micro_batch(context)
-    return _in_order(context.tape, context.repetition)
+    order = _in_order(context.tape, context.repetition)
+    context.drop_graph()
+    return order
 
 
 def _in_order(tape: Tape, layers: Repetition) -> list[_Key]:

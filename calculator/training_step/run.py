@@ -134,6 +134,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     """Return the bytes of pinned host memory for the saved tensors that a micro-batch offloads."""
     context = training_context(prepared)
     micro_batch(context)
+    context.drop_graph()
     return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
 
 
@@ -158,9 +159,9 @@ def interpreted(
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
 
     `every_pass`: whether all passes are interpreted. By default, they are if `whole` is true. If `another` returns a
-    new context, layers that a sharding couples are recorded again where they are like others.
+    new context, checkpointed layers are recorded again where they are like others.
     """
-    context.records_layers_again = context.hooks.couples_layers and another is not None
+    context.records_layers_again = another is not None
     every_pass = whole if every_pass is None else every_pass
     try:
         return _interpreted(context, whole=whole, every_pass=every_pass)
@@ -189,6 +190,7 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
+    context.drop_graph()
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
     return Interpretation(

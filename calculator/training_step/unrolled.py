@@ -15,6 +15,7 @@ from calculator.engine.offloading import without_previous
 from calculator.engine.repetition import Repetition
 from calculator.sharding.streams import streams_of
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.compared import fills_cache
 from calculator.training_step.equal_periods import EqualPeriods
 from calculator.training_step.periods import Periods, Window, first_product, once, parts, shifted
@@ -87,7 +88,7 @@ def events(prepared: PreparedModel) -> Events:
 
 def every_event(prepared: PreparedModel) -> Events:
     """Interpret every layer of a micro-batch."""
-    found = _unrolled(prepared, None, reduces=True, symbols=None, repeats_layers=False)
+    found = _listed(training_context(prepared), prepared, None, None)
     assert found is not None, "every layer is interpreted"
     return found.events()
 
@@ -108,7 +109,6 @@ def unrolled(prepared: PreparedModel, *, reduces: bool = True, symbols: SymSizes
     return every
 
 
-@without_frame_snapshots
 def _unrolled(
     prepared: PreparedModel,
     periods: type[Periods] | None,
@@ -119,18 +119,35 @@ def _unrolled(
 ) -> Unrolled | None:
     """Unroll a micro-batch. Return None if periods or the layers of a no-grad pass are not alike.
 
-    Without `periods`, every layer is interpreted. With `repeats_layers`, only one period of the layers of a pass
-    under no_grad is interpreted and repeated.
+    Without `periods`, the events of every layer are listed. With `repeats_layers`, only one period of the layers of a
+    pass under no_grad is interpreted and repeated.
     """
-    context, sharding = training_context(prepared, reduces=reduces), prepared.device.sharding
-    if symbols is not None:
-        context.tape.sizes = symbols
-    context.repeats_layers = repeats_layers
+
+    def listed(*, records_layers_again: bool) -> Unrolled | None:
+        context = training_context(prepared, reduces=reduces)
+        if symbols is not None:
+            context.tape.sizes = symbols
+        context.repeats_layers, context.records_layers_again = repeats_layers, records_layers_again
+        return _listed(context, prepared, periods, symbols)
+
+    try:
+        return listed(records_layers_again=True)
+    except LayersDifferError:
+        return listed(records_layers_again=False)
+
+
+@without_frame_snapshots
+def _listed(
+    context: Context, prepared: PreparedModel, periods: type[Periods] | None, symbols: SymSizes | None
+) -> Unrolled | None:
+    """Interpret a micro-batch in a new context, and list its windows."""
+    sharding = prepared.device.sharding
     repetition, more = context.repetition, interpret_periods(context, periods.interpreted if periods else None)
     if symbols is not None:
         context.tape.rows = symbols.indexed(context.tape.rows)
     tape = expanded(context.tape)
-    again = with_every_layer(tape, context.passes if repeats_layers else ())
+    context.drop_graph()
+    again = with_every_layer(tape, context.passes if context.repeats_layers else ())
     if again is None:
         return None
     marks = {label: position for position, label in tape.marks}

@@ -42,7 +42,9 @@ def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
     context.unrolls, context.repetition = True, repetition
     context.tape.folds_loops = True
     micro_batch(context)
-    return expanded(context.tape)
+    tape = expanded(context.tape)
+    context.drop_graph()
+    return tape
 
 
 def _of_periods(prepared: PreparedModel) -> Tape | None:
@@ -56,6 +58,7 @@ def _of_periods(prepared: PreparedModel) -> Tape | None:
         return None
     more = interpret_periods(context, PERIODS)
     tape = expanded(context.tape)
+    context.drop_graph()
     marks = {label: position for position, label in tape.marks}
     periods = Periods(tape, marks, repetition, more, ())
     if context.passes or not periods.has_backward or not periods.is_regular:

@@ -210,6 +210,8 @@ def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
     plain = METHODS[name].facts.plain_steps_only and name != "p_tuning" and trainer != "trl-sft"
     if plain or name == "ln_tuning" or name in NOT_IN_TRL.get(trainer, ()):
         return {"name": "lora", "target_modules": "all-linear"}
+    # LLaMA-Factory casts copies, which trains with transformers' Trainer.
+    method = {field: value for field, value in method.items() if field != "unfrozen_dtype"}
     return {"prepare_model_for_kbit_training": False, **method} if name == "qlora" else method
 
 

@@ -60,6 +60,7 @@ class MicroBatch(Hooks):
     """
 
     __slots__ = (
+        "__weakref__",
         "finds_gathered",
         "has_gradients",
         "interprets_all",

@@ -6,6 +6,7 @@ Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py and _fsdp_state
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 from calculator.common.dtype import FLOATS
 from calculator.engine.autograd import AccumulateGrad, Mark
@@ -40,7 +41,8 @@ class FSDPUnit:
     )
 
     def __init__(self, micro_batch: MicroBatch, param_group: UnitParameters, *, reshards: bool) -> None:
-        self.micro_batch = micro_batch
+        #: A weak reference: the micro-batch refers to its units, and cycles would wait for the garbage collector.
+        self.micro_batch: MicroBatch = proxy(micro_batch)
         self.param_group = param_group
         #: Whether its gathered weights are freed after its forward pass.
         self.reshards = reshards

@@ -41,29 +41,37 @@ class Change(NamedTuple):
 
     position: int
     is_allocated: bool
-    storage: Storage
+    #: The number of the storage, and its bytes.
+    storage: int
+    size: int
 
 
 class LoggedLive(Live):
     """The bytes alive, with a log of every change in order."""
 
-    __slots__ = ("changes",)
+    __slots__ = ("_allocated", "_numbers", "changes")
 
     def __init__(self) -> None:
         super().__init__()
         self.changes: list[Change] = []
+        #: The numbers of the storages that are alive, by their ids.
+        self._numbers: dict[int, int] = {}
+        self._allocated = 0
 
     def add(self, size: int, represents: int = 1, of: Storage | None = None) -> None:
         """Allocate some bytes."""
         super().add(size, represents)
         if of is not None:
-            self.changes.append(Change(self.position, is_allocated=True, storage=of))
+            self._numbers[id(of)] = number = self._allocated
+            self._allocated += 1
+            self.changes.append(Change(self.position, is_allocated=True, storage=number, size=of.bytes))
 
     def free(self, size: int, represents: int = 1, of: Storage | None = None) -> None:
         """Free some bytes."""
         super().free(size, represents)
         if of is not None:
-            self.changes.append(Change(self.position, is_allocated=False, storage=of))
+            number = self._numbers.pop(id(of))
+            self.changes.append(Change(self.position, is_allocated=False, storage=number, size=of.bytes))
 
 
 class LoggedGathering(Gathering):
@@ -184,13 +192,11 @@ class PartitionedStep:
         Weights that were gathered before the step, or that a graph keeps, are not freed.
         """
         events, dtype = self.events, self._state.dtype
-        for _, is_allocated, storage in changes:
+        for _, is_allocated, storage, size in changes:
             if is_allocated:
-                self._rows[id(storage)] = events.allocate(
-                    "gathered weights", storage.bytes, dtype, "base_weights", self._gathers
-                )
-            elif id(storage) in self._rows:
-                events.free([self._rows.pop(id(storage))])
+                self._rows[storage] = events.allocate("gathered weights", size, dtype, "base_weights", self._gathers)
+            elif storage in self._rows:
+                events.free([self._rows.pop(storage)])
 
     def _update(self) -> None:
         """Compute the norms, copy each sub-group's gradients to float32, and update.

@@ -103,3 +103,9 @@ def test_requests_of_a_trainer_on_several_gpus_have_both():
     assert body["training"]["trainer"] == "trl-sft"
     assert body["device"]["sharding"] == "ddp"
     assert body["model"]["config"]["model_type"] == "llama"
+
+
+def test_copies_are_cast_with_the_trainers_that_cast_them_alone():
+    drawn = [random_trainer_request(7, number, TRAINERS, method_name="lora") for number in range(200)]
+    casts = {body["training"]["trainer"] for body in drawn if "unfrozen_dtype" in body["method"]}
+    assert casts == {"transformers"}
