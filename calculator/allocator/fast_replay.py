@@ -142,12 +142,22 @@ class FastReplay:
 
     def load(self) -> None:
         """Put the model on the device."""
+        loaded = self.loading.loaded
+        if loaded is None or loaded[0].shift != self.pools[0].shift:
+            loaded = self.loading.loaded = self._loaded()
+        for n, pool in enumerate(loaded):
+            self.pools[n] = pool.copied()
+            if self.buckets:
+                self.placed_buckets[n] = _allocate(self.pools[n], self.buckets[0][n])
+
+    def _loaded(self) -> tuple[FlatPool, FlatPool]:
+        """Play the load in the pools of the first stream. Return them."""
         sizes = [*map(floordiv, self.loading.sizes, repeat(BLOCK))]
         places = [0] * len(sizes), [0] * len(sizes)
-        for n, (pool, parts) in enumerate(zip(self.pools, parts_by_pool(self.loading.parts, sizes), strict=False)):
+        small, large, *_ = self.pools
+        for pool, parts in zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True):
             load(pool, parts, sizes, places)
-            if self.buckets:
-                self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
+        return small, large
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""

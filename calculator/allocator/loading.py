@@ -17,6 +17,7 @@ from calculator.resident.per_parameter import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.allocator.flat_pool import FlatPool
     from calculator.inputs.training import Training
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensor import ResidentTensor
@@ -73,9 +74,10 @@ class Loading:
         names: The name of each row's tensor.
         most_reserved: The number of bytes that the load reserves on a device with enough room, and returns before the
             first step.
+        loaded: The small and the large pool that the last fast replay of the load left, on an unlimited device.
     """
 
-    __slots__ = ("_events", "most_reserved", "names", "parts", "sizes", "training")
+    __slots__ = ("_events", "loaded", "most_reserved", "names", "parts", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
         self._begin(training)
@@ -96,6 +98,7 @@ class Loading:
         self.names: list[str] = []
         self.parts: list[EqualLayers] = []
         self._events: list[int] | None = None
+        self.loaded: tuple[FlatPool, FlatPool] | None = None
 
     @property
     def events(self) -> list[int]:

@@ -41,7 +41,8 @@ def _four_bit(weight: Quantization, x: Tensor, layer: Layer) -> Tensor:
     x_dtype = x.dtype
     x = ops.cast(x, weight.compute_dtype, "input in the compute dtype")
     out = four_bit.matmul_4bit(x, layer.module, weight, layer.bias, keeps_input=layer.keeps_input)
-    kept(f"{layer.name}.weight", out)
+    if x.edge is not None:  # the node of a trained bias alone keeps no weight
+        kept(f"{layer.name}.weight", out)
     return ops.cast(out, x_dtype, "output")
 
 

@@ -31,6 +31,9 @@ NEAR = 1 / 16
 MAX_TENSORS = 50_000
 MIN_TRIED = 24
 
+#: The settings that are lengths. Kernels align to multiples of them.
+LENGTHS = ("sequence_length", "num_virtual_tokens")
+
 #: If one of these multiples fits, search for the last one that does.
 STRIDES = (512, 64, 8)
 
@@ -91,7 +94,7 @@ class Probes:
         #: The value in the request.
         self.requested = requested(request, name) // self.unit
         #: Tokens that are added to the value: virtual tokens to a sequence, or a sequence to virtual tokens.
-        self.offset = _tokens(request) - self.requested if name in ("sequence_length", "num_virtual_tokens") else 0
+        self.offset = _tokens(request) - self.requested if name in LENGTHS else 0
 
     @property
     def ruled(self) -> Probes:
@@ -126,15 +129,16 @@ class Probes:
             self.point(value)
         return self.tried[value]
 
-    def edge(self, low: int, high: int) -> int:
+    def edge(self, low: int, high: int, *, near: float = 0) -> int:
         """Return a value from `low` on that fits and whose successor does not.
 
-        `low` fits and `high` does not.
+        `low` fits and `high` does not. With `near`, the first value that does not fit may be up to `near` times the
+        returned one above it.
         """
         tried = sorted(self.tried.values())
         low = max(probe.value for probe in tried if low <= probe.value < high and probe.fits)
         high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
-        return crossing(lambda value: self.probe(value).excess, low, high)[0]
+        return crossing(lambda value: self.probe(value).excess, low, high, near=near)[0]
 
     def largest_below(self, low: int, high: int) -> int:
         """Return the largest value found that fits, from `low` on, or a value below `low` if none does.

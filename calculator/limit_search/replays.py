@@ -10,7 +10,7 @@ from calculator.estimation.estimate import device_replay, estimate, training_ste
 from calculator.estimation.request import reserved_by
 from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.limit_search.bisection import crossing
-from calculator.limit_search.probes import ProbeResult, Probes
+from calculator.limit_search.probes import LENGTHS, ProbeResult, Probes
 
 if TYPE_CHECKING:
     from calculator.estimation.device_replay import DeviceReplay
@@ -25,6 +25,9 @@ NEAR = 16
 ALIGNED = 8
 PARTS = 2
 
+#: How close to the largest length that fits by the rule the search begins, as a fraction of it.
+ROUGHLY = 1 / 64
+
 #: The maximum number of values that are replayed to find the largest one that runs at all.
 RETRIED = 4
 
@@ -34,7 +37,7 @@ class Replays:
 
     What is certain without a replay comes from the rule's probes. If not even the live tensors of a value fit, it does
     not run. The others are compared by what they reserve on an unlimited device. The search begins at the largest value
-    that fits by the rule.
+    that fits by the rule, or near it.
     """
 
     def __init__(self, ruled: Probes) -> None:
@@ -98,15 +101,47 @@ class Replays:
         return crossing(self.excess, higher, min(self._without_room(higher), high))[0]
 
     def _edge(self, low: int, high: int) -> int:
-        """Return a value that fits and whose successor does not, or a value below `low` if `low` does not fit."""
-        start = self.ruled.edge(low, high) if self.ruled.probe(low).fits else low
+        """Return a value that fits and whose successor does not, or a value below `low` if `low` does not fit.
+
+        The last length that fits of those that kernels align to is found first, because others may need more.
+        """
+        near = ROUGHLY if self._unit > 1 else 0
+        start = self.ruled.edge(low, high, near=near) if self.ruled.probe(low).fits else low
+        start = max(low, self._aligned(start))
         step = max(1, (start - low) // NEAR)
         while not self.fits(start):
             if start == low:
                 return low - 1
-            start, high = max(low, start - step), start
+            start, high = max(low, self._aligned(start - step)), start
             step *= 2
+        if self._unit > 1 and start == self._aligned(start):
+            start, high = self._aligned_edge(start, high)
+            if high == start + 1 or not self.fits(start + 1):
+                return start
+            start += 1
         return crossing(self.excess, start, high)[0]
+
+    @property
+    def _unit(self) -> int:
+        """What kernels align lengths to. 1 for values that are no lengths."""
+        return ALIGNED if self.ruled.name in LENGTHS else 1
+
+    def _aligned(self, value: int) -> int:
+        """Return the last value up to `value` that kernels align to."""
+        return value - (value + self.ruled.offset) % self._unit
+
+    def _aligned_edge(self, low: int, high: int) -> tuple[int, int]:
+        """Return a value that kernels align to and that fits, and the next such value or `high`, which does not fit.
+
+        `low` is aligned to and fits. `high` does not fit.
+        """
+        unit = self._unit
+        steps = (high - 1 - low) // unit
+        last = low + steps * unit
+        if self.fits(last):
+            return last, high
+        fitting, after = crossing(lambda step: self.excess(low + step * unit), 0, steps)
+        return low + fitting * unit, low + after * unit
 
     def _other_candidates(self, best: int, high: int) -> set[int]:
         """Return values between the next one and `high` that may fit although the next one does not.
@@ -115,7 +150,8 @@ class Replays:
         """
         probes = self.ruled
         values = {-(-(best + 2 + offset) // ALIGNED) * ALIGNED - offset for offset in (0, probes.offset)}
-        values |= {best + (high - best) * part // (PARTS + 1) for part in range(1, PARTS + 1)} | {probes.requested}
+        spread = (best + (high - best) * part // (PARTS + 1) for part in range(1, PARTS + 1))
+        values |= {*map(self._aligned, spread), probes.requested}
         return {value for value in values if best + 1 < value < high and probes.probe(value).least_excess <= 0}
 
     def _without_room(self, value: int) -> int:

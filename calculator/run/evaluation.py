@@ -17,6 +17,7 @@ from calculator.sharding.fsdp.evaluation import left_gathered
 from calculator.sharding.fsdp.units import GATHERED
 from calculator.trainers import trainer_of
 from calculator.trainers.task_labels import LABELS, output_names
+from calculator.trainers.transformers.loop import counts_items
 from calculator.trainers.trl import generated
 from calculator.training_step.evaluation import evaluation_pass
 from calculator.training_step.rollout import rolled_out
@@ -145,10 +146,8 @@ class Evaluation:
 
     @property
     def _counts_labels(self) -> bool:
-        """Whether prediction_step counts the labels. The Trainer's own does if their name is `labels`."""
-        return (
-            not self.run.generates and not self.is_of_trl and self.resident.prepared.model.task.name != "question_ans"
-        )
+        """Whether prediction_step counts the labels, as the Trainer's own does for a step."""
+        return not self.run.generates and not self.is_of_trl and counts_items(self.resident.prepared.model)
 
     def peak(self) -> PhasePeak:
         """Return the peak of the loop."""

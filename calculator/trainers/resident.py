@@ -40,10 +40,15 @@ _OLDER_NAMES: dict[ChangeName, re.Pattern[str]] = {
 _KNOWN_CLASSES = ("llama",)
 
 #: Paths of norms whose name `_WITHOUT_DECAY` does not match, and which may not be a torch.nn.LayerNorm: those of Mamba
-#: 2, of Nemotron-H, and of the vision towers of Qwen, which have LayerNorms from Qwen 3 on.
+#: 2, of Nemotron-H, of the vision towers of Mistral 3 and of Qwen, which have LayerNorms from Qwen 3 on, and of the
+#: audio tower of Gemma 4.
 _OTHER_NAMES = {
     "backbone.norm_f",
+    "model.audio_tower.layers.*.norm_out",
+    "model.audio_tower.layers.*.norm_post_attn",
+    "model.audio_tower.layers.*.norm_pre_attn",
     "model.norm_f",
+    "model.vision_tower.ln_pre",
     "model.visual.blocks.*.norm1",
     "model.visual.blocks.*.norm2",
     "model.visual.merger.ln_q",

@@ -53,6 +53,18 @@ def test_random_plans_reserve_what_the_full_replay_reserves():
         assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
 
 
+def test_replays_of_a_series_share_a_load(monkeypatch):
+    series, loads, loaded = SeriesCache(), [], FastReplay._loaded
+    monkeypatch.setattr(FastReplay, "_loaded", lambda self: loads.append(self) or loaded(self))
+    for length in (512, 520, 515, 4096):
+        training = {"sequence_length": length, "gradient_checkpointing": True}
+        resident = resident_state(parse_request({**LLAMA_8B, "training": training}), series)
+        found = peak_reserved(resident, WORKSPACES[CARDS[0]])
+        assert found == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+    # The longest needs addresses of more bits.
+    assert len(loads) == 2
+
+
 @pytest.mark.parametrize(
     ("trainer", "settings"),
     [

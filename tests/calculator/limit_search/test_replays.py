@@ -93,6 +93,21 @@ def test_few_values_are_replayed_and_none_whose_live_tensors_do_not_fit(monkeypa
         assert len(tried) == len(set(tried)) <= 20, body
 
 
+def test_the_last_length_that_kernels_align_to_is_found_with_few_replays(monkeypatch):
+    tried, replayed = [], Replays._replayed
+    monkeypatch.setattr(Replays, "_replayed", lambda self, value: tried.append(value) or replayed(self, value))
+    body = {
+        "model": "google/gemma-3-270m",
+        "method": QLORA["method"],
+        "training": {"gradient_checkpointing": True},
+        "device": {"gpu": "rtx-4090"},
+    }
+    answer = solved(body, "sequence_length")
+    assert list(faults(answer)) == []
+    assert answer.value % 8 == 0
+    assert [answer.value, answer.above.value, answer.value + 8] == sorted(tried)[1:]
+
+
 def test_the_requests_own_value_is_the_answer_if_it_fits_above_others_that_do_not():
     """Blocks of logits and of layers are shared at some lengths and not at others."""
     body = {
