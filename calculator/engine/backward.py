@@ -89,6 +89,9 @@ def _reachable(root: Node) -> list[Node]:
 #: weight is a node of its own. So the bias has its gradient before the weight's gradient is accumulated.
 _WITH_BIAS, _WEIGHT = 3, 1
 
+#: The dimensions of a linear layer's weight.
+_DIMENSIONS_OF_LINEAR = 2
+
 
 def _run(node: Node) -> None:
     """Apply a node's backward formula, release its saved tensors, and pass its gradients on.
@@ -163,7 +166,7 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
                     complete.append(target)
     if not complete and last is None:
         return
-    reverses = len(complete) > 1 and len(edges) == _WITH_BIAS and _bias_is_first(complete[0])
+    reverses = len(complete) > 1 and len(edges) == _WITH_BIAS and _bias_is_first(complete[0], edges[_WEIGHT])
     for leaf in reversed(complete) if reverses else complete:
         leaf.accumulate()
     if last is not None:
@@ -173,13 +176,17 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
             last.accumulate()
 
 
-def _bias_is_first(leaf: AccumulateGrad) -> bool:
-    """Return whether the bias of a linear layer has its gradient before the weight has.
+def _bias_is_first(leaf: AccumulateGrad, weight: Edge | None) -> bool:
+    """Return whether the bias of a layer has its gradient before the weight has.
 
-    The transposition of the weight is a node of its own, which runs later. The linear layers of DeepSpeed's stage 3
-    transpose nothing. The order only matters if it is marked.
+    The transposition of a linear layer's weight is a node of its own, which runs later. The linear layers of
+    DeepSpeed's stage 3, norms and convolutions transpose nothing. The order only matters if it is marked, or if the
+    optimizer updates each parameter then.
     """
-    return leaf.accumulation.marked and leaf.incoming is not None and not leaf.incoming.tape.calls_modules
+    _, _, marked, release = leaf.accumulation
+    if not (marked or release is not None) or weight is None or len(weight[2]) != _DIMENSIONS_OF_LINEAR:
+        return False
+    return leaf.incoming is not None and not leaf.incoming.tape.calls_modules
 
 
 def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:

@@ -314,6 +314,12 @@ def transposed(x: Tensor) -> Tensor:
     return out
 
 
+class ComplexTensor(Tensor):
+    """Complex numbers, which count as two numbers of the dtype each. Mixed precision casts none."""
+
+    __slots__ = ()
+
+
 class LeafTensor(Tensor):
     """A tensor that requires a gradient, in code that records no graph. Autocast reads that property."""
 

@@ -9,7 +9,7 @@ from calculator.common.errors import Problem
 from calculator.inputs.sharding import FSDPConfig
 from calculator.resident import optim_args
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.training_step.optimizer_targets import projected_modules
+from calculator.training_step.optimizer_targets import projected_modules, projection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,12 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why an optimizer or its options are refused with a trainer or on several GPUs."""
     training, device = request.training, request.device
     optimizer = OPTIMIZERS[training.optimizer]
-    yield from optim_args.problems(training)
+    of_options = tuple(optim_args.problems(training))
+    yield from of_options
     if optimizer.projects:
         yield from _projected(request, model)
+    if optimizer.projects == "random" and not of_options:
+        yield from _scaled(model, training)
     message = _on_several_gpus(optimizer, training, device.sharding)
     if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
@@ -75,3 +78,18 @@ def _projected(request: Request, model: Model) -> Iterator[Problem]:
     elif named and not any(projected_modules(model, training)):
         message = "no linear layer has one of these in its name: name others, or use all-linear"
         yield Problem(loc="training.optim_target_modules", msg=message, input=list(named))
+
+
+def _scaled(model: Model, training: Training) -> Iterator[Problem]:
+    """Yield the first weight whose gradient APOLLO's scaling factors do not fit."""
+    projection = projection_of(OPTIMIZERS[training.optimizer], training)
+    modules = dict(model.paths)
+    for path in projected_modules(model, training):
+        rows, columns = shape = modules[path].parameters[0].shape
+        if not projection.scales(shape):
+            message = (
+                f"APOLLO fails with a factor for each channel of {path} ({rows:,} × {columns:,}), of which"
+                f" {projection.proj_type} projects the other side: use proj_type=std, or scale_type=tensor"
+            )
+            yield Problem(loc="training.optim_args", msg=message, input=training.optim_args)
+            return

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
+from calculator.engine.autograd import AccumulateGrad, Node
 from calculator.engine.module_calls import enter_with, leave, transposed
+from calculator.engine.tape import Tensor
 from calculator.layers.activation import activation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.architecture.dimension import Shape
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import Tape
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
     from calculator.layers.expert_weights import Weights
@@ -84,13 +86,13 @@ def _run(
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
     proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
-    view = _as_it_is if is_transposed else transposed
+    view = _as_it_is if is_transposed else _transposed
     product = indexing.grouped_mm if context.kernels.grouped_mm else indexing.grouped_mm_by_group
-    proj_out = _product(product, view(weight), first, proj_in, counts[-1], biases)
+    proj_out = _product(product, view(weight, proj_in), first, proj_in, counts[-1], biases)
     proj_out = gate(context, proj_out, half)
     weight = named["down_proj"]
     biases = _biases(named, "down_proj", expert_ids_g)
-    proj_out = _product(product, view(weight), "down_proj", proj_out, counts[-1], biases)
+    proj_out = _product(product, view(weight, proj_out), "down_proj", proj_out, counts[-1], biases)
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     weighted_out = weighted_out if unknown is None else in_place.masked_fill_(weighted_out, unknown)
     inv_perm = tape.new((count,), "int64", "order, inverted")
@@ -168,8 +170,27 @@ def _biases(weights: Weights, name: str, expert_ids: Tensor) -> Tensor | None:
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
-def _as_it_is(weight: Tensor) -> Tensor:
+def _as_it_is(weight: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of views
     return weight
+
+
+def _transposed(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the transposed view of a weight that is multiplied with x.
+
+    The view is a node of its own. If x is cast after it, the cast's gradient is computed before the weight's gradient
+    is accumulated. Otherwise the node runs at once and is left out.
+    """
+    view = transposed(weight)
+    if view.edge is None or x.edge is None or x.dtype == view.dtype or not isinstance(view.edge[0], AccumulateGrad):
+        return view
+    if view is weight:
+        view = Tensor(weight.tape, weight.storage, weight.shape, weight.dtype, None)
+    view.edge = (Node(weight.tape, _transpose_back, (weight.edge,)), 0, weight.shape, weight.dtype)
+    return view
+
+
+def _transpose_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad,)
 
 
 def _product(product: Product, weight: Tensor, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:

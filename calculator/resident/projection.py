@@ -61,6 +61,16 @@ class Projection:
         rank = self.rank_of(shape)
         return (rank, shape[1]) if self.side(shape) == "right" else (shape[0], rank)
 
+    def scales(self, shape: Shape) -> bool:
+        """Return whether APOLLO's scaling factors fit a gradient: those of channels are of the side that std projects.
+
+        Source: apollo_torch/apollo.py, AdamW.step.
+        """
+        side = self.side(shape)
+        if not self.by_channel or side == ("right" if shape[0] >= shape[1] else "left"):
+            return True
+        return self.rank_of(shape) in (1, shape[0] if side == "left" else shape[1])
+
     def kept(self, shape: Shape, dtype: DType) -> Shape:
         """Return the shape of the storage that a projection keeps alive.
 

@@ -36,7 +36,7 @@ def with_projection(optimizer: Optimizer, model: Model, training: Training) -> O
     if not optimizer.projects:
         return optimizer
     targets = frozenset(f"{path}.weight" for path in projected_modules(model, training))
-    return replace(optimizer, targets=targets, projection=_projection(optimizer, training))
+    return replace(optimizer, targets=targets, projection=projection_of(optimizer, training))
 
 
 def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:
@@ -63,7 +63,7 @@ def projected_modules(model: Model, training: Training) -> Iterator[str]:
             yield path
 
 
-def _projection(optimizer: Optimizer, training: Training) -> Projection:
+def projection_of(optimizer: Optimizer, training: Training) -> Projection:
     """Return the projection of a run. The defaults are those of the Trainer."""
     given = options(training.optim_args)
     proj_type: Any = given.get("proj_type", "std")

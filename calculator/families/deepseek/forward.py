@@ -10,6 +10,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.layout import strided
 from calculator.engine.module_calls import passed
+from calculator.engine.tape import ComplexTensor
 from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import SequentialLayer
@@ -88,7 +89,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
     del ones
     freqs_cis = tape.new((rows, length, width), "float32", "rotary: turns, scaled")
     del freqs
-    return freqs_cis, position_ids
+    return ComplexTensor(tape, freqs_cis.storage, freqs_cis.shape, "float32", None), position_ids
 
 
 def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:

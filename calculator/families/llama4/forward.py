@@ -8,6 +8,7 @@ from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.module_calls import enter, leave, leave_with, passed, reads
+from calculator.engine.tape import ComplexTensor
 from calculator.layers import attention, mlp, norms
 from calculator.layers.activation import activation
 from calculator.layers.decoder_forward import DecoderForward, embed, final
@@ -44,7 +45,7 @@ def _tables(context: Context, hidden_states: Tensor, dtype: DType | None = None)
     del ones
     freqs_cis = context.tape.new(complex_shape, "float32", "rotary: complex numbers, scaled")
     del freqs
-    return freqs_cis, position_ids
+    return ComplexTensor(context.tape, freqs_cis.storage, complex_shape, "float32", None), position_ids
 
 
 def _attend(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

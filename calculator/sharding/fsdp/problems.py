@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.methods.compared import compared_model
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
@@ -136,10 +137,25 @@ def _broadcast_problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _reference_problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield why a second model is refused: it has no backward pass that frees its weights."""
+    """Yield why a second model is refused.
+
+    It has no backward pass that frees its weights. TRL does not freeze it, and accelerate does not cast it.
+    """
     training = prepared.training
-    keeps = training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward
-    if keeps and trainer_of(training).compared(prepared) == "model":
+    if trainer_of(training).compared(prepared) != "model":
+        return
+    second = compared_model(prepared, "model")
+    dtype_of = {tensor.name: tensor.dtype for tensor in resident_tensors(second) if tensor.trained}
+    for unit, _ in units_of(second):
+        dtypes = sorted({dtype_of[each.name] for each in unit.parameters if each.name in dtype_of})
+        if len(dtypes) > 1:
+            message = (
+                f"FSDP refuses {unit.name} of ref_model, whose parameters are in {' and '.join(dtypes)} and require a"
+                " gradient: use float32, or a method of PEFT, whose reference is the model without adapters"
+            )
+            yield Problem(loc="training.dtype", msg=message, input=training.dtype)
+            break
+    if training.fsdp_config is not None and not training.fsdp_config.reshard_after_forward:
         message = "ref_model then stays gathered on every GPU, which is not modeled: set true, or train adapters"
         yield Problem(loc="training.fsdp_config.reshard_after_forward", msg=message, input=False)
 

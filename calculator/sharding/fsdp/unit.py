@@ -11,7 +11,7 @@ from weakref import proxy
 from calculator.common.dtype import FLOATS
 from calculator.engine.autograd import AccumulateGrad, Mark
 from calculator.engine.operations import cast, narrow
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import ComplexTensor, Tensor
 from calculator.layers.sharding_hooks import Unit
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ class Part(Unit):
     def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the tables in the dtype of mixed precision."""
         dtype = self.unit.param_group.param_dtype
-        if all(x.dtype not in FLOATS or x.dtype == dtype for x in tables) or dtype is None:
+        if dtype is None or all(_is_kept(x) or x.dtype == dtype for x in tables):
             return tables
-        return tuple(_cast_table(x, dtype) if x.dtype in FLOATS else x for x in tables)
+        return tuple(x if _is_kept(x) else _cast_table(x, dtype) for x in tables)
 
     def read(self, module: BoundModule, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the gathered parameters. If the unit has not run, gather each by itself (`DTensor.full_tensor`)."""
@@ -228,6 +228,11 @@ class LayerAround(Unit):
     def attention(self) -> Unit:
         """Return the attention module."""
         return self._attention
+
+
+def _is_kept(x: Tensor) -> bool:
+    """Return whether mixed precision does not cast a table: it has no floating-point numbers."""
+    return x.dtype not in FLOATS or isinstance(x, ComplexTensor)
 
 
 def _cast_table(x: Tensor, dtype: DType) -> Tensor:

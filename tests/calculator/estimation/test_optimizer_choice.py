@@ -214,6 +214,17 @@ def test_adapters_are_refused_with_projections():
         estimate(parse_request(body("apollo_adamw", {"name": "lora"})))
 
 
+@pytest.mark.parametrize("arguments", ["proj_type=left, rank=8", "proj_type=right", "proj_type=reverse_std, proj=svd"])
+def test_projections_that_do_not_fit_apollos_factors_of_channels_are_refused(arguments):
+    with pytest.raises(PlanError, match=r"factor for each channel of .*: use proj_type=std, or scale_type"):
+        estimate(parse_request(body("apollo_adamw", optim_args=arguments)))
+
+
+@pytest.mark.parametrize("arguments", ["proj_type=left, scale_type=tensor", "proj_type=left, rank=1", "proj_type=std"])
+def test_projections_that_fit_apollos_factors_are_accepted(arguments):
+    assert estimate(parse_request(body("apollo_adamw", optim_args=arguments)))
+
+
 @pytest.mark.parametrize("setting", [{"optim_args": "rank=8"}, {"optim_target_modules": "all-linear"}])
 def test_options_of_projections_are_refused_with_other_optimizers(setting):
     with pytest.raises(PlanError, match="only the optimizers that project gradients read it"):
