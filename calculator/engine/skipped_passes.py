@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.common.dtype import DType
     from calculator.engine.tape import AddedRows, Tape, Tensor
-    from calculator.trainers.loop import Compared
 
 #: The end of the marks where a pass is skipped.
 SKIPPED = "skipped"
@@ -18,7 +17,7 @@ SKIPPED = "skipped"
 TRAINED, TRAINED_END, DIFFERS = "trained pass", "trained pass: end", "trained pass: another dtype"
 
 
-class TrainedLayer(NamedTuple):
+class DerivedLayer(NamedTuple):
     """The layer of a trained pass that has the same bytes alive in a pass without a graph.
 
     Attributes:
@@ -38,10 +37,12 @@ class LeftOut(NamedTuple):
     Attributes:
         passes: The prefix of each pass's marks, and its reference. None for the trained model.
         layer: The layer from which their peaks are derived. None if they only have a bound.
+        trained_layer: The trained pass's layer, if passes of `generate` may run it with other sizes.
     """
 
-    passes: Sequence[tuple[str, Compared | None]]
-    layer: TrainedLayer | None
+    passes: Sequence[tuple[str, str | None]]
+    layer: DerivedLayer | None
+    trained_layer: Any
 
 
 class SkippedPasses:
@@ -59,20 +60,25 @@ class SkippedPasses:
         "needs_peaks",
         "passes",
         "peak",
+        "resizes",
         "room",
         "start",
+        "trained_layer",
     )
 
     def __init__(self, *, needs_peaks: bool) -> None:
         #: Whether the peak of each pass is needed, and not only that it decides no peak of the step.
         self.needs_peaks = needs_peaks
         #: The prefix of each pass's marks, and its reference.
-        self.passes: list[tuple[str, Compared | None]] = []
+        self.passes: list[tuple[str, str | None]] = []
         #: The dtype of the hidden states of each pass.
         self._dtypes: list[DType] = []
         #: Whether the peaks of passes may be derived from the trained pass's layer, and this layer if they can.
         self.derives = False
-        self.layer: TrainedLayer | None = None
+        self.layer: DerivedLayer | None = None
+        #: The trained pass's layer, if passes of `generate` may run it with other sizes, and whether it is looked for.
+        self.trained_layer: Any = None
+        self.resizes = False
         #: The first row of the trained pass.
         self.first_row = 0
         #: Whether the trained pass has begun, and whether references after it may be skipped too.
@@ -92,9 +98,11 @@ class SkippedPasses:
     @property
     def left_out(self) -> LeftOut | None:
         """The passes that were left out. None if there are none."""
-        return LeftOut(self.passes, self.layer) if self.passes else None
+        if not self.passes and self.trained_layer is None:
+            return None
+        return LeftOut(self.passes, self.layer, self.trained_layer)
 
-    def begin(self, tape: Tape, prefix: str, compared: Compared | None, dtype: DType) -> None:
+    def begin(self, tape: Tape, prefix: str, compared: str | None, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""
         tape.mark(f"{prefix}{SKIPPED}")
         self.passes.append((prefix, compared))

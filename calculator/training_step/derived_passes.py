@@ -18,28 +18,22 @@ from itertools import accumulate
 from operator import invert, itemgetter, neg
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED, TRAINED_END, TrainedLayer
+from calculator.engine.skipped_passes import TRAINED_END, DerivedLayer
 from calculator.engine.tape import Sizes, Tensor
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.methods.low_rank.method import LowRank
 from calculator.trainers import trainer_of
-from calculator.training_step import skipped_passes
 from calculator.training_step.recorded_layers import recorded, state_of
+from calculator.training_step.trained_layer import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.engine.autograd import Node
-    from calculator.engine.recording import Recording
     from calculator.engine.skipped_passes import SkippedPasses
     from calculator.engine.tape import AddedRows
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.trainers.loop import Compared
-    from calculator.training_step.run import Run
-
-    #: The positions of passes that are left out, and the most bytes of the step that are alive in each.
-    PassPeaks = tuple[tuple[int, int], ...]
 
 
 class UnknownPeaksError(Exception):
@@ -100,15 +94,19 @@ def observed(
     """
     tape, state = context.tape, state_of(context)
     tape.reads_trains = tape.reads_graph = False
+    context.noted_updates = [] if skipped.resizes else None
     out = run(context, position, x)
+    updates, context.noted_updates = context.noted_updates, None
     if x.storage is None or x.__class__ is not Tensor:
         return out
     row, first_row = x.storage.row, skipped.first_row
     known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
     if known is None or (out.dtype, out.merged) != (x.dtype, x.merged):
         return out
+    if updates:
+        skipped.trained_layer = noted(known, updates, state.events)
     if not _frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
-        skipped.layer = TrainedLayer(row, kept == row, tape.reads_trains)
+        skipped.layer = DerivedLayer(row, kept == row, tape.reads_trains)
     return out
 
 
@@ -154,7 +152,7 @@ class TrainedPass(NamedTuple):
     last: int
     more: int
 
-    def own(self, layer: TrainedLayer, compared: Compared | None) -> int | None:
+    def own(self, layer: DerivedLayer, compared: str | None) -> int | None:
         """Return the most bytes that a pass without a graph has alive itself, or None if its layers do not decide.
 
         `compared` is the reference that runs, or None for the trained model.
@@ -188,42 +186,6 @@ class TrainedPass(NamedTuple):
         return [0 if event in left_out else change for event, change in both]
 
 
-def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks | None:
-    """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
-
-    Return None if they are not certain. `each_is_needed`: whether none may be missing.
-    """
-    left, marks = run.left_out, recording.copies.marks
-    if left is None:
-        return ()
-    own: dict[Compared | None, int | None] = {}
-    if left.layer is not None and DIFFERS not in marks:
-        trained = _trained(run, recording, left.layer)
-        own = {compared: trained.own(left.layer, compared) for compared in {each for _, each in left.passes}}
-    found: list[tuple[int, int]] = []
-    for prefix, compared in left.passes:
-        at, size = marks[f"{prefix}{SKIPPED}"], own.get(compared)
-        if size is not None:
-            found.append((at, recording.curve.before(at) + size))
-        elif each_is_needed or (at < marks[TRAINED] and not skipped_passes.is_determined(recording)):
-            return None
-    return tuple(found)
-
-
-def _trained(run: Run, recording: Recording, layer: TrainedLayer) -> TrainedPass:
-    marks = recording.copies.marks
-    start, end = marks[TRAINED], marks[TRAINED_END]
-    return TrainedPass(
-        recording.copies.lifetimes.events[start:end],
-        recording.changes[start:end],
-        recording.row_bytes,
-        run.added,
-        marks["layer 0 forward"] - start,
-        marks["layer 1 forward"] - start,
-        recording.row_bytes(layer.input_row) if run.repetition.copies else 0,
-    )
-
-
 def are_known(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the peaks of the passes before the trained pass, which has ended, can be derived from it."""
     if is_symbolic(context):
@@ -236,7 +198,7 @@ def is_symbolic(context: Context) -> bool:
     return context.tape.sizes.__class__ is not Sizes
 
 
-def own_on_tape(context: Context, skipped: SkippedPasses, compared: Compared | None) -> int | None:
+def own_on_tape(context: Context, skipped: SkippedPasses, compared: str | None) -> int | None:
     """Return the most bytes that a pass has alive itself, once the trained pass has ended. None if that is not certain.
 
     `compared` is the reference that runs, or None for the trained model.

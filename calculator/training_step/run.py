@@ -15,7 +15,7 @@ from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.engine.skipped_passes import SkippedPasses
 from calculator.trainers import trainer_of
-from calculator.training_step import derived_passes, first_layer_bound
+from calculator.training_step import first_layer_bound, pass_peaks
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
 from calculator.training_step.derived_passes import UnknownPeaksError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import AddedRows, Allocation, Tape
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
-    from calculator.training_step.derived_passes import PassPeaks
+    from calculator.training_step.pass_peaks import PassPeaks
 
 
 class Interpretation(NamedTuple):
@@ -144,7 +144,7 @@ def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> Pass
     Return None if a recording without all layers and passes, or with a first layer with more bytes alive, does not give
     every peak.
     """
-    passes = derived_passes.peaks(run, recording, each_is_needed=whole)
+    passes = pass_peaks.peaks(run, recording, each_is_needed=whole)
     if recording.first is not None:
         return passes if recording.first.is_determined(recording) else None
     if recording.copies.bounds_first and not first_layer_bound.is_before_peak(recording):
