@@ -25,8 +25,10 @@ def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks 
     left, marks = run.left_out, recording.copies.marks
     if left is None or not left.passes:
         return ()
+    if left.layer is None:
+        return () if not each_is_needed and skipped_passes.is_determined(recording) else None
     own: dict[str | None, int | None] = {}
-    if left.layer is not None and DIFFERS not in marks:
+    if DIFFERS not in marks:
         trained = _trained(run, recording, left.layer)
         own = {compared: trained.own(left.layer, compared) for compared in {each for _, each in left.passes}}
     found: list[tuple[int, int]] = []
