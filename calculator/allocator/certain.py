@@ -6,10 +6,17 @@ is in pieces smaller than `s`. It contains `n >= 1` blocks with a total size of 
 above `W + k (s - 1)`.
 
 In any case a request is served if one `f` is at least `W + (k + 1) s`.
+
+If tensors that were allocated before are freed meanwhile, free blocks of one segment may merge. Then one of the `k`
+blocks may lie in several `f`. So those of each segment count together. In a part of the segment, let some of them be
+merged. Again, it contains `n >= 1` blocks, and `w + n (s - 1)` is at least the sum of their `f - s + 1`, and at least
+`s`. So for each segment, the larger of the two counts. If there are more such segments than `k`, a request is served as
+well.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -34,11 +41,15 @@ class Condition(Protocol):
     def needs(self) -> Needs:
         """Return what can be lost for each size."""
 
+    def merges(self) -> bool:
+        """Return whether tensors that were allocated before are freed meanwhile, so that free blocks may merge."""
 
-def serves(free: Sequence[int], shift: int, condition: Condition) -> bool:
+
+def serves(free: Sequence[int], shift: int, condition: Condition, segments: Sequence[int]) -> bool:
     """Return whether requests are certain to be served from free blocks.
 
-    `free` has the keys of the blocks, with their sizes above the lowest `shift` bits.
+    `free` has the keys of the blocks, and `segments` those of the segments: sizes above the lowest `shift` bits, and
+    addresses below. The addresses of segments are in order.
     """
     if free and free[-1] >> shift >= condition.sufficient_size:
         return True
@@ -56,4 +67,22 @@ def serves(free: Sequence[int], shift: int, condition: Condition) -> bool:
                 break
         else:
             return False
-    return True
+    return not condition.merges() or all(_serves_of_segments(free, shift, need, segments) for need in condition.needs())
+
+
+def _serves_of_segments(free: Sequence[int], shift: int, need: tuple[int, int, int], segments: Sequence[int]) -> bool:
+    """Return whether requests of one size are certain to be served if the free blocks of a segment may merge."""
+    size, lacking, least = need
+    address_of = ((1 << shift) - 1).__and__
+    found = dict[int, int]()
+    for key in reversed(free):
+        surplus = (key >> shift) - size + 1
+        if surplus <= 0:
+            return False
+        segment = bisect_right(segments, address_of(key), key=address_of)
+        before = found.get(segment, 0)
+        found[segment] = before + surplus
+        lacking -= max(before + surplus, least) - (before and max(before, least))
+        if lacking < 0:
+            return True
+    return False

@@ -89,9 +89,15 @@ class Chunk:
 
     @property
     def freed(self) -> list[int]:
-        """The rows that the chunk frees. The chunk must be complete when this is first read."""
+        """The rows that the chunk frees before it allocates them, if it does.
+
+        The chunk must be complete when this is first read.
+        """
         if self._freed is None:
-            self._freed = [~event for event in (*self.gap, *self.placed) if event < 0]
+            first = dict[int, int]()
+            for event in (*self.gap, *self.placed):
+                first.setdefault(max(event, ~event), event)
+            self._freed = [row for row, event in first.items() if event < 0]
         return self._freed
 
 
@@ -325,7 +331,7 @@ class ShortBatch:
         of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
         last = [chunk for (chunk,) in of_pools]
         for event, numbered in zip(window.events, short, strict=True):
-            if not sizes[event]:
+            if numbered is None and not sizes[event]:
                 continue
             pool = pools[event]
             chunk = last[pool]

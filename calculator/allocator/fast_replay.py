@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.gap_rests import play_gap
 from calculator.allocator.known_states import KnownPass
-from calculator.allocator.loading import layers, one_by_one
+from calculator.allocator.loading import layers
 from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
 from calculator.allocator.repetitions import play_repetitions
@@ -261,7 +262,14 @@ class FastReplay:
         known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
         is_known = partial(known_pass.is_known, pool=pool, places=places)
         stopped = play(
-            pool, items[part], batch.sizes, places, stops=stops, is_known=lambda number: is_known(part.start + number)
+            pool,
+            items[part],
+            batch.sizes,
+            places,
+            stops=stops,
+            is_known=lambda number: is_known(part.start + number),
+            # The layers of forward passes are compared by the places of their transients (see `repetitions`).
+            play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
         )
         if part.stop is None:
             known_pass.end(pool, places)
@@ -289,7 +297,13 @@ class FastReplay:
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    return _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)])
+    """Return the sizes of tensors in each pool, layer by layer."""
+    small, large = list[int](), list[int]()
+    for tensors, times in layers(resident):
+        of_small, of_large = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
+        small += of_small * times
+        large += of_large * times
+    return small, large
 
 
 def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:

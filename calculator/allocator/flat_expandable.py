@@ -318,7 +318,7 @@ class _SingleRange:
 
     def serves(self, condition: Condition) -> bool:
         """Return whether requests are certain to be served from free blocks."""
-        return serves(self._range.free, self._range.shift, condition)
+        return serves(self._range.free, self._range.shift, condition, ())
 
     def serves_all(self, sizes: Sequence[int]) -> bool:  # noqa: ARG002  as that of a pool
         """Return False, since it is not known which pages of free blocks are mapped."""

@@ -331,7 +331,7 @@ class FlatPool:
 
     def serves(self, condition: Condition) -> bool:
         """Return whether requests are certain to be served from free blocks, wherever live transients are placed."""
-        return serves(self.free_keys, self.shift, condition)
+        return serves(self.free_keys, self.shift, condition, self.segments)
 
     def grow(self, size: int) -> Placed:
         """Add a segment for a request. Return the request's block.

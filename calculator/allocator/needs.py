@@ -6,17 +6,19 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, groupby, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
+    from calculator.allocator.gap_rests import GapRests
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
 _SMALL = SMALL_REQUEST // BLOCK
@@ -59,18 +61,26 @@ class Need:
         """Return each size with the most that is lost, and with the least that is lost in a free block."""
         return self._needs
 
+    def merges(self) -> bool:
+        """Return False: only these tensors are freed."""
+        return False
+
     @classmethod
-    def of_sizes(cls, sizes: Iterable[int]) -> Need:
+    def of_sizes(cls, sizes: Sequence[int]) -> Need:
         """Return the need of requests of which none is freed before the last.
 
         Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part
         of size `s` is left, the requests and what they waste fill at least `f - s + 1` of each free block `f`.
         """
-        total, sufficient_size, lost = 0, 0, dict[int, int]()
-        for size, group in groupby(sizes):
-            total += len([*group]) * (size + _SMALL)
-            lost[size] = total - size - _SMALL
-            sufficient_size = max(sufficient_size, total - _SMALL)
+        distinct, total, lost = len({*sizes}), sum(sizes) + len(sizes) * _SMALL, dict[int, int]()
+        sufficient_size = max(0, total - _SMALL)
+        # Of the requests of a size, most is lost for the last one.
+        for size in reversed(sizes):
+            total -= size + _SMALL
+            if size not in lost:
+                lost[size] = total
+            if len(lost) == distinct:
+                break
         return cls(sufficient_size, lost, are_freed=False)
 
     def together(self, other: Need) -> Need:
@@ -118,13 +128,16 @@ class ChunkNeeds:
     Attributes:
         sufficient_size: For each chunk, the size of a free block that is certain to serve its transients.
         most_lost: For each chunk, the most that can be lost.
+        sizes: The sizes of all rows.
+        waste: The most that a tensor wastes.
     """
 
-    __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sufficient_size")
+    __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sizes", "sufficient_size", "waste")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
         added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
         alive = [*accumulate(added, initial=0)]
+        self.sizes, self.waste = sizes, waste
         self._starts, counts = allocations.starts, allocations.counts
         self._sizes = [*map(sizes.__getitem__, allocations.rows)]
         before = [*map(add, map(alive.__getitem__, allocations.positions), map(mul, counts, self._sizes))]
@@ -152,33 +165,34 @@ class StretchNeeds:
         most_lost: For each item, the most that can be lost in these gaps.
     """
 
-    __slots__ = ("_chunks", "_known", "_of_chunks", "_together", "most_lost", "sufficient_size")
+    __slots__ = ("_chunks", "_gap_rests", "_known", "_of_chunks", "_together", "most_lost", "sufficient_size")
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
         self._of_chunks = of_chunks
         self._known: dict[int, Need] = {}
+        #: The rests of gaps by the numbers of chunks.
+        self._gap_rests: dict[int, GapRests | None] = {}
         #: The needs of two, by their identities. Most layers have the same.
         self._together: dict[tuple[int, int], Need] = {}
-        self.sufficient_size = self._ahead(of_chunks.sufficient_size)
-        self.most_lost = self._ahead(of_chunks.most_lost)
+        self.sufficient_size, self.most_lost = self._ahead()
 
-    def _ahead(self, of_chunks: Sequence[int]) -> list[int]:
-        """Return the largest number of the gaps from each item up to the end of its stretch."""
-        found, ahead = [0] * len(self._chunks), 0
-        for n in reversed(range(len(self._chunks))):
-            chunk = self._chunks[n]
-            own = of_chunks[chunk.number]
-            ahead = own if chunk.ends_stretch or own > ahead else ahead
-            found[n] = ahead
-        return found
+    def _ahead(self) -> tuple[list[int], list[int]]:
+        """Return the largest numbers of the gaps from each item up to the end of its stretch."""
+        sufficient_sizes, all_lost = self._of_chunks.sufficient_size, self._of_chunks.most_lost
+        sizes, losses, size_ahead, lost_ahead = list[int](), list[int](), 0, 0
+        for chunk in reversed(self._chunks):
+            size, lost = sufficient_sizes[chunk.number], all_lost[chunk.number]
+            size_ahead = size if chunk.ends_stretch or size > size_ahead else size_ahead
+            lost_ahead = lost if chunk.ends_stretch or lost > lost_ahead else lost_ahead
+            sizes.append(size_ahead)
+            losses.append(lost_ahead)
+        return sizes[::-1], losses[::-1]
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""
         if number not in self._known:
-            end = number
-            while end + 1 < len(self._chunks) and not self._chunks[end].ends_stretch:
-                end += 1
+            end = self._end(number)
             ahead: Need | None = None
             for n in range(end, number - 1, -1):
                 need = self._of_chunks.of(self._chunks[n].number)
@@ -189,3 +203,22 @@ class StretchNeeds:
                     need = self._together[key]
                 ahead = self._known[n] = need
         return self._known[number].needs()
+
+    def merges(self, number: int) -> bool:
+        """Return whether a gap from an item on frees placed tensors."""
+        return any(chunk.frees for chunk in self._chunks[number : self._end(number) + 1])
+
+    def gap_rests(self, number: int) -> GapRests | None:
+        """Return the rests of an item's gap, if these are left out."""
+        chunk, of_chunks = self._chunks[number], self._of_chunks
+        if chunk.number not in self._gap_rests:
+            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste)
+            self._gap_rests[chunk.number] = rests
+        return self._gap_rests[chunk.number]
+
+    def _end(self, number: int) -> int:
+        """Return the last item of a stretch."""
+        end = number
+        while end + 1 < len(self._chunks) and not self._chunks[end].ends_stretch:
+            end += 1
+        return end

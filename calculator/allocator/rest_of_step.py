@@ -106,7 +106,7 @@ class RestOfStep:
         """Return the events of the rest."""
         items, sizes = self._batch.passes[self._number][1][self.start :], self._batch.sizes
         allocated, freed = set[int](), []
-        for event in chain.from_iterable([item.played(None, skips=True) for item in items]):
+        for event in chain.from_iterable([item.played(skips=True) for item in items]):
             if event >= 0:
                 allocated.add(event)
             elif ~event not in allocated:

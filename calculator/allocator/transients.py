@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calculator.allocator.certain import Condition, Needs
     from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Places
+    from calculator.allocator.gap_rests import GapRests
     from calculator.allocator.repetitions import Repetitions
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
@@ -68,16 +69,16 @@ class Item:
 
     __slots__ = (
         "_found",
-        "_kept",
         "_needs",
         "_number",
         "_placed",
-        "_whole",
         "chunk",
+        "kept",
         "lowest",
         "most_lost",
         "shift",
         "sufficient_size",
+        "whole",
     )
 
     def __init__(self, needs: StretchNeeds, number: int, chunk: Chunk, lowest: int, shift: int) -> None:
@@ -93,8 +94,8 @@ class Item:
         self._placed: Sequence[int] = chunk.placed
         #: Events with the rows of this repetition, without and with the gap's transients. None until they are first
         #: played.
-        self._kept: Sequence[int] | None = None
-        self._whole: Sequence[int] | None = None
+        self.kept: Sequence[int] | None = None
+        self.whole: Sequence[int] | None = None
 
     def needs(self) -> Needs:
         """Return the needs of these gaps."""
@@ -102,29 +103,35 @@ class Item:
             self._found = self._needs.of(self._number)
         return self._found
 
+    def gap_rests(self) -> GapRests | None:
+        """Return the rests of the gap, if these are left out."""
+        return self._needs.gap_rests(self._number)
+
+    def merges(self) -> bool:
+        """Return whether tensors that were allocated before are freed up to the end of the stretch."""
+        return bool(self.chunk.carried) or self._needs.merges(self._number)
+
     def place(self, placed: Sequence[int]) -> None:
         """Set the events after the gap to a part of those of the chunk."""
-        self._placed, self._kept, self._whole = placed, None, None
+        self._placed, self.kept, self.whole = placed, None, None
 
     def events(self, events: Sequence[int]) -> Sequence[int]:
         """Return events of the chunk with the rows of this repetition."""
         return shifted(events, self.lowest, self.shift)
 
-    def played(self, late: Sequence[int] | None, *, skips: bool) -> Sequence[int]:
-        """Return all events to play, without the gap's transients if `skips` is true.
-
-        `late` events are played before the events after the gap.
-        """
-        chunk = self.chunk
-        if late:
-            return [*self.events(chunk.frees if skips else chunk.gap), *late, *self.events(self._placed)]
+    def played(self, *, skips: bool) -> Sequence[int]:
+        """Return all events to play, without the gap's transients if `skips` is true."""
         if skips:
-            if self._kept is None:
-                self._kept = self._with_placed(chunk.frees, skips=True)
-            return self._kept
-        if self._whole is None:
-            self._whole = self._with_placed(chunk.gap, skips=False)
-        return self._whole
+            if self.kept is None:
+                self.kept = self._with_placed(self.chunk.frees, skips=True)
+            return self.kept
+        if self.whole is None:
+            self.whole = self._with_placed(self.chunk.gap, skips=False)
+        return self.whole
+
+    def played_late(self, late: Sequence[int], *, skips: bool) -> Sequence[int]:
+        """Return all events to play, with `late` ones before the events after the gap."""
+        return [*self.events(self.chunk.frees if skips else self.chunk.gap), *late, *self.events(self._placed)]
 
     def _with_placed(self, gap: Sequence[int], *, skips: bool) -> Sequence[int]:
         """Return the events of the gap and those after it, with the rows of this repetition.
@@ -189,7 +196,8 @@ class MicroBatch:
         """
         start = self.workspace_rows.start
         once = [*self.sizes[: unrolled.base + unrolled.stride], *self.sizes[start:]]
-        key = bool(self.workspace_rows), bytes(map(_pool_of, once))
+        pools = {size: _pool_of(size) for size in {*once}}
+        key = bool(self.workspace_rows), bytes(map(pools.__getitem__, once))
         if key not in unrolled.known:
             unrolled.known[key] = cut_of(unrolled, windows, self.sizes, start)
         cut: Cut = unrolled.known[key]
@@ -217,7 +225,7 @@ class MicroBatch:
 
         Return None if one frees rows that neither it nor the previous one allocated.
         """
-        events = [event for item in items for event in item.played(None, skips=False)]
+        events = [event for item in items for event in item.played(skips=False)]
         step = window.shifts[1] - window.shifts[0]
         return repetitions_of(events, self.sizes, len(window.shifts) - 1, step, window.lowest)
 
@@ -249,12 +257,13 @@ def play(
     stops: bool = False,
     until: int | None = None,
     is_known: Callable[[int], bool] | None = None,
+    play_gap: Callable[[Item], bool] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
     With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
     left out. From item `until` on, all transients are placed. `is_known` returns whether those of a stretch are known
-    to fit, from an item on.
+    to fit, from an item on. `play_gap` plays an item up to where the rest of its gap fits, or returns False.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
@@ -263,25 +272,25 @@ def play(
     skips, late, recurring = False, None, Recurring(pool, places)
     for n, item in enumerate(items):
         chunk = item.chunk
-        if chunk.recurs and not skips and recurring.is_as_before(chunk):
-            continue
-        if (
-            chunk.allocates
-            and not skips
-            and n < until
-            and (pool.serves(item) or (is_known is not None and is_known(n)))
-        ):
-            if stops and n > last:
-                return True
-            skips = True
-            # Transients of the stretch that are already placed are freed when the stretch ends. That is later than in
-            # the run, and so on the safe side.
-            late = [~row for row in item.events(chunk.carried)] if chunk.carried else None
+        if not skips:
+            if chunk.recurs and recurring.is_as_before(chunk):
+                continue
+            if chunk.allocates and n < until and (pool.serves(item) or (is_known is not None and is_known(n))):
+                if stops and n > last:
+                    return True
+                skips = True
+                # Transients of the stretch that are already placed are freed when the stretch ends. That is later than
+                # in the run, and so on the safe side.
+                late = [~row for row in item.events(chunk.carried)] if chunk.carried else None
+            elif chunk.allocates and play_gap is not None and play_gap(item):
+                continue
+        events = item.kept if skips else item.whole
+        if events is None:
+            events = item.played(skips=skips)
         if chunk.ends_stretch:
-            events = item.played(late, skips=skips)
+            if late:
+                events = item.played_late(late, skips=skips)
             skips, late = False, None
-        else:
-            events = item.played(None, skips=skips)
         if events:
             pool.play(events, sizes, places)
     if late:
@@ -323,7 +332,7 @@ def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> No
     places = [first_product(window.events, unrolled.rows) for window in windows]
     n = next((n for n, place in enumerate(places) if place is not None), 0)
     window, place = windows[n], places[n] or 0
-    assert len(window.shifts) == 1, "the first layer is not one that is repeated"
+    assert len(window.shifts) == 1 or not place, "a repeated layer only begins with the first product"
     before, behind = window.events[:place], window.events[place:]
-    parts = [Window(before, window.lowest, window.shifts), Window([row], 0, (0,))]
-    windows[n : n + 1] = [*parts, Window(behind, window.lowest, window.shifts)]
+    parts = [Window(before, window.lowest, window.shifts)] if before else []
+    windows[n : n + 1] = [*parts, Window([row], 0, (0,)), Window(behind, window.lowest, window.shifts)]

@@ -149,10 +149,20 @@ class Replays:
         They are the request's own value, the next one that kernels align to, and some at equal distances.
         """
         probes = self.ruled
-        values = {-(-(best + 2 + offset) // ALIGNED) * ALIGNED - offset for offset in (0, probes.offset)}
+        values = {self._next_aligned(best + 2, offset) for offset in (0, probes.offset)}
         spread = (best + (high - best) * part // (PARTS + 1) for part in range(1, PARTS + 1))
         values |= {*map(self._aligned, spread), probes.requested}
         return {value for value in values if best + 1 < value < high and probes.probe(value).least_excess <= 0}
+
+    def _next_aligned(self, low: int, offset: int) -> int:
+        """Return the first value from `low` on that kernels align to with an offset.
+
+        Of lengths, return the first one that was not tried.
+        """
+        value = -(-(low + offset) // ALIGNED) * ALIGNED - offset
+        while self._unit > 1 and value in self.tried:
+            value += ALIGNED
+        return value
 
     def _without_room(self, value: int) -> int:
         """Return the first larger value that was replayed and does not fit."""

@@ -8,7 +8,8 @@ Where the second frees a row of the third one, the third frees one that the code
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, compress, groupby
+from operator import ne
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.training_step.periods import NONE, Periods, Window, first_product, once, passing
@@ -24,7 +25,7 @@ class EqualPeriods(Periods):
 
     Its rows are renumbered as those of `Periods` are, from `base + stride` on. The numbers from `base` on are those of
     rows that it frees of the period before. What the last period frees of the code after the layers has the numbers of
-    another period after it, unless the last period has windows of its own (see `_is_last_like_others`).
+    another period after it.
     """
 
     __slots__ = ()
@@ -34,11 +35,12 @@ class EqualPeriods(Periods):
     def _partners(self, rows: Sequence[Allocation]) -> list[list[int]] | None:
         """Return the rows of the first period, the second, the third, and of the code after them, at equal indices.
 
-        `NONE` stands where there is no such row. Return None if the second and the third period are not alike.
+        `NONE` stands where there is no such row. Return None if the second and the third period are not alike, or if
+        the third one is not played as the second one is.
         """
         passes = [(self.events[slice(*self._forward(n))], self._backward_events(n)) for n in (1, 2)]
         second, third = ([*forward, *backward] for forward, backward in passes)
-        if [*map(len, passes[0])] != [*map(len, passes[1])]:
+        if [*map(len, passes[0])] != [*map(len, passes[1])] or self._multiplies_first(rows):
             return None
         partners = dict(zip(*([event for event in own if event >= 0] for own in (second, third)), strict=False))
         outer = _pairs_of_others(second, third, partners)
@@ -50,27 +52,30 @@ class EqualPeriods(Periods):
         partners.update((row, other) for row, other in outer if row not in of_third and other not in of_first)
         inner = passing(passes[0])
         own = [row for row in partners if row not in inner]
-        around = {*self.events}.difference(second, third)
+        outside = self._events_outside()
+        around = {*chain.from_iterable(outside)}
         if not all(_end_alike(row, partners[row], around, of_first, of_code) for row in own):
             return None
         shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
-        if shared and not all(_adjoin(events, shared) for events in self._events_outside()):
+        if shared and not all(_adjoin(events, shared) for events in outside):
             return None
         kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
             return None
         self.freed_by_first = of_code
         found = [[of_first.get(row, NONE) for row in own], own, [partners[row] for row in own]]
-        return [*found, [of_code.get(row, NONE) for row in own]] if self._is_last_like_others(rows) else found
+        return [*found, [of_code.get(row, NONE) for row in own]]
 
-    def _is_last_like_others(self, rows: Sequence[Allocation]) -> bool:
-        """Return whether the last period is played as all others are.
+    def _multiplies_first(self, rows: Sequence[Allocation]) -> bool:
+        """Return whether the last period has the first matrix product of the backward pass, but not as its first event.
 
-        Else the first matrix product of the backward pass is in it, for which a workspace is allocated.
+        A workspace is allocated for it.
         """
-        start = self.marks["backward"]
-        end = self._backward(2)[0] if self.has_backward else start
-        return not self.has_backward or first_product(self.events[start:end], rows) is not None
+        if not self.has_backward:
+            return False
+        start, end = self._backward(2)
+        before, own = self.events[self.marks["backward"] : start], self.events[start:end]
+        return first_product(before, rows) is None and first_product(own, rows) != 0
 
     def _events_outside(self) -> list[list[int]]:
         """Return the events before, between and after the periods."""
@@ -83,11 +88,9 @@ class EqualPeriods(Periods):
         start, end = self._forward(1)
         _, last = self._forward(2)
         by = self.stride
-        own = [] if self.copies > self.more else [Window(self.events[end:last], self.base + by, (self.more * by,))]
         return [
             *self._windows_outside(0, start),
             Window(self.events[start:end], self.base, range(0, (self.copies + 1) * by, by)),
-            *own,
             *self._windows_outside(last, self.marks["backward"]),
         ]
 
@@ -98,10 +101,8 @@ class EqualPeriods(Periods):
         start, end = self._backward(1)
         first, _ = self._backward(2)
         by = self.stride
-        own = [] if self.copies > self.more else [Window(self.events[first:start], self.base + by, (self.more * by,))]
         return [
             once(self.outside(self.marks["backward"], first)),
-            *own,
             Window(self.events[start:end], self.base, range(self.copies * by, -1, -by)),
             once(self.outside(end, self.marks["end"])),
         ]
@@ -115,8 +116,9 @@ def _pairs_of_others(
     Return None if they do not allocate and free their own rows in the same order.
     """
     numbers = {**partners, **{~row: ~other for row, other in partners.items()}}
+    differing = map(ne, map(numbers.get, second), third)
+    pairs = [(~event, ~other) for event, other in compress(zip(second, third, strict=True), differing)]
     own = {*partners.values()}
-    pairs = [(~event, ~other) for event, other in zip(second, third, strict=True) if numbers.get(event) != other]
     if any(row < 0 or other < 0 or row in partners or other in own for row, other in pairs):
         return None
     return pairs

@@ -49,17 +49,33 @@ OPTIMIZERS = (
     "adafactor",
     "lion_8bit",
 )
+TRAINERS = (
+    "transformers",
+    "trl-sft",
+    *["trl-dpo", "trl-kto", "trl-grpo", "trl-rloo"] * 2,
+    "trl-orpo",
+    "trl-reward",
+    "torchtune",
+)
 #: Plans beyond any node's card are left out, bytes.
 LARGEST = 200 * 10**9
 
 
 def plans(seed, count):
     """Requests that the calculator answers, drawn from a seed."""
-    chance = random.Random(seed)
+    return _answered(count, random_body, random.Random(seed))
+
+
+def plans_with_trainers(seed, count):
+    """Requests with a trainer that the calculator answers, drawn from a seed."""
+    return _answered(count, random_body_with_trainer, random.Random(seed))
+
+
+def _answered(count, body, chance):
     found = []
     while len(found) < count:
         try:
-            request = parse_request(random_body(chance))
+            request = parse_request(body(chance))
             if estimate(replace(request, reserved="rule")).memory.peak_allocated_bytes < LARGEST:
                 found.append(request)
         except PlanError:
@@ -80,6 +96,21 @@ def random_body(chance):
         "optimizer": chance.choice(OPTIMIZERS),
     }
     return {"model": chance.choice(MODELS), "method": _method(chance), "training": training}
+
+
+def random_body_with_trainer(chance):
+    """Most have checkpoints. Lengths are such that a few layers' tensors are in the pool of large ones."""
+    body = random_body(chance)
+    training = body["training"] | {
+        "trainer": chance.choice(TRAINERS),
+        "micro_batch_size": chance.choice([1, 2, 3, 4]),
+        "sequence_length": chance.choice([256, 512, 700, 1000, 1024, 1500, 2048, 4096]),
+        "gradient_checkpointing": chance.random() < 0.85,
+        "gradient_accumulation_steps": 2 if chance.random() < 0.2 else 1,
+    }
+    if training["trainer"] in ("trl-grpo", "trl-rloo"):
+        training["max_completion_length"] = training["sequence_length"] // 2
+    return body | {"training": training}
 
 
 def _method(chance):

@@ -183,6 +183,54 @@ def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trac
         assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
 
 
+class _Merging(Need):
+    """The need of a stretch that frees tensors that were allocated before."""
+
+    def merges(self):
+        return True
+
+
+@given(ACTIONS, ACTIONS, st.lists(st.integers(0, 60), min_size=1, max_size=8), st.booleans())
+def test_stretches_that_are_served_for_certain_add_no_segment_where_free_blocks_merge(before, stretch, freed, large):
+    """Earlier tensors are freed in between."""
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    events, quick, needs, total, alive, earlier = [], 0, {}, 0, [], rows.alive.copy()
+    for at, action in enumerate(stretch):
+        if action > 0:
+            row = rows.add(action)
+            size, count = rows.sizes[row], len(alive)
+            quick = max(quick, total + (count + 1) * size)
+            needs[size] = max(needs.get(size, 0), total + count * (size - 1))
+            total += size + pool.waste
+            alive.append(row)
+            events.append(row)
+        elif alive:
+            row = alive.pop(action % len(alive))
+            total -= rows.sizes[row] + pool.waste
+            events.append(~row)
+        if at % 3 == 0 and freed and earlier:
+            events.append(~earlier.pop(freed.pop() % len(earlier)))
+    certain, reserved = pool.serves(_Merging(quick, needs)), pool.reserved
+    pool.play(events, rows.sizes, rows.places)
+    assert not certain or pool.reserved == reserved
+
+
+def test_free_blocks_that_merge_count_as_one_segment():
+    """The tensor between them is freed. Then one of 8 leaves no room for a request of 8 in blocks of 8 and 9."""
+    sizes, places = [3, 8, 2, 7, 8, 8], ([9, 0, 0, 0, 0, 0], [12, 0, 0, 0, 0, 0])
+    events = [~0, 1, ~1, 2, ~2, 3, 4, ~3, 5]
+    pools = [FlatPool(SHIFT, small=True) for _ in range(3)]
+    for pool, starts in zip(pools, ([1], [1], [1, 12]), strict=True):
+        pool.next_address, pool.segments = 1000, [20 << SHIFT | start for start in starts]
+        pool.set_free([8 << SHIFT | 1, 9 << SHIFT | 12])
+    served = [Need(15, {8: 8 + 7}), _Merging(15, {8: 8 + 7}), _Merging(15, {8: 8 + 7})]
+    assert [pool.serves(need) for pool, need in zip(pools, served, strict=True)] == [True, False, True]
+    pools[0].play(events, sizes, places)
+    assert len(pools[0].segments) == 2
+
+
 def test_a_request_is_served_if_fewer_transients_are_alive_than_blocks_are_free():
     """Each block that serves no request of 9 units has a transient in it."""
     served = [FlatPool(SHIFT, small=True) for _ in range(2)]

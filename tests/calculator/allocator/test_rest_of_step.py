@@ -71,7 +71,7 @@ class Steps:
         self.temporaries = [random.choice((128, 256, 1024)) for _ in range(random.randint(0, 20))]
         self.places = [0] * len(self.sizes), [0] * len(self.sizes)
         self._play([*self.base, *(~row for row in self.base if random.random() < 0.5)])
-        item = SimpleNamespace(played=lambda _, skips: self.events if skips else [], sufficient_size=0)
+        item = SimpleNamespace(played=lambda skips: self.events if skips else [], sufficient_size=0)
         self.batch = SimpleNamespace(
             passes=[[[], [item]]], sizes=self.sizes, places=self.places, left=[[*self.outliving]]
         )

@@ -69,6 +69,20 @@ def test_a_whole_answer_with_a_trainer_executes_few_more_lines(trainer: str, met
     assert after / before < MOST_OF_WHOLE[trainer][[*METHODS].index(method)]
 
 
+#: The most multiples of an estimate by replay, with LoRA.
+MOST_REPLAYED = {"trl-sft": 1.25, "trl-dpo": 1.5, "trl-kto": 1.8, "trl-grpo": 1.4, "trl-rloo": 1.65}
+
+
+@pytest.mark.parametrize("trainer", MOST_REPLAYED)
+def test_a_replay_with_a_trainer_executes_few_more_lines(trainer: str) -> None:
+    body = {**BODY, "method": METHODS["lora"], "reserved": "replay"}
+    runs = estimating_alone(request_of(body)), estimating_alone(request_of(body, trainer))
+    for first in runs:
+        first()
+    before, after = map(executed_lines, runs)
+    assert after / before < MOST_REPLAYED[trainer]
+
+
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
 def test_an_estimate_interprets_one_pass_of_generate_when_its_phases_are_read(
     reserved: str, monkeypatch: pytest.MonkeyPatch
