@@ -26,7 +26,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS, UNCLIPPED
 from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
-from calculator.stack.changes import OF_TRAINERS, older_behavior
+from calculator.stack.changes import OF_ROWS, OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
 from calculator.stack.trainers import untraced_trainer
 from calculator.stack.verified import untraced
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimation.request import Request
     from calculator.resident.tensor import ResidentTensor
+    from calculator.stack.change import ChangeName
     from calculator.training_step.zero.peaks import FlatPeaks
 
 #: The sentence on the difference between peaks and traced training steps.
@@ -93,6 +94,13 @@ def without_sharding(request: Request, model: Model) -> PreparedModel:
 TRACED_ON_SEVERAL = ("transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo")
 
 
+def _irrelevant(request: Request) -> frozenset[ChangeName]:
+    """Return the changes of libraries that do not affect the request: of Trainer, and of rows of samples."""
+    if not isinstance(trainer_of(request.training), Transformers):
+        return OF_TRAINERS
+    return frozenset() if request.training.flattened else OF_ROWS
+
+
 def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tuple[str, ...]:
     """Return the assumptions of the figures, except for those that depend on the figures.
 
@@ -101,9 +109,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
-        *differences(
-            request.stack, model.model_type, left_out=frozenset() if isinstance(trainer, Transformers) else OF_TRAINERS
-        ),
+        *differences(request.stack, model.model_type, left_out=_irrelevant(request)),
         *untraced(request.stack, model.model_type, request.method.name),
         *untraced_trainer(request.stack, request.training.trainer),
         _reserved(request),

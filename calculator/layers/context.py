@@ -318,10 +318,12 @@ class Context(BatchState):
     def position_ids(self, length: int) -> Tensor:
         """Return the position ids, of all sequences if the caller gives them, or of one sequence.
 
-        The position ids of a flattened batch are part of the batch.
+        The position ids of a flattened batch are part of the batch. An older model then counts those of its cache too.
         """
         if self.positions_before_images is not None:
             return self.positions_before_images
+        if self.training.flattened and "positions_of_the_cache" in self.older:
+            return self.tape.new((1, length), "int64", "cache_position")
         if self.gives_positions or self.training.flattened:
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")

@@ -162,18 +162,20 @@ def _needed(context: Context, attention: MixerType) -> bool:
 
 def _masks_packed_sequences(context: Context) -> bool:
     """Return whether a mask for packed sequences is created, even though none is packed."""
-    if "masks_without_cache" not in context.older or context.training.passes_mask:
+    if "masks_without_cache" not in context.older or context.training.passes_mask or context.training.flattened:
         return False
     uncached = context.training.gradient_checkpointing or "no_cache_in_training" in context.older
     return uncached or not context.config["use_cache"]
 
 
 def _keeps_samples_apart(context: Context) -> bool:
-    """Return whether the positions restart within a row.
+    """Return whether the positions restart within a row. Older code does not look whether they do, but for a cache.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
     """
-    return context.training.flattened and context.training.samples > 1
+    if not context.training.flattened:
+        return False
+    return not context.caches if "masks_without_cache" in context.older else context.training.samples > 1
 
 
 def _mask(context: Context, attention: MixerType) -> Tensor | None:

@@ -53,25 +53,25 @@ ResidentTensors = ResidentTensor | PerParameter
 
 def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
     """Yield every kind of resident tensor by itself."""
-    for each in resident:
-        if isinstance(each, PerParameter):
-            yield from each
+    for tensor in resident:
+        if isinstance(tensor, PerParameter):
+            yield from tensor
         else:
-            yield each
+            yield tensor
 
 
 def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = None) -> dict[int, int]:
     """Return the number of tensors by size in bytes, added to `more`."""
     counts = dict(more or ())
-    for each in resident:
-        if isinstance(each, PerParameter):
-            times = each.times * len(each.names)
-            for tensor in each.of:
+    for own in resident:
+        if isinstance(own, PerParameter):
+            times = own.times * len(own.names)
+            for tensor in own.of:
                 size = tensor.bytes // tensor.count
                 counts[size] = counts.get(size, 0) + tensor.count * times
         else:
-            size = each.bytes // each.count
-            counts[size] = counts.get(size, 0) + each.count
+            size = own.bytes // own.count
+            counts[size] = counts.get(size, 0) + own.count
     return counts
 
 

@@ -38,6 +38,7 @@ ChangeName = Literal[
     "masks_copied_by_index",
     "masks_in_every_pass",
     "positions_outside_of_layers",
+    "positions_of_the_cache",
     "rows_of_no_expert",
     "logits_in_their_own_dtype",
     "caches_of_checkpointed_layers",

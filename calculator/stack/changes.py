@@ -182,6 +182,13 @@ CHANGES: dict[ChangeName, Change] = {
         source="transformers 4.51.3, models/gpt2/modeling_gpt2.py, GPT2Model.forward (no cache_position)",
         model_types=("gpt2",),
     ),
+    "positions_of_the_cache": Change(
+        package="transformers",
+        affects="trainers",
+        before=(5, 0),
+        sentence="a model that is given positions counts those of its cache too, which its layers receive",
+        source="transformers 4.57.6, models/llama/modeling_llama.py, LlamaModel.forward (cache_position)",
+    ),
     "rows_of_no_expert": Change(
         package="transformers",
         since=(5, 8),
@@ -340,6 +347,9 @@ OF_STEPS: frozenset[ChangeName] = frozenset(name for name, change in CHANGES.ite
 
 #: The changes that affect the steps of Trainer and of its subclasses only.
 OF_TRAINERS: frozenset[ChangeName] = frozenset(name for name, change in CHANGES.items() if change.affects == "trainers")
+
+#: The changes that affect rows of several samples only.
+OF_ROWS: frozenset[ChangeName] = frozenset({"positions_of_the_cache"})
 
 #: The changes with which the model's loss is the mean of a micro-batch.
 MEAN_LOSSES: frozenset[ChangeName] = frozenset(

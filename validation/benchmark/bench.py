@@ -286,7 +286,7 @@ def _device_lines(runs: int) -> Iterator[Line]:
 def _paced(
     timed: Callable[[], object], runs: int, *, in_round: int = IN_ROUND, prepare: Callable[[], object] | None = None
 ) -> tuple[float, float]:
-    """The median of several runs, and the same where an iteration of a plain loop takes `PACE`; seconds.
+    """Return the median of several runs in seconds, and the median if an iteration of a plain loop took `PACE`.
 
     The loop is timed before and after each round of runs. `prepare` runs before each run. The first run of a round is
     not counted if there are several, because the loop takes so long that the caches are cold after it.

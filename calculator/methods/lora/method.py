@@ -43,8 +43,8 @@ class LoRA(LowRank):
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",
-        help="Cast everything that is not in 8 bits to float32, as PEFT's function of that name does. It has no effect "
-        "without load_in_8bit, nor on a GPTQ base, which PEFT does not cast.",
+        help="Cast everything that is not in 4 or 8 bits to float32, as PEFT's function of that name does. It has no "
+        "effect on an unquantized base, nor on a GPTQ base, which PEFT does not cast.",
     )
 
     quantization_config: QuantizationConfig | None = setting(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behavior
-from calculator.stack.releases import dotted, release
+from calculator.stack.releases import dotted, is_older, release
 from calculator.stack.renamed import older_head
 from calculator.trainers import flattened
 from calculator.trainers.trl import check, routers
@@ -16,9 +15,13 @@ from calculator.trainers.trl_sft.eras import (
     FLATTENS,
     FUSED,
     KNOWS_PREFIXES,
+    LAST_ROWS,
     LOGS_ENTROPY,
+    NAMES_LOSSES,
     OWN_LOSS,
+    PACKS,
     RETURNS_POSITIONS,
+    ROWS_IN_TRANSFORMERS,
     SKIPS_VIRTUAL_TOKENS,
     SPLITS,
     loss_of,
@@ -54,14 +57,6 @@ def _transformers(prepared: Subject) -> Iterator[Problem]:
     if release(stack.transformers)[:2] < oldest:
         message = f"TRL {stack.trl} needs transformers {dotted(oldest)} or later: name an older stack.trl"
         yield Problem(loc="stack.trl", msg=message, input=stack.trl)
-    if (
-        training.flattened
-        and release(stack.trl)[:2] >= OWN_LOSS
-        and release(stack.transformers)[:2] < release(DEFAULT_STACK.transformers)
-    ):
-        name = "packing" if training.packing else "padding_free"
-        message = f"one row of samples in transformers {stack.transformers} is not modeled: use false"
-        yield Problem(loc=f"training.{name}", msg=message, input=True)
     if (
         training.attention == "flash_attention_2"
         and RETURNS_POSITIONS[0] <= release(stack.trl)[:2] <= RETURNS_POSITIONS[1]
@@ -137,7 +132,7 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
     if trl < OWN_LOSS and release(prepared.stack.transformers)[:2] > LAST_OF_OLDER:
         message = f"SFTTrainer of TRL {prepared.stack.trl} is known with transformers 4.39 to {dotted(LAST_OF_OLDER)}"
         yield Problem(loc="stack.trl", msg=f"{message}: name one in stack.transformers", input=prepared.stack.trl)
-    if training.loss_type is not None and trl < FLATTENS:
+    if training.loss_type is not None and trl < NAMES_LOSSES:
         message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type, or none that is modeled: leave it out"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
@@ -170,13 +165,29 @@ def _replaced_forward(prepared: Subject) -> Iterator[Problem]:
 def _rows(prepared: Subject) -> Iterator[Problem]:
     """Yield why packed or flattened rows are refused by a release, or are not modeled."""
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
-    for name in ("packing", "padding_free"):
-        if getattr(training, name) and trl < FLATTENS:
-            message = f"{name} in TRL {prepared.stack.trl} is not modeled: use false, or a later stack.trl"
-            yield Problem(loc=f"training.{name}", msg=message, input=True)
+    name = "packing" if training.packing else "padding_free"
+    if (training.flattened and trl < FLATTENS) or (training.packing and trl < PACKS):
+        message = f"{name} in TRL {prepared.stack.trl} is not modeled: use false, or a later stack.trl"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
+    elif training.flattened and is_older(prepared.stack):
+        yield from _rows_in_older_models(prepared, name)
     if training.packing_strategy != "bfd":
         yield from _strategy(prepared)
     yield from flattened.problems(prepared)
+
+
+def _rows_in_older_models(prepared: Subject, name: str) -> Iterator[Problem]:
+    """Yield why a row of samples is not modeled with an older transformers."""
+    stack, model_type = prepared.stack, prepared.model.model_type
+    if not (release(stack.trl)[:2] <= LAST_ROWS and release(stack.transformers)[:2] in ROWS_IN_TRANSFORMERS):
+        message = (
+            f"one row of samples with TRL {stack.trl} in transformers {stack.transformers} is not modeled: use false,"
+            " or stack.trl 0.23 or 0.24 with stack.transformers 4.56 or 4.57"
+        )
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
+    elif model_type == "gpt2":
+        message = f"the layers of {model_type} in transformers {stack.transformers} get no positions: use false"
+        yield Problem(loc=f"training.{name}", msg=message, input=True)
 
 
 def _strategy(prepared: Subject) -> Iterator[Problem]:

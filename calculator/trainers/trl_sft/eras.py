@@ -33,8 +33,15 @@ ENTROPY_OF_ROWS = (0, 23)
 #: in the logits but with a prefix.
 SKIPS_VIRTUAL_TOKENS, KNOWS_PREFIXES = (0, 22), (0, 24)
 
-#: The first release whose flattened rows and values of `loss_type` are known.
-FLATTENS = (0, 24)
+#: The first release whose values of `loss_type` are known.
+NAMES_LOSSES = (0, 24)
+
+#: The first release whose packed rows of full length are known, and the first whose batches have the positions of a row
+#: of samples for every attention.
+PACKS, FLATTENS = (0, 19), (0, 23)
+
+#: The last release whose rows of samples are known with older models, and the releases of transformers with these.
+LAST_ROWS, ROWS_IN_TRANSFORMERS = (0, 24), ((4, 56), (4, 57))
 
 #: The first release with `chunked_nll` as the default, and the first with the fused head for every loss.
 CHUNKED, FUSED = (1, 7), (1, 15)

@@ -58,7 +58,7 @@ def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     ("body", "untraced"),
     [
         ({"trl": "0.23", "transformers": "4.57"}, False),
-        ({"trl": "0.23", "transformers": "4.56"}, True),
+        ({"trl": "0.24", "transformers": "4.56"}, True),
         ({"trl": "0.23", "transformers": "5.24"}, True),
         ({"trl": "1.9", "transformers": "5.24"}, False),
         ({"trainer": "transformers", "transformers": "4.46"}, True),
@@ -115,8 +115,10 @@ CACHED = {
     ("body", "loc"),
     [
         (request(trl="0.24", transformers="4.53"), "stack.trl"),
-        (request(packing=True), "training.packing"),
-        (request(padding_free=True), "training.padding_free"),
+        (request(packing=True, trl="0.22"), "training.packing"),
+        (request(packing=True, trl="1.0"), "training.packing"),
+        (request(padding_free=True, transformers="5.16"), "training.padding_free"),
+        ({**request(packing=True), "model": "openai-community/gpt2"}, "training.packing"),
         (request(trl="0.21", attention="flash_attention_2"), "training.attention"),
         (request(trl="0.21", adapter_dtype="model", gradient_checkpointing=True), "training.adapter_dtype"),
         (request(trainer="trl-dpo", trl="1.16"), "training.trainer"),
