@@ -310,7 +310,7 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     if found is None and references:
         exact = reference_counts.counts(step)
         found = _determined(step, most(counts, exact), {}, exact)
-    return _peak_counts(step.whole) if found is None else found
+    return _peak_counts(step.with_every_pass) if found is None else found
 
 
 def _determined(
