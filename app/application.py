@@ -154,8 +154,8 @@ async def _invalid_parameters(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return invalid_response(
         [
-            Problem(loc=".".join(map(str, each["loc"][1:])), msg=each["msg"], input=each["input"])
-            for each in error.errors()
+            Problem(loc=".".join(map(str, invalid["loc"][1:])), msg=invalid["msg"], input=invalid["input"])
+            for invalid in error.errors()
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The links between the pages of the documentation lead to files and headings that exist."""
+"""The links of the documentation, its paths and the names that it places in files exist."""
 
 import re
 from pathlib import Path
@@ -17,6 +17,20 @@ def anchors(page):
     """The anchors of a page's headings, as GitHub spells them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def names_in_files(page):
+    """Yield the names that a page places in a file, as in `FIRST` and `TRACED` of `calculator/stack/models.py`."""
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for match in re.finditer(r"((?:`\w+`(?:, | and | or )?)+) (?:in|of) `(\w+/[\w/]+\.py)`", text):
+        yield from ((name, ROOT / match[2]) for name in re.findall(r"`(\w+)`", match[1]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_that_a_page_places_in_a_file_are_defined_there(page):
+    for name, path in names_in_files(page):
+        definition = rf"^\s*(?:class |def )?{name}\b *[(:=\[]"
+        assert re.search(definition, path.read_text(encoding="utf-8"), re.MULTILINE), (name, path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

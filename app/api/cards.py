@@ -15,11 +15,15 @@ from app.http.problems import HTTPProblem
 from calculator import devices
 from calculator.cards.query import CardQuery
 from calculator.common.errors import PlanError
+from calculator.devices.gpus import INSTEAD
 
 router = APIRouter(tags=["Catalogues"])
 
 #: The longest search text.
 LONGEST = 100
+
+#: Where to find the names of cards.
+_LIST = "see the list at /cards or /api/v1/cards"
 
 CardId = Annotated[
     str, Path(description="The card's id, name or alias.", openapi_examples={"id": {"value": "rtx-4090"}})
@@ -77,7 +81,7 @@ def card_of(name: str) -> devices.GPU:
     try:
         return devices.gpu(name)
     except PlanError as error:
-        raise HTTPProblem(404, error.problems[0].msg) from error
+        raise HTTPProblem(404, error.problems[0].msg.replace(INSTEAD, _LIST)) from error
 
 
 def _first_cards() -> CardList:

@@ -118,7 +118,7 @@ def tasks() -> tuple[TaskAnswer, ...]:
         modeled = sum(task in row.modelled_tasks for row in rows)
         answered = sum(row.engine is not None or task in row.modelled_tasks for row in rows)
         counted.append(TaskAnswer(task=task, types=len(rows), modelled=modeled, traced=answered - modeled))
-    return tuple(sorted(counted, key=lambda each: -each.types))
+    return tuple(sorted(counted, key=lambda row: -row.types))
 
 
 def _example() -> ModelTypeList:

@@ -58,7 +58,7 @@ class ModelConfig(BaseModel):
 
 
 class ModelParameters(BaseModel):
-    """A model of which only the size is known. Only textbook accounting accepts it."""
+    """A model given by its number of parameters. Only textbook accounting accepts it."""
 
     model_config = STRICT
 

@@ -62,9 +62,9 @@ def post_sweep(request: Request, body: JsonBody) -> Response:
 
 
 def _counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for each in rows:
+    for answered in rows:
         ESTIMATES.labels("/api/v1/sweep").inc()
-        yield each
+        yield answered
 
 
 def _format(body: Any, request: Request) -> Format:

@@ -66,12 +66,12 @@ def markdown(files: Sequence[Checked]) -> str:
     return "\n".join(lines)
 
 
-def _row(each: Checked) -> str:
+def _row(checked: Checked) -> str:
     required = usable = ""
-    if each.estimate is not None:
-        required = size(each.estimate.memory.required_bytes)
-        usable = size(each.estimate.fit.usable_bytes) if each.estimate.fit is not None else ""
-    return f"| `{each.path.replace('|', '&#124;')}` | {WORDS[each.outcome]} | {required} | {usable} |"
+    if checked.estimate is not None:
+        required = size(checked.estimate.memory.required_bytes)
+        usable = size(checked.estimate.fit.usable_bytes) if checked.estimate.fit is not None else ""
+    return f"| `{checked.path.replace('|', '&#124;')}` | {WORDS[checked.outcome]} | {required} | {usable} |"
 
 
 def _escaped(note: str) -> str:
@@ -102,16 +102,16 @@ def sarif(files: Sequence[Checked]) -> str:
     return json.dumps(log, indent=2)
 
 
-def _results(each: Checked) -> list[dict[str, Any]]:
+def _results(checked: Checked) -> list[dict[str, Any]]:
     results = []
-    if each.outcome in RULES:
-        results.append(_result(each, each.outcome, RULES[each.outcome][0], " ".join(each.sentences)))
-    results += [_result(each, NOT_MODELED, "note", warning) for warning in each.warnings]
+    if checked.outcome in RULES:
+        results.append(_result(checked, checked.outcome, RULES[checked.outcome][0], " ".join(checked.sentences)))
+    results += [_result(checked, NOT_MODELED, "note", warning) for warning in checked.warnings]
     return results
 
 
-def _result(each: Checked, rule: str, level: Level, message: str) -> dict[str, Any]:
-    location = {"artifactLocation": {"uri": PurePath(each.path).as_posix()}, "region": {"startLine": 1}}
+def _result(checked: Checked, rule: str, level: Level, message: str) -> dict[str, Any]:
+    location = {"artifactLocation": {"uri": PurePath(checked.path).as_posix()}, "region": {"startLine": 1}}
     return {
         "ruleId": rule,
         "level": level,

@@ -7,7 +7,7 @@ import re
 from difflib import get_close_matches
 from typing import NoReturn
 
-#: The longest usage that an error repeats, in lines. Some commands have over a hundred options.
+#: The longest usage that is printed in full, in lines. Some commands have over a hundred options.
 MOST_LINES = 12
 
 _OPTION = re.compile(r"--[\w-]+")
@@ -23,12 +23,22 @@ class CommandParser(argparse.ArgumentParser):
         """The names of the options, the first of each."""
         return frozenset(_OPTION.findall(self.format_usage()))
 
+    @property
+    def _short_usage(self) -> str:
+        arguments = "".join(f" {action.metavar or action.dest}" for action in self._get_positional_actions())
+        return f"usage: {self.prog} [OPTION]...{arguments}\n"
+
+    def format_help(self) -> str:
+        """Return the help, with a short usage if every option's would take many lines."""
+        usage, text = self.format_usage(), super().format_help()
+        return text.replace(usage, self._short_usage, 1) if usage.count("\n") > MOST_LINES else text
+
     def error(self, message: str) -> NoReturn:
         """Print the usage, or how to see it if it is long, with the error. Exit with status 2."""
         usage = self.format_usage()
         if usage.count("\n") > MOST_LINES:
             lines = (
-                f"usage: {self.prog} [OPTION]...",
+                self._short_usage.rstrip(),
                 f"{self.prog}: error: {message}{_close_choice(message) or _close_options(message, usage)}",
                 f"{self.prog} --help lists the options",
             )

@@ -1,6 +1,6 @@
 r"""Find the largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits.
 
-Of count, the number of GPUs, find the smallest.
+For count, the number of GPUs, find the smallest value.
 
 python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method qlora --gradient_checkpointing \
     --gpu "RTX 4090"

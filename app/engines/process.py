@@ -1,4 +1,4 @@
-"""One trace in a process with limits: followed line by line, and ended if it is too long or nobody waits."""
+"""A trace in a process with limits. It is read line by line, and ended if it takes too long or nobody waits for it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
         return TraceDocument.from_json(line.removeprefix('{"document":').rstrip().removesuffix("}"))
     answer = json.loads(line)
     if "problems" in answer:
-        raise PlanError(*(Problem(**each) for each in answer["problems"]))
+        raise PlanError(*(Problem(**problem) for problem in answer["problems"]))
     progress(answer["progress"])
     return None
 

@@ -255,9 +255,9 @@ def _fields_of_methods() -> dict[str, tuple[Field, ...]]:
 def is_alike(field: Field, other: Field) -> bool:
     """Return whether two fields accept the same values and have the same default."""
 
-    def accepted(each: Field) -> tuple[Any, ...]:
-        setting = each.declared.setting
-        return each.declared.type, each.declared.default, setting.minimum, setting.maximum
+    def accepted(form_field: Field) -> tuple[Any, ...]:
+        setting = form_field.declared.setting
+        return form_field.declared.type, form_field.declared.default, setting.minimum, setting.maximum
 
     return accepted(field) == accepted(other)
 

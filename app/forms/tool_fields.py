@@ -32,7 +32,7 @@ OWNED: tuple[str, ...] = tuple(
     dict.fromkeys(
         (
             "trainer",
-            *(_name(each.path) for tool in TOOLS.values() for each in tool.defaults if not each.is_least),
+            *(_name(default.path) for tool in TOOLS.values() for default in tool.defaults if not default.is_least),
             *OF_TRAINERS,
         )
     )
@@ -87,7 +87,7 @@ def _text(path: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSetting:
-    """A default of a tool, as a page shows it, and the plan's own value where it is another."""
+    """A default of a tool as a page shows it, with the plan's value if that differs."""
 
     label: str
     value: str

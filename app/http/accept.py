@@ -41,7 +41,7 @@ def _preference(media_type: str, ranges: list[MediaRange]) -> tuple[float, int]:
 
 
 def _range(part: str) -> MediaRange:
-    name, *parameters = (each.strip() for each in part.split(";"))
+    name, *parameters = (piece.strip() for piece in part.split(";"))
     weights = (
         value.strip()
         for name, _, value in (parameter.partition("=") for parameter in parameters)

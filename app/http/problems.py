@@ -42,7 +42,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
     415: ("unsupported-media-type", "The body's Content-Type is not application/json."),
     422: (
         "invalid-request",
-        "The request is invalid, or the libraries refuse the combination. `errors` lists each field and the reason.",
+        "The request is invalid, or the libraries refuse the combination. The errors name each field and the reason.",
     ),
     503: (
         "busy",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
 
 #: Why a setting is listed on the page whose form has no field for it.
-WITHOUT_IT = "has no field on this page, whose figures do not include it; those of /api/v1/estimate for this import do"
+WITHOUT_IT = "has no field on this page: the figures are without it, those of /api/v1/estimate for this import with it"
 
 
 def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:

@@ -60,23 +60,23 @@ def _out_of_memory_sentence(event: OutOfMemory) -> str:
 
 
 def _tight(fit: Fit) -> Iterator[str]:
-    each, before = fit.retries_per_step or 0, fit.retries or 0
+    rate, before = fit.retries_per_step or 0, fit.retries or 0
     if fit.outcome is not None and fit.outcome.drawn:
         yield (
             f"In the worst history the allocator frees its cached blocks and tries again {_times(before)}, at most"
-            f" {_times(each)} in a step, when no cached block is large enough for a longer micro-batch. {WAITS}."
+            f" {_times(rate)} in a step, when no cached block is large enough for a longer micro-batch. {WAITS}."
         )
         return
     if fit.outcome is not None and fit.outcome.passes:
         yield (
-            f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(each)} in a pass."
+            f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(rate)} in a pass."
             f" {WAITS}."
         )
         yield "With another process on the card, or a longer answer, it can run out of memory."
         return
-    if each:
+    if rate:
         yield (
-            f"The allocator frees its cached blocks and tries again {_times(each)} in every step ({COUNTER}). {WAITS},"
+            f"The allocator frees its cached blocks and tries again {_times(rate)} in every step ({COUNTER}). {WAITS},"
             " so steps take longer."
         )
     else:

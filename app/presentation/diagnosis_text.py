@@ -172,7 +172,14 @@ def _fragmentation(found: Diagnosis) -> str:
             f"Fragmentation: {cached}, more than the request, but no cached block is large enough."
             " PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True lets segments grow instead."
         )
-    return f"Not fragmentation: {cached}, less than the request of {found.message.requested.text}."
+    requested = found.message.requested
+    if unallocated.bytes + found.message.free.bytes > requested.bytes:
+        return (
+            f"In part fragmentation: {cached} and {size(found.message.free.bytes)} are free, together more than the"
+            f" request of {requested.text}, but not in one piece."
+            " PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True lets segments grow instead."
+        )
+    return f"Not fragmentation: {cached}, less than the request of {requested.text}, also with what is free."
 
 
 def _elsewhere(found: Diagnosis) -> Iterator[str]:

@@ -58,11 +58,11 @@ def accuracy() -> str:
     """Say how such intervals compare with published speeds of a source that is left out."""
     every, *sources = coverage()
     width = "" if every.width is None else f" Their median width is a factor of {every.width:.1f}."
-    each = ", ".join(f"{source.covered} of {source.runs} of {source.source}" for source in sources if source.runs)
+    by_source = ", ".join(f"{source.covered} of {source.runs} of {source.source}" for source in sources if source.runs)
     share = "" if every.share is None else f"; averaged over the sources, {every.share:.0%}".replace("%", " %")
     return (
         f"Of {every.runs} published speeds, the interval from the other sources contains {every.covered} "
-        f"({each}){share}.{width}{''.join(_left_out())}"
+        f"({by_source}){share}.{width}{''.join(_left_out())}"
     )
 
 

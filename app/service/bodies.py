@@ -25,7 +25,7 @@ async def buffered(receive: Receive) -> tuple[bytes | None, Receive]:
         whole = message["type"] == "http.request" and not message.get("more_body", False)
         if whole or message["type"] != "http.request" or size > LARGEST_BODY:
             break
-    body = b"".join(each.get("body", b"") for each in read) if whole and size <= LARGEST_BODY else None
+    body = b"".join(piece.get("body", b"") for piece in read) if whole and size <= LARGEST_BODY else None
     if body is not None:
         read = [{"type": "http.request", "body": body, "more_body": False}]
     read.reverse()

@@ -77,7 +77,7 @@ def _has(scope: Scope, tag: str) -> bool:
     """Return whether If-None-Match names a tag, compared weakly (RFC 9110, section 13.1.2)."""
     given = ",".join(Headers(scope=scope).getlist("if-none-match"))
     opaque = tag.removeprefix("W/")
-    return any(each.strip().removeprefix("W/") == opaque for each in given.split(","))
+    return any(part.strip().removeprefix("W/") == opaque for part in given.split(","))
 
 
 @cache

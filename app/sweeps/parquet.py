@@ -44,9 +44,9 @@ def write(path: Path, sweep: Sweep, rows: Iterable[dict[str, Any]]) -> Iterator[
     kinds = {name: _type(values) for name, values in sweep.grid.items()}
     columns = {**kinds, **{f"{part}.{name}": _figure_type(part, name) for part, name in COLUMNS}, "problems": "string"}
     fields = schema(list(columns.items()))
-    each = iter(rows)
+    left = iter(rows)
     with parquet.ParquetWriter(path, fields, compression="zstd") as writer:
-        while group := list(islice(each, ROW_GROUP)):
+        while group := list(islice(left, ROW_GROUP)):
             cells = zip(*(_cells(row, kinds) for row in group), strict=True)
             arrays = [list(column) for column in cells]
             writer.write_batch(RecordBatch.from_pydict(dict(zip(columns, arrays, strict=True)), schema=fields))

@@ -95,7 +95,7 @@ def _window(sweep: Sweep, starts: range, pool: _Pool) -> Iterator[list[str]]:
 def lines_of(request: Mapping[str, Any], grid: Mapping[str, tuple[Any, ...]], start: int) -> list[str]:
     """Return the rows of a block as JSON, in the process that computes them."""
     swept = answers(Sweep(request=request, grid=grid), start, start + BLOCK)
-    return [json.dumps(row(each)) for each in swept]
+    return [json.dumps(row(point)) for point in swept]
 
 
 def _is_death(error: Exception) -> bool:

@@ -71,8 +71,8 @@ def _cached_widths(layer: Layer) -> tuple[int, int] | None:
 
 
 def _layer(kind: LayerKind, owned: tuple[Module | Buffer, ...]) -> Layer:
-    modules = tuple(each for each in owned if isinstance(each, Module))
-    return Layer(kind=kind, modules=modules, buffers=tuple(each for each in owned if isinstance(each, Buffer)))
+    modules = tuple(part for part in owned if isinstance(part, Module))
+    return Layer(kind=kind, modules=modules, buffers=tuple(part for part in owned if isinstance(part, Buffer)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +207,7 @@ class Model:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The layers that run, in order."""
-        return tuple(layer for each in self.stacks for layer in each.layers)
+        return tuple(layer for stack in self.stacks for layer in stack.layers)
 
     @cached_property
     def attention_types(self) -> frozenset[MixerType]:
@@ -294,7 +294,7 @@ class Model:
 
     @property
     def _embeddings(self) -> Iterator[Module]:
-        return (each for each in self.outer.values() if each.kind == "embedding" and self.reads_text(each.name))
+        return (module for module in self.outer.values() if module.kind == "embedding" and self.reads_text(module.name))
 
     @cached_property
     def reward(self) -> Model:

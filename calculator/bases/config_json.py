@@ -166,7 +166,7 @@ def _aqlm_problems(dense: Any) -> Iterator[Problem]:
             f' checkpoints have dense: add "{HEAD}" to the list in the config.json, here and where you train'
         )
         yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=dense)
-    elif others := [each for each in dense if each != HEAD and not str(each).endswith(".weight")]:
+    elif others := [name for name in dense if name != HEAD and not str(name).endswith(".weight")]:
         message = f"linear layers that AQLM leaves dense are not modeled, except {HEAD}: {_WAY_OUT}"
         yield Problem(loc=f"{LOC}.{DENSE}", msg=message, input=others)
 

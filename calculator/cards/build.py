@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def groups() -> dict[str, tuple[GPU, ...]]:
     """Return the cards of each group, sorted by memory, largest first."""
     found: dict[str, list[GPU]] = {}
-    for card in sorted(gpus(), key=lambda each: -each.usable_bytes):
+    for card in sorted(gpus(), key=lambda gpu: -gpu.usable_bytes):
         found.setdefault(group_of(card), []).append(card)
     return {name: tuple(cards) for name, cards in found.items()}
 

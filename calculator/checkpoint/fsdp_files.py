@@ -49,7 +49,7 @@ def sharded_optimizer_bytes(
 ) -> int:
     """Return the total size of the optimizer's .distcp files of all processes, in bytes."""
     saved = _named_states(groups, optimizer, name_of)
-    states = [each for state in saved["state"].values() for each in state.values()]
+    states = [tensor for state in saved["state"].values() for tensor in state.values()]
     options = [value for group in saved["param_groups"] for value in group.values()]
     return sum(_shards(state, count) for state in states) + sum(file_bytes(value, _STREAM) for value in options)
 
@@ -62,7 +62,7 @@ def _named_states(
     saved = state_dict(groups, replace(optimizer, step_on_device=False), device="cpu")
     return {
         "state": {names[number]: state for number, state in saved["state"].items()},
-        "param_groups": [{**each, "params": [names[n] for n in each["params"]]} for each in saved["param_groups"]],
+        "param_groups": [{**group, "params": [names[n] for n in group["params"]]} for group in saved["param_groups"]],
     }
 
 

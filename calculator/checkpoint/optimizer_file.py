@@ -119,7 +119,7 @@ def _options(optimizer: Optimizer) -> dict[str, Any]:
     """
     options = _OPTIONS.get(optimizer.name) or (_BNB_LION if "lion" in optimizer.name else _BNB_ADAM)
     options = {
-        name: tuple(each for each in value) if isinstance(value, tuple) else value for name, value in options.items()
+        name: tuple(item for item in value) if isinstance(value, tuple) else value for name, value in options.items()
     }
     return {"weight_decay": _FLOAT, "lr": _FLOAT, **options, "initial_lr": _FLOAT}
 

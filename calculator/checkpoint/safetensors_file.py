@@ -49,7 +49,7 @@ def file_bytes(tensors: Iterable[SavedTensor]) -> int:
     """Return the size of the file that `save_file(tensors, metadata={"format": "pt"})` writes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for tensor in sorted(tensors, key=lambda each: (-_ORDER[each.dtype], each.name)):
+    for tensor in sorted(tensors, key=lambda other: (-_ORDER[other.dtype], other.name)):
         begin, end = end, end + tensor.bytes
         header[tensor.name] = {
             "dtype": _DTYPES[tensor.dtype],

@@ -111,7 +111,7 @@ def lengths_of(samples: Iterable[int]) -> Lengths | None:
             longest, longest_sample = length, number
     if not counts:
         return None
-    multiple = next((each for each in (1, *ROUNDINGS) if len(_rounded(counts, each)) <= MOST_LENGTHS), ROUNDINGS[-1])
+    multiple = next((step for step in (1, *ROUNDINGS) if len(_rounded(counts, step)) <= MOST_LENGTHS), ROUNDINGS[-1])
     return Lengths(
         pairs=tuple(sorted(_rounded(counts, multiple).items())),
         longest_sample=longest_sample,

@@ -68,7 +68,7 @@ def advice(request: Request, lengths: Lengths) -> LengthAdvice:
     return LengthAdvice(
         estimate=current,
         tokens=cut.padded_tokens(batch),
-        changes=tuple(sorted(changes, key=lambda each: -(each.saved_bytes or 0))),
+        changes=tuple(sorted(changes, key=lambda change: -(change.saved_bytes or 0))),
     )
 
 

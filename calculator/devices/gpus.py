@@ -14,6 +14,9 @@ from calculator.common.errors import refusal
 MIB = 1 << 20
 GIB = 1 << 30
 
+#: What a request can state instead of a card that is not in the catalogue.
+INSTEAD = "give its size as device.memory_bytes"
+
 _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generation)\b")
 
 
@@ -179,5 +182,4 @@ def _suggestion(name: str) -> str:
     names = {_key(card.name): card.name for card in gpus()}
     key = _key(name)
     near = [names[alias] for alias in names if key and key in alias] or [names[k] for k in closest(key, list(names))]
-    instead = "give its size as device.memory_bytes"
-    return f"did you mean {', '.join(near[:6])}? Or {instead}" if near else instead
+    return f"did you mean {', '.join(near[:6])}? Or {INSTEAD}" if near else INSTEAD

@@ -115,7 +115,7 @@ def fit(
     usable_memory = colocated.remaining(usable_memory) if colocated else usable_memory
     awake = colocated.needed(usable_memory.bytes) if colocated else 0
     least, required_bytes = (
-        max(awake, each) for each in (peak_allocated_bytes + library_workspace_bytes + context_bytes, required_bytes)
+        max(awake, size) for size in (peak_allocated_bytes + library_workspace_bytes + context_bytes, required_bytes)
     )
     outcome = replayed(usable_memory.bytes) if replayed else None
     verdict = outcome.verdict if outcome else _verdict(usable_memory.bytes, least, required_bytes)

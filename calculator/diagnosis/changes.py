@@ -33,23 +33,23 @@ def changes(request: Request, answer: Estimate, outcome: Outcome, usable_bytes: 
         *_expandable_segments_changes(request, outcome, reproduces=reproduces),
         *sharding_changes(request, answer, usable_bytes, reproduces=reproduces),
     ]
-    for each in suggestions(request, answer):
-        replay = each.estimate.memory.replay
+    for suggestion in suggestions(request, answer):
+        replay = suggestion.estimate.memory.replay
         assert replay is not None
         verdict = replay.outcome(usable_bytes).verdict
         found.append(
             Change(
-                changes=each.changes,
-                request=each.request,
-                saved_bytes=each.saved_bytes,
+                changes=suggestion.changes,
+                request=suggestion.request,
+                saved_bytes=suggestion.saved_bytes,
                 verdict=verdict,
                 ends=verdict is not Verdict.DOES_NOT_FIT if reproduces else None,
-                statement=each.rule.statement,
-                source=each.rule.source,
-                cost=each.cost,
+                statement=suggestion.rule.statement,
+                source=suggestion.rule.source,
+                cost=suggestion.cost,
             )
         )
-    return tuple(sorted(found, key=lambda each: (not each.ends, -each.saved_bytes)))
+    return tuple(sorted(found, key=lambda change: (not change.ends, -change.saved_bytes)))
 
 
 def _expandable_segments_changes(request: Request, outcome: Outcome, *, reproduces: bool) -> Iterator[Change]:

@@ -92,7 +92,7 @@ def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
 def _reached(journal: Journal, message: Message) -> int:
     """Return the index of the first request that does not fit, as the run already uses what the device offered."""
     most = message.capacity_bytes + sum(
-        each.rounding for each in (message.allocated, message.unallocated, message.free)
+        figure.rounding for figure in (message.allocated, message.unallocated, message.free)
     )
     return next((n for n, request in enumerate(journal.requests) if request.allocated > most), len(journal.requests))
 
@@ -174,4 +174,4 @@ def alive(journal: Journal, match: Match) -> tuple[tuple[Kind, int, int], ...]:
         request = journal.requests[number]
         counts.setdefault(request.kind, []).append(request.size)
     found = [(kind, len(sizes), sum(sizes)) for kind, sizes in counts.items()]
-    return tuple(sorted(found, key=lambda each: -each[2]))
+    return tuple(sorted(found, key=lambda candidate: -candidate[2]))

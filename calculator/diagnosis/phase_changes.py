@@ -49,8 +49,8 @@ def phase_changes(
         return (_without_merge(request, match),)
     now = needed(request.run)
     found = []
-    for each in _options(request.run):
-        run = replace(request.run, **each.settings)
+    for option in _options(request.run):
+        run = replace(request.run, **option.settings)
         try:
             check_request(replace(request, run=run))
             check_generation(run, resident.prepared)
@@ -61,18 +61,18 @@ def phase_changes(
             continue
         found.append(
             Change(
-                changes={f"run.{name}": value for name, value in each.settings.items()},
+                changes={f"run.{name}": value for name, value in option.settings.items()},
                 request=request.estimate,
                 run=run,
                 saved_bytes=now - required,
                 verdict=Verdict.FITS if required <= usable_bytes else Verdict.DOES_NOT_FIT,
                 ends=required <= usable_bytes if now > usable_bytes else None,
-                statement=each.statement,
-                source=each.source,
+                statement=option.statement,
+                source=option.source,
                 cost=1.0,
             )
         )
-    return tuple(sorted(found, key=lambda each: (not each.ends, -each.saved_bytes)))
+    return tuple(sorted(found, key=lambda change: (not change.ends, -change.saved_bytes)))
 
 
 def _live(resident: ResidentState, run: RunSettings) -> int:

@@ -58,11 +58,11 @@ def phase_matches(
     check_generation(request.run, resident.prepared)
     phases = _Phases(request, resident, workspace_bytes, message)
     found: dict[tuple[str, str], PhaseMatch] = {}
-    for each in phases.matches():
-        first_match = found.setdefault((each.phase, each.tensor), each)
-        if abs(each.difference_bytes) < abs(first_match.difference_bytes):
-            found[each.phase, each.tensor] = each
-    return tuple(sorted(found.values(), key=lambda each: abs(each.difference_bytes)))
+    for match in phases.matches():
+        first_match = found.setdefault((match.phase, match.tensor), match)
+        if abs(match.difference_bytes) < abs(first_match.difference_bytes):
+            found[match.phase, match.tensor] = match
+    return tuple(sorted(found.values(), key=lambda match: abs(match.difference_bytes)))
 
 
 class _Phases:
@@ -112,7 +112,7 @@ class _Phases:
                 (place, self._closest_batch_count(ran, given + recording.curve.before(place))) for place in found
             ]
             place, batches = min(
-                options, key=lambda each: abs(self._difference(self._allocated_before(ran, given, *each)))
+                options, key=lambda option: abs(self._difference(self._allocated_before(ran, given, *option)))
             )
             kept = tuple(self.gathered.before_forward(batches))
             moment = recording.curve.at(place)
@@ -167,7 +167,7 @@ class _Phases:
         outputs, labels = self.gathered.outputs, self.gathered.labels
         with_outputs, with_labels = self.gathered.concatenations(batches)
         of_kind, moment = (outputs, with_outputs) if number < len(outputs) else (labels, with_labels)
-        later = [WITH_BATCH.format(each.name) for each in of_kind[number - len(outputs) * (of_kind is labels) :]]
+        later = [WITH_BATCH.format(kind.name) for kind in of_kind[number - len(outputs) * (of_kind is labels) :]]
         rows = self.evaluation.in_concatenation(moment)
         later_row = next(row for row in rows if row.name == later[0])
         return later_row, tuple(row for row in rows if row.name not in later)
@@ -208,7 +208,7 @@ class _Phases:
             allocated_bytes=allocated,
             difference_bytes=self._difference(allocated),
             same_allocated=self.message.allocated.includes(allocated),
-            alive=tuple(sorted(alive, key=lambda each: -each.bytes)),
+            alive=tuple(sorted(alive, key=lambda tensor: -tensor.bytes)),
         )
 
     def _shown_equal(self, size: int) -> bool:

@@ -114,7 +114,7 @@ class _Reader:
     def _close(self, code: int) -> None:
         """Move the items above the last mark into the container below it, or into a tuple."""
         stack = self.stack
-        above = next((n for n, each in enumerate(reversed(stack)) if each is _MARK), None)
+        above = next((n for n, item in enumerate(reversed(stack)) if item is _MARK), None)
         if above is None:
             raise ValueError("no mark")
         start = len(stack) - 1 - above

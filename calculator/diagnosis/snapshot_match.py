@@ -63,13 +63,13 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
     alive: dict[int, Counter[Kind]] = {}
     components: dict[ComponentName, int] = {}
     for number in journal.alive_requests(place + 1):
-        each = journal.requests[number]
-        alive.setdefault(each.size, Counter())[each.kind] += 1
-        components[each.kind.component] = components.get(each.kind.component, 0) + each.size
+        asked = journal.requests[number]
+        alive.setdefault(asked.size, Counter())[asked.kind] += 1
+        components[asked.kind.component] = components.get(asked.kind.component, 0) + asked.size
     sizes = [
         _match_of_size(size, snapshot.blocks[size], alive.get(size, Counter())) for size in {*snapshot.blocks, *alive}
     ]
-    sizes.sort(key=lambda each: -each.size * max(each.blocks, each.tensors))
+    sizes.sort(key=lambda size: -size.size * max(size.blocks, size.tensors))
     return SnapshotMatch(
         snapshot=snapshot,
         step=request.step,

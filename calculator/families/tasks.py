@@ -73,7 +73,7 @@ def for_task(model: Model, families: Mapping[str, Family], task: Task, raw: Mapp
     modeled = families[model.model_type].tasks.get(task.name)
     if modeled is None:
         message = (
-            f"{task.name} of {model.model_type} is not modeled: leave task out, or use another model, of the types"
+            f"{task.name} of {model.model_type} is not modeled: leave task out, or use a model of another type:"
             f" {', '.join(families_of(families, task.name))}"
         )
         raise refusal("task", message, task.name)

@@ -58,13 +58,13 @@ def with_task_head(model: Model, task: Task, raw: Mapping[str, Any]) -> Model:
         return with_head_dropout(model.with_head(linear("qa_outputs", hidden, 2, bias=True)), 0.0)
     head = linear(TOKEN_HEADS[model.model_type], hidden, named(task.num_labels, "num_labels"), bias=True)
     given = read(tuple(map(_probability, ("classifier_dropout", "hidden_dropout"))), raw)
-    is_token_task = (
+    dropouts = (
         given["classifier_dropout"],
         _DROPOUT if model.model_type in _WITH_OWN_DROPOUT else None,
         model.config.get("hidden_dropout", given["hidden_dropout"]),
         _DROPOUT,
     )
-    return with_head_dropout(model.with_head(head), next(each for each in is_token_task if each is not None))
+    return with_head_dropout(model.with_head(head), next(dropout for dropout in dropouts if dropout is not None))
 
 
 def _probability(name: str) -> Field:

@@ -88,14 +88,14 @@ class Costs:
 
     def _cached(self) -> Cost:
         virtual = self._virtual_bytes()
-        each = self._cache_bytes(1)
+        position_bytes = self._cache_bytes(1)
         return Cost(
             name="kv_cache_bytes",
             unit="bytes",
             base=self._cache_bytes(self.positions) + self._state_bytes(),
             added=virtual,
             formula="bytes of a position in all layers and sequences × virtual tokens",
-            substituted=f"{each:,} × {self.virtual:,}",
+            substituted=f"{position_bytes:,} × {self.virtual:,}",
             source=_CACHE,
         )
 

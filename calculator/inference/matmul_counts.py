@@ -54,7 +54,7 @@ def trained_products(model: Model, trains: Callable[[str, Module], bool]) -> int
         if trains(module.under(f"{stack.name}.*"), module)
     )
     outer = model.outer.values() if model.head is not None else ()
-    head = next((each for each in outer if each.name == model.head), None)
+    head = next((module for module in outer if module.name == model.head), None)
     if f"{model.head}.weight" in model.tied:
         head = model.embedding
     return round(inside) + (int(elements(head.weight.shape)) if head is not None and trains(head.name, head) else 0)

@@ -70,7 +70,7 @@ def peaks(resident: ResidentState, served: ServedMethod, serving: Serving) -> tu
     if serving.max_new_tokens > 2:
         last = first + Dim(serving.max_new_tokens - 2, "max_new_tokens - 2")
         ran.append(("last_decode", generation.decode(last, prefill.cache, first=False)))
-    return tuple(Peak(name=name, resident_tensors=tensors, ran=each) for name, each in ran)
+    return tuple(Peak(name=name, resident_tensors=tensors, ran=pass_) for name, pass_ in ran)
 
 
 def positions(served: ServedMethod, serving: Serving) -> Dim:

@@ -54,7 +54,7 @@ class ServingReplay(DeviceReplay):
         if events > MOST_EVENTS:
             return (
                 f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} can be replayed."
-                f" With {MOST_EVENTS // (events // passes):,} new tokens or fewer it is."
+                f" With {MOST_EVENTS // (events // passes):,} new tokens or fewer, they are replayed."
             )
         return None
 

@@ -106,7 +106,7 @@ class Declared:
 def declared(cls: type) -> tuple[Declared, ...]:
     """Return every input of a settings dataclass, in the order of its fields."""
     hints = get_type_hints(cls)
-    inputs = (each for each in dataclasses.fields(cls) if "setting" in each.metadata)
+    inputs = (field for field in dataclasses.fields(cls) if "setting" in field.metadata)
     return tuple(_declared(position, input_, hints[input_.name]) for position, input_ in enumerate(inputs))
 
 
@@ -129,7 +129,7 @@ _POSITION = attrgetter("position")
 
 @cache
 def _declared_by_name(cls: type) -> dict[str, Declared]:
-    return {each.name: each for each in declared(cls)}
+    return {field.name: field for field in declared(cls)}
 
 
 def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:

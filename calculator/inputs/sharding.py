@@ -228,7 +228,7 @@ _DEFAULT_ZERO = ZeroOptimization()
 
 def pins(zero: ZeroOptimization) -> bool:
     """Return whether any offload uses page-locked host memory."""
-    offloads = [each for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
+    offloads = [offload for offload in (zero.offload_optimizer, zero.offload_param) if offload is not None]
     return any(offload.device == "cpu" and offload.pin_memory for offload in offloads)
 
 
@@ -301,7 +301,7 @@ class Sharding:
     def offloads(self) -> bool:
         """Whether any state is in host memory."""
         zero = self.zero_optimization
-        offloads = [each.device for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
+        offloads = [offload.device for offload in (zero.offload_optimizer, zero.offload_param) if offload is not None]
         return self.fsdp_config.cpu_offload or "cpu" in offloads
 
 

@@ -35,12 +35,12 @@ class Parameters:
         "dtype",
         "graph",
         "keeps_inputs",
-        "known",
         "layer",
         "leaves",
         "shared",
         "tape",
         "tied",
+        "tied_to",
         "tower_layer",
         "trained",
         "trains",
@@ -67,7 +67,8 @@ class Parameters:
         #: Whether the pass records a graph, and whether its parameters get gradients.
         self.graph = graph
         self.trains = graph and tape.trains
-        self.known: dict[str, Tensor] = {}
+        #: The parameters that others are tied to, by name.
+        self.tied_to: dict[str, Tensor] = {}
         #: The number of the bound layer. `shared` has the trained parameters by that number and their name, if several
         #: passes share them.
         self.layer: int | None = None
@@ -88,11 +89,11 @@ class Parameters:
         if not self.tied:
             return self._made(name, shape, dtype, trained=trained) if trained else self.plain(name, shape, dtype, None)
         name = self.tied.get(name, name)
-        if name in self.known:
-            return self.known[name]
+        if name in self.tied_to:
+            return self.tied_to[name]
         parameter = self._made(name, shape, dtype, trained=trained)
         if name in self.tied.values():
-            self.known[name] = parameter
+            self.tied_to[name] = parameter
         return parameter
 
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:

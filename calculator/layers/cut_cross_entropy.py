@@ -71,7 +71,7 @@ def _check(x: Tensor, weight: Tensor) -> None:
 def _lengthened_labels(context: Context) -> list[Tensor]:
     """Return the labels if PEFT lengthens them by a prompt. Other labels stay with the batch."""
     of_tokens = ((context.batch, context.length), "int64")
-    return [each for each in context.forward_locals if (each.shape, each.dtype) == of_tokens]
+    return [local for local in context.forward_locals if (local.shape, local.dtype) == of_tokens]
 
 
 def _labeled(context: Context, shape: Shape) -> Tensor:
@@ -107,7 +107,7 @@ def _linear_cross_entropy(
     if capped:
         losses = tape.scratch((count,), "float32", "negative logits of the labels, capped")
     if node is not None:
-        for saved in (x, weight, log_sum_exp, labeled, *(each for each in (average, bias) if each is not None)):
+        for saved in (x, weight, log_sum_exp, labeled, *(tensor for tensor in (average, bias) if tensor is not None)):
             node.save(saved)
     loss = tape.new((), "float32", "loss, summed", node)
     del losses

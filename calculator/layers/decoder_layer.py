@@ -67,7 +67,7 @@ def _own_module(modules: LayerModules) -> str:
     if modules.kind.attention == "conv":
         return "conv"
     mixers = ("self_attn", "linear_attn", *(("mamba",) if modules.kind.attention == "linear_attention" else ()))
-    return next((each for each in mixers if each in modules), "attention")
+    return next((mixer for mixer in mixers if mixer in modules), "attention")
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def chunk_gated_delta_rule(
     `block`: the largest block of a key's elements that a kernel of the card reads.
     """
     query, key, value, decay, beta = inputs
-    tape, edges = query.tape, tuple([each.edge for each in inputs])
+    tape, edges = query.tape, tuple([tensor.edge for tensor in inputs])
     call = _call(key, value, returns_state=returns_state, block=block)
     node = NodeWithOutputs(tape, _back, edges, call, outputs=2) if any(edges) else None
     _passed = [_contiguous(query, "query"), _contiguous(key, "key")]
@@ -70,8 +70,8 @@ def chunk_gated_delta_rule(
     out = tape.new(value.shape, value.dtype, "output of the rule", node)
     del recomputed, new_values
     if node is not None:
-        for each in (query, query_root, key, key_root, value, decay, beta, system):
-            node.save(each)
+        for tensor in (query, query_root, key, key_root, value, decay, beta, system):
+            node.save(tensor)
     return out, None if state is None else Tensor(tape, state.storage, state.shape, state.dtype, node, 1)
 
 

@@ -130,17 +130,17 @@ def _position_ids(context: Context, tiles: int) -> tuple[Tensor, list[Tensor]]:
     of_tiles, of_sides, of_patches = (tiles,), (tiles, side), (tiles, named(side**2, "patches"))
     kept = [tape.new((side,), "float32", "boundaries of positions")]
     zeros = tape.new(of_patches, "int64", "positions, zeros")
-    kept += [tape.new(of_tiles, "int64", f"patches of {each}") for each in ("columns", "rows")]
-    for each in ("rows", "columns"):
-        reciprocal = tape.new(of_tiles, "float32", f"1 / patches of {each}")
-        kept.append(tape.new(of_tiles, "float32", f"step of {each}"))
+    kept += [tape.new(of_tiles, "int64", f"patches of {name}") for name in ("columns", "rows")]
+    for name in ("rows", "columns"):
+        reciprocal = tape.new(of_tiles, "float32", f"1 / patches of {name}")
+        kept.append(tape.new(of_tiles, "float32", f"step of {name}"))
         del reciprocal
-    kept += [tape.new((side,), "float32", f"indices of {each}") for each in ("rows", "columns")]
-    fractions = [tape.new(of_sides, "float32", f"fractions of {each}") for each in ("rows", "columns")]
+    kept += [tape.new((side,), "float32", f"indices of {name}") for name in ("rows", "columns")]
+    fractions = [tape.new(of_sides, "float32", f"fractions of {name}") for name in ("rows", "columns")]
     while fractions:
         kept.append(tape.new(of_sides, "float32", "fractions, limited"))
         fractions.pop(0)
-    kept += [tape.new(of_sides, "int64", f"positions of {each}") for each in ("rows", "columns")]
+    kept += [tape.new(of_sides, "int64", f"positions of {name}") for name in ("rows", "columns")]
     times_side = tape.new(of_sides, "int64", "positions of rows · side")
     kept.append(tape.new(of_patches, "int64", "positions"))
     del times_side
@@ -232,7 +232,7 @@ def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     x = unit.receive(unit.before(x))
     heads = context.config["vision_config"]["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
-    query, key, value = (ops.view(modules[f"self_attn.{each}_proj"](x), shape) for each in ("q", "k", "v"))
+    query, key, value = (ops.view(modules[f"self_attn.{name}_proj"](x), shape) for name in ("q", "k", "v"))
     context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)
     return leave(path, unit.after(modules["self_attn.out_proj"](attn_output)))

@@ -90,7 +90,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
     """
     tape = query.tape
     trained = () if bias is None or bias.edge is None else (bias,)
-    edges = tuple([each.edge for each in (query, key, value, *trained)])
+    edges = tuple([argument.edge for argument in (query, key, value, *trained)])
     node = Node(tape, _efficient_back, edges) if any(edges) else None
     if node is not None:
         tape.reads_graph = True

@@ -96,7 +96,7 @@ class Mamba2:
         """Run the mixer."""
         name, config = self.name, context.config
         act = ACTIVATIONS[config[self.act]]
-        heads, head, groups, state = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state"))
+        heads, head, groups, state = (config[f"mamba_{key}"] for key in ("n_heads", "d_head", "n_groups", "d_state"))
         (batch, length, _), dtype = hidden_states.shape, hidden_states.dtype
         inner, shared = heads * head, groups * state
         projected, hidden_states = self._projected(context, modules, hidden_states)
@@ -118,13 +118,13 @@ class Mamba2:
             gated = self.gates_state_update and f"{name}.norm" not in modules
             z = ops.view(gate, (batch, heads, head)) if gated else None
             x, dt = ops.view(hidden_states, (batch, heads, head)), ops.view(dt, (batch, heads, 1))
-            b, c = (ops.view(each, (batch, groups, state)) for each in (b, c))
+            b, c = (ops.view(tensor, (batch, groups, state)) for tensor in (b, c))
             out = mamba2_state_update(x, dt, rate, b, c, before, parameters, z)
             context.cache.update_state()
         else:
             gated = False
             x = ops.view(hidden_states, (batch, length, heads, head))
-            b, c = (ops.view(each, (batch, length, groups, state)) for each in (b, c))
+            b, c = (ops.view(tensor, (batch, length, groups, state)) for tensor in (b, c))
             inputs, chunk = (x, dt, rate, b, c, parameters["D"], parameters["dt_bias"]), config["mamba_chunk_size"]
             scan = chunk_scan_combined if packaged else mamba2_chunk_scan
             out, last = scan(*inputs, chunk)
@@ -158,7 +158,7 @@ class Mamba2:
             out=out["weight"],
             out_bias=out.get("bias"),
         )
-        sizes = (config[f"mamba_{each}"] for each in ("n_heads", "d_head", "n_groups", "d_state", "chunk_size"))
+        sizes = (config[f"mamba_{name}"] for name in ("n_heads", "d_head", "n_groups", "d_state", "chunk_size"))
         group = inputs.rate.shape[0] * config["mamba_d_head"] // config["mamba_n_groups"]
         if norm and group * ITEMSIZE[projected.dtype] > fused.LARGEST_GROUP:
             message = f"mamba_ssm norms groups of at most 64 KiB, not of {group:,} numbers: leave it out"
@@ -173,7 +173,7 @@ class Mamba2:
 
         Source: modeling_granitemoehybrid.py, mamba2_split_conv1d_scan_combined.
         """
-        for name in [each for each in ("conv1d", "norm", "out_proj") if f"{self.name}.{each}" in modules]:
+        for name in [module for module in ("conv1d", "norm", "out_proj") if f"{self.name}.{module}" in modules]:
             for parameter in modules[f"{self.name}.{name}"].own.values():
                 external(f"{modules.prefix}{self.name}", parameter)
 

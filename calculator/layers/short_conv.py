@@ -57,8 +57,8 @@ def _filters(conv: BoundModule) -> Tensor:
     """
     weight = conv.own["weight"]
     if conv.tape.calls_modules:
-        for each in conv.own.values():
-            external(conv.name.rpartition(".")[0], each)
+        for parameter in conv.own.values():
+            external(conv.name.rpartition(".")[0], parameter)
         return transposed(weight)
     return ops.view(ops.view(weight, (weight.shape[0], weight.shape[2])), weight.shape)
 

@@ -70,7 +70,7 @@ def mamba2_chunk_scan(
         ops.cast(a, "float32", "A in float32"), ops.cast(dt, "float32", "time step in float32"), "A · time step"
     )
     named = ((x, "input", layout.several), (a, "A", False), (b, "B", layout.by_chunks), (c, "C", layout.by_chunks))
-    x, a, b, c = [_in_chunks(each, chunks, chunk, name, back=back) for each, name, back in named]
+    x, a, b, c = [_in_chunks(tensor, chunks, chunk, name, back=back) for tensor, name, back in named]
     del named
     by_chunks = (batch, heads, chunks, chunk)
     a = ops.view(a, by_chunks)

@@ -124,10 +124,10 @@ def run_layers(
 def _layers(context: Context, name: str) -> Iterator[tuple[Unit, LayerModules]]:
     """Yield the layers of a tower's stack, and the modules outside the stack that follow them."""
     stack = next(part for part in context.model.parts if isinstance(part, Stack) and part.name == name)
-    for number, each in enumerate(stack.layers):
-        unit = context.hooks.tower_layer(each, name)
+    for number, layer in enumerate(stack.layers):
+        unit = context.hooks.tower_layer(layer, name)
         context.parameters.tower_layer = number
-        bound = context.layer(each, f"{name}.*.")
+        bound = context.layer(layer, f"{name}.*.")
         context.parameters.tower_layer = None
         yield unit, bound
     paths = [path for path in context.model.outer if path.startswith(f"{name}.")]
@@ -184,7 +184,7 @@ class Chunks(NamedTuple):
         while start < len(lengths):
             periods = (1, _row(lengths, start), len(self.of_image))
             found = {period: _repeat_count(lengths, start, period) for period in periods}
-            period = max(found, key=lambda each: each * max(0, found[each] - INTERPRETED))
+            period = max(found, key=lambda length: length * max(0, found[length] - INTERPRETED))
             yield lengths[start : start + period], found[period]
             start += period * found[period]
 
@@ -231,7 +231,7 @@ def _attended(
     query, key, value = ops.split(ops.permute(qkv, (3, *by_heads)), [by_heads] * 3, stacks=True)
     del qkv
     query, key = _rotated(query, key, tables)
-    query, key, value = (ops.view(each, (1, heads, patches, head_dim)) for each in (query, key, value))
+    query, key, value = (ops.view(tensor, (1, heads, patches, head_dim)) for tensor in (query, key, value))
     if context.attention == "flash_attention_2":
         # One call for all chunks.
         out = attention.attend(context, query, key, value, samples=Samples(chunks.number, bounds))
@@ -239,7 +239,7 @@ def _attended(
     _lengths = context.tape.new((chunks.number,), "int32", "patches of each chunk")
     loops = [(Loop(context.tape, times), lengths) for lengths, times in chunks.repeats()]
     shapes = [(1, heads, length, head_dim) for loop, lengths in loops for length in lengths * loop.interpreted]
-    splits = [ops.split(each, shapes) for each in (query, key, value)]
+    splits = [ops.split(tensor, shapes) for tensor in (query, key, value)]
     attended = zip(_begun(loops, splits[0]), splits[1], splits[2], strict=True)
     outputs = [attention.attend(context, *chunk) for chunk in attended]
     out = ops.cat(outputs, (1, patches, width), "attention output, all chunks")

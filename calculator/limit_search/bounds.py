@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import refusal
 from calculator.estimation import image_requests
 from calculator.estimation.image_requests import MOST_CHUNKS
@@ -39,6 +40,12 @@ class Bound:
     reason: str
 
 
+def beyond(required: int, usable: int, card: str) -> str:
+    """Say how much more than a card's memory a run requires, for the end of a sentence."""
+    offered = f"the {format_size(usable)} that {card} offers"
+    return f"{format_size(required - usable)} more than {offered}" if required > usable else f"all of {offered}"
+
+
 def solved(request: Request, name: SizeName) -> Declared:
     """Return the declaration of the setting that is solved for.
 
@@ -59,7 +66,7 @@ def without_length(request: Request, model: Model, name: SizeName) -> None:
         PlanError: if it is solved for.
     """
     if name == "sequence_length" and model.hears:
-        others = (each for each in solvable(request.method, request.task) if each != name)
+        others = (other for other in solvable(request.method, request.task) if other != name)
         raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(others)}", name)
 
 
@@ -76,7 +83,7 @@ def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Dec
 
 def bound(request: Request, model: Model, name: SizeName) -> Bound:
     """Return the lowest bound on a setting, apart from memory."""
-    return min(_bounds(request, model, name), key=lambda each: each.limit)
+    return min(_bounds(request, model, name), key=lambda found: found.limit)
 
 
 def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
@@ -116,7 +123,7 @@ def _matrix(request: Request, model: Model) -> Bound:
     The rank of B·A can't exceed it in any matrix.
     """
     sides = _smaller_sides(request, model)
-    name = max(sides, key=lambda each: sides[each])
+    name = max(sides, key=lambda side: sides[side])
     reason = f"the smaller side of {name} is {sides[name]:,}, the largest of all adapted matrices: rank is at most that"
     return Bound(by="matrix", limit=sides[name], reason=reason)
 

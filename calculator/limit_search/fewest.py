@@ -13,9 +13,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import refusal
 from calculator.inputs.sharding import MODELED, ShardingName
-from calculator.limit_search.bounds import Bound
+from calculator.limit_search.bounds import Bound, beyond
 from calculator.limit_search.limit import Limit
 from calculator.limit_search.replays import search_of
 
@@ -111,8 +112,8 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
     ended = least.estimate.fit.out_of_memory if least.estimate.fit else None
     way_out = WHILE_LOADED if sharding == "fsdp" and ended and ended.phase == "load" else WAYS_OUT[sharding]
     reason = (
-        f"the least that was found is {required:,} bytes on each of {value:,} GPUs, of the {usable:,} that a card "
-        f"offers; {way_out}"
+        f"the least that was found is {format_size(required)} on each of {value:,} GPUs, of the "
+        f"{format_size(usable)} that a card offers; {way_out}"
     )
     bound = Bound(by="memory", limit=usable, reason=reason)
     return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")
@@ -165,7 +166,7 @@ def _between(search: Probes | Replays, end: int) -> Limit:
     """Return the smallest number that fits. `end` fits, and none of the first numbers below it does."""
     probes = search.ruled
     possible = [count for count in range(LEAST, end) if count not in probes.tried and _may_fit(probes, count)]
-    multiple = next(each for each in MULTIPLES if each == MULTIPLES[-1] or len(possible) <= ALL * each)
+    multiple = next(multiple for multiple in MULTIPLES if multiple == MULTIPLES[-1] or len(possible) <= ALL * multiple)
     value = next((count for count in possible if count % multiple == 0 and search.fits(count)), end)
     while value > LEAST and search.fits(value - 1):
         value -= 1
@@ -182,7 +183,7 @@ def _between(search: Probes | Replays, end: int) -> Limit:
 
 def _memory(below: ProbeResult, usable: int) -> Bound:
     required = below.estimate.memory.required_bytes
-    reason = f"each of {below.value:,} GPUs would require {required:,} bytes of the {usable:,} that a card offers"
+    reason = f"each of {below.value:,} GPUs would require {beyond(required, usable, 'a card')}"
     return Bound(by="memory", limit=usable, reason=reason)
 
 

@@ -13,7 +13,7 @@ from calculator.estimation.positions import within_positions
 from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.limit_search.bounds import Bound, SolveFor, bound, outgrown, solved, without_length
+from calculator.limit_search.bounds import Bound, SolveFor, beyond, bound, outgrown, solved, without_length
 from calculator.limit_search.fewest import fewest
 from calculator.limit_search.limit import Limit, unknown
 from calculator.limit_search.probes import ProbeResult, Probes
@@ -154,7 +154,7 @@ def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) 
 def _memory(above: ProbeResult) -> Bound:
     fit, required = above.estimate.fit, above.estimate.memory.required_bytes
     assert fit is not None
-    reason = f"{above.value:,} would require {required:,} bytes of the {fit.usable_bytes:,} that the card offers"
+    reason = f"{above.value:,} would require {beyond(required, fit.usable_bytes, 'the card')}"
     return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
 
 

@@ -80,7 +80,7 @@ def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[i
     first, last = -(-(low + 1) // aligned), (high - 1) // aligned
     if last - first < 6:
         return
-    odd = [aligned * each for each in (first | 1, (first + last) // 2 | 1, (last - 1) | 1)]
+    odd = [aligned * factor for factor in (first | 1, (first + last) // 2 | 1, (last - 1) | 1)]
     for groups in zip(*(probes.sizes(value) for value in odd), strict=True):
         if len({len(sizes) for sizes in groups}) == 1:
             for one, other in combinations(sorted(set(zip(*groups, strict=True))), 2):

@@ -208,8 +208,8 @@ class Probes:
 
 def _tensor_sizes(resident: Iterable[ResidentTensors]) -> Iterator[int]:
     """Yield the size of one tensor of each kind."""
-    for each in resident:
-        for tensor in each.of if isinstance(each, PerParameter) else (each,):
+    for group in resident:
+        for tensor in group.of if isinstance(group, PerParameter) else (group,):
             yield tensor.bytes // tensor.count
 
 
@@ -229,7 +229,7 @@ def with_value(request: Request, name: str, value: Any) -> Request:
 
 def requested(request: Request, name: str) -> int:
     """Return the value of one setting in a request."""
-    owner = next(each for each in (request.training, request.method, request.device) if hasattr(each, name))
+    owner = next(part for part in (request.training, request.method, request.device) if hasattr(part, name))
     return int(getattr(owner, name))
 
 

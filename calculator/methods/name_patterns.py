@@ -11,7 +11,7 @@ _LONGEST, _MOST_REPETITIONS = 200, 2
 
 def is_readable(pattern: str) -> bool:
     """Return whether an expression is compiled: a name, or an expression with at most one group and two repetitions."""
-    repetitions = sum(pattern.count(each) for each in "*+?")
+    repetitions = sum(pattern.count(sign) for sign in "*+?")
     simple = pattern.count("(") <= 1 and repetitions <= _MOST_REPETITIONS and not re.search(r"\)[*+?]", pattern)
     if not simple or len(pattern) > _LONGEST or not _PATTERN.fullmatch(pattern):
         return False

@@ -180,7 +180,7 @@ class PreparedModel:
         if spec is None:
             spec = self.method.module_spec(path, module, self.model, self.given)
             if self.method.makes_on_host and not self._moves_model:
-                spec = replace(spec, added=tuple([each for each in spec.added if not each.made_on_host]))
+                spec = replace(spec, added=tuple([parameter for parameter in spec.added if not parameter.made_on_host]))
             spec = self.trainer.module_spec(self, path, spec)
             if self.cast_to is not None:
                 spec = precision.cast(spec, self.cast_to, self.training)

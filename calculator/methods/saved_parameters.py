@@ -51,8 +51,8 @@ class SavedParameters:
         base = self.saved_base_weights(model)
         wrapped = {
             path
-            for name, each in parameters
-            if not each.base and ".modules_to_save." not in name
+            for name, parameter in parameters
+            if not parameter.base and ".modules_to_save." not in name
             for path in accumulate(name.split("."), "{}.{}".format)
         }
 
@@ -63,9 +63,9 @@ class SavedParameters:
             return self.saved_name(written_name)
 
         saved = [
-            SavedTensor(written(name) if each.base else self.saved_name(name), each.shape, each.dtype)
-            for name, each in parameters
-            if each.trained or name in base or self.saves_frozen(each)
+            SavedTensor(written(name) if parameter.base else self.saved_name(name), parameter.shape, parameter.dtype)
+            for name, parameter in parameters
+            if parameter.trained or name in base or self.saves_frozen(parameter)
         ]
         return [*saved, *self.saved_again(parameters, model)]
 

@@ -287,7 +287,7 @@ class Evaluator:
         fitting = _largest(sized, self.fits)
         if fitting is None or not self.is_close(fitting):
             return fitting
-        return _largest(sized, lambda each: self.fits(each) and not self.is_close(each)) or fitting
+        return _largest(sized, lambda option: self.fits(option) and not self.is_close(option)) or fitting
 
     def trained_share(self, method: Method) -> float:
         """Return the share of all parameters that a method trains, from 0 to 1.

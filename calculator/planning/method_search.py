@@ -58,8 +58,8 @@ def search(name: MethodName, evaluator: Evaluator, *, confirm: bool = False) -> 
 
 
 def _chosen(tried: tuple[Candidate, ...], evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    checkpointing = [each.gradient_checkpointing for each in smallest]
-    best = [candidate for each in checkpointing for candidate in _best(tried, evaluator, checkpointing=each)]
+    checkpointing = [candidate.gradient_checkpointing for candidate in smallest]
+    best = [candidate for setting in checkpointing for candidate in _best(tried, evaluator, checkpointing=setting)]
     return tuple(dict.fromkeys(best))
 
 
@@ -68,13 +68,15 @@ def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: 
 
     If memory comes first, also yield the one of the preferred size with the smallest states and a micro-batch of 1.
     """
-    each = [replace(candidate, gradient_checkpointing=checkpointing) for candidate in tried]
-    if not _has_room(each[-1], evaluator):
+    candidates = [replace(candidate, gradient_checkpointing=checkpointing) for candidate in tried]
+    if not _has_room(candidates[-1], evaluator):
         return
-    first = next(candidate for candidate in each if _has_room(candidate, evaluator))
+    first = next(candidate for candidate in candidates if _has_room(candidate, evaluator))
     yield evaluator.largest_micro_batch(first) or first
     if evaluator.needs.order[0] == "memory":
-        thrifty = next((candidate for candidate in each if candidate.optimizer.startswith("paged")), each[-1])
+        thrifty = next(
+            (candidate for candidate in candidates if candidate.optimizer.startswith("paged")), candidates[-1]
+        )
         if evaluator.fits(thrifty):
             yield thrifty
 

@@ -259,9 +259,9 @@ def _refused(tried: dict[MethodName, MethodResult]) -> None:
     first, *others = [example.result.problems for example in tried.values()]
     shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
     named = [(example, problem) for example in tried.values() for problem in example.result.problems]
-    alike = [(each, problem) for each, problem in named[: len(first)] if problem.loc in shared]
-    every = {(problem.loc, problem.msg): (each, problem) for each, problem in named}
-    raise PlanError(*(_at_model(each, problem) for each, problem in alike or every.values()))
+    alike = [(example, problem) for example, problem in named[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (example, problem) for example, problem in named}
+    raise PlanError(*(_at_model(example, problem) for example, problem in alike or every.values()))
 
 
 def _at_model(tried: MethodResult, problem: Problem) -> Problem:

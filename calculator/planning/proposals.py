@@ -44,8 +44,8 @@ class RuledOut:
 def proposals(tried: dict[MethodName, MethodResult]) -> tuple[list[Evaluation], list[RuledOut]]:
     """Return the best of each method, then others that are better in some respect, up to MOST_CONFIGURATIONS."""
     evaluation = {
-        name: sorted((_stated(candidate, each.evaluator) for candidate in each.result.candidates), key=sort_key)
-        for name, each in tried.items()
+        name: sorted((_stated(candidate, result.evaluator) for candidate in result.result.candidates), key=sort_key)
+        for name, result in tried.items()
     }
     dominated = _drop_dominated_qlora(evaluation)
     best = sorted((result[0] for result in evaluation.values() if result), key=sort_key)
@@ -78,7 +78,7 @@ def _drop_dominated_qlora(evaluation: dict[MethodName, list[Evaluation]]) -> lis
     if other is None or other.answer.memory.required_bytes > mine.answer.memory.required_bytes:
         return []
     evaluation["qlora"] = []
-    needs, instead = (size(each.answer.memory.required_bytes) for each in (mine, other))
+    needs, instead = (size(compared.answer.memory.required_bytes) for compared in (mine, other))
     costs = f"a step costs {mine.cost.relative:.2f} times the reference instead of {other.cost.relative:.2f}"
     sentence = f"It fits with {needs}, but with the same micro-batch LoRA needs {instead}, and {costs}."
     return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]

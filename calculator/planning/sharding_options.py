@@ -38,16 +38,16 @@ def sharding_options(chosen: MethodResult, evaluators: Sequence[Evaluator]) -> I
     """Yield a method's option under each sharding, the chosen one first. Yield nothing if there is no choice."""
     if len(evaluators) == 1:
         return
-    for each in sorted(under_each(chosen, evaluators), key=lambda each: each is not chosen):
-        sharding = each.evaluator.device.sharding
-        best = _best(each)
+    for result in sorted(under_each(chosen, evaluators), key=lambda result: result is not chosen):
+        sharding = result.evaluator.device.sharding
+        best = _best(result)
         if best is None:
-            yield ShardingOption(sharding=sharding, sentence=rejection(each).sentence)
+            yield ShardingOption(sharding=sharding, sentence=rejection(result).sentence)
         else:
-            request = each.evaluator.request(best.candidate)
+            request = result.evaluator.request(best.candidate)
             yield ShardingOption(sharding=sharding, request=request, estimate=best.answer, cost=best.cost)
 
 
-def _best(each: MethodResult) -> Evaluation | None:
+def _best(result: MethodResult) -> Evaluation | None:
     """Return the evaluation of the candidate that ranks first."""
-    return min((evaluated(one, each.evaluator) for one in each.result.candidates), key=sort_key, default=None)
+    return min((evaluated(one, result.evaluator) for one in result.result.candidates), key=sort_key, default=None)

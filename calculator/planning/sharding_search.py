@@ -48,7 +48,7 @@ def best_sharding(name: MethodName, evaluators: Sequence[Evaluator]) -> MethodRe
             for example in tried:
                 example.by_rule_alone = by_rule_alone
             found += [MethodResult(name=name, evaluator=example, result=search(name, example)) for example in tried]
-            for chosen in sorted((each for each in found if each.result.candidates), key=_sort_key):
+            for chosen in sorted((result for result in found if result.result.candidates), key=_sort_key):
                 confirmed = _confirmed(name, chosen.evaluator)
                 if confirmed.result.candidates:
                     return confirmed
@@ -83,12 +83,12 @@ def _confirmed(name: MethodName, evaluator: Evaluator) -> MethodResult:
     return MethodResult(name=name, evaluator=evaluator, result=search(name, evaluator, confirm=True))
 
 
-def _sort_key(each: MethodResult) -> tuple[float, ...]:
+def _sort_key(found: MethodResult) -> tuple[float, ...]:
     """Return the rank of the method's best candidate, by the estimates of the search.
 
     If quality comes first, a candidate that a search prefers ranks before others: a larger r, or states in 32 bits.
     """
-    result, evaluator = each.result, each.evaluator
+    result, evaluator = found.result, found.evaluator
     by_preference = evaluator.needs.order[0] == "quality"
     return min(
         (_preference(candidate, result) if by_preference else 0, *sort_key(evaluated(candidate, evaluator)))
@@ -102,9 +102,9 @@ def _preference(candidate: Candidate, result: SearchResult) -> int:
     return settings.index((candidate.method, candidate.optimizer))
 
 
-def _shortfall(each: MethodResult) -> float:
+def _shortfall(result: MethodResult) -> float:
     """Return the bytes that the smallest candidate lacks. Results without one come last."""
-    smallest = each.result.smallest
+    smallest = result.result.smallest
     if smallest is not None:
-        return each.evaluator.short_bytes(smallest)
+        return result.evaluator.short_bytes(smallest)
     return inf

@@ -69,8 +69,12 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
         # The order of lengths is left out, because each idea would replay its own histories.
         answer = estimate(of_one_length(request))
     before = step_cost(model, request, answer).relative
-    found = [each for idea in ideas(request, model) if (each := _suggestion(idea, request, answer, model, before))]
-    return tuple(sorted(found, key=lambda each: -each.saved_bytes))
+    found = [
+        suggestion
+        for idea in ideas(request, model)
+        if (suggestion := _suggestion(idea, request, answer, model, before))
+    ]
+    return tuple(sorted(found, key=lambda suggestion: -suggestion.saved_bytes))
 
 
 def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:

@@ -46,7 +46,7 @@ class HQQWeight(StoredWeight):
         return Dim(outputs * inputs // size, lambda: f"{dim_name(outputs)} · {dim_name(inputs)} / {size}"), size
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """Return the weight, with one row for as many groups as are packed together."""
+        """Return the weight. A row contains the groups that are packed together."""
         rows, size = self.groups(shape)
         together = PACKED_ROWS[self.bits]
         packed = rows if together == 1 else Dim(ceil(rows / together), lambda: f"{dim_name(rows)} / {together}")

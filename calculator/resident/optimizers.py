@@ -297,7 +297,9 @@ if set(OPTIMIZERS) != set(get_args(OptimizerName)):
     raise AssertionError("every optimizer that a request may name has its entry")
 
 #: The optimizers that a Trainer has.
-OF_TRAINERS: dict[str, OptimizerName] = {name: each.name for name, each in OPTIMIZERS.items() if each.of_trainer}
+OF_TRAINERS: dict[str, OptimizerName] = {
+    name: optimizer.name for name, optimizer in OPTIMIZERS.items() if optimizer.of_trainer
+}
 
 
 def updates_in_backward(training: Training) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.total import total_bytes
 from calculator.resident.tensor import ResidentTensor, new_tensor
 from calculator.resident.tensors import with_gradient
 
@@ -30,7 +31,7 @@ class PerParameter:
         self.names = names
         self.component = component
         self.times = times
-        self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
+        self.bytes = total_bytes(of) * len(names) * times
         #: The rows in a ledger, cached by the ledger.
         self.rows: Any = None
 
@@ -53,25 +54,25 @@ ResidentTensors = ResidentTensor | PerParameter
 
 def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
     """Yield every kind of resident tensor by itself."""
-    for each in resident:
-        if isinstance(each, PerParameter):
-            yield from each
+    for tensor in resident:
+        if isinstance(tensor, PerParameter):
+            yield from tensor
         else:
-            yield each
+            yield tensor
 
 
 def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = None) -> dict[int, int]:
     """Return the number of tensors by size in bytes, added to `more`."""
     counts = dict(more or ())
-    for each in resident:
-        if isinstance(each, PerParameter):
-            times = each.times * len(each.names)
-            for tensor in each.of:
+    for own in resident:
+        if isinstance(own, PerParameter):
+            times = own.times * len(own.names)
+            for tensor in own.of:
                 size = tensor.bytes // tensor.count
                 counts[size] = counts.get(size, 0) + tensor.count * times
         else:
-            size = each.bytes // each.count
-            counts[size] = counts.get(size, 0) + each.count
+            size = own.bytes // own.count
+            counts[size] = counts.get(size, 0) + own.count
     return counts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.cached import cached_property
+from calculator.common.total import total_bytes
 from calculator.resident.per_parameter import ResidentTensors
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
     @cached_property
     def bytes(self) -> int:
         """The bytes of all tensors."""
-        return sum([each.bytes for each in self.parts or self])
+        return total_bytes(self.parts or self)
 
     @cached_property
     def components(self) -> dict[ComponentName, Any]:
@@ -42,7 +43,7 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
         if self.parts:
             first, *others = self.parts
             totals = {**first.by_component}
-            more = [each for part in others for each in part.by_component.items()]
+            more = [item for part in others for item in part.by_component.items()]
         else:
             totals, more = {}, [(tensors.component, tensors.bytes) for tensors in self]
         for component, size in more:

@@ -114,7 +114,10 @@ def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
 
 def _added_parameters(prepared: Prepared) -> list[ResidentTensor]:
     """Return the parameters and constants that the method adds to no module, in the dtype that they are cast to."""
-    return [_cast(each, prepared.cast_added_to) for each in prepared.method.added(prepared.model, prepared.training)]
+    return [
+        _cast(parameter, prepared.cast_added_to)
+        for parameter in prepared.method.added(prepared.model, prepared.training)
+    ]
 
 
 def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[ResidentTensor]:
@@ -126,8 +129,8 @@ def layer_parameters(prepared: Prepared, layer: Layer, stack: str = "") -> list[
     stack = stack or prepared.model.decoder.name
     for module in layer.modules:
         _module(tensors, module, module.under(f"{stack}.*"), 1, prepared)
-    added = (each for each in _added_parameters(prepared) if each.name.startswith(f"{stack}.*."))
-    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in added]
+    added = (parameter for parameter in _added_parameters(prepared) if parameter.name.startswith(f"{stack}.*."))
+    tensors += [replace(parameter, count=1, bytes=parameter.bytes // parameter.count) for parameter in added]
     return _placed_in_graph(prepared.model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -138,7 +141,7 @@ def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
     for name, module in model.outer.items():
         _module(tensors, module, name, 1, prepared)
     of_stacks = tuple(f"{stack.name}.*." for stack in model.stacks)
-    tensors += [each for each in _added_parameters(prepared) if not each.name.startswith(of_stacks)]
+    tensors += [parameter for parameter in _added_parameters(prepared) if not parameter.name.startswith(of_stacks)]
     return _placed_in_graph(model, [tensor for tensor in tensors if tensor.parameters])
 
 
@@ -237,7 +240,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
         if full_name not in tied:
             stored = _of_model(parameter, full_name, count, module_spec)
             if parameter.gradient_base is not None and _has_view(parameter, prepared):
-                stored = [replace(each, gradient_base=parameter.gradient_base) for each in stored]
+                stored = [replace(kept, gradient_base=parameter.gradient_base) for kept in stored]
             tensors += stored
         if module_spec.copied:
             copy = new_added(

@@ -128,7 +128,7 @@ def read_ahead(
 
     `base` are the tensors of the files. Return None if nothing is fused.
     """
-    weights = sorted(base, key=lambda each: name_in_files(each.name, model_type))
+    weights = sorted(base, key=lambda tensor: name_in_files(tensor.name, model_type))
     of_each = {
         weight: fused(weight, model_type, training.dtype) for weight in weights if from_parts(weight, model_type)
     }
@@ -139,13 +139,13 @@ def read_ahead(
         for weight in weights
     }
     most, total, read, operation = dict(alive), 0, 0, ""
-    for each in one_by_one(weights):
-        if each in of_each:
-            experts = of_each[each]
-            alive[each] += experts.result - experts.parts
+    for tensor in one_by_one(weights):
+        if tensor in of_each:
+            experts = of_each[tensor]
+            alive[tensor] += experts.result - experts.parts
             now = sum(alive.values()) + experts.read
             if now > total:
-                most, total, read, operation = dict(alive), now, experts.read, each.name
+                most, total, read, operation = dict(alive), now, experts.read, tensor.name
     return [*((key.name, size) for key, size in most.items()), (STACKED, read)], operation
 
 
@@ -171,11 +171,11 @@ def until_moved(base: Sequence[ResidentTensor], model_type: str, size: int) -> F
     mapped = new = sum(tensor.parameters * tensor.count for tensor in base if from_parts(tensor, model_type)) * size
     moments = [_last_join(base, model_type, size, mapped)]
     for group, count in layers(base):
-        for each in group * count:
-            if from_parts(each, model_type):
-                new -= each.parameters * size
+        for tensor in group * count:
+            if from_parts(tensor, model_type):
+                new -= tensor.parameters * size
             else:
-                mapped += each.parameters * size
+                mapped += tensor.parameters * size
                 moments.append(FusedOnHost(mapped, new))
     return max(moments, key=sum)
 
@@ -186,14 +186,14 @@ def _last_join(base: Iterable[ResidentTensor], model_type: str, size: int, total
     All fused weights have `total` bytes. Weights whose names follow are not read yet.
     """
     last = {tensor.name: tensor for tensor in base if from_parts(tensor, model_type)}
-    joined = [each for each in last.values() if joins(each, model_type)]
+    joined = [tensor for tensor in last.values() if joins(tensor, model_type)]
     if not joined:
         return FusedOnHost(total, total)
     follow = (
         sum(
-            each.parameters
-            for each in last.values()
-            if name_in_files(each.name, model_type) > name_in_files(joined[-1].name, model_type)
+            tensor.parameters
+            for tensor in last.values()
+            if name_in_files(tensor.name, model_type) > name_in_files(joined[-1].name, model_type)
         )
         * size
     )

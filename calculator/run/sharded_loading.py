@@ -169,7 +169,7 @@ def _gathered_bytes(parameter: Partitioned) -> int:
 
 
 def _named(found: Iterable[ResidentTensor]) -> Alive:
-    return [(each.name, each.bytes) for each in found]
+    return [(tensor.name, tensor.bytes) for tensor in found]
 
 
 def _one(tensor: ResidentTensor) -> ResidentTensor:

@@ -51,7 +51,7 @@ def virtual_token_problems(request: RunRequest, model: Model) -> Iterator[Proble
         f" raises an error: {way_out}"
     )
     if sharding == "zero3":
-        largest = max(each.parameters for each in method.added(model, training))
+        largest = max(parameter.parameters for parameter in method.added(model, training))
         hidden_size = auto_hidden_size(model)
         if largest <= training.zero.resolved("stage3_param_persistence_threshold", hidden_size):
             return

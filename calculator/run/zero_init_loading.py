@@ -48,24 +48,33 @@ class LoadingUnderZeroInit:
     def moments(self) -> Iterator[tuple[Alive, str]]:
         """Yield the fullest moments while the model is built, and while its weights are read."""
         for found in (self._building(), self._reading()):
-            count, alive, what = max(found, key=lambda each: self._sums[each[0]] + _sum(each[1]))
+            count, alive, what = max(found, key=lambda moment: self._sums[moment[0]] + _sum(moment[1]))
             yield [*self._parts[:count], *alive], what
 
     @property
     def partitions(self) -> Alive:
         """The partition of each parameter on the GPU. There are none if parameters are offloaded."""
         on_gpu = not self._state.sizes.offloads_parameters
-        return [(f"{name}: partition", _bytes(each.partition, each.dtype) * on_gpu) for name, each in self._made]
+        return [
+            (f"{name}: partition", _bytes(parameter.partition, parameter.dtype) * on_gpu)
+            for name, parameter in self._made
+        ]
 
     def _building(self) -> Iterator[_Moment]:
         """Yield the moments at which each module creates its parameters, which are partitioned one by one."""
         done = 0
         for _, group in _modules(self._made):
             whole: Alive = []
-            for name, each in group:
-                created = [(f"{name}: created", _bytes(each.elements, self._dtype))] * (each.dtype != self._dtype)
-                yield done, [*self._buffers_before(done), *whole, *created, (name, each.whole)], f"zero.Init: {name}"
-                whole.append((name, each.whole))
+            for name, parameter in group:
+                created = [(f"{name}: created", _bytes(parameter.elements, self._dtype))] * (
+                    parameter.dtype != self._dtype
+                )
+                yield (
+                    done,
+                    [*self._buffers_before(done), *whole, *created, (name, parameter.whole)],
+                    f"zero.Init: {name}",
+                )
+                whole.append((name, parameter.whole))
             for at, (name, _) in enumerate(group):
                 done += 1
                 yield done, [*self._buffers_before(done), *whole[at:]], f"partition: {name}"
@@ -86,8 +95,8 @@ class LoadingUnderZeroInit:
         read = [file for file in in_files if file not in new]
         model_type = self._state.prepared.model.model_type
         converted = [tensor for tensor in read if is_fused(tensor[0], model_type)]
-        for name, each in converted:
-            yield done, [*self._buffers, *gathered([(name, each)], self._state)], f"GatheredParameters: {name}"
+        for name, parameter in converted:
+            yield done, [*self._buffers, *gathered([(name, parameter)], self._state)], f"GatheredParameters: {name}"
         for module, group in _modules(tensor for tensor in read if tensor not in converted):
             yield done, [*self._buffers, *gathered(group, self._state)], f"GatheredParameters: {module}"
         yield done, [*self._buffers, *gathered(new, self._state)], "initialize_weights"
@@ -98,15 +107,18 @@ def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedSt
 
     Offloaded partitions are copied to the GPU.
     """
-    found = [(f"{name}: gathered", each.with_padding) for name, each in parameters]
+    found = [(f"{name}: gathered", parameter.with_padding) for name, parameter in parameters]
     if state.sizes.offloads_parameters:
-        found += [(f"{name}: copy of the partition", _bytes(each.partition, each.dtype)) for name, each in parameters]
+        found += [
+            (f"{name}: copy of the partition", _bytes(parameter.partition, parameter.dtype))
+            for name, parameter in parameters
+        ]
     return found
 
 
 def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:
     """Return the parameters of each module."""
-    for module, group in groupby(parameters, key=lambda each: each[0].rpartition(".")[0]):
+    for module, group in groupby(parameters, key=lambda parameter: parameter[0].rpartition(".")[0]):
         yield module, [*group]
 
 

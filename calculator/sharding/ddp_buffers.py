@@ -125,7 +125,7 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
     What a method adds for all modules is in the first module that refers to it.
     """
     model = prepared.model
-    shared = [each for each in prepared.method.added(model, prepared.given) if _is_buffer(each)]
+    shared = [parameter for parameter in prepared.method.added(model, prepared.given) if _is_buffer(parameter)]
     outer = [*outer_buffers(prepared)]
     for part in model.parts:
         if shared and any(prepared.module_spec(path, module).added for path, module in _modules(part)):
@@ -137,8 +137,8 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
                 yield from of_layers[id(layer)]
         else:
             yield from _of_module(prepared, part.name, part)
-            yield from _each(each for each in outer if each.name.startswith(f"{part.name}."))
-            outer = [each for each in outer if not each.name.startswith(f"{part.name}.")]
+            yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
+            outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
     yield from _each(outer)
 
 
@@ -168,9 +168,9 @@ def _of_layer(prepared: PreparedModel, stack: Stack, layer: Layer) -> Iterator[_
 
 def _of_module(prepared: PreparedModel, path: str, module: Module) -> Iterator[_Size]:
     """Yield the buffers that the method adds to a module."""
-    for each in prepared.module_spec(path, module).added:
-        if each.buffer:
-            yield elements(each.view or each.shape), each.dtype
+    for parameter in prepared.module_spec(path, module).added:
+        if parameter.buffer:
+            yield elements(parameter.view or parameter.shape), parameter.dtype
 
 
 def _each(tensors: Iterable[ResidentTensor]) -> Iterator[_Size]:

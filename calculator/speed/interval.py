@@ -42,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How well intervals predict the published runs of sources that they were made without.
+    """How well intervals predict the published runs of a source that is left out.
 
     Attributes:
         source: The name of the source that is left out. Empty for the total over all sources.
@@ -151,7 +151,7 @@ def coverage() -> tuple[Coverage, ...]:
     """
     names = dict.fromkeys(run.source.name for run in published_runs() if run.counts)
     of_sources = {name: [*_left_out(name)] for name in names}
-    every = [each for found in of_sources.values() for each in found]
+    every = [run for found in of_sources.values() for run in found]
     return (_coverage("", every), *(_coverage(name, found) for name, found in of_sources.items()))
 
 

@@ -42,7 +42,7 @@ def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
     variance of the runs within a source added.
     """
     logs = [[log(efficiency) for efficiency in efficiencies] for efficiencies in by_source]
-    means = [mean(each) for each in logs]
+    means = [mean(ratios) for ratios in logs]
     between = variance(means) * (1 + 1 / len(means))
     half = _t(len(means) - 1) * sqrt(between + _variance_within_sources(logs))
     return Interval(low=exp(mean(means) - half), high=min(1.0, exp(mean(means) + half)))
@@ -50,10 +50,10 @@ def predicted(by_source: Sequence[Sequence[float]]) -> Interval:
 
 def _variance_within_sources(logs: Sequence[Sequence[float]]) -> float:
     """Return the variance of the runs around the mean of their source."""
-    freedom = sum(len(each) - 1 for each in logs)
+    freedom = sum(len(ratios) - 1 for ratios in logs)
     if not freedom:
         return 0.0
-    return sum((value - mean(each)) ** 2 for each in logs for value in each) / freedom
+    return sum((value - mean(ratios)) ** 2 for ratios in logs for value in ratios) / freedom
 
 
 def _t(freedom: int) -> float:

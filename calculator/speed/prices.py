@@ -82,4 +82,4 @@ def list_prices(card: str) -> tuple[ListPrice, ...]:
         for row in file["prices"]
         if row["gpu"] == card
     ]
-    return tuple(sorted(found, key=lambda each: each.per_hour))
+    return tuple(sorted(found, key=lambda price: price.per_hour))

@@ -163,12 +163,12 @@ class _Step:
                 KAPLAN,
             )
         if self.added:
-            each = self.facts.forward_operations + self.facts.backward_operations
+            operations = self.facts.forward_operations + self.facts.backward_operations
             yield self._operations(
                 "added modules",
-                self.tokens * each * self.added,
-                f"tokens × {each} × added",
-                f"{tokens} × {each} × {self.added:,}",
+                self.tokens * operations * self.added,
+                f"tokens × {operations} × added",
+                f"{tokens} × {operations} × {self.added:,}",
                 KAPLAN,
             )
         if self.request.training.gradient_checkpointing:

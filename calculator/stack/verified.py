@@ -288,7 +288,7 @@ def _messages(
     named = f"transformers {versions.transformers}"
     first = FIRST.get(model_type or "")
     if first is None or release(versions.transformers)[:2] < first:
-        since = f"; from {dotted(first)} on they are known" if first else ""
+        since = f"; from {dotted(first)} on it is" if first else ""
         has_modules = model_type in MODULES_OF_EXPERTS and release(versions.transformers) < (5,)
         why = EXPERTS if has_modules else ""
         yield f"what {named} does for {model_type} is not known{why}{since}"
@@ -312,7 +312,7 @@ def _messages(
 def _repeats(config: Mapping[str, Any], pattern: int) -> bool:
     """Return whether all layers have a window but each one that the pattern counts."""
     types = enumerate(config["layer_types"], 1)
-    return all((each == "full_attention") == (number % pattern == 0) for number, each in types)
+    return all((row == "full_attention") == (number % pattern == 0) for number, row in types)
 
 
 def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:

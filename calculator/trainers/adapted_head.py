@@ -17,7 +17,7 @@ def problems(prepared: Subject, why: str, way_out: str) -> Iterator[Problem]:
     """Yield an adapter on the head, with the reason, and trained tokens of a tied head, with an alternative."""
     head = prepared.model.output
     added = prepared.module_spec(head.name, head).added
-    if any(each.name.endswith(DELTA) for each in added):
+    if any(parameter.name.endswith(DELTA) for parameter in added):
         field = "token_indices" if prepared.method.name == "trainable_tokens" else "trainable_token_indices"
         message = f"tokens of the tied {head.name} are not modeled with a loss that reads its weight: {way_out}"
         yield Problem(loc=f"method.{field}", msg=message, input=head.name)

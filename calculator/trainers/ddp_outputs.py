@@ -35,12 +35,12 @@ def _copied(outputs: Sequence[Tensor]) -> list[Tensor]:
     So the graph of every output is a part of the backward pass, and reads what it saved. Those that are not part of the
     loss get no gradient.
     """
-    copied = [each for each in outputs if each.edge]
-    node = NodeWithOutputs(outputs[0].tape, _sink_back, tuple(each.edge for each in copied), outputs=len(copied))
-    copies = iter([each.tape.new(each.shape, each.dtype, "copied by DDP") for each in copied])
-    found = [next(copies) if each.edge else each for each in outputs]
-    for place, each in enumerate(each for each, output in zip(found, outputs, strict=True) if output.edge):
-        each.edge = node, place, each.shape, each.dtype
+    copied = [output for output in outputs if output.edge]
+    node = NodeWithOutputs(outputs[0].tape, _sink_back, tuple(output.edge for output in copied), outputs=len(copied))
+    copies = iter([output.tape.new(output.shape, output.dtype, "copied by DDP") for output in copied])
+    found = [next(copies) if output.edge else output for output in outputs]
+    for place, copy in enumerate(copy for copy, output in zip(found, outputs, strict=True) if output.edge):
+        copy.edge = node, place, copy.shape, copy.dtype
     return found
 
 

@@ -57,8 +57,8 @@ def context_of(browser, origin):
         return contexts[key]
 
     yield context
-    for each in contexts.values():
-        each.close()
+    for opened in contexts.values():
+        opened.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def _in_parts(app):
 
 def pending(page):
     """The announcements of further parts that are visible."""
-    return [each for each in page.locator(".pending").all() if each.is_visible()]
+    return [part for part in page.locator(".pending").all() if part.is_visible()]
 
 
 @pytest.mark.parametrize(

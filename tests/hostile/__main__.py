@@ -66,7 +66,7 @@ async def send_all(tally, count, checkpoint=None, drawn=request):
     for kind, counts in (("sent", tally.endpoints), ("answered", tally.answered)):
         missing = sorted(set(route_paths()) - set(+counts))
         print(f"endpoints {kind}: {len(+counts)}; never: {', '.join(missing) or 'none'}")
-    for endpoint, (seconds, shown) in sorted(tally.slowest.items(), key=lambda each: -each[1][0])[:SLOWEST]:
+    for endpoint, (seconds, shown) in sorted(tally.slowest.items(), key=lambda item: -item[1][0])[:SLOWEST]:
         print(f"slowest of {endpoint}: {seconds:.2f} s of CPU: {shown}")
     return tally.faults
 

@@ -46,7 +46,7 @@ def page_request(chance, body):
     if path == "/diagnose":
         query += "&" + urlencode({"message": chance.choice(corpus()["message"])})
     if path == "/plan":
-        query = urlencode([each for each in parse_qsl(query) if each[0] in needs_form.DEFAULTS])
+        query = urlencode([pair for pair in parse_qsl(query) if pair[0] in needs_form.DEFAULTS])
     if len(query) > LONGEST_ADDRESS and path in ("/", "/export/peft"):
         return Hostile(method="POST", path=path, headers=FORM, body=query.encode())
     return Hostile(method="GET", path=path, query=query.encode())
@@ -57,7 +57,9 @@ def _form(body):
     form = filled(
         {**body, "model": str(model["parameters"])} if isinstance(model, dict) and "parameters" in model else body
     )
-    return form.changed(**{each.name: each.text(value_at(device, each.keys, each.declared.default)) for each in DEVICE})
+    return form.changed(
+        **{shown.name: shown.text(value_at(device, shown.keys, shown.declared.default)) for shown in DEVICE}
+    )
 
 
 def mixed_body(chance):

@@ -51,5 +51,5 @@ def load(path, seed):
 def save(path, tally):
     """Write a tally in one piece."""
     unfinished = path.with_suffix(".new")
-    unfinished.write_text(json.dumps({each.name: getattr(tally, each.name) for each in fields(tally)}, indent=1))
+    unfinished.write_text(json.dumps({field.name: getattr(tally, field.name) for field in fields(tally)}, indent=1))
     unfinished.replace(path)

@@ -34,7 +34,7 @@ def test_a_parser_reads_a_mutated_text_or_refuses_it(parser, chance):
 
 
 async def statuses(app, requests):
-    return [(await status_of(app, each), each) for each in requests]
+    return [(await status_of(app, request), request) for request in requests]
 
 
 def sent(app, drawn, count):
@@ -47,11 +47,11 @@ def sent(app, drawn, count):
 
 def test_hostile_requests_meet_no_server_error(app):
     answered = sent(app, request, REQUESTS)
-    assert [(status, each) for status, each in answered if status >= 500] == []
+    assert [(status, request) for status, request in answered if status >= 500] == []
     assert {200, 404, 405, 422} <= {status for status, _ in answered}
 
 
 def test_requests_mixed_from_traced_cases_meet_no_server_error(app):
     answered = sent(app, mixed_request, MIXED)
-    assert [(status, each) for status, each in answered if status >= 500] == []
+    assert [(status, request) for status, request in answered if status >= 500] == []
     assert {200, 422} <= {status for status, _ in answered}

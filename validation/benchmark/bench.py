@@ -220,10 +220,9 @@ def _sharded(runs: int) -> Iterator[Line]:
 
 def _trainers(runs: int) -> Iterator[Line]:
     """Estimates with a trainer, as multiples of one without."""
-    for title, *both in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
-        for what, ratio in zip(("by itself", "a further length"), both, strict=True):
-            met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
-            yield Line(title=f"{title}: {what}", figure=f"{ratio:.2f} x", target=target, met=met)
+    for title, ratio in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
+        met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
+        yield Line(title=title, figure=f"{ratio:.2f} x", target=target, met=met)
 
 
 def _sharded_line(title: str, timed: Callable[[], object], runs: int) -> Line:
@@ -287,7 +286,7 @@ def _device_lines(runs: int) -> Iterator[Line]:
 def _paced(
     timed: Callable[[], object], runs: int, *, in_round: int = IN_ROUND, prepare: Callable[[], object] | None = None
 ) -> tuple[float, float]:
-    """The median of several runs, and the same where an iteration of a plain loop takes `PACE`; seconds.
+    """Return the median of several runs in seconds, and the median if an iteration of a plain loop took `PACE`.
 
     The loop is timed before and after each round of runs. `prepare` runs before each run. The first run of a round is
     not counted if there are several, because the loop takes so long that the caches are cold after it.

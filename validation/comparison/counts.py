@@ -89,22 +89,22 @@ def run(args: argparse.Namespace) -> int:
     progress.close()
     for line in document(found):
         print(line)
-    return int(any(each.outcome == "different" for pair in found.values() for each in pair))
+    return int(any(result.outcome == "different" for pair in found.values() for result in pair))
 
 
 def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
     """The differences, then how many pairs are equal, and why the others have no request that is answered."""
     for (family, method), pair in found.items():
-        for each in pair:
-            if each.outcome not in ("equal", "both refuse", "not modeled"):
-                yield f"{family} {method}: {each.outcome}: {each.detail}\n    {each.request}"
-    outcomes = Counter(each.outcome for pair in found.values() for each in pair)
-    equal = sum(any(each.outcome == "equal" for each in pair) for pair in found.values())
+        for result in pair:
+            if result.outcome not in ("equal", "both refuse", "not modeled"):
+                yield f"{family} {method}: {result.outcome}: {result.detail}\n    {result.request}"
+    outcomes = Counter(result.outcome for pair in found.values() for result in pair)
+    equal = sum(any(result.outcome == "equal" for result in pair) for pair in found.values())
     yield f"{equal} of {len(found)} pairs of a family and a method have equal parameters"
     yield "requests: " + ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
     refused = {key: pair[-1].detail for key, pair in found.items() if pair[-1].outcome not in ("equal", "different")}
     for detail, count in Counter(refused.values()).most_common():
-        families = dict.fromkeys(family for (family, _), each in refused.items() if each == detail)
+        families = dict.fromkeys(family for (family, _), reason in refused.items() if reason == detail)
         yield f"{count} without an answered request ({', '.join(families)}): {detail}"
 
 
@@ -131,8 +131,8 @@ def drawn(seed: int, number: int, family: str, method: MethodName) -> dict[str, 
 
 
 def _task_request(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
-    """The same for a family's first task, in whose requests the method is replaced."""
-    task = next((each for each in OTHER_TASKS if family in families_of(FAMILIES, each)), None)
+    """Return a random request for the family's first task, with this method."""
+    task = next((other for other in OTHER_TASKS if family in families_of(FAMILIES, other)), None)
     request = random_request(seed, number, [family], method)
     if task is None:
         return request
@@ -176,7 +176,7 @@ def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
 
 
 def _differences(expected: Shapes, found: Shapes) -> str:
-    """The shapes of which the two have other numbers."""
+    """Return the shapes that the two do not have in equal numbers."""
     parts = []
     for name, calculated, other in zip(("added", "trained"), expected, found, strict=True):
         odd = {
@@ -209,9 +209,9 @@ def modeled(request: Request) -> Shapes:
 
 
 def real(reference: ReferenceModel) -> Shapes:
-    """The same of the real modules."""
+    """Return the shapes of the parameters that the real method adds, and of those that it trains."""
     named = [*reference.named_parameters()]
     return (
-        Counter(tuple(each.shape) for name, each in named if name not in reference.base),
-        Counter(tuple(each.shape) for _, each in named if each.requires_grad),
+        Counter(tuple(parameter.shape) for name, parameter in named if name not in reference.base),
+        Counter(tuple(parameter.shape) for _, parameter in named if parameter.requires_grad),
     )

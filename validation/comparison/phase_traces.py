@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trace; returns 1 if bytes differ from those recorded or predicted."""
+    """Trace phases again. Return 1 if bytes differ from those recorded or predicted."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
     if args.seed is not None and args.file == "evaluation":
         return int(_evaluations_differ(args))
@@ -86,7 +86,7 @@ def _printed(name: str, recorded: Case, traced: Case) -> bool:
     """Whether a case differs from its trace, which is printed."""
     if recorded == traced:
         return False
-    figures = [{key: value for key, value in each.items() if key != "request"} for each in (recorded, traced)]
+    figures = [{key: value for key, value in case.items() if key != "request"} for case in (recorded, traced)]
     print(f"{name}: recorded {figures[0]}, traced {figures[1]}: {json.dumps(recorded['request'])}")
     return True
 

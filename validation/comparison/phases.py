@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, and print the table or write it; returns 1 if a phase differs from its trace."""
+    """Compare phases with their traces, and print or write the table. Return 1 if a phase differs from its trace."""
     found = [(group, predicted == traced) for group, predicted, traced in compared()]
     table = "\n".join(
         lines(Counter(group for group, _ in found), Counter(group for group, is_equal in found if is_equal))
@@ -74,7 +74,7 @@ def groups() -> Iterator[tuple[Group, dict[str, Any]]]:
 def compared() -> Iterator[tuple[Group, int, int]]:
     """Each phase with its predicted and its traced bytes; of some phases, what they add to what they find."""
     for (phase, sharding), case in groups():
-        found = next(each for each in whole_run(parse_run(case["request"])).phases if each.name == phase)
+        found = next(ran for ran in whole_run(parse_run(case["request"])).phases if ran.name == phase)
         added = found.gpu_bytes - found.resident_bytes
         predicted, traced = {
             "evaluation": (found.gpu_bytes, case.get("peak_bytes")),

@@ -65,7 +65,7 @@ def named_cases(paths: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def drawn(cases: list[Any], count: int, seed: int) -> list[Any]:
-    """As many of the cases as that, drawn at random and in order; all if `count` is 0."""
+    """Draw `count` cases at random and return them in order; all if `count` is 0."""
     return (
         [cases[n] for n in sorted(Random(seed).sample(range(len(cases)), min(count, len(cases))))] if count else cases
     )

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         config, of_logits = model_config(args.hidden_size, args.layers), model_config(64, 1)
         of_experts = experts_config(args.hidden_size, args.layers // 4)
         models = {large: config, tiny: model_config(16, 1), wide: of_logits, fused: of_experts}
-        for where, each in models.items():
-            write_model(each, where)
+        for where, model in models.items():
+            write_model(model, where)
         if args.zero3:
             cases = zero_3_loading_cases(config, large)
             return int(max(_error(case.name, case.predicted, measured_on_node(case, tiny)) for case in cases) > MOST)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _outside_interval(case: Case, found: int) -> float:
-    """How far what a process measures with malloc's defaults is outside of the predicted interval."""
+    """Return how far a measurement with malloc's defaults is outside of the predicted interval."""
     low, high = case.predicted, case.predicted + case.kept
     place = f"{(found - low) / case.kept:.0%} of what malloc may keep"
     sys.stdout.write(f"{case.name}, malloc's defaults: {low:,} to {high:,}, measured {found:,}: {place}\n")

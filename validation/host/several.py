@@ -131,7 +131,7 @@ def _body(config: dict[str, Any], sharding: str, training: dict[str, Any], **run
 
 
 def measured_on_node(case: NodeCase, tiny: Path) -> int:
-    """The bytes by which the processes grew together; mapped files once.
+    """Return the bytes by which the processes grew together, with mapped files counted once.
 
     The proportional resident set divides what is mapped by the processes. Where the file is closed after the peak, its
     bytes are subtracted from the sum of the resident sets.
@@ -141,6 +141,6 @@ def measured_on_node(case: NodeCase, tiny: Path) -> int:
         run_in_processes(run_rank, COUNT, given, measures=True)
         grown = [json.loads(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in range(COUNT)]
     if case.maps:
-        return sum(each["proportional"] for each in grown)
+        return sum(process["proportional"] for process in grown)
     mapped = sum(path.stat().st_size for path in case.folder.glob("*.safetensors")) if case.phase == "load" else 0
-    return sum(each["bytes"] for each in grown[: case.readers]) - (case.readers - 1) * mapped
+    return sum(process["bytes"] for process in grown[: case.readers]) - (case.readers - 1) * mapped

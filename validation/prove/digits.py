@@ -36,7 +36,7 @@ class Task:
         return Task(self.images[train], self.digits[train], self.test_images[test], self.test_digits[test])
 
     def rotated(self) -> Task:
-        """The same task with each image rotated by 90 degrees."""
+        """Return the task with each image rotated by 90 degrees."""
         return Task(_rotated(self.images), self.digits, _rotated(self.test_images), self.test_digits)
 
 

@@ -56,7 +56,7 @@ def run(setting: Setting) -> Findings:
 
 def _far_smaller(runs: Runs) -> Claim:
     parameters = runs[CHANGES[0]][0].parameters
-    figures = _figures_by_change(runs, "d90", "d90", lambda each: each.dimension("pretrained"))
+    figures = _figures_by_change(runs, "d90", "d90", lambda run: run.dimension("pretrained"))
     most = max(seed.dimension("pretrained") for seeds in runs.values() for seed in seeds)
     worst = Figure(key="d90_most", name="the largest d90 of any seed", value=most)
     share = Figure(key="share", name="the largest d90 over the number of parameters", value=most / parameters)
@@ -78,7 +78,7 @@ def _specializes(runs: Runs) -> Claim:
         runs,
         "ratio",
         "d90 from pretrained weights over d90 from random weights",
-        lambda each: each.dimension("pretrained") / each.dimension("random"),
+        lambda run: run.dimension("pretrained") / run.dimension("random"),
     )
     return Claim(
         id="intrinsic-pretrained",
@@ -104,8 +104,8 @@ def _as_good(runs: Runs, plan: Plan) -> Claim:
         done=f"{TASK} PEFT's LoRA on every layer, with alpha = r and the steps of full fine-tuning, within a point of"
         " it.",
         figures=(
-            *_figures_by_change(runs, "full", "accuracy of full fine-tuning", lambda each: each.full),
-            *_figures_by_change(runs, "before", "accuracy before fine-tuning", lambda each: each.before),
+            *_figures_by_change(runs, "full", "accuracy of full fine-tuning", lambda run: run.full),
+            *_figures_by_change(runs, "before", "accuracy before fine-tuning", lambda run: run.before),
             *(figure for figures in lost.values() for figure in figures),
         ),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(POINT,)) for figure in decisive),
@@ -114,7 +114,7 @@ def _as_good(runs: Runs, plan: Plan) -> Claim:
 
 def _low_rank(runs: Runs) -> Claim:
     shares = _figures_by_change(
-        runs, "energy", f"share of ΔW's energy in the first {LOW} of {WIDTH}", lambda each: _share(each.hidden)
+        runs, "energy", f"share of ΔW's energy in the first {LOW} of {WIDTH}", lambda run: _share(run.hidden)
     )
     random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
     return Claim(
@@ -133,14 +133,14 @@ def _share(update: Tensor) -> float:
 def _regularizer(runs: Runs, plan: Plan) -> Claim:
     r = min(plan.ranks, key=lambda rank: abs(rank - SMALLEST))
     wider = _figures_by_change(
-        runs, "gap", "LoRA's gap minus full fine-tuning's", lambda each: each.lora_gap[r] - each.full_gap
+        runs, "gap", "LoRA's gap minus full fine-tuning's", lambda run: run.lora_gap[r] - run.full_gap
     )
     return Claim(
         id="low-rank-regulariser",
         lesson="A low rank is an implicit regularizer.",
         done=f"The gap between the accuracy on training and on test images, of LoRA with r {r} and of full"
         " fine-tuning.",
-        figures=(*wider, *_figures_by_change(runs, "full_gap", "gap of full fine-tuning", lambda each: each.full_gap)),
+        figures=(*wider, *_figures_by_change(runs, "full_gap", "gap of full fine-tuning", lambda run: run.full_gap)),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(0,)) for figure in wider),
     )
 

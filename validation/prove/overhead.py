@@ -143,8 +143,8 @@ def _table(costs: dict[str, Cost], size: Size) -> Table:
         "more_cache": Axis(label="more keys and values than the base", unit="bytes"),
     }
     rows = tuple(
-        (each.name, each.against, cost.weights, cost.more_weights, cost.cache, cost.more_cache)
-        for each, cost in zip(VARIANTS, costs.values(), strict=True)
+        (variant.name, variant.against, cost.weights, cost.more_weights, cost.cache, cost.more_cache)
+        for variant, cost in zip(VARIANTS, costs.values(), strict=True)
     )
     title = f"Memory of a served layer after {size.tokens} tokens"
     return Table(id="overhead-memory", title=title, columns=columns, rows=rows)

@@ -63,13 +63,13 @@ def _formatted(value: Any, indent: str = "") -> str:
     short = json.dumps(value, ensure_ascii=False)
     if len(indent) + len(short) <= 120 or not isinstance(value, dict | list):
         return short
-    if isinstance(value, list) and not any(isinstance(each, dict | list) for each in value):
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
         return short
     inner = f"{indent} "
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {_formatted(each, inner)}" for key, each in value.items()]
+        lines = [f"{json.dumps(key)}: {_formatted(item, inner)}" for key, item in value.items()]
     else:
-        lines = [_formatted(each, inner) for each in value]
+        lines = [_formatted(item, inner) for item in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     body = f",\n{inner}".join(lines)
     return f"{opening}\n{inner}{body}\n{indent}{closing}"

@@ -20,9 +20,9 @@ SEED = 0
 def run_experiments(names: Sequence[str], device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
     """Yield each experiment's results, in the fields of the results file, as soon as it has run."""
     experiments = [experiment(name) for name in names]
-    progress = Progress(sum(each.steps(quick) for each in experiments), "steps")
-    for each in experiments:
-        result = _run(each, Setting(device=device, quick=quick, step=progress.step))
+    progress = Progress(sum(chosen.steps(quick) for chosen in experiments), "steps")
+    for chosen in experiments:
+        result = _run(chosen, Setting(device=device, quick=quick, step=progress.step))
         progress.close()
         yield result
 

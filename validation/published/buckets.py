@@ -75,7 +75,7 @@ def histogram() -> tuple[tuple[int, int], ...]:
 
 
 def bucketed(request: Request, seed: int) -> tuple[Step, ...]:
-    """The steps of some buckets of drawn rows, the last of which begins with the longest row."""
+    """Return the steps of some buckets of drawn rows. The last bucket begins with the longest row."""
     return _bucketed(request, seed, BUCKETS_BEFORE + 1, longest=True)
 
 

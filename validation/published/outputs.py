@@ -23,7 +23,7 @@ PREFIX = ": prefix, cached"
 
 
 def with_outputs(program: Program, model: Model) -> Program:
-    """The same micro-batch of any length, with the outputs left alive at the end."""
+    """Return the micro-batch of any length, with the outputs alive at its end."""
     kept = {row for row, name in enumerate(program.names) if is_output(name, model)}
     forward, backward = ([event for event in events if event >= 0 or ~event not in kept] for events in program.passes)
     allocated = kept.intersection(forward) | kept.intersection(backward)
@@ -37,7 +37,7 @@ def is_output(name: str, model: Model) -> bool:
 
 
 def keep_outputs(events: Events, model: Model) -> Events:
-    """The same events, with the outputs left alive at the end."""
+    """Return the events, with the outputs alive at the end."""
     kept = {number for number, row in enumerate(events.rows) if is_output(row[0], model)}
     allocated = {event for event in (*events.forward, *events.backward) if event >= 0}
 
@@ -54,7 +54,7 @@ def keep_outputs(events: Events, model: Model) -> Events:
 
 
 def free_after_backward(events: Events, model: Model) -> Events:
-    """The same events, with the logits freed at the end of the backward pass."""
+    """Return the events, with the logits freed at the end of the backward pass."""
     logits = {number for number, row in enumerate(events.rows) if row[0] == f"{model.head}: output"}
     forward, backward = (
         [event for event in passed if event >= 0 or ~event not in logits]

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         sharding=args.sharding,
         base=args.base,
         offloads=args.offloading,
-        trainers=TRAINERS if args.trainer == "all" else [each for each in TRAINERS if each == args.trainer],
+        trainers=TRAINERS if args.trainer == "all" else [trainer for trainer in TRAINERS if trainer == args.trainer],
         of_torchtune=args.trainer == "torchtune",
         torch=args.torch,
     )

@@ -39,7 +39,7 @@ TRAINING: Options = {
     "gradient_checkpointing": (0.45, (True,)),
     "attention": (0.4, ("eager", "flash_attention_2")),
     "padding": (0.3, (True,)),
-    "optimizer": (0.6, tuple(name for name, each in OPTIMIZERS.items() if not each.on_one_gpu)),
+    "optimizer": (0.6, tuple(name for name, optimizer in OPTIMIZERS.items() if not optimizer.on_one_gpu)),
     "max_grad_norm": (0.25, (None, 0.3)),
 }
 

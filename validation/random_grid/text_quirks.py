@@ -19,7 +19,7 @@ def per_type_rope(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
 
 
 def long_rope_only(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Add LongRoPE, which has as many factors as equal heads have rotated pairs, or none."""
+    """Add LongRoPE, with one factor per pair of rotated features if all heads are equal."""
     kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     share = config.get("partial_rotary_factor", 1.0)
     head = config.get("head_dim", draw.hidden // draw.heads)

@@ -51,7 +51,7 @@ def _config(rng: random.Random, family: str) -> dict[str, Any]:
         "intermediate_size": 64 * rng.randint(2, 50),
         "num_hidden_layers": rng.randint(1, 6),
         "num_attention_heads": heads,
-        "num_key_value_heads": rng.choice([each for each in (1, 2, 4, heads) if heads % each == 0]),
+        "num_key_value_heads": rng.choice([count for count in (1, 2, 4, heads) if heads % count == 0]),
         "max_position_embeddings": rng.choice((1024, 4096, 131_072)),
         "tie_word_embeddings": False,
     }

@@ -176,7 +176,7 @@ def _generated(
     longest = rng.choice((2, 16, 100))
     if generates:
         longest = min(longest, GENERATED[0])
-    of_trainer = {name: each for name, each in OWN[trainer].items() if name != "use_vllm"}
+    of_trainer = {name: option for name, option in OWN[trainer].items() if name != "use_vllm"}
     settings = {**_set(rng, of_trainer), "use_vllm": not generates, "padding": False}
     settings["sequence_length"] = 1 + tokens + rng.choice((0, 7)) + longest
     settings |= {"micro_batch_size": max(2, training.get("micro_batch_size", 1)), "max_completion_length": longest}

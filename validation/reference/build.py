@@ -56,7 +56,7 @@ class ReferenceModel:
     root: str
 
     def wrapped_as(self, wrapper: nn.Module) -> ReferenceModel:
-        """The same model in a method's wrapper, which may be the one that it has."""
+        """Return the model in a method's wrapper, which can be the one that it already has."""
         outer = _path(wrapper, self.model) or ""
         return replace(self, model=wrapper, root=".".join(filter(None, (outer, self.root))))
 
@@ -150,7 +150,7 @@ def adapted(base: ReferenceModel, request: Request, device: torch.device) -> Ref
 
 
 def _with_replicated_layers(reference: ReferenceModel, before: Mapping[int, nn.Parameter]) -> ReferenceModel:
-    """The model whose base is what is left of its own parameters, which other layers may have now."""
+    """Return the model whose base is without its own parameters that replication dropped."""
     kept = {id(parameter) for parameter in reference.model.parameters()} & before.keys()
     names = {name for name, parameter in reference.named_parameters() if id(parameter) in kept}
     dropped = sum(size_of(parameter) for key, parameter in before.items() if key not in kept)

@@ -32,8 +32,8 @@ def ordinary_token(config: Any) -> int:
     text = config.get_text_config()
     special = {
         value
-        for each in (config, text)
-        for name, value in each.to_dict().items()
+        for part in (config, text)
+        for name, value in part.to_dict().items()
         if name.endswith(("_token_id", "_token_index", "_id")) and isinstance(value, int)
     }
     return next(token for token in range(len(special) + 1) if token not in special)
@@ -85,8 +85,8 @@ def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:
     ids = token_ids(request, config)
     tensors = image_tensors(request, config, ids)
     return {"input_ids": ids} | {
-        name: torch.zeros_like(each, device="cpu") if each.device.type == "meta" else each
-        for name, each in tensors.items()
+        name: torch.zeros_like(tensor, device="cpu") if tensor.device.type == "meta" else tensor
+        for name, tensor in tensors.items()
     }
 
 

@@ -281,8 +281,8 @@ def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Mo
     for layer in (module for module in wrapped.modules() if isinstance(module, ShiraLayer)):
         layer.shira_indices = BufferDict(
             {
-                name: torch.zeros((2, len(each)), dtype=torch.int, device=each.device)
-                for name, each in layer.shira_weight.items()
+                name: torch.zeros((2, len(weight)), dtype=torch.int, device=weight.device)
+                for name, weight in layer.shira_weight.items()
             }
         )
     for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
@@ -292,7 +292,7 @@ def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Mo
 
 
 def _moved_to_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in indices.items()}
+    return {name: torch.zeros(index.shape, dtype=index.dtype, device="cpu") for name, index in indices.items()}
 
 
 def _singular_vectors(tensor: torch.Tensor, r: int, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:

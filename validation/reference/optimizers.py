@@ -112,8 +112,8 @@ def _inner_optimizers(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.
 
 def make_steady(optimizer: torch.optim.Optimizer) -> None:
     """Advance the counters of an optimizer whose later steps differ from its second."""
-    for each in _inner_optimizers(optimizer):
-        _make_steady(each)
+    for inner in _inner_optimizers(optimizer):
+        _make_steady(inner)
 
 
 def _make_steady(optimizer: torch.optim.Optimizer) -> None:
@@ -126,7 +126,7 @@ def _make_steady(optimizer: torch.optim.Optimizer) -> None:
 
 
 def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float) -> torch.optim.Optimizer:
-    """The same with the parameter groups of LoRA+."""
+    """Return the optimizer with the parameter groups of LoRA+."""
     made: Any = OPTIMIZERS[name]
     return create_loraplus_optimizer(model, made.func, lr=1e-4, loraplus_lr_ratio=ratio, **made.keywords)
 
@@ -139,8 +139,8 @@ def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
-    for each in _inner_optimizers(optimizer):
-        yield from _states(each)
+    for inner in _inner_optimizers(optimizer):
+        yield from _states(inner)
     optimizer = getattr(optimizer, "optimizer", optimizer)
     named = dict(optimizer.model.named_parameters()) if hasattr(optimizer, "exp_avg_sq_row") else {}
     for kind in ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col") if named else ():  # of AdaLomo

@@ -127,9 +127,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:
         """Update the matrices, then the rest."""
-        for each in self.both:
-            each.step()
-            self.state.update(each.state)
+        for inner in self.both:
+            inner.step()
+            self.state.update(inner.state)
 
 
 def _torchao_states(self: Any, closure: None = None) -> None:
@@ -184,7 +184,7 @@ def states_alone(name: OptimizerName) -> Iterator[None]:
         patches.append(mock.patch.object(optimi, "_default_to_triton", return_value=True))
         patches.append(mock.patch.object(optimi.StableAdamW, "step", _optimi_states))
     if name == "adalomo":
-        patches.append(mock.patch.object(torch.Tensor, "cuda", lambda each: each.to("meta")))
+        patches.append(mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor.to("meta")))
         patches.append(mock.patch("lomo_optim.adalomo.max", _larger, create=True))
     if name == "grokadamw":
         patches.append(mock.patch.object(torch.Tensor, "to", _copied))

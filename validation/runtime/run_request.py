@@ -215,7 +215,7 @@ def _adapters(model: Any, dtype: str) -> dict[str, Any]:
     if not getattr(model, "peft_config", None):
         return {}
     added = [p.dtype for p in model.parameters() if p.requires_grad]
-    is_float32 = bool(added) and all(each == torch.float32 for each in added)
+    is_float32 = bool(added) and all(stored == torch.float32 for stored in added)
     return {"adapter_dtype": "float32" if is_float32 or dtype == "float32" else "model"}
 
 

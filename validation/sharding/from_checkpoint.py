@@ -41,7 +41,7 @@ def checkpoint_of(request: Request) -> Iterator[FromCheckpoint]:
     model = build_base(request, torch.device("cpu")).model
     heads = request.model.task.head_names
     with TemporaryDirectory() as folder:
-        weights = {name: each for name, each in model.state_dict().items() if name.split(".")[0] not in heads}
+        weights = {name: tensor for name, tensor in model.state_dict().items() if name.split(".")[0] not in heads}
         model.save_pretrained(folder, state_dict=weights)
         del model, weights
         yield FromCheckpoint(auto_model, folder)

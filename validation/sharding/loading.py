@@ -151,7 +151,7 @@ def _broadcasts(peak: PeakOnMeta) -> Iterator[None]:
 
 
 def _create_optimizer(engine: Engine) -> None:
-    """Create the optimizer with the Trainer's two groups, of which one has weight decay."""
+    """Create the optimizer with the Trainer's two groups: one with weight decay, one without."""
     model = engine.reference.model
     decays = Trainer.get_decay_parameter_names(cast("Any", None), model)
     groups: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = [], []
@@ -175,18 +175,21 @@ def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     yield from model.buffers()
     for module in model.modules():
         yield from (
-            each for _, each in quantization_constants(getattr(getattr(module, "weight", None), "quant_state", None))
+            constant
+            for _, constant in quantization_constants(getattr(getattr(module, "weight", None), "quant_state", None))
         )
 
 
 def _moved(parameters: Iterable[torch.Tensor], buffers: Iterable[torch.Tensor], _: torch.device) -> None:
     """Move tensors from the host to meta, which `data` can't."""
-    for each in (*parameters, *buffers):
-        if each.device.type == "meta":
+    for parameter in (*parameters, *buffers):
+        if parameter.device.type == "meta":
             continue
-        moved = torch.empty_like(each, device="meta")
-        is_parameter = isinstance(each, torch.nn.Parameter)
-        torch.utils.swap_tensors(each, torch.nn.Parameter(moved, each.requires_grad) if is_parameter else moved)
+        moved = torch.empty_like(parameter, device="meta")
+        is_parameter = isinstance(parameter, torch.nn.Parameter)
+        torch.utils.swap_tensors(
+            parameter, torch.nn.Parameter(moved, parameter.requires_grad) if is_parameter else moved
+        )
 
 
 def _gathered(model: torch.nn.Module, *, offloads: bool) -> int:

@@ -125,7 +125,7 @@ def _released_collectives() -> Iterator[None]:
     def released(collective: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(collective)
         def run(*args: Any, **options: Any) -> Any:
-            tensors = [each for each in (*args, *options.values()) if isinstance(each, torch.Tensor)]
+            tensors = [arg for arg in (*args, *options.values()) if isinstance(arg, torch.Tensor)]
             before = _references(tensors)
             work = collective(*args, **options)
             if work is None:

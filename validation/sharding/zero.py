@@ -92,7 +92,7 @@ class InOrder(set[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate in the order in which they were partitioned."""
-        return iter(sorted(super().__iter__(), key=lambda each: getattr(each, "ds_id", 0)))
+        return iter(sorted(super().__iter__(), key=lambda parameter: getattr(parameter, "ds_id", 0)))
 
 
 class ZeROEngine(Engine):
@@ -160,7 +160,7 @@ class ZeROEngine(Engine):
             yield
 
     def labeled(self) -> dict[str, torch.nn.Parameter]:
-        """None: most gradients are views of a bucket."""
+        """None, because most gradients are views of a bucket."""
         return {}
 
     @contextmanager
@@ -187,7 +187,7 @@ class ZeROEngine(Engine):
 
     def track(self, record: Record) -> None:
         """Track weights, masters and buffers under names of their own, and the parts of every parameter."""
-        trained = (name for name, each in self.reference.named_parameters() if each.requires_grad)
+        trained = (name for name, weight in self.reference.named_parameters() if weight.requires_grad)
         adapts = any(self.component(name) == "adapter_weights" for name in trained)
         for attribute, source in KEPT.items():
             component: ComponentName = "adapter_weights" if adapts and source == "base_weights" else source
@@ -205,7 +205,7 @@ class ZeROEngine(Engine):
     def on_host(self) -> Iterator[torch.Tensor]:
         """Tensors that only have shapes, which DeepSpeed itself puts on meta, and paged states."""
         yield from chain.from_iterable(getattr(self._zero, "round_robin_bit16_meta", []))
-        tensors = (each for state in self.optimizer.state.values() for each in state.values())
+        tensors = (tensor for state in self.optimizer.state.values() for tensor in state.values())
         yield from (tensor for tensor in tensors if getattr(tensor, "is_paged", False))
 
     def track_rest(self, record: Record) -> None:

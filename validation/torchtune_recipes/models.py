@@ -31,7 +31,7 @@ def builder(request: Request, *, adapted: bool) -> tuple[str, dict[str, Any]]:
 
 
 def component(path: str) -> Callable[..., Any]:
-    """What a path names."""
+    """Return the object that a dotted path names."""
     module, _, name = path.rpartition(".")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found

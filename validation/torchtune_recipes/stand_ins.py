@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Tokenizer:
-    """A tokenizer, of which a recipe reads the padding."""
+    """A tokenizer for recipes, which read only its padding."""
 
     pad_id = 0
 
 
 class Rows:
-    """Rows of as many tokens, all of which are labels."""
+    """Rows of `tokens` tokens, all of them labels."""
 
     def __init__(self, _tokenizer: Tokenizer, rows: int, length: int) -> None:
         self._rows, self._length = rows, length

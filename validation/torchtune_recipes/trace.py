@@ -102,8 +102,10 @@ class RecipeStep:
         for name, parameter in self.reference.named_parameters():
             if isinstance(parameter, NF4Tensor):
                 self.tracker.track_external(name, parameter.quantized_data, "base_weights")
-                for each in CONSTANTS:
-                    self.tracker.track_external(f"{name}.{each}", getattr(parameter, each), "quantization_constants")
+                for constant in CONSTANTS:
+                    self.tracker.track_external(
+                        f"{name}.{constant}", getattr(parameter, constant), "quantization_constants"
+                    )
             else:
                 component: ComponentName = "base_weights" if name in self.reference.base else "adapter_weights"
                 self.tracker.track_external(name, parameter, component)

@@ -50,14 +50,14 @@ def checked(config: dict[str, Any], task: TaskName = "causal_lm") -> dict[str, A
 
 def _code(value: Any, path: str) -> Iterator[Problem]:
     if isinstance(value, list):
-        for number, each in enumerate(value):
-            yield from _code(each, f"{path}.{number}")
+        for number, item in enumerate(value):
+            yield from _code(item, f"{path}.{number}")
     if isinstance(value, dict):
-        for key, each in value.items():
-            if key in CODE and each:
+        for key, item in value.items():
+            if key in CODE and item:
                 message = "names code outside transformers, which is never run: leave it out"
-                yield Problem(loc=f"{path}.{key}", msg=message, input=each)
-            yield from _code(each, f"{path}.{key}")
+                yield Problem(loc=f"{path}.{key}", msg=message, input=item)
+            yield from _code(item, f"{path}.{key}")
 
 
 def _switches(config: dict[str, Any]) -> Iterator[Problem]:
@@ -73,7 +73,7 @@ def _public_value(value: Any) -> Any:
     if isinstance(value, dict) and value.get("__float__") in SPECIAL_FLOATS:
         return float(value["__float__"])
     if isinstance(value, list):
-        return [_public_value(each) for each in value]
+        return [_public_value(item) for item in value]
     if isinstance(value, dict):
         return {k: _public_value(v) for k, v in value.items() if not k.startswith("_") and k not in REPLACED}
     return value

@@ -76,8 +76,10 @@ def saved_bytes(model: Any) -> int:
         with mock.patch.object(torch.Tensor, "cpu", lambda tensor: tensor):  # virtual tokens have no values here
             saved = get_peft_model_state_dict(model, state_dict=tensors)
     else:
-        saved = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    return sum(each.numel() * each.element_size() for each in {id(each): each for each in saved.values()}.values())
+        saved = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return sum(
+        tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in saved.values()}.values()
+    )
 
 
 def _persistent_buffers(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

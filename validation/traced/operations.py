@@ -39,5 +39,5 @@ def allocating(storages: Iterable[Storage]) -> tuple[str, ...]:
 
 
 def unchecked(operations: Iterable[str]) -> tuple[str, ...]:
-    """Those of some operations that are in no step of a modeled family."""
+    """Return the operations that are in no step of a modeled family."""
     return tuple(operation for operation in operations if operation not in validated())

@@ -57,8 +57,8 @@ def trace_initialization(request: Request) -> int:
         config, model = peft_config(request), reference.model
         del reference
         with ExitStack() as stack:
-            for each in (no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), quantizing_on_meta()):
-                stack.enter_context(each)
+            for context in (no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), quantizing_on_meta()):
+                stack.enter_context(context)
             stack.enter_context(_CUDAIsMeta())
             stack.enter_context(mock.patch.object(BaseTunerLayer, "_move_adapter_to_device_of_base_layer", _moved))
             ledger.enter("load")

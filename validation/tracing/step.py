@@ -121,7 +121,7 @@ class Step:
         track_optimizer(self.tracker, self.optimizer, self.trainable)
         for name, tensor in statistics(self.model):
             self.tracker.track_external(name, tensor, "optimizer_states")
-        columns = {f"text {n}.{i}": each for n, text in enumerate(self.texts) for i, each in enumerate(text)}
+        columns = {f"text {n}.{i}": column for n, text in enumerate(self.texts) for i, column in enumerate(text)}
         batch = {**({} if columns else self._inputs()), **self.labels, **self.images, **columns}
         for name, tensor in batch.items():
             if tensor is not None:
@@ -138,7 +138,7 @@ class Step:
             return self.model(**self._inputs(), **labels, **self.images).loss
 
     def _texts(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The texts of the examples, the first of which has the ids that are known where values are."""
+        """Return the texts of the examples. The first has the ids for which the trace knows values."""
         others = [torch.zeros_like(self.input_ids) for _ in range(self.training.texts_per_example - 1)]
         return [(ids, torch.ones_like(ids)) for ids in (self.input_ids, *others)]
 

@@ -139,10 +139,10 @@ def _has(card: GPU, words: list[str]) -> bool:
     return all(word in searched for word in words)
 
 
-def _summary(each: CardSummary) -> CardSummaryAnswer:
+def _summary(summary: CardSummary) -> CardSummaryAnswer:
     return CardSummaryAnswer(
-        id=each.card.id,
-        name=each.card.name,
-        usable_bytes=each.card.usable_bytes,
-        methods=tuple(MethodOnCardAnswer.model_validate(method) for method in each.methods),
+        id=summary.card.id,
+        name=summary.card.name,
+        usable_bytes=summary.card.usable_bytes,
+        methods=tuple(MethodOnCardAnswer.model_validate(method) for method in summary.methods),
     )

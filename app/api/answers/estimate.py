@@ -156,4 +156,4 @@ def _plain(value: Any) -> Any:
     """Return a setting as `dataclasses.asdict` does. Settings are never changed, so nothing is copied."""
     if isinstance(value, _JSON):
         return value
-    return {name: _plain(each) for name, each in _values(value)} if is_dataclass(value) else value
+    return {name: _plain(part) for name, part in _values(value)} if is_dataclass(value) else value

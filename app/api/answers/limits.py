@@ -22,7 +22,9 @@ class LimitBound(Answer):
     limit: int = described(
         "The bound: usable bytes if memory is the bound, else a value of the setting.", 25_250_758_656
     )
-    reason: str = described("An explanation.", "1,065 would require more bytes than the card offers")
+    reason: str = described(
+        "An explanation.", "1,065 would require 12.00 MiB more than the 23.52 GiB that the card offers"
+    )
 
 
 class LimitPoint(Answer):

@@ -101,7 +101,7 @@ def row(swept: Swept) -> dict[str, Any]:
 
 def lines(paths: Iterable[str], rows: Iterable[dict[str, Any]], kind: Format) -> Iterator[str]:
     """Yield one line per row, computed on demand; CSV starts with a line of column names."""
-    return _csv(paths, rows) if kind == "csv" else (f"{json.dumps(each)}\n" for each in rows)
+    return _csv(paths, rows) if kind == "csv" else (f"{json.dumps(answered)}\n" for answered in rows)
 
 
 def blocks(lines: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:

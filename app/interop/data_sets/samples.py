@@ -124,8 +124,8 @@ def _joined(value: Any, name: str, number: int) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
-        contents = [next((each[key] for key in CONTENT if key in each), None) for each in value]
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        contents = [next((message[key] for key in CONTENT if key in message), None) for message in value]
         if all(isinstance(content, str | None) for content in contents):
             return "".join(content or "" for content in contents)
     raise _no_text(name, number)

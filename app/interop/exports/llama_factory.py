@@ -173,7 +173,7 @@ def _low_rank(planned: Planned) -> Part:
 
 
 def _without_keys(method: LowRank) -> tuple[str, ...]:
-    """The settings of LoRA that LLaMA-Factory has no key for; of initializations it has PiSSA."""
+    """Return the settings of LoRA that LLaMA-Factory has no key for. Of the initializations, it has PiSSA."""
     of_initialization = () if method.init_lora_weights in PISSA_ITER else ("init_lora_weights",)
     of_modules = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "target_parameters")
     return (*of_modules, "layer_replication", "lora_bias", "use_bdlora", "trainable_token_indices", *of_initialization)

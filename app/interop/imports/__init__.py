@@ -72,7 +72,7 @@ def read(
     Raises:
         PlanError: if the file cannot be read, names no model or a method that is not supported, or exceeds a limit.
     """
-    keys = _keys(content)
+    keys = _keys(content, format)
     name = format or _format(keys)
     other_runs.warn(keys, name)
     of_gpus = name in launchers.FORMATS
@@ -84,9 +84,9 @@ def read(
     return imported
 
 
-def _keys(content: Any) -> Keys:
+def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's word
     """Return the keys of a text: the arguments of a script's calls, a command's options, or a file's own."""
-    if isinstance(content, str) and python_calls.is_code(content):
+    if isinstance(content, str) and (format == "script" or python_calls.is_code(content)):
         return python_calls.keys_of(content)
     if isinstance(content, str) and command.is_command(content):
         return Keys(command.keys_of(content))

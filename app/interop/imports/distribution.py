@@ -78,7 +78,7 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
             keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
         found, name = {**training, **fsdp.training}, "fsdp"
         if format == "axolotl":
-            keys.miss("fsdp_version", "fsdp", AXOLOTL_UNITS)
+            keys.miss("fsdp_version", keys.given("fsdp_version"), AXOLOTL_UNITS)
     elif zero is not None:
         found, name, count = {**training, **zero.training}, zero.sharding, count or zero.count
     elif count < FEWEST:

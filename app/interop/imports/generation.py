@@ -87,7 +87,7 @@ def _warn_of_rewards(keys: Keys) -> None:
     """
     given = keys.take("reward_funcs")
     model = keys.take("reward_model_name_or_path")
-    texts = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, str) and "/" in each]
+    texts = [text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str) and "/" in text]
     if model is not None or texts:
         effect = "A model that scores completions is in memory too, and runs on all completions of a step."
         keys.warn(f"the reward model {model or texts[0]}", effect, "one with reward functions only")

@@ -43,6 +43,7 @@ class Keys:
     """The keys of a file that no reader has consumed yet, and the remarks on those that were."""
 
     def __init__(self, given: Mapping[str, Any], script: Script | None = None) -> None:
+        self._given = given
         self.left = dict(given)
         #: The facts of the script whose arguments the keys are.
         self.script = script or Script()
@@ -51,6 +52,10 @@ class Keys:
         self.warnings: list[str] = []
         #: The file's names of renamed keys.
         self._older: dict[str, str] = {}
+
+    def given(self, key: str) -> Any:
+        """Return the file's value of a key, consumed or not. None if the file does not have it."""
+        return self._given.get(self._older.get(key, key))
 
     def miss(self, key: str, value: Any, why: str) -> None:
         """Add a key that the request does not reproduce."""

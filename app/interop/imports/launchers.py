@@ -100,7 +100,8 @@ def alone(imported: Imported) -> Imported:
 def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
     """Return a plan's request, distributed as an imported file does it.
 
-    The plan's number of GPUs stays where the file names none.
+    The plan's number of GPUs stays where the file names none. DeepSpeed refuses weights in bfloat16 without Trainer's
+    bf16=True, which is then assumed as for a file without a plan.
     """
     settings = {key: value for key, value in plan.get("training", {}).items() if key not in _CONFIGS}
     training = {**settings, **imported.request["training"]}
@@ -111,7 +112,8 @@ def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
         stated.add(COUNT)
     request = {**plan, "training": training, "device": {**given, **device}}
     others = tuple(entry for entry in imported.not_understood if entry.key not in stated)
-    return replace(imported, request=request, not_understood=others)
+    of_plan = replace(imported, request=request, not_understood=others)
+    return alone(of_plan) if training.get("dtype", "bfloat16") == "bfloat16" else of_plan
 
 
 def _lacks_count(missed: NotUnderstood) -> bool:

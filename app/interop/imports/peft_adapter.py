@@ -158,7 +158,7 @@ def _check_boft(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as
 
 
 def _check_shira(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
-    """Leave out how the elements are chosen: any mask has as many."""
+    """Leave out how SHiRA chooses its elements: every mask has the same number."""
     keys.forget(("mask_type",))
 
 

@@ -138,7 +138,7 @@ def factory_settings(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
 
 
 def rows_of_kto(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
-    """Return the rows of a micro-batch of KTO, of which TRL's trainer needs two, and LLaMA-Factory's one.
+    """Return the rows of a micro-batch of KTO. TRL's trainer needs at least two, LLaMA-Factory's one.
 
     Source: LLaMA-Factory, data/processor/feedback.py, which pairs the prompts and answers of the whole dataset.
     """

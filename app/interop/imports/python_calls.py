@@ -104,8 +104,9 @@ def keys_of(text: str) -> Keys:
         images=images_in(modules),
     )
     keys = Keys({**launch_in(code), **found.arguments}, script)
-    for each in wrong:
-        keys.miss("a cell", shortened((each.text or "").strip()), f"is not Python ({each.msg}): the cell is not read")
+    for mistake in wrong:
+        line = shortened((mistake.text or "").strip())
+        keys.miss("a cell", line, f"is not Python ({mistake.msg}): the cell is not read")
     for name in other_trainers(found.calls):
         keys.miss(
             name,

@@ -57,7 +57,7 @@ class Names:
         )
 
     def assign(self, target: ast.expr, node: ast.expr | None) -> None:
-        """Note what a target stands for; that of no expression is not known."""
+        """Record the value of an assigned name. Without an expression it is unknown."""
         if isinstance(target, ast.Tuple | ast.List):
             parts = node.elts if isinstance(node, ast.Tuple | ast.List) else []
             is_parsed = node is not None and _is_parsed(node)
@@ -94,7 +94,7 @@ class Names:
                 self.values[f"{node.name}.{target.id}"] = self.options[target.id] = value
 
     def called(self, call: ast.Call) -> None:
-        """Note what a function of the code is given where it is first called."""
+        """Record the arguments of the first call of a function that the code defines."""
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         if name not in self.functions or name in self.given:
             return

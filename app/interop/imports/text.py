@@ -18,6 +18,9 @@ LONGEST = 1 << 14
 #: A line by which documentation leaves keys out; in YAML it ends a document.
 _LEFT_OUT = re.compile(r"(?m)^[ \t]*\.\.\.[ \t]*$")
 
+#: What a text without keys may be instead.
+NEITHER = "a command such as trl sft, nor Python that sets up a run, such as SFTConfig or from_pretrained"
+
 #: How deep lists and objects may lie in each other.
 MAX_DEPTH = 16
 
@@ -29,6 +32,8 @@ def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
         PlanError: if it cannot be read, with the place and the reason.
     """
     value = _read(content, loc) if isinstance(content, str) else content
+    if isinstance(value, str) and value:
+        raise refusal(loc, f"has no keys with values, and is neither {NEITHER}", shortened(value))
     if not isinstance(value, dict) or not value:
         raise refusal(loc, "must contain keys with values: the file's text, or its content as an object", content)
     plain = _plain(value, loc, MAX_DEPTH)

@@ -28,7 +28,7 @@ OTHER_BUILDERS = {
     "phi4_14b": "microsoft/phi-4",
 }
 
-_MODELS = {each.name: each.id for each in torchtune.BUILDERS} | OTHER_BUILDERS
+_MODELS = {builder.name: builder.id for builder in torchtune.BUILDERS} | OTHER_BUILDERS
 _PROJECTIONS = {module: name for name, module in torchtune.PROJECTIONS.items()}
 
 #: Names of the same classes. Source: bitsandbytes/optim, adamw.py and lion.py.

@@ -54,5 +54,6 @@ def unpadded(keys: Keys, key: str, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training without padding where FlashAttention 2 makes the memory depend on how much there is."""
     if not training["padding"] or training["attention"] != "flash_attention_2":
         return training
-    keys.miss(key, None, "flash_attention_2 removes padding: the figures are for sequences that are all full")
+    why = "flash_attention_2 removes padding: the figures are for sequences that are all full"
+    keys.miss(key, keys.given(key), why)
     return {**training, "padding": False}

@@ -79,7 +79,7 @@ def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dic
 
 
 def warn_of_experts(keys: Keys, method: dict[str, Any], model: Model | None) -> None:
-    """Warn about experts, of which Unsloth quantizes and adapts more than transformers and PEFT do.
+    """Warn about experts: Unsloth quantizes and adapts more of them than transformers and PEFT do.
 
     Source: unsloth at 015bdef, models/mapper.py, and models/_utils.py, get_moe_target_parameters.
     """

@@ -28,9 +28,9 @@ KNOWN_FILES: dict[str, dict[str, Any]] = json.loads(
     files(__package__).joinpath("zero_configs.json").read_text(encoding="utf-8")
 )
 
-_FIELDS = {each.name: each for each in declared(ZeroOptimization)}
-_TRAINING = {each.name: each for each in declared(Training)}
-_OFFLOAD = {each.name: each for each in declared(Offload)}
+_FIELDS = {field.name: field for field in declared(ZeroOptimization)}
+_TRAINING = {field.name: field for field in declared(Training)}
+_OFFLOAD = {field.name: field for field in declared(Offload)}
 
 #: Keys that do not change the memory of a step, or that repeat others.
 WITHOUT_EFFECT = frozenset((*deepspeed_keys.WITHOUT_EFFECT, "train_batch_size"))

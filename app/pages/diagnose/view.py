@@ -99,7 +99,7 @@ class Case:
                 of_plan.append(problem)
             else:
                 found[name] = "; ".join(filter(None, (found.get(name), text)))
-        return found | {"": "; ".join(f"{each.loc}: {each.msg}" for each in of_plan)} if of_plan else found
+        return found | {"": "; ".join(f"{wrong.loc}: {wrong.msg}" for wrong in of_plan)} if of_plan else found
 
 
 def case_of(pairs: list[tuple[str, str]]) -> Case:

@@ -20,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/difference")
 def get_difference(request: Request) -> Response:
     """Show the plans of the address side by side, or the addresses with error messages."""
-    typed = [each for each in request.query_params.getlist(INPUT) if each.strip()]
+    typed = [link for link in request.query_params.getlist(INPUT) if link.strip()]
     context: dict[str, Any] = {
         "address": view.address_of(typed),
         "errors": {},

@@ -19,7 +19,7 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from calculator.estimation.answer import Estimate
     from calculator.estimation.request import Request
@@ -71,6 +71,11 @@ class Difference:
     def settings(self) -> tuple[SettingLine, ...]:
         """The settings that differ."""
         return setting_lines([plan.request for plan in self.plans])
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The names of the plans' methods."""
+        return frozenset(plan.request.method.name for plan in self.plans)
 
     @cached_property
     def components(self) -> tuple[ComponentLine, ...]:
@@ -142,13 +147,18 @@ def address_of(plans: Iterable[str]) -> str:
     return f"/difference?{urlencode(pairs)}" if pairs else "/difference"
 
 
-def setting_label(path: str) -> str:
-    """Return the label of a setting; of one that the form does not have, its path in a request."""
+def setting_label(path: str, methods: Collection[str] = ()) -> str:
+    """Return the label of a setting; of one that the form does not have, its path in a request.
+
+    Settings of the same name can differ between methods: `methods` are those of the plans.
+    """
     head, *rest = path.split(".")
     if path in ("model", "method.name"):
         return LABELS[head]
     name = rest[-1] if rest else head
-    return next((field.declared.setting.label for field in FIELDS.values() if field.declared.name == name), path)
+    named = [field for field in FIELDS.values() if field.declared.name == name]
+    named.sort(key=lambda field: field.method not in methods)
+    return named[0].declared.setting.label if named else path
 
 
 def setting_value(path: str, value: Any) -> str:

@@ -27,8 +27,8 @@ def operations() -> tuple[Operation, ...]:
     """Return every operation of the API, in the order of the OpenAPI document, which takes seconds to compute."""
     return tuple(
         Operation(verb=verb, path=route.path.replace(":path", ""), summary=route.summary or "")
-        for each in ROUTERS
-        for route in each.routes
+        for documented in ROUTERS
+        for route in documented.routes
         if isinstance(route, APIRoute) and route.include_in_schema
         for verb in sorted(route.methods or ())
     )

@@ -143,7 +143,7 @@ def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested
     def changes(suggestion: Suggestion) -> dict[str, str]:
         return {name: value for name, value in typed_request(suggestion.request).items() if value != form.typed[name]}
 
-    return tuple(Suggested(suggestion=each, changes=changes(each)) for each in suggestions(request, answer))
+    return tuple(Suggested(suggestion=change, changes=changes(change)) for change in suggestions(request, answer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ LONG_REASON = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageOfTypes:
-    """One page of the model types that match a search, of those that one engine estimates."""
+    """A page of the model types that match a search and an engine."""
 
     #: The types that match the search, of every engine.
     matching: tuple[ModelTypeAnswer, ...]

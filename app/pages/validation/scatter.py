@@ -54,7 +54,7 @@ def measurements_figure(rows: Iterable[PublishedRow]) -> str:
 
 
 def _diagonal(rows: list[PublishedRow]) -> go.Scatter:
-    sizes = [gib(each) for row in rows for each in (row.predicted_bytes or 0, row.measured_bytes or 0)]
+    sizes = [gib(size) for row in rows for size in (row.predicted_bytes or 0, row.measured_bytes or 0)]
     ends = [min(sizes, default=1) * 0.9, max(sizes, default=1) * 1.1]
     return go.Scatter(
         x=ends, y=ends, mode="lines", line={"dash": "dot", "width": 1}, name="equal", hoverinfo="skip", meta="ink"

@@ -128,7 +128,7 @@ def counts(published: PublishedAnswer) -> tuple[Counts, ...]:
         )
         for source in published.sources
     )
-    return tuple(sorted(by_source, key=lambda each: (-each.whole, -each.in_part)))
+    return tuple(sorted(by_source, key=lambda count: (-count.whole, -count.in_part)))
 
 
 def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:

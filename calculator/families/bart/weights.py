@@ -35,7 +35,7 @@ _OFFSET = 2
 
 def _attention(config: Config, name: str) -> tuple[Module, ...]:
     hidden = config["hidden_size"]
-    projections = (linear(f"{name}.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out"))
+    projections = (linear(f"{name}.{letter}_proj", hidden, hidden, bias=True) for letter in ("k", "v", "q", "out"))
     return (*projections, norm(f"{name}_layer_norm", hidden, bias=True))
 
 

@@ -90,7 +90,7 @@ def _encoder(config: Config, name: str, embeddings: tuple[str, ...]) -> Parts:
     }
     ids = ("position_ids", "token_type_ids")
     return (
-        *(tables[each] for each in embeddings),
+        *(tables[embedding] for embedding in embeddings),
         *(Buffer(name=f"{name}.embeddings.{id_}", shape=(1, longest), dtype="int64") for id_ in ids),
         stack(f"{name}.encoder.layer", uniform_layers(config), lambda _kind: encoder_layer(config)),
     )

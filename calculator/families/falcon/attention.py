@@ -73,9 +73,9 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
     """
     config, (batch, length, _) = context.config, fused_qkv.shape
     heads, groups, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
-    each = heads // groups
-    of_group, one = (batch, groups, length, each, head_dim), (batch, groups, length, 1, head_dim)
-    qkv = ops.view(fused_qkv, (batch, groups, length, each + 2, head_dim))
+    queries = heads // groups
+    of_group, one = (batch, groups, length, queries, head_dim), (batch, groups, length, 1, head_dim)
+    qkv = ops.view(fused_qkv, (batch, groups, length, queries + 2, head_dim))
     query = ops.narrow(qkv, of_group)
     key = ops.expand(indexing.index_list(qkv, one, "key, picked"), of_group)
     value = ops.expand(indexing.index_list(qkv, one, "value, picked"), of_group)

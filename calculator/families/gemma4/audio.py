@@ -48,9 +48,9 @@ def _attention(config: Config) -> Owned:
         bare(name, "other", per_dim_scale=(int(hidden) // int(config["num_attention_heads"]),)),
         Buffer(name=f"{name}.softcap", shape=(), dtype="model"),
         *(
-            each
+            module
             for part in ("q_proj", "k_proj", "v_proj", "post")
-            for each in clippable(config, f"{name}.{part}", hidden, hidden)
+            for module in clippable(config, f"{name}.{part}", hidden, hidden)
         ),
         linear(f"{name}.relative_k_proj", hidden, hidden),
     )

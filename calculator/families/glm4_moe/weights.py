@@ -74,7 +74,7 @@ def _parts(config: Config, attend: Callable[[Config], Owned], sparse: Sequence[b
         mlp = corrected_mixture(config) if kind.mlp == "sparse" else gated_mlp(config)
         return (*attend(config), *mlp, *norms(config, *PRE_NORMS))
 
-    return decoder(config, [LayerKind(mlp="sparse" if each else "dense") for each in sparse], layer)
+    return decoder(config, [LayerKind(mlp="sparse" if is_sparse else "dense") for is_sparse in sparse], layer)
 
 
 def _attention(config: Config) -> Owned:

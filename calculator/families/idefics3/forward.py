@@ -52,7 +52,7 @@ def _encode(context: Context) -> list[Tensor]:
     _, tokens, width = image_features.shape
     batch, of_row = int(context.batch), int(tiles) // int(context.batch)
     parts = ops.split(image_features, [(of_row * int(tokens), width) for _ in range(batch)])
-    context.image_outputs = [(each, 1) for each in (last_hidden_state, *parts)]
+    context.image_outputs = [(output, 1) for output in (last_hidden_state, *parts)]
     return parts
 
 

@@ -145,7 +145,7 @@ def _attention(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     heads = vision["num_attention_heads"]
     shape = (images, heads, patches, int(width) // int(heads))
     query, key, value = (modules[f"attention.{name}_proj"](x) for name in ("q", "k", "v"))
-    query, key = (_normed(modules, f"attention.{name}_norm", each) for name, each in (("q", query), ("k", key)))
+    query, key = (_normed(modules, f"attention.{name}_norm", tensor) for name, tensor in (("q", query), ("k", key)))
     query, key, value = (ops.view(states, shape) for states in (query, key, value))
     context.set_scope(f"{path}: ")
     attn_output = attention.attend(context, query, key, value)

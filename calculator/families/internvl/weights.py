@@ -204,7 +204,7 @@ def _parts(config: Config) -> Parts:
 _SHARED = tuple(
     entry
     for entry in _TEXTS["qwen2"]
-    if all(entry.name in {each.name for each in entries} for entries in _TEXTS.values())
+    if all(entry.name in {entry.name for entry in entries} for entries in _TEXTS.values())
 )
 
 _NAMES = dict.fromkeys(entry.name for entries in _TEXTS.values() for entry in entries if not isinstance(entry, Check))

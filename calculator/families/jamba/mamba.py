@@ -49,15 +49,15 @@ def mamba(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     b = norms.rms_norm(modules["mamba.b_layernorm"], b)
     c = norms.rms_norm(modules["mamba.c_layernorm"], c)
     context.set_scope(scope)
-    for each in dt_proj.own.values():
-        external(f"{modules.prefix}mamba", each)
+    for parameter in dt_proj.own.values():
+        external(f"{modules.prefix}mamba", parameter)
     time_step = _projected(modules["mamba.dt_proj"], time_step)
     dt_bias = ops.cast(dt_proj.own["bias"], "float32", "dt_bias in float32")
     x = ops.view(mixed, part)
     before = context.cache.state() if context.cache is not None else None
     if context.cache is not None and before is not None:
-        x, dt, z = (ops.narrow(each, part[:2]) for each in (x, time_step, gate))
-        b, c = (ops.view(each, (batch, states)) for each in (b, c))
+        x, dt, z = (ops.narrow(tensor, part[:2]) for tensor in (x, time_step, gate))
+        b, c = (ops.view(tensor, (batch, states)) for tensor in (b, c))
         out = selective_state_update(x, dt, rate, b, c, mamba_parameters["D"], z, dt_bias, before)
         context.cache.update_state()
     else:

@@ -67,7 +67,7 @@ def _phi(config: Config) -> Parts:
         normed = ("q", "k") if config["qk_layernorm"] else ()
         return (
             *attention(config, qkv_bias=True, o_bias=True, output="dense"),
-            *(norm(f"self_attn.{each}_layernorm", config["head_dim"], bias=True) for each in normed),
+            *(norm(f"self_attn.{letter}_layernorm", config["head_dim"], bias=True) for letter in normed),
             *plain_mlp(config, "mlp.fc1", "mlp.fc2"),
             *norms(config, "input_layernorm", bias=True),
         )

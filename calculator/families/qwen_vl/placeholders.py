@@ -57,7 +57,7 @@ def encode(context: Context, *, tower: RunTower) -> list[Tensor]:
     hidden_states, merged, features = tower(context, pixel_values, image, count)
     hidden_states, merged, *features = leave_with(_TOWER, hidden_states, merged, *features)
     del pixel_values
-    context.image_outputs = [(hidden_states, 1), *((each, count) for each in (merged, *features))]
+    context.image_outputs = [(hidden_states, 1), *((output, count) for output in (merged, *features))]
     return [merged, *features]
 
 

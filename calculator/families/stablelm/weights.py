@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 def _head_norms(config: Config, name: str, heads: str) -> tuple[Module, ...]:
     """Return one norm per head."""
-    each = range(config[heads])
-    return tuple(norm(f"self_attn.{name}_layernorm.norms.{index}", config["head_dim"]) for index in each)
+    numbers = range(config[heads])
+    return tuple(norm(f"self_attn.{name}_layernorm.norms.{index}", config["head_dim"]) for index in numbers)
 
 
 def _stablelm(config: Config) -> Parts:

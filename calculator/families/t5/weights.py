@@ -52,7 +52,7 @@ def _attention(config: Config, name: str, *, biased: bool = False) -> tuple[Modu
         f"{name}.relative_attention_bias", config["relative_attention_num_buckets"], config["num_attention_heads"]
     )
     return (
-        *(linear(f"{name}.{each}", hidden, queries) for each in ("q", "k", "v")),
+        *(linear(f"{name}.{letter}", hidden, queries) for letter in ("q", "k", "v")),
         linear(f"{name}.o", queries, hidden),
         *((table,) if biased else ()),
     )
@@ -62,7 +62,7 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     up = ("wi_0", "wi_1") if config["is_gated_act"] else ("wi",)
     return (
-        *(linear(f"{name}.{each}", hidden, inner) for each in up),
+        *(linear(f"{name}.{projection}", hidden, inner) for projection in up),
         # T5PreTrainedModel._keep_in_fp32_modules names wo, so it is not quantized
         linear(f"{name}.wo", inner, hidden, quantizable=False),
     )

@@ -39,7 +39,9 @@ def _without_row(config: Config) -> str | None:
 
 def _attention(config: Config, name: str) -> tuple[Module, ...]:
     hidden = config["hidden_size"]
-    projections = (linear(f"{name}.{each}_proj", hidden, hidden, bias=each != "k") for each in ("k", "v", "q", "out"))
+    projections = (
+        linear(f"{name}.{letter}_proj", hidden, hidden, bias=letter != "k") for letter in ("k", "v", "q", "out")
+    )
     return (*projections, norm(f"{name}_layer_norm", hidden, bias=True))
 
 

@@ -50,8 +50,8 @@ def split_conv1d_scan_combined(inputs: Inputs, sizes: Sizes) -> Tensor:
     projected = inputs.projected
     tape, dtype = projected.tape, projected.dtype
     call = sized(projected.shape[:2], sizes)
-    edges = tuple([None if each is None else each.edge for each in inputs])
-    node = Node(tape, _back, edges, (call, tuple([each is not None for each in inputs]))) if any(edges) else None
+    edges = tuple([None if tensor is None else tensor.edge for tensor in inputs])
+    node = Node(tape, _back, edges, (call, tuple([tensor is not None for tensor in inputs]))) if any(edges) else None
     kept = [_convolved(call, projected), *steps(tape, call)]
     states = tape.scratch(call.states, "float32", "states of chunks in float32")
     kept += passed(tape, call, dtype)
@@ -68,9 +68,9 @@ def split_conv1d_scan_combined(inputs: Inputs, sizes: Sizes) -> Tensor:
         root = tape.new((batch * length * sizes.groups,), "float32", "reciprocal RMS")
     out = tape.new((*call.inner[:2], inputs.out.shape[0]), dtype, "output of the mixer", node)
     if node is not None:
-        for each in (*inputs, scanned, root):
-            if each is not None:
-                node.save(each)
+        for tensor in (*inputs, scanned, root):
+            if tensor is not None:
+                node.save(tensor)
     del gated, kept
     return out
 
@@ -97,7 +97,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
     """
     call, has = node.context
     saved = iter(node.saved)
-    inputs = Inputs(*[next(saved) if each else None for each in has])  # type: ignore[arg-type]
+    inputs = Inputs(*[next(saved) if is_given else None for is_given in has])  # type: ignore[arg-type]
     projected, tape = inputs.projected, grad.tape
     dtype = projected.dtype
     kept = [tape.scratch(call.inner, dtype, "output before the projection"), _convolved(call, projected)]
@@ -120,7 +120,7 @@ def _back(node: Node, grad: Tensor) -> list[Tensor | None]:
     del kept, of_mixed, scanned, _copies
     of_dt_bias = ops.cast(of_dt_bias, inputs.dt_bias.dtype, "gradient of dt_bias, cast")
     found = (of_projected, of_conv, of_conv_bias, of_dt_bias, of_rate, of_d, of_norm, of_out, of_out_bias)
-    return [each if edge else None for each, edge in zip(found, node.edges, strict=True)]
+    return [gradient if edge else None for gradient, edge in zip(found, node.edges, strict=True)]
 
 
 def _of_norm(call: Call, weight: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def chunk_scan_combined(
     tape, dtype = x.tape, x.dtype
     _, _, heads, head = x.shape
     call = sized(x.shape[:2], Sizes(heads, head, b.shape[2], b.shape[3], chunk))
-    edges = tuple([each.edge for each in inputs])
+    edges = tuple([tensor.edge for tensor in inputs])
     node = NodeWithOutputs(tape, _chunk_scan_back, edges, call, outputs=2) if any(edges) else None
     kept = steps(tape, call)
     summed = kept[1]
@@ -95,8 +95,8 @@ def chunk_scan_combined(
     out = tape.new(x.shape, dtype, "output of the scan", node)
     del kept, before
     if node is not None:
-        for each in (out, x, dt, summed, *inputs[2:]):
-            node.save(each)
+        for tensor in (out, x, dt, summed, *inputs[2:]):
+            node.save(tensor)
     return out, Tensor(tape, last.storage, last.shape, last.dtype, node, 1)
 
 
@@ -105,20 +105,20 @@ def _chunk_scan_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | No
     tape, call = x.tape, node.context
     batch, _, *sizes = call.states
     last = grads[1] or tape.scratch((batch, *sizes), "float32", "gradient of the last state")
-    of_b, of_c = (tape.new(each.shape, each.dtype, "gradient of B or C") for each in (b, c))
+    of_b, of_c = (tape.new(tensor.shape, tensor.dtype, "gradient of B or C") for tensor in (b, c))
     of_dt = tape.new(dt.shape, dt.dtype, "gradient of time steps, in their dtype")
     found = scan_back(call, x, d.dtype, gated=False, alone=True)
     del last
     of_dt_bias = ops.cast(found.dt_bias, dt_bias.dtype, "gradient of dt_bias, cast")
     result = (found.x and ops.view(found.x, x.shape), of_dt, found.rate, of_b, of_c, found.d, of_dt_bias)
-    return [each if edge else None for each, edge in zip(result, node.edges, strict=True)]
+    return [gradient if edge else None for gradient, edge in zip(result, node.edges, strict=True)]
 
 
 def sized(shape: Shape, sizes: Sizes) -> Call:
     """Return the shapes of a call for (batch, sequence)."""
     (batch, length), (heads, head, groups, state, chunk) = shape, sizes
     chunks = -(-length // chunk)
-    each = min(-(-int(batch * chunks * heads) // MULTIPROCESSORS), int(heads // groups))
+    chunks_at_once = min(-(-int(batch * chunks * heads) // MULTIPROCESSORS), int(heads // groups))
     return Call(
         sizes=sizes,
         inner=(batch, length, heads * head),
@@ -126,7 +126,7 @@ def sized(shape: Shape, sizes: Sizes) -> Call:
         steps=(batch, heads, chunks, chunk),
         states=(batch, chunks, heads, head, state),
         by_chunks=(batch, chunks, groups, chunk, chunk),
-        splits=-(-int(heads // groups) // max(each, 1)),
+        splits=-(-int(heads // groups) // max(chunks_at_once, 1)),
     )
 
 

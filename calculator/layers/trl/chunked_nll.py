@@ -52,7 +52,7 @@ class ChunkedNLL:
             run = partial(_chunk, context, weight, bias, target)
             chunk_loss, *metrics = checkpoint(run, part, captured=labels)
             loss = ops.add(loss, chunk_loss, "loss so far")
-            totals = [ops.add(total, each, "so far") for total, each in zip(outputs[1:], metrics, strict=True)]
+            totals = [ops.add(total, metric, "so far") for total, metric in zip(outputs[1:], metrics, strict=True)]
             outputs[1:] = totals
             del totals
         loss = ops.mul(loss, self.num_items, "loss, divided")

@@ -32,6 +32,6 @@ def statistics(tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]
 
 def update(tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:
     """Return the temporaries of the largest factor's update. The factors are updated one after the other."""
-    largest = max(_factors(tensors), key=lambda each: each.bytes // each.count)
+    largest = max(_factors(tensors), key=lambda factor: factor.bytes // factor.count)
     one = replace(largest, count=1, bytes=largest.bytes // largest.count)
     return (PerParameter((one,), ("importance, updated",), "workspace", _TEMPORARIES),)

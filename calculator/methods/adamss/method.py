@@ -52,7 +52,7 @@ class AdaMSS(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the figures assume because the weights are not known."""
+        """Say what the figures assume about the values of the weights."""
         clusters = "AdaMSS clusters each weight's outputs by its values: the clusters are assumed to be equally large."
         others = "With others, the factors are as many numbers, unless a cluster is smaller than subspace_rank."
         return (f"{clusters} {others} Each factor may take 512 bytes more or less then.",)
@@ -84,7 +84,7 @@ class AdaMSS(AdaptedLinear):
         dtype, r, columns = training.added_dtype, self._rank(module), named(self._columns(module), "in_features")
         sizes = [(named(size, "outputs"), named(min(size, self.subspace_rank), "rank")) for size in self._sizes(module)]
         of_a = (Added(name=f"{layer.A}.{i}", shape=(rank, r), dtype=dtype) for i, (_, rank) in enumerate(sizes))
-        of_b = (Added(name=f"{layer.B}.{i}", shape=(each, rank), dtype=dtype) for i, (each, rank) in enumerate(sizes))
+        of_b = (Added(name=f"{layer.B}.{i}", shape=(size, rank), dtype=dtype) for i, (size, rank) in enumerate(sizes))
         projection = Added(name=layer.PROJECTION, shape=(r, columns), dtype=dtype, trained=False, buffer=True)
         return (*of_a, *of_b, projection)
 

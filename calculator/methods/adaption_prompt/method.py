@@ -97,13 +97,13 @@ class AdaptionPrompt(Method):
     def with_layers(self, model: Model) -> Model:
         """Return the model with a separate kind for each kind of layer that has a prompt."""
         stack = model.decoder
-        if any(module.layer is not None for each in stack.layers for module in each.modules):
+        if any(module.layer is not None for layer in stack.layers for module in layer.modules):
             return model
         first = len(stack.layers) - self.adapter_layers
         kinds: dict[Layer, Layer] = {}
         layers = (
             *stack.layers[:first],
-            *(kinds.setdefault(each, _adapted_layer(each, first)) for each in stack.layers[first:]),
+            *(kinds.setdefault(layer, _adapted_layer(layer, first)) for layer in stack.layers[first:]),
         )
         changed = Stack(name=stack.name, layers=layers)
         return replace(model, parts=tuple(changed if part is stack else part for part in model.parts))

@@ -28,7 +28,7 @@ class BitFit(Method):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Which parameters are trained."""
+        """Say which parameters are trained."""
         return ("BitFit trains only the parameters whose names end in bias. PEFT has no such method.",)
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002

@@ -61,7 +61,7 @@ class BOFT(AdaptedLinear):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Where the permutations are stored, and that no kernel is compiled."""
+        """Say where the permutations are stored, and that no kernel is compiled."""
         return (PERMUTATIONS, "The figures are for BOFT without its compiled kernel (fbd_cuda).")
 
     @property
@@ -80,7 +80,7 @@ class BOFT(AdaptedLinear):
             yield Problem(loc="method.boft_n_butterfly_factor", msg=message, input=self.boft_n_butterfly_factor)
         name = "boft_block_size" if self.boft_block_size else "boft_block_num"
         number = getattr(self, name)
-        odd = [each for each in found.items() if each[1].kind in self.adaptable and each[1].in_features % number]
+        odd = [item for item in found.items() if item[1].kind in self.adaptable and item[1].in_features % number]
         for path, module in odd[:1]:
             message = f"the input of {path} ({module.in_features:,}) must be a multiple of it"
             yield Problem(loc=f"method.{name}", msg=message, input=number)

@@ -54,7 +54,7 @@ def blocks(
         part = layer or (_EMBEDDING.findall(name) if include_embedding else [])
         first = part[0] if part else ""
         if first not in found:
-            first = next((each for each in found if each in name), first)
+            first = next((prefix for prefix in found if prefix in name), first)
         if first:
             found[first] = found.get(first, 0) + size
         else:

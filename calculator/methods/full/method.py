@@ -71,7 +71,7 @@ class Full(FullSettings):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Which parameters are trained."""
+        """Say which parameters are trained."""
         if self.trains_active_layers:
             return active_layers.assumptions(self)
         if self.unfrozen_parameters is None:

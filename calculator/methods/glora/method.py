@@ -73,7 +73,7 @@ class GLoRA(AdaptedLinear):
         biased = set(kinds) != {"none"} and any(
             module.bias for path, module in found.items() if not model.is_idle(path)
         )
-        in_all = self.bias == "all" and any(each.bias for _, each in model.running)
+        in_all = self.bias == "all" and any(module.bias for _, module in model.running)
         return self.config_A_B != "none" or biased or in_all
 
     def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:  # noqa: ARG002
@@ -89,7 +89,9 @@ class GLoRA(AdaptedLinear):
             "E": (of_d, (rows,)),
         }
         dtypes = (training.added_dtype, training.dtype)
-        return tuple(each for name, (kind, shape) in kinds.items() for each in self._path(name, kind, shape, dtypes))
+        return tuple(
+            parameter for name, (kind, shape) in kinds.items() for parameter in self._path(name, kind, shape, dtypes)
+        )
 
     def _path(self, name: str, kind: str, shape: Shape, dtypes: tuple[DType, DType]) -> Iterator[Added]:
         prefix, (dtype, parameter_dtype) = f"glora_{name}", dtypes

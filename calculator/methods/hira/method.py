@@ -63,7 +63,7 @@ class HiRA(AdaptedLinear):
         """Return the product of the factors, its product with the weight, and a token's product with the result."""
         columns = {tensor.name.rpartition(".")[0]: int(tensor.shape[1]) for tensor in added if tensor.name.endswith(_A)}
         rows = [(tensor, columns[tensor.name.rpartition(".")[0]]) for tensor in added if tensor.name.endswith(_B)]
-        sizes = [(each.count, int(each.shape[0]) * width) for each, width in rows]
+        sizes = [(row.count, int(row.shape[0]) * width) for row, width in rows]
         return dense_operations([(number, size, (2 * self.r + 1) * size) for number, size in sizes], batch)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:

@@ -109,9 +109,9 @@ class Lily(AdaptedLinear):
         """Return the shared matrices."""
         shared = sharing.groups(self, model)
         found: dict[str, Shape] = {}
-        for each in sharing.targets(self, model) if shared else ():
-            shapes = self._shapes(each.module).values()
-            found |= {name: shape for name, shape in zip(shared[each.name], shapes, strict=True) if name is not None}
+        for target in sharing.targets(self, model) if shared else ():
+            shapes = self._shapes(target.module).values()
+            found |= {name: shape for name, shape in zip(shared[target.name], shapes, strict=True) if name is not None}
         return tuple(
             ResidentTensor(
                 name=name,

@@ -60,5 +60,5 @@ def norms_without_weight(model: Model) -> Iterator[str]:
 def _internvl_names(model: Model) -> Iterator[str]:
     paths = [path for path, _ in model.paths]
     attention = [path.removesuffix("projection_layer") for path in paths if path.endswith(".projection_layer")]
-    absent = [f"{each}{name}" for each in attention for name in ("q_norm", "k_norm")]
+    absent = [f"{prefix}{name}" for prefix in attention for name in ("q_norm", "k_norm")]
     yield from (path for path in (*absent, "model.vision_tower.layernorm") if path not in paths)

@@ -52,7 +52,7 @@ class LoHa(DenseUpdate):
         """Return two products of factors, their elementwise product, and a token's product with it."""
         rows = {tensor.name.rpartition(".")[0]: tensor for tensor in added if tensor.name.endswith(FACTORS[0])}
         columns = {tensor.name.rpartition(".")[0]: tensor for tensor in added if tensor.name.endswith(FACTORS[1])}
-        sizes = ((each.count, int(each.shape[0]) * int(columns[name].shape[1])) for name, each in rows.items())
+        sizes = ((row.count, int(row.shape[0]) * int(columns[name].shape[1])) for name, row in rows.items())
         return layer.dense_operations(((n, size, (4 * self.r + 2) * size) for n, size in sizes), batch)
 
     def update(self, bound: BoundModule) -> Tensor:

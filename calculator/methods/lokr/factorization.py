@@ -14,7 +14,7 @@ def factorization(size: int, factor: int) -> tuple[int, int]:
     most = size if factor == -1 else factor
     smaller, larger = 1, size
     while smaller < larger:
-        larger_divisor = next(each for each in range(smaller + 1, size + 1) if size % each == 0)
+        larger_divisor = next(divisor for divisor in range(smaller + 1, size + 1) if size % divisor == 0)
         if larger_divisor + size // larger_divisor > smaller + larger or larger_divisor > most:
             break
         smaller, larger = larger_divisor, size // larger_divisor

@@ -43,8 +43,8 @@ class LoRA(LowRank):
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",
-        help="Cast everything that is not in 8 bits to float32, as PEFT's function of that name does. It has no effect "
-        "without load_in_8bit, nor on a GPTQ base, which PEFT does not cast.",
+        help="Cast everything that is not in 4 or 8 bits to float32, as PEFT's function of that name does. It has no "
+        "effect on an unquantized base, nor on a GPTQ base, which PEFT does not cast.",
     )
 
     quantization_config: QuantizationConfig | None = setting(
@@ -131,8 +131,9 @@ class LoRA(LowRank):
         base = self.base
         if base is None:
             trained, added, copied = layer.adapted(self, path, module, model, training, training.dtype)
+            copy_dtype = self.copy_dtype if copied else None
             return new_module_spec(
-                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=self.copy_dtype
+                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=copy_dtype
             )
         dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)

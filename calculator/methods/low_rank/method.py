@@ -251,8 +251,8 @@ class LowRank(TargetedMethod):
 
         Source: peft/utils/save_and_load.py, get_peft_model_state_dict.
         """
-        dtypes = {name: each.dtype for name, each in parameters}
-        for name, each in parameters if self.bias == "all" else ():
+        dtypes = {name: parameter.dtype for name, parameter in parameters}
+        for name, parameter in parameters if self.bias == "all" else ():
             owner, copied, last = name.partition(".modules_to_save.")
             if not copied or "bias" not in last:
                 continue
@@ -260,9 +260,11 @@ class LowRank(TargetedMethod):
                 owner.partition(".") if owner.split(".")[0] in model.task.head_names else (owner, "", "")
             )
             copy, last_of_copy = ("modules_to_save.default", f"{rest}.{last}") if nested else ("modules_to_save", last)
-            original_dtype = dtypes.get(f"{owner}.{last}", each.dtype)
-            yield SavedTensor(f"base_model.model.{head}.{copy}.{last_of_copy}", each.shape, each.dtype)
-            yield SavedTensor(f"base_model.model.{head}.original_module.{last_of_copy}", each.shape, original_dtype)
+            original_dtype = dtypes.get(f"{owner}.{last}", parameter.dtype)
+            yield SavedTensor(f"base_model.model.{head}.{copy}.{last_of_copy}", parameter.shape, parameter.dtype)
+            yield SavedTensor(
+                f"base_model.model.{head}.original_module.{last_of_copy}", parameter.shape, original_dtype
+            )
 
     def saves_frozen(self, tensor: ResidentTensor) -> bool:
         """Return whether it is a B that MiCA freezes."""

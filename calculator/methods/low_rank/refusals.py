@@ -74,8 +74,10 @@ def _parameters(method: LowRank, model: Model) -> Iterator[Problem]:
     if not names:
         return
     yield from names_one_layer("method.target_parameters", names)
-    found = [(path, module, each) for path, module in model.paths for each in parameters.targeted(names, path, module)]
-    fused = [(path, module, each) for path, module, each in found if is_modeled(path, module, each, model)]
+    found = [
+        (path, module, target) for path, module in model.paths for target in parameters.targeted(names, path, module)
+    ]
+    fused = [(path, module, target) for path, module, target in found if is_modeled(path, module, target, model)]
     if not found or len(fused) < len(found) or model.model_type in _OWN_PRODUCTS:
         yield _not_fused(model, names)
     if any(method.is_saved(path) for path, _, _ in fused):
@@ -106,7 +108,9 @@ _OWN_PRODUCTS = ("llama4_text", "llama4")
 
 
 def _not_fused(model: Model, names: tuple[str, ...]) -> Problem:
-    experts = [f"{path.rpartition('*.')[2]}.{each.name}" for path, module in model.paths for each in _fused(module)]
+    experts = [
+        f"{path.rpartition('*.')[2]}.{parameter.name}" for path, module in model.paths for parameter in _fused(module)
+    ]
     usual = tuple(dict.fromkeys(experts)) if model.model_type not in _OWN_PRODUCTS else ()
     way_out = f"name {' or '.join(usual)}" if usual else f"leave it out for {model.model_type}, and use target_modules"
     message = f"only the weights of fused experts are modeled: {way_out}"

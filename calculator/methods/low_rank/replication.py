@@ -77,7 +77,7 @@ def problems(method: TargetedMethod, ranges: Ranges, model: Model) -> Iterator[P
         yield Problem(loc=loc, msg=f"{message} out", input=given)
         return
     count = len(stack.layers)
-    odd = next((each for each in given if not 0 <= each[0] < each[1] <= count), None)
+    odd = next((span for span in given if not 0 <= span[0] < span[1] <= count), None)
     if odd is not None:
         message = f"is no range [first, end) of the {count} layers, numbered from 0: use [0, {count}]"
         yield Problem(loc=loc, msg=message, input=odd)

@@ -87,7 +87,9 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
     if fused is None or requested is None or method.quantizes_base:
         return {}
     if requested == "all-linear":
-        linear = (path.rpartition(".")[2] for path, each in model.paths if each.kind == "linear" and path != model.head)
+        linear = (
+            path.rpartition(".")[2] for path, module in model.paths if module.kind == "linear" and path != model.head
+        )
         requested = tuple(dict.fromkeys((*linear, *fused)))
     router, gate, up, down = (_named(requested, name) for name in fused)
     if bool(gate) != bool(up) or not (router or gate or down) or (router and model.model_type not in ROUTED):
@@ -107,7 +109,7 @@ def converted(method: Named, model: Model) -> dict[str, Any]:
 
 def _named(requested: tuple[str, ...], name: str) -> tuple[str, ...]:
     """Return the requested names that PEFT matches with a module's name."""
-    return tuple(each for each in requested if each == name or each.endswith(f".{name}"))
+    return tuple(target for target in requested if target == name or target.endswith(f".{name}"))
 
 
 def expert_problems(method: TargetedMethod, model: Model) -> Iterator[Problem]:

@@ -105,6 +105,6 @@ def _divisor(width: int, wanted: int) -> int:
     """
     if wanted >= width:
         return width
-    higher = next(each for each in range(wanted, width + 1) if width % each == 0)
-    lower = next(each for each in range(wanted, 0, -1) if width % each == 0)
+    higher = next(size for size in range(wanted, width + 1) if width % size == 0)
+    lower = next(size for size in range(wanted, 0, -1) if width % size == 0)
     return lower if wanted - lower <= higher - wanted else higher

@@ -48,7 +48,7 @@ def _columns(method: RoAd, bound: BoundModule) -> tuple[Tensor, Tensor]:
     """Return α · cos θ and α · sin θ for each output."""
     theta, alpha, width = bound.added[THETA], bound.added[ALPHA], bound.module.out_features
     if method.variant == "road_1":
-        theta, alpha = (_repeated(each, width) for each in (theta, alpha))
+        theta, alpha = (_repeated(parameter, width) for parameter in (theta, alpha))
     if method.variant == "road_4":
         cosines = ops.unary(ops.slice_from_end(theta, (width,)), "cosines", saves="input", temporaries=1)
         sines = ops.unary(ops.slice_from_end(theta, (width,)), "sines", saves="input", temporaries=1)

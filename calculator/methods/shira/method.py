@@ -34,7 +34,7 @@ FROM_SOURCE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SHiRA(AdaptedLinear):
-    """SHiRA: single trained elements of each adapted matrix, as many as LoRA with that rank would have."""
+    """SHiRA: trained elements of each adapted matrix, as many as LoRA of that rank has parameters."""
 
     name = "shira"
     facts = FACTS

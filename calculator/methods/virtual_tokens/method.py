@@ -38,7 +38,7 @@ class VirtualTokens(Method, ABC):
 
     def saved_tensors(self, parameters: Sequence[tuple[str, ResidentTensor]], model: Model) -> Sequence[SavedTensor]:
         """Return one tensor with a row for each virtual token (peft.utils.save_and_load.get_peft_model_state_dict)."""
-        added = [each for _, each in parameters if not each.base]
+        added = [parameter for _, parameter in parameters if not parameter.base]
         dtype, saved = added[0].dtype, self.saved_bytes(tuple(added), model)
         width = saved // (self.num_virtual_tokens * ITEMSIZE[dtype])
         return [SavedTensor("prompt_embeddings", (self.num_virtual_tokens, width), dtype)]

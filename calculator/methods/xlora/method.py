@@ -37,8 +37,8 @@ def _counted(model: Model) -> Iterator[tuple[str, Module, int]]:
     """Yield each module once, with its path and how often the model has it."""
     for part in model.parts:
         if isinstance(part, Stack):
-            for each, times in part.distinct:
-                yield from ((module.under(f"{part.name}.*"), module, times) for module in each.modules)
+            for layer, times in part.distinct:
+                yield from ((module.under(f"{part.name}.*"), module, times) for module in layer.modules)
         else:
             yield part.name, part, 1
 

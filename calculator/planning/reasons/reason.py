@@ -65,7 +65,7 @@ class Evaluation:
 
     def cost_of(self, term: str) -> float:
         """Return one term of the step's cost, relative to the reference."""
-        return sum(each.relative for each in self.cost.terms if each.name == term)
+        return sum(part.relative for part in self.cost.terms if part.name == term)
 
 
 def speaks_for(rule: str, sentence: str) -> Reason:

@@ -323,8 +323,8 @@ class MicroBatch(Hooks):
     def gathered(self, parameters: UnitParameters) -> list[Tensor]:
         """Allocate a unit's whole weights."""
         return [
-            self._new_tensor(shape, dtype, each.name + GATHERED, each.component)
-            for each, shape, dtype in parameters.gathered
+            self._new_tensor(shape, dtype, parameter.name + GATHERED, parameter.component)
+            for parameter, shape, dtype in parameters.gathered
         ]
 
     def leave(self, unit: FSDPUnit) -> None:

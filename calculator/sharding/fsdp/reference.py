@@ -145,7 +145,9 @@ class SecondModel(Hooks):
         ]
         of = UnitParameters(
             name="ref_model",
-            parameters=tuple(each for each in (*outer_parameters(prepared), *layers) if is_sharded(each)),
+            parameters=tuple(
+                parameter for parameter in (*outer_parameters(prepared), *layers) if is_sharded(parameter)
+            ),
             count=trained.prepared.device.count,
             param_dtype=trained.param_dtype,
         )

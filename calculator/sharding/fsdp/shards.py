@@ -81,7 +81,7 @@ class FSDPShards(Shards):
             return None
         count = self.prepared.device.count
         shards = (shard(tensor, count) for tensor in self._with_reference(whole) if is_sharded(tensor))
-        return sum(_host_bytes(each, optimizer) * each.count for each in shards)
+        return sum(_host_bytes(shard, optimizer) * shard.count for shard in shards)
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """Return the whole gradients, in the dtype in which their parameters are gathered."""

@@ -178,7 +178,7 @@ class OuterUnits:
     @property
     def all(self) -> tuple[UnitParameters, ...]:
         """The units that have parameters."""
-        units = [each for each in (self.root, self.embeddings, self.tail) if each is not None]
+        units = [unit for unit in (self.root, self.embeddings, self.tail) if unit is not None]
         return tuple(unit for unit in units if unit.parameters)
 
 
@@ -202,7 +202,9 @@ def _outer_units(prepared: PreparedModel) -> OuterUnits:
         if name
     }
     tail = [name for name in (norm, embedding if tied else None, head) if name]
-    placed = {each.name for each in (*(tensor for name in tail for tensor in by_name[name]), *by_name[embedding])}
+    placed = {
+        parameter.name for parameter in (*(tensor for name in tail for tensor in by_name[name]), *by_name[embedding])
+    }
     return OuterUnits(
         root=_unit(
             prepared,
@@ -277,4 +279,4 @@ def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:
     model: Model = prepared.model
     stacks = (*tower_stacks(model), model.decoder)
     layers = [(layer_unit(prepared, layer, stack.name), count) for stack in stacks for layer, count in stack.distinct]
-    return [*((each, 1) for each in outer_units(prepared).all), *layers]
+    return [*((unit, 1) for unit in outer_units(prepared).all), *layers]

@@ -228,9 +228,9 @@ def _curves(recording: Recording) -> tuple[list[int], list[int]]:
     """
     windows, growth = recording.windows, recording.curve.growth
     added: dict[int, int] = {}
-    for number, (window, each) in enumerate(zip(windows, growth, strict=True)):
+    for number, (window, bytes_of_copy) in enumerate(zip(windows, growth, strict=True)):
         if number != 1:
-            added[window.end] = added.get(window.end, 0) + window.copies * each
+            added[window.end] = added.get(window.end, 0) + window.copies * bytes_of_copy
     for at, size in recording.curve.drops:
         added[at] = added.get(at, 0) - size
 

@@ -94,7 +94,7 @@ class FlatGroup:
     def __init__(self, number: int, given: Sequence[Part], count: int, *, round_robin: bool) -> None:
         self.number = number
         #: The patterns of its parameters in the order of the flat tensor.
-        self.parts = _round_robin(given, count) if round_robin else [each for each in given if each[1].elements]
+        self.parts = _round_robin(given, count) if round_robin else [part for part in given if part[1].elements]
         self._starts = [0, *accumulate([pattern.elements for _, pattern in self.parts])]
         self._counts = [0, *accumulate([len(pattern.sizes) for _, pattern in self.parts])]
         #: The elements of all parameters, and the elements with padding.

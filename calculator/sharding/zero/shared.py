@@ -39,14 +39,16 @@ def parameters_in_place(
     A shared parameter is a part of its own, without a layer.
     """
     model = prepared.model
-    of_method = {each.name for each in prepared.method.added(model, prepared.given)}
+    of_method = {parameter.name for parameter in prepared.method.added(model, prepared.given)}
     of_several = of_method.intersection(model.tied.values())
     if not of_several:
         yield from parameters_by_part(model, tensors)
         return
     shared = {tensor.name: tensor for tensor in tensors if tensor.name in of_several}
     places = _places(prepared, of_several)
-    for layer, own in parameters_by_part(model, [each for each in tensors if each.name not in shared], frozen=True):
+    for layer, own in parameters_by_part(
+        model, [tensor for tensor in tensors if tensor.name not in shared], frozen=True
+    ):
         indices = {name: place.position(own) for name, place in places.items() if place.layer == layer}
         begin = 0
         for index, name in sorted((index, name) for name, index in indices.items() if index is not None):
@@ -62,7 +64,7 @@ def _places(prepared: PreparedModel, names: Collection[str]) -> dict[str, _Place
     for layer, path, module in _modules(prepared):
         if len(found) == len(names):
             break
-        added = [f"{path}.{each.name}" for each in prepared.module_spec(path, module).added]
+        added = [f"{path}.{parameter.name}" for parameter in prepared.module_spec(path, module).added]
         for at, name in enumerate(added):
             shared = prepared.model.tied.get(name)
             if shared is not None and shared in names:

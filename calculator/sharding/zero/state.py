@@ -200,7 +200,9 @@ class FlatState:
         """
         ranks, columns = range(self.partitions.count), []
         for number, group in enumerate(self.partitions.groups):
-            owned = [(own.parameters, own.whole, own.largest) for own in [each[number] for each in self.owned]]
+            owned = [
+                (own.parameters, own.whole, own.largest) for own in [of_groups[number] for of_groups in self.owned]
+            ]
             columns += [owned, self._zeros[number], [*map(group.padding, ranks)], self._reduces[number]]
         return [*zip(*columns, strict=True)]
 
@@ -270,7 +272,7 @@ class FlatState:
         count, item, steps = self.partitions.count, ITEMSIZE[self.dtype], 1
         if STAGES[self.prepared.device.sharding] == 2:
             steps = self.prepared.training.gradient_accumulation_steps
-        gradients = sum([each.elements[-1] for _, each in self.plan.in_order]) * item
+        gradients = sum([own.elements[-1] for _, own in self.plan.in_order]) * item
         weights = sum(group.padded for group in self.partitions.groups) * item
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         return all_reduce(gradients * steps, count, what), all_gather(weights, count, "trained weights")
@@ -318,7 +320,7 @@ class FlatState:
             copies=zero.reduce_scatter,
             offloads=offloads_optimizer(zero),
             keeps_large=stage == 1,
-            accumulated=sum([each.bytes[-1] for _, each in in_order]) if keeps else 0,
+            accumulated=sum([own.bytes[-1] for _, own in in_order]) if keeps else 0,
         )
 
     def _with_gradient(self) -> list[tuple[int | None, Gradients]]:

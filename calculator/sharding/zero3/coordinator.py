@@ -181,8 +181,8 @@ class Coordinator:
             parameter.state = IN_FLIGHT
             self._in_flight[parameter] = gather
 
-    def _payload(self, each: Partitioned) -> int:
-        return each.payload if self._live.in_copies else each.payload * each.represents
+    def _payload(self, parameter: Partitioned) -> int:
+        return parameter.payload if self._live.in_copies else parameter.payload * parameter.represents
 
     def release(self, module: Module, *, backward: bool = False) -> None:
         """Free the parameters of a module that are not used again soon.
@@ -223,10 +223,10 @@ class Coordinator:
                 parameter.release()
                 self.available -= parameter.elements
 
-    def _release(self, each: Partitioned) -> None:
-        if each.state == GATHERED and not each.active:
-            each.release()
-            self.available -= each.elements
+    def _release(self, parameter: Partitioned) -> None:
+        if parameter.state == GATHERED and not parameter.active:
+            parameter.release()
+            self.available -= parameter.elements
 
     def end_backward(self) -> None:
         """Release the parameters of modules whose inputs got no gradient."""

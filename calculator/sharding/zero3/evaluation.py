@@ -104,5 +104,5 @@ def _called(program: Program, name: tuple[str, int | None], kind: str, *, wraps:
     paths = program.substitutes.called(path, without_adapters=wraps)
     if wraps and len(paths) == 1 and (f"{path}.{WRAPPED}", layer) in program.modules:
         paths = path, f"{path}.{WRAPPED}"
-    called = [program.module(each, layer if "*" in each else None) for each in paths]
+    called = [program.module(called_path, layer if "*" in called_path else None) for called_path in paths]
     return called if kind == module_calls.BEFORE_FORWARD else called[::-1]

@@ -228,12 +228,12 @@ class Gathering:
     def _no_grad(self, number: int, segments: Sequence[Segment], times: int) -> Iterator[Track]:
         """Run a model for the rows of one micro-batch after the other, of which those in the middle are alike."""
         most = WITH_LONGER_FIRST
-        for each in range(min(most, times)):
-            is_last = each == min(most, times) - 1
-            of_others = times > most and each == most - 2
+        for turn in range(min(most, times)):
+            is_last = turn == min(most, times) - 1
+            of_others = times > most and turn == most - 2
             before = self._gathered_bytes
             for track in self._run_model(segments):
-                yield track._replace(run=number, rows_left=0 if is_last else 1 if of_others else times - 1 - each)
+                yield track._replace(run=number, rows_left=0 if is_last else 1 if of_others else times - 1 - turn)
             if of_others:
                 self._running.sent += (times - most) * (self._gathered_bytes - before)
 
@@ -286,8 +286,8 @@ class Gathering:
                     if module in self._roots:
                         coordinator.begin()
                     coordinator.fetch(module, recomputes=position > backward)
-                    for each in module.cast:
-                        each.replace()
+                    for cast in module.cast:
+                        cast.replace()
             elif kind == GRADIENT_OF:
                 found.append(Moment(position, live.bytes, live.bytes, parameter, number=number))
                 continue

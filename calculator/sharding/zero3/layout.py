@@ -74,7 +74,7 @@ class Layout:
             [*map(of, step.outside), *[*map(of, step.of_copy)] * copies]
             for of in (ELEMENTS, _PAYLOAD, _WHOLE, _WITH_PADDING)
         )
-        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, each)] for each in (step.outside, step.of_copy))
+        outside, of_copy = ([*map(_DTYPE_AND_PAYLOAD, parameters)] for parameters in (step.outside, step.of_copy))
         dtypes = dict.fromkeys([dtype for dtype, _ in (*outside, *of_copy)])
         #: For each dtype, the bytes of an all-gather by parameter. 0 for those of another dtype.
         self.of_dtypes = [
@@ -96,13 +96,13 @@ class Layout:
         self.order: list[int] = []
         #: The index of the module that uses each of them. The last is infinite.
         self.places: list[float] = []
-        for own, each in placed:
-            shift, begin = each.shift, each.begin
+        for own, placement in placed:
+            shift, begin = placement.shift, placement.begin
             self.order += [shift + number for number in own.order]
             self.places += [begin + place for place in own.places]
         self.places.append(inf)
         self._set_distances(placed)
-        self.segments = [each for _, each in placed]
+        self.segments = [placement for _, placement in placed]
 
     def _sum_of_persistent(self, size: Callable[[Partitioned], int]) -> int:
         """Return the sum over the persistent parameters of all copies."""
@@ -145,15 +145,19 @@ class Layout:
 
     def _set_distances(self, placed: Sequence[Placed]) -> None:
         """Set the distances to the next uses of parameters in all segments."""
-        starts = [*accumulate([own.before[-1] * (1 + each.segment.skipped) for own, each in placed], initial=0)]
-        behind = {each.segment.window: each.end for _, each in placed}
-        backward = {each.slot: at for at, (_, each) in enumerate(placed) if each.segment.window == BACKWARD}
-        for at, (own, each) in enumerate(placed):
-            window = each.segment.window
+        starts = [
+            *accumulate([own.before[-1] * (1 + placement.segment.skipped) for own, placement in placed], initial=0)
+        ]
+        behind = {placement.segment.window: placement.end for _, placement in placed}
+        backward = {
+            placement.slot: at for at, (_, placement) in enumerate(placed) if placement.segment.window == BACKWARD
+        }
+        for at, (own, placement) in enumerate(placed):
+            window = placement.segment.window
             if window is None:
-                each.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
+                placement.calls = [_outside_copies(call, at, placed, starts) for call in own.calls]
             else:
-                each.gap, each.behind = starts[backward[each.slot]] - starts[at], behind[window]
+                placement.gap, placement.behind = starts[backward[placement.slot]] - starts[at], behind[window]
 
 
 def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], starts: Sequence[int]) -> NumberedCall:
@@ -162,7 +166,7 @@ def _outside_copies(call: NumberedCall, at: int, placed: Sequence[Placed], start
     if kind == RELEASE:
         return kind, number, place, position, own, _distance(own, place, at, placed, starts), ahead
     if kind == RELEASE_SEVERAL:
-        own = [(each, _distance(each, place, at, placed, starts)) for each, _ in own]
+        own = [(parameter, _distance(parameter, place, at, placed, starts)) for parameter, _ in own]
     return kind, number, place, position, own, others, ahead
 
 
@@ -171,7 +175,7 @@ def _distance(number: int, place: int, at: int, placed: Sequence[Placed], starts
     since = starts[at] + placed[at][0].before[place]
     for later in range(at, len(placed)):
         own = placed[later][0]
-        later_uses = [each for each in own.uses.get(number, ()) if later > at or each >= place]
+        later_uses = [use for use in own.uses.get(number, ()) if later > at or use >= place]
         if later_uses:
             return starts[later] + own.before[later_uses[0]] - since
     return inf

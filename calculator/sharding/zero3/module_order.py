@@ -125,7 +125,7 @@ class ModuleOrder:
         queue, fetched_for, step = self.queue, self._fetched_for, self.place
         if not queue or queue[0][1] > step:
             return
-        missing = len([each for each in module.parameters if fetched_for.get(each, -1) < step])
+        missing = len([own for own in module.parameters if fetched_for.get(own, -1) < step])
         removed: set[Partitioned] = set()
         while missing > len(removed) and queue:
             parameter, place = queue.popleft()

@@ -75,7 +75,7 @@ def step_calls(
         module: sum([sizes[number] for number in own]) if own else 0 for module, own in numbers.of_module.items()
     }
     segments = [_numbered(segment, numbers.of_module, elements) for segment in program.segments]
-    backward = next(each for each in segments if each.segment.window == BACKWARD)
+    backward = next(placement for placement in segments if placement.segment.window == BACKWARD)
     after = {number: backward.before[place] for number, (place, *_) in backward.uses.items()}
     outside_uses = Uses(numbers, program.backward)
     found = []

@@ -88,13 +88,13 @@ class NumberedParameters:
             before = self.bytes
             if kind == FETCH:
                 self._most = before
-                each = own + shift
-                gather = in_flight.pop(each, None)
+                parameter = own + shift
+                gather = in_flight.pop(parameter, None)
                 if gather is None:
-                    if each in partitioned:
-                        partitioned.remove(each)
-                        self._gather([each], elements[each])
-                        del in_flight[each]
+                    if parameter in partitioned:
+                        partitioned.remove(parameter)
+                        self._gather([parameter], elements[parameter])
+                        del in_flight[parameter]
                 elif gather is not _ALONE:
                     self._take(gather)
                 limited = limited or self.available > enough
@@ -103,11 +103,16 @@ class NumberedParameters:
                 if self._most != before or self.bytes != before:
                     moments.append((position, self._most, self.bytes, None, True, number))
             elif kind == RELEASE:
-                each = own + shift
-                if others >= far and each in storages and each not in in_flight and fetched_for[each] <= here:
-                    partitioned.add(each)
-                    self.available -= elements[each]
-                    storage = storages.pop(each)
+                parameter = own + shift
+                if (
+                    others >= far
+                    and parameter in storages
+                    and parameter not in in_flight
+                    and fetched_for[parameter] <= here
+                ):
+                    partitioned.add(parameter)
+                    self.available -= elements[parameter]
+                    storage = storages.pop(parameter)
                     storage[0] -= 1
                     if not storage[0]:
                         self.bytes = before - storage[1]
@@ -261,8 +266,8 @@ class NumberedParameters:
 
     def _release(self, own: Iterable[tuple[int, float]], shift: int, step: int, far: float) -> None:
         """Free parameters that no other module uses, and that are not used again soon."""
-        for each, distance in own:
-            number = each + shift
+        for parameter, distance in own:
+            number = parameter + shift
             is_gathered = number in self._storages and number not in self._in_flight
             if distance >= far and is_gathered and self._fetched_for[number] <= step:
                 self._free(number)
@@ -339,11 +344,11 @@ class NumberedParameters:
         # The first parameter of a gather may have been released, so that it has no place.
         in_flight = {
             number - (from_copy if number >= first else _OUTSIDE): (
-                each.numbers[0] - number if each.numbers else 0,
-                each.remaining,
-                each.buffer,
+                gather.numbers[0] - number if gather.numbers else 0,
+                gather.remaining,
+                gather.buffer,
             )
-            for number, each in self._in_flight.items()
+            for number, gather in self._in_flight.items()
         }
         recomputed = {number - (from_copy if number >= first else _OUTSIDE) for _, number in self._recomputed}
         head = -1 if self._head == self._end else self._order[self._head]

@@ -131,7 +131,7 @@ class Uses:
                     if away > -inf:
                         what, given, others = RELEASE, freed[0], away
                 elif freed or recomputed:
-                    several = [(each, away) for each in freed if (away := distance(each, place)) > -inf]
+                    several = [(unused, away) for unused in freed if (away := distance(unused, place)) > -inf]
                     if several or recomputed:
                         what, given, others = RELEASE_SEVERAL, several, recomputed
             if what >= 0:
@@ -211,8 +211,8 @@ def without_inert_views(calls: list[NumberedCall]) -> list[NumberedCall]:
         elif kind == RELEASE:
             pinned.pop(own, None)
         else:
-            for each in (*[each for each, _ in own], *others):
-                pinned.pop(each, None)
+            for parameter in (*[parameter for parameter, _ in own], *others):
+                pinned.pop(parameter, None)
     return _without(calls, inert) if inert else calls
 
 

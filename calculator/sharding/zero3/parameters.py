@@ -211,4 +211,4 @@ class Module:
     def elements_inside(self) -> int:
         """The number of elements of the parameters inside it, for every copy if it is outside of the layers."""
         whole = self.key.layer is None
-        return sum([each.elements * (each.represents if whole else 1) for each in self.inside])
+        return sum([parameter.elements * (parameter.represents if whole else 1) for parameter in self.inside])

@@ -110,8 +110,8 @@ class Program:
         for key, module in modules.items() if leaves else ():
             module.is_leaf = key[0].removeprefix(SECOND) in leaves
         add_parameters(modules, parameters, self.by_name, leaves, self.substitutes)
-        for each in [mark for marks in reads for mark in marks if mark.kind == module_calls.EXTERNAL]:
-            path, _, name = each.text.partition(": ")
+        for external in [mark for marks in reads for mark in marks if mark.kind == module_calls.EXTERNAL]:
+            path, _, name = external.text.partition(": ")
             model = SECOND if path.startswith(SECOND) else ""
             for key in [key for key in modules if key[0] == path]:
                 # Layers of another kind have modules of the same path without the parameter.
@@ -131,7 +131,11 @@ class Program:
         """
         found = self.modules.get((path, layer))
         if found is None:
-            own = [each for (name, of), each in self.by_name.items() if (name.rpartition(".")[0], of) == (path, layer)]
+            own = [
+                parameter
+                for (name, of), parameter in self.by_name.items()
+                if (name.rpartition(".")[0], of) == (path, layer)
+            ]
             found = self.modules[path, layer] = Module(len(self.modules), own, Key(path, layer))
         return found
 
@@ -160,7 +164,7 @@ class Program:
         repeats = [0] * len(windows)
         for window, given in parts:
             own = [mark for mark in given if mark.kind != module_calls.EXTERNAL] if self._reads else given
-            marks = [each for mark in own for each in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
+            marks = [wrapped for mark in own for wrapped in self._wrapped(mark)] if any(map(_WRAPS, own)) else own
             if window is None:
                 end = min([window.start for window in windows if window.start >= at], default=self.end)
                 *before_runs, rest = self._split_by_run(marks)
@@ -181,7 +185,7 @@ class Program:
 
     def _split_by_run(self, marks: Sequence[Placed]) -> list[Sequence[Placed]]:
         """Divide the marks outside of the windows where a model begins to run again."""
-        roots = {each.key for each in (self.root, self.second_root) if each is not None}
+        roots = {root.key for root in (self.root, self.second_root) if root is not None}
         begins = [
             at
             for at, mark in enumerate(marks)
@@ -203,7 +207,7 @@ class Program:
 
     def _events(self, marks: Sequence[Placed]) -> Callable[[int], tuple[list[Event], list[Module], list[int]]]:
         """Return a function that lists, for a copy, the events of marks, the fetched modules, and the active events."""
-        positions, kinds, texts, layers, wraps, serials = [[*each] for each in zip(*marks, strict=True)] or [[]] * 6
+        positions, kinds, texts, layers, wraps, serials = [[*column] for column in zip(*marks, strict=True)] or [[]] * 6
         if any(wraps):
             kinds = [
                 NO_GRAD_FORWARD if is_wrapped and kind == module_calls.BEFORE_FORWARD and serial != OF_LEAF else kind

@@ -59,7 +59,7 @@ class Bucket:
 
     @property
     def _parameters(self) -> list[Partitioned]:
-        return [each for own, times in self._runs for each in (*own,) * times]
+        return [parameter for own, times in self._runs for parameter in (*own,) * times]
 
     @property
     def state(self) -> tuple[int, int, tuple[str, ...]]:
@@ -137,7 +137,7 @@ class Bucket:
         whole, rest = divmod(elements, partition)
         missing = [partition - rest] if rest else []
         empty = count - whole - len(missing)
-        return [allocated(each, self._item) for each in (*missing, *[partition] * empty)]
+        return [allocated(padding, self._item) for padding in (*missing, *[partition] * empty)]
 
     def _averaged(self) -> int:
         """Copy the reduced buffer, and pad the parts of the last rank."""

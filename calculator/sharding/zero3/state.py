@@ -115,12 +115,12 @@ class PartitionedState:
             part += bool(own) and (layer is not None) != bool(part % 2)
             represents = layer is not None and followed.copy_of(layer) == followed.representative
             for key, tensor, size in own:
-                each = self._partitioned(key, tensor, size, sizes)
+                parameter = self._partitioned(key, tensor, size, sizes)
                 # Under zero.Init, the model is partitioned before PEFT adds to it.
                 after = self.is_built_partitioned and not tensor.base
-                each.order = int(after), part, layer or 0, len(found)
-                each.represents = 1 + represents * followed.skipped
-                found.append(each)
+                parameter.order = int(after), part, layer or 0, len(found)
+                parameter.represents = 1 + represents * followed.skipped
+                found.append(parameter)
         return found
 
     def _elements_by_part(

@@ -41,7 +41,7 @@ def chunked_output(context: Context, hidden_states: Tensor) -> tuple[Tensor, lis
     batch, length, width = hidden_states.shape
     head = context.bind(context.model.output)
     chunks = ops.split(hidden_states, [(batch, tokens, width) for tokens in lengths(length)])
-    logits = [head(_rows(each)) for each in chunks]
+    logits = [head(_rows(chunk)) for chunk in chunks]
     return logits[0], logits
 
 
@@ -55,10 +55,10 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
     tape, batch = context.tape, context.batch
     vocabulary = logits[0].shape[2]
     total_elements = tape.new((), "int64", "labels")
-    labels = [_labels(context, each.shape[1]) if min(batch, each.shape[1]) > 1 else shifted for each in logits]
+    labels = [_labels(context, chunk.shape[1]) if min(batch, chunk.shape[1]) > 1 else shifted for chunk in logits]
     total = None
-    for position, (each, rows) in enumerate(zip(logits, _numbers_of_rows(batch, logits), strict=True)):
-        wide = ops.cast(ops.view(each, (rows, vocabulary)), "float32", "logits of a chunk in float32")
+    for position, (chunk, rows) in enumerate(zip(logits, _numbers_of_rows(batch, logits), strict=True)):
+        wide = ops.cast(ops.view(chunk, (rows, vocabulary)), "float32", "logits of a chunk in float32")
         losses = nll_loss(log_softmax(wide), labels[position])
         del wide
         total = ops.shift(losses, "loss, summed") if total is None else in_place.add_(total, losses)
@@ -67,14 +67,10 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
     return ops.mul(total, total_elements, "loss, divided")
 
 
-def _numbers_of_rows(batch: int, logits: list[Tensor]) -> Iterator[int]:
-    """Yield the number of rows of each chunk. All but the last have the same."""
-    tokens = rows = 0
-    for each in logits:
-        if each.shape[1] is not tokens:
-            tokens = each.shape[1]
-            rows = named(batch * tokens, "B × S / 8")
-        yield rows
+def _numbers_of_rows(batch: int, logits: list[Tensor]) -> list[int]:
+    """Return the number of rows of each chunk. All but the last have the same."""
+    rows, last = (named(batch * chunk.shape[1], "B × S / 8") for chunk in (logits[0], logits[-1]))
+    return [*[rows] * (len(logits) - 1), last]
 
 
 def _labels(context: Context, tokens: int) -> Tensor:

@@ -174,7 +174,7 @@ class Transformers(Loop):
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
         of_images: list[Tensor] = []
         if dtype is not None:
-            converted = [in_float32(each) for each in outputs]
+            converted = [in_float32(output) for output in outputs]
             of_images = [*images_in_float32(context)]
             outputs = converted
             del converted

@@ -142,7 +142,7 @@ def cast_inputs(context: Context, names: Sequence[str]) -> list[Tensor]:
     dtype = context.prepared.cast_to
     if dtype in (None, "float32"):
         return []
-    context.images = [context.hooks.batch(each) for each in context.images]
+    context.images = [context.hooks.batch(image) for image in context.images]
     rows, given = (context.training.micro_batch_size,), context.training.precompute_ref_log_probs
     return [context.tape.new(rows, dtype, f"{name}, cast") for name in names if given]
 

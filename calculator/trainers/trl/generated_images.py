@@ -56,7 +56,7 @@ def of_step(prepared: Subject) -> list[BatchTensor]:
         return []
     whole = _whole(prepared)
     split = _split_names(whole, prepared.training)
-    return [each for each in whole if each[0] not in split]
+    return [row for row in whole if row[0] not in split]
 
 
 def of_micro_batch(prepared: Subject) -> list[BatchTensor]:
@@ -65,7 +65,7 @@ def of_micro_batch(prepared: Subject) -> list[BatchTensor]:
         return []
     own = tensors(prepared, prepared.training)
     split = _split_names(own, prepared.training)
-    return [each for each in own if each[0] in split]
+    return [row for row in own if row[0] in split]
 
 
 def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -82,7 +82,7 @@ def processed(context: Context) -> tuple[list[Tensor], list[Tensor], list[Tensor
     tokens = [name for name, _, _ in whole if name in _OF_TOKENS]
     split = _split_names(whole, training)
     of_images = [tape.new(shape, dtype, name) for name, shape, dtype in whole if name in split]
-    others = [each for each in whole if each[0] not in (*split, *tokens)]
+    others = [row for row in whole if row[0] not in (*split, *tokens)]
     shuffled = [tape.new(shape, dtype, name) for name, shape, dtype in others]
     made = [tape.new((count, prompt), "int64", f"{name} of prompts") for name in ("input_ids", "attention_mask")]
     made += [tape.new((count, prompt), "int64", f"{name} of prompts") for name in tokens]

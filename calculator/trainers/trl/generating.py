@@ -180,7 +180,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.component = "logits_and_loss"
         context.set_scope("loss: ")
         logps, entropies = (
-            generated.of_completions(context, each, name) for each, name in zip(outputs, _NAMES, strict=False)
+            generated.of_completions(context, output, name) for output, name in zip(outputs, _NAMES, strict=False)
         )
         aux_loss = None
         if context.model.adds_router_loss:
@@ -311,5 +311,5 @@ _NAMES = ("log-probabilities of completions", "entropy of completions")
 def clipped(ratios: Tensor, advantages: Tensor) -> Tensor:
     """Return the clipped loss of each ratio: the negated minimum of two products."""
     bounded = indexing.clamp(ratios, "ratios, clipped")
-    first, second = (ops.mul(each, advantages, "ratio · advantage") for each in (ratios, bounded))
+    first, second = (ops.mul(factor, advantages, "ratio · advantage") for factor in (ratios, bounded))
     return ops.scale(selection.smaller(first, second, "smaller product"), "loss, negated")

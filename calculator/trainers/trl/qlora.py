@@ -47,14 +47,16 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     """Return how a module of a 4-bit model is stored and trained."""
     if prepares(prepared.training, prepared.stack):
         # TRL wraps the model itself, with PEFT's default for the dtype of adapters, whatever adapter_dtype is.
-        spec = replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
+        spec = replace(spec, added=tuple(replace(parameter, dtype="float32") for parameter in spec.added))
         if prepared.training.autocast != "bfloat16" or not _is_cast_back(path):
             return spec
-        added = tuple(replace(each, dtype="bfloat16") for each in spec.added)
+        added = tuple(replace(parameter, dtype="bfloat16") for parameter in spec.added)
         return replace(spec, dtype="bfloat16", added=added) if spec.dtype == "float32" else replace(spec, added=added)
     keeps = release(prepared.stack.trl) >= KEEPS_MAGNITUDES
-    dtypes: list[DType] = ["float32" if keeps and MAGNITUDE in each.name else "bfloat16" for each in spec.added]
-    added = tuple(replace(each, dtype=dtype) for each, dtype in zip(spec.added, dtypes, strict=True))
+    dtypes: list[DType] = [
+        "float32" if keeps and MAGNITUDE in parameter.name else "bfloat16" for parameter in spec.added
+    ]
+    added = tuple(replace(parameter, dtype=dtype) for parameter, dtype in zip(spec.added, dtypes, strict=True))
     return replace(spec, added=added)
 
 

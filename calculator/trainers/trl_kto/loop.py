@@ -167,8 +167,8 @@ def _save_for_metrics(context: Context, logps: list[Tensor]) -> None:
     """
     if context.offloaded is None:
         return
-    for each in filter(lambda each: each.shape[0], logps):
-        for saved in (each, context.tape.new((), each.dtype, "log-probabilities by label, summed")):
+    for half in filter(lambda half: half.shape[0], logps):
+        for saved in (half, context.tape.new((), half.dtype, "log-probabilities by label, summed")):
             context.offloaded.pack(saved)
 
 

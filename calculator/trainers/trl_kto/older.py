@@ -105,7 +105,7 @@ def loss(context: Context, forward: Passes, *, estimates_kl: bool) -> Tensor:
 def _reference(context: Context, forward: Passes, policy: _Output, *, estimates_kl: bool) -> _Output:
     """Return the reference's output, with the logits of the undesirable rows alone. Precomputed ones have no logits."""
     if context.training.precompute_ref_log_probs:
-        logps = [context.tape.new(each.shape, "float32", "reference's log-probabilities") for each in policy.logps]
+        logps = [context.tape.new(own.shape, "float32", "reference's log-probabilities") for own in policy.logps]
         return _Output(logps, [], None)
     output = _forward(context, forward, estimates_kl=estimates_kl, reference=True)
     return _Output(output.logps, output.logits[1:], output.kl)
@@ -183,7 +183,7 @@ def _loss(context: Context, policy: _Output, reference: _Output) -> Tensor:
         rewards.append(context.tape.new(trained.shape, trained.dtype, "rewards"))
         ratios.append(ratio)
         del ratio, values
-    weighted = [ops.scale(each, "losses, weighted") for each in losses]
+    weighted = [ops.scale(part, "losses, weighted") for part in losses]
     out = ops.cat(weighted, (context.batch,), "losses")
     del weighted, ratios, losses
     loss = ops.sum_over(out, (), "loss, mean")

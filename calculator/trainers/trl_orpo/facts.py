@@ -19,7 +19,9 @@ SUMMARY = (
 )
 
 #: A model that is given by its name keeps its dtype.
-_DEFAULTS = tuple(each for each in DEFAULTS if each.path in ("training.autocast", "training.gradient_checkpointing"))
+_DEFAULTS = tuple(
+    default for default in DEFAULTS if default.path in ("training.autocast", "training.gradient_checkpointing")
+)
 
 FACTS = replace(
     TRANSFORMERS,

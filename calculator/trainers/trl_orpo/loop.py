@@ -158,7 +158,7 @@ def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:
     ratio = ops.unary(odds, "log-sigmoid", saves="input")
     losses = ops.scale(ratio, "β · log-sigmoid")
     rewards = [tape.new(vector, "float32", f"rewards of {which}") for which in ("chosen", "rejected")]
-    means = [ops.sum_over(each, (), "mean, logged") for each in (ratio, odds)]
+    means = [ops.sum_over(tensor, (), "mean, logged") for tensor in (ratio, odds)]
     del ratio, odds, complement
     loss = ops.subtract(nll, ops.sum_over(losses, (), "odds-ratio loss, mean"), "loss")
     accuracies = tape.new(vector, "float32", "accuracies of rewards")

@@ -119,7 +119,7 @@ def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
         (module, spec.quantization)
         for path, module in prepared.model.paths
         if isinstance((spec := prepared.module_spec(path, module)).quantization, Quantization)
-        and {each.name for each in spec.added} >= set(FACTORS)
+        and {parameter.name for parameter in spec.added} >= set(FACTORS)
     ]
     if not found:
         return

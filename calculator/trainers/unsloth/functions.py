@@ -30,7 +30,7 @@ def lora_qkv(x: Tensor, bound: Sequence[BoundModule]) -> list[Tensor]:
     """Return queries, keys and values."""
     node = _node(x, bound, _qkv_back, outputs=len(bound))
     node.save(x)
-    outs = [_named_product(x, each) for each in bound]
+    outs = [_named_product(x, module) for module in bound]
     return [Tensor(x.tape, out.storage, out.shape, out.dtype, node, index) for index, out in enumerate(outs)]
 
 
@@ -54,7 +54,7 @@ def lora_mlp(x: Tensor, gate: BoundModule, up: BoundModule, down: BoundModule) -
 
 
 def _node(x: Tensor, bound: Sequence[BoundModule], rule: Rule, outputs: int = 1) -> Node:
-    edges = [x.edge, *(each.added[name].edge for each in bound for name in FACTORS)]
+    edges = [x.edge, *(module.added[name].edge for module in bound for name in FACTORS)]
     arguments = x.tape, rule, tuple(edges), tuple(bound)
     return Node(*arguments) if outputs == 1 else NodeWithOutputs(*arguments, outputs=outputs)
 
@@ -69,13 +69,13 @@ def _named_product(x: Tensor, bound: BoundModule) -> Tensor:
 def _qkv_back(node: Node, grads: list[Tensor | None]) -> list[Any]:
     """Compute the gradients. The input's gradient overwrites the saved input."""
     (x,) = node.saved
-    given = [(each, grad) for each, grad in zip(node.context, grads, strict=True) if grad is not None]
-    casts = [cast_factors(each, x) for each, _ in given]
-    of_factors = [new_gradients(each, x) for each, _ in given]
-    for each, _ in given:
-        fill_gradients(each, x)
-    for each, grad in given:
-        add_input_gradient(each, grad)
+    given = [(module, grad) for module, grad in zip(node.context, grads, strict=True) if grad is not None]
+    casts = [cast_factors(module, x) for module, _ in given]
+    of_factors = [new_gradients(module, x) for module, _ in given]
+    for module, _ in given:
+        fill_gradients(module, x)
+    for module, grad in given:
+        add_input_gradient(module, grad)
     del casts
     return [_overwriting(x), *(grad for pair in of_factors for grad in pair)]
 
@@ -98,17 +98,17 @@ def _mlp_back(node: Node, grad: Tensor) -> list[Any]:  # noqa: ARG001  only its 
     h, and the gradients of gate and up, overwrite the saved tensors and the gradient of h.
     """
     (x, e, g), (gate, up, down) = node.saved, node.context
-    casts = [cast_factors(each, x) for each in (gate, up, down)]
+    casts = [cast_factors(module, x) for module in (gate, up, down)]
     h = x.tape.new(e.shape, x.dtype, "activated gate · up: gradient")
     x.tape.scratch((*x.shape[:-1], down.added[FACTORS[0]].shape[0]), x.dtype, "output's gradient · B")
-    of_factors = {each.name: new_gradients(each, x) for each in (down, gate, up)}
+    of_factors = {module.name: new_gradients(module, x) for module in (down, gate, up)}
     fill_gradients(down, h)
-    for each in (up, gate):
-        fill_gradients(each, x)
+    for module in (up, gate):
+        fill_gradients(module, x)
     add_input_gradient(up, g)
     add_input_gradient(gate, e)
     del casts, h
-    return [_overwriting(x), *(grad for each in (gate, up, down) for grad in of_factors[each.name])]
+    return [_overwriting(x), *(grad for module in (gate, up, down) for grad in of_factors[module.name])]
 
 
 def _overwriting(saved: Tensor) -> Tensor:

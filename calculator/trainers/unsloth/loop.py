@@ -65,7 +65,7 @@ class Unsloth(Transformers):
         Nothing is prepared for k-bit training. With use_gradient_checkpointing="unsloth", the originals of copied
         modules are in a file.
         """
-        added = tuple(replace(each, dtype="float32") for each in spec.added)
+        added = tuple(replace(parameter, dtype="float32") for parameter in spec.added)
         in_file = spec.copied is not None and buffers.offloads_modules(prepared.training)
         return replace(spec, added=added, dtype=prepared.training.dtype, original_in_file=in_file)
 

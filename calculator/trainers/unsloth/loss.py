@@ -60,8 +60,8 @@ def fused_loss(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Te
     x_chunk = tape.scratch((size, width), hidden_states.dtype, "gradient of a chunk")
     if weight.edge is not None:
         tape.scratch(weight.shape, weight.dtype, "gradient of the head, of a chunk")
-    for each in grads:
-        node.save(each)
+    for gradient in grads:
+        node.save(gradient)
     del labels, divisor, grad, x_chunk, grads
     return loss, []
 

@@ -70,9 +70,9 @@ class Attention:
 
     def _project(self, context: Context, modules: LayerModules, x: Tensor) -> list[Tensor]:
         bound = [modules[name] for name in QKV]
-        whole = lora_qkv(x, bound) if are_fused(context, modules, QKV) else [each(x) for each in bound]
+        whole = lora_qkv(x, bound) if are_fused(context, modules, QKV) else [module(x) for module in bound]
         counts = [context.config[f"num_{name}_heads"] for name in ("attention", "key_value", "key_value")]
-        heads = [split_heads(context, each, count) for each, count in zip(whole, counts, strict=True)]
+        heads = [split_heads(context, tensor, count) for tensor, count in zip(whole, counts, strict=True)]
         del whole
         if self.norms:
             heads[0] = rms_norm(modules["self_attn.q_norm"], heads[0])
@@ -85,7 +85,7 @@ def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tens
     copies = context.training.is_highest
     node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
     if copies:
-        query, key = (each.tape.new(each.shape, each.dtype, "copy to rotate") for each in (query, key))
+        query, key = (tensor.tape.new(tensor.shape, tensor.dtype, "copy to rotate") for tensor in (query, key))
     return (
         Tensor(query.tape, query.storage, query.shape, query.dtype, node, 0),
         Tensor(key.tape, key.storage, key.shape, key.dtype, node, 1),

@@ -67,7 +67,7 @@ def test_the_list_has_the_cards_of_a_search(client):
 
 def test_the_parameters_are_documented(client):
     parameters = client.get("/openapi.json").json()["paths"]["/api/v1/cards/{id}"]["get"]["parameters"]
-    documented = {each["name"]: each for each in parameters}
+    documented = {parameter["name"]: parameter for parameter in parameters}
     assert {"id", "q", "method", "fits", "sequence_length", "micro_batch_size", "sort", "order", "offset", "limit"} == {
         *documented
     }

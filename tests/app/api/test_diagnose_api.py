@@ -74,7 +74,7 @@ def test_an_error_of_the_evaluation_names_its_batch_and_the_changes_of_the_run(c
     (first, *_), changes = answer["in_phases"], answer["changes"]
     assert (first["phase"], first["tensor"], first["batch"]) == ("evaluation", "gathered logits with the batch", 4)
     assert "in the evaluation, in batch 4" in answer["sentences"][0]
-    assert {"run.prediction_loss_only": True} in [each["changes"] for each in changes]
+    assert {"run.prediction_loss_only": True} in [change["changes"] for change in changes]
     assert client.post("/api/v1/run", json=changes[0]["request"]).status_code == 200
     (tmp_path / "log").write_text(IN_EVALUATION)
     options = "--attention eager --eval_strategy epoch --compute_metrics --eval_samples 200"
@@ -82,9 +82,9 @@ def test_an_error_of_the_evaluation_names_its_batch_and_the_changes_of_the_run(c
     assert json.loads(capsys.readouterr().out) == answer
     without = post(client, message=IN_EVALUATION, request=RUN).json()
     assert (without["in_phases"], without["found"]) == ([], "none")
-    assert any("run.eval_strategy" in each for each in without["sentences"])
+    assert any("run.eval_strategy" in sentence for sentence in without["sentences"])
     wrong = post(client, message=IN_EVALUATION, request={**RUN, "run": {"eval_samples": 0}})
-    assert [each["loc"] for each in wrong.json()["errors"]] == ["request.run.eval_samples"]
+    assert [error["loc"] for error in wrong.json()["errors"]] == ["request.run.eval_samples"]
 
 
 def test_the_request_of_a_change_can_be_estimated(client):

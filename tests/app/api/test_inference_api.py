@@ -40,7 +40,7 @@ def test_every_method_is_answered_with_components_that_sum_to_the_peak(client, n
     memory = answer["memory"]
     assert sum(part["bytes"] for part in memory["components"]) == memory["peak_allocated_bytes"]
     assert all(part["formula"] and part["substituted"] and part["source"] for part in memory["components"])
-    assert max(each["peak_bytes"] for each in memory["passes"]) == memory["peak_allocated_bytes"]
+    assert max(pass_["peak_bytes"] for pass_ in memory["passes"]) == memory["peak_allocated_bytes"]
     assert answer["fit"]["usable_bytes"] - memory["required_bytes"] == answer["fit"]["headroom_bytes"]
     assert answer["method"]["name"] == name
     assert answer["serving"]["tasks"] == 20

@@ -100,7 +100,11 @@ def test_settings_of_another_sharding_are_refused_with_their_value_and_a_solutio
 def test_a_plan_under_zero_is_of_bfloat16_weights_with_float32_masters(client):
     answer = client.post("/api/v1/plan", json={"model": "gpt2", "device": device(2, "zero2")}).json()
     (plan,) = answer["plans"]
-    full = next(each for each in plan["configurations"] if each["request"]["method"]["name"] == "full")
+    full = next(
+        configuration
+        for configuration in plan["configurations"]
+        if configuration["request"]["method"]["name"] == "full"
+    )
     assert full["request"]["training"]["autocast"] == "bfloat16"
     assert not any(reason["rule"]["name"] == "rounded_updates" for reason in full["reasons"])
     assert client.post("/api/v1/estimate", json=full["request"]).status_code == 200
@@ -133,8 +137,8 @@ def test_nodes_change_communication_and_host_memory_only(client):
         client.post("/api/v1/estimate", json={**run, "device": {**device(8, "fsdp"), "nodes": nodes}}).json()
         for nodes in (1, 2)
     )
-    assert {each["node_sent_bytes"] for each in one["communication"]} == {0}
-    assert all(each["node_sent_bytes"] == each["sent_bytes"] for each in two["communication"])
+    assert {collective["node_sent_bytes"] for collective in one["communication"]} == {0}
+    assert all(collective["node_sent_bytes"] == collective["sent_bytes"] for collective in two["communication"])
     host = one["memory"]["host_bytes"]
     assert (one["memory"]["node_host_bytes"], two["memory"]["node_host_bytes"]) == (8 * host, 4 * host)
     assert one["memory"]["phases"] == two["memory"]["phases"]

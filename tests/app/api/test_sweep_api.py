@@ -70,8 +70,8 @@ def test_a_refused_point_is_a_row_with_the_problems_of_its_estimate(client, plan
 
 def test_every_row_matches_the_documentation(client, body):
     strict = TypeAdapter(SweepRow)
-    for each in rows(client.post("/api/v1/sweep", json=body)):
-        assert strict.validate_python(each).model_dump(mode="json") == each
+    for line in rows(client.post("/api/v1/sweep", json=body)):
+        assert strict.validate_python(line).model_dump(mode="json") == line
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_csv_has_the_same_figures_under_their_dotted_names(client, body):
     answer = rows(client.post("/api/v1/sweep", json=body))
     table = list(csv.DictReader(io.StringIO(client.post("/api/v1/sweep", json={**body, "format": "csv"}).text)))
     assert len(table) == len(answer)
-    for line, each in zip(table, answer, strict=True):
-        assert line["method.name"] == each["point"]["method.name"]
+    for line, expected in zip(table, answer, strict=True):
+        assert line["method.name"] == expected["point"]["method.name"]
         for part, names in FIGURES.items():
             for name in names:
-                assert line[f"{part}.{name}"] == ("" if each[part] is None else str(each[part][name]))
+                assert line[f"{part}.{name}"] == ("" if expected[part] is None else str(expected[part][name]))
     assert table[1]["problems"].startswith("training.gradient_checkpointing: PEFT refuses prefix tuning")
 
 

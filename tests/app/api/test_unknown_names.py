@@ -35,13 +35,13 @@ LOCS = ["model", "method.name", "device.gpu"]
 def test_all_unknown_names_are_reported_together(client, path, body, locs):
     response = client.post(f"/api/v1/{path}", json=body)
     assert response.status_code == 422
-    assert [each["loc"] for each in response.json()["errors"]] == locs
+    assert [error["loc"] for error in response.json()["errors"]] == locs
 
 
 def test_an_unknown_name_that_a_grid_varies_is_a_problem_of_its_points(client):
     body = {"request": {"method": {"name": "lora"}}, "grid": {"model": ["gpt2", "no/such"]}}
     answers = client.post("/api/v1/sweep", json=body).text.splitlines()
-    assert ["not in the catalogue" in each for each in answers] == [False, True]
+    assert ["not in the catalogue" in answer for answer in answers] == [False, True]
 
 
 def test_a_file_of_an_unknown_model_is_read(client):

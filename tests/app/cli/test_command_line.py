@@ -331,7 +331,7 @@ def test_an_export_is_the_apis_file_and_shows_where_it_differs(client, plan, tmp
     output = capsys.readouterr()
     assert (file.read_text(), output.out) == (answer["content"], "")
     assert [line.split(": ")[0] for line in output.err.splitlines()] == [
-        each["loc"] for each in answer["not_expressed"]
+        remark["loc"] for remark in answer["not_expressed"]
     ]
     assert main(["export", *PLAN, "--gpu", "rtx-3060-12gb"]) == 1
     assert "import torch" in capsys.readouterr().out

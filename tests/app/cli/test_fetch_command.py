@@ -66,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(self.answer())
 
     def log_message(self, *_args):
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")

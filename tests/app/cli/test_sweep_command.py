@@ -72,7 +72,7 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
 )
 def test_a_wrong_grid_exits_with_2(grid, message, capsys):
     plan = ["sweep", "--model", "gpt2", "--method", "lora"]
-    assert main([*plan, *(option for each in grid for option in ("--grid", each))]) == 2
+    assert main([*plan, *(option for axis in grid for option in ("--grid", axis))]) == 2
     assert message in capsys.readouterr().err
 
 

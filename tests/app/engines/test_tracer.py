@@ -30,7 +30,7 @@ class Runs:
 
 
 def traced(tracer, *requests):
-    return [tracer.trace(each, lambda: False, lambda _: None) for each in requests]
+    return [tracer.trace(request, lambda: False, lambda _: None) for request in requests]
 
 
 def test_the_device_and_the_reserved_memory_are_no_part_of_a_trace():
@@ -61,7 +61,7 @@ def test_a_body_is_the_same_request_again():
 
 
 def blocked(monkeypatch, waiting):
-    """A tracer of which one trace runs until the event is set."""
+    """A tracer whose only trace runs until the event is set."""
     monkeypatch.setattr(module, "AT_ONCE", 1)
     monkeypatch.setattr(module, "WAITING", waiting)
     begun, end = Event(), Event()

@@ -33,7 +33,7 @@ def sent(response, *, accept=b"application/x-ndjson", pauses=0, path="/plan"):
     with ThreadPoolExecutor(max_workers=1) as thread:  # other tests may have left an event loop in this one
         streamed = Streamed(app, ["/plan"], interval=0.02)
         thread.submit(asyncio.run, streamed(scope, receive, send)).result()
-    return messages[0]["status"], dict(messages[0]["headers"])[b"content-type"], [each["body"] for each in messages[1:]]
+    return messages[0]["status"], dict(messages[0]["headers"])[b"content-type"], [sent["body"] for sent in messages[1:]]
 
 
 def test_lines_of_progress_precede_the_answer():

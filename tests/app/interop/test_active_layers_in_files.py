@@ -41,7 +41,7 @@ def test_an_interval_of_minus_one_changes_the_block_in_every_step():
 
 
 def test_badam_with_an_adapter_is_refused_by_llama_factory():
-    (missed,) = [each for each in read(BADAM.replace("full", "lora")).not_understood if each.key == "use_badam"]
+    (missed,) = [remark for remark in read(BADAM.replace("full", "lora")).not_understood if remark.key == "use_badam"]
     assert "only the adapter" in missed.why
 
 
@@ -60,13 +60,15 @@ def test_lisa_is_read_only_if_both_of_its_numbers_are_set():
 )
 def test_badam_and_lisa_survive_a_round_trip_through_a_tools_file(method, format_):
     file = exported(method, format_)
-    assert not [each for each in file.not_expressed if each.loc.startswith("method")]
+    assert not [remark for remark in file.not_expressed if remark.loc.startswith("method")]
     read_back = read(file.content).request["method"]
     assert {name: read_back[name] for name in method} == method
 
 
 def test_other_tools_state_that_every_weight_is_trained():
-    (missed,) = [each for each in exported({"lisa_n_layers": 2}, "llama-factory").not_expressed if "lisa" in each.loc]
+    (missed,) = [
+        remark for remark in exported({"lisa_n_layers": 2}, "llama-factory").not_expressed if "lisa" in remark.loc
+    ]
     assert "has no LISA" in missed.why
     with pytest.raises(PlanError, match="use format llama-factory"):
         exported({"use_badam": True}, "peft")

@@ -91,7 +91,7 @@ def test_an_error_is_a_problem_document_that_names_the_fields(answered):
     errors = answered[4]
     assert all(error.is_error for error in errors.values())
     problems = {name: json.loads(error.content[0].text) for name, error in errors.items()}
-    assert {each["loc"] for each in problems["estimate"]["errors"]} == {"method.r", "trainig"}
+    assert {error["loc"] for error in problems["estimate"]["errors"]} == {"method.r", "trainig"}
     assert problems["limits"]["detail"].startswith("device: a limit needs a card")
     assert problems["diagnos"]["detail"] == "there is no tool 'diagnos'; there are estimate, plan, limits, diagnose"
 

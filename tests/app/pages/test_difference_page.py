@@ -33,6 +33,13 @@ def test_an_object_of_settings_is_named_by_its_path(client):
     assert '{"use_reentrant": true}' in unescape(response.text)
 
 
+def test_a_setting_whose_name_several_methods_have_gets_the_label_of_the_plans_method(client):
+    plans = [f"/?model=gpt2&method=qlora&qlora_quant_type={quant_type}" for quant_type in ("nf4", "fp4")]
+    text = client.get("/difference", params={"plan": plans}).text
+    assert '<th scope="row">4-bit type</th>' in text
+    assert "torchao" not in text
+
+
 def test_a_single_plan_shows_that_another_is_needed(client):
     response = client.get(f"/difference{address('/?r=32')}")
     assert response.status_code == 200

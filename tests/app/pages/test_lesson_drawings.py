@@ -11,7 +11,7 @@ from calculator.resident import nf4
 
 def curve(*series, **changes):
     axis = {"label": "r", "unit": ""}
-    named = [{"name": f"series {i}", **each} for i, each in enumerate(series)]
+    named = [{"name": f"series {i}", **one} for i, one in enumerate(series)]
     return CurveAnswer.model_validate(
         {"id": "c", "title": "t", "x": axis, "y": axis, "timing": False, "series": named, **changes}
     )

@@ -152,8 +152,8 @@ def test_no_text_meets_a_fault(client, chapter):
     texts, chance = ("", "x" * 300, "é\x00", "1e400", ",", "-1", "9" * 30), random.Random(chapter.name)
     typed = [dict.fromkeys(defaults(chapter), text) for text in texts]
     typed += [{name: chance.choice(texts)} for name in defaults(chapter)]
-    for each in typed:
-        assert client.get(f"/lesson/{chapter.name}", params=each).status_code in (200, 422), each
+    for text in typed:
+        assert client.get(f"/lesson/{chapter.name}", params=text).status_code in (200, 422), text
 
 
 def test_the_levels_of_nf4_are_drawn_and_stand_in_a_table(client):

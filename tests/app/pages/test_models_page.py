@@ -14,20 +14,20 @@ def test_the_page_is_linked_from_every_page(client):
 
 def test_every_modeled_type_is_listed_as_modeled(client):
     answer = client.get("/api/v1/models/types").json()
-    modeled = {each["model_type"] for each in answer["types"] if each["engine"] == "calculator"}
+    modeled = {row["model_type"] for row in answer["types"] if row["engine"] == "calculator"}
     assert modeled == {*FAMILIES_WITH_FORWARD}
 
 
 def test_every_type_without_an_engine_has_a_reason(client):
-    for each in client.get("/api/v1/models/types").json()["types"]:
-        assert (each["engine"] is None) == bool(each["why"]), each["model_type"]
-        assert (each["engine"] is None) == (each["grade"] is None)
+    for row in client.get("/api/v1/models/types").json()["types"]:
+        assert (row["engine"] is None) == bool(row["why"]), row["model_type"]
+        assert (row["engine"] is None) == (row["grade"] is None)
 
 
 def test_a_search_finds_types_by_all_of_its_words(client):
     found = client.get("/api/v1/models/types", params={"q": "Qwen3 calculator"}).json()["types"]
-    assert {"qwen3", "qwen3_moe"} <= {each["model_type"] for each in found}
-    assert all("qwen3" in each["model_type"] or "qwen3" in " ".join(each["catalogue"]).lower() for each in found)
+    assert {"qwen3", "qwen3_moe"} <= {row["model_type"] for row in found}
+    assert all("qwen3" in row["model_type"] or "qwen3" in " ".join(row["catalogue"]).lower() for row in found)
 
 
 def test_a_search_without_a_result_says_so(client):
@@ -42,7 +42,7 @@ def listed(client, **query):
 
 
 def test_the_pages_list_every_type_once(client):
-    types = [each["model_type"] for each in client.get("/api/v1/models/types").json()["types"]]
+    types = [row["model_type"] for row in client.get("/api/v1/models/types").json()["types"]]
     count = -(-len(types) // PER_PAGE)
     assert [name for number in range(1, count + 1) for name in listed(client, page=str(number))] == types
 
@@ -54,7 +54,7 @@ def test_a_number_that_is_not_a_pages_shows_the_first(client, number):
 
 def test_an_engine_filters_the_types_and_the_pages_keep_it(client):
     types = client.get("/api/v1/models/types").json()["types"]
-    refused = [each["model_type"] for each in types if each["engine"] is None]
+    refused = [row["model_type"] for row in types if row["engine"] is None]
     assert listed(client, engine="none") == refused[:PER_PAGE]
     assert 'href="/models?engine=none&amp;page=2#types-title"' in client.get("/models", params={"engine": "none"}).text
 
@@ -62,14 +62,14 @@ def test_an_engine_filters_the_types_and_the_pages_keep_it(client):
 def test_a_task_counts_its_types(client):
     answer = client.get("/api/v1/models/types").json()
     for task in answer["tasks"]:
-        rows = [each for each in answer["types"] if task["task"] in each["tasks"]]
-        modeled = [each for each in rows if task["task"] in each["modelled_tasks"]]
-        others = [each for each in rows if each not in modeled and each["engine"]]
+        rows = [row for row in answer["types"] if task["task"] in row["tasks"]]
+        modeled = [row for row in rows if task["task"] in row["modelled_tasks"]]
+        others = [row for row in rows if row not in modeled and row["engine"]]
         assert (len(rows), len(modeled), len(others)) == (task["types"], task["modelled"], task["traced"])
 
 
 def test_tasks_of_a_traced_type_can_be_modeled(client):
-    rows = {each["model_type"]: each for each in client.get("/api/v1/models/types").json()["types"]}
+    rows = {row["model_type"]: row for row in client.get("/api/v1/models/types").json()["types"]}
     of_tokens = ["token classification", "question answering"]
     assert (rows["bert"]["engine"], rows["bert"]["modelled_tasks"]) == (
         "traced",
@@ -89,7 +89,7 @@ def test_tasks_of_a_traced_type_can_be_modeled(client):
 
 
 def test_a_type_of_the_catalogue_links_to_its_plans(client):
-    (row,) = (each for each in client.get("/api/v1/models/types").json()["types"] if each["model_type"] == "llama")
+    (row,) = (row for row in client.get("/api/v1/models/types").json()["types"] if row["model_type"] == "llama")
     page = client.get("/models", params={"q": "llama"}).text
     assert all(f'href="/?model={model.replace("/", "%2F")}"' in page for model in row["catalogue"][:3])
 

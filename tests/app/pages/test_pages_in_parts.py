@@ -125,7 +125,7 @@ def test_the_page_before_the_answer_arrives_while_it_is_computed(hasty, monkeypa
 
 
 def pairs(request):
-    return [(request, (0, request.models[0]), each) for each in enumerate(request.devices)]
+    return [(request, (0, request.models[0]), device) for device in enumerate(request.devices)]
 
 
 @pytest.mark.parametrize(

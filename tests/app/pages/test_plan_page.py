@@ -212,9 +212,9 @@ def test_several_gpus_without_a_sharding_have_a_table_of_shardings(client):
     (part,) = answer["plans"]
     table = text_of(client, address).partition('class="stacked shardings"')[2].partition("</table>")[0]
     named = re.findall(r'<th scope="row"><a href="[^"]*count=2[^"]*">(\w+)</a>', table)
-    assert named == [each["sharding"] for each in part["shardings"] if each["request"]]
+    assert named == [sharding["sharding"] for sharding in part["shardings"] if sharding["request"]]
     required = [int(value) for value in re.findall(r'data-label="Required"><data value="(\d+)"', table)]
-    assert required == [each["required_bytes"] for each in part["shardings"] if each["request"]]
+    assert required == [sharding["required_bytes"] for sharding in part["shardings"] if sharding["request"]]
     assert part["configurations"][0]["sent_bytes"] == part["shardings"][0]["sent_bytes"] > 0
 
 

@@ -43,7 +43,7 @@ def test_a_page_repeats_a_long_config_only_in_its_field_and_its_request(client, 
 
 def test_a_config_that_has_an_address_is_not_in_every_link(client):
     config, short = long_config(client, 150), long_config(client, 1)
-    text, of_short = (client.post("/", data={"config": each}).text for each in (config, short))
+    text, of_short = (client.post("/", data={"config": typed}).text for typed in (config, short))
     assert '<link rel="canonical" href="/?config=' in text
     assert len(text) < len(of_short) + 50 * (len(config) - len(short))
 

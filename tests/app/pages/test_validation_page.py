@@ -23,8 +23,8 @@ def test_it_shows_peers_reasons_and_environments(client):
         assert f"{peer.name} {peer.version}" in text
     for reason in {reason for row in published.rows for reason in row.differs}:
         assert reason.replace("'", "&#39;") in text
-    for each in validation_context(published)["environments"]:
-        assert each.versions in text
+    for environment in validation_context(published)["environments"]:
+        assert environment.versions in text
 
 
 def test_it_states_that_reserved_memory_is_by_replay_and_how_accurate_the_rule_is(client):
@@ -46,6 +46,6 @@ def test_it_states_how_intervals_of_speed_compare_with_a_source_that_is_left_out
     page = client.get("/validation").text
     every, *sources = validation().speeds.coverage
     assert f"contains {every.covered} of {every.runs} published speeds" in page
-    for each in sources:
-        assert f'<td class="figure" data-label="In the interval">{each.covered} of {each.runs}</td>' in page
+    for source in sources:
+        assert f'<td class="figure" data-label="In the interval">{source.covered} of {source.runs}</td>' in page
     assert page.count("not possible: excluded") == sum(run.efficiency > 1 for run in validation().speeds.runs)

@@ -22,10 +22,10 @@ def test_every_row_is_expressed_as_a_whole_in_part_or_not_at_all():
 
 def test_the_counts_of_sources_are_those_of_the_rows():
     counts = validation_view.counts(PUBLISHED)
-    assert {each.source for each in counts} == {source.name for source in PUBLISHED.sources}
-    assert sum(each.figures for each in counts) == len(PUBLISHED.rows)
-    assert sum(each.whole for each in counts) == len(WHOLE)
-    assert [each.whole for each in counts] == sorted((each.whole for each in counts), reverse=True)
+    assert {count.source for count in counts} == {source.name for source in PUBLISHED.sources}
+    assert sum(count.figures for count in counts) == len(PUBLISHED.rows)
+    assert sum(count.whole for count in counts) == len(WHOLE)
+    assert [count.whole for count in counts] == sorted((count.whole for count in counts), reverse=True)
 
 
 def test_every_reason_is_counted():
@@ -37,7 +37,7 @@ def test_every_reason_is_counted():
 
 
 def test_every_figure_has_an_environment():
-    assert sum(each.figures for each in validation_view.environments(WHOLE)) == len(WHOLE)
+    assert sum(environment.figures for environment in validation_view.environments(WHOLE)) == len(WHOLE)
 
 
 STEP = {

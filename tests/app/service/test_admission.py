@@ -36,7 +36,7 @@ async def _answers(requests, *, fail=False):
     waiting = [asyncio.ensure_future(one({**SCOPE, **settings})) for settings in requests]
     await asyncio.sleep(0)
     everybody.set()
-    return [await each for each in waiting], admission.present
+    return [await task for task in waiting], admission.present
 
 
 def test_the_third_of_two_is_refused_and_the_health_check_is_not():

@@ -160,7 +160,7 @@ def test_a_stopped_answer_ends_at_its_next_check():
 def test_an_answer_that_takes_too_long_names_the_fields_that_shorten_it(client, path, body, fields):
     problem = client.post(f"/api/v1/{path}", json={"model": "gpt2", "device": {"memory_bytes": 10**9}, **body}).json()
     assert "the limit of this server: set reserved to rule" in problem["detail"]
-    assert [each["loc"] for each in problem.get("errors", [])] == fields
+    assert [error["loc"] for error in problem.get("errors", [])] == fields
 
 
 @pytest.mark.usefixtures("slow_clock")

@@ -29,7 +29,7 @@ def _small_blocks(monkeypatch):
 
 
 def expected(sweep):
-    return [json.loads(json.dumps(row(each))) for each in answers(sweep)]
+    return [json.loads(json.dumps(row(answer))) for answer in answers(sweep)]
 
 
 _LINES_OF = spread.lines_of
@@ -49,7 +49,7 @@ def test_points_are_found_by_their_number():
     assert everything[5] == {"method.name": "lora", "method.r": 2, "training.sequence_length": 16}
     assert len(everything) == len({json.dumps(point) for point in everything}) == sweep.count == 32
     assert list(sweep.points(30, 99)) == everything[30:]
-    assert [each.point for each in answers(sweep, 3, 6)] == everything[3:6]
+    assert [answer.point for answer in answers(sweep, 3, 6)] == everything[3:6]
 
 
 @pytest.mark.parametrize("backend", ["loky", "ray"])

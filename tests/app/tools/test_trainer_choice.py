@@ -39,16 +39,16 @@ def test_every_trainer_of_the_calculator_is_offered_in_its_order():
 def test_every_trainer_but_the_reference_step_has_defaults_with_a_source():
     for name, loop in TRAINERS.items():
         assert bool(loop.facts.defaults) is (name is not None)
-        assert all(each.source for each in loop.facts.defaults)
+        assert all(default.source for default in loop.facts.defaults)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tools_defaults_are_settings_of_a_request(tool):
     for method in ("full", "lora", "qlora"):
         assert parse_request(body_of(tool, method)).training.trainer == TOOLS[tool].trainer
-    for each in TOOLS[tool].defaults:
-        field = FIELDS[each.path.rsplit(".", 1)[-1]]
-        assert field.value(tool_fields.text_of(each)) == each.value
+    for default in TOOLS[tool].defaults:
+        field = FIELDS[default.path.rsplit(".", 1)[-1]]
+        assert field.value(tool_fields.text_of(default)) == default.value
 
 
 def test_trls_defaults_leave_nothing_to_warn_about():
@@ -136,10 +136,10 @@ def test_a_trainer_that_does_not_exist_is_refused_at_the_choice(client):
 
 
 def test_the_api_lists_trainers_and_tools_with_their_defaults(client):
-    listed = {each["name"]: each for each in client.get("/api/v1/trainers").json()["trainers"]}
+    listed = {trainer["name"]: trainer for trainer in client.get("/api/v1/trainers").json()["trainers"]}
     assert list(listed) == list(TOOLS)
     assert listed["reference"]["trainer"] is None
-    values = {each["path"]: each["value"] for each in listed["trl-sft"]["defaults"]}
+    values = {default["path"]: default["value"] for default in listed["trl-sft"]["defaults"]}
     assert values["training.dtype"] == "float32"
 
 

@@ -61,9 +61,9 @@ class Events:
 
 def left(pool, places, rows):
     """The state of a pool, and the places of rows."""
-    state = [getattr(pool, each) for each in FlatPool.__slots__]
-    return [each.copy() if isinstance(each, (list, dict)) else each for each in state], [
-        [each[row] for row in rows] for each in places
+    state = [getattr(pool, slot) for slot in FlatPool.__slots__]
+    return [part.copy() if isinstance(part, (list, dict)) else part for part in state], [
+        [place[row] for row in rows] for place in places
     ]
 
 

@@ -63,12 +63,12 @@ def test_layers_placed_together_have_the_addresses_of_layers_placed_one_by_one(m
     numbers = []
     monkeypatch.setattr(EqualLayers, "of", lambda self, n, of=EqualLayers.of: numbers.append(n) or of(self, n))
     skipped = 0
-    for each in range(100 * seed, 100 * seed + 100):
-        layers = Layers(each)
+    for case_seed in range(100 * seed, 100 * seed + 100):
+        layers = Layers(case_seed)
         one_by_one = layers.played(at_once=False)
         numbers.clear()
         at_once = layers.played(at_once=True)
-        assert state(at_once) == state(one_by_one), each
+        assert state(at_once) == state(one_by_one), case_seed
         skipped += layers.layers.times - len(numbers)
     assert skipped > 250
 

@@ -39,5 +39,5 @@ def test_layers_that_are_never_freed_are_placed_as_their_requests_one_by_one(sma
         other, rows = pool.copied(), range(len(sizes) * times)
         other.allocate(sizes, times)
         pool.play(rows, sizes * times, ([0] * len(rows), [0] * len(rows)))
-        assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__), seed
+        assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__), seed
     assert placed[0] > 400

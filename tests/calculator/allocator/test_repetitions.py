@@ -84,7 +84,7 @@ class Layers:
             pool.next_address,
             pool.edges,
             pool.reserved,
-            [[each[row] for row in alive] for each in places],
+            [[place[row] for row in alive] for place in places],
         )
         return left, len(numbers)
 
@@ -92,10 +92,10 @@ class Layers:
 @pytest.mark.parametrize("seed", range(8))
 def test_repetitions_placed_together_have_the_addresses_of_those_placed_one_by_one(seed):
     skipped = 0
-    for each in range(100 * seed, 100 * seed + 100):
-        layers = Layers(each)
+    for case_seed in range(100 * seed, 100 * seed + 100):
+        layers = Layers(case_seed)
         (one_by_one, _), (at_once, played) = layers.played(at_once=False), layers.played(at_once=True)
-        assert at_once == one_by_one, each
+        assert at_once == one_by_one, case_seed
         skipped += layers.times - played
     assert skipped > 300
 

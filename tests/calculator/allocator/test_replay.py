@@ -91,7 +91,7 @@ def test_unrolled_layers_are_layers_interpreted_one_by_one(case):
     prepared = resident(case["request"]).prepared
     short, full = events(prepared), every_event(prepared)
     if prepared.method.name == "prefix":
-        short, full = (replace(each, backward=before_the_prefix(each)) for each in (short, full))
+        short, full = (replace(run, backward=before_the_prefix(run)) for run in (short, full))
     assert in_order(short) == in_order(full)
 
 

@@ -79,8 +79,8 @@ def test_a_step_has_the_live_tensors_of_the_peaks(resident):
     """Tensors that a step leaves for the next forward pass, and numbers of norms, are not the next pass's own."""
     step = step_of(resident)
     training = TrainingStep(resident)
-    kept = sum(each.bytes for each in (training.flat or training.partitioned).resident_tensors)
-    frozen = sum(each.bytes for each in resident.tensors if not each.trained) if training.flat else 0
+    kept = sum(tensor.bytes for tensor in (training.flat or training.partitioned).resident_tensors)
+    frozen = sum(tensor.bytes for tensor in resident.tensors if not tensor.trained) if training.flat else 0
     backward = next(peak.bytes for peak in training.peaks() if peak.phase == "backward")
     assert most_alive(step.events) == pytest.approx(backward - kept - frozen, rel=0.02)
 
@@ -107,8 +107,8 @@ def test_weights_that_become_a_flat_tensor_stay_cached_if_nothing_empties_the_ca
 def test_frozen_layers_stay_loaded_whose_weights_have_the_names_of_trained_ones():
     method = {"name": "full", "unfrozen_parameters": ["model.layers.1."]}
     loaded = []
-    for each in (method, {"name": "full"}):
-        resident = resident_of("zero2", each)
+    for chosen in (method, {"name": "full"}):
+        resident = resident_of("zero2", chosen)
         loading = loading_of(resident)
         alive = sum(loading.sizes[max(event, ~event)] * (1 if event >= 0 else -1) for event in loading.events)
         states = sum(state.bytes for state in resident.flat.states)

@@ -33,7 +33,7 @@ def answered(base=None, stated=None, model=None, **training):
 @pytest.mark.parametrize(("books", "bits", "in_8"), [(1, 16, 2), (2, 8, 2), (1, 8, 1)])
 def test_a_code_encodes_8_weights_and_each_layer_has_its_code_books(books, bits, in_8):
     found = answered({"num_codebooks": books, "nbits_per_codebook": bits}).memory
-    parts = {each.name: each.bytes for each in found.components}
+    parts = {component.name: component.bytes for component in found.components}
     weights, outside = 3 * 256 * (4 * 256 + 3 * 768), 2 * (2 * 3000 * 256 + 7 * 256)
     assert parts["base_weights"] == pytest.approx(weights * in_8 / 8 + outside, rel=1e-3)
     scales = 3 * (5 * 512 + 2 * 2 * 768)
@@ -43,7 +43,7 @@ def test_a_code_encodes_8_weights_and_each_layer_has_its_code_books(books, bits,
 def test_a_checkpoint_has_the_settings_and_its_head_is_dense():
     answer = answered(stated=STATED)
     assert answer.memory == answered({"num_codebooks": 2, "nbits_per_codebook": 8}).memory
-    assert any("leaves the scales" in each for each in answer.warnings)
+    assert any("leaves the scales" in warning for warning in answer.warnings)
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,5 @@ def test_a_checkpoint_has_the_settings_and_its_head_is_dense():
 def test_methods_that_aqlm_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
-    problem = next(each for each in caught.value.problems if why in each.msg)
+    problem = next(problem for problem in caught.value.problems if why in problem.msg)
     assert problem.loc.endswith(loc)

@@ -18,7 +18,7 @@ def test_preparation_casts_what_is_not_quantized_to_float32():
         estimate(parse_request(body({"prepare_model_for_kbit_training": value}))).memory.components
         for value in (True, False)
     )
-    bytes_of = ({each.name: each.bytes for each in parts}["base_weights"] for parts in (prepared, plain))
+    bytes_of = ({part.name: part.bytes for part in parts}["base_weights"] for parts in (prepared, plain))
     assert next(bytes_of) - next(bytes_of) == 2 * (2 * 152_064 * 3584 + (2 * 28 + 1) * 3584)
 
 
@@ -27,11 +27,11 @@ def test_more_tokens_need_less_if_the_kernel_sums_no_parts():
     sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = {"model_type": "llama", "vocab_size": 64, **sizes}
     few, more = (
-        next(each.peak_bytes for each in estimate(parse_request(request)).memory.phases)
+        next(phase.peak_bytes for phase in estimate(parse_request(request)).memory.phases)
         for request in ({**body(sequence_length=length), "model": {"config": config}} for length in (1024, 1025))
     )
     assert few > more
-    assert any("From source only" in each for each in estimate(parse_request(body())).assumptions)
+    assert any("From source only" in assumption for assumption in estimate(parse_request(body())).assumptions)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def answered(model=None, method=None, gpu=None, **training):
 
 
 def test_a_weight_is_one_byte_and_each_output_has_a_scale():
-    parts = {each.name: each.bytes for each in answered().memory.components}
+    parts = {component.name: component.bytes for component in answered().memory.components}
     weights, outside = 3 * 256 * (4 * 256 + 3 * 768), 2 * (2 * 3000 * 256 + 7 * 256)
     assert parts["base_weights"] == pytest.approx(weights + outside, rel=1e-3)
     assert parts["quantization_constants"] == 3 * (5 * 512 + 2 * 2 * 768)
@@ -58,5 +58,5 @@ def test_the_backward_pass_dequantizes_with_an_identity_matrix():
 def test_methods_that_eetq_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
-    problem = next(each for each in caught.value.problems if why in each.msg)
+    problem = next(problem for problem in caught.value.problems if why in problem.msg)
     assert problem.loc.endswith(loc)

@@ -27,7 +27,7 @@ def answered(base=NAMED, stated=None, gpu=None, **changes):
 
 
 def components(answer):
-    return {each.name: each.bytes for each in answer.memory.components}
+    return {component.name: component.bytes for component in answer.memory.components}
 
 
 def test_a_weight_is_one_byte_and_each_block_has_a_scale():
@@ -53,8 +53,8 @@ def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_if_the_method_keeps_
         quant_method="fp8", weight_block_size=(64, 64), activation_scheme="static"
     )
     dequantized = answered(None, stated)
-    assert any("FineGrainedFP8Config(dequantize=True)" in each for each in dequantized.warnings)
-    assert not any("dequantize=True" in each for each in answer.warnings)
+    assert any("FineGrainedFP8Config(dequantize=True)" in warning for warning in dequantized.warnings)
+    assert not any("dequantize=True" in warning for warning in answer.warnings)
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_the_config_of_a_checkpoint_in_fp8_has_the_settings_if_the_method_keeps_
 def test_methods_that_fp8_does_not_train_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
-    problem = next(each for each in caught.value.problems if why in each.msg)
+    problem = next(problem for problem in caught.value.problems if why in problem.msg)
     assert problem.loc.endswith(loc)

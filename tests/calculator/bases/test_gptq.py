@@ -16,7 +16,7 @@ def body(method=None, **training):
 
 
 def test_the_base_has_the_bytes_of_its_checkpoint():
-    components = {each.name: each.bytes for each in estimate(parse_request(body())).memory.components}
+    components = {component.name: component.bytes for component in estimate(parse_request(body())).memory.components}
     weights = 28 * (3584 * (2 * 3584 + 2 * 512 + 3 * 18944)) // 2
     outside = 2 * (2 * 152_064 * 3584 + (2 * 28 + 1) * 3584 + 28 * (3584 + 2 * 512))
     assert components["base_weights"] == pytest.approx(weights + outside, rel=1e-5)
@@ -31,7 +31,7 @@ def test_the_checkpoints_files_have_these_bytes_and_headers():
 
     Source: https://huggingface.co/api/models/Qwen/Qwen2.5-Coder-7B-Instruct-GPTQ-Int4?blobs=true, seen on 2026-09-01.
     """
-    components = {each.name: each.bytes for each in estimate(parse_request(body())).memory.components}
+    components = {component.name: component.bytes for component in estimate(parse_request(body())).memory.components}
     shifts = 28 * 7 * 512  # no part of the checkpoint
     stored = components["base_weights"] + components["quantization_constants"] - shifts
     assert 0 < 3_999_234_216 + 1_576_146_928 - stored < 128 * 1024
@@ -42,10 +42,10 @@ def test_dense_weights_are_saved_unless_layers_are_checkpointed():
     checkpointed = estimate(parse_request(body(gradient_checkpointing=True)))
     dense = 28 * 2 * 3584 * (2 * 3584 + 2 * 512 + 3 * 18944)
     assert plain.memory.peak_allocated_bytes - checkpointed.memory.peak_allocated_bytes > dense * 0.9
-    assert any("autograd saves" in each for each in plain.warnings)
-    assert not any("autograd saves" in each for each in checkpointed.warnings)
-    assert any("auto_trainable" in each for each in plain.assumptions)
-    assert any("From source only" in each for each in plain.assumptions)
+    assert any("autograd saves" in warning for warning in plain.warnings)
+    assert not any("autograd saves" in warning for warning in checkpointed.warnings)
+    assert any("auto_trainable" in assumption for assumption in plain.assumptions)
+    assert any("From source only" in assumption for assumption in plain.assumptions)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def answered(base=None, model=LLAMA, method=None, **training):
 
 
 def components(base):
-    return {each.name: each.bytes for each in answered(base).memory.components}
+    return {component.name: component.bytes for component in answered(base).memory.components}
 
 
 @pytest.mark.parametrize(("bits", "in_a_byte"), [(8, 1), (4, 2), (2, 4)])
@@ -61,7 +61,7 @@ def test_weights_are_packed_and_each_group_has_a_scale_and_a_zero_point(bits, in
 def test_settings_that_hqq_does_not_accept_are_refused(changes, loc, why):
     with pytest.raises(PlanError) as caught:
         answered(**changes)
-    problem = next(each for each in caught.value.problems if why in each.msg)
+    problem = next(problem for problem in caught.value.problems if why in problem.msg)
     assert problem.loc.endswith(loc)
 
 

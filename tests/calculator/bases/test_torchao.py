@@ -18,7 +18,9 @@ def answered(method=None, **training):
 
 
 def test_a_weight_is_one_byte_and_each_output_has_a_scale():
-    components = {each.name: each.bytes for each in answered({"target_modules": "all-linear"}).memory.components}
+    components = {
+        component.name: component.bytes for component in answered({"target_modules": "all-linear"}).memory.components
+    }
     weights = 28 * 3584 * (2 * 3584 + 2 * 512 + 3 * 18_944)
     outside = 2 * (2 * 152_064 * 3584 + (2 * 28 + 1) * 3584 + 28 * (3584 + 2 * 512))
     assert components["base_weights"] == pytest.approx(weights + outside, rel=1e-5)
@@ -53,7 +55,11 @@ def test_floats_of_8_bits_are_read_and_dequantized_in_float32():
     floats = {"quant_method": "torchao", "quant_type": "Float8WeightOnlyConfig"}
     integers, other = answered(), answered({"quantization_config": floats})
     resident = [
-        {each.name: each.bytes for each in answer.memory.components if each.name in ("base_weights", "workspace")}
+        {
+            component.name: component.bytes
+            for component in answer.memory.components
+            if component.name in ("base_weights", "workspace")
+        }
         for answer in (integers, other)
     ]
     assert resident[0]["base_weights"] == resident[1]["base_weights"]

@@ -129,7 +129,7 @@ def test_rows_are_filtered_by_every_setting():
 
 
 def test_verdicts_divide_the_rows():
-    fits, others, every = (matching(rows(), CardQuery(fits=each)) for each in ("fits", "does_not_fit", "all"))
+    fits, others, every = (matching(rows(), CardQuery(fits=name)) for name in ("fits", "does_not_fit", "all"))
     assert len(fits) + len(others) == len(every) == len(table())
     assert {row.fits for row in fits} == {True}
 
@@ -149,11 +149,11 @@ def test_no_row_matches_a_model_that_is_not_there():
 
 
 def test_the_overview_counts_the_rows_that_fit():
-    (summary,) = (each for each in overview() if each.card.id == "rtx-4060")
-    for each in summary.methods:
-        fitting = [row for row in rows() if row.method == each.method and row.fits]
-        assert each.models == len(fitting)
-        assert each.largest.parameters == max(row.parameters for row in fitting)
+    (summary,) = (row for row in overview() if row.card.id == "rtx-4060")
+    for method in summary.methods:
+        fitting = [row for row in rows() if row.method == method.method and row.fits]
+        assert method.models == len(fitting)
+        assert method.largest.parameters == max(row.parameters for row in fitting)
 
 
 def test_a_run_that_a_replay_refuses_is_no_fit(monkeypatch):

@@ -92,7 +92,7 @@ def test_the_catalogue_has_as_many_models_as_its_readme_states():
     readme = files("calculator.catalogue").joinpath("README.md").read_text()
     confirmed = Counter(entry.confirmation for entry in models())
     by_two, by_one, by_fields = (
-        confirmed[each] for each in ("two or more sources", "single source", "two fields of one record")
+        confirmed[name] for name in ("two or more sources", "single source", "two fields of one record")
     )
     assert f"{len(models())} models." in readme
     assert (
@@ -103,7 +103,7 @@ def test_the_catalogue_has_as_many_models_as_its_readme_states():
 
 @pytest.mark.parametrize(("name", "traced"), [("GLM-5", True), ("Llama-3.2-11B-Vision", True), ("Kimi-K2", False)])
 def test_a_trace_answers_the_models_of_types_that_are_not_modeled(name, traced):
-    entry = next(each for each in models() if each.id.split("/")[-1].startswith(name))
+    entry = next(model for model in models() if model.id.split("/")[-1].startswith(name))
     method = {"name": "lora", "target_modules": ["q_proj"]}
     assert is_traced(parse_request({"model": entry.id, "method": method})) is traced
 

@@ -49,7 +49,7 @@ def test_a_percentile_is_the_shortest_length_that_a_share_does_not_exceed(share)
 def test_the_padded_tokens_are_those_of_every_possible_batch(batch):
     samples = [2, 3, 3, 7]
     batches = [*product(samples, repeat=batch)]
-    mean = sum(max(each) for each in batches) / len(batches)
+    mean = sum(max(lengths) for lengths in batches) / len(batches)
     assert lengths_of(samples).padded_tokens(batch) == round(mean * len(samples))
 
 
@@ -58,7 +58,7 @@ def test_the_bucketed_tokens_are_those_of_sorted_batches(batch):
     chance = Random(batch)
     samples = sorted((chance.randint(2, 30) for _ in range(50)), reverse=True)
     batches = [samples[start : start + batch] for start in range(0, 50, batch)]
-    assert lengths_of(samples).bucketed_tokens(batch) == sum(len(each) * each[0] for each in batches)
+    assert lengths_of(samples).bucketed_tokens(batch) == sum(len(lengths) * lengths[0] for lengths in batches)
 
 
 def test_packed_rows_hold_all_tokens():
@@ -72,23 +72,23 @@ def test_each_saving_is_the_difference_of_two_estimates():
     found = advice(parse_request(body), lengths)
     before = estimate(parse_request(body)).memory.required_bytes
     assert found.estimate.memory.required_bytes == before
-    cut = [each for each in found.changes if each.kind == "truncation"]
-    assert [each.changes["training.sequence_length"] for each in cut] == [64, 256]
-    for each in cut:
-        length = each.changes["training.sequence_length"]
+    cut = [change for change in found.changes if change.kind == "truncation"]
+    assert [change.changes["training.sequence_length"] for change in cut] == [64, 256]
+    for change in cut:
+        length = change.changes["training.sequence_length"]
         changed = {**body, "training": {**body["training"], "sequence_length": length}}
         required = estimate(parse_request(changed)).memory.required_bytes
-        assert (each.required_bytes, each.saved_bytes) == (required, before - required)
-    (bucketing,) = [each for each in found.changes if each.kind == "bucketing"]
+        assert (change.required_bytes, change.saved_bytes) == (required, before - required)
+    (bucketing,) = [change for change in found.changes if change.kind == "bucketing"]
     assert (bucketing.saved_bytes, bucketing.tokens < found.tokens) == (0, True)
 
 
 def test_packing_is_estimated_if_the_trainer_packs_and_refused_with_the_reason():
     lengths = lengths_of([64] * 9 + [512])
     body = {**RUN, "model": "facebook/opt-125m", "training": {"trainer": "trl-sft"}}
-    (packing,) = [each for each in advice(parse_request(body), lengths).changes if each.kind == "packing"]
+    (packing,) = [change for change in advice(parse_request(body), lengths).changes if change.kind == "packing"]
     assert (packing.saved_bytes, "packing is not modeled" in packing.refusal) == (None, True)
     qwen = {**body, "model": "Qwen/Qwen2.5-0.5B", "training": {"trainer": "trl-sft", "attention": "flash_attention_2"}}
-    (packing,) = [each for each in advice(parse_request(qwen), lengths).changes if each.kind == "packing"]
+    (packing,) = [change for change in advice(parse_request(qwen), lengths).changes if change.kind == "packing"]
     assert packing.required_bytes > 0
     assert packing.tokens == 3 * 512

@@ -115,7 +115,7 @@ def test_error_correction_uses_a_sixteenth_of_every_data_center_card_with_gddr_a
 
 
 @pytest.mark.parametrize(
-    ("name", "each"),
+    ("name", "size"),
     [
         ("t4", 8_519_680),
         ("a100-sxm4-80gb", 8_519_680),
@@ -126,9 +126,9 @@ def test_error_correction_uses_a_sixteenth_of_every_data_center_card_with_gddr_a
         ("rtx-5090", 33_554_432),
     ],
 )
-def test_each_of_two_threads_has_a_cublas_workspace(name, each):
+def test_each_of_two_threads_has_a_cublas_workspace(name, size):
     rows = library_workspace(gpu(name))
-    assert [row.bytes for row in rows] == [each, each]
+    assert [row.bytes for row in rows] == [size, size]
     assert all("CublasHandlePool.cpp" in row.source for row in rows)
 
 

@@ -82,8 +82,10 @@ def test_the_message_of_a_replay_leads_back_to_its_allocation(body):
     assert event is not None
     found = diagnose(parse_request(body), parse_message(event.message))
     # Blocks whose rest is too small to split off are others where cached blocks were freed before.
-    close = [each for each in found.matches if abs(each.difference_bytes) < 8 << 20]
-    assert (min(event.step, 2), event.phase, event.tensor) in {(each.step, each.phase, each.tensor) for each in close}
+    close = [match for match in found.matches if abs(match.difference_bytes) < 8 << 20]
+    assert (min(event.step, 2), event.phase, event.tensor) in {
+        (match.step, match.phase, match.tensor) for match in close
+    }
     assert found.matches[0] in close
     assert found.matches[0].is_reached
     assert found.reproduces
@@ -94,13 +96,13 @@ def test_live_tensors_add_up_to_the_allocated_bytes():
     found = diagnose(parse_request(GPT2), parse_message(event.message))
     total = sum(found.alive_by_component.values())
     assert 0 <= found.matches[0].allocated_bytes - total < 1 << 20
-    assert sum(each.bytes for each in found.alive) <= total
+    assert sum(tensor.bytes for tensor in found.alive) <= total
 
 
 def test_a_public_thread_is_explained_by_its_attention_matrix():
     found = diagnose(parse_request(GPT2), parse_message(THREAD))
     assert found.found == "several"
-    assert {each.tensor.partition(": ")[0] for each in found.matches} == {"transformer.h.*.attn"}
+    assert {match.tensor.partition(": ")[0] for match in found.matches} == {"transformer.h.*.attn"}
     assert found.matches[0].formula == "B × num_attention_heads × S × S × 4"
     assert (found.predicted.tensor, found.predicted.step) == (found.matches[0].tensor, 1)
     assert not found.is_fragmented
@@ -108,24 +110,24 @@ def test_a_public_thread_is_explained_by_its_attention_matrix():
 
 def test_each_change_is_replayed_where_the_error_occurred():
     found = diagnose(parse_request(GPT2), parse_message(THREAD))
-    assert [each.ends for each in found.changes] == sorted((each.ends for each in found.changes), reverse=True)
-    for each in found.changes:
-        request = replace(each.request, device=replace(each.request.device, memory_bytes=found.usable_bytes))
-        assert (estimate(request).fit.verdict is not Verdict.DOES_NOT_FIT) == each.ends
-    assert {"training.gradient_checkpointing": True} in [each.changes for each in found.changes if each.ends]
+    assert [change.ends for change in found.changes] == sorted((change.ends for change in found.changes), reverse=True)
+    for change in found.changes:
+        request = replace(change.request, device=replace(change.request.device, memory_bytes=found.usable_bytes))
+        assert (estimate(request).fit.verdict is not Verdict.DOES_NOT_FIT) == change.ends
+    assert {"training.gradient_checkpointing": True} in [change.changes for change in found.changes if change.ends]
 
 
 def test_a_request_that_fits_there_does_not_claim_which_change_ends_the_error():
     small = {**GPT2, "training": {**GPT2["training"], "micro_batch_size": 1}}
     found = diagnose(parse_request(small), parse_message(THREAD))
     assert (found.found, found.reproduces, found.predicted) == ("none", False, None)
-    assert {each.ends for each in found.changes} == {None}
+    assert {change.ends for change in found.changes} == {None}
 
 
 def test_another_length_explains_a_size_that_no_tensor_has():
     text = THREAD.replace("384.00 MiB", "1.20 GiB")
     found = diagnose(parse_request(GPT2), parse_message(text))
-    lengths = {each.tensor: (each.least, each.most) for each in found.other_lengths}
+    lengths = {other.tensor: (other.least, other.most) for other in found.other_lengths}
     least, most = lengths["lm_head: output"]
     for length in (least, most):
         assert abs(8 * length * 50257 * 4 / (1 << 30) - 1.20) < 0.007
@@ -184,7 +186,7 @@ def test_messages_of_random_plans_are_diagnosed_as_those_plans():
 def test_changes_of_zero_are_stages_gpus_buckets_and_offload():
     memory_bytes = int(0.7 * estimate(parse_request(ZERO2)).memory.required_bytes)
     found = diagnose(parse_request(ZERO2), parse_message(on(ZERO2, memory_bytes).fit.out_of_memory.message))
-    changes = {next(iter(each.changes.items()))[0]: each for each in found.changes}
+    changes = {next(iter(change.changes.items()))[0]: change for change in found.changes}
     buckets = changes["training.deepspeed.zero_optimization.reduce_bucket_size"]
     assert buckets.changes == {"training.deepspeed.zero_optimization.reduce_bucket_size": "auto"}
     assert buckets.ends
@@ -200,17 +202,21 @@ def test_a_run_of_stage_2_with_offload_leads_back_from_its_own_message():
     memory_bytes = int(0.7 * estimate(parse_request(OFFLOADED)).memory.required_bytes)
     event = on(OFFLOADED, memory_bytes).fit.out_of_memory
     found = diagnose(parse_request(OFFLOADED), parse_message(event.message))
-    assert event.tensor in {each.tensor for each in found.matches}
-    norms = [each for each in journal_of(replay_of(found.estimate)).requests if "norm of a gradient" in each.kind.name]
-    assert {each.phase for each in norms} == {"backward"}
+    assert event.tensor in {match.tensor for match in found.matches}
+    norms = [
+        request
+        for request in journal_of(replay_of(found.estimate)).requests
+        if "norm of a gradient" in request.kind.name
+    ]
+    assert {norm.phase for norm in norms} == {"backward"}
 
 
 def test_rows_of_a_step_under_zero_are_in_their_own_phases():
     requests = journal_of(replay_of(estimate(parse_request(ZERO2)))).requests
-    of_steps = [each for each in requests if each.step == 2]
-    logits = [each.phase for each in of_steps if each.kind.name == "loss: logits in float32"]
+    of_steps = [request for request in requests if request.step == 2]
+    logits = [step.phase for step in of_steps if step.kind.name == "loss: logits in float32"]
     assert logits == ["forward"] * ZERO2["training"]["gradient_accumulation_steps"]
-    assert {each.phase for each in of_steps if each.kind.name == "DeepSpeed: float32 gradients"} == {"optimizer_step"}
-    assert {each.kind.component for each in requests if each.kind.name.startswith("DeepSpeed: master")} == {
+    assert {step.phase for step in of_steps if step.kind.name == "DeepSpeed: float32 gradients"} == {"optimizer_step"}
+    assert {request.kind.component for request in requests if request.kind.name.startswith("DeepSpeed: master")} == {
         "optimizer_states"
     }

@@ -38,7 +38,7 @@ def message(requested, allocated, before=""):
 def peak_of(body, name):
     """The phase, its largest allocation at the peak, and the workspaces that its steps before leave."""
     answer = whole_run(parse_run(body))
-    phase = next(each for each in answer.phases if each.name == name)
+    phase = next(phase for phase in answer.phases if phase.name == name)
     return phase, replay_of(answer.estimate).workspaces
 
 
@@ -54,8 +54,8 @@ def test_the_largest_tensor_at_the_peak_of_a_phase_is_found_with_what_is_in_use_
     for row in candidates:
         before = phase.gpu_bytes - row.bytes + sum(workspaces)
         diagnosis = diagnose(request.estimate, message(row.bytes, before), None, request.run)
-        found += [each for each in diagnosis.in_phases if each.allocated_bytes == before and each.same_allocated]
-    assert [each for each in found if each.phase == phase.name]
+        found += [match for match in diagnosis.in_phases if match.allocated_bytes == before and match.same_allocated]
+    assert [match for match in found if match.phase == phase.name]
 
 
 def test_the_bytes_in_use_tell_after_how_many_batches_an_evaluation_ends():
@@ -66,8 +66,8 @@ def test_the_bytes_in_use_tell_after_how_many_batches_an_evaluation_ends():
     assert first.substituted == f"40 × 512 × {LLAMA['vocab_size']:,} × 4"
     again = diagnose(request.estimate, message(5 * logits, first.allocated_bytes), None, request.run)
     assert (again.found, again.phase_match.same_allocated) == ("one", True)
-    assert next(dict(each.changes) for each in again.changes if each.ends) == {"run.eval_strategy": "no"}
-    assert {"run.eval_accumulation_steps": 1} in [dict(each.changes) for each in again.changes]
+    assert next(dict(change.changes) for change in again.changes if change.ends) == {"run.eval_strategy": "no"}
+    assert {"run.eval_accumulation_steps": 1} in [dict(change.changes) for change in again.changes]
 
 
 def test_a_traceback_of_an_evaluation_puts_its_tensors_first():

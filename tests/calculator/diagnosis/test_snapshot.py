@@ -192,16 +192,16 @@ def test_blocks_that_the_run_does_not_have_are_listed():
     value["segments"].append(segment(123 << 20))
     found = match_snapshot(journal_of(replay), read_snapshot(pickle.dumps(value)))
     assert found.other_bytes == 123 << 20
-    assert [(each.size, each.blocks, each.tensors) for each in found.others] == [(123 << 20, 1, 0)]
+    assert [(other.size, other.blocks, other.tensors) for other in found.others] == [(123 << 20, 1, 0)]
 
 
 def test_a_written_snapshot_has_the_fields_that_pytorchs_viewer_reads():
     replay = replay_of(estimate(parse_request(GPT2)))
     value = pickle.loads(written(replay, 15 << 30, 16 << 30))
-    for each in value["segments"]:
-        used = [block for block in each["blocks"] if block["state"] != "inactive"]
-        assert each["total_size"] == sum(block["size"] for block in each["blocks"])
-        assert each["allocated_size"] == each["active_size"] == sum(block["size"] for block in used)
+    for segment in value["segments"]:
+        used = [block for block in segment["blocks"] if block["state"] != "inactive"]
+        assert segment["total_size"] == sum(block["size"] for block in segment["blocks"])
+        assert segment["allocated_size"] == segment["active_size"] == sum(block["size"] for block in used)
         assert all(block["frames"][0]["name"] for block in used)
     (trace,) = value["device_traces"]
     assert trace[-1]["action"] == "oom"

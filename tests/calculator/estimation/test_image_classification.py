@@ -36,8 +36,10 @@ def refused(*args, **kwargs):
 
 def test_the_config_decides_the_tokens_of_an_image():
     small, large = answer(), answer(patch_size=8)
-    assert any("17 tokens: 16 patches of 16 x 16 pixels and the class token" in each for each in small.assumptions)
-    assert any("65 tokens: 64 patches of 8 x 8 pixels" in each for each in large.assumptions)
+    assert any(
+        "17 tokens: 16 patches of 16 x 16 pixels and the class token" in assumption for assumption in small.assumptions
+    )
+    assert any("65 tokens: 64 patches of 8 x 8 pixels" in assumption for assumption in large.assumptions)
     assert large.memory.peak_allocated_bytes > small.memory.peak_allocated_bytes
 
 
@@ -55,8 +57,8 @@ def test_virtual_tokens_are_refused():
 def test_the_head_is_trained_if_modules_to_save_names_it():
     left, saved = answer(), answer({**LORA, "modules_to_save": ["classifier"]})
     assert saved.parameters.added - left.parameters.added == 64 * 3 + 3
-    assert any("set modules_to_save to classifier" in each for each in left.assumptions)
-    assert not any("set modules_to_save" in each for each in saved.assumptions)
+    assert any("set modules_to_save to classifier" in assumption for assumption in left.assumptions)
+    assert not any("set modules_to_save" in assumption for assumption in saved.assumptions)
 
 
 def test_the_names_of_older_releases_are_refused_with_those_of_the_model():

@@ -23,7 +23,7 @@ MODEL = {
         "tie_word_embeddings": False,
     }
 }
-ON_ONE_GPU = [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]
+ON_ONE_GPU = [name for name, optimizer in OPTIMIZERS.items() if optimizer.on_one_gpu]
 
 
 def body(optimizer, method=None, device=None, **training):
@@ -99,7 +99,10 @@ def test_every_rank_of_ddp_has_all_states(optimizer):
         estimate(parse_request(body(optimizer, device=device))).memory.components
         for device in (None, {"count": 2, "sharding": "ddp"})
     )
-    states = [{each.name: each.bytes for each in found}.get("optimizer_states", 0) for found in (alone, replicated)]
+    states = [
+        {component.name: component.bytes for component in found}.get("optimizer_states", 0)
+        for found in (alone, replicated)
+    ]
     assert states[0] == states[1]
 
 
@@ -231,7 +234,7 @@ def test_options_of_projections_are_refused_with_other_optimizers(setting):
         estimate(parse_request(body("adamw_torch", **setting)))
 
 
-UPDATING = [name for name, each in OPTIMIZERS.items() if each.in_backward]
+UPDATING = [name for name, optimizer in OPTIMIZERS.items() if optimizer.in_backward]
 
 
 @pytest.mark.parametrize("optimizer", UPDATING)
@@ -252,7 +255,7 @@ def test_the_gradients_of_micro_batches_are_never_together_with_lomo():
 
 
 def test_released_gradients_are_those_of_one_parameter():
-    rows = {each.name: each.bytes for each in memory("adamw_torch", optimizer_in_bwd=True).components}
+    rows = {component.name: component.bytes for component in memory("adamw_torch", optimizer_in_bwd=True).components}
     assert rows.get("gradients", 0) <= 2 * 1000 * 256
     assert rows["optimizer_states"] == states("adamw_torch")
 

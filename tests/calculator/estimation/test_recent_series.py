@@ -141,7 +141,7 @@ def test_the_first_answer_is_traced_by_the_rule_on_one_gpu():
         RECENT_SERIES.clear()
         estimate(request)
         with RECENT_SERIES.lent(request) as (_, series):
-            assert any(each.traces for each in series.traces.runs.values()) is traced
+            assert any(run.traces for run in series.traces.runs.values()) is traced
 
 
 @pytest.mark.parametrize("reserved", ["rule", "replay"])

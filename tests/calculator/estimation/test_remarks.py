@@ -32,10 +32,12 @@ def test_no_warning_of_the_math_kernel_for_requested_eager_attention():
 def test_a_quantization_config_is_ignored_with_a_warning():
     plain = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300}
     packed = {**plain, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    (line,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
+    (line,) = [
+        warning for warning in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in warning
+    ]
     assert "weights are in bfloat16" in line
     for config, method in ((packed, {"name": "qlora"}), (plain, {"name": "full"})):
-        assert not any("quantization_config" in each for each in warnings({"config": config}, method))
+        assert not any("quantization_config" in warning for warning in warnings({"config": config}, method))
 
 
 @pytest.mark.parametrize("prepared", [True, False])

@@ -69,7 +69,7 @@ def test_micro_batches_are_drawn_as_the_longest_of_their_samples(batch):
     count, random = 40_000, Random(7)
     found = Counter(drawn(training, count))
     samples = [random.choices((100, 200, 400), (50, 30, 20), k=batch) for _ in range(count)]
-    expected = Counter(Padded(max(each), len(set(each)) > 1) for each in samples)
+    expected = Counter(Padded(max(sample), len(set(sample)) > 1) for sample in samples)
     assert set(found) == set(expected)
     assert all(abs(found[shape] - expected[shape]) < 6 * count**0.5 for shape in expected)
 

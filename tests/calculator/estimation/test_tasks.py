@@ -178,7 +178,7 @@ def test_the_answer_names_the_model_of_tokens():
 
 def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
     message = refusals({"model_type": "cohere", **SIZES})["task"]
-    assert message.startswith("seq_cls of cohere is not modeled: leave task out, or use another model, of the types")
+    assert message.startswith("seq_cls of cohere is not modeled: leave task out, or use a model of another type:")
     assert "llama" in message
     assert "bert" in message
 
@@ -366,7 +366,7 @@ def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
     assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5", "modernbert", "deberta-v2"} <= {
-        each["model"]["config"]["model_type"] for each in requests
+        request["model"]["config"]["model_type"] for request in requests
     }
-    losses = {each.get("problem_type") for each in requests}
+    losses = {request.get("problem_type") for request in requests}
     assert losses == {None, "regression", "multi_label_classification"}

@@ -43,7 +43,7 @@ def kinds(config, **training):
     """The classes of the layers, as letters in the order in which they come."""
     prepared = resident_state(parsed(config, training)).prepared
     classes = Context(prepared, forward_of(prepared.model)).classes
-    return "".join("abc"[[*dict.fromkeys(classes)].index(each)] for each in classes)
+    return "".join("abc"[[*dict.fromkeys(classes)].index(kind)] for kind in classes)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

@@ -27,7 +27,7 @@ def part(answered, name):
 
 
 def cost(answered, name):
-    return next(each for each in answered.costs if each.name == name)
+    return next(cost for cost in answered.costs if cost.name == name)
 
 
 def refused(method, model=LLAMA_8B, **serving):
@@ -88,7 +88,7 @@ UNMERGED = [name for name, method in METHODS.items() if not method.facts.refuses
 def test_components_sum_to_the_peak_and_their_rows_to_them(name):
     memory = answer({"name": name}, batch_size=2, context_length=512).memory
     assert sum(component.bytes for component in memory.components) == memory.peak_allocated_bytes
-    assert max(each.peak_bytes for each in memory.passes) == memory.peak_allocated_bytes
+    assert max(pass_.peak_bytes for pass_ in memory.passes) == memory.peak_allocated_bytes
     for component in memory.components:
         assert sum(row.bytes for row in component.rows) == component.bytes
     assert memory.required_bytes > memory.peak_reserved_bytes >= memory.peak_allocated_bytes
@@ -120,7 +120,7 @@ def test_the_cache_grows_with_batch_and_context_by_the_groups_of_heads():
 
 def test_a_window_bounds_what_a_layer_keeps_once_the_prompt_is_answered():
     gemma = answer({"name": "full"}, "google/gemma-3-1b-pt", context_length=16_384)
-    keeps = {each.name: each.peak_bytes for each in gemma.memory.passes}
+    keeps = {pass_.name: pass_.peak_bytes for pass_ in gemma.memory.passes}
     assert keeps["last_decode"] < keeps["first_decode"] < keeps["prefill"]
     assert any("window" in sentence for sentence in gemma.assumptions)
 
@@ -149,7 +149,7 @@ def test_dora_works_its_norms_out_in_every_pass():
 
 
 def test_a_full_model_costs_nothing_over_its_base():
-    assert [each.added for each in answer({"name": "full"}).costs] == [0, 0, 0, 0]
+    assert [cost.added for cost in answer({"name": "full"}).costs] == [0, 0, 0, 0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

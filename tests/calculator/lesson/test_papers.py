@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from calculator.lesson.papers import answer_of, answered
 
-FOUND = {each.run.name: each for each in answered()}
+FOUND = {answer.run.name: answer for answer in answered()}
 
 
 def value(name, line):
-    return next(each.value for each in FOUND[name].lines if each.name == line)
+    return next(shown.value for shown in FOUND[name].lines if shown.name == line)
 
 
 def test_the_methods_add_as_many_parameters_as_the_papers_state():
@@ -25,7 +25,7 @@ def test_the_head_of_a_classifier_counts_by_itself():
 
 
 def test_every_run_is_answered_and_one_that_is_refused_states_why():
-    assert not any(each.refused for each in FOUND.values())
+    assert not any(answer.refused for answer in FOUND.values())
     run = FOUND["lora-glue"].run
     refused = answer_of(replace(run, request={**run.request, "method": {"name": "prefix"}}))
     assert not refused.lines

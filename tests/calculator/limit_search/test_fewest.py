@@ -2,6 +2,7 @@
 
 import pytest
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import PlanError
 from calculator.devices import Verdict
 from calculator.estimation.estimate import estimate
@@ -61,7 +62,8 @@ def test_one_gpu_fewer_does_not_fit():
     assert (answer.below.value, answer.bound.by, answer.above) == (answer.value - 1, "memory", None)
     assert (answer.at.fits, answer.below.fits) == (True, False)
     assert answer.below.estimate == estimated(request, answer.value - 1)
-    assert f"{answer.below.estimate.memory.required_bytes:,} bytes" in answer.bound.reason
+    more = answer.below.estimate.memory.required_bytes - answer.bound.limit
+    assert f"would require {format_size(more)} more than the" in answer.bound.reason
     assert answer.guarantee.startswith(f"{answer.value} fits and {answer.value - 1} does not.")
 
 
@@ -76,7 +78,7 @@ def test_more_gpus_do_not_help_ddp_and_a_solution_is_named():
     least = estimated(body("ddp", 1 << 20), 2)
     assert (answer.value, answer.at, answer.below.estimate) == (None, None, least)
     assert answer.guarantee == "Every number of GPUs requires the same of each."
-    assert f"{least.memory.required_bytes:,} bytes" in answer.bound.reason
+    assert f"{least.memory.required_bytes / 2**30:,.2f} GiB on each of 2 GPUs" in answer.bound.reason
     assert "set device.sharding to fsdp, zero1 or zero2" in answer.bound.reason
 
 

@@ -4,6 +4,7 @@ import gc
 
 import pytest
 
+from calculator.allocator.out_of_memory import format_size
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
@@ -47,7 +48,8 @@ def test_the_estimates_show_that_the_value_fits_and_one_more_does_not():
     here, above = (answered(LLAMA_13B, {"r": answer.value + more}) for more in (0, 1))
     assert (here, above) == (answer.at.estimate, answer.above.estimate)
     assert here.memory.required_bytes <= here.fit.usable_bytes < above.memory.required_bytes
-    assert f"{above.memory.required_bytes:,}" in answer.bound.reason
+    more = above.memory.required_bytes - answer.bound.limit
+    assert f"would require {format_size(more)} more than the" in answer.bound.reason
 
 
 def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():

@@ -33,7 +33,7 @@ def solved(body, solve_for, **changes):
 def verdict_of(body, name, value):
     """The verdict of a value of one setting, by an estimate of its own."""
     part = "method" if name in ("r", "bottleneck_size", "num_virtual_tokens") else "training"
-    request = {key: each for key, each in body.items() if key != "solve_for"}
+    request = {key: setting for key, setting in body.items() if key != "solve_for"}
     return estimate(parse_request({**request, part: {**request.get(part, {}), name: value}})).fit.verdict
 
 

@@ -29,7 +29,7 @@ def refusals(**changed):
 
 
 def component(plan, name):
-    return sum(each.bytes for each in plan.memory.components if each.name == name)
+    return sum(component.bytes for component in plan.memory.components if component.name == name)
 
 
 def test_a_weight_is_one_byte_and_each_output_has_a_scale():
@@ -52,8 +52,8 @@ def test_checkpointing_keeps_the_inputs_of_layers_in_8_bits_unless_it_is_reentra
     )
     inputs = 16 * 2048 * 4 * (5 * 2048 + 8192)  # what q, k and v share, that of o, gate and up share, and that of down
     assert kept.memory.peak_allocated_bytes - freed.memory.peak_allocated_bytes > inputs // 4
-    assert any("does not see it" in each for each in kept.warnings)
-    assert not any("does not see it" in each for each in freed.warnings)
+    assert any("does not see it" in warning for warning in kept.warnings)
+    assert not any("does not see it" in warning for warning in freed.warnings)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_methods_that_peft_refuses_over_8_bits_are_refused(method, loc, why):
 
 
 def test_outliers_are_an_assumption():
-    assert any("without outliers" in each for each in answer().assumptions)
-    assert not any("without outliers" in each for each in answer({"load_in_8bit": False}).assumptions)
+    assert any("without outliers" in assumption for assumption in answer().assumptions)
+    assert not any("without outliers" in assumption for assumption in answer({"load_in_8bit": False}).assumptions)
 
 
 def test_biases_under_autocast_are_a_warning_if_there_are_any():
     def warned(model):
         request = {**body(autocast="bfloat16"), "model": model}
-        return any("casts the bias" in each for each in estimate(parse_request(request)).warnings)
+        return any("casts the bias" in warning for warning in estimate(parse_request(request)).warnings)
 
     assert (warned("Qwen/Qwen2.5-0.5B"), warned(LLAMA)) == (True, False)
 

@@ -32,14 +32,14 @@ def request(method="lora", device=None, **training):
 def test_loraplus_is_refused_if_its_groups_are_not_modeled(changed, why):
     with pytest.raises(PlanError) as error:
         estimate(request(**changed))
-    ((loc, message),) = [(each.loc, each.msg) for each in error.value.problems]
+    ((loc, message),) = [(problem.loc, problem.msg) for problem in error.value.problems]
     assert (loc, why in message) == ("training.loraplus_lr_ratio", True)
 
 
 def test_the_step_has_the_temporaries_of_the_larger_group():
     """AdamW allocates a list for each group: B of q_proj and v_proj has 2,048 and 512 rows, A of both 2,048 columns."""
     peaks = [
-        next(each.peak_bytes for each in estimate(request(loraplus_lr_ratio=ratio)).memory.phases[2:])
+        next(phase.peak_bytes for phase in estimate(request(loraplus_lr_ratio=ratio)).memory.phases[2:])
         for ratio in (None, 16)
     ]
     assert peaks[0] - peaks[1] == 16 * 4 * 8 * (2048 + 512)

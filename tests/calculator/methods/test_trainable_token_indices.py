@@ -47,7 +47,7 @@ def test_the_rows_count_once_besides_the_adapters(model, width):
 def test_settings_that_peft_refuses_or_that_are_not_modeled_are_refused(changed, loc, message):
     with pytest.raises(PlanError) as caught:
         estimate(parse_request(body(**changed)))
-    assert (loc, True) in [(each.loc, message in each.msg) for each in caught.value.problems]
+    assert (loc, True) in [(problem.loc, message in problem.msg) for problem in caught.value.problems]
 
 
 def test_several_gpus_are_refused_if_another_setting_is_modeled_on_one():

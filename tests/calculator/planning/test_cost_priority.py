@@ -16,12 +16,12 @@ BODY = {
 
 def test_configurations_are_ordered_by_the_middle_of_their_cost():
     answer = plan(parse_plan(BODY))
-    costs = [each.token_cost for each in answer.plans[0].configurations]
-    middles = [each.middle for each in costs if each is not None]
+    costs = [configuration.token_cost for configuration in answer.plans[0].configurations]
+    middles = [cost.middle for cost in costs if cost is not None]
     assert len(middles) > 1
     assert middles == sorted(middles)
     assert costs[len(middles) :] == [None] * (len(costs) - len(middles))
-    assert any("the list price of RunPod Secure Cloud on 2026-11-09" in each for each in answer.assumptions)
+    assert any("the list price of RunPod Secure Cloud on 2026-11-09" in assumption for assumption in answer.assumptions)
 
 
 def test_a_price_of_the_request_scales_the_costs():
@@ -34,7 +34,7 @@ def test_a_price_of_the_request_scales_the_costs():
 
 def test_other_priorities_need_no_price():
     answer = plan(parse_plan({**BODY, "device": {"gpu": "rtx-4060"}, "needs": {"priorities": ["speed"]}}))
-    assert {each.token_cost for each in answer.plans[0].configurations} == {None}
+    assert {configuration.token_cost for configuration in answer.plans[0].configurations} == {None}
 
 
 @pytest.mark.parametrize(

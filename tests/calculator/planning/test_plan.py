@@ -75,7 +75,7 @@ def methods(part):
 
 
 def out(part):
-    return {each.method: each.rule.name for each in part.ruled_out}
+    return {exclusion.method: exclusion.rule.name for exclusion in part.ruled_out}
 
 
 def reasons(configuration, stance):
@@ -139,7 +139,7 @@ def test_a_merged_model_that_the_card_cannot_serve_is_explained_with_the_memory_
 
 def test_a_merged_model_that_the_card_serves_needs_no_word():
     body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"must_merge": True}}
-    rules = {reason.rule.name for each in planned(body).configurations for reason in each.reasons}
+    rules = {reason.rule.name for configuration in planned(body).configurations for reason in configuration.reasons}
     assert "merges" in rules
     assert "served_merged" not in rules
 
@@ -147,9 +147,9 @@ def test_a_merged_model_that_the_card_serves_needs_no_word():
 def test_changes_that_save_memory_are_offered_only_if_little_remains(plans):
     (close,) = plans["3B on 8 GB"].configurations
     assert "reserved: replay" in reasons(close, "against")["little_room"]
-    assert {"method.r", "training.sequence_length"} <= {name for each in close.roomier for name in each.changes}
-    for each in close.roomier:
-        assert each.estimate.fit.headroom_bytes == close.estimate.fit.headroom_bytes + each.saved_bytes
+    assert {"method.r", "training.sequence_length"} <= {name for way in close.roomier for name in way.changes}
+    for way in close.roomier:
+        assert way.estimate.fit.headroom_bytes == close.estimate.fit.headroom_bytes + way.saved_bytes
     roomy = plans["7B on 24 GB"].configurations[0]
     assert (roomy.roomier, "little_room" in reasons(roomy, "against")) == ((), False)
 
@@ -159,8 +159,8 @@ def test_a_warning_of_every_estimate_is_a_warning_of_the_plan():
     part = planned({"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": needs})
     (warning,) = part.warnings
     assert "longer than the model's 4,096 positions" in warning
-    for each in part.configurations:
-        assert {*part.warnings, *part.warnings_of(each)} == set(each.estimate.warnings)
+    for configuration in part.configurations:
+        assert {*part.warnings, *part.warnings_of(configuration)} == set(configuration.estimate.warnings)
 
 
 def test_a_miss_that_no_shorter_sequence_mends_states_why():
@@ -280,7 +280,7 @@ def test_every_rule_is_used_somewhere():
     used = set()
     for body in bodies:
         part = planned(body)
-        used |= {reason.rule.name for each in part.configurations for reason in each.reasons}
+        used |= {reason.rule.name for configuration in part.configurations for reason in configuration.reasons}
         used |= set(out(part).values())
     assert used == set(RULES) - OF_SUGGESTIONS - OF_BASES
 
@@ -304,7 +304,7 @@ def test_priorities_decide_the_order():
 def test_with_speed_first_the_fastest_ranks_first_however_little_is_left():
     body = {"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}}
     part = planned({**body, "needs": {"priorities": ["speed", "memory"]}})
-    costs = [round(each.cost.relative * 20) for each in part.configurations]
+    costs = [round(configuration.cost.relative * 20) for configuration in part.configurations]
     assert costs == sorted(costs)
     fastest = part.configurations[0]
     assert fastest.cost.relative < 1.05
@@ -315,14 +315,19 @@ def test_with_speed_first_the_fastest_ranks_first_however_little_is_left():
 def test_a_four_bit_base_is_not_proposed_if_it_saves_nothing():
     part = planned({"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "a100-sxm4-80gb"}})
     assert out(part) == {"qlora": "four_bits_in_vain"}
-    sentence = next(each.sentence for each in part.ruled_out if each.method == "qlora")
+    sentence = next(exclusion.sentence for exclusion in part.ruled_out if exclusion.method == "qlora")
     qlora, lora = (float(figure) for figure in re.findall(r"([\d.]+) GiB", sentence))
     assert lora <= qlora
 
 
 def test_a_tight_configuration_ranks_after_roomier_ones_of_the_same_quality():
-    room = [each.estimate.fit.headroom_bytes for each in planned(SCENARIOS["7B on 24 GB"]).configurations]
-    tiers = [each.request.method.name in ("lora", "qlora") for each in planned(SCENARIOS["7B on 24 GB"]).configurations]
+    room = [
+        configuration.estimate.fit.headroom_bytes for configuration in planned(SCENARIOS["7B on 24 GB"]).configurations
+    ]
+    tiers = [
+        configuration.request.method.name in ("lora", "qlora")
+        for configuration in planned(SCENARIOS["7B on 24 GB"]).configurations
+    ]
     least = 0.05 * gpu("rtx-4090").usable_bytes
     close = [bytes_ < least for bytes_, tier in zip(room, tiers, strict=True) if tier]
     assert close == sorted(close)

@@ -41,7 +41,7 @@ def planned(base, **needs):
 @pytest.mark.parametrize(
     ("base", "dtype", "names"),
     [(GPTQ, "bfloat16", LINEAR), (AWQ, "float16", LINEAR), (TORCHAO, "bfloat16", "all-linear")],
-    ids=lambda each: each.get("quant_method") if isinstance(each, dict) else None,
+    ids=lambda value: value.get("quant_method") if isinstance(value, dict) else None,
 )
 def test_a_plan_trains_lora_over_the_base(base, dtype, names):
     found = planned(base)
@@ -49,15 +49,15 @@ def test_a_plan_trains_lora_over_the_base(base, dtype, names):
     assert first.request.method.name == "lora"
     assert first.request.method.quantization_config.quant_method == base["quant_method"]
     assert (first.request.training.dtype, first.request.method.target_modules) == (dtype, names)
-    assert {each.method for each in found.ruled_out} >= {"full", "qlora", "adapter"}
+    assert {exclusion.method for exclusion in found.ruled_out} >= {"full", "qlora", "adapter"}
 
 
 def test_the_reasons_of_a_base_say_what_it_can_not():
-    reasons = {each.rule.name: each.sentence for each in planned(AWQ).configurations[0].reasons}
+    reasons = {reason.rule.name: reason.sentence for reason in planned(AWQ).configurations[0].reasons}
     assert reasons["base_in_float16"] == "transformers loads a base in AWQ in float16."
     assert reasons["unmergeable_base"] == "PEFT does not merge it into a base in AWQ."
     assert reasons["all_linear"].startswith("Adapts every linear layer")
-    assert "merges" in {each.rule.name for each in planned(TORCHAO).configurations[0].reasons}
+    assert "merges" in {reason.rule.name for reason in planned(TORCHAO).configurations[0].reasons}
 
 
 @pytest.mark.parametrize(

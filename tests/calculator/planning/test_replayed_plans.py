@@ -33,10 +33,10 @@ def plans():
 def test_every_proposal_is_the_replayed_estimate_of_its_request_and_fits(plans):
     for part in plans:
         assert part.configurations
-        for each in part.configurations:
-            assert each.request.reserved == each.estimate.reserved == "replay"
-            assert each.estimate == estimate(each.request)
-            assert each.estimate.fit.verdict is Verdict.FITS
+        for configuration in part.configurations:
+            assert configuration.request.reserved == configuration.estimate.reserved == "replay"
+            assert configuration.estimate == estimate(configuration.request)
+            assert configuration.estimate.fit.verdict is Verdict.FITS
 
 
 def test_a_proposed_configuration_has_a_margin_to_the_smallest_memory(plans):
@@ -46,8 +46,8 @@ def test_a_proposed_configuration_has_a_margin_to_the_smallest_memory(plans):
 
 def test_no_larger_micro_batch_fits_with_a_margin(plans):
     for part in plans:
-        for each in part.configurations:
-            training = each.request.training
+        for configuration in part.configurations:
+            training = configuration.request.training
             if training.gradient_accumulation_steps == 1:
                 continue
             twice = replace(
@@ -55,14 +55,16 @@ def test_no_larger_micro_batch_fits_with_a_margin(plans):
                 micro_batch_size=2 * training.micro_batch_size,
                 gradient_accumulation_steps=training.gradient_accumulation_steps // 2,
             )
-            fit = estimate(replace(each.request, training=twice)).fit
+            fit = estimate(replace(configuration.request, training=twice)).fit
             assert fit.verdict is not Verdict.FITS or fit.headroom_bytes < evaluating.MARGIN * fit.usable_bytes
 
 
 def test_a_run_that_fits_by_the_rule_fits_by_replay_too():
     ruled, replayed = planned(SMALL, reserved="rule"), planned(SMALL)
-    assert {each.estimate.reserved for each in ruled.configurations} == {"rule"}
-    methods = [{each.request.method.name for each in part.configurations} for part in (ruled, replayed)]
+    assert {configuration.estimate.reserved for configuration in ruled.configurations} == {"rule"}
+    methods = [
+        {configuration.request.method.name for configuration in part.configurations} for part in (ruled, replayed)
+    ]
     assert methods[0] <= methods[1]
 
 

@@ -38,24 +38,31 @@ def test_an_option_is_among_the_configurations_of_a_plan_with_that_sharding(smal
     first = small.configurations[0]
     for option in small.shardings:
         under = of_sharding(option.sharding)
-        same = [each for each in under.configurations if each.request.method.name == first.request.method.name]
-        assert option.request in [each.request for each in same], option.sharding
+        same = [
+            configuration
+            for configuration in under.configurations
+            if configuration.request.method.name == first.request.method.name
+        ]
+        assert option.request in [evaluation.request for evaluation in same], option.sharding
 
 
 def test_no_sharding_has_a_configuration_of_the_first_method_that_is_cheaper_at_the_same_quality(small):
     first = small.configurations[0]
     for name in SHARDINGS:
         others = [
-            each.cost.relative
-            for each in of_sharding(name).configurations
-            if each.request.method == first.request.method and each.request.training.optimizer == "adamw_torch"
+            configuration.cost.relative
+            for configuration in of_sharding(name).configurations
+            if configuration.request.method == first.request.method
+            and configuration.request.training.optimizer == "adamw_torch"
         ]
         assert all(round(cost * 20) >= round(first.cost.relative * 20) for cost in others), name
 
 
 def test_full_fine_tuning_that_one_gpu_has_no_room_for_is_sharded():
     body = {"model": "Qwen/Qwen2.5-7B", "device": {"gpu": "a100-sxm4-80gb", "count": 8}, "reserved": "rule"}
-    full = next(each for each in planned(body).configurations if each.request.method.name == "full")
+    full = next(
+        configuration for configuration in planned(body).configurations if configuration.request.method.name == "full"
+    )
     assert full.request.device.sharding in ("zero2", "zero3", "fsdp")
     assert full.fewest_gpus > 1
 
@@ -63,7 +70,9 @@ def test_full_fine_tuning_that_one_gpu_has_no_room_for_is_sharded():
 def test_fewer_gpus_fit_and_still_fewer_do_not():
     body = {"model": "Qwen/Qwen2.5-7B", "device": {"gpu": "a100-sxm4-80gb", "count": 8, "sharding": "fsdp"}}
     full = next(
-        each for each in planned({**body, "reserved": "rule"}).configurations if each.request.method.name == "full"
+        configuration
+        for configuration in planned({**body, "reserved": "rule"}).configurations
+        if configuration.request.method.name == "full"
     )
     assert 1 < full.fewest_gpus <= 8
 
@@ -80,12 +89,12 @@ def test_fewer_gpus_fit_and_still_fewer_do_not():
 def test_one_gpu_has_no_sharding_to_choose_and_needs_one():
     part = planned({**SMALL, "device": {"gpu": "rtx-4090"}})
     assert part.shardings == ()
-    assert {each.fewest_gpus for each in part.configurations} == {1}
+    assert {configuration.fewest_gpus for configuration in part.configurations} == {1}
 
 
 def test_a_named_sharding_is_not_replaced():
     part = of_sharding("ddp")
-    assert {each.request.device.sharding for each in part.configurations} == {"ddp"}
+    assert {configuration.request.device.sharding for configuration in part.configurations} == {"ddp"}
     assert part.shardings == ()
 
 
@@ -107,7 +116,12 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_a_task_of_a_sharded_training_adds_an_unsharded_adapter():
     """In 16 bits under ZeRO, which casts what it trains."""
     of = {name: of_sharding(name).configurations for name in ("ddp", "fsdp", "zero3")}
-    adapters = {each.task_bytes for part in of.values() for each in part if each.label.startswith("LoRA, r 16")}
+    adapters = {
+        configuration.task_bytes
+        for part in of.values()
+        for configuration in part
+        if configuration.label.startswith("LoRA, r 16")
+    }
     assert adapters == {11_272_192 * 4, 11_272_192 * 2}
 
 
@@ -121,5 +135,5 @@ def test_the_smallest_card_of_a_miss_is_one_of_as_many_gpus():
 
 def test_shardings_are_compared_by_the_rule_and_the_chosen_one_is_replayed():
     part = planned({**SMALL, "reserved": "replay"})
-    assert {each.estimate.reserved for each in part.configurations} == {"replay"}
-    assert all(each.estimate.fit.verdict is Verdict.FITS for each in part.configurations)
+    assert {configuration.estimate.reserved for configuration in part.configurations} == {"replay"}
+    assert all(configuration.estimate.fit.verdict is Verdict.FITS for configuration in part.configurations)

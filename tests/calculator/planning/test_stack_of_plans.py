@@ -22,10 +22,10 @@ BODY = {
 
 def test_proposals_are_estimated_with_the_releases_and_unknown_methods_are_ruled_out() -> None:
     (part,) = plan(parse_plan(BODY)).plans
-    assert {each.request.stack.transformers for each in part.configurations} == {"4.48"}
-    for each in part.configurations:
-        alone = estimate(each.request).memory
-        assert each.estimate.memory.peak_allocated_bytes == alone.peak_allocated_bytes
+    assert {configuration.request.stack.transformers for configuration in part.configurations} == {"4.48"}
+    for configuration in part.configurations:
+        alone = estimate(configuration.request).memory
+        assert configuration.estimate.memory.peak_allocated_bytes == alone.peak_allocated_bytes
     why = {out.method: out.sentence for out in part.ruled_out}
     assert "how transformers 4.48 runs the virtual tokens of prefix is not known" in why["prefix"]
 

@@ -29,18 +29,18 @@ def test_a_saving_is_the_difference_in_required_memory(name):
     request, suggested = found(PLANS[name])
     before = estimate(request).memory.required_bytes
     assert len(suggested) >= 2
-    for each in suggested:
-        after = estimate(each.request)
-        assert after.memory == each.estimate.memory
-        assert each.saved_bytes == before - after.memory.required_bytes >= LEAST_SHARE * before
-        assert each.rule.statement
-        assert each.rule.source
-    savings = [each.saved_bytes for each in suggested]
+    for suggestion in suggested:
+        after = estimate(suggestion.request)
+        assert after.memory == suggestion.estimate.memory
+        assert suggestion.saved_bytes == before - after.memory.required_bytes >= LEAST_SHARE * before
+        assert suggestion.rule.statement
+        assert suggestion.rule.source
+    savings = [suggestion.saved_bytes for suggestion in suggested]
     assert savings == sorted(savings, reverse=True)
 
 
 def changes(body):
-    return [dict(each.changes) for each in found(body)[1]]
+    return [dict(suggestion.changes) for suggestion in found(body)[1]]
 
 
 def test_each_method_gets_suggestions_that_it_can_follow():
@@ -48,14 +48,14 @@ def test_each_method_gets_suggestions_that_it_can_follow():
     assert {"training.attention": "sdpa"} in changes(PLANS["lora"])
     assert {"method.prepare_model_for_kbit_training": False} in changes(PLANS["qlora"])
     assert {"method.r": 8} in changes(PLANS["qlora"])
-    assert not any("method.r" in each for each in changes(PLANS["prompt"]))
-    assert [each["method.name"] for each in changes(PLANS["full"]) if "method.name" in each] == ["qlora", "lora"]
+    assert not any("method.r" in change for change in changes(PLANS["prompt"]))
+    assert [change["method.name"] for change in changes(PLANS["full"]) if "method.name" in change] == ["qlora", "lora"]
 
 
 def test_the_rules_that_no_plan_follows_are_followed_here():
     thrifty = {"name": "qlora", "double_quant": False, "target_modules": "all-linear", "r": 256}
     bodies = (*PLANS.values(), {**LLAMA, "method": thrifty, "training": {"optimizer": "adamw_8bit"}})
-    used = {each.rule.name for body in bodies for each in found(body)[1]}
+    used = {suggestion.rule.name for body in bodies for suggestion in found(body)[1]}
     rules = {"double_quantisation", "fused_attention", "fused_optimizer", "half_precision", "paged_states"}
     assert {*rules, "shorter_sequences"} <= used
 
@@ -74,13 +74,13 @@ OF_TRAINERS = [
 def test_a_trainers_settings_are_suggested(training, trl, rules):
     body = {"model": "Qwen/Qwen2.5-0.5B", "method": {"name": "lora"}, "stack": {"trl": trl}, "reserved": "rule"}
     training = {"trainer": "trl-sft", "micro_batch_size": 4, **training}
-    assert rules <= {each.rule.name for each in found({**body, "training": training})[1]}
+    assert rules <= {suggestion.rule.name for suggestion in found({**body, "training": training})[1]}
 
 
 def test_torchtunes_step_in_the_backward_pass_is_suggested():
     training = {"trainer": "torchtune", "adapter_dtype": "model"}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "training": training, "reserved": "rule"}
-    assert "step_in_backward" in {each.rule.name for each in found(body)[1]}
+    assert "step_in_backward" in {suggestion.rule.name for suggestion in found(body)[1]}
 
 
 def test_settings_in_use_and_refused_ones_are_not_suggested():
@@ -89,7 +89,7 @@ def test_settings_in_use_and_refused_ones_are_not_suggested():
 
 
 def test_recomputation_costs_a_forward_pass_and_a_halved_batch_nothing():
-    costs = {str(dict(each.changes)): each.cost for each in found(PLANS["lora"])[1]}
+    costs = {str(dict(suggestion.changes)): suggestion.cost for suggestion in found(PLANS["lora"])[1]}
     assert 1.2 < costs["{'training.gradient_checkpointing': True}"] < 1.5
     assert costs["{'training.micro_batch_size': 2, 'training.gradient_accumulation_steps': 2}"] == pytest.approx(1)
 
@@ -121,4 +121,6 @@ def test_a_trainers_loss_kernels_packing_and_weights_in_half_precision_are_sugge
     assert {"training.packing": True, **flash} in packing
     plain = {**training, "trainer": "transformers"}
     assert {"training.use_liger_kernel": True} in changes({**small, "training": plain})
-    assert not any("training.use_liger_kernel" in each for each in changes({**small, "training": {"dtype": "float32"}}))
+    assert not any(
+        "training.use_liger_kernel" in change for change in changes({**small, "training": {"dtype": "float32"}})
+    )

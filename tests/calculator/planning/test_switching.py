@@ -31,7 +31,7 @@ def reasons(configuration, stance):
 
 def resident_bytes(configuration, tasks):
     """The bytes of the base and of every task's module."""
-    parts = {each.name: each.bytes for each in configuration.estimate.memory.components}
+    parts = {component.name: component.bytes for component in configuration.estimate.memory.components}
     return parts["base_weights"] + parts.get("quantization_constants", 0) + tasks * configuration.task_bytes
 
 
@@ -92,12 +92,14 @@ def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_the_reason_is
 
 
 def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
-    methods = [each.request.method for each in planned(LARGE, 60).configurations]
+    methods = [configuration.request.method for configuration in planned(LARGE, 60).configurations]
     assert [method.r for method in methods if method.target_modules != "all-linear"] == [16]
 
 
 def test_a_preferred_adapter_that_fits_has_no_reason_against_it():
-    assert all("held_at_once" not in reasons(each, "against") for each in planned(USUAL, 20).configurations)
+    assert all(
+        "held_at_once" not in reasons(configuration, "against") for configuration in planned(USUAL, 20).configurations
+    )
 
 
 def test_ranks_go_down_to_one_if_the_tasks_require_it():
@@ -136,7 +138,7 @@ def test_a_sequence_and_tasks_that_are_both_too_many_are_changed_together():
 
 def test_every_unmerged_method_shares_a_batch_and_states_its_overhead():
     part = planned(USUAL, 20)
-    assert {each.request.method.name for each in part.configurations} == set(USUAL_METHODS) - {"full"}
+    assert {shown.request.method.name for shown in part.configurations} == set(USUAL_METHODS) - {"full"}
     for configuration in part.configurations:
         shares = "requests for 20 tasks can share a batch" in reasons(configuration, "for").get("mixed_batch", "")
         assert shares != configuration.request.method.facts.trains_copies
@@ -145,7 +147,11 @@ def test_every_unmerged_method_shares_a_batch_and_states_its_overhead():
 
 
 def test_the_overhead_is_that_of_the_inference():
-    adapter = next(each for each in planned(USUAL, 20).configurations if each.request.method.name == "adapter")
+    adapter = next(
+        configuration
+        for configuration in planned(USUAL, 20).configurations
+        if configuration.request.method.name == "adapter"
+    )
     body = {**USUAL, "method": {"name": "adapter", "bottleneck_size": 64}, "serving": {"max_new_tokens": 1}}
     share = next(cost.share for cost in inference(parse_inference(body)).costs if cost.unit == "operations")
     assert f"at {share:.2%}".replace("%", " %") in reasons(adapter, "for")["mixed_batch"]
@@ -153,7 +159,10 @@ def test_the_overhead_is_that_of_the_inference():
 
 def test_added_products_are_counted_the_same_for_adapters_and_low_rank():
     """Llama-3.1-8B has 32 layers: two adapters each, or seven matrices, and two products in each."""
-    sentences = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
+    sentences = {
+        configuration.request.method.name: reasons(configuration, "against")
+        for configuration in planned(USUAL, 20).configurations
+    }
     assert f"{32 * 7 * 2} more small products" in sentences["lora"]["unmerged"]
     assert f"{32 * 2 * 2} small products" in sentences["adapter"]["stays_beside"]
 

@@ -24,12 +24,12 @@ def evaluator(effective_batch_size=16, **training):
 def test_every_configuration_trains_with_the_trainer_and_what_it_refuses_is_ruled_out():
     training = {"trainer": "trl-grpo", "autocast": "bfloat16", "max_completion_length": 128}
     (part,) = plan(parse_plan({**BODY, "needs": {"sequence_length": 256}, "training": training})).plans
-    requests = [each.request.training for each in part.configurations]
+    requests = [configuration.request.training for configuration in part.configurations]
     assert requests
-    assert {(each.trainer, each.autocast, each.max_completion_length) for each in requests} == {
+    assert {(request.trainer, request.autocast, request.max_completion_length) for request in requests} == {
         ("trl-grpo", "bfloat16", 128)
     }
-    out = {each.label: each.sentence for each in part.ruled_out}
+    out = {exclusion.label: exclusion.sentence for exclusion in part.ruled_out}
     assert "generates otherwise than it trains with virtual tokens" in out["Prefix tuning"]
 
 

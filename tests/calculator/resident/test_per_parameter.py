@@ -34,7 +34,7 @@ def test_an_optimizers_states_are_those_that_it_names_for_each_parameter(optimiz
     named = [f"{of.name}: {state[0]}" for of in TRAINED for state in optimizer.of(of.name).states(of.shape, of.dtype)]
     shared = [state[0] for state in optimizer.shared_states(of.shape for of in TRAINED)]
     assert [state.name for state in created] == named + shared
-    assert sum(each.bytes for each in optimizer_states(TRAINED, optimizer)) == sum(state.bytes for state in created)
+    assert sum(state.bytes for state in optimizer_states(TRAINED, optimizer)) == sum(state.bytes for state in created)
 
 
 def test_sizes_count_every_tensor():

@@ -25,7 +25,7 @@ def body(**method):
 
 
 def ranks(**method):
-    return [each for each in estimate(parse_request(body(**method))).warnings if "ranks from 0" in each]
+    return [warning for warning in estimate(parse_request(body(**method))).warnings if "ranks from 0" in warning]
 
 
 def test_samples_decide_about_ranks_unless_rho_is_1():
@@ -55,7 +55,7 @@ def test_larger_ranks_take_more_before_the_first_step():
 def test_runs_in_which_pefts_hooks_fail_are_refused(loc, method):
     with pytest.raises(PlanError) as error:
         estimate(parse_request(body(**method)))
-    assert [each.loc for each in error.value.problems] == [loc]
+    assert [problem.loc for problem in error.value.problems] == [loc]
 
 
 def test_experts_that_get_rows_of_tokens_are_refused():

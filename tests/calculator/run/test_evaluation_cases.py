@@ -17,7 +17,7 @@ RECORDED, MERGES = (
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['phase']}-{case['request']['method']['name']}")
 def test_peaks_equal_the_trace_to_the_byte(case):
     answer = whole_run(parse_run(case["request"]))
-    phase = next(each for each in answer.phases if each.name == case["phase"])
+    phase = next(phase for phase in answer.phases if phase.name == case["phase"])
     assert phase.resident_bytes == case["resident_bytes"]
     assert phase.gpu_bytes == case["peak_bytes"]
     assert sum(row.bytes for row in phase.rows) == phase.gpu_bytes - phase.resident_bytes
@@ -34,5 +34,5 @@ def test_steps_after_generation_keep_rope_deltas_of_its_last_batch():
     request = next(case["request"] for case in RECORDED if "qwen2_5_vl" in json.dumps(case["request"]))
     runs = (request["run"], {"save_strategy": "no"})
     phases = [whole_run(parse_run({**request, "run": run})).phases for run in runs]
-    steps = [next(each.gpu_bytes for each in of_run if each.name == "training_step") for of_run in phases]
+    steps = [next(phase.gpu_bytes for phase in of_run if phase.name == "training_step") for of_run in phases]
     assert steps == [5_287_424, 5_286_912]  # both traced

@@ -31,5 +31,5 @@ def test_all_singular_vectors_of_corda_are_in_host_memory():
 
 @pytest.mark.parametrize(("init", "row"), [("corda", "covariance matrices"), ("lora_ga", "gradients of weights")])
 def test_tensors_that_every_module_keeps_are_a_row(init, row):
-    assert row in [each.name for each in load(init, device_map="auto").rows]
-    assert row not in [each.name for each in load(init).rows]
+    assert row in [shown.name for shown in load(init, device_map="auto").rows]
+    assert row not in [shown.name for shown in load(init).rows]

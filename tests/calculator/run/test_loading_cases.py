@@ -19,7 +19,7 @@ def added(phase):
     "case", RECORDED, ids=lambda case: f"{case['request']['device']['sharding']}-{case['request']['method']['name']}"
 )
 def test_peaks_equal_the_trace_to_the_byte(case):
-    phases = {each.name: each for each in whole_run(parse_run(case["request"])).phases}
+    phases = {phase.name: phase for phase in whole_run(parse_run(case["request"])).phases}
     if "load" in phases and case["load_bytes"]:
         assert phases["load"].gpu_bytes == case["load_bytes"] == sum(row.bytes for row in phases["load"].rows)
     if "checkpoint" in phases:

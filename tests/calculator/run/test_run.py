@@ -44,7 +44,7 @@ def answer(**parts):
 
 
 def phase(found, name):
-    return next(each for each in found.phases if each.name == name)
+    return next(phase for phase in found.phases if phase.name == name)
 
 
 def test_a_run_has_its_phases_in_order():
@@ -54,9 +54,9 @@ def test_a_run_has_its_phases_in_order():
         "generation_max_length": 40,
         "merge_and_unload": True,
     }
-    names = [each.name for each in answer(run=run).phases]
+    names = [phase.name for phase in answer(run=run).phases]
     assert names == ["load", "first_step", "training_step", "evaluation", "generation", "checkpoint", "merge"]
-    assert [each.name for each in answer(run={"save_strategy": "no"}).phases] == names[:3]
+    assert [phase.name for phase in answer(run={"save_strategy": "no"}).phases] == names[:3]
 
 
 def test_a_run_without_a_trainer_is_that_of_transformers():
@@ -128,7 +128,7 @@ def test_checkpoints_on_the_disk_are_those_that_are_kept_and_a_new_one(run, writ
 
 
 def test_a_checkpoint_of_the_model_only_has_no_optimizer():
-    names = [each.name for each in answer(run={"save_only_model": True}).files]
+    names = [file.name for file in answer(run={"save_only_model": True}).files]
     assert names == ["adapter_model.safetensors"]
 
 
@@ -221,7 +221,7 @@ def test_vllm_on_the_same_gpu_leaves_less_to_an_evaluation():
 def test_a_run_under_zero_3_has_its_steps_and_the_partitions_of_its_checkpoint():
     training = {"autocast": "bfloat16"}
     found = answer(device=ZERO3, method={"name": "full"}, training=training, run={"eval_strategy": "steps"})
-    assert [each.name for each in found.phases] == ["load", "first_step", "training_step", "evaluation", "checkpoint"]
+    assert [phase.name for phase in found.phases] == ["load", "first_step", "training_step", "evaluation", "checkpoint"]
     assert not found.unanswered
     whole = answer(
         device=ZERO3, method={"name": "full"}, training={**training, "deepspeed": {"zero3_init_flag": False}}
@@ -245,7 +245,7 @@ def test_sft_trainer_computes_the_logits_for_compute_metrics_in_a_second_pass():
     without, gathered = (
         answer(training={"trainer": "trl-sft"}, run=run | {"compute_metrics": computes}) for computes in (False, True)
     )
-    assert [any("second forward pass" in each for each in found.warnings) for found in (without, gathered)] == [
+    assert [any("second forward pass" in warning for warning in found.warnings) for found in (without, gathered)] == [
         False,
         True,
     ]
@@ -356,7 +356,7 @@ def test_settings_that_are_not_modeled_are_refused_at_their_field(parts, loc):
 
 def test_a_run_under_fsdp_states_which_processes_read_the_weights():
     found = answer(device={"count": 2, "sharding": "fsdp"}, training={"autocast": "bfloat16"})
-    assert any("cpu_ram_efficient_loading" in each for each in found.assumptions)
+    assert any("cpu_ram_efficient_loading" in assumption for assumption in found.assumptions)
 
 
 def test_experts_are_fused_in_host_memory_if_the_files_have_each_of_them():
@@ -379,9 +379,9 @@ def test_experts_are_fused_in_host_memory_if_the_files_have_each_of_them():
     cast = whole_run(parse_run(casts))
     assert cast.phases[0].needed_host_bytes == 2 * cast.phases[0].host_file_bytes + 4 * (4 * 2 * 64 * 96)
     assert cast.phases[0].host_high_bytes - cast.phases[0].host_bytes == 4 * experts
-    assert any(f"{4 * experts:,} bytes more" in each for each in cast.warnings)
+    assert any(f"{4 * experts:,} bytes more" in warning for warning in cast.warnings)
     limits = [cast.phases[0].needed_host_bytes + room for room in (-1, 0, 4 * experts)]
-    ends = [whole_run(parse_run({**casts, "run": {**casts["run"], "host_memory_bytes": each}})) for each in limits]
+    ends = [whole_run(parse_run({**casts, "run": {**casts["run"], "host_memory_bytes": limit}})) for limit in limits]
     found = [(run.verdict, run.phases[0].ends_by, run.phases[0].may_end_by) for run in ends]
     assert found == [("does_not_fit", "host", None), ("tight", None, "host"), (None, None, None)]
     on_gpu = whole_run(parse_run({**body, "training": {"sequence_length": 8}, "run": {"device_map": "auto"}})).phases[0]

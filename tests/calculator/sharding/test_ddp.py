@@ -56,7 +56,9 @@ def weight(name, size, count=1, dtype="float32", *, trained=True):
 
 def buckets(tensors, config):
     """The buckets where gradients are ready in the reverse of the model's order."""
-    parameters = [Bucket(each.shape[0], each.dtype) for each in tensors if each.trained for _ in range(each.count)]
+    parameters = [
+        Bucket(tensor.shape[0], tensor.dtype) for tensor in tensors if tensor.trained for _ in range(tensor.count)
+    ]
     return ddp.buckets(parameters, config, lambda: parameters[::-1])
 
 
@@ -114,7 +116,7 @@ def test_buckets_filled_together_equal_those_filled_one_by_one(seed):
     for cap in (1, chance.randint(2, 40), 25):
         found = ddp.buckets(parameters, DDPConfig(bucket_cap_mb=cap), lambda: parameters[::-1])
         caps = (MIB, cap * MIB) if cap == 25 else (cap * MIB,)
-        one_of_each = all(each.elements * ITEMSIZE[each.dtype] < caps[0] for each in found.first)
+        one_of_each = all(bucket.elements * ITEMSIZE[bucket.dtype] < caps[0] for bucket in found.first)
         assert list(found.steady) == filled_in_turn(parameters if one_of_each else parameters[::-1], caps)
 
 

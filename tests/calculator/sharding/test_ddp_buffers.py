@@ -71,6 +71,6 @@ def test_the_first_micro_batch_of_a_step_broadcasts(steps):
 def test_reserved_memory_contains_the_broadcasts():
     neo = {"model_type": "gpt_neo", "hidden_size": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 100}
     neo |= {"max_position_embeddings": 4096, "attention_types": [[["global", "local"], 1]]}
-    answers = [estimate(request({"name": "lora"}, sharding=each, config=neo)) for each in ("ddp", "fsdp")]
+    answers = [estimate(request({"name": "lora"}, sharding=name, config=neo)) for name in ("ddp", "fsdp")]
     ddp, fsdp = (answer.memory.peak_reserved_bytes for answer in answers)
     assert ddp - fsdp > 2 * 4096**2 - (4 << 20)

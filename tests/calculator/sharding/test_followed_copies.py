@@ -67,14 +67,14 @@ def drawn(seed):
 
 
 def drawn_with_experts(seed):
-    """The same of Mixtral, whose experts are leaf modules: a distance of reuse spans more layers without them."""
+    """Draw requests of Mixtral, whose experts are leaf modules: a distance of reuse spans more layers without them."""
     body = drawn(seed)
     methods = ({"name": "full"}, {"name": "lora", "target_modules": ["q_proj"], "r": 2})
     return body | {"model": {"config": MIXTRAL}, "method": methods[seed % 2]}
 
 
 def drawn_with_reference(seed):
-    """The same of DPOTrainer, whose reference runs between the passes."""
+    """Draw requests of DPOTrainer, whose reference runs between the passes."""
     body = drawn(seed)
     return body | {"training": body["training"] | {"trainer": "trl-dpo"}}
 
@@ -152,7 +152,7 @@ def bytes_of(gathered):
     tracks = [
         [
             (track.before, track.after, [moment[:3] for moment in track.moments])
-            for track in (each.whole for each in tracks)
+            for track in (track.whole for track in tracks)
         ]
         for tracks in gathered.passes
     ]
@@ -182,12 +182,15 @@ def events_of(program):
     segments = [
         (
             *(segment.start, segment.end, segment.window, segment.active),
-            [(at, kind, each and each.key, own and own.key, serial) for at, kind, each, own, serial in segment.events],
-            [each.key for each in segment.fetched],
+            [
+                (at, kind, event and event.key, own and own.key, serial)
+                for at, kind, event, own, serial in segment.events
+            ],
+            [module.key for module in segment.fetched],
         )
         for segment in program.segments
     ]
-    modules = {key: [each.key for each in module.parameters] for key, module in program.modules.items()}
+    modules = {key: [parameter.key for parameter in module.parameters] for key, module in program.modules.items()}
     return program.marks, program.forward, program.backward, program.end, program.runs, modules, segments
 
 
@@ -231,6 +234,6 @@ def test_an_80_layer_model_is_followed_in_few_layers():
 def test_the_followed_copies_are_the_first_and_the_last():
     first, second, third, every = followed.choices(repetition([0] * 60), followed.Reach(ahead=1, reuse=1))
     assert first.numbers == (0, 1, 56, 57, 58)
-    assert [len(each.numbers) for each in (second, third, every)] == [7, 13, 59]
+    assert [len(track.numbers) for track in (second, third, every)] == [7, 13, 59]
     assert first.layers() == {0, 1, 2, 57, 58, 59}
     assert (first.copy_of(0), first.copy_of(1), first.copy_of(59)) == (None, 0, 58)

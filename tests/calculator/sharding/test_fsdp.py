@@ -76,12 +76,12 @@ def test_rows_name_the_number_of_ranks():
 )
 def test_mixed_precision_stores_what_is_trained_in_float32(method, trained, frozen):
     found = weights(method=method, autocast="bfloat16")
-    assert {each.dtype for each in found.values() if each.trained} == {trained}
+    assert {tensor.dtype for tensor in found.values() if tensor.trained} == {trained}
     assert frozen is None or found["model.norm.weight"].dtype == frozen
 
 
 def test_4_bit_weights_are_sharded_in_a_float_type_only():
-    whole, sharded = (weights(method={**QLORA, "quant_storage": each}) for each in ("uint8", "bfloat16"))
+    whole, sharded = (weights(method={**QLORA, "quant_storage": storage}) for storage in ("uint8", "bfloat16"))
     name = "model.layers.*.mlp.up_proj.weight"
     assert whole[name].bytes == 390 * 128 // 2 // 512 * 512 * 6 + 6 * 512
     assert sharded[name].shape == (390 * 128 // 4 // 4, 1)
@@ -93,20 +93,20 @@ def test_4_bit_weights_are_sharded_in_a_float_type_only():
 
 def test_units_outside_the_layers_are_those_that_accelerate_makes():
     full = units()
-    assert [each.name for each in full.all] == ["model.embed_tokens", "model.norm and lm_head"]
+    assert [unit.name for unit in full.all] == ["model.embed_tokens", "model.norm and lm_head"]
     peft = units(LORA)
-    assert [each.name for each in peft.all] == ["root", "model.embed_tokens", "lm_head"]
+    assert [unit.name for unit in peft.all] == ["root", "model.embed_tokens", "lm_head"]
     tied = units(config={**CONFIG, "tie_word_embeddings": True})
-    assert [each.name for each in tied.all] == ["model.norm and model.embed_tokens and lm_head"]
+    assert [unit.name for unit in tied.all] == ["model.norm and model.embed_tokens and lm_head"]
 
 
 def test_reshard_after_forward_false_keeps_every_layer_gathered():
     kept = phases(fsdp_config={"reshard_after_forward": False})
     freed = phases()
     gathered = sum(
-        each.bytes // each.count
-        for each in resident_state(request(1, sharding="none")).tensors
-        if each.name.startswith("model.layers")
+        tensor.bytes // tensor.count
+        for tensor in resident_state(request(1, sharding="none")).tensors
+        if tensor.name.startswith("model.layers")
     )
     padding = kept["forward"] - freed["forward"] - 6 * gathered - 4004 * 128 * 2
     assert padding == 6 * 2 * (392 - 390) * 128 * 2
@@ -118,8 +118,8 @@ def test_cpu_offload_leaves_gathered_weights_and_activations_on_the_gpu():
     kept = phases(autocast="bfloat16", dtype="float32")
     found = {phase.name: phase.peak_bytes for phase in offloaded.memory.phases}
     state = resident_state(request(autocast="bfloat16", dtype="float32"))
-    shards = sum(each.bytes for each in state.tensors if each.trained)
-    states = sum(each.bytes for each in state.optimizer_states)
+    shards = sum(tensor.bytes for tensor in state.tensors if tensor.trained)
+    states = sum(tensor.bytes for tensor in state.optimizer_states)
     assert kept["forward"] - found["forward"] == shards + states
     assert found["optimizer_step"] < 4096
     assert 0 <= shards * 2 + states - offloaded.memory.host_bytes < 512 * 4 * 60
@@ -129,7 +129,7 @@ def test_cpu_offload_leaves_gathered_weights_and_activations_on_the_gpu():
 
 def test_accumulation_keeps_full_gradients_until_the_last_micro_batch():
     one, many = phases(), phases(gradient_accumulation_steps=4)
-    whole = sum(each.bytes for each in resident_state(request(1, sharding="none")).tensors if each.trained)
+    whole = sum(tensor.bytes for tensor in resident_state(request(1, sharding="none")).tensors if tensor.trained)
     assert many["forward"] - one["forward"] == whole
     assert many["optimizer_step"] == one["optimizer_step"]
     two = phases(gradient_accumulation_steps=2)
@@ -145,7 +145,7 @@ def test_more_ranks_need_less_until_gathered_layers_dominate():
 def test_each_gpu_gathers_every_unit_twice_and_reduces_gradients_once():
     gathers, reductions = estimate(request(gradient_accumulation_steps=3)).communication
     state = resident_state(request())
-    layers = sum(each.bytes for each in state.whole if "layers.*" in each.name and each.trained)
+    layers = sum(tensor.bytes for tensor in state.whole if "layers.*" in tensor.name and tensor.trained)
     assert reductions.name == "reduce_scatter"
     assert reductions.payload_bytes >= layers
     assert gathers.payload_bytes > 3 * 2 * layers
@@ -167,7 +167,7 @@ def test_the_timeline_has_every_layer_and_reaches_the_peaks():
     line = memory.line()
     assert len(line) == 2 * (6 + 2) + 1
     for phase in memory.phases:
-        assert max(each.bytes for each in line if each.phase == phase.name) == phase.peak_bytes
+        assert max(segment.bytes for segment in line if segment.phase == phase.name) == phase.peak_bytes
 
 
 def test_the_rows_of_a_peak_sum_to_it():
@@ -246,7 +246,7 @@ def test_one_trained_parameter_of_which_a_trainer_keeps_the_norm_has_no_other_no
     body = {"model": {"config": CONFIG}, "method": {"name": "prompt"}, "device": {"count": 64, "sharding": "fsdp"}}
     training = {"trainer": "transformers", "sequence_length": 64, "autocast": "bfloat16"}
     step = training_step(parse_request({**body, "training": training}))
-    assert [each.name for each in step.resident.step_temporaries if not each.count] == []
+    assert [temporary.name for temporary in step.resident.step_temporaries if not temporary.count] == []
 
 
 def test_accelerate_finds_no_final_norm_of_llama_4():
@@ -254,7 +254,7 @@ def test_accelerate_finds_no_final_norm_of_llama_4():
     device = {"count": 8, "sharding": "fsdp"}
     units = outer_units(resident_state(parse_request({**model, "device": device})).prepared)
     assert units.norm is None
-    assert [each.name for each in units.root.parameters] == ["model.norm.weight"]
+    assert [parameter.name for parameter in units.root.parameters] == ["model.norm.weight"]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_weights_are_not_broadcast_if_accelerate_fails(model, target):
     device = {"count": 2, "sharding": "fsdp"}
     with pytest.raises(PlanError) as refused:
         estimate(parse_request({**body, "training": training, "device": device}))
-    assert {each.loc for each in refused.value.problems} == {"training.fsdp_config.cpu_ram_efficient_loading"}
+    assert {problem.loc for problem in refused.value.problems} == {"training.fsdp_config.cpu_ram_efficient_loading"}
 
 
 def test_a_refusal_of_several_gpus_names_the_setting_of_lora():

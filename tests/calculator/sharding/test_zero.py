@@ -113,8 +113,8 @@ def test_ranks_that_share_a_result_have_the_one_that_each_would_compute(sharding
     ranks, caches = flat.ranks, (flat._shares, flat._fullest_points, flat._state.steps)
     assert len(flat._shares) < 24  # some ranks share
     for rank in ranks:
-        for each in caches:
-            each.clear()
+        for cache in caches:
+            cache.clear()
         assert flat._rank(rank.number) == rank
 
 
@@ -128,7 +128,7 @@ def test_the_peak_of_a_rank_is_the_highest_point_of_its_intervals(seed):
     sizes = [point.bytes for point in reduction.intervals]
     for rank in flat.ranks:
         first, (tensors, _) = reduction.reduced[rank.number], flat._state.gradients_of(rank.number)
-        gradients = sum(each.bytes for each in tensors)
+        gradients = sum(tensor.bytes for tensor in tensors)
         assert rank.peaks[1] == always + max(*sizes[: first + 1], *[size + gradients for size in sizes[first + 1 :]])
 
 
@@ -219,7 +219,7 @@ def test_gradients_are_reduced_in_each_micro_batch_of_stage_2_and_weights_gather
 
 def test_offload_moves_masters_and_states_to_the_host():
     zero = {"reduce_bucket_size": 9000, "offload_optimizer": {"device": "cpu"}}
-    here, there = (estimate(request(zero=each)).memory for each in ({"reduce_bucket_size": 9000}, zero))
+    here, there = (estimate(request(zero=config)).memory for config in ({"reduce_bucket_size": 9000}, zero))
     trained = estimate(request()).parameters.trainable
     assert here.host_bytes is None
     assert there.host_bytes == pytest.approx((8 + 8 + 2) * trained / 4 + 2 * 4000 * 128, rel=1e-3)
@@ -292,7 +292,7 @@ def test_a_rank_whose_parameters_all_get_no_gradient_has_no_buffer_for_gradients
     ]
     prepared = training_step(request(count=2)).resident.prepared
     state = FlatState(prepared, tensors, [tensors], OPTIMIZERS["adamw_torch"])
-    assert [[each.name for part in state.gradients_of(rank) for each in part] for rank in range(2)] == [
+    assert [[gradient.name for part in state.gradients_of(rank) for gradient in part] for rank in range(2)] == [
         ["DeepSpeed: gradients of the partition"],
         ["DeepSpeed: zeros for parameters without a gradient"],
     ]

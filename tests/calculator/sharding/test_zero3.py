@@ -134,9 +134,9 @@ def test_communication_counts_each_gather_and_each_micro_batch():
         estimate(request(NONE_STAY, training={"gradient_accumulation_steps": steps})).communication
         for steps in (1, 2, 8)
     )
-    assert [each.name for each in one] == ["all_gather", "reduce_scatter"]
-    assert [2 * each.payload_bytes for each in one] == [each.payload_bytes for each in two]
-    assert [8 * each.payload_bytes for each in one] == [each.payload_bytes for each in eight]
+    assert [collective.name for collective in one] == ["all_gather", "reduce_scatter"]
+    assert [2 * collective.payload_bytes for collective in one] == [collective.payload_bytes for collective in two]
+    assert [8 * collective.payload_bytes for collective in one] == [collective.payload_bytes for collective in eight]
 
 
 def test_every_span_of_the_timeline_is_at_most_its_phase():
@@ -148,7 +148,7 @@ def test_every_span_of_the_timeline_is_at_most_its_phase():
 
 def test_rows_add_up_to_the_peak_and_name_what_is_gathered():
     memory = estimate(request({"sub_group_size": 10_000})).memory
-    assert sum(each.bytes for each in memory.components) == memory.peak_allocated_bytes
+    assert sum(component.bytes for component in memory.components) == memory.peak_allocated_bytes
 
 
 ON_HOST = {"device": "cpu", "pin_memory": False}
@@ -160,7 +160,7 @@ def test_offload_moves_states_and_weights_to_the_host():
         for offload in ({}, {"offload_optimizer": ON_HOST}, {"offload_optimizer": ON_HOST, "offload_param": ON_HOST})
     )
     assert on_gpu.host_bytes is None
-    peaks = [{each.name: each.peak_bytes for each in memory.phases} for memory in (on_gpu, states, both)]
+    peaks = [{phase.name: phase.peak_bytes for phase in memory.phases} for memory in (on_gpu, states, both)]
     assert all(peaks[0][name] > peaks[1][name] > peaks[2][name] for name in peaks[0])
     partition = states.host_bytes // (4 + 4 + 8 + 2 + 2)  # masters, gradients, states, gradients, the copy for the GPU
     assert states.host_bytes == partition * 20
@@ -194,7 +194,7 @@ def test_an_offloaded_gradient_has_a_copy_and_its_norm_on_the_gpu():
 def test_the_graph_of_the_loss_keeps_gathered_4_bit_weights():
     method = {"name": "qlora", "target_modules": "all-linear"}
     runs = [estimate(request(NONE_STAY, training={"trainer": name}, method=method)) for name in (None, "transformers")]
-    loop, trainer = ({each.name: each.peak_bytes for each in run.memory.phases} for run in runs)
+    loop, trainer = ({phase.name: phase.peak_bytes for phase in run.memory.phases} for run in runs)
     packed = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512) // 2
     first = (256 * 256 + 2 * 256 * 128) // 2  # the inputs of the first layer's products have no graph
     assert loop["forward"] - trainer["forward"] == pytest.approx(packed - first, abs=100 * 512)
@@ -206,7 +206,7 @@ def test_the_graph_of_the_loss_keeps_gathered_4_bit_weights():
 def test_the_head_that_trl_reads_stays_gathered_while_the_layers_run(method):
     def least(trainer):
         step = training_step(request(NONE_STAY, training={"trainer": trainer}, method=method))
-        tracks = [each for each in step.partitioned.gathering.passes[-1] if each.segment.copy is not None]
+        tracks = [pass_ for pass_ in step.partitioned.gathering.passes[-1] if pass_.segment.copy is not None]
         return min(moment.after for track in tracks for moment in track.moments)
 
     assert least("trl-sft") - least("transformers") == 2 * 256 * 1000

@@ -174,10 +174,10 @@ def test_a_runs_hours_are_its_steps_and_its_cost_is_the_hours_at_the_price():
 
 def test_list_prices_have_a_date_and_a_source():
     listed = run_of().time.list_costs
-    assert [each.price.per_hour for each in listed] == sorted(each.price.per_hour for each in listed) != []
-    for each in listed:
-        assert each.price.date
-        assert each.price.address.startswith("https://")
+    assert [card.price.per_hour for card in listed] == sorted(card.price.per_hour for card in listed) != []
+    for card in listed:
+        assert card.price.date
+        assert card.price.address.startswith("https://")
 
 
 def test_a_run_without_a_speed_has_the_reason_and_everything_else():

@@ -103,7 +103,7 @@ def test_a_card_without_published_speeds_is_weighed_as_another_which_is_stated()
 
 def test_a_prepared_4_bit_model_computes_attention_and_its_head_in_float32_unless_autocast_is_on():
     in_float32 = cost({"name": "qlora", **ALL})
-    term = next(each for each in in_float32.terms if each.name == "attention and output head in float32")
+    term = next(term for term in in_float32.terms if term.name == "attention and output head in float32")
     plain = cost({"name": "qlora", "prepare_model_for_kbit_training": False, **ALL})
     under_autocast = cost({"name": "qlora", **ALL}, autocast="bfloat16")
     assert plain.operations == under_autocast.operations == in_float32.operations

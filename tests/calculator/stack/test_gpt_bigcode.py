@@ -22,7 +22,7 @@ def body(transformers: str, config: dict[str, object], training: dict[str, objec
         ("4.53", {}, {"attention": "eager"}, "training.attention", "use sdpa"),
         ("4.53", {"multi_query": False}, {}, "stack.transformers", "use 5.24"),
         ("4.57", {}, {"gradient_checkpointing": True}, "training.gradient_checkpointing", "use false"),
-        ("4.44", {}, {}, "stack.transformers", "from 4.45 on they are known"),
+        ("4.44", {}, {}, "stack.transformers", "from 4.45 on it is"),
     ],
 )
 def test_unknown_settings_and_those_without_effect_are_refused(

@@ -61,5 +61,5 @@ def test_experts_before_the_first_known_release_are_refused_with_the_reason() ->
         with pytest.raises(PlanError) as refused:
             estimate(parse_request(body(transformers, MIXTRAL)))
         (found,) = refused.value.problems
-        assert found.msg.endswith("; from 5.8 on they are known: use 5.24")
+        assert found.msg.endswith("; from 5.8 on it is: use 5.24")
         assert ("an expert is a module of its own" in found.msg) is known

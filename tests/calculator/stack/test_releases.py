@@ -19,9 +19,9 @@ def problem(body: object) -> tuple[str, str]:
 
 def test_the_default_stack_is_known() -> None:
     assert parse_stack({}) == DEFAULT_STACK
-    assert {each.name for each in declared(StackVersions)} == set(KNOWN)
-    for each in declared(StackVersions):
-        assert parse_stack({each.name: each.default}) == DEFAULT_STACK
+    assert {package.name for package in declared(StackVersions)} == set(KNOWN)
+    for package in declared(StackVersions):
+        assert parse_stack({package.name: package.default}) == DEFAULT_STACK
 
 
 @pytest.mark.parametrize("text", ["2.13", "2.13.0", "2.13.1", "2.13.0+cu128"])

@@ -81,7 +81,7 @@ def attention_inputs(model: str, transformers: str) -> set[tuple[str, tuple[int,
 
 
 def test_flash_attention_of_mistral_before_4_48_runs_on_repeated_keys() -> None:
-    older, newer = (attention_inputs("mistralai/Mistral-7B-v0.1", each) for each in ("4.47.1", "4.48.1"))
+    older, newer = (attention_inputs("mistralai/Mistral-7B-v0.1", name) for name in ("4.47.1", "4.48.1"))
     assert {("key, repeated", (1, 8, 4, 256, 128)), ("key in half precision", (1, 32, 256, 128))} <= older
     assert ("key in half precision", (1, 8, 256, 128)) in newer
     assert not any(name.endswith("repeated") for name, _ in newer)
@@ -126,7 +126,7 @@ def test_unknown_behavior_of_older_releases_is_refused(changes: dict[str, Any], 
 
 def test_a_model_names_the_first_release_that_is_known() -> None:
     body = {**LLAMA, "stack": {"transformers": "4.39"}}
-    expected = "what transformers 4.39 does for llama is not known; from 4.45 on they are known: use 5.24"
+    expected = "what transformers 4.39 does for llama is not known; from 4.45 on it is: use 5.24"
     assert problems(body) == {"stack.transformers": expected}
 
 

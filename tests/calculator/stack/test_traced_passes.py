@@ -40,12 +40,12 @@ def name(case: dict[str, Any]) -> str:
 @pytest.mark.parametrize("case", CASES, ids=name)
 def test_every_pass_is_as_traced_with_the_release(case: dict[str, Any]) -> None:
     memory = inference(parse_inference(body(case))).memory
-    assert [each.peak_bytes for each in memory.passes] == case["passes"]
+    assert [pass_.peak_bytes for pass_ in memory.passes] == case["passes"]
 
 
 def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     traced = {(case["model"], release(case["transformers"])[:2]) for case in CASES}
-    assert {(model, each) for model, releases in TRACED_PASSES.items() for each in releases} == traced
+    assert {(model, release) for model, releases in TRACED_PASSES.items() for release in releases} == traced
     assert {case["method"]["name"] for case in CASES} == set(TRACED_METHODS)
 
 
@@ -65,8 +65,8 @@ def test_the_answer_names_the_stack_and_what_its_passes_do_differently() -> None
 def test_bitsandbytes_keeps_no_inputs_if_nothing_is_trained() -> None:
     qlora = {**CASES[0], "method": {"name": "qlora"}}
     older, newer = (
-        inference(parse_inference(body(qlora, transformers="5.24", bitsandbytes=each))).memory.passes
-        for each in ("0.43.1", "0.50")
+        inference(parse_inference(body(qlora, transformers="5.24", bitsandbytes=name))).memory.passes
+        for name in ("0.43.1", "0.50")
     )
     assert older == newer
 

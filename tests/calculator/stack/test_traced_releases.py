@@ -79,7 +79,7 @@ def test_the_cases_cover_every_change_of_transformers() -> None:
 
 def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
     traced = {(model_type(case), release(case["transformers"])[:2]) for case in CASES}
-    assert {(model, each) for model, releases in TRACED_RELEASES.items() for each in releases} == traced
+    assert {(model, release) for model, releases in TRACED_RELEASES.items() for release in releases} == traced
     assert {case["method"]["name"] for case in CASES} == {*TRACED_METHODS, *VIRTUAL_TOKENS}
     virtual = {release(case["transformers"])[:2] for case in CASES if case["method"]["name"] in VIRTUAL_TOKENS}
     assert virtual == {FIRST_VIRTUAL_TOKENS}

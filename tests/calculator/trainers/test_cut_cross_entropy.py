@@ -87,14 +87,14 @@ def test_the_loss_has_numbers_for_labeled_tokens_only():
 def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
-    assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+    assert any(problem.loc == loc and message in problem.msg for problem in refused.value.problems)
 
 
 def test_evaluation_is_refused_by_name():
     given = {name: value for name, value in body().items() if name != "reserved"}
     with pytest.raises(PlanError) as refused:
         check_request(parse_run({**given, "run": {"eval_strategy": "steps"}}))
-    assert "training.cut_cross_entropy" in [each.loc for each in refused.value.problems]
+    assert "training.cut_cross_entropy" in [problem.loc for problem in refused.value.problems]
 
 
 def test_cut_cross_entropy_is_suggested_if_the_trainer_computes_all_logits():
@@ -129,4 +129,4 @@ def test_exports_name_it_or_say_that_it_is_missing():
     assert PLUGIN in axolotl.content
     assert read(axolotl.content).request["training"]["cut_cross_entropy"]
     for left_out in (factory, script):
-        assert "training.cut_cross_entropy" in [each.loc for each in left_out.not_expressed]
+        assert "training.cut_cross_entropy" in [remark.loc for remark in left_out.not_expressed]

@@ -56,4 +56,4 @@ def test_a_processor_that_needs_images_is_warned_about_if_answers_are_processed_
         "reserved": "rule",
     }
     warnings = estimate(parse_request(body)).warnings
-    assert any("which the processor of paligemma refuses" in each for each in warnings) is warns
+    assert any("which the processor of paligemma refuses" in warning for warning in warnings) is warns

@@ -146,7 +146,7 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
 def test_what_is_not_modeled_is_refused_with_a_solution(given, message):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
-    (found,) = [each for each in refused.value.problems if each.loc == "training.activation_offloading"]
+    (found,) = [problem for problem in refused.value.problems if problem.loc == "training.activation_offloading"]
     assert message in found.msg
 
 
@@ -166,7 +166,7 @@ def test_without_checkpointing_less_of_each_layer_stays():
     def backward(layers, **training):
         config = {**CONFIG, "num_hidden_layers": layers}
         phases = estimate(request(config, gradient_checkpointing=False, **training)).memory.phases
-        return next(each for each in phases if each.name == "backward").peak_bytes
+        return next(phase for phase in phases if phase.name == "backward").peak_bytes
 
     def growth(**training):
         return backward(16, **training) - backward(8, **training)

@@ -30,7 +30,7 @@ def kept(scaling, stack=None, **training):
         "stack": stack or {},
     }
     tensors = training_step(parse_request(body)).resident.optimizer_states
-    names = [each.name for each in tensors if isinstance(each, ResidentTensor)]
+    names = [tensor.name for tensor in tensors if isinstance(tensor, ResidentTensor)]
     return [name for name in names if name.endswith(("long_inv_freq", "max_seq_len_cached"))]
 
 

@@ -48,7 +48,7 @@ def answer(config, trainer="trl-sft", stack=None, method=None):
 
 
 def mentions_coefficient(answered):
-    return any("router_aux_loss_coef" in each for each in answered.assumptions)
+    return any("router_aux_loss_coef" in assumption for assumption in answered.assumptions)
 
 
 @pytest.mark.parametrize("trainer", ["trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "trl-rloo"])
@@ -58,7 +58,7 @@ def test_the_loss_is_added_unless_its_coefficient_is_0(trainer):
 
 
 def test_the_logits_of_the_routers_stay_in_memory():
-    with_loss, without = (answer({**MIXTRAL, "router_aux_loss_coef": each}) for each in (0.02, 0.0))
+    with_loss, without = (answer({**MIXTRAL, "router_aux_loss_coef": coefficient}) for coefficient in (0.02, 0.0))
     assert with_loss.memory.peak_allocated_bytes > without.memory.peak_allocated_bytes
 
 
@@ -83,7 +83,7 @@ def test_older_releases_add_it_only_if_the_config_asks_for_it():
 
 @pytest.mark.parametrize("family", ["granitemoehybrid", "nemotron_h"])
 def test_hybrids_with_experts_name_the_setting_of_the_routers_loss(family):
-    model = next(each for each in catalogue.models() if each.config["model_type"] == family)
+    model = next(model for model in catalogue.models() if model.config["model_type"] == family)
     training = {"trainer": "trl-sft", "sequence_length": 128}
     body = {"model": model.id, "method": {"name": "full"}, "training": training, "reserved": "rule"}
     if family == "nemotron_h":

@@ -103,7 +103,7 @@ def test_a_sequence_is_divided_as_torch_chunk_divides_it(length, chunks):
 def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
-    assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+    assert any(problem.loc == loc and message in problem.msg for problem in refused.value.problems)
 
 
 def test_a_step_in_the_backward_pass_keeps_no_gradient():
@@ -125,7 +125,7 @@ def test_the_phases_of_a_run_are_refused_by_name():
         )
         with pytest.raises(PlanError) as refused:
             check_request(given)
-        assert loc in [each.loc for each in refused.value.problems]
+        assert loc in [problem.loc for problem in refused.value.problems]
 
 
 def test_a_script_is_refused_by_the_trainers_name():

@@ -122,7 +122,7 @@ def test_packing_and_flattened_rows_that_are_not_modeled_are_refused():
     ):
         with pytest.raises(PlanError) as refused:
             estimate(request(**given))
-        assert any(each.loc == loc and message in each.msg for each in refused.value.problems)
+        assert any(problem.loc == loc and message in problem.msg for problem in refused.value.problems)
 
 
 def test_samples_of_a_row_are_separated_by_a_mask_except_with_flash_attention():

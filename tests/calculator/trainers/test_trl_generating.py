@@ -99,7 +99,7 @@ def test_generation_can_set_the_peak_and_has_moments_on_the_timeline():
 @pytest.mark.parametrize(("length", "passes"), [(1, 1), (2, 2), (3, 3), (100, 3)])
 def test_each_token_after_the_first_is_a_separate_pass(length, passes):
     generation = training_step(request(max_completion_length=length)).generation
-    assert sum(len(each.with_smaller) for each in generation) == passes
+    assert sum(len(batch.with_smaller) for batch in generation) == passes
 
 
 def test_a_verdict_by_replay_includes_generation():
@@ -278,4 +278,4 @@ def test_tensors_that_zero_keeps_between_steps_are_reserved_while_the_trainer_ge
     step = training_step(parse_request({**body, "device": {"count": 2, "sharding": sharding}}))
     divided = sum(tensor.bytes for tensor in step.resident.flat.divided)
     assert between_steps(step.resident, ()) > divided
-    assert of_generation(step, ()) > divided + max(each.moment.bytes for each in step.generation)
+    assert of_generation(step, ()) > divided + max(batch.moment.bytes for batch in step.generation)

@@ -103,14 +103,14 @@ def test_the_low_end_has_what_the_functions_save_and_no_more():
     activations = sum(
         size for name, size in rows(low).items() if name.startswith(("model.layers", "layers:", "model.emb"))
     )
-    weights = sum(each.bytes for each in low.components if each.name == "base_weights")
+    weights = sum(component.bytes for component in low.components if component.name == "base_weights")
     expected = large + keys + 9 * hidden
     assert activations - weights - _adapters(low) == pytest.approx(expected, rel=0.02)
 
 
 def _adapters(found):
     names = ("adapter_weights", "gradients", "optimizer_states")
-    return sum(each.bytes for each in found.components if each.name in names)
+    return sum(component.bytes for component in found.components if component.name in names)
 
 
 def test_weights_in_4_bits_share_a_buffer_of_the_largest():
@@ -120,7 +120,9 @@ def test_weights_in_4_bits_share_a_buffer_of_the_largest():
 
 
 def test_nothing_is_prepared_for_k_bit_training_and_adapters_stay_in_float32():
-    prepared, plain = (memory("qlora", settings={"prepare_model_for_kbit_training": each}) for each in (True, False))
+    prepared, plain = (
+        memory("qlora", settings={"prepare_model_for_kbit_training": is_prepared}) for is_prepared in (True, False)
+    )
     assert prepared.peak_allocated_bytes == plain.peak_allocated_bytes
     half = memory(dtype="float16", autocast="float16")
     assert half.peak_allocated_bytes == memory().peak_allocated_bytes
@@ -206,7 +208,7 @@ def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
 def test_settings_that_are_not_modeled_are_refused_by_name(loc, message, given):
     with pytest.raises(PlanError) as refused:
         estimate(request(**given))
-    (found,) = [each for each in refused.value.problems if each.loc == loc]
+    (found,) = [problem for problem in refused.value.problems if problem.loc == loc]
     assert message in found.msg
 
 

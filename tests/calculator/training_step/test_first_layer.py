@@ -75,11 +75,11 @@ def unsaved(training):
 
 def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
     steps = [training_step(plan) for plan in plans(11, 120)]
-    skipping = [each for each in steps if each.recording.first is not None]
+    skipping = [step for step in steps if step.recording.first is not None]
     assert len(skipping) > 15
-    for each in skipping:
-        prepared = each.resident.prepared
-        assert figures(each) == figures(each.whole), (prepared.model.id, prepared.method, prepared.training)
+    for shortened in skipping:
+        prepared = shortened.resident.prepared
+        assert figures(shortened) == figures(shortened.whole), (prepared.model.id, prepared.method, prepared.training)
 
 
 @pytest.mark.parametrize(("r", "length"), [(8, 2048), (512, 16)])
@@ -168,7 +168,7 @@ def test_reserved_memory_counts_every_layer_if_the_first_could_need_more():
 
 
 @pytest.mark.parametrize(
-    "method", [{"name": "full"}, lora(), {**lora(), "name": "qlora"}], ids=lambda each: each["name"]
+    "method", [{"name": "full"}, lora(), {**lora(), "name": "qlora"}], ids=lambda method: method["name"]
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_under_autocast_one_checkpointed_layer_gives_the_figures_of_two(method, dtype, monkeypatch):

@@ -55,7 +55,7 @@ def _tapes(request: Request) -> list[Tape]:
     prepared = resident_state(request).prepared
     batch = trainer_of(prepared.training).generation(prepared.training)
     passes = rollout.Rollout(prepared, batch).passes() if batch is not None else ()
-    return [interpreted(training_context(prepared), whole=True).tape, *(each.interpretation.tape for each in passes)]
+    return [interpreted(training_context(prepared), whole=True).tape, *(pass_.interpretation.tape for pass_ in passes)]
 
 
 def _every_layer(kinds: Sequence[Hashable]) -> Repetition:
@@ -79,7 +79,7 @@ def test_generation_with_one_layer_of_a_period_allocates_what_every_layer_does(
 
 def _in_order(events: Sequence[int]) -> list[int]:
     """The events, with storages that are freed together in the order of their rows."""
-    return [each for _, group in groupby(events, key=(0).__gt__) for each in sorted(group)]
+    return [event for _, group in groupby(events, key=(0).__gt__) for event in sorted(group)]
 
 
 @pytest.mark.parametrize("autocast", [None, "bfloat16"])
@@ -158,7 +158,9 @@ def test_skipping_a_pass_that_sets_no_figure_changes_nothing(
         [*whole.timeline],
     )
     assert shortened.peak_reserved_bytes == whole.peak_reserved_bytes
-    assert [[*each.rows] for each in shortened.components] == [[*each.rows] for each in whole.components]
+    assert [[*component.rows] for component in shortened.components] == [
+        [*component.rows] for component in whole.components
+    ]
 
 
 def test_a_layer_that_drops_elements_is_not_that_of_a_model_in_eval_mode() -> None:
@@ -199,7 +201,9 @@ def test_passes_without_their_first_period_have_the_figures_of_passes_with_it(
     whole = estimate(request, SeriesCache()).memory
     assert (shortened.phases, shortened.peak_operation) == (whole.phases, whole.peak_operation)
     assert (shortened.peak_reserved_bytes, [*shortened.timeline]) == (whole.peak_reserved_bytes, [*whole.timeline])
-    assert [[*each.rows] for each in shortened.components] == [[*each.rows] for each in whole.components]
+    assert [[*component.rows] for component in shortened.components] == [
+        [*component.rows] for component in whole.components
+    ]
 
 
 def test_a_pass_whose_periods_differ_is_interpreted_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def _prepared(model: str, **training: Any) -> PreparedModel:
 
 def _compare(passes: tuple[StepPass, ...], prepared: PreparedModel) -> None:
     whole = rolled_out(prepared)
-    passes = tuple(each for own in passes for each in own.with_smaller)
+    passes = tuple(one for own in passes for one in own.with_smaller)
     for step_pass, expected in zip(passes, whole, strict=True):
         counts = peak_counts(expected.recording)
         assert (step_pass.moment.bytes, step_pass.operation) == (expected.moment.bytes, expected.operation)
@@ -36,7 +36,7 @@ def _compare(passes: tuple[StepPass, ...], prepared: PreparedModel) -> None:
             assert all(step_pass.bound()[size] >= count for size, count in counts.items())
     highest = max(range(len(whole)), key=lambda number: whole[number].moment.bytes)
     shown = passes[highest].peak
-    alive = [each.recording.alive(each.moment).kinds() for each in (shown, whole[highest])]
+    alive = [one.recording.alive(one.moment).kinds() for one in (shown, whole[highest])]
     assert alive[0] == alive[1]
 
 

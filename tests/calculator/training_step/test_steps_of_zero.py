@@ -41,7 +41,9 @@ def listed(monkeypatch):
     """The trainings whose layers are all interpreted."""
     found = []
     whole_tape = replayed_step.whole_tape
-    monkeypatch.setattr(replayed_step, "whole_tape", lambda each: (found.append(each.training), whole_tape(each))[1])
+    monkeypatch.setattr(
+        replayed_step, "whole_tape", lambda prepared: (found.append(prepared.training), whole_tape(prepared))[1]
+    )
     return found
 
 

@@ -94,8 +94,8 @@ def test_a_model_in_several_files_has_those_of_save_pretrained_and_its_index(tmp
     build_model(request, torch.device("cpu")).model.save_pretrained(tmp_path, max_shard_size=400_000)
     files = saving.Saving(resident_state(request)).model_files
     assert len(files) > 4
-    written = {each.name: each.stat().st_size for each in tmp_path.iterdir() if "safetensors" in each.name}
-    assert {each.name: each.bytes for each in files} == written
+    written = {path.name: path.stat().st_size for path in tmp_path.iterdir() if "safetensors" in path.name}
+    assert {file.name: file.bytes for file in files} == written
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ BART = {
         ("seq_2_seq_lm", BART, {"name": "full"}),
         ("seq_2_seq_lm", BART, {"name": "lora"}),
     ],
-    ids=lambda each: each if isinstance(each, str) else each.get("model_type") or each["name"],
+    ids=lambda value: value if isinstance(value, str) else value.get("model_type") or value["name"],
 )
 def test_the_files_of_a_task_are_those_of_the_trainers_checkpoint(task, config, method, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "state_dict", lambda *arguments: state_dict(*arguments, device="cpu"))

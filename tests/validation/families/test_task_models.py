@@ -48,6 +48,6 @@ def test_a_model_without_a_head_has_the_weights_and_buffers_of_the_built_one(mod
     assert [(w.name, tuple(w.shape), w.dtype) for w in ours.weights()] == [
         (name, tuple(p.shape), dtype_name(p)) for name, p in real.named_parameters()
     ]
-    assert sorted((each.name, tuple(each.shape)) for each in ours.named_buffers()) == sorted(
-        (name, tuple(each.shape)) for name, each in real.named_buffers()
+    assert sorted((buffer.name, tuple(buffer.shape)) for buffer in ours.named_buffers()) == sorted(
+        (name, tuple(buffer.shape)) for name, buffer in real.named_buffers()
     )

@@ -104,6 +104,6 @@ def test_the_cases_of_lengths_are_histories_with_a_cache_that_is_kept_and_one_th
     assert len({case.name for case in cases}) == len(cases)
     assert all(estimate(case.request).memory.history is not None for case in cases)
     training = [case.request.training for case in cases]
-    places = {each.empty_cache_at for each in training if each.torch_empty_cache_steps}
+    places = {settings.empty_cache_at for settings in training if settings.torch_empty_cache_steps}
     assert places == {"after_forward", "after_step"}
-    assert any(each.torch_empty_cache_steps is None for each in training)
+    assert any(settings.torch_empty_cache_steps is None for settings in training)

@@ -83,7 +83,7 @@ def test_a_request_with_other_parameters_is_found(monkeypatch):
     [("llama", "glora"), ("llama", "oft"), ("gpt2", "boft"), ("gemma4_text", "prefix"), ("qwen2_moe", "vblora")],
 )
 def test_a_refusal_is_the_libraries_own_or_says_that_it_is_not_modeled(family, method):
-    found = [each.outcome for each in compared_pair(19901, family, method, refusals=True)]
+    found = [pair.outcome for pair in compared_pair(19901, family, method, refusals=True)]
     assert set(found) <= {"equal", "both refuse", "not modeled"}
 
 

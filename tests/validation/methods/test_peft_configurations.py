@@ -38,13 +38,13 @@ def test_default_targets_are_those_of_peft(name):
     kind = "LORA" if name == "xlora" else facts.peft_type.replace("_", "")  # its adapters are LoRA's
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING")
     theirs = {family: table[family] for family in facts.default_targets}
-    patterns = {family: each for family, each in theirs.items() if isinstance(each, str)}
+    patterns = {family: their for family, their in theirs.items() if isinstance(their, str)}
     for family, pattern in patterns.items():
         assert family in DEFAULT_PATTERNS
         assert pattern == rf".*language_model\..*\.({'|'.join(facts.default_targets[family])})"
     assert facts.default_targets == {
-        family: tuple(each) if family not in patterns else facts.default_targets[family]
-        for family, each in theirs.items()
+        family: tuple(their) if family not in patterns else facts.default_targets[family]
+        for family, their in theirs.items()
     }
     # A config.json of llama4 builds its text model, whose own type is not in PEFT's tables.
     assert {family for family in table if family in FAMILIES} - {"llama4"} <= facts.default_targets.keys()

@@ -11,7 +11,7 @@ def check(value, relation, *bounds, tolerance=False, unit=""):
 
 
 def claim(*checks):
-    return Claim(id="a", lesson="", done="", figures=tuple(each.figure for each in checks), checks=checks)
+    return Claim(id="a", lesson="", done="", figures=tuple(check.figure for check in checks), checks=checks)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_a_quick_run_writes_a_valid_file_with_write(tmp_path, capsys):
     assert main(["prove", "identity", "--quick", "--device", "cpu", "--write", str(path)]) == 0
     results = json.loads(path.read_text())
     Draft202012Validator(SCHEMA).validate(results)
-    assert [each["name"] for each in results["experiments"]] == ["identity"]
+    assert [experiment["name"] for experiment in results["experiments"]] == ["identity"]
     assert "Identity at initialization" in capsys.readouterr().out
 
 
@@ -48,15 +48,16 @@ def without_timings(results):
 def test_another_run_gives_the_same_results():
     names = ("identity", "merging", "nf4")
     first, second = (
-        [without_timings(each) for each in run_experiments(names, torch.device("cpu"), quick=True)] for _ in "ab"
+        [without_timings(experiment) for experiment in run_experiments(names, torch.device("cpu"), quick=True)]
+        for _ in "ab"
     )
     assert first == second
 
 
 def test_every_experiment_has_its_modules_name_and_no_more_steps_if_quick():
     found = [experiment(name) for name in NAMES]
-    assert tuple(each.name for each in found) == NAMES
-    assert [each.name for each in found if each.steps(True) > each.steps(False)] == []
+    assert tuple(experiment.name for experiment in found) == NAMES
+    assert [experiment.name for experiment in found if experiment.steps(True) > experiment.steps(False)] == []
 
 
 ENVIRONMENT = {
@@ -100,13 +101,17 @@ def test_the_committed_results_are_complete_and_valid():
     results = committed()
     Draft202012Validator(SCHEMA).validate(results)
     assert not results["quick"]
-    assert tuple(each["name"] for each in results["experiments"]) == NAMES
+    assert tuple(experiment["name"] for experiment in results["experiments"]) == NAMES
 
 
 def test_the_committed_ids_are_unique_and_every_check_is_of_a_figure():
-    claims = [claim for each in committed()["experiments"] for claim in each["claims"]]
-    drawn = [drawing for each in committed()["experiments"] for drawing in (*each["curves"], *each["tables"])]
-    for ids in ([claim["id"] for claim in claims], [each["id"] for each in drawn]):
+    claims = [claim for experiment in committed()["experiments"] for claim in experiment["claims"]]
+    drawn = [
+        drawing
+        for experiment in committed()["experiments"]
+        for drawing in (*experiment["curves"], *experiment["tables"])
+    ]
+    for ids in ([claim["id"] for claim in claims], [drawing["id"] for drawing in drawn]):
         assert len(set(ids)) == len(ids)
     for claim in claims:
         keys = [figure["key"] for figure in claim["figures"]]
@@ -115,18 +120,18 @@ def test_the_committed_ids_are_unique_and_every_check_is_of_a_figure():
 
 
 def test_the_committed_drawings_have_a_value_for_every_point_and_column():
-    for each in committed()["experiments"]:
-        for curve in each["curves"]:
+    for result in committed()["experiments"]:
+        for curve in result["curves"]:
             for series in curve["series"]:
                 sizes = {len(series[name]) for name in ("x", "y", "low", "high") if series[name] is not None}
                 assert len(sizes) == 1, curve["id"]
-        for table in each["tables"]:
+        for table in result["tables"]:
             assert all(list(row) == [column["key"] for column in table["columns"]] for row in table["rows"])
 
 
 def test_the_committed_verdicts_are_those_of_their_checks():
-    for each in committed()["experiments"]:
-        for claim in each["claims"]:
+    for result in committed()["experiments"]:
+        for claim in result["claims"]:
             failed = not all(check["holds"] for check in claim["checks"])
             assert (claim["verdict"]["kind"] == "does not hold") == failed, claim["id"]
             assert claim["verdict"]["words"].startswith(claim["verdict"]["kind"]), claim["id"]

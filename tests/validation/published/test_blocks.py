@@ -31,7 +31,7 @@ def test_logits_are_freed_at_the_end_of_the_backward_pass_and_nothing_else_chang
     model = model_of(request.model)
     step = events(resident_state(request).prepared)
     later = free_after_backward(step, model)
-    (logits,) = (row for row, each in enumerate(step.rows) if each[0] == "lm_head: output")
+    (logits,) = (row for row, shown in enumerate(step.rows) if shown[0] == "lm_head: output")
     assert later.backward[-1] == ~logits
     assert sorted([*later.forward, *later.backward]) == sorted([*step.forward, *step.backward])
     assert later.left == step.left

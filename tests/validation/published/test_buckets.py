@@ -32,11 +32,15 @@ def test_a_bucket_is_sorted_from_long_to_short_and_the_last_begins_with_the_long
 
 
 def test_the_requests_state_the_lengths_and_when_the_cache_is_emptied():
-    runs = [each for each in measurements() if each.source == "peft_metamathqa" and each.run.request]
+    runs = [
+        measurement
+        for measurement in measurements()
+        if measurement.source == "peft_metamathqa" and measurement.run.request
+    ]
     assert len(runs) >= 10
-    for each in runs:
-        training = parse_request(each.run.request).training
-        every = 1 if (each.date or "") < "2025-11-13" else 10
+    for run in runs:
+        training = parse_request(run.run.request).training
+        every = 1 if (run.date or "") < "2025-11-13" else 10
         assert (training.torch_empty_cache_steps, training.empty_cache_at) == (every, "after_step")
         assert training.sequence_lengths == histogram()
 

@@ -58,7 +58,11 @@ def test_questions_reserve_a_prefix_for_all_of_them_in_addition_to_the_cached_bl
 
 
 def test_the_script_of_a_run_is_that_of_its_date():
-    runs = [each for each in measurements() if each.source == "peft_metamathqa" and each.run.request]
-    protocols = {protocol: [each.date for each in runs if each.run.protocol == protocol] for protocol in PROTOCOLS}
+    runs = [
+        measurement
+        for measurement in measurements()
+        if measurement.source == "peft_metamathqa" and measurement.run.request
+    ]
+    protocols = {protocol: [run.date for run in runs if run.run.protocol == protocol] for protocol in PROTOCOLS}
     assert max(protocols["buckets"]) < "2025-12-03" < min(protocols["buckets_after_loss"])
     assert max(protocols["buckets_after_loss"]) < "2026-07-14" < min(protocols["buckets_after_loss_of_base"])

@@ -14,7 +14,7 @@ COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 def test_the_committed_answers_are_to_the_current_questions():
     committed = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
-    assert committed["questions"] == {each["id"]: digest(each) for each in questions()}
+    assert committed["questions"] == {question["id"]: digest(question) for question in questions()}
 
 
 def test_peers_have_a_version_and_a_date():
@@ -27,7 +27,7 @@ def test_peers_have_a_version_and_a_date():
 
 def test_every_question_has_an_answer_or_a_reason():
     for peer in peers():
-        assert set(peer.answers) == {each["id"] for each in questions()}
+        assert set(peer.answers) == {question["id"] for question in questions()}
         assert all(set(answer) in ({"bytes"}, {"reason"}) for answer in peer.answers.values())
 
 
@@ -54,6 +54,6 @@ def test_the_adapter_is_a_script_that_reads_standard_input():
 
 
 def test_a_peer_without_a_method_answers_with_the_reason():
-    question = next(each for each in questions() if each["method"]["name"] == "prefix")
+    question = next(question for question in questions() if question["method"]["name"] == "prefix")
     answers = adapter.answers("accelerate", [question])["answers"]
     assert answers == {question["id"]: {"reason": "only full fine-tuning is estimated"}}

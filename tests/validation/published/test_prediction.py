@@ -11,7 +11,7 @@ from validation.published.prediction import predicted
 from validation.published.results import RESULTS
 from validation.published.rules import measurements
 
-MEASURED = {each.id: each for each in measurements()}
+MEASURED = {measurement.id: measurement for measurement in measurements()}
 #: The committed results; test_published_results.py computes some of them again.
 ROWS = {row["id"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
 

@@ -27,12 +27,12 @@ def filled(row):
 
 
 def test_the_committed_file_has_every_figure_in_order():
-    assert [row["id"] for row in COMMITTED["rows"]] == [each.id for each in measurements()]
+    assert [row["id"] for row in COMMITTED["rows"]] == [measurement.id for measurement in measurements()]
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_committed_row_equals_the_commands_result(name):
-    measurement = next(each for each in measurements() if each.id == name)
+    measurement = next(measurement for measurement in measurements() if measurement.id == name)
     assert filled(result(measurement)) == ROWS[name]
 
 
@@ -101,7 +101,7 @@ def test_the_summary_is_computed_from_the_rows():
 
 
 def test_a_written_file_contains_what_was_computed(tmp_path):
-    selected = [each for each in measurements() if each.id in SAMPLE[:2]]
+    selected = [measurement for measurement in measurements() if measurement.id in SAMPLE[:2]]
     results = document(selected, "2026-01-02")
     file = tmp_path / "results" / "published.json"
     write(results, file)
@@ -113,7 +113,9 @@ def test_a_written_file_contains_what_was_computed(tmp_path):
 
 
 def test_the_tables_name_the_worst_rows_and_the_differences():
-    selected = [each for each in measurements() if each.source in ("fsdp_qlora", "peft_metamathqa")]
+    selected = [
+        measurement for measurement in measurements() if measurement.source in ("fsdp_qlora", "peft_metamathqa")
+    ]
     text = "\n".join(lines(document(selected[:5] + [e for e in selected if e.id in SAMPLE], "2026-01-02"), worst=3))
     assert "peft_metamathqa/38/max_memory_reserved: prefix" in text
     assert "evaluation" in text

@@ -13,7 +13,7 @@ from validation.published.source import sources
 
 
 def by_id(name):
-    return next(each for each in measurements() if each.id == name)
+    return next(measurement for measurement in measurements() if measurement.id == name)
 
 
 @cache
@@ -31,25 +31,29 @@ def test_every_source_has_rules():
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
 def test_every_row_of_a_source_has_a_figure(source):
-    ids = {each.id.split("/")[1] for each in measurements() if each.source == source.name}
+    ids = {measurement.id.split("/")[1] for measurement in measurements() if measurement.source == source.name}
     assert ids == {str(row["id"]) for row in source.rows}
 
 
 def test_a_figure_without_a_request_has_a_reason():
-    assert [each.id for each in measurements() if each.run.request is None and not each.run.differs] == []
+    assert [
+        measurement.id
+        for measurement in measurements()
+        if measurement.run.request is None and not measurement.run.differs
+    ] == []
 
 
 def test_figures_have_unique_ids():
-    assert len({each.id for each in measurements()}) == len(measurements())
+    assert len({measurement.id for measurement in measurements()}) == len(measurements())
 
 
 def test_every_request_is_valid():
-    for each in measurements():
-        if each.run.request is not None:
+    for measurement in measurements():
+        if measurement.run.request is not None:
             try:
-                parse_request(each.run.request)
+                parse_request(measurement.run.request)
             except PlanError as error:
-                pytest.fail(f"{each.id}: {error}")
+                pytest.fail(f"{measurement.id}: {error}")
 
 
 def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
@@ -80,7 +84,11 @@ def test_a_length_that_is_not_stated_leaves_the_figure_between_steps_alone():
 
 
 def test_runs_of_the_method_comparison_name_their_release_and_how_often_the_cache_is_emptied():
-    rows = {each.id: each.run.request for each in measurements() if each.setting == "lora/llama-3.2-3B-rank32"}
+    rows = {
+        measurement.id: measurement.run.request
+        for measurement in measurements()
+        if measurement.setting == "lora/llama-3.2-3B-rank32"
+    }
     stated = {
         (request.get("stack", {}).get("transformers"), request["training"]["torch_empty_cache_steps"])
         for request in rows.values()
@@ -95,20 +103,24 @@ def test_adapters_of_an_older_peft_have_the_models_dtype():
 
 
 def test_a_method_that_the_calculator_does_not_have_is_not_expressed():
-    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "FROD"]
-    assert {each.expressed for each in rows} == {"not"}
+    rows = [
+        measurement
+        for measurement in measurements()
+        if measurement.source == "peft_metamathqa" and measurement.method == "FROD"
+    ]
+    assert {row.expressed for row in rows} == {"not"}
 
 
 def test_the_runs_of_further_methods_have_the_published_number_of_trained_parameters():
     rows = {f"peft_metamathqa/{row['id']}": row for source in sources() for row in source.rows if "peft_config" in row}
     checked = set()
-    for each in measurements():
-        if each.source == "peft_metamathqa" and each.point is None and each.expressed == "whole":
-            optimizer = each.run.request["training"].get("optimizer", "adamw_torch")
-            of = [each.run.request["model"], each.run.request["method"], optimizer]
+    for measurement in measurements():
+        if measurement.source == "peft_metamathqa" and measurement.point is None and measurement.expressed == "whole":
+            optimizer = measurement.run.request["training"].get("optimizer", "adamw_torch")
+            of = [measurement.run.request["model"], measurement.run.request["method"], optimizer]
             trained = trained_parameters(json.dumps(of))
-            assert trained == rows[each.id.rpartition("/")[0]]["trainable_params"], each.id
-            checked.add(each.run.request["method"]["name"])
+            assert trained == rows[measurement.id.rpartition("/")[0]]["trainable_params"], measurement.id
+            checked.add(measurement.run.request["method"]["name"])
     assert {"adalora", "beft", "miss", "boft", "shira", "oft", "p_tuning", "randlora", "vblora", "vera"} <= checked
 
 

@@ -41,7 +41,9 @@ def stepped(name, dtype=torch.bfloat16):
 
 
 def test_every_optimizer_of_a_request_has_a_constructor():
-    of_models = {name for name, each in MODELED.items() if each.projects or each.package == "lomo-optim"} | {"lorafa"}
+    of_models = {
+        name for name, optimizer in MODELED.items() if optimizer.projects or optimizer.package == "lomo-optim"
+    } | {"lorafa"}
     assert set(OPTIMIZERS) | of_models == set(get_args(OptimizerName)) == set(MODELED)
 
 

@@ -29,9 +29,9 @@ def written(request):
     saved = (
         get_peft_model_state_dict(model)
         if isinstance(model, PeftModel)
-        else {name: each for name, each in model.named_parameters() if each.requires_grad}
+        else {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     )
-    return sum(each.numel() * each.element_size() for each in {id(t): t for t in saved.values()}.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in saved.values()}.values())
 
 
 @pytest.mark.parametrize(

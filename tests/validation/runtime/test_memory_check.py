@@ -108,7 +108,7 @@ def test_a_resumed_training_is_measured_in_its_own_steps(tmp_path):
         rows = samples([32] * 8)
         trainer = Trainer(model=tiny(), args=args, train_dataset=rows, eval_dataset=rows[:1], callbacks=[check])
         trainer.train(resume_from_checkpoint=resumes)
-    assert [each["step"] for each in check.rows] == [4, 5, 8]
+    assert [row["step"] for row in check.rows] == [4, 5, 8]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -139,7 +139,7 @@ def classifier():
 )
 def test_the_task_of_a_model_is_that_of_its_class(make, labels, task, tmp_path):
     check = MemoryCheck(write=lambda _: None)
-    rows = [{**each, "labels": labels} for each in samples([32] * 8)]
+    rows = [{**sample, "labels": labels} for sample in samples([32] * 8)]
     trained(make(), tmp_path, check, rows)
     assert task.items() <= check.request.items()
     assert check.rows[-1]["measured"] == {"resident": check.predicted["resident"]}

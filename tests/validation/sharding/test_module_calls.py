@@ -57,7 +57,7 @@ def called(request):
     calls, hooks = [], []
     with emulate_cuda(before_2_14=False), optimizers_on_meta():
         reference = build_model(request, META)
-        leaves = [f"{name}." for name, each in reference.model.named_modules() if type(each).__name__ in LEAVES]
+        leaves = [f"{name}." for name, leaf in reference.model.named_modules() if type(leaf).__name__ in LEAVES]
         for name, module in reference.model.named_modules():
             if name.startswith((*leaves,)):
                 continue
@@ -77,7 +77,7 @@ def called(request):
 
 
 def marked(request):
-    """The same from the marks of a micro-batch in which every layer is interpreted."""
+    """Return the calls from the marks of a micro-batch in which every layer is interpreted."""
     model = model_of(request.model)
     prepared = PreparedModel(model, request.method, request.training, request.device, request.stack)
     context = training_context(prepared)

@@ -74,5 +74,5 @@ def test_zero_3_writes_partitions_and_gathered_weights_of_the_predicted_sizes(tm
 def test_gathered_weights_count_on_the_host_if_the_host_is_the_gpu(sharding, gathered):
     request = body(sharding, {"name": "full"})
     answer = whole_run(parse_run(request))
-    saved = next(each for each in answer.phases if each.name == "checkpoint")
+    saved = next(phase for phase in answer.phases if phase.name == "checkpoint")
     assert on_host(answer, request["device"]) == saved.host_bytes + gathered

@@ -18,8 +18,8 @@ def test_sharding_a_model_and_gathering_its_weights_have_the_recorded_peaks():
 
 def test_broadcasting_the_weights_of_a_model_has_the_recorded_peak():
     recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
-    broadcast = (each for each in recorded if "cpu_ram_efficient_loading" in json.dumps(each["request"]))
-    case = next(each for each in broadcast if each["request"]["method"]["name"] == "adapter")
+    broadcast = (recording for recording in recorded if "cpu_ram_efficient_loading" in json.dumps(recording["request"]))
+    case = next(recording for recording in broadcast if recording["request"]["method"]["name"] == "adapter")
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     assert trace_sharding(body)[0] == case["load_bytes"]
 
@@ -27,7 +27,7 @@ def test_broadcasting_the_weights_of_a_model_has_the_recorded_peak():
 def test_the_weights_that_zero_3_gathers_for_a_checkpoint_have_the_recorded_peak():
     pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
     recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
-    case = next(each for each in recorded if each["request"]["device"]["sharding"] == "zero3")
+    case = next(case for case in recorded if case["request"]["device"]["sharding"] == "zero3")
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     assert trace_sharding(body)[1] == case["gathered_bytes"]
 
@@ -35,7 +35,7 @@ def test_the_weights_that_zero_3_gathers_for_a_checkpoint_have_the_recorded_peak
 def test_a_model_that_is_built_and_filled_under_zero_init_has_the_recorded_peak():
     pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
     recorded = map(json.loads, (CASE_FILES / "run" / "loading.jsonl").read_text().splitlines())
-    case = [each for each in recorded if each["request"]["device"]["sharding"] == "zero3"][-7]
+    case = [case for case in recorded if case["request"]["device"]["sharding"] == "zero3"][-7]
     body = {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
     assert case["request"]["model"]["config"]["tie_word_embeddings"]
     assert trace_sharding(body)[0] == case["load_bytes"]

@@ -104,16 +104,18 @@ def in_trace(found):
 def in_tape(request):
     """The events of the calculator's tape, with the numbers of their streams."""
     batches = step_batches(resident_state(request))
-    played = [each.events() for each in (batches.first, *[batches.later] * bool(batches.later), batches.last) if each]
+    played = [
+        batch.events() for batch in (batches.first, *[batches.later] * bool(batches.later), batches.last) if batch
+    ]
     return [
-        (event >= 0, each.rows[max(event, ~event)][4], each.streams[max(event, ~event)] if each.streams else 0)
-        for each in played
-        for event in (*each.forward, *each.backward)
+        (event >= 0, events.rows[max(event, ~event)][4], events.streams[max(event, ~event)] if events.streams else 0)
+        for events in played
+        for event in (*events.forward, *events.backward)
     ]
 
 
 def in_calculator(request):
-    """The same of the calculator's tape."""
+    """Return the events of the calculator's tape."""
     rows = in_tape(request)
     return {
         name: [(born, size) for born, size, stream in rows if stream == number]

@@ -75,11 +75,11 @@ def test_a_step_allocates_what_deepspeed_does_in_its_order(sharding, zero, train
     first = [
         (is_born, rows[row][4]) for is_born, row in modeled if not streams[row] and rows[row][0].startswith(PREFIX)
     ]
-    added = [(is_born, each.bytes) for is_born, each in real if not each.stream and not each.op.startswith("aten")]
+    added = [(is_born, event.bytes) for is_born, event in real if not event.stream and not event.op.startswith("aten")]
     assert first == added
-    names = {each.stream for _, each in real if each.stream}
+    names = {event.stream for _, event in real if event.stream}
     traced = [
-        in_order((is_born, each.bytes) for is_born, each in real if each.stream == name) for name in sorted(names)
+        in_order((is_born, event.bytes) for is_born, event in real if event.stream == name) for name in sorted(names)
     ]
     ours = [
         in_order((is_born, rows[row][4]) for is_born, row in modeled if streams[row] == n)

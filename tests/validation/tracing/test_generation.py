@@ -177,7 +177,9 @@ SERVINGS = [
 
 
 @pytest.mark.parametrize(
-    ("method", "serving"), [*zip(METHODS, cycle(SERVINGS))], ids=["-".join(map(str, each.values())) for each in METHODS]
+    ("method", "serving"),
+    [*zip(METHODS, cycle(SERVINGS))],
+    ids=["-".join(map(str, method.values())) for method in METHODS],
 )
 def test_every_methods_passes_equal_the_trace(method, serving):
     estimate, traced = estimated_and_traced(LLAMA, method, **serving)

@@ -95,7 +95,9 @@ def test_the_trace_of_a_public_case_is_as_expected_to_the_byte(name):
 @pytest.mark.parametrize("name", ["core-029", "core-051"])
 def test_the_trace_before_torch_2_14_is_as_expected_to_the_byte(name):
     case = cases()[name]
-    (older,) = (each for each in case["alternatives"] if each["why"].startswith("torch before 2.14"))
+    (older,) = (
+        alternative for alternative in case["alternatives"] if alternative["why"].startswith("torch before 2.14")
+    )
     traced = trace(parse_request(case["request"]), before_2_14=True)
     assert (traced.phases, traced.static) == (older["phases"], older["static"])
 
@@ -181,7 +183,7 @@ def test_autocast_caches_a_copy_of_each_trainable_weight():
     ]
     assert len(copies) == 3 * 7
     assert "autocast" in cast.emulations[-1]
-    assert not any("autocast" in each for each in plain.emulations)
+    assert not any("autocast" in emulation for emulation in plain.emulations)
 
 
 def test_a_checkpointed_layer_is_recomputed_under_autocast():

@@ -188,7 +188,7 @@ def _method(row: Row) -> dict[str, Any] | str:
         return "a QR decomposition, whose memory on a GPU the calculator does not have"
     cls: type = METHODS[name]
     names = (setting.name for setting in declared(cls) if setting.name in config)
-    return {"name": name, **{each: _sorted(config[each]) for each in names}}
+    return {"name": name, **{key: _sorted(config[key]) for key in names}}
 
 
 def _sorted(value: Any) -> Any:

@@ -57,7 +57,7 @@ class PinnedMemory:
 
 
 class HostTensor:
-    """A tensor in pinned host memory, of which only the shape and dtype exist."""
+    """A tensor in pinned host memory. It has a shape and a dtype, and no data."""
 
     def __init__(self, shape: torch.Size | tuple[int, ...], dtype: torch.dtype, memory: PinnedMemory) -> None:
         self.shape, self.dtype = torch.Size(shape), dtype

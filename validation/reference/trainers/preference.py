@@ -80,7 +80,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class _Padded:
-    """A trainer's collator, whose first row ends with padding; its labels stay, as many as the recipe says."""
+    """A trainer's collator. The first row ends with padding; the number of its labels is the recipe's."""
 
     collator: Any
 
@@ -125,7 +125,7 @@ def _pairs(recipe: Recipe) -> list[Row]:
 
 
 def _texts(recipe: Recipe) -> list[Row]:
-    """The same as text; ORPOTrainer tokenizes it, and adds a token to the prompt and to each completion."""
+    """Return pairs as text. ORPOTrainer tokenizes them, and adds a token to the prompt and to each completion."""
     length = recipe.request.training.sequence_length
     return [
         {"prompt": " ".join("a" * (length - count - 1)), "chosen": answer, "rejected": answer}
@@ -155,7 +155,7 @@ def _row(length: int, count: int, names: tuple[str, ...]) -> Row:
 
 
 def _whole(recipe: Recipe) -> list[Row]:
-    """Pairs of whole sequences, of which a reward is computed."""
+    """Return pairs of whole sequences, for a reward model."""
     training = recipe.request.training
     sequence = [3] * training.sequence_length
     return [{"chosen_ids": sequence, "rejected_ids": sequence} for _ in range(training.micro_batch_size)]

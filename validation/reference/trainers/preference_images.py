@@ -48,13 +48,13 @@ class Processor(ProcessorMixin):
         batch = images_of.batch_on_host(replace(self._request, training=training), self._config)
         fills = {"input_ids": images_of.ordinary_token(self._config), "token_type_ids": 0, "mm_token_type_ids": 0}
         return {
-            name: pad(each, (longest - shortest, 0), value=fills[name]) if name in fills else each
-            for name, each in batch.items()
+            name: pad(tensor, (longest - shortest, 0), value=fills[name]) if name in fills else tensor
+            for name, tensor in batch.items()
         }
 
 
 class GeneratingProcessor(Processor):
-    """The same for a trainer that generates, whose prompts have the lengths that were given last."""
+    """A processor for a trainer that generates. Its prompts have the lengths that were given last."""
 
     def __init__(self, recipe: Recipe, config: Any) -> None:
         super().__init__(recipe, config)

@@ -199,7 +199,7 @@ def _with_completions(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
     def generate(prompts: list[Any]) -> tuple[Any, ...]:
         rows = [counts[row % len(counts)] for row in range(len(prompts))]
         shorter = [recipe.request.training.padding and prompt > shortest and count == longest for count in rows]
-        given = [[3] * (prompt - each) for each in shorter]
+        given = [[3] * (prompt - tokens) for tokens in shorter]
         of_images: dict[str, Any] = {}
         if has_images:
             given, of_images = trainer.processing_class.prompts([*map(len, given)])

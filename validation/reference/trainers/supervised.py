@@ -58,7 +58,7 @@ class Processor(ProcessorMixin):
 
 @dataclass(frozen=True, slots=True)
 class _Labeled:
-    """SFTTrainer's collator, with as many labels as the recipe says."""
+    """SFTTrainer's collator, with the recipe's number of labels."""
 
     recipe: Recipe
     collator: Any

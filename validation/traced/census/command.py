@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
 def written() -> dict[str, dict[str, Any]]:
     """The outcomes in the committed table by model type, without those that a census has not tried."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))["types"] if TABLE.exists() else []
-    return {each["model_type"]: each for each in rows if each["why"] != NOT_TRIED["why"]}
+    return {listed["model_type"]: listed for listed in rows if listed["why"] != NOT_TRIED["why"]}
 
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
     """The results of a file by model type; the last one of a type counts."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {each["model_type"]: each for each in map(json.loads, lines)}
+    return {listed["model_type"]: listed for listed in map(json.loads, lines)}
 
 
 def modeled(model_type: str) -> bool:
@@ -103,7 +103,7 @@ def document(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in LIBRARIES},
         "command": "python -m validation census --write",
-        "types": sorted(rows, key=lambda each: str(each["model_type"])),
+        "types": sorted(rows, key=lambda listed: str(listed["model_type"])),
     }
 
 
@@ -120,8 +120,8 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """How many types of each task are answered, and by which engine."""
     lines = []
     for task in dict.fromkeys(task for name in model_types() for task in tasks_of(name)):
-        of_task = [each for each in rows if task in each["tasks"]]
-        calculated, traced = (sum(each["engine"] == name for each in of_task) for name in ("calculator", "traced"))
+        of_task = [listed for listed in rows if task in listed["tasks"]]
+        calculated, traced = (sum(listed["engine"] == name for listed in of_task) for name in ("calculator", "traced"))
         lines.append(
             f"{task:24} {len(of_task):4} types: {calculated} modeled, {traced} traced,"
             f" {len(of_task) - calculated - traced} refused"

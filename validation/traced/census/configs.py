@@ -1,4 +1,4 @@
-"""The default config of each model type, with four layers of as many kinds as it has."""
+"""The default config of each model type, with four layers that cover its kinds."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Autocast(TorchFunctionMode):
 
 
 def _cross_entropy(input: Tensor, target: Tensor, **kwargs: Any) -> Tensor:  # noqa: A002
-    """Cross entropy, of which autocast casts nll_loss alone (ATen/native/LossNLL.cpp, `cross_entropy_loss`)."""
+    """Cross entropy. Autocast casts only its nll_loss (ATen/native/LossNLL.cpp, `cross_entropy_loss`)."""
     if input.dtype == torch.float32:
         return torch.nn.functional.cross_entropy(input, target, **kwargs)
     log_probabilities = torch.log_softmax(input, 1, dtype=input.dtype).to(torch.float32)

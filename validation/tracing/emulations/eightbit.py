@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def int8_vectorwise_quant(A: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Rows in 8 bits with their scales, and the columns of outliers, of which none is found."""
+    """Return rows in 8 bits with their scales, and no columns of outliers."""
     scales = A.new_empty(A.numel() // A.shape[-1], dtype=torch.float32)
     quantized = A.new_empty(A.shape, dtype=torch.int8)
     if threshold == 0:

@@ -107,7 +107,7 @@ def tensor(data: Any, *, device: torch.device | str | None = None, **options: An
             return torch.full((), data, device=device, **options)
         if isinstance(data, list):
             # torch.tensor reads the values of tensors where no dispatch mode sees it
-            numbers = [each.item() if isinstance(each, Tensor) else each for each in data]
+            numbers = [item.item() if isinstance(item, Tensor) else item for item in data]
             return _torch_tensor(numbers, device="cpu", **options).to(device)
     return _torch_tensor(data, device=device, **options)
 
@@ -121,7 +121,7 @@ def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
 
 
 def layer_norm(input: Tensor, shape: list[int], *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
-    """Layer norm of an input in another layout, of which the kernel makes a copy (layer_norm_kernel.cu)."""
+    """Layer norm of an input in another layout, which the kernel copies (layer_norm_kernel.cu)."""
     copied = input.contiguous()
     return torch.native_layer_norm(copied, shape, *parameters)
 
@@ -139,7 +139,7 @@ def layer_norm_backward(
     """The gradients of layer norm, whose kernel copies an input and a gradient in another layout."""
     copied = input.contiguous()
     sources = zip((copied, weight, bias), mask, strict=True)
-    outputs = tuple(torch.empty_like(each) if wanted and each is not None else None for each, wanted in sources)
+    outputs = tuple(torch.empty_like(source) if wanted and source is not None else None for source, wanted in sources)
     _grad = grad.contiguous()
     return outputs
 

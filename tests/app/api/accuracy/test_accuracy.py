@@ -20,11 +20,11 @@ def plan_of(method, **more):
 def test_the_errors_of_lora_are_those_of_its_measured_figures():
     found = accuracy(plan_of({"name": "lora"}))
     of_lora = [residual for residual in residuals() if residual.method == "lora"]
-    assert sum(each.figures for each in found.errors) == len(of_lora) > 0
-    for each in found.errors:
-        errors = [residual.error for residual in of_lora if residual.statistic == each.statistic]
-        assert (each.lowest_error, each.highest_error) == (min(errors), max(errors))
-        assert each.configurations <= each.figures == len(errors)
+    assert sum(error.figures for error in found.errors) == len(of_lora) > 0
+    for error in found.errors:
+        errors = [residual.error for residual in of_lora if residual.statistic == error.statistic]
+        assert (error.lowest_error, error.highest_error) == (min(errors), max(errors))
+        assert error.configurations <= error.figures == len(errors)
     assert str(len(of_lora)) in found.sentence
 
 
@@ -46,7 +46,7 @@ def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures(
     found = accuracy(plan)
     assert "reserved memory by replay" in found.sentence
     assert "by a rule" not in found.sentence
-    (shown,) = (each for each in found.errors if each.statistic == "nvidia_smi")
+    (shown,) = (error for error in found.errors if error.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
     assert required / found.interval.highest_bytes - 1 == pytest.approx(shown.lowest_error, abs=1e-9)
     assert required / found.interval.lowest_bytes - 1 == pytest.approx(shown.highest_error, abs=1e-9)

@@ -17,13 +17,15 @@ STEP = {
 def test_every_published_figure_of_a_complete_request_is_a_residual():
     complete = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
     training_runs = [row for row in complete if row.get("protocol") not in OTHER_CODE]
-    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in training_runs)
+    assert sorted(residual.error for residual in residuals()) == sorted(row["error"] for row in training_runs)
 
 
 def test_runs_with_other_kernels_and_passes_without_training_are_no_residuals():
     protocols = [row.get("protocol") for row in results.published()["rows"] if row["expressed"] == "whole"]
     assert all(protocols.count(name) for name in OTHER_CODE)
-    of_lora = [each.error for each in residuals() if (each.method, each.statistic) == ("lora", "nvidia_smi")]
+    of_lora = [
+        residual.error for residual in residuals() if (residual.method, residual.statistic) == ("lora", "nvidia_smi")
+    ]
     assert -0.05 < min(of_lora) < max(of_lora) < 0.01
 
 
@@ -32,7 +34,7 @@ def test_our_own_measurements_are_residuals_too(monkeypatch, tmp_path):
     (tmp_path / "card.json").write_text(json.dumps({**contents, "steps": [STEP, {**STEP, "measured": None}]}))
     monkeypatch.setattr(results, "published", lambda: None)
     monkeypatch.setattr(results, "measured", lambda: (json.loads((tmp_path / "card.json").read_text()),))
-    assert [(each.method, each.statistic, each.error) for each in residuals()] == [
+    assert [(residual.method, residual.statistic, residual.error) for residual in residuals()] == [
         ("dora", "max_memory_allocated", -0.01),
         ("dora", "max_memory_reserved", 0.2),
         ("dora", "nvidia_smi", -0.2),
@@ -41,5 +43,5 @@ def test_our_own_measurements_are_residuals_too(monkeypatch, tmp_path):
 
 def test_errors_are_grouped_by_statistic_in_order():
     errors = errors_by_statistic(residuals())
-    assert [each.statistic for each in errors] == list(STATISTICS)
-    assert all(each.lowest_error <= each.highest_error for each in errors)
+    assert [error.statistic for error in errors] == list(STATISTICS)
+    assert all(error.lowest_error <= error.highest_error for error in errors)

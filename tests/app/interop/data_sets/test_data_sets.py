@@ -26,7 +26,7 @@ def lengths(tmp_path, tokenizer, capsys):
 
     def run(samples, *arguments):
         file = tmp_path / "data.jsonl"
-        file.write_text("".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in samples))
+        file.write_text("".join(f"{sample if isinstance(sample, str) else json.dumps(sample)}\n" for sample in samples))
         status = main(["lengths", str(file), "--tokenizer", tokenizer, *arguments])
         output = capsys.readouterr()
         return status, output.out, output.err
@@ -75,7 +75,7 @@ def test_with_a_model_it_says_what_changes_save(lengths, client):
     samples = [{"text": "a " * length} for length in [16] * 95 + [400] * 5]
     status, out, _ = lengths(samples, "--json", *RUN.split())
     run = json.loads(out)["run"]
-    assert (status, {each["kind"] for each in run["changes"]}) == (0, {"truncation", "bucketing"})
+    assert (status, {change["kind"] for change in run["changes"]}) == (0, {"truncation", "bucketing"})
     body = {
         "model": "gpt2",
         "method": {"name": "full"},

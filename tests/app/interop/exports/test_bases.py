@@ -65,26 +65,26 @@ def test_the_script_of_hqq_quantizes_the_loaded_model():
 def test_llama_factory_quantizes_with_eetq():
     file = exported("eetq", "llama-factory")
     assert {"quantization_method": "eetq", "quantization_bit": 8}.items() <= yaml.safe_load(file.content).items()
-    assert not [each for each in file.not_expressed if each.loc.startswith("method")]
+    assert not [remark for remark in file.not_expressed if remark.loc.startswith("method")]
     assert read(file.content).request["method"]["quantization_config"] == {"quant_method": "eetq"}
 
 
 def test_an_answer_about_an_aqlm_checkpoint_mentions_its_head():
-    (missed,) = [each for each in exported("aqlm").not_expressed if each.loc == LOC]
+    (missed,) = [remark for remark in exported("aqlm").not_expressed if remark.loc == LOC]
     assert "add lm_head" in missed.why
 
 
 def test_a_script_over_a_checkpoint_needs_its_name():
     with pytest.raises(PlanError, match="name a model by its hub id"):
         exported("gptq", model={"config": CONFIG})
-    assert [each.loc for each in exported("gptq").not_expressed] == [LOC]
+    assert [remark.loc for remark in exported("gptq").not_expressed] == [LOC]
 
 
 @pytest.mark.parametrize(("format_name", "key"), [("axolotl", {"gptq": True}), ("llama-factory", {})])
 def test_files_of_tools_name_a_base_that_they_read_and_list_one_that_they_do_not(format_name, key):
     file = exported("gptq", format_name)
     assert key.items() <= yaml.safe_load(file.content).items()
-    (why,) = (each.why for each in exported("torchao", format_name).not_expressed if each.loc == LOC)
+    (why,) = (remark.why for remark in exported("torchao", format_name).not_expressed if remark.loc == LOC)
     assert "half precision" in why
 
 
@@ -125,11 +125,11 @@ FP8 = "base_model: Qwen/Qwen3-8B\nadapter: lora\nlora_target_linear: true\nmodel
 def test_axolotl_s_config_of_a_checkpoint_is_read(file, base):
     found = read(file)
     assert found.request["method"].get("quantization_config") == base
-    assert not [each for each in found.not_understood if "quantization" in each.key]
+    assert not [remark for remark in found.not_understood if "quantization" in remark.key]
 
 
 def test_mxfp4_that_is_kept_is_not_trained():
-    (missed,) = [each for each in read(f"{FP8}Mxfp4Config\n").not_understood if "quantization" in each.key]
+    (missed,) = [remark for remark in read(f"{FP8}Mxfp4Config\n").not_understood if "quantization" in remark.key]
     assert "dequantized" in missed.why
 
 
@@ -137,7 +137,7 @@ def test_a_base_in_fp8_survives_axolotl():
     base = {"quant_method": "fp8", "weight_block_size": [64, 64], "activation_scheme": "dynamic"}
     method = {"name": "lora", "quantization_config": base, "prepare_model_for_kbit_training": False}
     file = export(parse_request({"model": "Qwen/Qwen3-8B", "method": method}), "axolotl")
-    assert not [each for each in file.not_expressed if "quantization" in each.loc]
+    assert not [remark for remark in file.not_expressed if "quantization" in remark.loc]
     assert read(file.content).request["method"]["quantization_config"] == base
 
 
@@ -164,7 +164,7 @@ def test_a_base_in_fp8_survives_axolotl():
 def test_a_script_s_config_of_the_base_is_read(call, base):
     found = read(SCRIPT.format(call))
     assert found.request["method"].get("quantization_config") == base
-    assert not [each for each in found.not_understood if each.key != "max_length"]
+    assert not [remark for remark in found.not_understood if remark.key != "max_length"]
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_a_script_s_config_of_the_base_is_read(call, base):
     ],
 )
 def test_a_script_s_config_that_is_not_modeled_is_named(call, why):
-    assert any(why in each.why for each in read(SCRIPT.format(call)).not_understood)
+    assert any(why in remark.why for remark in read(SCRIPT.format(call)).not_understood)

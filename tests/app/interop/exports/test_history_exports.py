@@ -38,11 +38,11 @@ def test_a_tool_gets_the_key_of_the_trainer_and_reads_it_back(tool):
     file = exported(tool)
     keys = yaml.safe_load(file.content)
     assert keys["torch_empty_cache_steps"] == 5
-    assert [each.loc for each in file.not_expressed if "lengths" in each.loc] == ["training.sequence_lengths"]
+    assert [remark.loc for remark in file.not_expressed if "lengths" in remark.loc] == ["training.sequence_lengths"]
     assert read(file.content, tool).request["training"]["torch_empty_cache_steps"] == 5
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
 def test_a_place_that_the_trainer_has_not_is_listed(tool):
-    locs = [each.loc for each in exported(tool, empty_cache_at="after_step").not_expressed]
+    locs = [remark.loc for remark in exported(tool, empty_cache_at="after_step").not_expressed]
     assert "training.empty_cache_at" in locs

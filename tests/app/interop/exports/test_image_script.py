@@ -39,7 +39,7 @@ TRAINED_BY = [
 ]
 
 
-@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[each[0] for each in TRAINED_BY])
+@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[row[0] for row in TRAINED_BY])
 def test_the_script_trains_a_model_on_images_from_a_folder(
     trainer, method, training, small_llava, tmp_path, monkeypatch, capsys
 ):
@@ -66,7 +66,7 @@ def test_a_batch_has_the_tensors_of_the_figures(padding, small_llava, tmp_path):
     parsed = parse_request({**request, "model": {"config": CONFIG}})
     planned = dict.fromkeys(("input_ids", "attention_mask", "labels"), (2, 640))
     planned |= {name: tuple(map(int, shape)) for name, shape, _ in tensors(model_of(parsed.model), parsed.training)}
-    assert {name: tuple(each.shape) for name, each in batch.items()} == planned
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == planned
     assert bool((batch["attention_mask"] == 0).any()) is padding
 
 

@@ -31,14 +31,14 @@ def written(request, folder):
     exported = export(parse_request(request), "peft")
     for name, content in [
         (exported.filename, exported.content),
-        *((each.filename, each.content) for each in exported.additional_files),
+        *((file.filename, file.content) for file in exported.additional_files),
     ]:
         (folder / name).write_text(content)
     return exported
 
 
 def trained(folder, *options):
-    """What two processes print that run the script of a folder."""
+    """Return what two processes print that run the script of a folder."""
     command = [sys.executable, "tests/app/interop/exports/two_processes.py", str(folder), "--steps", "2", *options]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -68,8 +68,8 @@ def test_a_script_and_its_files_are_read_as_the_request_that_they_were_exported_
         request["device"] |= {"count": 8, "nodes": 2}
     exported = written(request, tmp_path)
     found = read(exported.content).request
-    for each in exported.additional_files:
-        found = read(each.content, None, None, found).request
+    for file in exported.additional_files:
+        found = read(file.content, None, None, found).request
     again, planned = parse_request({**found, "reserved": "rule"}), parse_request(request)
     assert (again.method, again.device) == (planned.method, planned.device)
     assert again.training.images == planned.training.images

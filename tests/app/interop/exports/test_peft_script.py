@@ -147,7 +147,7 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
             settings = {"target_modules": ["ln_f"]} if name == "ln_tuning" and "config" in model else routers
             request = {**body({"name": name, **settings}, gradient_accumulation_steps=2), "model": model}
             (tmp_path / f"{name}_{'id' if isinstance(model, str) else 'config'}.py").write_text(script(request))
-    for name in [name for name, each in OPTIMIZERS.items() if each.on_one_gpu]:
+    for name in [name for name, optimizer in OPTIMIZERS.items() if optimizer.on_one_gpu]:
         for trainer in (None, "transformers") if OPTIMIZERS[name].projects else (None,):
             named = "all-linear" if name == "galore_adamw" else ["q_proj", "mlp"]
             method = {"name": "lora" if name == "lorafa" else "full"}

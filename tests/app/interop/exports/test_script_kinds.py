@@ -35,7 +35,7 @@ TRAINED_BY = [
 ]
 
 
-@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[each[0] for each in TRAINED_BY])
+@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[row[0] for row in TRAINED_BY])
 def test_the_script_of_a_trainer_runs_its_own_step(trainer, method, training, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained_as_planned(ran(body(method, trainer=trainer, **training), tmp_path, monkeypatch, capsys))
@@ -77,7 +77,7 @@ ADDING = [
 
 
 @pytest.mark.parametrize(
-    ("trainer", "method", "training"), ADDING, ids=[f"{each[0]}-{each[1]['name']}" for each in ADDING]
+    ("trainer", "method", "training"), ADDING, ids=[f"{row[0]}-{row[1]['name']}" for row in ADDING]
 )
 def test_the_script_of_a_trainer_of_texts_trains_a_model_from_a_folder(
     trainer, method, training, small_model, tmp_path, monkeypatch, capsys
@@ -93,7 +93,7 @@ def test_the_script_of_a_trainer_of_texts_trains_a_model_from_a_folder(
 def test_padding_is_listed_if_a_trainer_cannot_pad_to_a_length():
     request = {**body({"name": "full"}, trainer="trl-grpo", micro_batch_size=2, padding=True), "model": "gpt2"}
     exported = export(parse_request(request), "peft")
-    assert "training.padding" in [each.loc for each in exported.not_expressed]
+    assert "training.padding" in [remark.loc for remark in exported.not_expressed]
     assert "pad_to_multiple_of" not in exported.content
 
 
@@ -104,7 +104,7 @@ def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows(
         assert refused.value.problems[0].loc == loc
 
 
-@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each not in ("unsloth", "torchtune")])
+@pytest.mark.parametrize("trainer", [trainer for trainer in TRAINERS if trainer not in ("unsloth", "torchtune")])
 def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
     request = body({"name": "lora", **LOW_RANK}, trainer=trainer, micro_batch_size=2)
     request["model"] = "meta-llama/Llama-3.2-1B"
@@ -118,4 +118,4 @@ def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
 
 def test_a_script_lists_the_labeled_tokens_that_its_text_does_not_have():
     exported = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
-    assert [each.loc for each in exported.not_expressed] == ["training.completion_tokens"]
+    assert [remark.loc for remark in exported.not_expressed] == ["training.completion_tokens"]

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, each in OPTIMIZERS.items() if not each.package and name not in ("muon", "lorafa")]
+    "name", [name for name, optimizer in OPTIMIZERS.items() if not optimizer.package and name not in ("muon", "lorafa")]
 )
 def test_the_optimizer_is_the_one_of_the_figures(name):
     trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
@@ -60,13 +60,13 @@ def test_the_script_of_muon_updates_hidden_matrices_with_it(tmp_path):
     muon, adamw = made(model, lr=1e-4).both
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert type(muon) is torch.optim.Muon
-    assert {names[id(each)].split(".")[-2] for group in muon.param_groups for each in group["params"]} == {
+    assert {names[id(param)].split(".")[-2] for group in muon.param_groups for param in group["params"]} == {
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
     assert len(adamw.param_groups[0]["params"]) + len(muon.param_groups[0]["params"]) == len(names)
 
 
-@pytest.mark.parametrize("name", [name for name, each in OPTIMIZERS.items() if each.package])
+@pytest.mark.parametrize("name", [name for name, optimizer in OPTIMIZERS.items() if optimizer.package])
 def test_a_script_imports_the_package_of_its_optimizer(name):
     text = script(body({"name": "full"}, LLAMA, **optimizing(name)))
     module = script_optimizer.MODULES[OPTIMIZERS[name].package]
@@ -84,9 +84,9 @@ def test_the_script_projects_the_gradients_of_the_figures(tmp_path):
     model = build_model(parse_request(request)).model
     others, projected = runpy.run_path(str(file))["projected"](model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert all(names[id(each)].endswith("q_proj.weight") for each in projected.pop("params"))
+    assert all(names[id(parameter)].endswith("q_proj.weight") for parameter in projected.pop("params"))
     assert projected == {"rank": 8, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
-    assert not any("q_proj" in names[id(each)] for each in others["params"])
+    assert not any("q_proj" in names[id(param)] for param in others["params"])
 
 
 def test_the_script_of_released_gradients_steps_in_the_backward_pass(tmp_path):
@@ -112,7 +112,7 @@ def test_the_script_of_lomo_calls_its_backward(name):
 def test_a_script_states_what_an_initialization_runs_on_samples(init, function):
     method = {"name": "lora", "init_lora_weights": init, "target_modules": ["q_proj"]}
     exported = export(parse_request(body(method, LLAMA)), "peft")
-    stated = [each.why for each in exported.not_expressed if each.loc == "method.init_lora_weights"]
+    stated = [remark.why for remark in exported.not_expressed if remark.loc == "method.init_lora_weights"]
     assert len(stated) == 1
     assert function in stated[0]
     assert function in exported.content

@@ -38,7 +38,7 @@ def request(sharding, method=None, model=None, **training):
 
 
 def others(exported):
-    return {each.filename: each.content for each in exported.additional_files}
+    return {file.filename: file.content for file in exported.additional_files}
 
 
 @pytest.mark.trace
@@ -68,7 +68,7 @@ def test_accelerate_knows_every_key_of_its_configuration():
     options = {action.dest for action in launch_command_parser()._actions}
     for sharding in ("fsdp", "zero2"):
         config = yaml.safe_load(others(export(request(sharding), "peft"))["accelerate.yaml"])
-        assert set(config) <= {each.name for each in fields(ClusterConfig)}
+        assert set(config) <= {field.name for field in fields(ClusterConfig)}
         nested = config.get("fsdp_config") or config["deepspeed_config"]
         assert set(nested) <= options
         assert config["num_processes"] == 2
@@ -107,7 +107,7 @@ def test_a_model_that_is_loaded_whole_is_loaded_before_zero_3_is_known():
     assert exported.content.index("= load(") < exported.content.index("arguments(args),")
     assert yaml.safe_load(others(exported)["accelerate.yaml"])["deepspeed_config"]["zero3_init_flag"] is False
     for tool in ("axolotl", "llama-factory"):
-        assert "training.deepspeed.zero3_init_flag" in {each.loc for each in export(whole, tool).not_expressed}
+        assert "training.deepspeed.zero3_init_flag" in {remark.loc for remark in export(whole, tool).not_expressed}
 
 
 def test_deepspeed_gets_the_plan():
@@ -154,11 +154,11 @@ def test_the_tools_files_have_keys_that_they_document(sharding):
 def test_a_tool_lists_the_distribution_that_it_does_differently():
     config = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 5}
     plan = request("ddp", LORA, ddp=config, gradient_checkpointing=True)
-    found = {name: [each.loc for each in export(plan, name).not_expressed] for name in ("axolotl", "llama-factory")}
+    found = {name: [remark.loc for remark in export(plan, name).not_expressed] for name in ("axolotl", "llama-factory")}
     view = "training.ddp.gradient_as_bucket_view"
     assert [loc for loc in found["axolotl"] if "ddp" in loc] == [view, "training.ddp.static_graph"]
     assert [loc for loc in found["llama-factory"] if "ddp" in loc] == [view]
-    assert "device.sharding" in [each.loc for each in export(request("fsdp", LORA), "axolotl").not_expressed]
+    assert "device.sharding" in [remark.loc for remark in export(request("fsdp", LORA), "axolotl").not_expressed]
 
 
 def test_scripts_of_several_gpus_are_as_formatters_and_linters_leave_them(tmp_path):
@@ -183,4 +183,4 @@ def test_the_page_links_to_the_additional_files_and_the_command_line_writes_them
     assert client.get(link.replace("accelerate.yaml", "other.yaml")).status_code == 404
     plan = ["--model", "gpt2", "--method", "full", "--count", "2", "--sharding", "fsdp"]
     main(["export", *plan, "--output", str(tmp_path / "train.py")])
-    assert {each.name for each in tmp_path.iterdir()} == {"train.py", "accelerate.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"train.py", "accelerate.yaml"}

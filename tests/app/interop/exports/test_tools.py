@@ -37,7 +37,7 @@ def keys(tool, method, model=LLAMA, **training):
 
 
 def differing(tool, method, model=LLAMA, **training):
-    return [each.loc for each in exported(tool, method, model, **training).not_expressed]
+    return [remark.loc for remark in exported(tool, method, model, **training).not_expressed]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
@@ -234,4 +234,4 @@ def test_a_file_of_axolotl_names_the_trainer_that_it_does_not_run(trainer, why):
     autocast = {"autocast": "bfloat16"} if trainer == "unsloth" else {}
     length = {"sequence_length": 32, "micro_batch_size": 2}
     made = exported("axolotl", {"name": "lora"}, "meta-llama/Llama-3.2-1B", trainer=trainer, **length, **autocast)
-    assert [why in each.why for each in made.not_expressed if each.loc == "training.trainer"] == [True]
+    assert [why in remark.why for remark in made.not_expressed if remark.loc == "training.trainer"] == [True]

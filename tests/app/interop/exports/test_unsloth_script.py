@@ -66,7 +66,7 @@ def test_a_model_without_an_id_has_no_script():
     model = {"config": {**config, "intermediate_size": 128, "vocab_size": 300, "max_position_embeddings": 2048}}
     with pytest.raises(PlanError, match="hub id"):
         exported(model=model)
-    assert [each.loc for each in exported({**METHOD, "blocksize": 128}).not_expressed] == ["method.blocksize"]
+    assert [remark.loc for remark in exported({**METHOD, "blocksize": 128}).not_expressed] == ["method.blocksize"]
 
 
 def test_embeddings_and_head_that_are_trained_are_read_back():

@@ -31,7 +31,7 @@ def found(adapter, stored=None):
 
 
 def missed(imported):
-    return {each.key: each.why for each in imported.not_understood}
+    return {remark.key: remark.why for remark in imported.not_understood}
 
 
 def test_an_adapter_of_an_unknown_base_is_estimated_in_16_bits_with_a_remark():

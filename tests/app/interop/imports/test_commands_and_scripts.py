@@ -54,7 +54,7 @@ trainer = Trainer(model=model, args=args, train_dataset=data)
 
 
 def missed(found):
-    return {each.key: each.value for each in found.not_understood}
+    return {remark.key: remark.value for remark in found.not_understood}
 
 
 def peak(request):
@@ -330,5 +330,5 @@ def test_completions_of_one_batch_are_divided_into_groups_instead_of_the_rows_of
     assert read(command).request["training"]["num_generations"] == 16
     found = read(f"{command} --generation_batch_size 16")
     assert "num_generations" not in found.request["training"]
-    assert "generation_batch_size" in {each.key for each in found.not_understood}
+    assert "generation_batch_size" in {remark.key for remark in found.not_understood}
     assert answer(found.request).memory

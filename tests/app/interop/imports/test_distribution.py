@@ -96,7 +96,7 @@ def test_machines_are_nodes_if_they_divide_the_gpus():
     assert read(two, model="gpt2").request["device"]["nodes"] == 2
     three = read(two.replace("num_machines: 2", "num_machines: 3"), model="gpt2")
     assert "nodes" not in three.request["device"]
-    assert "num_machines" in {each.key for each in three.not_understood}
+    assert "num_machines" in {remark.key for remark in three.not_understood}
 
 
 def test_a_file_without_a_model_needs_one():
@@ -131,7 +131,7 @@ def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
     ]
     offload = {"offload_param": {"device": "cpu"}}
     assert training["deepspeed"]["zero_optimization"] == offload | {"stage3_max_live_parameters": 10**9}
-    listed = {each.key for each in found.not_understood}
+    listed = {remark.key for remark in found.not_understood}
     zero = "deepspeed.zero_optimization"
     assert listed == {"method", "deepspeed.optimizer", f"{zero}.zero_hpz_partition_size"}
     assert f"{zero}.offload_param.nvme_path" in found.without_effect
@@ -140,7 +140,7 @@ def test_deepspeeds_file_states_sizes_and_what_is_not_modeled():
 @pytest.mark.parametrize("name", KNOWN_FILES)
 def test_files_of_a_tool_are_read_completely(name):
     found = read(AXOLOTL + f"deepspeed: some/folder/{name}.json")
-    keys = [each.key for each in found.not_understood if each.key.startswith("deepspeed")]
+    keys = [remark.key for remark in found.not_understood if remark.key.startswith("deepspeed")]
     assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
 
 
@@ -158,7 +158,7 @@ def test_files_with_fsdp_keep_their_trainer():
     training = found.request["training"]
     assert (training["trainer"], training["use_liger_kernel"]) == ("transformers", True)
     assert training["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
-    listed = {each.key for each in found.not_understood}
+    listed = {remark.key for remark in found.not_understood}
     assert not {"trainer", "use_liger_kernel"} & listed
     assert estimate(parse_request(found.request)).memory.peak_allocated_bytes
 
@@ -166,7 +166,7 @@ def test_files_with_fsdp_keep_their_trainer():
 def test_a_reward_model_under_fsdp_keeps_its_trainer():
     found = read(FACTORY.replace("stage: pt", "stage: rm") + "fsdp: true")
     assert found.request["training"]["trainer"] == "trl-reward"
-    assert "stage" not in {each.key for each in found.not_understood}
+    assert "stage" not in {remark.key for remark in found.not_understood}
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
@@ -182,8 +182,8 @@ def test_an_exported_file_imports_as_the_same_distribution(tool, sharding):
         body["training"]["deepspeed"] = {"zero_optimization": {"round_robin_gradients": True}}
     exported = export(parse_request(body), tool)
     content = yaml.safe_load(exported.content) | {"num_processes": 2}
-    for each in exported.additional_files:
-        content["deepspeed"] = json.loads(each.content)
+    for file in exported.additional_files:
+        content["deepspeed"] = json.loads(file.content)
     found = read(content).request
     assert found["device"] == body["device"]
     assert found["training"].get("deepspeed") == body["training"].get("deepspeed")
@@ -211,7 +211,15 @@ def test_the_optimizer_that_deepspeed_creates_replaces_the_plans(params, optimiz
 def test_a_deepspeed_file_without_a_plan_trains_in_bfloat16():
     found = read('{"zero_optimization": {"stage": 1}, "bf16": {"enabled": "auto"}}', model="gpt2")
     assert found.request["training"]["autocast"] == "bfloat16"
-    assert "bf16.enabled" in {each.key for each in found.not_understood}
+    assert "bf16.enabled" in {remark.key for remark in found.not_understood}
+    estimate(parse_request(found.request))
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), [("bfloat16", "bfloat16"), ("float32", None)])
+def test_a_deepspeed_file_that_leaves_the_precision_to_the_trainer_gets_it_from_the_plans_weights(dtype, autocast):
+    plan = {"model": "gpt2", "method": {"name": "lora"}, "training": {"dtype": dtype}}
+    found = read('{"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}', plan=plan)
+    assert found.request["training"].get("autocast") == autocast
     estimate(parse_request(found.request))
 
 
@@ -240,14 +248,14 @@ def test_the_classes_of_units_are_read_if_their_units_are_modeled():
     assert found.request["training"]["fsdp_config"] == {"transformer_layer_cls_to_wrap": ["GPT2Block"]}
     other = read(AXOLOTL + WRAPPED.replace("NAMES", "GPT2MLP"))
     assert "fsdp_config" not in other.request["training"]
-    assert "fsdp_config.transformer_layer_cls_to_wrap" in {each.key for each in other.not_understood}
+    assert "fsdp_config.transformer_layer_cls_to_wrap" in {remark.key for remark in other.not_understood}
 
 
 def test_the_classes_of_units_survive_export_and_import():
     training = {"autocast": "bfloat16", "fsdp_config": {"transformer_layer_cls_to_wrap": ["GPT2Block"]}}
     request = {"model": "gpt2", "method": {"name": "lora"}, "training": training}
     request["device"] = {"count": 2, "sharding": "fsdp"}
-    files = {each.filename: each.content for each in export(parse_request(request), "peft").additional_files}
+    files = {file.filename: file.content for file in export(parse_request(request), "peft").additional_files}
     (config,) = [text for text in files.values() if "fsdp_transformer_layer_cls_to_wrap: GPT2Block" in text]
     again = read(config, plan={"model": "gpt2", "method": {"name": "lora"}}).request["training"]["fsdp_config"]
     assert again["transformer_layer_cls_to_wrap"] == ["GPT2Block"]
@@ -265,7 +273,7 @@ def test_the_number_of_gpus_is_read_from_the_keys_of_a_tool(text):
     found = read(text)
     assert found.request["device"]["count"] == 4
     assert found.warnings == ()
-    assert "num_processes" not in {each.key for each in found.not_understood}
+    assert "num_processes" not in {remark.key for remark in found.not_understood}
 
 
 def test_names_of_a_language_model_are_those_of_a_text_model():

@@ -43,7 +43,7 @@ def test_axolotl_takes_vllms_share_from_the_settings_of_its_server():
 def test_parts_around_the_settings_are_ignored(text):
     found = read(text)
     assert (found.request["model"], found.request["training"]["sequence_length"]) == ("openai-community/gpt2", 77)
-    assert "with" not in {each.key for each in found.not_understood}
+    assert "with" not in {remark.key for remark in found.not_understood}
 
 
 def test_several_commands_are_refused():

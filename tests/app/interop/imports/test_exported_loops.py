@@ -32,20 +32,20 @@ def test_an_exported_loop_is_read_as_the_request_that_it_was_exported_from(metho
     request, text = script(method, training)
     found = read(text)
     again = parse_request(found.request)
-    assert [each.key for each in found.not_understood] == ["model_name"]
+    assert [remark.key for remark in found.not_understood] == ["model_name"]
     assert (again.training, again.method) == (request.training, request.method)
     assert estimate(again).memory.peak_allocated_bytes == estimate(request).memory.peak_allocated_bytes
 
 
 def test_settings_that_are_not_read_from_a_loop_are_listed():
     _, text = script({"name": "lora"}, {"torch_empty_cache_steps": 1})
-    assert "empty_cache" in [each.key for each in read(text).not_understood]
+    assert "empty_cache" in [remark.key for remark in read(text).not_understood]
 
 
 def test_an_edited_optimizer_is_listed():
     _, text = script({"name": "lora"}, {})
     found = read(text.replace("torch.optim.AdamW(", "MyOptimizer("))
-    assert "optimizer" in [each.key for each in found.not_understood]
+    assert "optimizer" in [remark.key for remark in found.not_understood]
     assert "optimizer" not in found.request["training"]
 
 
@@ -68,5 +68,5 @@ def test_images_of_an_exported_script_are_read(trainer, model, images, padding):
     body = {"model": model, "method": {"name": "lora", "target_modules": ["q_proj"]}, "training": training}
     request = parse_request(body)
     found = read(FORMATS["peft"](planned(request)).content)
-    assert "max_length" not in [each.key for each in found.not_understood]
+    assert "max_length" not in [remark.key for remark in found.not_understood]
     assert parse_request(found.request).training == request.training

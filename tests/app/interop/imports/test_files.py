@@ -25,7 +25,7 @@ def llama_factory(text):
 
 
 def missed(found):
-    return {each.key: each.value for each in found.not_understood}
+    return {remark.key: remark.value for remark in found.not_understood}
 
 
 def refused(content, **options):
@@ -117,7 +117,7 @@ def test_older_flags_of_attention_are_read():
 def test_keys_that_are_not_understood_are_listed_with_their_values(text, listed):
     found = axolotl(f"adapter: lora\n{QUIET}{text}")
     assert missed(found) == listed
-    assert all(each.why for each in found.not_understood)
+    assert all(remark.why for remark in found.not_understood)
 
 
 def test_keys_without_effect_are_named():
@@ -235,7 +235,7 @@ def test_every_file_is_a_request_or_refused(name, data):
         assert [problem for problem in problems if not (problem.loc and problem.msg)] == []
         return
     parse_request(found.request)
-    named = {*(part for each in found.not_understood for part in each.key.split(".")), *found.without_effect}
+    named = {*(part for remark in found.not_understood for part in remark.key.split(".")), *found.without_effect}
     named |= {key for key in content if any(f"{key}: " in warning for warning in found.warnings)}
     unread = {key for key, value in content.items() if isinstance(value, dict) and any(value.values())}
     unread -= {key for key in unread if found.request["method"].get(key) == content[key]}

@@ -37,7 +37,9 @@ def test_finetuning_type_freeze_trains_the_layers_that_its_keys_choose(keys, pat
         "name": "full", "unfrozen_parameters": patterns, "unfrozen_dtype": "float32"
     }  # fmt: skip
     of_last_layers = "layers: -1" not in keys and "embed" not in keys and "pro" not in keys
-    assert [each.key for each in found.not_understood] == ([] if of_last_layers else ["disable_gradient_checkpointing"])
+    assert [remark.key for remark in found.not_understood] == (
+        [] if of_last_layers else ["disable_gradient_checkpointing"]
+    )
 
 
 def test_pure_bf16_casts_nothing():
@@ -61,7 +63,7 @@ def test_axolotl_names_unfrozen_parameters():
     found = read(text)
     assert found.request["method"]["unfrozen_parameters"] == ["^model.norm.weight$", "model.layers.15.mlp"]
     assert "unfrozen_parameters" in {
-        each.key for each in read(f"{text}adapter: lora\nlora_target_linear: true").not_understood
+        remark.key for remark in read(f"{text}adapter: lora\nlora_target_linear: true").not_understood
     }
 
 
@@ -84,7 +86,7 @@ def test_chosen_parameters_are_the_same_after_export_and_import(format_):
 def test_llama_factory_lists_a_choice_that_freeze_cannot_make():
     method = {"name": "full", "unfrozen_parameters": ["model.layers.3."]}
     body = {"model": MODEL, "method": method, "training": {"trainer": "transformers", "sequence_length": 512}}
-    assert "method.unfrozen_parameters" in [each.loc for each in exported(body, "llama-factory").not_expressed]
+    assert "method.unfrozen_parameters" in [remark.loc for remark in exported(body, "llama-factory").not_expressed]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_llama_factory_lists_a_choice_that_freeze_cannot_make():
 def test_a_script_that_freezes_parameters_otherwise_lists_the_line(statement):
     load = f'model = AutoModelForCausalLM.from_pretrained("{MODEL}")'
     code = f"{load}\n{statement}\nTrainer(model=model, args=TrainingArguments())\n"
-    (missed,) = [each for each in read(code).not_understood if each.key == "requires_grad"]
+    (missed,) = [remark for remark in read(code).not_understood if remark.key == "requires_grad"]
     assert missed.value in {"line 2", "line 3"}
     adapted = code.replace("Trainer(model", "model = get_peft_model(model, LoraConfig())\nTrainer(model")
-    assert not [each for each in read(adapted).not_understood if each.key == "requires_grad"]
+    assert not [remark for remark in read(adapted).not_understood if remark.key == "requires_grad"]

@@ -21,7 +21,7 @@ def test_the_file_that_peft_writes_is_the_request_that_it_was_written_from(tmp_p
     settings["exclude_modules"] = ["lm_head"]
     found = imported(tmp_path, **settings, init_ia3_weights=False)
     assert found.request["method"] == {"name": "ia3", **settings, "init_ia3_weights": False}
-    assert [each.key for each in found.not_understood] == ["quantization_config"]
+    assert [remark.key for remark in found.not_understood] == ["quantization_config"]
 
 
 def test_settings_that_the_file_omits_have_pefts_defaults(tmp_path):
@@ -33,4 +33,4 @@ def test_settings_that_the_file_omits_have_pefts_defaults(tmp_path):
 def test_feed_forward_modules_that_are_no_names_are_listed(tmp_path, value):
     found = imported(tmp_path, target_modules="all-linear", feedforward_modules=value)
     assert found.request["method"]["target_modules"] == "all-linear"
-    assert {each.key: each.value for each in found.not_understood}["feedforward_modules"] == value
+    assert {remark.key: remark.value for remark in found.not_understood}["feedforward_modules"] == value

@@ -10,7 +10,7 @@ COMMAND = "trl {} --model_name_or_path openai-community/gpt2 --dataset_name x"
 
 
 def missed(content):
-    return {each.key: each.why for each in read(content).not_understood}
+    return {remark.key: remark.why for remark in read(content).not_understood}
 
 
 @pytest.mark.parametrize("trainer", ["dpo", "kto", "reward"])
@@ -70,7 +70,7 @@ def test_the_export_of_copies_in_the_models_dtype_says_so():
     body = {**read({**FACTORY, "bf16": True}).request, "reserved": "rule"}
 
     def listed():
-        return {each.loc for each in export(parse_request(body), "llama-factory").not_expressed}
+        return {remark.loc for remark in export(parse_request(body), "llama-factory").not_expressed}
 
     assert not listed() & {"method.modules_to_save", "method.unfrozen_dtype"}
     body["method"]["unfrozen_dtype"] = "model"

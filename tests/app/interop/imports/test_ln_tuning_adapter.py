@@ -20,4 +20,4 @@ def test_the_file_that_peft_writes_is_the_request_that_it_was_written_from(tmp_p
     found = read(json.loads((tmp_path / "adapter_config.json").read_text()))
     defaults = {"name": "ln_tuning", "target_modules": None, "modules_to_save": None, "exclude_modules": None}
     assert found.request["method"] == defaults | settings
-    assert [each.key for each in found.not_understood] == ["quantization_config"]
+    assert [remark.key for remark in found.not_understood] == ["quantization_config"]

@@ -43,8 +43,8 @@ def test_names_of_a_script_are_followed_to_their_values(code, arguments, expecte
 def test_a_default_of_the_code_is_listed_and_a_value_that_it_sets_is_not():
     script = f"def train(model, r=32):\n    {OF_SFT.format(model='model', rows=1, r='r')}\n\n"
     assumed, given = (read(f'{script}train("Qwen/Qwen3-4B"{r})') for r in ("", ", r=8"))
-    assert [each.request["method"]["r"] for each in (assumed, given)] == [32, 8]
-    assert ["r" in [key.key for key in each.not_understood] for each in (assumed, given)] == [True, False]
+    assert [imported.request["method"]["r"] for imported in (assumed, given)] == [32, 8]
+    assert ["r" in [key.key for key in imported.not_understood] for imported in (assumed, given)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_release_of_trl_that_is_not_known_is_read_as_the_one_with_the_loss_mos
     found = read(f"!pip install trl=={pinned}\n{OF_SFT.format(model=repr('Qwen/Qwen3-4B'), rows=1, r=8)}")
     assert found.request.get("stack") == ({"trl": used} if used else None)
     assert ("trl", f"trl {pinned} is not known: {used or '1.16'} is used{differs}") in [
-        (each.key, each.why) for each in found.not_understood
+        (remark.key, remark.why) for remark in found.not_understood
     ]
 
 

@@ -49,7 +49,7 @@ def test_a_key_that_is_not_modeled_is_a_warning_and_counts_as_read(tool, text, w
     )
     assert "The figures are of another run" in found.warnings[0]
     keys = {line.partition(":")[0] for line in text.splitlines()}
-    assert not keys & {each.key for each in found.not_understood}
+    assert not keys & {remark.key for remark in found.not_understood}
     assert not keys & set(found.without_effect)
 
 
@@ -81,7 +81,7 @@ def test_keys_of_one_feature_are_one_warning():
     assert found.warnings[0].startswith(
         "Headroom does not model liger_rope: true, plugins: axolotl.integrations.liger.LigerPlugin. "
     )
-    assert [each.value for each in found.not_understood if each.key == "plugins"] == [["mine.Plugin"]]
+    assert [remark.value for remark in found.not_understood if remark.key == "plugins"] == [["mine.Plugin"]]
 
 
 def test_long_values_are_cut():

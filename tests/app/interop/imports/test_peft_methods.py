@@ -80,7 +80,7 @@ def test_the_file_of_a_method_is_read_completely(name, tmp_path):
     found = imported(tmp_path, name, settings)
     of_adapters = OF_ADAPTERS if name == "xlora" else {}
     assert found.request["method"] == {"name": name, **settings, **of_adapters}
-    assert [each.key for each in found.not_understood] == [*["adapters"][: len(of_adapters)], "quantization_config"]
+    assert [remark.key for remark in found.not_understood] == [*["adapters"][: len(of_adapters)], "quantization_config"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_other_spellings_of_loras_settings_are_read(written, read_as, tmp_path):
     settings = {"target_modules": ["q_proj"], **written}
     found = imported(tmp_path, "lora", settings)
     assert found.request["method"] == {"name": "lora", **config_arguments(METHODS["lora"]()), **settings, **read_as}
-    assert [each.key for each in found.not_understood] == ["quantization_config"]
+    assert [remark.key for remark in found.not_understood] == ["quantization_config"]
 
 
 def test_bone_is_read_as_miss_its_later_name():

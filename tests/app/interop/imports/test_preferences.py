@@ -53,10 +53,10 @@ def test_ipo_is_a_loss_of_dpo():
 def test_a_loss_that_is_not_modeled_is_listed():
     found, training = imported(AXOLOTL + "rl: dpo\ndpo_loss_type: [sigmoid, sft]")
     assert "loss_type" not in training
-    assert [each.key for each in found.not_understood if "loss" in each.key] == ["loss_type"]
+    assert [remark.key for remark in found.not_understood if "loss" in remark.key] == ["loss_type"]
     found, training = imported(FACTORY + "stage: dpo\npref_loss: kto_pair")
     assert "loss_type" not in training
-    assert [each.key for each in found.not_understood if "loss" in each.key] == ["pref_loss"]
+    assert [remark.key for remark in found.not_understood if "loss" in remark.key] == ["pref_loss"]
 
 
 @pytest.mark.parametrize("text", [AXOLOTL + "rl: simpo", FACTORY + "stage: ppo"])
@@ -86,11 +86,11 @@ def test_vllm_of_a_grpo_file_is_read():
 )
 def test_a_reward_model_is_warned_of_and_functions_have_no_effect(text, warns):
     found = read(text)
-    assert any("reward model" in each for each in found.warnings) == warns
-    assert not {"reward_funcs", "reward_model_name_or_path"} & {each.key for each in found.not_understood}
+    assert any("reward model" in warning for warning in found.warnings) == warns
+    assert not {"reward_funcs", "reward_model_name_or_path"} & {remark.key for remark in found.not_understood}
 
 
 def test_one_row_of_llama_factorys_kto_is_two_of_trls():
     found, training = imported(FACTORY + "stage: kto\nper_device_train_batch_size: 1")
     assert training["micro_batch_size"] == 2
-    assert ("per_device_train_batch_size", 1) in [(each.key, each.value) for each in found.not_understood]
+    assert ("per_device_train_batch_size", 1) in [(remark.key, remark.value) for remark in found.not_understood]

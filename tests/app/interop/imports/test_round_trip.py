@@ -122,7 +122,7 @@ def test_a_request_that_a_tool_can_express_survives_the_round_trip(tool, least):
         except PlanError:
             continue
         exported = FORMATS[tool](plan)
-        if any(each.loc not in ("model.config.use_cache", "model.config") for each in exported.not_expressed):
+        if any(remark.loc not in ("model.config.use_cache", "model.config") for remark in exported.not_expressed):
             continue
         model = body["model"] if isinstance(body["model"], dict) else None
         found = read(exported.content, None, model)
@@ -179,4 +179,4 @@ def test_a_config_that_peft_saves_is_imported(config, method, tmp_path):
     found = read((tmp_path / "adapter_config.json").read_text())
     wanted = {"model": "meta-llama/Llama-3.1-8B", "method": method}
     assert parse_request(found.request) == parse_request(wanted)
-    assert (found.format, [each.key for each in found.not_understood]) == ("peft", ["quantization_config"])
+    assert (found.format, [remark.key for remark in found.not_understood]) == ("peft", ["quantization_config"])

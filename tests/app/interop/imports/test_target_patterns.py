@@ -72,7 +72,7 @@ def test_a_pattern_that_names_cannot_say_is_listed_in_no_time(pattern):
     found = axolotl(LLAMA, pattern)
     assert time.process_time() - start < 5
     assert found.request["method"]["target_modules"] is None
-    assert [each.key for each in found.not_understood if "pattern" in each.why] == ["lora_target_modules"]
+    assert [remark.key for remark in found.not_understood if "pattern" in remark.why] == ["lora_target_modules"]
 
 
 def test_an_adapters_pattern_becomes_names():

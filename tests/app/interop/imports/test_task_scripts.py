@@ -69,7 +69,7 @@ def test_fast_model_loads_the_class_of_a_task(loaded, class_name, task):
         'trainer = Trainer(model, TrainingArguments("out", per_device_train_batch_size=2))\n'
     )
     assert (found.request["task"], found.request["method"]) == (task, {"name": "full"})
-    assert "auto_model" not in {each.key for each in found.not_understood}
+    assert "auto_model" not in {remark.key for remark in found.not_understood}
     assert {"r", "target_modules"} <= {*found.without_effect}
 
 

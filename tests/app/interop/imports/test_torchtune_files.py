@@ -52,7 +52,7 @@ def imported(given):
 
 
 def missed(found):
-    return {each.key for each in found.not_understood}
+    return {remark.key for remark in found.not_understood}
 
 
 def test_a_lora_recipe_is_a_request():
@@ -156,7 +156,7 @@ def test_a_builder_of_another_model_needs_a_model():
 
 
 def test_every_builder_is_of_the_catalogue():
-    assert [catalogue.model(each.id).id for each in own.BUILDERS] == [each.id for each in own.BUILDERS]
+    assert [catalogue.model(builder.id).id for builder in own.BUILDERS] == [builder.id for builder in own.BUILDERS]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -214,7 +214,7 @@ def test_an_optimizer_without_a_class_is_listed():
     training = {"trainer": "torchtune", "optimizer": "adafactor"}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "training": training, "reserved": "rule"}
     exported = export(parse_request(body), "torchtune")
-    assert [each.loc for each in exported.not_expressed] == ["training.optimizer"]
+    assert [remark.loc for remark in exported.not_expressed] == ["training.optimizer"]
     assert "tune run full_finetune_single_device --config torchtune.yaml" in exported.content
 
 

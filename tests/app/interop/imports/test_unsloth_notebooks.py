@@ -53,7 +53,7 @@ def test_no_modules_of_attention_leave_the_mlp():
 
 def test_experts_in_4_bits_are_warned_of():
     found = notebook("unsloth/gpt-oss-20b", "FastLanguageModel", r=8)
-    assert any("experts are in 4 bits" in each for each in found.warnings)
+    assert any("experts are in 4 bits" in warning for warning in found.warnings)
 
 
 def test_embeddings_among_the_targets_are_trained_in_full():
@@ -68,7 +68,7 @@ def test_embeddings_among_the_targets_are_trained_in_full():
     method, training = found.request["method"], found.request["training"]
     assert (method["target_modules"], method["modules_to_save"]) == (["q_proj", "v_proj"], ["embed_tokens"])
     assert (training["trainer"], training["micro_batch_size"]) == ("unsloth", 3)
-    assert {"target_modules", "embedding_learning_rate"} <= {each.key for each in found.not_understood}
+    assert {"target_modules", "embedding_learning_rate"} <= {remark.key for remark in found.not_understood}
     assert trained(found) > 32_768 * 4_096
 
 

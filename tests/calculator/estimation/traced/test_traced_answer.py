@@ -87,8 +87,8 @@ def test_a_micro_batch_has_its_own_storages_and_its_batch():
 def test_the_optimizer_step_has_its_states_and_its_temporaries():
     request = parse_request({"model": {"config": {}}, "method": {"name": "full"}})
     state = state_of(document(), request.training)
-    assert [each.bytes for each in state.optimizer_states] == [8192]
-    assert [each.name for each in state.step_temporaries] == ["_foreach_sqrt"]
+    assert [tensor.bytes for tensor in state.optimizer_states] == [8192]
+    assert [temporary.name for temporary in state.step_temporaries] == ["_foreach_sqrt"]
 
 
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
