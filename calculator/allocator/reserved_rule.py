@@ -24,6 +24,7 @@ from calculator.allocator.segments import (
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.sourced import Sourced
+from calculator.common.total import total_bytes
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
 from calculator.sharding.fsdp.units import units_of
@@ -58,7 +59,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
     steps = _in_steps(step)
     largest = max(steps)
-    left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
+    left = _left_by_layers(step) + total_bytes(resident.kept_gradients)
     again = segment_bytes(largest) if left >= largest else 0
     of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
@@ -309,7 +310,7 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     if found is None and references:
         exact = reference_counts.counts(step)
         found = _determined(step, most(counts, exact), {}, exact)
-    return _peak_counts(step.whole) if found is None else found
+    return _peak_counts(step.with_every_pass) if found is None else found
 
 
 def _determined(

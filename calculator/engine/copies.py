@@ -15,7 +15,7 @@ from calculator.engine.live_tensors import LiveKinds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from calculator.engine.kinds import Key, Kinds
+    from calculator.engine.kinds import EqualSizes, Key, Kinds
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.memory_curve import Moment, Window
     from calculator.engine.skipped_layer import SkippedLayer
@@ -132,7 +132,7 @@ class Copies:
         #: skipped.
         self.is_regular = first is None or first.is_regular(self)
         #: Peak counts by the sizes that are equal and the additional changes.
-        self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
+        self.counts: dict[tuple[EqualSizes, tuple[CountChange, ...]], Counts] = {}
         #: For each pass that is left out, how many more storages are alive before it than before the trained
         #: pass, by size. None until they are counted.
         self.skipped: list[list[tuple[int, int]]] | None = None
@@ -141,7 +141,7 @@ class Copies:
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.
-        self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        self.of_first_layer: dict[EqualSizes, list[tuple[int, int]]] = {}
 
     def of(self, rows: Iterable[int]) -> dict[int, int]:
         """Return the number of rows of each kind."""
@@ -238,7 +238,8 @@ class Copies:
         if self.has_backward:
             forward, backward = self.windows
             freed = self.lifetimes.freed(self.surviving[0], backward.end, self.lifetimes.end)
-            yield from self._drops_of(self.gained[0], freed, forward, last=True)
+            if freed:
+                yield from self._drops_of(self.gained[0], freed, forward, last=True)
 
     def _drops_of(
         self, gained: dict[int, int], freed: list[int], window: Window, *, last: bool

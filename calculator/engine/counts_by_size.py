@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from calculator.engine.copies import Copies, CountChange, Counts
+    from calculator.engine.kinds import EqualSizes
     from calculator.engine.recording import Recording
 
 #: The maximum number of results of `_counts` that a `Copies` caches.
@@ -31,7 +32,7 @@ def peak_counts(
     return {size: most for size, (most, _) in counts.items()}
 
 
-def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> Counts:
+def _counts(copies: Copies, equal: EqualSizes, extra: tuple[CountChange, ...]) -> Counts:
     """Return the counts for each distinct size, under the first number that has that size.
 
     Runs with the same kinds and the same equal sizes share a cached result.
@@ -45,14 +46,15 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
     return known
 
 
-def _counted(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> Counts:
+def _counted(copies: Copies, equal: EqualSizes, extra: tuple[CountChange, ...]) -> Counts:
     """Count the storages of each distinct size event by event. Other changes at a position come before its event."""
     events, others = copies.kinds.size_events, _other_changes(copies, equal, extra)
-    alive = [0] * len(equal)
+    groups = [*equal]
+    alive = [0] * len(groups)
     most = [*alive]
     begin = 0
     for end in sorted({*others, len(events)}):
-        count_events(events[begin:end], equal, alive, most)
+        count_events(events[begin:end], groups, alive, most)
         changes = others.get(end, ())
         for size, count in changes:
             alive[size] += count
@@ -60,7 +62,7 @@ def _counted(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, .
             if alive[size] > most[size]:  # noqa: PLR1730
                 most[size] = alive[size]
         begin = end
-    return {size: (most[size], alive[size]) for number, size in enumerate(equal) if size == number}
+    return {size: (most[size], alive[size]) for number, size in enumerate(groups) if size == number}
 
 
 def count_events(events: Sequence[int], groups: Sequence[int], alive: list[int], most: list[int]) -> None:
@@ -79,7 +81,7 @@ def count_events(events: Sequence[int], groups: Sequence[int], alive: list[int],
 
 
 def _other_changes(
-    copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]
+    copies: Copies, equal: EqualSizes, extra: tuple[CountChange, ...]
 ) -> dict[int, list[tuple[int, int]]]:
     """Return the changes that events do not make, by position: the first number of a size, and the count.
 
@@ -97,8 +99,10 @@ def _other_changes(
     return found
 
 
-def together(counts: Mapping[int, int], equal: tuple[int, ...]) -> dict[int, int]:
+def together(counts: Mapping[int, int], equal: EqualSizes) -> Mapping[int, int]:
     """Add up counts of equal sizes, under the first number that has that size."""
+    if isinstance(equal, range):
+        return counts
     found: dict[int, int] = {}
     for size, count in counts.items():
         found[equal[size]] = found.get(equal[size], 0) + count

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     #: Rows of outputs of layers that are not interpreted, each with the row of the next layer's output.
     Outputs = Sequence[tuple[int, int]]
 
+#: The first number that has as many bytes, for the number of each size. A range if no two sizes are equal.
+EqualSizes = tuple[int, ...] | range
+
 #: The key of a kind.
 Kind = TypeVar("Kind", bound="Hashable")
 
@@ -103,7 +106,7 @@ class Storages:
         self.sizes = sizes
         self.make = make
         self.made: dict[int, Allocation] = {}
-        self._equal_sizes: tuple[int, ...] | None = None
+        self._equal_sizes: EqualSizes | None = None
 
     @property
     def allocations(self) -> list[Allocation]:
@@ -118,11 +121,12 @@ class Storages:
         return found
 
     @property
-    def equal_sizes(self) -> tuple[int, ...]:
+    def equal_sizes(self) -> EqualSizes:
         """The first number that has as many bytes, for the number of each size."""
         if self._equal_sizes is None:
             first: dict[int, int] = {}
-            self._equal_sizes = tuple([first.setdefault(size, number) for number, size in enumerate(self.sizes)])
+            found = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
+            self._equal_sizes = range(len(found)) if len(first) == len(found) else found
         return self._equal_sizes
 
     @property

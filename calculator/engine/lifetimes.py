@@ -14,19 +14,16 @@ class Lifetimes:
     Event `n` allocates row `n`, and event `~n` frees it. Positions are indices of events.
     """
 
-    __slots__ = ("alive_cache", "ends", "events")
+    __slots__ = ("alive_cache", "end", "ends", "events")
 
     def __init__(self, events: list[int], rows: int) -> None:
         self.events = events
+        #: The position after the last event.
+        self.end = len(events)
         #: The position at which each row is freed. It is the number of events if the row is never freed.
         self.ends = _free_positions(events, rows)
         #: The rows that are alive, cached by position.
         self.alive_cache: dict[int, list[int]] = {}
-
-    @property
-    def end(self) -> int:
-        """The position after the last event."""
-        return len(self.events)
 
     def allocated(self, start: int, end: int) -> range:
         """Return the rows that are allocated between two positions. Rows are numbered in the order of allocation."""

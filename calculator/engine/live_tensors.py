@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from calculator.common.names import ComponentName
@@ -77,6 +77,13 @@ class LiveTensors:
         """Return the live bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
         totals.update(self.group.by_component)
+        for component, size in self.of_step().items():
+            totals[component] += size
+        return totals
+
+    def of_step(self) -> dict[ComponentName, int]:
+        """Return the live bytes of the step's own storages by component."""
+        totals = defaultdict[ComponentName, int](int)
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:

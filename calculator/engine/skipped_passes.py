@@ -2,57 +2,129 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.common.dtype import DType
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import AddedRows, Tape, Tensor
 
 #: The end of the marks where a pass is skipped.
 SKIPPED = "skipped"
-#: The mark before the trained pass, and the mark after its decoder if that returns another dtype than was assumed.
-TRAINED, DIFFERS = "trained pass", "trained pass: another dtype"
+#: The marks before and after the trained pass, and the mark after its decoder if that returns another dtype than was
+#: assumed.
+TRAINED, TRAINED_END, DIFFERS = "trained pass", "trained pass: end", "trained pass: another dtype"
+
+
+class DerivedLayer(NamedTuple):
+    """The layer of a trained pass that has the same bytes alive in a pass without a graph.
+
+    Attributes:
+        input_row: The row of its input.
+        keeps_input: Whether the decoder keeps the first layer's input while later layers run.
+        trains: Whether it depends on whether the model trains.
+    """
+
+    input_row: int
+    keeps_input: bool
+    trains: bool
+
+
+class LeftOut(NamedTuple):
+    """The passes of a micro-batch that are not interpreted.
+
+    Attributes:
+        passes: The prefix of each pass's marks, and its reference. None for the trained model.
+        layer: The layer from which their peaks are derived. None if they only have a bound.
+        trained_layer: The trained pass's layer, if passes of `generate` may run it with other sizes.
+    """
+
+    passes: Sequence[tuple[str, str | None]]
+    layer: DerivedLayer | None
+    trained_layer: Any
 
 
 class SkippedPasses:
     """The passes of a micro-batch that are not interpreted."""
 
-    __slots__ = ("_dtypes", "added", "compared_at", "is_over", "room", "start")
+    __slots__ = (
+        "_dtypes",
+        "added",
+        "compared_at",
+        "derives",
+        "first_row",
+        "goes_on",
+        "is_over",
+        "layer",
+        "needs_peaks",
+        "passes",
+        "peak",
+        "resizes",
+        "room",
+        "start",
+        "trained_layer",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_peaks: bool) -> None:
+        #: Whether the peak of each pass is needed, and not only that it decides no peak of the step.
+        self.needs_peaks = needs_peaks
+        #: The prefix of each pass's marks, and its reference.
+        self.passes: list[tuple[str, str | None]] = []
         #: The dtype of the hidden states of each pass.
         self._dtypes: list[DType] = []
-        #: Whether the trained pass has begun.
-        self.is_over = False
+        #: Whether the peaks of passes may be derived from the trained pass's layer, and this layer if they can.
+        self.derives = False
+        self.layer: DerivedLayer | None = None
+        #: The trained pass's layer, if passes of `generate` may run it with other sizes, and whether it is looked for.
+        self.trained_layer: Any = None
+        self.resizes = False
+        #: The first row of the trained pass.
+        self.first_row = 0
+        #: Whether the trained pass has begun, and whether references after it may be skipped too.
+        self.is_over = self.goes_on = False
         #: The number of events before the trained pass, and the rows that adapters allocate in it (see `Tape.added`).
         #: None unless passes without adapters may be skipped after it.
         self.start = 0
-        self.added: Sequence[tuple[int, int, int]] | None = None
+        self.added: Sequence[AddedRows] | None = None
         #: The bytes by which such a pass is below the peak of the trained pass, None until they are computed, and the
         #: number of events before this was computed.
         self.room: int | None = None
         self.compared_at = 0
+        #: The bytes that a reference after the trained pass has alive at its peak, 0 if they are not certain. None
+        #: until they are computed.
+        self.peak: int | None = None
 
-    def begin(self, tape: Tape, prefix: str, dtype: DType) -> None:
+    @property
+    def left_out(self) -> LeftOut | None:
+        """The passes that were left out. None if there are none."""
+        if not self.passes and self.trained_layer is None:
+            return None
+        return LeftOut(self.passes, self.layer, self.trained_layer)
+
+    def begin(self, tape: Tape, prefix: str, compared: str | None, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""
         tape.mark(f"{prefix}{SKIPPED}")
+        self.passes.append((prefix, compared))
         self._dtypes.append(dtype)
 
-    def begin_trained(self, tape: Tape, *, lists_added: bool) -> None:
+    def begin_trained(self, tape: Tape, *, lists_added: bool, derives: bool) -> None:
         """Mark where the trained pass begins, if passes before it were left out, or those after it may be.
 
-        `lists_added`: whether to list the rows that adapters allocate.
+        `lists_added`: whether to list the rows that adapters allocate. `derives`: whether the peaks of passes may be
+        derived from its layer.
         """
-        if (self._dtypes or lists_added) and not self.is_over:
+        if (self._dtypes or lists_added or derives) and not self.is_over:
             tape.mark(TRAINED)
-            self.start = len(tape.events)
+            self.start, self.first_row, self.derives = len(tape.events), len(tape.rows), derives
             tape.added = [] if lists_added else None
         self.is_over = True
 
     def end_trained(self, tape: Tape) -> None:
-        """Keep the rows that adapters have allocated in the trained pass."""
+        """Mark where the trained pass ends, and keep the rows that adapters have allocated in it."""
+        if self.derives:
+            tape.mark(TRAINED_END)
+            self.derives = False
         if tape.added is not None:
             self.added, tape.added = tape.added, None
 

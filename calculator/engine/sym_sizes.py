@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
@@ -67,9 +68,8 @@ class SymSizes(Sizes):
             return []
         numbers, (names, shapes, dtypes, components, _) = self._by_identity, zip(*rows, strict=True)
         identities = [*map(id, shapes)]
-        for identity, shape in dict(zip(identities, shapes, strict=True)).items():
-            if identity not in numbers:
-                self._add(shape)
+        shape_of = dict(zip(identities, shapes, strict=True))
+        self._add([shape for identity, shape in shape_of.items() if identity not in numbers])
         return [*zip(names, map(numbers.__getitem__, identities), dtypes, components, strict=True)]
 
     def sizes_of(self, kinds: Sequence[Kind]) -> list[int]:
@@ -94,14 +94,16 @@ class SymSizes(Sizes):
             size = self._sizes[number, dtype] = self._size(self.shapes[number], ITEMSIZE[dtype])
         return size
 
-    def _add(self, shape: Shape) -> None:
-        """Number a shape."""
-        index = self.shape_env.index
-        indices = tuple([dim.index if dim.__class__ is SymInt else index(dim) for dim in shape])
-        number = self._by_identity[id(shape)] = self._by_indices.setdefault(indices, len(self.shapes))
-        if number == len(self.shapes):
-            self.shapes.append(indices)
-        self._kept.append(shape)
+    def _add(self, shapes: Sequence[Shape]) -> None:
+        """Number shapes. Many of them have the same dimension."""
+        dims = dict(zip(map(id, chain(*shapes)), chain(*shapes), strict=True))
+        index_of = dict(zip(dims, map(self.shape_env.index, dims.values()), strict=True))
+        for shape in shapes:
+            indices = tuple(map(index_of.__getitem__, map(id, shape)))
+            number = self._by_identity[id(shape)] = self._by_indices.setdefault(indices, len(self.shapes))
+            if number == len(self.shapes):
+                self.shapes.append(indices)
+        self._kept += shapes
 
     def _size(self, indices: Indices, itemsize: int) -> int:
         """Return the index of the bytes, which are a constant or an expression of symbolic dimensions."""

@@ -8,7 +8,7 @@ has the local variables of the real module frees each tensor when the real modul
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, DType, allocated
@@ -48,6 +48,19 @@ class SavedTensorsHooks(Protocol):
 
     def after(self, node: Node) -> None:
         """Run when a node has run whose saved tensors were unpacked."""
+
+
+class AddedRows(NamedTuple):
+    """The rows that adapters allocate in a call of an adapted module.
+
+    These are the rows from `first` up to `stop`. `output` is the row of the module's output, and `of_base` that of the
+    frozen module's. The latter is None if that is not known.
+    """
+
+    first: int
+    stop: int
+    output: int
+    of_base: int | None
 
 
 class Sizes(dict[tuple["Shape", DType], int]):
@@ -94,9 +107,8 @@ class Tape:
 
     def __init__(self, *, trains: bool = True) -> None:
         self._trains = trains
-        #: For each call of an adapted module, the first row that its adapters allocate, the row after the last one, and
-        #: the row of its output. None unless they are listed.
-        self.added: list[tuple[int, int, int]] | None = None
+        #: The rows that adapters allocate. None unless they are listed.
+        self.added: list[AddedRows] | None = None
         #: Whether anything has read `trains` since this was set to False.
         self.reads_trains = False
         #: Whether an operation has allocated other tensors because it records a graph since this was set to False.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.methods import Full
 from calculator.methods.full import badam
 from calculator.resident.optimizers import OPTIMIZERS
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.methods import Full
     from calculator.resident.optimizer import Optimizer
 
 #: Source: torch/nn/parallel/distributed.py: parameters that get no gradient stop the next step.
@@ -25,11 +25,9 @@ _LISA_IN_DDP = (
 _BADAM_ALONE = "LLaMA-Factory refuses BAdam on several GPUs but under ZeRO-3"
 
 
-def problems(request: Request, model: Model) -> Iterator[Problem]:
+def problems(request: Request, method: Full, model: Model) -> Iterator[Problem]:
     """Yield what BAdam or LISA is refused with."""
-    method, training = request.method, request.training
-    if not isinstance(method, Full) or not method.trains_active_layers:
-        return
+    training = request.training
     if training.trainer not in (None, "transformers"):
         message = f"{method.title} is modeled only without a trainer or with transformers: use that, or leave it out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)

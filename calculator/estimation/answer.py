@@ -252,8 +252,9 @@ class History:
 class Memory:
     """The memory at the peak of one step, and the memory that the run needs on a card.
 
-    `listed` and `line` create the phases and the timeline when they are first read. With sample lengths, the step is
-    that of the longest micro-batch, and reserved memory is that of the worst `history`.
+    `listed`, `line` and `listed_overheads` create the phases, the timeline and the overheads when they are first read.
+    With sample lengths, the step is that of the longest micro-batch, and reserved memory is that of the worst
+    `history`.
     """
 
     components: tuple[Component, ...]
@@ -265,7 +266,7 @@ class Memory:
     library_workspace_bytes: int
     peak_reserved_bytes: int
     required_bytes: int
-    overheads: tuple[Row, ...]
+    listed_overheads: Callable[[], tuple[Row, ...]]
     history: History | None = None
     #: The bytes of host memory of one rank under offload. None without offload.
     host_bytes: int | None = None
@@ -285,6 +286,11 @@ class Memory:
     def phases(self) -> tuple[Phase, ...]:
         """The phases of the step in order."""
         return self.listed()
+
+    @property
+    def overheads(self) -> tuple[Row, ...]:
+        """What the run needs in addition to the live tensors: workspaces, fragmentation and the CUDA context."""
+        return self.listed_overheads()
 
     @property
     def timeline(self) -> Timeline:

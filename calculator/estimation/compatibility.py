@@ -24,13 +24,17 @@ from calculator.estimation import (
     stated_base,
     task_choice,
     trainer_settings,
-    updates_in_backward,
+)
+from calculator.estimation import (
+    updates_in_backward as optimizer_in_backward,
 )
 from calculator.estimation.model_cache import returns_cache
 from calculator.families import forward_of, has_no_length, unsupported_configs
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
+from calculator.methods import Full
 from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.optimizers import updates_in_backward
 from calculator.stack import renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
@@ -38,6 +42,7 @@ from calculator.stack.releases import release
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from calculator.architecture.config import Config
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
     from calculator.methods.base import Method
@@ -72,26 +77,19 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     method = request.method.for_model(model)
     problems = [
         *of_task,
-        *image_requests.problems(request, model),
-        *_switches(request, model),
-        *_kernels(request, model),
-        *kernel_packages.problems(request, model),
+        *_of_inputs(request, model),
         *trainer_settings.problems(request, model, of_request),
         *positions.problems(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_gpus.several_cards(request.device),
-        *_stack(request, model),
+        *(_stack(request, model) if request.stack != DEFAULT_STACK else ()),
         *stated_base.problems(request.method, request.model),
         *stated_base.problems_of_card(request.method, request.device),
-        *_plain_steps(request, method),
-        *loraplus.problems(request),
-        *optimizer_choice.problems(request, model),
-        *lorafa.problems(request, model),
-        *updates_in_backward.problems(request, model),
-        *active_layers.problems(request, model),
-        *_coupled(request, model),
-        *_without_attention(request, model),
-        *_lists_of_caches(request, model),
+        *(_plain_steps(request, method) if method.plain_steps_only else ()),
+        *_of_optimizer(request, model),
+        *(_coupled(request, model) if forward_of(model).couples_layers(model.config) else ()),
+        *(_without_attention(request, model) if has_no_length(model) else ()),
+        *(_lists_of_caches(request, model) if request.training.trainer is not None else ()),
         *several_gpus.problems(request, model, of_request),
     ]
     if problems:
@@ -99,14 +97,38 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     method.check(model, request.training)
 
 
+def _of_inputs(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield problems of images, of a config of the request's own, and of kernels that few requests name."""
+    training, config = request.training, request.model.config
+    if training.images is not None:
+        yield from image_requests.problems(request, model, training.images)
+    if config is not None:
+        yield from _switches(config, model)
+    if training.attention == "flash_attention_2":
+        yield from _flash_attention(request, model)
+    if training.kernels is not None:
+        yield from kernel_packages.problems(request, model, training.kernels)
+
+
+def _of_optimizer(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield problems of the optimizer and of when it updates which parameters."""
+    training, method = request.training, request.method
+    if training.loraplus_lr_ratio is not None:
+        yield from loraplus.problems(request)
+    yield from optimizer_choice.problems(request, model)
+    if training.optimizer == "lorafa":
+        yield from lorafa.problems(request, model)
+    if updates_in_backward(training):
+        yield from optimizer_in_backward.problems(request, model)
+    if isinstance(method, Full) and method.trains_active_layers:
+        yield from active_layers.problems(request, method, model)
+
+
 def _prepared(request: Request, model: Model) -> PreparedModel:
     return PreparedModel(model, request.method, request.training, request.device, request.stack)
 
 
-def _switches(request: Request, model: Model) -> Iterator[Problem]:
-    config = request.model.config
-    if config is None:
-        return  # that of the catalogue
+def _switches(config: Config, model: Model) -> Iterator[Problem]:
     nested = (config.get("text_config") if "text_config" in model.config else None) or {}
     for place, values in (("", config), ("text_config.", nested)):
         for name, (value, why) in SWITCHES.items():
@@ -114,10 +136,8 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
-def _kernels(request: Request, model: Model) -> Iterator[Problem]:
+def _flash_attention(request: Request, model: Model) -> Iterator[Problem]:
     training = request.training
-    if training.attention != "flash_attention_2":
-        return
     where = "training.attention"
     card = card_of(request.device)
     if card is not None and not card.has_flash:
@@ -148,8 +168,6 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
 def _coupled(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a model whose layers share tensors that need a gradient is refused."""
     training, name = request.training, model.model_type
-    if not forward_of(model).couples_layers(model.config):
-        return
     if training.gradient_checkpointing and training.use_reentrant:
         message = f"layers of {name} share tensors, whose gradients re-entrant checkpointing drops: use false"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
@@ -160,8 +178,6 @@ def _coupled(request: Request, model: Model) -> Iterator[Problem]:
 
 def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
     """Yield why a cache is refused for a model without attention."""
-    if not has_no_length(model):
-        return
     training = request.training
     if forward_of(model).caches_if_checkpointed:
         training = replace(training, gradient_checkpointing=False)
@@ -172,8 +188,6 @@ def _without_attention(request: Request, model: Model) -> Iterator[Problem]:
 
 def _stack(request: Request, model: Model) -> Iterator[Problem]:
     stack, method, training = request.stack, request.method, request.training
-    if stack == DEFAULT_STACK:
-        return
     windows = training.attention != "flash_attention_2" and "sliding_attention" in attention_types(model.decoder.layers)
     masked = training.sequence_length if windows else 0
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
@@ -201,7 +215,7 @@ def _lists_of_caches(request: Request, model: Model) -> Iterator[Problem]:
     Source: accelerate, utils/operations.py, convert_to_fp32, which looks into them but not into a Cache.
     """
     stack, training = request.stack, request.training
-    if training.trainer is None or training.autocast is None:
+    if training.autocast is None:
         return
     first = verified.RETURNS_CACHES_LATER.get(model.model_type or "", verified.RETURNS_CACHES)
     if release(stack.transformers)[:2] >= first:
@@ -222,8 +236,6 @@ def _plain_steps(request: Request, method: Method) -> Iterator[Problem]:
     These methods are modeled in plain steps only.
     """
     stack = request.stack
-    if not method.plain_steps_only:
-        return
     yield from _sharded_plain_steps(request)
     if request.task != "causal_lm":
         message = f"{method.title} is modeled for causal_lm only: use that, or another method"

@@ -38,11 +38,9 @@ def image_families() -> tuple[str, ...]:
     return tuple(name for name, each in sorted(FAMILIES.items()) if each.forward is not None and each.forward.tower)
 
 
-def problems(request: Request, model: Model) -> Iterator[Problem]:
+def problems(request: Request, model: Model, images: Images) -> Iterator[Problem]:
     """Yield every reason why a request with images is refused."""
-    training, images = request.training, request.training.images
-    if images is None:
-        return
+    training = request.training
     if not training.has_images:
         yield from _without_number(images)
         return

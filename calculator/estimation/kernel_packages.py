@@ -59,14 +59,12 @@ FROM_SOURCE = (
 _MULTIPROCESSORS = " mamba_ssm splits sums over 108 multiprocessors, as many as an A100 has; more make them larger."
 
 
-def problems(request: Request, model: Model) -> Iterator[Problem]:
+def problems(request: Request, model: Model, given: tuple[str, ...]) -> Iterator[Problem]:
     """Yield packages that the model does not call, or whose kernels refuse its sizes.
 
     Also yield the settings that are not modeled with any package.
     """
-    given, name = request.training.kernels, model.model_type
-    if given is None:
-        return
+    name = model.model_type
     packages = _PACKAGES.get(name, ())
     wrong = next((each for each in given if each not in packages), None)
     if wrong is not None or packages[0] not in given:

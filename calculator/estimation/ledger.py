@@ -19,7 +19,7 @@ from calculator.sharding.fsdp.units import UNIT_TENSORS
 from calculator.sharding.zero import state as zero
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -159,31 +159,20 @@ def components(alive: LiveTensors) -> tuple[Component, ...]:
     The rows of a component are created when one is read.
     """
     ledger = Deferred(partial(rows, alive))
-    names = _components_of_step(alive)
-    return tuple(
-        [
-            Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_rows_of, ledger, name)))
-            if name in names
-            else _of_residents(alive.group, name)
-            for name, size in alive.by_component().items()
-            if size
-        ]
-    )
+    of_step, of_residents = alive.of_step(), alive.group.by_component
+    found: list[Component] = []
+    for name in COMPONENTS:
+        size = of_residents.get(name, 0) + of_step.get(name, 0)
+        if size and alive.left is None and name not in of_step:
+            found.append(_of_residents(alive.group, name))
+        elif size:
+            listed = Deferred(partial(_rows_of, ledger, name))
+            found.append(Component(name=name, bytes=size, source=SOURCES[name], listed=listed))
+    return tuple(found)
 
 
 def _rows_of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
     return ledger()[name]
-
-
-def _components_of_step(alive: LiveTensors) -> Collection[ComponentName]:
-    """Return the components that tensors of the step may belong to, in addition to resident tensors."""
-    if alive.left is not None:
-        return COMPONENTS
-    cached: frozenset[ComponentName] | None = alive.live_kinds.known.get("components")
-    if cached is None:
-        keys = alive.storages.kinds.keys if alive.storages is not None else ()
-        cached = alive.live_kinds.known["components"] = frozenset([keys[kind][3] for kind in alive.live_kinds.counts])
-    return cached
 
 
 def _of_residents(group: TensorGroup, name: ComponentName) -> Component:

@@ -22,8 +22,6 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     Source: peft 0.21.2, optimizers/lorafa.py, create_lorafa_optimizer and LoraFAOptimizer.step.
     """
     training, method = request.training, request.method
-    if training.optimizer != "lorafa":
-        return
     if not isinstance(method, LoRA | QLoRA):
         message = f"{method.facts.label} has no A and B: use method lora or qlora, or adamw_torch"
         yield Problem(loc="training.optimizer", msg=message, input="lorafa")

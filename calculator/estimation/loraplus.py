@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 def problems(request: Request) -> Iterator[Problem]:
     """Yield why LoRA+ is refused without LoRA, and settings with which its groups are not modeled."""
     training, method = request.training, request.method
-    if training.loraplus_lr_ratio is None:
-        return
     message = None
     if not isinstance(method, LoRA | QLoRA):
         message = f"{method.facts.label} has no B: use lora or qlora, or leave it out"

@@ -6,6 +6,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import fragmentation, whole_segments
+from calculator.common.deferred import Deferred
+from calculator.common.total import total_bytes
 from calculator.devices import cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimation.answer import Memory, Phase, Row, Timeline
@@ -43,8 +45,8 @@ def memory_and_fit(
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
-    allocated = sum([part.bytes for part in parts])
-    workspace = sum([part.bytes for part in workspaces])
+    allocated = total_bytes(parts)
+    workspace = total_bytes(workspaces)
     if reserved is None:
         reserved = whole_segments(allocated + workspace)
     memory = Memory(
@@ -57,9 +59,7 @@ def memory_and_fit(
         library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
-        overheads=tuple(
-            map(overhead_row, (*workspaces, fragmentation(reserved, allocated + workspace), context)),
-        ),
+        listed_overheads=Deferred(partial(_overheads, workspaces, context, reserved, allocated + workspace)),
         history=replay.history if isinstance(replay, HistoryReplay) else None,
         replay=replay,
         colocated=colocated,
@@ -77,6 +77,10 @@ def memory_and_fit(
         unsharded=partial(unsharded, workspace + context.bytes) if unsharded else None,
     )
     return memory, verdict
+
+
+def _overheads(workspaces: tuple[Sourced, ...], context: Sourced, reserved: int, allocated: int) -> tuple[Row, ...]:
+    return tuple(map(overhead_row, (*workspaces, fragmentation(reserved, allocated), context)))
 
 
 @lru_cache(maxsize=256)

@@ -84,7 +84,7 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
     """
     config = request.model.config
     try:
-        text = json.dumps(config)
+        text = "" if config is None else json.dumps(config)
         if config is not None and json.loads(text) != config:
             return None
         device = request.device

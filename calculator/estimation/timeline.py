@@ -56,7 +56,7 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
         forward = whole.partitioned.line(ahead, backward=False)
         backward = whole.partitioned.line(back, backward=True)
     else:
-        forward = _line(earlier.recording.curve, before.throughout, ahead)
+        forward = _with_left_out(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
     layers = whole.layers
@@ -97,6 +97,16 @@ def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
         elif span == repeated[0]:
             peaks += _copies(curve, repeated, window, throughout)
     return peaks
+
+
+def _with_left_out(line: list[int], of: MicroBatchRun, peak: Peak, spans: list[Span]) -> list[int]:
+    """Return the peaks of the spans of a forward pass, with passes that are not interpreted.
+
+    These run before the first layer and after the last one.
+    """
+    for place in (0, -1) if of.passes else ():
+        line[place] = max(line[place], peak.throughout + of.most_left_out(*spans[place]))
+    return line
 
 
 def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout: int) -> list[int]:

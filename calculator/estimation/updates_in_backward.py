@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
+from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,6 @@ OWN_OPTIMIZERS = (
 
 def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield settings that the libraries refuse, or that are not modeled."""
-    if not updates_in_backward(request.training):
-        return
     yield from _released(request)
     yield from _accumulated(request)
     if request.method.name == "adalora":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
@@ -19,7 +19,7 @@ from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.architecture.dimension import Dim
+    from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
@@ -33,6 +33,24 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
     from calculator.layers.sharding_hooks import Unit
     from calculator.layers.tower import Processed
+
+
+class NotedUpdate(NamedTuple):
+    """Where a layer would append keys and values to a cache.
+
+    Attributes:
+        position: The number of events before.
+        rows: The rows of the keys and of the values.
+        layouts: Their shapes and dtypes.
+        scope: The prefix of the names of new rows.
+        has_mask: Whether the layer has a mask.
+    """
+
+    position: int
+    rows: tuple[int, int]
+    layouts: tuple[tuple[Shape, DType], tuple[Shape, DType]]
+    scope: str
+    has_mask: bool
 
 
 #: The names in a config of the dropout probability in attention.
@@ -77,6 +95,7 @@ class Context(BatchState):
         "may_skip_first_layer",
         "method",
         "model",
+        "noted_updates",
         "older",
         "parameters",
         "passes",
@@ -96,6 +115,7 @@ class Context(BatchState):
         "skipped_router_gradients",
         "tape",
         "tower_unit",
+        "trained_layer",
         "training",
         "unrolls",
     )
@@ -110,6 +130,8 @@ class Context(BatchState):
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
+    noted_updates: list[NotedUpdate] | None
+    trained_layer: Any
 
     def __init__(
         self,
@@ -177,8 +199,7 @@ class Context(BatchState):
         self.attention = training.attention
         if training.attention == "sdpa" and "sdpa_without_softcapping" not in self.older:
             self.attention = forward.sdpa
-        dropouts = (self.config.get(name) for name in DROPOUTS)
-        self.attention_dropout = float(next(filter(None, dropouts), 0.0))
+        self.attention_dropout = float(next(filter(None, map(self.config.get, DROPOUTS)), 0.0))
         self.cache: Cache | None = None
         #: Whether the running model creates a cache.
         self.caches = False
@@ -217,7 +238,9 @@ class Context(BatchState):
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
         #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
-        self.skipped_layer = self.skipped = self.before_first_pass = None
+        #: `noted_updates` are where layers would update a cache, while that is noted. A pass of `generate` runs
+        #: `trained_layer` with other sizes.
+        self.skipped_layer = self.skipped = self.before_first_pass = self.noted_updates = self.trained_layer = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
@@ -287,9 +310,11 @@ class Context(BatchState):
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """Return a layer's modules by their names within the layer. Their parameters are on this tape."""
         spec_of, run, path = self.prepared.module_spec, self.method.forward_in(self), prefix.removesuffix(".")
-        paths = [(module.under(path), module) for module in layer.modules]
-        bound = [BoundModule(self.parameters, name, module, spec_of(name, module), run) for name, module in paths]
-        return LayerModules({each.module.name: each for each in bound}, prefix, layer.kind)
+        bound: dict[str, BoundModule] = {}
+        for module in layer.modules:
+            name = module.under(path)
+            bound[module.name] = BoundModule(self.parameters, name, module, spec_of(name, module), run)
+        return LayerModules(bound, prefix, layer.kind)
 
     def position_ids(self, length: int) -> Tensor:
         """Return the position ids, of all sequences if the caller gives them, or of one sequence.
@@ -322,11 +347,21 @@ class Context(BatchState):
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one. Return all keys and values of the layer."""
         if self.cache is None:
+            if self.noted_updates is not None:
+                self.noted_updates.append(self._noted(key, value))
             return key, value
         if "cache_without_copies" in self.older:
             return self.cache.refer(key, value)
         one_dtype = "values_cached_as_keys" in self.older
         return self.cache.update(key, value, windowed=self.attends_to_window, one_dtype=one_dtype)
+
+    def _noted(self, key: Tensor, value: Tensor) -> NotedUpdate:
+        """Return where the layer would append keys and values to a cache."""
+        assert key.storage is not None
+        assert value.storage is not None
+        rows, tape = (key.storage.row, value.storage.row), self.tape
+        layouts = (key.shape, key.dtype), (value.shape, value.dtype)
+        return NotedUpdate(len(tape.events), rows, layouts, tape.scope, self.mask is not None)
 
     def record_router_logits(self, router_logits: Tensor) -> None:
         """Keep a router's logits until the forward pass ends, if output_router_logits is set."""

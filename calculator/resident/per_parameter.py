@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.total import total_bytes
 from calculator.resident.tensor import ResidentTensor, new_tensor
 from calculator.resident.tensors import with_gradient
 
@@ -30,7 +31,7 @@ class PerParameter:
         self.names = names
         self.component = component
         self.times = times
-        self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
+        self.bytes = total_bytes(of) * len(names) * times
         #: The rows in a ledger, cached by the ledger.
         self.rows: Any = None
 

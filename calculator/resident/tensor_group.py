@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.cached import cached_property
+from calculator.common.total import total_bytes
 from calculator.resident.per_parameter import ResidentTensors
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
     @cached_property
     def bytes(self) -> int:
         """The bytes of all tensors."""
-        return sum([part.bytes for part in self.parts or self])
+        return total_bytes(self.parts or self)
 
     @cached_property
     def components(self) -> dict[ComponentName, Any]:

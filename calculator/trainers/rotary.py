@@ -32,7 +32,7 @@ _KEEP = ("longrope", "dynamic")
 def kept(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the tensors that the rotary embeddings of the model keep, and those of a second model that runs."""
     types = prepared.model.config.get("rope_type")
-    if not isinstance(types, Mapping) and types not in _KEEP:
+    if types is None or (isinstance(types, str) and types not in _KEEP):
         return
     scaled = [buffer for buffer in prepared.model.buffers if buffer.name.endswith(_ORIGINAL)]
     for model in ("", "ref_model.") if loop.compared(prepared) == "model" else ("",):

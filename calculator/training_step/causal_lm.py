@@ -24,11 +24,15 @@ from calculator.stack.changes import SAVED_ARGUMENTS
 from calculator.trainers import trainer_of
 from calculator.training_step.checkpointed_layers import CheckpointedLayers
 from calculator.training_step.compared import ModelPasses, run_no_grad_first
+from calculator.training_step.derived_passes import observed
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.recorded_layers import RecordedLayers
+from calculator.training_step.trained_layer import ResizedLayers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
     from calculator.engine.autograd import Node
@@ -149,8 +153,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
-    run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
+    layers, known = context.layer_loop, _known_layers(context)
+    run = _runner(context, known, retained)
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states
         hidden_states = first.output(context)
@@ -186,6 +190,23 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return context.keep_hidden_states(hidden_states, is_last=True)
+
+
+def _known_layers(context: Context) -> RecordedLayers | None:
+    if context.trained_layer is not None:
+        return ResizedLayers(_layer, context.trained_layer)
+    return RecordedLayers.of(context, _layer)
+
+
+def _runner(
+    context: Context, known: RecordedLayers | None, retained: Tensor | None
+) -> Callable[[Context, int, Tensor], Tensor]:
+    """Return the function that runs a layer. `retained` is the tensor that the decoder keeps while layers run."""
+    run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
+    if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
+        kept = None if retained is None or retained.storage is None else retained.storage.row
+        return partial(observed, context.skipped, run, kept)
+    return run
 
 
 def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:

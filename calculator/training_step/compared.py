@@ -14,10 +14,18 @@ from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import WithFrozenAdapters, compared_model, is_like_second
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_for, forward_of_second
+from calculator.training_step.derived_passes import (
+    UnknownPeaksError,
+    are_known,
+    can_be_derived,
+    is_symbolic,
+    lists_every_adapter,
+)
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
-from calculator.training_step.skipped_references import decides_no_peak, may_follow
+from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow
+from calculator.training_step.trained_layer import may_be_resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +67,12 @@ class ModelPasses:
         context, skipped = self.context, self.context.skipped
         prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         if skipped is not None:
-            skipped.begin_trained(context.tape, lists_added=may_follow(context, prepared))
+            _begin_trained(context, prepared, skipped)
         outputs = self.forward(context) if ids is None else self.forward(context, ids=ids)
         if skipped is not None:
             skipped.end_trained(context.tape)
+            if skipped.needs_peaks and skipped.passes and not are_known(context, skipped):
+                raise UnknownPeaksError
         return outputs
 
     def again(self, name: str, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -87,13 +97,11 @@ class ModelPasses:
         skips = not outer.unrolls and not prepared.recorded_passes.are_replayed
         compared = trainer_of(prepared.training).compared(prepared) if reference else None
         skipped = outer.skipped
-        if skipped is not None and not (
-            may_be_skipped(outer, prepared, compared) or (reference and decides_no_peak(outer, skipped))
-        ):
+        if skipped is not None and not _is_skipped(outer, prepared, compared, skipped, reference=reference):
             skipped = None
         head = trainer_of(prepared.training).fused_head(compared)
         if skipped is not None and head is not None:
-            return named(tape, name, partial(self._skipped, name, skipped, head))[0]
+            return named(tape, name, partial(self._skipped, name, compared, skipped, head))[0]
         run = partial(self._run, prepared, name, compared, skips=skips)
         layers: Repetition | None
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
@@ -112,10 +120,12 @@ class ModelPasses:
         if before is not None:
             before(self.context.tape)
 
-    def _skipped(self, name: str, skipped: SkippedPasses, head: FusedHead) -> tuple[Outputs, Repetition]:
+    def _skipped(
+        self, name: str, compared: Compared | None, skipped: SkippedPasses, head: FusedHead
+    ) -> tuple[Outputs, Repetition]:
         """Return what a pass returns that is not interpreted."""
         context, tape = self.context, self.context.tape
-        skipped.begin(tape, name, context.dtype)
+        skipped.begin(tape, name, compared, context.dtype)
         with _NoGrad(tape, in_eval_mode=False):
             tape.component = "logits_and_loss"
             outputs = head.allocate_outputs(context)
@@ -142,6 +152,30 @@ class ModelPasses:
                 context = _context(self.context, prepared, compared, name)
                 outputs = self.forward(context)
         return outputs, context.repetition
+
+
+def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPasses) -> None:
+    """Mark where the trained pass begins, if passes before it were left out, or those after it may be."""
+    skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
+    lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
+    derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
+    skipped.resizes = skipped.needs_peaks and may_be_resized(context, prepared)
+    derives = derives and (lists_added or skipped.resizes) and can_be_derived(context, prepared)
+    skipped.begin_trained(context.tape, lists_added=lists_added, derives=derives)
+
+
+def _is_skipped(
+    context: Context, prepared: PreparedModel, compared: Compared | None, skipped: SkippedPasses, *, reference: bool
+) -> bool:
+    """Return whether a no-grad pass is not interpreted. `context` is that of the trained pass."""
+    if may_be_skipped(context, prepared, compared):
+        is_listed = compared != "without adapters" or lists_every_adapter(context)
+        return not skipped.needs_peaks or (is_listed and can_be_derived(context, prepared))
+    if not reference or compared is None or not skipped.goes_on:
+        return False
+    if skipped.needs_peaks or compared == "model":
+        return has_known_peak(context, skipped, compared)
+    return decides_no_peak(context, skipped)
 
 
 class _Recorded(NamedTuple):

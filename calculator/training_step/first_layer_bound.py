@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.engine.copies import Copies, CountChange
+    from calculator.engine.kinds import EqualSizes
     from calculator.engine.recording import Recording
 
 
@@ -53,7 +54,7 @@ def least_counts(copies: Copies) -> list[CountChange]:
     ]
 
 
-def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
+def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
     """Return the sizes of which the first layer may reach the highest count, each with an upper bound on that count.
 
     Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
@@ -68,7 +69,7 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
     return known
 
 
-def _counted(copies: Copies, equal: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def _counted(copies: Copies, equal: EqualSizes) -> Iterator[tuple[int, int]]:
     layers, events = copies.windows[1].copies, copies.kinds.size_events
     each, kept = (together(copies.sizes[window], equal) for window in (0, 2))
     gradients = {size: (layers + 1) * count for size, count in together(copies.sizes_left, equal).items()}

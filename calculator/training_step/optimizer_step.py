@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from calculator.common.total import total_bytes
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensor import ResidentTensor, new_tensor
@@ -13,7 +14,7 @@ from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from calculator.common.dtype import DType
     from calculator.resident.optimizer import Optimizer
@@ -45,7 +46,7 @@ def temporaries(
         candidates = [(*each, total_norm()) for each in candidates]
     if clips:
         candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
-    return max(candidates, key=bytes_of)
+    return max(candidates, key=total_bytes)
 
 
 def step_candidates(
@@ -71,11 +72,6 @@ def step_candidates(
     return [_foreach(group, optimizer) for group in groups]
 
 
-def bytes_of(tensors: Iterable[ResidentTensors]) -> int:
-    """Return the bytes of some tensors together."""
-    return sum([tensor.bytes for tensor in tensors])
-
-
 def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
     """Yield the temporary lists of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
@@ -92,7 +88,7 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
         return _lists(trained, optimizer, lists)
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
     alive = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
-    return max(alive, key=bytes_of)
+    return max(alive, key=total_bytes)
 
 
 def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> tuple[ResidentTensors, ...]:
@@ -144,7 +140,7 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
     if norms > len(_FACTOR):
         return while_stacked  # a scalar takes as much memory as another
-    return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in _FACTOR)), key=bytes_of)
+    return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in _FACTOR)), key=total_bytes)
 
 
 def _scalar(name: str, dtype: DType) -> ResidentTensor:

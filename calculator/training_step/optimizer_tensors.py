@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.common.total import total_bytes
 from calculator.methods.low_rank import loraplus
 from calculator.resident.optimizers import updates_in_backward
 from calculator.resident.per_parameter import further_code_books, optimizer_states, shared_states
 from calculator.resident.tensor import new_tensor
 from calculator.resident.tensors import with_gradient
 from calculator.trainers.resident import embeddings, groups
-from calculator.training_step.optimizer_step import bytes_of, temporaries
+from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.updates import block_copies
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def step_temporaries(
         returns_norm=trainer.returns_norm,
     )
     after = method.after_step(tensors, training)
-    return max(of_step, after, key=bytes_of) if after else of_step
+    return max(of_step, after, key=total_bytes) if after else of_step
 
 
 def _after_backward(prepared: PreparedModel, tensors: Sequence[ResidentTensor]) -> tuple[ResidentTensors, ...]:

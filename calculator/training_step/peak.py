@@ -13,15 +13,23 @@ if TYPE_CHECKING:
 
 
 class MicroBatchRun(NamedTuple):
-    """An interpreted micro-batch, and its recording with every layer counted."""
+    """An interpreted micro-batch, its recording with every layer counted, and the peaks of passes that are left out.
+
+    These are positions, each with the bytes that are alive in a pass there. Lower ones may be missing.
+    """
 
     run: Run
     recording: Recording
+    passes: tuple[tuple[int, int], ...] = ()
 
     @property
     def marks(self) -> dict[str, int]:
         """The position of each mark."""
         return self.run.copies.marks
+
+    def most_left_out(self, start: int, end: int) -> int:
+        """Return the most bytes alive in a pass that is left out between two positions. 0 if there is none."""
+        return max([size for at, size in self.passes if start <= at <= end], default=0)
 
 
 class Peak(NamedTuple):
@@ -38,6 +46,8 @@ class Peak(NamedTuple):
     deferred: Deferred[LiveTensors]
     #: The micro-batch of the peak. None for the optimizer's step.
     micro_batch: MicroBatchRun | None = None
+    #: Whether it is the peak of a pass that is not interpreted. Its operation and its tensors are not known then.
+    is_left_out: bool = False
 
     @property
     def alive(self) -> LiveTensors:

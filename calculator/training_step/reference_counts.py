@@ -62,14 +62,14 @@ def _runs(step: TrainingStep) -> Iterator[tuple[Run, list[int], Mapping[int, int
     """
     if places := _places(step.run):
         sizes, carried = step.run.storages.sizes, step.run.copies.kinds.by_size(step.carried.counts)
-        yield step.run, places, {sizes[size]: count for size, count in carried.items()}
+        yield step.run, places, _by_bytes(sizes, carried)
     if step.first is not None and (places := _places(step.first.run)):
         yield step.first.run, places, {}
 
 
 def _places(run: Run) -> list[int]:
     """Return the positions at which passes after the trained one are left out."""
-    if not run.added:
+    if run.added is None:
         return []
     marks = run.copies.marks
     return [at for label, at in marks.items() if label.endswith(SKIPPED) and at >= marks[TRAINED]]
@@ -105,7 +105,18 @@ def _alive(run: Run, places: Sequence[int], carried: Mapping[int, int]) -> dict[
             size = max(event, ~event)
             alive[size] = alive.get(size, 0) + (1 if event >= 0 else -1)
         largest = most(largest, alive)
-    return {sizes[size]: count + carried.get(sizes[size], 0) for size, count in largest.items()}
+    found = _by_bytes(sizes, largest)
+    for size, count in carried.items():
+        found[size] = found.get(size, 0) + count
+    return found
+
+
+def _by_bytes(sizes: Sequence[int], counts: Mapping[int, int]) -> dict[int, int]:
+    """Return the counts of sizes in bytes, from those of their numbers. Several numbers may have equal bytes."""
+    found: dict[int, int] = {}
+    for size, count in counts.items():
+        found[sizes[size]] = found.get(sizes[size], 0) + count
+    return found
 
 
 def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
@@ -118,7 +129,7 @@ def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
 
 def _of_adapters(run: Run) -> list[int]:
     """Return the rows that adapters allocate in the trained pass."""
-    return [row for first, stop, output in run.added for row in range(first, stop) if row != output]
+    return [row for first, stop, output, _ in run.added or () for row in range(first, stop) if row != output]
 
 
 def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import elements
 from calculator.common.cached import cached_property
 from calculator.common.dtype import ITEMSIZE
+from calculator.common.total import total_bytes
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS, updates_in_backward
@@ -173,7 +174,7 @@ class ResidentState:
         """The bytes that loading the base model allocates, including those that a cast frees afterwards."""
         base = [tensor for tensor in self.tensors if tensor.base]
         freed = self._freed_after_cast(base) if self.shards.loads_whole else 0
-        return sum([tensor.bytes for tensor in base]) + freed
+        return total_bytes(base) + freed
 
     def _freed_after_cast(self, base: Iterable[ResidentTensor]) -> int:
         """Return the bytes of half-precision weights that are cast to float32 after loading.

@@ -15,10 +15,12 @@ from calculator.engine.offloading import OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.engine.skipped_passes import SkippedPasses
 from calculator.trainers import trainer_of
-from calculator.training_step import first_layer_bound, skipped_passes
+from calculator.training_step import first_layer_bound, pass_peaks
 from calculator.training_step.causal_lm import micro_batch
 from calculator.training_step.checkpointed_layers import LayersDifferError
+from calculator.training_step.derived_passes import UnknownPeaksError
 from calculator.training_step.first_period import output_of, outputs_of
+from calculator.training_step.peak import MicroBatchRun
 from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     from calculator.engine.kinds import Kinds, Outputs, Storages
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
-    from calculator.engine.tape import Allocation, Tape
+    from calculator.engine.skipped_passes import LeftOut
+    from calculator.engine.tape import AddedRows, Allocation, Tape
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.pass_peaks import PassPeaks
 
 
 class Interpretation(NamedTuple):
@@ -49,7 +53,9 @@ class Interpretation(NamedTuple):
     #: The position of each mark on the tape.
     marks: dict[str, int] | None = None
     #: The rows that adapters allocate in the trained pass, if passes without them may be skipped (see `Tape.added`).
-    added: Sequence[tuple[int, int, int]] = ()
+    added: Sequence[AddedRows] | None = None
+    #: The passes that are not interpreted.
+    left_out: LeftOut | None = None
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -70,7 +76,7 @@ class Interpretation(NamedTuple):
         """Return the run with the rows on the tape."""
         storages = storages_of(self.tape, self.first, self.outputs)
         copies = self.with_kinds(storages.kinds)
-        return Run(self.tape, self.repetition, copies, storages, self.added)
+        return Run(self.tape, self.repetition, copies, storages, self.added, self.left_out)
 
 
 class Run(NamedTuple):
@@ -80,7 +86,8 @@ class Run(NamedTuple):
     repetition: Repetition
     copies: Copies
     storages: Storages
-    added: Sequence[tuple[int, int, int]] = ()
+    added: Sequence[AddedRows] | None = None
+    left_out: LeftOut | None = None
 
     @property
     def rows(self) -> Sequence[Allocation]:
@@ -102,18 +109,25 @@ class Run(NamedTuple):
 
 
 def recorded_run(
-    context_of: Callable[[], Context], cached: Callable[..., Run | None], *, whole: bool
-) -> tuple[Run, Recording]:
+    context_of: Callable[[], Context], cached: Callable[..., Run | None], *, whole: bool, every_pass: bool
+) -> MicroBatchRun:
     """Interpret a micro-batch, or take its run from a cache, and record it.
 
-    The first layer is interpreted too if `whole` is true, or if the next layer does not determine it.
+    The first layer is interpreted too if `whole` is true, or if the next layer does not determine it. Every pass is
+    interpreted if `every_pass` is true, or if the trained pass does not determine the others.
     """
-    run = cached(whole=whole) or interpreted(context_of(), whole=whole, another=context_of).run()
-    recording = run.recorded()
-    if not _is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of(), whole=True, another=context_of).run()
-        recording = run.recorded()
-    return run, recording
+
+    def run(*, whole: bool, every_pass: bool) -> Run:
+        given = {"whole": whole, "every_pass": every_pass}
+        return cached(**given) or interpreted(context_of(), **given, another=context_of).run()
+
+    found = run(whole=whole, every_pass=every_pass)
+    recording = found.recorded()
+    passes = _peaks_if_determined(found, recording, whole=whole)
+    if passes is None:
+        found = run(whole=True, every_pass=True)
+        recording = found.recorded()
+    return MicroBatchRun(found, recording, passes or ())
 
 
 def offloaded_bytes(prepared: PreparedModel) -> int:
@@ -124,31 +138,41 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
 
 
-def _is_determined(recording: Recording) -> bool:
-    """Return whether a recording without all layers, or with a first one with more bytes alive, gives every peak."""
-    if not skipped_passes.is_determined(recording):
-        return False
+def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> PassPeaks | None:
+    """Return the peaks of passes that are left out and may be higher than those of the recording.
+
+    Return None if a recording without all layers and passes, or with a first layer with more bytes alive, does not give
+    every peak.
+    """
+    passes = pass_peaks.peaks(run, recording, each_is_needed=whole)
     if recording.first is not None:
-        return recording.first.is_determined(recording)
-    return not recording.copies.bounds_first or first_layer_bound.is_before_peak(recording)
+        return passes if recording.first.is_determined(recording) else None
+    if recording.copies.bounds_first and not first_layer_bound.is_before_peak(recording):
+        return None
+    return passes
 
 
 @without_frame_snapshots
-def interpreted(context: Context, *, whole: bool, another: Callable[[], Context] | None = None) -> Interpretation:
+def interpreted(
+    context: Context, *, whole: bool, every_pass: bool | None = None, another: Callable[[], Context] | None = None
+) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
 
-    If `another` returns a new context, checkpointed layers are recorded again where they are like others.
+    `every_pass`: whether all passes are interpreted. By default, they are if `whole` is true. If `another` returns a
+    new context, checkpointed layers are recorded again where they are like others.
     """
     context.records_layers_again = another is not None
+    every_pass = whole if every_pass is None else every_pass
     try:
-        return _interpreted(context, whole=whole)
-    except LayersDifferError:
+        return _interpreted(context, whole=whole, every_pass=every_pass)
+    except (LayersDifferError, UnknownPeaksError) as error:
         if another is None:
             raise
-        return _interpreted(another(), whole=whole)
+        every_pass = every_pass or isinstance(error, UnknownPeaksError)
+    return _interpreted(another(), whole=whole, every_pass=every_pass)
 
 
-def _interpreted(context: Context, *, whole: bool) -> Interpretation:
+def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpretation:
     if _has_equal_layers(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
@@ -162,7 +186,7 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
-    context.skipped = None if whole else SkippedPasses()
+    context.skipped = None if every_pass else SkippedPasses(needs_peaks=whole)
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
@@ -181,7 +205,8 @@ def _interpreted(context: Context, *, whole: bool) -> Interpretation:
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
         marks=marks,
-        added=(context.skipped.added or ()) if context.skipped is not None else (),
+        added=context.skipped.added if context.skipped is not None else None,
+        left_out=context.skipped.left_out if context.skipped is not None else None,
     )
 
 

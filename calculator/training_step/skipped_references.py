@@ -1,6 +1,9 @@
-"""Passes without adapters after the trained pass, which are not interpreted if they decide no figure.
+"""Passes after the trained pass that are not interpreted: those of a reference on the batch of the trained pass.
 
-Such a pass runs the base model under no_grad on the batch of the trained pass. A graph and adapters only add tensors
+The peak of a second model like the trained one is that of the trained pass's layer (see `derived_passes`). A pass
+without adapters is left out if it decides no figure.
+
+The latter runs the base model under no_grad on the batch of the trained pass. A graph and adapters only add tensors
 and references to tensors. So at each operation of the base model, of the storages of any size that the pass has
 allocated itself, no more are alive than at the same operation of the trained pass without those of adapters. A later
 layer has its own input alive and the first one's, so one more input is counted. All that is alive before the pass is
@@ -10,7 +13,7 @@ Layers are checkpointed. The pass has the inputs of all layers alive, and the tr
 before at its peak. So the copies of the interpreted layer count alike in both.
 
 The bytes of tensors must be known when the pass would run, to be compared with the peak of the trained pass. A run with
-symbolic sizes interprets it.
+symbolic sizes interprets it, unless the peak of each pass is needed.
 """
 
 from __future__ import annotations
@@ -19,30 +22,45 @@ from itertools import accumulate
 from operator import itemgetter, neg
 from typing import TYPE_CHECKING
 
-from calculator.engine.tape import Sizes
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers import trainer_of
+from calculator.training_step.derived_passes import is_symbolic, lists_every_adapter, own_on_tape
 from calculator.training_step.skipped_passes import may_be_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.engine.skipped_passes import SkippedPasses
+    from calculator.engine.tape import AddedRows
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.trainers.loop import Compared
 
 
 def may_follow(context: Context, prepared: PreparedModel) -> bool:
-    """Return whether passes without adapters follow the trained pass that may be skipped, if a bound allows it.
+    """Return whether passes follow the trained pass that may be skipped, if their peak is known or a bound allows it.
 
     `context` is that of the trained pass, before it begins.
     """
     training, trainer = context.training, trainer_of(context.training)
     if not trainer.facts.compares or not training.gradient_checkpointing or training.autocast is not None:
         return False
-    if context.tape.sizes.__class__ is not Sizes or trainer.compared(prepared) != "without adapters":
+    compared = trainer.compared(prepared)
+    if compared is None or not isinstance(trainer.head(context), FusedHead):
         return False
-    return isinstance(trainer.head(context), FusedHead) and may_be_skipped(context, prepared, "without adapters")
+    return may_be_skipped(context, prepared, compared)
+
+
+def has_known_peak(context: Context, skipped: SkippedPasses, compared: Compared) -> bool:
+    """Return whether a reference that would run now has the peak of the trained pass's layer.
+
+    With symbolic sizes, that is found out when they are known.
+    """
+    if is_symbolic(context):
+        return skipped.layer is not None and (compared == "model" or lists_every_adapter(context))
+    if skipped.peak is None:
+        skipped.peak = own_on_tape(context, skipped, compared) or 0
+    return skipped.peak > 0
 
 
 def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
@@ -60,7 +78,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
     return skipped.room > 0
 
 
-def _room(context: Context, start: int, added: Sequence[tuple[int, int, int]]) -> int:
+def _room(context: Context, start: int, added: Sequence[AddedRows]) -> int:
     """Return by how many bytes a pass without adapters that would run now is below the peak of the trained pass.
 
     The trained pass has begun after `start` events. Bytes that both have alive, as those of copies, do not count.
@@ -73,7 +91,7 @@ def _room(context: Context, start: int, added: Sequence[tuple[int, int, int]]) -
     begin, end = marks[f"layer {first} forward"], marks[f"layer {last} forward"]
     sizes = [*map(itemgetter(4), tape.rows)]
     alive = _alive(events, sizes)
-    for row, stop, output in added:
+    for row, stop, output, _ in added:
         of_output = sizes[output]
         sizes[row:stop] = [0] * (stop - row)
         sizes[output] = of_output

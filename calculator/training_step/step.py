@@ -14,6 +14,7 @@ from calculator.resident.tensor_group import TensorGroup
 from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
+from calculator.training_step.derived_passes import are_likely
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
@@ -43,11 +44,23 @@ if TYPE_CHECKING:
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
-    def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
+    def __init__(
+        self,
+        resident: ResidentState,
+        *,
+        traces: TraceCache | None = None,
+        whole: bool = False,
+        every_pass: bool = False,
+    ) -> None:
         self.resident = resident
         self.traces = traces or TraceCache()
+        is_flat = resident.flat is not None
+        #: Whether all figures are expected to be read, so that a bound saves nothing.
+        self._is_read_whole = whole
+        #: Whether every pass is interpreted.
+        self._has_every_pass = every_pass or is_flat or (whole and not are_likely(resident.prepared))
         #: The only micro-batch of a step, or the last one.
-        self.last = self._interpreted(resident.prepared, whole=whole or resident.flat is not None)
+        self.last = self._interpreted(resident.prepared, whole=whole or is_flat)
         resident.run = self.run
         #: An earlier micro-batch. None if all are like the last one.
         self.earlier: MicroBatchRun | None = None
@@ -77,8 +90,6 @@ class TrainingStep:
         #: does not generate.
         self._batch = prepared.trainer.generation(prepared.training)
         self._passes = self.traces.generation_of(prepared) if self.generates else None
-        #: Whether all figures are expected to be read, so that a bound saves nothing.
-        self._is_read_whole = whole
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
@@ -100,7 +111,7 @@ class TrainingStep:
     ) -> MicroBatchRun:
         context_of = partial(training_context, prepared, reduces=reduces)
         traced = partial((traces or self.traces).run_of, prepared, reduces=reduces)
-        return MicroBatchRun(*recorded_run(context_of, traced, whole=whole))
+        return recorded_run(context_of, traced, whole=whole, every_pass=self._has_every_pass)
 
     @property
     def communication(self) -> tuple[Collective, ...] | None:
@@ -127,10 +138,18 @@ class TrainingStep:
 
     @property
     def whole(self) -> TrainingStep:
-        """The same step with the first layer and every pass interpreted, for figures of every layer."""
-        if self.recording.first is None and not self.run.copies.bounds_first and not self.leaves_out_passes:
+        """The same step with the first layer interpreted and the peak of every pass, for figures of every layer."""
+        has_first = self.recording.first is None and not self.run.copies.bounds_first
+        if has_first and (self._is_read_whole or not self.leaves_out_passes):
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
+
+    @property
+    def with_every_pass(self) -> TrainingStep:
+        """The same step with the first layer and every pass interpreted."""
+        if self._is_read_whole and not self.leaves_out_passes:
+            return self
+        return TrainingStep(self.resident, traces=self.traces, whole=True, every_pass=True)
 
     @property
     def leaves_out_passes(self) -> bool:
@@ -151,7 +170,9 @@ class TrainingStep:
         if self._passes is None:
             return ()
         prepared = self.resident.prepared
-        return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+        left_out = self.run.left_out
+        plain = partial(rolled_out_in_step, trained_layer=None if left_out is None else left_out.trained_layer)
+        return self._passes.of(prepared, plain, RolloutTrace) or plain(prepared)
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:
@@ -228,6 +249,8 @@ class TrainingStep:
         forward, backward, optimizer = self._peaks_of_batches()
         if self.resident.while_fetching:
             forward = max(forward, self._while_fetching(), key=attrgetter("bytes"))
+        if forward.is_left_out and forward.bytes >= max(backward.bytes, optimizer.bytes):
+            return self.with_every_pass.peaks()
         return forward, backward, optimizer
 
     def _peaks_of_batches(self) -> tuple[Peak, Peak, Peak]:
@@ -309,6 +332,10 @@ class TrainingStep:
         end = marks["backward" if phase == "forward" else "end"]
         moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
+        if of.passes and phase == "forward":
+            most = of.most_left_out(marks[phase], end)
+            if most > moment.bytes:
+                return self._peak_left_out(of, throughout + most, throughout, left)
         return Peak(
             phase=phase,
             bytes=throughout + moment.bytes,
@@ -317,6 +344,27 @@ class TrainingStep:
             left=left,
             deferred=Deferred(partial(of.recording.alive, moment, state, left)),
             micro_batch=of,
+        )
+
+    def _peak_left_out(self, of: MicroBatchRun, size: int, throughout: int, left: StorageCounts | None) -> Peak:
+        """Return the peak of a forward pass that is that of a pass that is not interpreted.
+
+        Its tensors are those of the same step with every pass.
+        """
+        resident, traces = self.resident, self.traces
+
+        def alive() -> LiveTensors:
+            return TrainingStep(resident, traces=traces, whole=True, every_pass=True).peaks()[0].alive
+
+        return Peak(
+            phase="forward",
+            bytes=size,
+            throughout=throughout,
+            operation="",
+            left=left,
+            deferred=Deferred(alive),
+            micro_batch=of,
+            is_left_out=True,
         )
 
 

@@ -91,19 +91,26 @@ class SymbolicTrace:
         storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
         interpretation = self.interpretation
         return Run(
-            tape=interpretation.tape, repetition=interpretation.repetition, copies=shared.copies, storages=storages
+            tape=interpretation.tape,
+            repetition=interpretation.repetition,
+            copies=shared.copies,
+            storages=storages,
+            added=interpretation.added,
+            left_out=interpretation.left_out,
         )
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""
-        last = dict(zip(self.names, self.shape_of, strict=True))
-        several = {name for name, shape in zip(self.names, self.shape_of, strict=True) if last[name] != shape}
+        keys = [*zip(self.names, self.dtypes, self.components, strict=True)]
+        last: dict[object, int] = dict(zip(keys, self.shape_of, strict=True))
+        if len(last) == len(keys):
+            return
         shapes: dict[object, list[int]] = {}
-        kinds = zip(self.names, self.shape_of, self.dtypes, self.components, strict=True)
-        for name, shape, dtype, component in kinds:
-            if name in several:
-                shapes.setdefault((name, dtype, component), []).append(shape)
-        for pair in dict.fromkeys(pair for each in shapes.values() for pair in combinations(each, 2)):
+        for key, shape in zip(keys, self.shape_of, strict=True):
+            if last[key] != shape:
+                shapes.setdefault(key, []).append(shape)
+        several = [[*others, last[key]] for key, others in shapes.items()]
+        for pair in dict.fromkeys(pair for each in several for pair in combinations(each, 2)):
             if self.shape_env.can_be_equal(*[self.shapes[shape] for shape in pair]):
                 yield pair
 
@@ -210,8 +217,8 @@ class TraceCache:
         #: All its settings of the method, the training, the card and the stack that are not sizes. None until the next
         #: request.
         self.settings: tuple[object, ...] | None = None
-        #: The runs, by `whole` (whether the first layer is interpreted) and `reduces`.
-        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(
+        #: The runs, by `whole` (whether the first layer is interpreted), `every_pass` and `reduces`.
+        self.runs: defaultdict[tuple[bool, bool, bool], BySizes[Run]] = defaultdict(
             partial(BySizes, traces_first=traces_first)
         )
         #: The passes in which the trainer generates completions.
@@ -225,13 +232,13 @@ class TraceCache:
             self._of_first = TraceCache(traces_first=self.traces_first)
         return self._of_first
 
-    def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
+    def run_of(self, prepared: PreparedModel, *, whole: bool, every_pass: bool, reduces: bool = True) -> Run | None:
         """Return the run of a request, or None if no trace's guards hold and the cache is full."""
         self._serve(prepared)
 
         def plain(prepared: PreparedModel) -> Run:
             context_of = partial(training_context, prepared, reduces=reduces)
-            return interpreted(context_of(), whole=whole, another=context_of).run()
+            return interpreted(context_of(), whole=whole, every_pass=every_pass, another=context_of).run()
 
         def traced(shape_env: ShapeEnv, symbolic: PreparedModel) -> SymbolicTrace:
             symbols = SymSizes(shape_env)
@@ -242,11 +249,12 @@ class TraceCache:
                 context.tape.sizes = symbols
                 return context
 
-            trace = SymbolicTrace(symbols, interpreted(context_of(), whole=whole, another=context_of))
+            ran = interpreted(context_of(), whole=whole, every_pass=every_pass, another=context_of)
+            trace = SymbolicTrace(symbols, ran)
             shape_env.eliminate_dead_code(trace.outputs)
             return trace
 
-        return self.runs[whole, reduces].of(prepared, plain, traced)
+        return self.runs[whole, every_pass, reduces].of(prepared, plain, traced)
 
     def generation_of(self, prepared: PreparedModel) -> BySizes[tuple[StepPass, ...]]:
         """Return the passes in which the trainer generates, for requests like this one."""

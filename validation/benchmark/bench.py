@@ -220,10 +220,9 @@ def _sharded(runs: int) -> Iterator[Line]:
 
 def _trainers(runs: int) -> Iterator[Line]:
     """Estimates with a trainer, as multiples of one without."""
-    for title, *both in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
-        for what, ratio in zip(("by itself", "a further length"), both, strict=True):
-            met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
-            yield Line(title=f"{title}: {what}", figure=f"{ratio:.2f} x", target=target, met=met)
+    for title, ratio in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
+        met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
+        yield Line(title=title, figure=f"{ratio:.2f} x", target=target, met=met)
 
 
 def _sharded_line(title: str, timed: Callable[[], object], runs: int) -> Line:

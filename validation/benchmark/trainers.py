@@ -35,11 +35,10 @@ MOST = 1.5
 
 
 class Ratio(NamedTuple):
-    """How much longer estimates with a trainer take: of a request by itself, and of a further length."""
+    """How much longer estimates of a kind take with a trainer."""
 
     title: str
-    alone: float
-    further: float
+    ratio: float
 
 
 def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> Iterator[Ratio]:
@@ -50,9 +49,11 @@ def ratios(body: dict[str, Any], methods: list[dict[str, Any]], runs: int) -> It
             plain = request_of(body_of_method)
             for trainer in TRAINERS:
                 other = request_of(body_of_method, trainer)
-                alone = _ratio(estimating_alone(plain), estimating_alone(other), runs)
-                further = _ratio(estimating_in_a_series(plain), estimating_in_a_series(other), runs)
-                yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}", alone, further)
+                for kind, estimating in _KINDS.items():
+                    if kind == WHOLE and reserved != "rule":
+                        continue
+                    ratio = _ratio(estimating(plain), estimating(other), runs)
+                    yield Ratio(f"{trainer}, {method['name']}, reserved by {reserved}: {kind}", ratio)
 
 
 def request_of(body: dict[str, Any], trainer: str | None = None) -> Request:
@@ -66,6 +67,16 @@ def estimating_alone(request: Request) -> Callable[[], object]:
     return lambda: estimate(request, SeriesCache())
 
 
+def answering(request: Request) -> Callable[[], object]:
+    """Return a function that estimates the request as the first of its kind, and reads all of the answer."""
+
+    def answered() -> object:
+        memory = estimate(request, SeriesCache(), whole=True).memory
+        return memory.phases, memory.timeline, [part.rows for part in memory.components]
+
+    return answered
+
+
 def estimating_in_a_series(request: Request) -> Callable[[], object]:
     """Return a function that estimates the request with a further length each time, in a series of two before it."""
     series = SeriesCache()
@@ -77,6 +88,17 @@ def estimating_in_a_series(request: Request) -> Callable[[], object]:
     further()
     further()
     return further
+
+
+#: The kind of an estimate whose answer is read as a whole.
+WHOLE = "a whole answer"
+
+#: By kind of estimate, a function that returns one that estimates a request.
+_KINDS: dict[str, Callable[[Request], Callable[[], object]]] = {
+    "by itself": estimating_alone,
+    "a further length": estimating_in_a_series,
+    WHOLE: answering,
+}
 
 
 def _ratio(plain: Callable[[], object], other: Callable[[], object], runs: int) -> float:

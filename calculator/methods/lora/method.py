@@ -131,8 +131,9 @@ class LoRA(LowRank):
         base = self.base
         if base is None:
             trained, added, copied = layer.adapted(self, path, module, model, training, training.dtype)
+            copy_dtype = self.copy_dtype if copied else None
             return new_module_spec(
-                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=self.copy_dtype
+                dtype=training.dtype, trained=trained, added=added, copied=copied, copy_dtype=copy_dtype
             )
         dtype = self.hidden_dtype(training)
         packed = base.converts(path, module, model)

@@ -10,6 +10,7 @@ from calculator.engine import products
 from calculator.engine.in_place import add_
 from calculator.engine.module_calls import enter, leave
 from calculator.engine.parameter_views import viewed
+from calculator.engine.tape import AddedRows
 from calculator.layers.stored_products import DENSE
 from calculator.methods.layer_kinds import full_name
 from calculator.methods.low_rank import block_diagonal, layers, parameters, tokens
@@ -92,8 +93,8 @@ def listed_forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Run `forward`, and list the rows that the adapters allocate (see `Tape.added`)."""
     out, tape = forward(method, bound, x), bound.tape
     if tape.added and out.storage is not None:
-        first, _, _ = tape.added.pop()
-        tape.added.append((first, len(tape.rows), out.storage.row))
+        first, _, _, of_base = tape.added.pop()
+        tape.added.append(AddedRows(first, len(tape.rows), out.storage.row, of_base))
     return out
 
 
@@ -101,7 +102,8 @@ def _base_layer(bound: BoundModule, x: Tensor) -> Tensor:
     """Return the output of the frozen module."""
     out, tape = bound.base_layer(x), bound.tape
     if tape.added is not None:
-        tape.added.append((len(tape.rows), len(tape.rows), -1))
+        of_base = None if out.storage is None else out.storage.row
+        tape.added.append(AddedRows(len(tape.rows), len(tape.rows), -1, of_base))
     return out
 
 

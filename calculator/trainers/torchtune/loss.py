@@ -67,14 +67,10 @@ def loss_of_chunks(context: Context, logits: list[Tensor], shifted: Tensor) -> T
     return ops.mul(total, total_elements, "loss, divided")
 
 
-def _numbers_of_rows(batch: int, logits: list[Tensor]) -> Iterator[int]:
-    """Yield the number of rows of each chunk. All but the last have the same."""
-    tokens = rows = 0
-    for chunk in logits:
-        if chunk.shape[1] is not tokens:
-            tokens = chunk.shape[1]
-            rows = named(batch * tokens, "B × S / 8")
-        yield rows
+def _numbers_of_rows(batch: int, logits: list[Tensor]) -> list[int]:
+    """Return the number of rows of each chunk. All but the last have the same."""
+    rows, last = (named(batch * chunk.shape[1], "B × S / 8") for chunk in (logits[0], logits[-1]))
+    return [*[rows] * (len(logits) - 1), last]
 
 
 def _labels(context: Context, tokens: int) -> Tensor:

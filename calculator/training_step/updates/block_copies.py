@@ -10,10 +10,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from calculator.common.total import total_bytes
 from calculator.methods.full.badam import COPY, in_float32
 from calculator.resident.per_parameter import own_states
 from calculator.resident.tensor import ResidentTensor
-from calculator.training_step.optimizer_step import bytes_of, clipping, step_candidates, total_norm
+from calculator.training_step.optimizer_step import clipping, step_candidates, total_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ def temporaries(
     moments = [(*returned, *each) for each in moments]
     if clips:
         moments.append((*gradients, *clipping(tuple(trained), keeps_norm=keeps_norm, vectors=1)))
-    return max(moments, key=bytes_of)
+    return max(moments, key=total_bytes)
 
 
 def _in_order(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:

@@ -49,7 +49,7 @@ class PartitionedPeaks:
         own: tuple[ResidentTensor, ...],
         first: MicroBatchRun | None = None,
     ) -> None:
-        run, recording = last
+        run, recording, _ = last
         self._state, self._left, self._carried = state, left, carried
         self._own, self._kept = own, (*state.resident_tensors, *own)
         self._windows = recording.windows

@@ -162,7 +162,7 @@ def test_the_api_answers_every_field_of_the_calculators(model, cls):
     kept_inside = {
         answer.Component: {"rule", "listed", "json"},
         answer.Estimate: {"stored", "remarks"},
-        answer.Memory: {"colocated", "line", "listed", "replay", "unsharded"},
+        answer.Memory: {"colocated", "line", "listed", "listed_overheads", "replay", "unsharded"},
         answer.Row: {"build", "form", "shape", "digits", "json"},
         Fit: {"gpus", "outcome"},
     }.get(cls, set())

@@ -1,7 +1,7 @@
 """The kinds of storages on a tape, and the bytes that its events add."""
 
 from calculator.engine.copies import Copies
-from calculator.engine.kinds import equal, firsts, numbered, storages_of
+from calculator.engine.kinds import Storages, equal, firsts, numbered, storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.live_tensors import StorageCounts
 from calculator.engine.recording import Recording
@@ -48,6 +48,12 @@ def test_storages_of_a_kind_are_counted_together():
     assert recorded.copies.left == {0: 2}
     assert {kind[0]: count for kind, count in alive.kinds().items()} == {"first": 3, "second": 1}
     assert alive.by_component()["activations"] == 3 * 1024 + 2048
+
+
+def test_equal_sizes_are_numbered_by_the_first_and_are_a_range_if_no_two_are_equal():
+    kinds, make = storages_of(tape()).kinds, tape().rows.__getitem__
+    assert Storages(kinds, [1024, 2048, 1024], make).equal_sizes == (0, 1, 0)
+    assert Storages(kinds, [1024, 2048, 512], make).equal_sizes == range(3)
 
 
 def test_equal_values_have_equal_numbers_in_the_order_of_the_first():

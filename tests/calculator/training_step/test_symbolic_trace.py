@@ -103,7 +103,7 @@ def test_runs_share_their_copies_unless_kinds_of_the_same_name_are_equal():
     series = SeriesCache(traces_first=True)
     for length in (100, 1000, 1024, 1025):
         answered(series, sequence_length=length, method={"r": 512})
-    (trace,) = series.traces.runs[False, True].traces
+    (trace,) = series.traces.runs[False, False, True].traces
     assert len(trace.known) < 4
     equal = answered(series, sequence_length=2048, method={"r": 2048})
     assert equal == answered(SeriesCache(), sequence_length=2048, method={"r": 2048})
@@ -161,7 +161,7 @@ def test_a_sequence_longer_than_the_window_has_another_trace():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
     for length, traces in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
         estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
-        assert len(series.traces.runs[False, True].traces) == traces
+        assert len(series.traces.runs[False, False, True].traces) == traces
 
 
 def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpreted(counted):
@@ -180,4 +180,4 @@ def test_the_number_of_traces_is_limited(counted, monkeypatch):
     for batch in (4, 2, 1, 3, 1):
         answered(series, micro_batch_size=batch)
     assert counted == {"concrete": 3, "symbolic": 1}
-    assert len(series.traces.runs[False, True].traces) == 1
+    assert len(series.traces.runs[False, False, True].traces) == 1

@@ -1,0 +1,229 @@
+"""No-grad passes that are not interpreted, because the trained pass's layer has their peaks.
+
+Such a pass runs the trained model, or a second one like it, on the batch of the trained pass. Layers are checkpointed
+and alike. If the trained pass's layer frees all that it allocates except its output, and records no graph for which it
+allocates more, no node keeps a tensor of it. So it has the same bytes alive at each operation without a graph. A later
+layer of the pass has its own input alive, and the first one's if the decoder keeps that. The embeddings, the final norm
+and the head have no more alive than in the trained pass. If the layer has more than all of these, the peak of the pass
+is the layer's, on top of what is alive before the pass.
+
+A pass without adapters has the events of the trained pass without those of adapters. A frozen module's output is then
+used in place of the sum of it and the update.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from operator import invert, itemgetter, neg
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.skipped_passes import TRAINED_END, DerivedLayer
+from calculator.engine.tape import Sizes, Tensor
+from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
+from calculator.methods.low_rank.method import LowRank
+from calculator.trainers import trainer_of
+from calculator.training_step.recorded_layers import recorded, state_of
+from calculator.training_step.trained_layer import noted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from calculator.engine.autograd import Node
+    from calculator.engine.skipped_passes import SkippedPasses
+    from calculator.engine.tape import AddedRows
+    from calculator.layers.context import Context
+    from calculator.methods.prepared_model import PreparedModel
+
+
+class UnknownPeaksError(Exception):
+    """The trained pass does not have the peaks of the passes before it that were left out."""
+
+
+#: The most nodes that are looked for before the first layer.
+_MOST_NODES = 8
+
+
+def are_likely(prepared: PreparedModel) -> bool:
+    """Return whether layers are likely to have more alive than the head, so that peaks can be derived from them.
+
+    A layer has three of its widest tensors alive and two hidden states, the head has a tile of logits and four hidden
+    states. Kernels for float32 allocate more with a graph. A wrong answer costs time alone.
+    """
+    training, facts = prepared.training, prepared.trainer.facts
+    if not (facts.compares or facts.generates) or not training.gradient_checkpointing:
+        return False
+    if prepared.hidden_dtype == "float32":
+        return False
+    labeled = training.completion_tokens or training.max_completion_length or training.sequence_length
+    sequences = training.micro_batch_size * prepared.sequences_per_row
+    labels, tokens = sequences * labeled, sequences * training.sequence_length
+    modules = prepared.model.decoder.layers[0].modules
+    wide = max([each.out_features for each in modules if each.kind in ("linear", "conv1d")], default=0)
+    hidden_size = prepared.model.output.in_features
+    tile = min(labels, TOKEN_CHUNK_SIZE) * VOCAB_CHUNK_SIZE
+    return tokens * (3 * wide + 2 * hidden_size) > tile + 4 * labels * hidden_size
+
+
+def can_be_derived(context: Context, prepared: PreparedModel) -> bool:
+    """Return whether the peaks of passes may be derived from the trained pass's layer.
+
+    `context` is that of the trained pass.
+    """
+    training, layers = context.training, context.repetition
+    if not training.gradient_checkpointing or training.autocast is not None or context.is_reentrant:
+        return False
+    if training.padding or training.use_liger_kernel or context.unrolls or context.forward.keeps_hidden_states:
+        return False
+    if prepared.layer_outputs is not None or len(layers.numbers) != 1 or layers.start:
+        return False
+    return prepared.grads_inputs and not trainer_of(training).uses_cache(context.model, prepared.stack)
+
+
+def observed(
+    skipped: SkippedPasses,
+    run: Callable[[Context, int, Tensor], Tensor],
+    kept: int | None,
+    context: Context,
+    position: int,
+    x: Tensor,
+) -> Tensor:
+    """Run the layer of a trained pass, and note whether peaks can be derived from it.
+
+    `kept` is the row of the tensor that the decoder keeps while layers run.
+    """
+    tape, state = context.tape, state_of(context)
+    tape.reads_trains = tape.reads_graph = False
+    context.noted_updates = [] if skipped.resizes else None
+    out = run(context, position, x)
+    updates, context.noted_updates = context.noted_updates, None
+    if x.storage is None or x.__class__ is not Tensor:
+        return out
+    row, first_row = x.storage.row, skipped.first_row
+    known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
+    if known is None or (out.dtype, out.merged) != (x.dtype, x.merged):
+        return out
+    if updates:
+        skipped.trained_layer = noted(known, updates, state.events)
+    if not _frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
+        skipped.layer = DerivedLayer(row, kept == row, tape.reads_trains)
+    return out
+
+
+def _is_kept_before(x: Tensor, others: set[int | None], first_row: int) -> bool:
+    """Return whether nodes before the layers keep a tensor that the trained pass allocates, from its first row on.
+
+    `x` is the first layer's input. The rows of `others` do not count.
+    """
+    nodes: list[Node] = [x.edge[0]] if x.edge is not None else []
+    for node in nodes:
+        if len(nodes) > _MOST_NODES:
+            return True
+        context = node.context if isinstance(node.context, tuple | list) else (node.context,)
+        for each in (*node.saved, *context):
+            storage = each.storage if isinstance(each, Tensor) else None
+            if storage is not None and storage.row >= first_row and storage.row not in others:
+                return True
+        nodes += [edge[0] for edge in node.edges if edge is not None]
+    return False
+
+
+def _frees_earlier(events: Sequence[int], first_row: int) -> bool:
+    """Return whether one of the events frees a row before the given one."""
+    ordered = sorted(events)
+    return bisect_left(ordered, -first_row) < bisect_left(ordered, 0)
+
+
+class TrainedPass(NamedTuple):
+    """The events of a trained pass whose layer runs from event `first` to `last`.
+
+    Attributes:
+        changes: The bytes that each event adds.
+        size_of: Returns the bytes of a row.
+        added: The rows of adapters (see `Tape.added`). None if they are not listed.
+        more: The bytes of a layer's input, if there are several layers.
+    """
+
+    events: Sequence[int]
+    changes: Sequence[int]
+    size_of: Callable[[int], int]
+    added: Sequence[AddedRows] | None
+    first: int
+    last: int
+    more: int
+
+    def own(self, layer: DerivedLayer, compared: str | None) -> int | None:
+        """Return the most bytes that a pass without a graph has alive itself, or None if its layers do not decide.
+
+        `compared` is the reference that runs, or None for the trained model.
+        """
+        if compared == "model" and layer.trains:
+            return None
+        changes = self._of_base() if compared == "without adapters" else self.changes
+        if changes is None:
+            return None
+        alive = [*accumulate(changes, initial=0)]
+        most = max(alive[self.first : self.last + 1]) + (self.more if layer.keeps_input else 0)
+        return most if most >= max(*alive[: self.first + 1], *alive[self.last :]) else None
+
+    def _of_base(self) -> list[int] | None:
+        """Return what each event adds without adapters, or None if that is not certain.
+
+        The output of a frozen module then lives as long as the sum of it and the update.
+        """
+        if self.added is None:
+            return None
+        left_out: set[int] = set()
+        for first, stop, output, of_base in self.added:
+            rows = range(first, stop)
+            left_out.update(rows, map(invert, rows))
+            if output in rows:
+                if of_base is None or self.size_of(of_base) != self.size_of(output):
+                    return None
+                left_out.remove(~output)
+                left_out.add(~of_base)
+        both = zip(self.events, self.changes, strict=True)
+        return [0 if event in left_out else change for event, change in both]
+
+
+def are_known(context: Context, skipped: SkippedPasses) -> bool:
+    """Return whether the peaks of the passes before the trained pass, which has ended, can be derived from it."""
+    if is_symbolic(context):
+        return skipped.layer is not None
+    return all(own_on_tape(context, skipped, each) is not None for each in {each for _, each in skipped.passes})
+
+
+def is_symbolic(context: Context) -> bool:
+    """Return whether the bytes of tensors are not known yet."""
+    return context.tape.sizes.__class__ is not Sizes
+
+
+def own_on_tape(context: Context, skipped: SkippedPasses, compared: str | None) -> int | None:
+    """Return the most bytes that a pass has alive itself, once the trained pass has ended. None if that is not certain.
+
+    `compared` is the reference that runs, or None for the trained model.
+    """
+    layer, tape, start = skipped.layer, context.tape, skipped.start
+    if layer is None or tape.loops or (compared == "without adapters" and not lists_every_adapter(context)):
+        return None
+    marks, sizes = {label: at for at, label in tape.marks}, [*map(itemgetter(4), tape.rows)]
+    events = tape.events[start : marks[TRAINED_END]]
+    both = [*sizes, *map(neg, reversed(sizes))]
+    trained = TrainedPass(
+        events,
+        [*map(both.__getitem__, events)],
+        sizes.__getitem__,
+        skipped.added,
+        marks["layer 0 forward"] - start,
+        marks["layer 1 forward"] - start,
+        sizes[layer.input_row] if context.repetition.copies else 0,
+    )
+    return trained.own(layer, compared)
+
+
+def lists_every_adapter(context: Context) -> bool:
+    """Return whether the tape lists the rows of every adapter in a layer."""
+    method = context.prepared.method
+    if context.model.has_experts:
+        return False
+    return isinstance(method, LowRank) and not (method.target_parameters or method.trainable_token_indices)

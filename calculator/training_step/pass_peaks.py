@@ -1,0 +1,55 @@
+"""The peaks of passes that are left out of a run (see `derived_passes`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED, TRAINED_END
+from calculator.training_step import skipped_passes
+from calculator.training_step.derived_passes import TrainedPass
+
+if TYPE_CHECKING:
+    from calculator.engine.recording import Recording
+    from calculator.engine.skipped_passes import DerivedLayer
+    from calculator.training_step.run import Run
+
+    #: The positions of passes that are left out, and the most bytes of the step that are alive in each.
+    PassPeaks = tuple[tuple[int, int], ...]
+
+
+def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks | None:
+    """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
+
+    Return None if they are not certain. `each_is_needed`: whether none may be missing.
+    """
+    left, marks = run.left_out, recording.copies.marks
+    if left is None or not left.passes:
+        return ()
+    if left.layer is None:
+        return () if not each_is_needed and skipped_passes.is_determined(recording) else None
+    own: dict[str | None, int | None] = {}
+    if DIFFERS not in marks:
+        trained = _trained(run, recording, left.layer)
+        own = {compared: trained.own(left.layer, compared) for compared in {each for _, each in left.passes}}
+    found: list[tuple[int, int]] = []
+    for prefix, compared in left.passes:
+        at, size = marks[f"{prefix}{SKIPPED}"], own.get(compared)
+        if size is not None:
+            found.append((at, recording.curve.before(at) + size))
+        elif each_is_needed or (at < marks[TRAINED] and not skipped_passes.is_determined(recording)):
+            return None
+    return tuple(found)
+
+
+def _trained(run: Run, recording: Recording, layer: DerivedLayer) -> TrainedPass:
+    marks = recording.copies.marks
+    start, end = marks[TRAINED], marks[TRAINED_END]
+    return TrainedPass(
+        recording.copies.lifetimes.events[start:end],
+        recording.changes[start:end],
+        recording.row_bytes,
+        run.added,
+        marks["layer 0 forward"] - start,
+        marks["layer 1 forward"] - start,
+        recording.row_bytes(layer.input_row) if run.repetition.copies else 0,
+    )
