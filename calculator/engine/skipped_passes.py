@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +37,10 @@ class LeftOut(NamedTuple):
     Attributes:
         passes: The prefix of each pass's marks, and its reference. None for the trained model.
         layer: The layer from which their peaks are derived. None if they only have a bound.
-        trained_layer: The trained pass's layer, if passes of `generate` may run it with other sizes.
     """
 
     passes: Sequence[tuple[str, str | None]]
     layer: DerivedLayer | None
-    trained_layer: Any
 
 
 class SkippedPasses:
@@ -60,10 +58,8 @@ class SkippedPasses:
         "needs_peaks",
         "passes",
         "peak",
-        "resizes",
         "room",
         "start",
-        "trained_layer",
     )
 
     def __init__(self, *, needs_peaks: bool) -> None:
@@ -76,9 +72,6 @@ class SkippedPasses:
         #: Whether the peaks of passes may be derived from the trained pass's layer, and this layer if they can.
         self.derives = False
         self.layer: DerivedLayer | None = None
-        #: The trained pass's layer, if passes of `generate` may run it with other sizes, and whether it is looked for.
-        self.trained_layer: Any = None
-        self.resizes = False
         #: The first row of the trained pass.
         self.first_row = 0
         #: Whether the trained pass has begun, and whether references after it may be skipped too.
@@ -98,9 +91,7 @@ class SkippedPasses:
     @property
     def left_out(self) -> LeftOut | None:
         """The passes that were left out. None if there are none."""
-        if not self.passes and self.trained_layer is None:
-            return None
-        return LeftOut(self.passes, self.layer, self.trained_layer)
+        return LeftOut(self.passes, self.layer) if self.passes else None
 
     def begin(self, tape: Tape, prefix: str, compared: str | None, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""

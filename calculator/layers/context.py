@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
@@ -19,7 +19,7 @@ from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.dimension import Dim
     from calculator.architecture.layer_kind import MixerType
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
@@ -33,24 +33,6 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
     from calculator.layers.sharding_hooks import Unit
     from calculator.layers.tower import Processed
-
-
-class NotedUpdate(NamedTuple):
-    """Where a layer would append keys and values to a cache.
-
-    Attributes:
-        position: The number of events before.
-        rows: The rows of the keys and of the values.
-        layouts: Their shapes and dtypes.
-        scope: The prefix of the names of new rows.
-        has_mask: Whether the layer has a mask.
-    """
-
-    position: int
-    rows: tuple[int, int]
-    layouts: tuple[tuple[Shape, DType], tuple[Shape, DType]]
-    scope: str
-    has_mask: bool
 
 
 #: The names in a config of the dropout probability in attention.
@@ -95,7 +77,6 @@ class Context(BatchState):
         "may_skip_first_layer",
         "method",
         "model",
-        "noted_updates",
         "older",
         "parameters",
         "passes",
@@ -115,7 +96,6 @@ class Context(BatchState):
         "skipped_router_gradients",
         "tape",
         "tower_unit",
-        "trained_layer",
         "training",
         "unrolls",
     )
@@ -130,8 +110,6 @@ class Context(BatchState):
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
-    noted_updates: list[NotedUpdate] | None
-    trained_layer: Any
 
     def __init__(
         self,
@@ -238,9 +216,7 @@ class Context(BatchState):
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
         self.records_layers_again = False
         #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
-        #: `noted_updates` are where layers would update a cache, while that is noted. A pass of `generate` runs
-        #: `trained_layer` with other sizes.
-        self.skipped_layer = self.skipped = self.before_first_pass = self.noted_updates = self.trained_layer = None
+        self.skipped_layer = self.skipped = self.before_first_pass = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
@@ -347,21 +323,11 @@ class Context(BatchState):
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one. Return all keys and values of the layer."""
         if self.cache is None:
-            if self.noted_updates is not None:
-                self.noted_updates.append(self._noted(key, value))
             return key, value
         if "cache_without_copies" in self.older:
             return self.cache.refer(key, value)
         one_dtype = "values_cached_as_keys" in self.older
         return self.cache.update(key, value, windowed=self.attends_to_window, one_dtype=one_dtype)
-
-    def _noted(self, key: Tensor, value: Tensor) -> NotedUpdate:
-        """Return where the layer would append keys and values to a cache."""
-        assert key.storage is not None
-        assert value.storage is not None
-        rows, tape = (key.storage.row, value.storage.row), self.tape
-        layouts = (key.shape, key.dtype), (value.shape, value.dtype)
-        return NotedUpdate(len(tape.events), rows, layouts, tape.scope, self.mask is not None)
 
     def record_router_logits(self, router_logits: Tensor) -> None:
         """Keep a router's logits until the forward pass ends, if output_router_logits is set."""

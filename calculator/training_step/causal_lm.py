@@ -28,7 +28,6 @@ from calculator.training_step.derived_passes import observed
 from calculator.training_step.first_layer import enter_layers
 from calculator.training_step.first_period import FirstPeriod
 from calculator.training_step.recorded_layers import RecordedLayers
-from calculator.training_step.trained_layer import ResizedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +152,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
-    layers, known = context.layer_loop, _known_layers(context)
+    layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
     if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
         del hidden_states
@@ -190,12 +189,6 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return context.keep_hidden_states(hidden_states, is_last=True)
-
-
-def _known_layers(context: Context) -> RecordedLayers | None:
-    if context.trained_layer is not None:
-        return ResizedLayers(_layer, context.trained_layer)
-    return RecordedLayers.of(context, _layer)
 
 
 def _runner(

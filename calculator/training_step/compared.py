@@ -25,7 +25,6 @@ from calculator.training_step.first_period import leave_out
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
 from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow
-from calculator.training_step.trained_layer import may_be_resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,8 +158,7 @@ def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPa
     skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
     lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
     derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
-    skipped.resizes = skipped.needs_peaks and may_be_resized(context, prepared)
-    derives = derives and (lists_added or skipped.resizes) and can_be_derived(context, prepared)
+    derives = derives and lists_added and can_be_derived(context, prepared)
     skipped.begin_trained(context.tape, lists_added=lists_added, derives=derives)
 
 

@@ -24,7 +24,6 @@ from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.methods.low_rank.method import LowRank
 from calculator.trainers import trainer_of
 from calculator.training_step.recorded_layers import recorded, state_of
-from calculator.training_step.trained_layer import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,17 +93,13 @@ def observed(
     """
     tape, state = context.tape, state_of(context)
     tape.reads_trains = tape.reads_graph = False
-    context.noted_updates = [] if skipped.resizes else None
     out = run(context, position, x)
-    updates, context.noted_updates = context.noted_updates, None
     if x.storage is None or x.__class__ is not Tensor:
         return out
     row, first_row = x.storage.row, skipped.first_row
     known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
     if known is None or (out.dtype, out.merged) != (x.dtype, x.merged):
         return out
-    if updates:
-        skipped.trained_layer = noted(known, updates, state.events)
     if not _frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
         skipped.layer = DerivedLayer(row, kept == row, tape.reads_trains)
     return out

@@ -13,8 +13,6 @@ from calculator.engine.tape import Storage, Tensor
 from calculator.layers.cache import Cache
 
 if TYPE_CHECKING:
-    from calculator.architecture.dimension import Shape
-    from calculator.common.dtype import DType
     from calculator.engine.tape import Allocation, Tape
     from calculator.layers.context import Context
 
@@ -48,17 +46,14 @@ class EarlierTokens(Cache):
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
         """Append keys and values to those of earlier tokens, which differ from them in their length alone."""
-        self.shape_earlier((key.shape, key.dtype), (value.shape, value.dtype))
+        for before, own in zip(self.before[0], (key, value), strict=True):
+            assert before is not None
+            self._shape(before, own)
+        del before
         return super().update(key, value, windowed=windowed, one_dtype=one_dtype)
 
-    def shape_earlier(self, *layouts: tuple[Shape, DType]) -> None:
-        """Give the next layer's keys and values of earlier tokens the shapes of others, except the number of tokens."""
-        for before, layout in zip(self.before[0], layouts, strict=True):
-            assert before is not None
-            self._shape(before, *layout)
-
-    def _shape(self, before: Tensor, like: Shape, dtype: DType) -> None:
-        shape, tape = (*like[:2], self._past, like[3]), self._tape
+    def _shape(self, before: Tensor, own: Tensor) -> None:
+        shape, dtype, tape = (*own.shape[:2], self._past, own.shape[3]), own.dtype, self._tape
         before.shape, before.dtype = shape, dtype
         assert before.storage is not None
         tape.rows[before.storage.row] = (self._name, shape, dtype, self.component, tape.sizes[shape, dtype])

@@ -23,7 +23,7 @@ def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks 
     Return None if they are not certain. `each_is_needed`: whether none may be missing.
     """
     left, marks = run.left_out, recording.copies.marks
-    if left is None or not left.passes:
+    if left is None:
         return ()
     if left.layer is None:
         return () if not each_is_needed and skipped_passes.is_determined(recording) else None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 
-class Left(NamedTuple):
+class _Left(NamedTuple):
     """A tensor that a layer leaves alive."""
 
     row: int
@@ -58,10 +58,10 @@ class RecordedLayer(NamedTuple):
     events: Sequence[int]
     pairs: int
     before: Sequence[int]
-    output: Left
-    kept: Sequence[Sequence[Left]]
-    windows: Sequence[Left]
-    copies: Sequence[Left]
+    output: _Left
+    kept: Sequence[Sequence[_Left]]
+    windows: Sequence[_Left]
+    copies: Sequence[_Left]
     component: ComponentName
     trains: bool | None
 
@@ -231,7 +231,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
         tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
     storages: dict[int, Storage] = {}
 
-    def made(left: Left) -> Tensor:
+    def made(left: _Left) -> Tensor:
         storage = storages.get(left.row)
         if storage is None:
             storage = storages[left.row] = Storage.of_row(left.row + ahead, tape.events)
@@ -273,6 +273,6 @@ def _rows(pair: Iterable[Tensor | None]) -> Iterator[int]:
             yield tensor.storage.row
 
 
-def _left(tensor: Tensor) -> Left:
+def _left(tensor: Tensor) -> _Left:
     assert tensor.storage is not None
-    return Left(tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)
+    return _Left(tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)

@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
-    from calculator.training_step.trained_layer import TrainedLayer
 
     #: The tensors that a layer has in the cache.
     Entries = list[tuple[Tensor, ...]]
@@ -114,7 +113,6 @@ class Rollout:
         "loop",
         "prepared",
         "shape_env",
-        "trained_layer",
         "trains",
         "wrapped_dtype",
     )
@@ -157,8 +155,6 @@ class Rollout:
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
         self.leaves_out_first_period = True
-        #: The trained pass's layer, if passes may run it with other sizes.
-        self.trained_layer: TrainedLayer | None = None
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
@@ -229,7 +225,7 @@ class Rollout:
     def _later(self, past: SymInt, length: SymInt) -> RolledOut | None:
         context = self._context("later token", past.shape_env)
         loop = self.loop(context)
-        context.past, context.length, context.trained_layer = past, length, self.trained_layer
+        context.past, context.length = past, length
         first = len(context.tape.rows)
         context.cache = cache = EarlierTokens(context)
         loop.after_first_token(context)

@@ -28,15 +28,11 @@ if TYPE_CHECKING:
 
     from calculator.training_step.generation import PassPeak
     from calculator.training_step.rollout import RolledOut
-    from calculator.training_step.trained_layer import TrainedLayer
 
 
-def rolled_out_in_step(prepared: PreparedModel, trained_layer: TrainedLayer | None = None) -> tuple[StepPass, ...]:
-    """Return the passes of `generate` in a step: those of the prompts, of the second token and of the last one.
-
-    They may run `trained_layer` with other sizes.
-    """
-    return RolloutTrace(None, prepared, trained_layer).with_sizes(()) or tuple(map(StepPass.of, rolled_out(prepared)))
+def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
+    """Return the passes of `generate` in a step: those of the prompts, of the second token and of the last one."""
+    return RolloutTrace(None, prepared).with_sizes(()) or tuple(map(StepPass.of, rolled_out(prepared)))
 
 
 class RolloutTrace:
@@ -54,9 +50,7 @@ class RolloutTrace:
         "_traced_prompts",
     )
 
-    def __init__(
-        self, shape_env: ShapeEnv | None, prepared: PreparedModel, trained_layer: TrainedLayer | None = None
-    ) -> None:
+    def __init__(self, shape_env: ShapeEnv | None, prepared: PreparedModel) -> None:
         batch = trainer_of(prepared.training).generation(prepared.training)
         self._prepared = prepared
         self._is_symbolic = shape_env is not None
@@ -74,9 +68,7 @@ class RolloutTrace:
         #: The pass of the prompts by itself, once it has been read.
         self._traced_prompts: _PromptsTrace | None = None
         if batch is not None:
-            rollout = Rollout(prepared, batch, shape_env)
-            rollout.trained_layer = trained_layer
-            self._trace(rollout)
+            self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
             passes = [*self._alone, *([self._last] if self._last is not None else ())]
             shape_env.eliminate_dead_code(index for each in passes for index in each.outputs)

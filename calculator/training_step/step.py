@@ -170,9 +170,7 @@ class TrainingStep:
         if self._passes is None:
             return ()
         prepared = self.resident.prepared
-        left_out = self.run.left_out
-        plain = partial(rolled_out_in_step, trained_layer=None if left_out is None else left_out.trained_layer)
-        return self._passes.of(prepared, plain, RolloutTrace) or plain(prepared)
+        return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:

@@ -52,8 +52,8 @@ MOST_OF_WHOLE = {
     "trl-dpo": (1.27, 1.30),
     "trl-kto": (1.30, 1.33),
     "trl-orpo": (1.20, 1.26),
-    "trl-grpo": (1.42, 1.48),
-    "trl-rloo": (1.49, 1.59),
+    "trl-grpo": (1.49, 1.51),
+    "trl-rloo": (1.56, 1.63),
     "torchtune": (1.80, 1.41),
 }
 
