@@ -87,10 +87,10 @@ class _Rows:
                     self.sizes[row], self.keys[row] = new // BLOCK, key
         self._kinds[:] = kinds
         self._requested = kinds
-        addresses, behinds = self.places
+        addresses, end_addresses = self.places
         pools = self._device.pools([address for address, _ in given])
         for row, place, pool in zip(self.program.given, given, pools, strict=True):
-            addresses[row], behinds[row] = place
+            addresses[row], end_addresses[row] = place
             self.sizes[row], self.keys[row] = place[1] - place[0], pool
         for kind in {self.program.kinds[row] for row in self.program.given}:
             self._kinds[kind] = -1
@@ -223,8 +223,8 @@ class AnswerReplay:
 
         If `small` is given, small rows are at these places.
         """
-        addresses, behinds = rows.places
-        left = [(addresses[row], behinds[row]) for row in rows.program.left]
+        addresses, end_addresses = rows.places
+        left = [(addresses[row], end_addresses[row]) for row in rows.program.left]
         if small:
             sizes = rows.sizes
             left = [

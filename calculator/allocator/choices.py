@@ -159,10 +159,10 @@ class Choices:
             free.append(end - address << shift | address)
         free.sort()
         pool.free_keys = free
-        addresses, behinds = places
+        addresses, end_addresses = places
         for row, (block, offset, size) in self._alive:
             addresses[row + by] = address = starts[block] + offset
-            behinds[row + by] = address + size
+            end_addresses[row + by] = address + size
         added = [key + pool.next_address for key in self._added]
         if added:
             pool.segments += added
@@ -199,7 +199,7 @@ class Choices:
 
     def _starts(self, pool: FlatPool, places: Places, by: int, excess: int) -> list[int] | None:
         """Return the addresses of mapped blocks. Return None if their order or what is adjacent differs."""
-        (addresses, behinds), edges = places, pool.edges
+        (addresses, end_addresses), edges = places, pool.edges
         free, mask = pool.free_keys, (1 << pool.shift) - 1
         starts = []
         for number, (size, rank, row, neighbors, _) in enumerate(self._blocks):
@@ -209,7 +209,7 @@ class Choices:
             if row < 0:
                 starts.append(free[bisect_left(free, size << pool.shift) + rank] & mask)
                 continue
-            address, end = addresses[row + by], behinds[row + by]
+            address, end = addresses[row + by], end_addresses[row + by]
             if end - address != size or neighbors != (address in edges, end in edges):
                 return None
             starts.append(address)

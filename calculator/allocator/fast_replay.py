@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.gap_rests import play_gap
-from calculator.allocator.known_states import KnownPass
 from calculator.allocator.loading import layers
 from calculator.allocator.needs import Need
 from calculator.allocator.played_load import load, parts_by_pool
+from calculator.allocator.recurring_states import PassStates
 from calculator.allocator.repetitions import play_repetitions
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.rest_of_step import placed, rest_of_step
@@ -40,7 +40,7 @@ FEW = 16
 _TIMES = 16
 
 
-class Beginning:
+class StartState:
     """The state that determines a pool's requests in a step.
 
     It consists of the free blocks, and the blocks that the previous step left.
@@ -55,7 +55,7 @@ class Beginning:
         #: An upper bound on the key of the largest block that can be free during the step.
         self.most = max([*(self.segments if left else self.free[-1:]), 0])
 
-    def repeats(self, earlier: Beginning) -> bool:
+    def repeats(self, earlier: StartState) -> bool:
         """Return whether the step repeats an earlier step, so that it adds no segment and ends as it began.
 
         It does if it begins in the same state as the earlier step. It also does if the only difference is that the
@@ -127,9 +127,9 @@ class FastReplay:
         self.gradients: list[list[Placed]] = [[] for _ in pools]
         self.placed_buckets: list[list[Placed]] = [[] for _ in pools]
         #: For each pool, the state at the start of each step after the first.
-        self.beginnings: list[list[Beginning]] = [[] for _ in pools]
+        self.start_states: list[list[StartState]] = [[] for _ in pools]
         #: The cached states of each pass of a pool, by the identity of the pass's items.
-        self.known_passes: dict[int, KnownPass] = {}
+        self.pass_states: dict[int, PassStates] = {}
         #: For each pool, whether the steps repeat an earlier one.
         self.is_repeating = [False for _ in pools]
         #: For each pool, the rest of each step, and whether that of the last step was left out.
@@ -173,9 +173,9 @@ class FastReplay:
             if self.steps == 1 and len(self.buckets) > 1 and n < len(self.buckets[1]):
                 pool.free(self.placed_buckets[n])
                 self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
-            beginning = Beginning(pool, self.left[n])
-            self.is_repeating[n] = any(map(beginning.repeats, self.beginnings[n]))
-            self.beginnings[n] += [beginning] if self.steps else []
+            start_state = StartState(pool, self.left[n])
+            self.is_repeating[n] = any(map(start_state.repeats, self.start_states[n]))
+            self.start_states[n] += [start_state] if self.steps else []
             if not self.is_repeating[n]:
                 self._step(n, pool)
         if not self.steps:
@@ -259,8 +259,8 @@ class FastReplay:
     ) -> bool:
         """Play a part of a pass. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
-        known_pass = self.known_passes.setdefault(id(items), KnownPass(items))
-        is_known = partial(known_pass.is_known, pool=pool, places=places)
+        states = self.pass_states.setdefault(id(items), PassStates(items))
+        is_known = partial(states.is_known, pool=pool, places=places)
         stopped = play(
             pool,
             items[part],
@@ -272,7 +272,7 @@ class FastReplay:
             play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
         )
         if part.stop is None:
-            known_pass.end(pool, places)
+            states.end(pool, places)
         return stopped
 
     def _layers(self, n: int, pool: FlatPool, batch: MicroBatch) -> int:

@@ -125,7 +125,7 @@ class FlatDevice:
         pools = tuple((pool.free_keys, pool.edges, pool.waste) for pool in self._pools)
         shift = self._shift
         mask = (1 << shift) - 1
-        addresses, behinds = places
+        addresses, end_addresses = places
         for event in events:
             if event >= 0:
                 free, edges, waste = pools[keys[event]]
@@ -152,11 +152,11 @@ class FlatDevice:
                 else:
                     address, behind = self._grow(size, event, keys[event])
                 addresses[event] = address
-                behinds[event] = behind
+                end_addresses[event] = behind
             else:
                 row = ~event
                 free, edges, waste = pools[keys[row]]
-                address, behind = addresses[row], behinds[row]
+                address, behind = addresses[row], end_addresses[row]
                 if behind in edges:
                     end = edges.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]

@@ -104,7 +104,7 @@ class FlatExpandable:
         """
         ranges, shift = self._ranges, self._shift
         mask = (1 << shift) - 1
-        addresses, behinds = places
+        addresses, end_addresses = places
         for event in events:
             if event >= 0:
                 pool_range = ranges[keys[event]]
@@ -126,12 +126,12 @@ class FlatExpandable:
                     pool_range.ends[behind] = cut
                     insort(free, behind - cut << shift | cut)
                 addresses[event] = address
-                behinds[event] = cut
+                end_addresses[event] = cut
             else:
                 row = ~event
                 pool_range = ranges[keys[row]]
                 free, starts, ends = pool_range.free, pool_range.starts, pool_range.ends
-                address, behind = addresses[row], behinds[row]
+                address, behind = addresses[row], end_addresses[row]
                 if behind in starts:
                     end = starts.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]
@@ -171,7 +171,7 @@ class FlatExpandable:
             pool_range.shift,
         )
         mask = (1 << shift) - 1
-        addresses, behinds = places
+        addresses, end_addresses = places
         for event in events:
             if event >= 0:
                 size = sizes[event]
@@ -196,9 +196,9 @@ class FlatExpandable:
                     ends[behind] = cut
                     insort(free, behind - cut << shift | cut)
                 addresses[event] = address
-                behinds[event] = cut
+                end_addresses[event] = cut
             else:
-                address, behind = addresses[~event], behinds[~event]
+                address, behind = addresses[~event], end_addresses[~event]
                 if behind in starts:
                     end = starts.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]

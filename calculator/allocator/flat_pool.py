@@ -80,7 +80,7 @@ class FlatPool:
         """
         free, edges = self.free_keys, self.edges
         shift, mask, waste = self.shift, self._mask, self.waste
-        addresses, behinds = places
+        addresses, end_addresses = places
         for event in events:
             if event >= 0:
                 size = sizes[event]
@@ -88,7 +88,7 @@ class FlatPool:
                 try:
                     address = free[place] & mask
                 except IndexError:
-                    addresses[event], behinds[event] = self.grow(size)
+                    addresses[event], end_addresses[event] = self.grow(size)
                     continue
                 addresses[event] = address
                 behind = edges.pop(address)
@@ -103,14 +103,14 @@ class FlatPool:
                     else:
                         del free[place]
                         insort(free, rest)
-                    behinds[event] = cut
+                    end_addresses[event] = cut
                 else:
                     del free[place]
                     del edges[behind]
-                    behinds[event] = behind
+                    end_addresses[event] = behind
             else:
                 row = ~event
-                address, behind = addresses[row], behinds[row]
+                address, behind = addresses[row], end_addresses[row]
                 if behind in edges:
                     end = edges.pop(behind)
                     del free[bisect_left(free, end - behind << shift | behind)]

@@ -350,8 +350,8 @@ class FlatReplay:
         return Layout(self)
 
     def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
-        addresses, behinds = self.places[0]
-        return [(addresses[row], behinds[row]) for row in of if rows.sizes[row]]
+        addresses, end_addresses = self.places[0]
+        return [(addresses[row], end_addresses[row]) for row in of if rows.sizes[row]]
 
     def _play(
         self, events: Sequence[int], rows: Rows, sizes: Sequence[int], keys: Sequence[int], places: Places
@@ -386,8 +386,8 @@ def _empty_places(count: int) -> Places:
 
 
 def _copied(places: Places) -> Places:
-    addresses, behinds = places
-    return [*addresses], [*behinds]
+    addresses, end_addresses = places
+    return [*addresses], [*end_addresses]
 
 
 def _restore(places: Places, before: Places) -> bool:

@@ -113,8 +113,8 @@ class GapRests:
         These are the blocks that were free before the gap, and the segments that it added. A row that is freed may
         merge the blocks on both sides.
         """
-        _, behinds = places
-        mask, merged = (1 << pool.shift) - 1, {*map(behinds.__getitem__, freed)}
+        _, end_addresses = places
+        mask, merged = (1 << pool.shift) - 1, {*map(end_addresses.__getitem__, freed)}
         starts = [key & mask for key in (*saved[0], *pool.segments[saved[2] :])]
         return sorted([start for start in starts if start not in merged])
 

@@ -91,9 +91,9 @@ class FlatMachine:
 
     def take(self, rows: Sequence[int], blocks: Sequence[Placed]) -> None:
         """Assign blocks to rows."""
-        addresses, behinds = self._places
+        addresses, end_addresses = self._places
         for row, block in zip(rows, blocks, strict=True):
-            addresses[row], behinds[row] = block
+            addresses[row], end_addresses[row] = block
 
     def play(self, events: Sequence[int]) -> None:
         """Allocate and free rows."""
@@ -105,8 +105,8 @@ class FlatMachine:
 
     def placed(self, rows: Sequence[int]) -> list[Placed]:
         """Return the blocks of rows."""
-        addresses, behinds = self._places
-        return [(addresses[row], behinds[row]) for row in rows]
+        addresses, end_addresses = self._places
+        return [(addresses[row], end_addresses[row]) for row in rows]
 
     def free(self, blocks: Sequence[Placed]) -> None:
         """Free blocks."""

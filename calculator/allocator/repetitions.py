@@ -235,9 +235,9 @@ class _History:
 
     def _placed_rows(self, rows: Iterable[int], number: int) -> Iterator[Placed]:
         """Return the places of rows of a repetition."""
-        addresses, behinds = self._places
+        addresses, end_addresses = self._places
         by = number * self._of.step
-        return ((addresses[row + by], behinds[row + by]) for row in rows)
+        return ((addresses[row + by], end_addresses[row + by]) for row in rows)
 
     def _choose_alike(self, first: int, last: int) -> int:
         """Place the following repetitions as long as they choose free blocks as an earlier period did.

@@ -34,7 +34,7 @@ class _Start(NamedTuple):
     free: list[int]
     segments: list[int]
     addresses: list[int]
-    behinds: list[int]
+    end_addresses: list[int]
 
 
 class _Events(NamedTuple):
@@ -72,8 +72,8 @@ class RestOfStep:
 
     def begin(self, pool: FlatPool) -> None:
         """Store the state at the start."""
-        addresses, behinds = self._batch.places
-        self._start = _Start(pool.free_blocks(), pool.segments.copy(), addresses.copy(), behinds.copy())
+        addresses, end_addresses = self._batch.places
+        self._start = _Start(pool.free_blocks(), pool.segments.copy(), addresses.copy(), end_addresses.copy())
 
     def end(self, pool: FlatPool) -> None:
         """Store whether the step's passes added no segment after the start."""
@@ -128,7 +128,7 @@ class RestOfStep:
         gone, new = free
         left = [row for row in self._batch.left[self._number] if row not in events.allocated]
         rows = [*events.freed, *left]
-        before, now = placed(rows, (start.addresses, start.behinds)), placed(rows, self._batch.places)
+        before, now = placed(rows, (start.addresses, start.end_addresses)), placed(rows, self._batch.places)
         moved = [pair for pair in zip(before, now, strict=True) if pair[0] != pair[1]]
         ends = dict(now)
         starts = dict(zip(ends.values(), ends, strict=True))
@@ -143,8 +143,8 @@ class RestOfStep:
 
 def placed(rows: Sequence[int], places: Places) -> list[Placed]:
     """Return the places of rows."""
-    addresses, behinds = places
-    return [*zip(_values_of(rows, addresses), _values_of(rows, behinds), strict=True)]
+    addresses, end_addresses = places
+    return [*zip(_values_of(rows, addresses), _values_of(rows, end_addresses), strict=True)]
 
 
 def _values_of(rows: Sequence[int], values: Sequence[int]) -> list[int]:

@@ -112,9 +112,9 @@ class CachedStage:
 
         Return None if the result is not cached.
         """
-        addresses, behinds = self._places
+        addresses, end_addresses = self._places
         before, read = self._before[number], self._rows.freed[number]
-        key = self._part, number, read(addresses), read(behinds)
+        key = self._part, number, read(addresses), read(end_addresses)
         result = before.following.get(key) if before is not None else None
         after = result.pool(pool) if result is not None else None
         if after is None:
@@ -125,14 +125,14 @@ class CachedStage:
             return None
         self._follow(number, key, result)
         for row, (address, behind) in zip(self._rows.remaining[number], result.placed, strict=True):
-            addresses[row], behinds[row] = address, behind
+            addresses[row], end_addresses[row] = address, behind
         return after
 
     def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
         """Cache the pool after the part, for which `lookup` returned None. The pool must not change afterwards."""
         if len(self._results) < MAX_RESULTS:
-            addresses, behinds = self._places
-            placed = [(addresses[row], behinds[row]) for row in self._rows.remaining[number]]
+            addresses, end_addresses = self._places
+            placed = [(addresses[row], end_addresses[row]) for row in self._rows.remaining[number]]
             result = self._results[self._found] = StageResult(before, pool, placed)
             self._follow(number, self._found[0], result)
         else:

@@ -20,8 +20,8 @@ from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.chunks import SMALL, Moved, cut_of
-from calculator.allocator.known_states import Recurring
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
+from calculator.allocator.recurring_states import Recurring
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
 from calculator.allocator.segments import BLOCK
 from calculator.common.budget import check_budget

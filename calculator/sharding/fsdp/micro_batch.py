@@ -378,9 +378,8 @@ class MicroBatch(Hooks):
     def final_callback(self) -> None:
         """End the backward pass of units whose inputs need no gradient, and free the remaining buffers."""
         units = dict.fromkeys((*self.units, *self.roles.values()))
-        for unit in units:
-            if not unit.is_done:
-                self.post_backward(unit)
+        for unit in (unit for unit in units if not unit.is_done):
+            self.post_backward(unit)
         for unit in units:
             unit.buffer = None
         self.reduce_input = None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.chunks import SMALL
-from calculator.allocator.fast_replay import Beginning, FastReplay, _allocate, peak_reserved
+from calculator.allocator.fast_replay import FastReplay, StartState, _allocate, peak_reserved
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.needs import Need
 from calculator.allocator.replay import full_peak_reserved
@@ -337,13 +337,13 @@ def test_a_step_that_repeats_an_earlier_one_adds_no_segment_and_ends_as_it_began
     pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
     for action in before:
         rows.act(pool, action)
-    earlier = Beginning(pool, [])
+    earlier = StartState(pool, [])
     for _ in range(2):
         rows.alive = []
         for action in step:
             rows.act(pool, action)
         pool.play([~row for row in rows.alive], rows.sizes, rows.places)
-        again = Beginning(pool, [])
+        again = StartState(pool, [])
         if again.repeats(earlier):
             break
         earlier = again
@@ -364,10 +364,10 @@ def test_a_segment_that_is_smaller_than_another_free_block_is_used_before_it():
     """So that a step which begins with one more of them does not repeat the step that added it."""
     pool = FlatPool(SHIFT, small=False)
     pool.free(_allocate(pool, [60 * MIB // BLOCK]))
-    earlier, step = Beginning(pool, []), [20 * MIB // BLOCK, 50 * MIB // BLOCK]
+    earlier, step = StartState(pool, []), [20 * MIB // BLOCK, 50 * MIB // BLOCK]
     first = _allocate(pool, step)
     pool.free(first)
-    assert not Beginning(pool, []).repeats(earlier)
+    assert not StartState(pool, []).repeats(earlier)
     assert _allocate(pool, step) != first
 
 

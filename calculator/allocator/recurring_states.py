@@ -43,7 +43,7 @@ class Recurring:
         return self._recurs
 
 
-class KnownPass:
+class PassStates:
     """The states of a pool during a pass, at the items after which the pass added no segment."""
 
     __slots__ = ("_frees", "_items", "_met", "_placed", "_skipped", "_states")
@@ -54,16 +54,16 @@ class KnownPass:
         self._states: dict[int, State] = {}
         #: The same for the items of the current pass, with the number of segments.
         self._met: list[tuple[int, State, int]] = []
-        #: The first item that was not played, because its state was known.
+        #: The first item that was not played, because its state recurred.
         self._skipped = len(items)
-        #: The placed rows that each item and those after it free, and the places of these rows in the known pass.
+        #: The placed rows that each item and those after it free, and the places of these rows in the earlier pass.
         self._frees: list[list[int]] = []
         self._placed: dict[int, Placed] = {}
 
-    def is_known(self, number: int, pool: FlatPool, places: Places) -> bool:
+    def recurs(self, number: int, pool: FlatPool, places: Places) -> bool:
         """Return whether the pool is in the state before the item that it had when all later items added no segment."""
-        item, (addresses, behinds) = self._items[number], places
-        carried = [(addresses[row], behinds[row]) for row in item.events(item.chunk.carried)]
+        item, (addresses, end_addresses) = self._items[number], places
+        carried = [(addresses[row], end_addresses[row]) for row in item.events(item.chunk.carried)]
         state = pool.free_blocks(), carried
         if self._states.get(number) == state and self._frees_the_same(number, places):
             self._skipped = number
@@ -72,8 +72,8 @@ class KnownPass:
         return False
 
     def _frees_the_same(self, number: int, places: Places) -> bool:
-        addresses, behinds = places
-        return all(self._placed[row] == (addresses[row], behinds[row]) for row in self._frees[number])
+        addresses, end_addresses = places
+        return all(self._placed[row] == (addresses[row], end_addresses[row]) for row in self._frees[number])
 
     def end(self, pool: FlatPool, places: Places) -> None:
         """Store the states of the pass that ends."""
@@ -86,5 +86,5 @@ class KnownPass:
             for n in reversed(range(len(self._frees) - 1)):
                 self._frees[n] += self._frees[n + 1]
         if states:
-            addresses, behinds = places
-            self._placed = {row: (addresses[row], behinds[row]) for row in self._frees[min(states)]}
+            addresses, end_addresses = places
+            self._placed = {row: (addresses[row], end_addresses[row]) for row in self._frees[min(states)]}
