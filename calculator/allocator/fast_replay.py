@@ -260,14 +260,14 @@ class FastReplay:
         """Play a part of a pass. Return whether its end was left out."""
         items, places = batch.passes[n][number], batch.places
         states = self.pass_states.setdefault(id(items), PassStates(items))
-        is_known = partial(states.is_known, pool=pool, places=places)
+        recurs = partial(states.recurs, pool=pool, places=places)
         stopped = play(
             pool,
             items[part],
             batch.sizes,
             places,
             stops=stops,
-            is_known=lambda number: is_known(part.start + number),
+            recurs=lambda number: recurs(part.start + number),
             # The layers of forward passes are compared by the places of their transients (see `repetitions`).
             play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
         )

@@ -256,13 +256,13 @@ def play(
     *,
     stops: bool = False,
     until: int | None = None,
-    is_known: Callable[[int], bool] | None = None,
+    recurs: Callable[[int], bool] | None = None,
     play_gap: Callable[[Item], bool] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
     With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
-    left out. From item `until` on, all transients are placed. `is_known` returns whether those of a stretch are known
+    left out. From item `until` on, all transients are placed. `recurs` returns whether those of a stretch are known
     to fit, from an item on. `play_gap` plays an item up to where the rest of its gap fits, or returns False.
     """
     check_budget()
@@ -275,7 +275,7 @@ def play(
         if not skips:
             if chunk.recurs and recurring.is_as_before(chunk):
                 continue
-            if chunk.allocates and n < until and (pool.serves(item) or (is_known is not None and is_known(n))):
+            if chunk.allocates and n < until and (pool.serves(item) or (recurs is not None and recurs(n))):
                 if stops and n > last:
                     return True
                 skips = True
