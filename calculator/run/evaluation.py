@@ -221,10 +221,10 @@ class Evaluation:
         """Return the weights that FSDP leaves gathered after a batch."""
         prepared = self.resident.prepared
         for unit, count in left_gathered(prepared, self._left_gathered) if prepared.device.sharding == "fsdp" else ():
-            for each, shape, dtype in unit.gathered:
+            for tensor, shape, dtype in unit.gathered:
                 size = allocated(elements(shape), ITEMSIZE[dtype]) * count
                 yield Row.build(
-                    name=each.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP
+                    name=tensor.name + GATHERED, count=count, bytes=size, shape=shape, dtype=dtype, source=FSDP
                 )
 
     @property
@@ -311,9 +311,9 @@ def _labels_of(count: int, training: Training) -> int | None:
     if training.completion_tokens is None:
         return None
     sequences, rows = trainer_of(training).facts.sequences, training.micro_batch_size
-    each, more = divmod(training.completion_tokens // sequences, rows)
+    per_row, more = divmod(training.completion_tokens // sequences, rows)
     times, rest = divmod(count, rows)
-    return sequences * (each * count + more * times + min(more, rest))
+    return sequences * (per_row * count + more * times + min(more, rest))
 
 
 def _count_of_labels() -> Row:

@@ -74,8 +74,8 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
     steps = prepared.training.gradient_accumulation_steps
     return (
-        *[_of_step(*each, steps) for each in loop.fetched(prepared)],
-        *[_of_step(*each, 1) for each in loop.kept_for_step(prepared)],
+        *[_of_step(*tensor, steps) for tensor in loop.fetched(prepared)],
+        *[_of_step(*tensor, 1) for tensor in loop.kept_for_step(prepared)],
         *map(scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
@@ -112,7 +112,7 @@ def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """
     if not prepared.training.has_images:
         return ()
-    return tuple(_of_step(*each) for each in loop.while_fetching(prepared))
+    return tuple(_of_step(*tensor) for tensor in loop.while_fetching(prepared))
 
 
 def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
@@ -182,8 +182,13 @@ def groups(
         for path, module in model.paths
         if module.kind == "norm" and not _has_decay(model, path, module, by_class=by_class)
     }
-    without = {each.name for each in trained if _is_without_decay(each.name, change) or owner_of(each.name) in norms}
-    both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
+    without = {
+        tensor.name for tensor in trained if _is_without_decay(tensor.name, change) or owner_of(tensor.name) in norms
+    }
+    both = (
+        [tensor for tensor in trained if tensor.name not in without],
+        [tensor for tensor in trained if tensor.name in without],
+    )
     return [tuple(group) for group in both if group]
 
 
@@ -207,4 +212,4 @@ def _has_decay(model: Model, path: str, module: Module, *, by_class: bool) -> bo
 def embeddings(model: Model, tensors: Iterable[ResidentTensor]) -> set[str]:
     """Return the names of the weights that belong to a torch.nn.Embedding, including PEFT's own."""
     owners = {path for path, module in model.paths if module.kind == "embedding"} | {"prompt_encoder.embedding"}
-    return {each.name for each in tensors if each.name.endswith(".weight") and owner_of(each.name) in owners}
+    return {tensor.name for tensor in tensors if tensor.name.endswith(".weight") and owner_of(tensor.name) in owners}

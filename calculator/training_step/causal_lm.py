@@ -81,7 +81,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     """Run the model up to the loss. Return the loss and the other outputs that the caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
-    batch, context.images = context.images, [context.hooks.batch(each) for each in context.images]
+    batch, context.images = context.images, [context.hooks.batch(image) for image in context.images]
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = (

@@ -90,7 +90,7 @@ class _Backward(NamedTuple):
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in self.events]
         for row in self.frees:
             before[row].events = []  # the free is recorded
-        left = {each.row for each in (self.of_input, *self.of_leaves) if each is not None}
+        left = {gradient.row for gradient in (self.of_input, *self.of_leaves) if gradient is not None}
         storages = {row: before[row] if row in before else Storage.of_row(row + ahead, tape.events) for row in left}
         for leaf, own in zip(leaves, self.of_leaves, strict=True):
             leaf.grad = None if own is None else own.on(tape, storages[own.row])
@@ -121,7 +121,7 @@ class CheckpointedLayers:
         if training.use_liger_kernel or context.parameters.accumulation.marked:
             return None
         others = context.cache, context.passed, context.encoder_states, context.layer_loop, context.router_logits
-        if any(each is not None for each in others) or context.position_biases or context.images or context.past:
+        if any(other is not None for other in others) or context.position_biases or context.images or context.past:
             return None
         lists_calls = tape.calls_modules or tape.added is not None
         couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or lists_calls
@@ -178,7 +178,7 @@ class EqualLayers:
     def again(self, context: Context, x: Tensor) -> Tensor:
         """Record the forward pass again, with a node that records the backward pass again. Return the output."""
         assert self._forward is not None
-        leaves = [context.parameters.leaf(each.name) for each in self._trained]
+        leaves = [context.parameters.leaf(leaf.name) for leaf in self._trained]
         out = again(context, self._forward)
         out.edge = Node(context.tape, self._backward_again, (x.edge,), (x, leaves)), 0, out.shape, out.dtype
         return out
@@ -209,15 +209,19 @@ class EqualLayers:
         """Record the backward pass, unless it frees or leaves a tensor that a known one may not."""
         tape, received, (row, at, *others) = grad.tape, self._received, self._start
         events, of_input = tape.events[at:], _gradient(grad)
-        of_leaves = [None if each.grad is None else _gradient(each.grad) for each in self._trained]
-        every = [each for each in (received, of_input, *of_leaves) if each is not None]
+        of_leaves = [None if leaf.grad is None else _gradient(leaf.grad) for leaf in self._trained]
+        every = [gradient for gradient in (received, of_input, *of_leaves) if gradient is not None]
         # In order, these are the frees of its own rows, those of earlier rows, and the allocations.
         ordered = sorted(events)
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
         frees = [*map(invert, ordered[own:earlier])]
         left = {*ordered[earlier:], received.row}.difference(map(invert, ordered[:earlier]))
         is_closed = self._input_row in frees and {self._input_row, received.row}.issuperset(frees)
-        is_closed = is_closed and left == {each.row for each in every[1:]} and all(each.is_plain for each in every)
+        is_closed = (
+            is_closed
+            and left == {gradient.row for gradient in every[1:]}
+            and all(gradient.is_plain for gradient in every)
+        )
         if is_closed and [len(tape.marks), len(tape.loops)] == others:
             self._backward = _Backward(
                 row, tape.rows[row:], events, self._input_row, received, frees, of_input, of_leaves

@@ -35,12 +35,12 @@ def ddp_buckets(prepared: PreparedModel, tensors: Sequence[ResidentTensor], run:
 
     `run` is a micro-batch of the model if one has run, or None.
     """
-    sizes = {id(each): Bucket(int(elements(each.shape)), each.dtype) for each in tensors if each.trained}
+    sizes = {id(tensor): Bucket(int(elements(tensor.shape)), tensor.dtype) for tensor in tensors if tensor.trained}
     parameters: dict[_Key, Bucket] = {}
     every = [*parameters_by_part(prepared.model, tensors)]
     distinct = {id(own): own for _, own in every}
-    names = {key: [each.name for each in own] for key, own in distinct.items()}
-    of_part = {key: [sizes[id(each)] for each in own] for key, own in distinct.items()}
+    names = {key: [tensor.name for tensor in own] for key, own in distinct.items()}
+    of_part = {key: [sizes[id(tensor)] for tensor in own] for key, own in distinct.items()}
     for layer, own in every:
         keys = zip(names[id(own)], repeat(layer), strict=False)
         parameters.update(zip(keys, of_part[id(own)], strict=True))

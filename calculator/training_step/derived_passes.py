@@ -58,7 +58,7 @@ def are_likely(prepared: PreparedModel) -> bool:
     sequences = training.micro_batch_size * prepared.sequences_per_row
     labels, tokens = sequences * labeled, sequences * training.sequence_length
     modules = prepared.model.decoder.layers[0].modules
-    wide = max([each.out_features for each in modules if each.kind in ("linear", "conv1d")], default=0)
+    wide = max([module.out_features for module in modules if module.kind in ("linear", "conv1d")], default=0)
     hidden_size = prepared.model.output.in_features
     tile = min(labels, TOKEN_CHUNK_SIZE) * VOCAB_CHUNK_SIZE
     return tokens * (3 * wide + 2 * hidden_size) > tile + 4 * labels * hidden_size
@@ -115,8 +115,8 @@ def _is_kept_before(x: Tensor, others: set[int | None], first_row: int) -> bool:
         if len(nodes) > _MOST_NODES:
             return True
         context = node.context if isinstance(node.context, tuple | list) else (node.context,)
-        for each in (*node.saved, *context):
-            storage = each.storage if isinstance(each, Tensor) else None
+        for value in (*node.saved, *context):
+            storage = value.storage if isinstance(value, Tensor) else None
             if storage is not None and storage.row >= first_row and storage.row not in others:
                 return True
         nodes += [edge[0] for edge in node.edges if edge is not None]
@@ -185,7 +185,10 @@ def are_known(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the peaks of the passes before the trained pass, which has ended, can be derived from it."""
     if is_symbolic(context):
         return skipped.layer is not None
-    return all(own_on_tape(context, skipped, each) is not None for each in {each for _, each in skipped.passes})
+    return all(
+        own_on_tape(context, skipped, compared) is not None
+        for compared in {reference for _, reference in skipped.passes}
+    )
 
 
 def is_symbolic(context: Context) -> bool:

@@ -59,7 +59,7 @@ class EqualPeriods(Periods):
         shared = {row: partners[row] for row in own if row not in of_code and (row in around or ~row in around)}
         if shared and not all(_adjoin(events, shared) for events in outside):
             return None
-        kinds, others = ([rows[row] for row in each] for each in zip(*partners.items(), *outer, strict=True))
+        kinds, others = ([rows[row] for row in members] for members in zip(*partners.items(), *outer, strict=True))
         if kinds != others:
             return None
         self.freed_by_first = of_code

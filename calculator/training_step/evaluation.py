@@ -114,7 +114,7 @@ class _PassesOfEvaluation(ModelPasses):
     def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run the model, and store the outputs."""
         loss, outputs = ModelPasses.__call__(self, ids)
-        self.outputs = [_output(each, self.context.training.autocast) for each in outputs]
+        self.outputs = [_output(tensor, self.context.training.autocast) for tensor in outputs]
         self.returned = [loss, *outputs] if self.keeps else []
         return loss, outputs
 

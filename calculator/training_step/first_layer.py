@@ -167,8 +167,8 @@ class FirstLayer:
             windows.append(_at(freed_elsewhere))
             gained.append(copies.of((self.input_row,)))
         after = {**copies.net}
-        for each in gained:
-            add(after, each, -1)
+        for counts in gained:
+            add(after, counts, -1)
         return Additions(windows=(*windows, _at(copies.marks["end"])), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
@@ -206,7 +206,7 @@ def _are_gradients(copies: Copies) -> bool:
 
 def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:
     """Return the saved tensors of several nodes by the rows of their storages."""
-    return {tensor.storage.row: tensor for each in saved for tensor in each if tensor.storage is not None}
+    return {tensor.storage.row: tensor for tensors in saved for tensor in tensors if tensor.storage is not None}
 
 
 def _at(position: int) -> Window:

@@ -110,9 +110,9 @@ class LoopTensors:
             self.tokens,
             self.mask,
             *cache.windows,
-            *(each for pair in pairs for each in pair),
+            *(tensor for pair in pairs for tensor in pair),
         ]
-        return tuple(each.storage.row for each in kept if each is not None and each.storage is not None)
+        return tuple(tensor.storage.row for tensor in kept if tensor is not None and tensor.storage is not None)
 
 
 class Generation:
@@ -193,7 +193,7 @@ def cached_before(
 ) -> list[list[Tensor | None]]:
     """Return a layer's entries of the cache before a pass, in the shape of those of another pass."""
     return [
-        [_pair_before(context, layer, each, first=first) for each in entry]
+        [_pair_before(context, layer, tensor, first=first) for tensor in entry]
         if len(entry) > 1
         else [context.tape.new(entry[0].shape, entry[0].dtype, "state, cached before", component="kv_cache")]
         for entry in entries

@@ -108,7 +108,7 @@ class Sampling(Loop):
     def _kept(self, context: Context) -> list[Tensor]:
         shape = (context.batch, context.length)
         ids = [context.tape.new(shape, "int64", name) for name in ("prompt_ids", "prompt_mask")]
-        self.images = [context.tape.new(*each) for each in _images(context)]
+        self.images = [context.tape.new(*tensor) for tensor in _images(context)]
         return [*ids, *_prompt_positions(context)]
 
     def begin(self, context: Context) -> None:
@@ -226,8 +226,8 @@ def _prompt_positions(context: Context) -> list[Tensor]:
 
 def of_positions(context: Context, shape: Shape) -> Shape:
     """Return the shape of the position ids for (batch, sequence) tokens."""
-    each = context.forward.positions_of_token
-    return shape if each == 1 else (each, *shape)
+    axes = context.forward.positions_of_token
+    return shape if axes == 1 else (axes, *shape)
 
 
 def _extends_mask(context: Context) -> bool:

@@ -43,7 +43,7 @@ def temporaries(
     trained = tuple([tensor for group in groups for tensor in group])
     candidates = step_candidates(groups, trained, optimizer)
     if clips and returns_norm:
-        candidates = [(*each, total_norm()) for each in candidates]
+        candidates = [(*candidate, total_norm()) for candidate in candidates]
     if clips:
         candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
     return max(candidates, key=total_bytes)
@@ -54,7 +54,7 @@ def step_candidates(
 ) -> list[tuple[ResidentTensors, ...]]:
     """Return the live tensors of the optimizer's step at each moment that may be its peak."""
     if optimizer.projection is not None:
-        in_order = sorted(trained, key=lambda each: each.name in optimizer.targets)
+        in_order = sorted(trained, key=lambda tensor: tensor.name in optimizer.targets)
         return [loop.temporaries(LOOPS[optimizer.name], in_order, optimizer)]
     if optimizer.others is not None:
         targeted = tuple(tensor for tensor in trained if tensor.name in optimizer.targets)
@@ -68,7 +68,7 @@ def step_candidates(
     if optimizer.name in LOOPS:
         return [loop.temporaries(LOOPS[optimizer.name], trained, optimizer)]
     if optimizer.keeps_temporaries:
-        return [tuple(each for group in groups for each in _foreach(group, optimizer))]
+        return [tuple(tensor for group in groups for tensor in _foreach(group, optimizer))]
     return [_foreach(group, optimizer) for group in groups]
 
 

@@ -25,7 +25,7 @@ def with_targets(
     if optimizer.others is None:
         return optimizer
     if optimizer.projects:
-        trained = {each.name for each in tensors if each.trained}
+        trained = {tensor.name for tensor in tensors if tensor.trained}
         found = with_projection(optimizer, model, training)
         return replace(found, targets=found.targets & trained)
     return replace(optimizer, targets=frozenset(_hidden_matrices(model, tensors)))

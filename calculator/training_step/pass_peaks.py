@@ -30,7 +30,7 @@ def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks 
     own: dict[str | None, int | None] = {}
     if DIFFERS not in marks:
         trained = _trained(run, recording, left.layer)
-        own = {compared: trained.own(left.layer, compared) for compared in {each for _, each in left.passes}}
+        own = {compared: trained.own(left.layer, compared) for compared in {reference for _, reference in left.passes}}
     found: list[tuple[int, int]] = []
     for prefix, compared in left.passes:
         at, size = marks[f"{prefix}{SKIPPED}"], own.get(compared)

@@ -52,11 +52,11 @@ def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
 
 def parts(repeated: Sequence[Repeated], start: int, end: int) -> Iterator[Repeated]:
     """Divide the positions from `start` to `end` into parts that are repeated and parts that are not."""
-    for each in repeated:
-        if start <= each.start < end:
-            yield Repeated(start, each.start, 1)
-            yield each
-            start = each.end
+    for part in repeated:
+        if start <= part.start < end:
+            yield Repeated(start, part.start, 1)
+            yield part
+            start = part.end
     yield Repeated(start, end, 1)
 
 
@@ -215,8 +215,8 @@ class Periods:
 
     def _windows_outside(self, start: int, end: int) -> Iterator[Window]:
         """Yield the windows of a part of the forward pass outside the periods."""
-        for each in parts(self.repeated, start, end):
-            yield Window(self.outside(each.start, each.end), 0, (0,) * each.times)
+        for part in parts(self.repeated, start, end):
+            yield Window(self.outside(part.start, part.end), 0, (0,) * part.times)
 
     def outside(self, start: int, end: int, before: list[int] | None = None) -> list[int]:
         """Return events outside the periods. An event of the third period's row is repeated for every period's row.

@@ -193,9 +193,9 @@ def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = 
     pairs = 0 if cache is None else len(state.before) - len(cache.before)
     before = [row for pair in state.before[:pairs] for row in pair]
     events = tape.events[state.events :]
-    left = [out, *windows, *copies, *(tensor for each in kept for tensor in each)]
-    rows = {each.storage.row if each.storage is not None else -1 for each in left}
-    if any(each.__class__ is not Tensor or each.viewed or (each.edge and not has_graph) for each in left):
+    left = [out, *windows, *copies, *(tensor for entry in kept for tensor in entry)]
+    rows = {tensor.storage.row if tensor.storage is not None else -1 for tensor in left}
+    if any(tensor.__class__ is not Tensor or tensor.viewed or (tensor.edge and not has_graph) for tensor in left):
         return None
     # In order, these are the frees of the layer's own rows, those of earlier rows, and the allocations.
     ordered = sorted(events)
@@ -211,7 +211,7 @@ def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = 
         pairs=pairs,
         before=before,
         output=_left(out),
-        kept=[[*map(_left, each)] for each in kept],
+        kept=[[*map(_left, entry)] for entry in kept],
         windows=[*map(_left, windows)],
         copies=[*map(_left, copies)],
         component=tape.component,
@@ -240,7 +240,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
         return tensor
 
     if cache is not None:
-        cache.kept += [tuple(map(made, each)) for each in known.kept]
+        cache.kept += [tuple(map(made, entry)) for entry in known.kept]
         cache.windows += map(made, known.windows)
     if tape.autocast is not None:
         tape.autocast.copies.update({object(): made(left) for left in known.copies})

@@ -79,13 +79,13 @@ class ResidentState:
     @cached_property
     def base_bytes(self) -> int:
         """The bytes of the base model on all GPUs, without the reference model of a trainer."""
-        base = [each for each in self.whole if each.component in ("base_weights", "quantization_constants")]
-        return sum([each.bytes for each in base if not each.name.startswith("ref_model.")])
+        base = [tensor for tensor in self.whole if tensor.component in ("base_weights", "quantization_constants")]
+        return sum([tensor.bytes for tensor in base if not tensor.name.startswith("ref_model.")])
 
     @cached_property
     def added_bytes(self) -> int:
         """The bytes of the parameters that the method adds to the base model, on all GPUs."""
-        return sum([each.bytes for each in self.whole if each.component == "adapter_weights"])
+        return sum([tensor.bytes for tensor in self.whole if tensor.component == "adapter_weights"])
 
     @cached_property
     def saved_bytes(self) -> int:
@@ -194,7 +194,7 @@ class ResidentState:
 
     @cached_property
     def _sizes_of_added(self) -> dict[int, int]:
-        return sizes((*[each for each in self.tensors if not each.base], *self._states, *self.of_sharding))
+        return sizes((*[tensor for tensor in self.tensors if not tensor.base], *self._states, *self.of_sharding))
 
     @cached_property
     def sizes_of_temporaries(self) -> dict[int, int]:
@@ -273,7 +273,7 @@ class ResidentState:
         is_plain = self.flat is None and self.partitioned is None and self._offloaded_bytes is None
         if is_plain and not self.updates_in_backward:
             return added
-        return tuple(each for each in added if each.name != GRADIENT_NORM)
+        return tuple(tensor for tensor in added if tensor.name != GRADIENT_NORM)
 
     @property
     def replayed_states(self) -> tuple[ResidentTensors, ...]:
@@ -307,7 +307,8 @@ class ResidentState:
         if self.optimizer.storage == "host":
             trained = (tensor for tensor in self.tensors if tensor.gets_gradient)
             return sum(
-                elements(each.shape) * ITEMSIZE[each.dtype] * each.count * len(self.optimizer.names) for each in trained
+                elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count * len(self.optimizer.names)
+                for tensor in trained
             )
         return self._offloaded_bytes
 

@@ -95,7 +95,7 @@ def rolled_out(prepared: PreparedModel, *, trains: bool = True, is_first: bool =
     """
     batch = trainer_of(prepared.training).generation(prepared.training)
     passes = Rollout(prepared, batch, trains=trains, is_first=is_first).passes() if batch is not None else ()
-    return tuple([each.measured(each.interpretation.run()) for each in passes])
+    return tuple([ran.measured(ran.interpretation.run()) for ran in passes])
 
 
 class Rollout:
@@ -174,7 +174,7 @@ class Rollout:
     @property
     def attention_types(self) -> set[MixerType]:
         """The attention types of the layers."""
-        return {layer.kind.attention for each in self.prepared.model.stacks for layer, _ in each.distinct}
+        return {layer.kind.attention for stack in self.prepared.model.stacks for layer, _ in stack.distinct}
 
     @property
     def decodes_alike(self) -> bool:
@@ -259,7 +259,7 @@ class Rollout:
         like = _represented(ran, entries_by_layer(interpreted, prefilled.cache.kept))
         context.cache.before = _before(context, like, first=first)
         loop.after_first_token(context)
-        loop.kept += [context.tape.new(*each) for each in self.encoded]
+        loop.kept += [context.tape.new(*output) for output in self.encoded]
         return self._run(context, loop)
 
     def _encode(self, context: Context, loop: Loop) -> None:
@@ -271,9 +271,9 @@ class Rollout:
         assert tower is not None
         context.images = [*loop.images]
         context.encoded_images = tower.encode(context)
-        outputs = [each for each, _ in context.image_outputs]
+        outputs = [output for output, _ in context.image_outputs]
         loop.kept += outputs
-        rows = {each.storage.row: tape.rows[each.storage.row] for each in outputs if each.storage is not None}
+        rows = {output.storage.row: tape.rows[output.storage.row] for output in outputs if output.storage is not None}
         self.encoded = [(shape, dtype, f"{name}, returned") for name, shape, dtype, *_ in rows.values()]
 
     def _context(self, which: PassOf, shape_env: ShapeEnv | None) -> Context:

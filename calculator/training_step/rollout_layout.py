@@ -204,9 +204,9 @@ class RolloutLayout:
         blocks = Counter(self.sizes)
         if len(self.ran.interpretation.repetition.numbers) > 1:
             of_layers = [Counter(map(self.sizes.__getitem__, rows)) for rows in self._freed_by_layers()]
-            for each in of_layers:
-                blocks.subtract(each)
-            blocks.update({size: max(each[size] for each in of_layers) for size in {*chain(*of_layers)}})
+            for freed in of_layers:
+                blocks.subtract(freed)
+            blocks.update({size: max(freed[size] for freed in of_layers) for size in {*chain(*of_layers)}})
         for size, count in self._copied.gained:
             blocks[size] += count
         return blocks

@@ -71,7 +71,7 @@ class RolloutTrace:
             self._trace(Rollout(prepared, batch, shape_env))
         if shape_env is not None:
             passes = [*self._alone, *([self._last] if self._last is not None else ())]
-            shape_env.eliminate_dead_code(index for each in passes for index in each.outputs)
+            shape_env.eliminate_dead_code(index for step_pass in passes for index in step_pass.outputs)
 
     def _trace(self, rollout: Rollout) -> None:
         if not rollout.decodes_alike:
@@ -102,11 +102,11 @@ class RolloutTrace:
         if values is None:
             return None
         if last is None:
-            return tuple([each.with_values(values) for each in self._alone])
+            return tuple([step_pass.with_values(values) for step_pass in self._alone])
         of_prompts = values if self._alone else env.with_aliases(values, self._of_prompts)
         if of_prompts is None:
             return None
-        first = [each.with_values(values) for each in self._alone]
+        first = [step_pass.with_values(values) for step_pass in self._alone]
         first = first or [last.of_prompts(of_prompts, partial(self._prompts, sizes))]
         ((past, prompt),) = self._of_second.items()
         if self._grows and last.has_more(values, values[past] - values[prompt]):

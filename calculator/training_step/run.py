@@ -135,7 +135,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     context = training_context(prepared)
     micro_batch(context)
     context.drop_graph()
-    return sum(each.block_bytes for each in context.offloaded.copied) if context.offloaded is not None else 0
+    return sum(saved.block_bytes for saved in context.offloaded.copied) if context.offloaded is not None else 0
 
 
 def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> PassPeaks | None:
@@ -201,7 +201,7 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
-        no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        no_grad=tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
         marks=marks,
@@ -222,7 +222,7 @@ def of_no_grad_passes(context: Context) -> Run:
         shared_rows=0,
         hidden_states_row=None,
         first=None,
-        no_grad=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
+        no_grad=tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies),
         outputs=outputs_of(tape, context.passes),
         marks=marks,
     ).run()

@@ -128,7 +128,7 @@ class Seq2SeqGeneration:
         context.decoder_ids = None
         del logits
         if not past:
-            self._cached = [[(each.shape, each.dtype) for each in pair] for pair in context.cache.kept]
+            self._cached = [[(tensor.shape, tensor.dtype) for tensor in pair] for pair in context.cache.kept]
         found = _measured(tape, start)
         del loop, encoded, inputs
         return found

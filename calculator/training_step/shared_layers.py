@@ -34,16 +34,20 @@ def layers_of(context: Context) -> Layers:
     """
     tape, prepared = context.tape, context.prepared
     other = context.cache, context.passed, context.padding_mask, context.sample_bounds, context.encoder_states
-    if any(each is not None for each in other) or context.position_biases or context.images or context.past:
+    if any(value is not None for value in other) or context.position_biases or context.images or context.past:
         return {}
     if context.older:  # some of which depend on whether the training is checkpointed
         return {}
     model: PreparedModel = prepared  # type: ignore[assignment]  # a step's model is prepared
     own = SharedLayers(model.module_specs, context.forward, _received(context), {})
     known: list[SharedLayers] = tape.shared_layers
-    for each in known:
-        if each.module_specs is own.module_specs and each.forward is own.forward and each.received == own.received:
-            return each.layers
+    for shared in known:
+        if (
+            shared.module_specs is own.module_specs
+            and shared.forward is own.forward
+            and shared.received == own.received
+        ):
+            return shared.layers
     known.append(own)
     return own.layers
 

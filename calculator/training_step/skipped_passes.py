@@ -70,7 +70,7 @@ def is_determined(recording: Recording) -> bool:
     curve, backward, sizes = recording.curve, marks["backward"], recording.storages.sizes
     # A later layer under no_grad has its own input alive, and the first one's.
     most = _most(curve, marks["forward"], marks[TRAINED], backward) + max(curve.growth[:1], default=0)
-    excess = max([sum([sizes[size] * count for size, count in each]) for each in _excess(recording.copies)])
+    excess = max([sum([sizes[size] * count for size, count in counts]) for counts in _excess(recording.copies)])
     return DIFFERS not in marks and most + excess < curve.peak(marks["forward"], backward).bytes
 
 
@@ -99,9 +99,9 @@ def bounds(recording: Recording, counts: Mapping[int, int]) -> dict[int, int]:
     found: dict[int, int] = {}
     if TRAINED in recording.copies.marks:
         sizes = recording.storages.sizes
-        for each in _excess(recording.copies):
+        for excess in _excess(recording.copies):
             more: dict[int, int] = {}
-            for number, count in each:
+            for number, count in excess:
                 if count > 0:
                     more[sizes[number]] = more.get(sizes[number], 0) + count
             for size, count in more.items():
@@ -118,7 +118,7 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
         marks, events = copies.marks, copies.kinds.size_events
         copies.skipped = []
         trained = marks[TRAINED]
-        for at in [each for label, each in marks.items() if label.endswith(SKIPPED) and each < trained]:
+        for at in [position for label, position in marks.items() if label.endswith(SKIPPED) and position < trained]:
             freed: dict[int, int] = {}
             for event in events[at:trained]:
                 size, change = (event, -1) if event >= 0 else (~event, 1)

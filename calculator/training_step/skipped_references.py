@@ -72,7 +72,7 @@ def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:
         skipped.room = _room(context, skipped.start, added)
     else:
         rows = tape.rows
-        changes = [rows[each][4] if each >= 0 else -rows[~each][4] for each in tape.events[skipped.compared_at :]]
+        changes = [rows[event][4] if event >= 0 else -rows[~event][4] for event in tape.events[skipped.compared_at :]]
         skipped.room -= sum(changes)
     skipped.compared_at = len(tape.events)
     return skipped.room > 0

@@ -198,7 +198,7 @@ class TrainingStep:
 
     def _of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
-        highest = max(self.generation, key=lambda each: each.moment.bytes)
+        highest = max(self.generation, key=lambda step_pass: step_pass.moment.bytes)
         always, carried = self.resident.always, self.carried
         if self.flat is not None:
             always = TensorGroup(self.flat.always)

@@ -110,7 +110,7 @@ class SymbolicTrace:
             if last[key] != shape:
                 shapes.setdefault(key, []).append(shape)
         several = [[*others, last[key]] for key, others in shapes.items()]
-        for pair in dict.fromkeys(pair for each in several for pair in combinations(each, 2)):
+        for pair in dict.fromkeys(pair for numbers in several for pair in combinations(numbers, 2)):
             if self.shape_env.can_be_equal(*[self.shapes[shape] for shape in pair]):
                 yield pair
 

@@ -156,7 +156,7 @@ def _listed(
         outside = without_previous(tape)
         return Unrolled(
             rows=tape.rows,
-            forward=[Window(outside(each.start, each.end), 0, (0,) * each.times) for each in parts(again, 0, middle)],
+            forward=[Window(outside(part.start, part.end), 0, (0,) * part.times) for part in parts(again, 0, middle)],
             backward=[once(outside(middle, end))],
             base=len(tape.events),
             stride=1,

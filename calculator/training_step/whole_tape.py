@@ -173,7 +173,7 @@ class _Repeated:
         """Return the numbers of the views that a period creates, in its forward and in its backward pass."""
         boundaries, index, views = self._periods.boundaries, self._index, list[str]()
         for first, last, passed in ((number, number + 1, "forward"), (number + 1, number, "backward")):
-            start, end = (index[f"layer {boundaries[each]} {passed}"] for each in (first, last))
+            start, end = (index[f"layer {boundaries[at]} {passed}"] for at in (first, last))
             labels = (label for _, label in self._tape.marks[start:end])
             views += [label.split()[1] for label in labels if label.startswith(PINNED)]
         return views

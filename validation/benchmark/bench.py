@@ -189,10 +189,10 @@ def _estimates(runs: int) -> Iterator[Line]:
     for title, body, most in ESTIMATES:
         timed = partial(_estimate_alone, parse_request(body))
         timed()
-        elapsed, paced = (each * 1e3 for each in _paced(timed, runs))
+        elapsed, paced = (duration * 1e3 for duration in _paced(timed, runs))
         figure = f"{elapsed:.2f} ms" if body["reserved"] == "rule" else f"{elapsed:.1f} ms, {paced:.1f} at 25 ns"
         yield Line(title=title, figure=figure, target=f"under {most:g} ms", met=elapsed < most)
-        elapsed, paced = (each * 1e3 for each in _paced(timed, runs, in_round=1))
+        elapsed, paced = (duration * 1e3 for duration in _paced(timed, runs, in_round=1))
         yield Line(title=f"{title}: after other work", figure=f"{elapsed:.2f} ms, {paced:.2f} at 25 ns")
     yield _second(runs)
     yield _further(runs, LLAMA_8B, 0.5)
@@ -227,7 +227,7 @@ def _trainers(runs: int) -> Iterator[Line]:
 
 def _sharded_line(title: str, timed: Callable[[], object], runs: int) -> Line:
     timed()
-    elapsed, paced = (each * 1e3 for each in _paced(timed, runs))
+    elapsed, paced = (duration * 1e3 for duration in _paced(timed, runs))
     target = f"under {SHARDED_MOST:g} ms at 25 ns"
     return Line(title=title, figure=f"{elapsed:.2f} ms, {paced:.2f} at 25 ns", target=target, met=paced < SHARDED_MOST)
 
@@ -249,7 +249,7 @@ def _second(runs: int) -> Line:
         RECENT_SERIES.clear()
         estimate(first)
 
-    elapsed, paced = (each * 1e3 for each in _paced(partial(estimate, second), runs, prepare=forget))
+    elapsed, paced = (duration * 1e3 for duration in _paced(partial(estimate, second), runs, prepare=forget))
     title = "Llama-3.1-8B, LoRA, reserved by rule: the second plan of a kind"
     figure = f"{elapsed:.2f} ms, {paced:.2f} at 25 ns"
     return Line(title=title, figure=figure, target=f"under {SECOND_MOST:g} ms at 25 ns", met=paced < SECOND_MOST)
@@ -299,7 +299,7 @@ def _paced(
                 prepare()
             elapsed.append(_time_once(timed, process_time))
         pace = PACE * 2 / (before + loop_seconds())
-        found += [(each, each * pace) for each in elapsed[in_round > 1 :]]
+        found += [(duration, duration * pace) for duration in elapsed[in_round > 1 :]]
     return median(elapsed for elapsed, _ in found), median(paced for _, paced in found)
 
 
@@ -319,7 +319,8 @@ def _page(request: Request) -> object:
     """All figures of the estimate page."""
     answer = _fit(request)
     requests = (
-        replace(each, model=request.model, training=request.training, device=request.device) for each in _METHODS
+        replace(of_method, model=request.model, training=request.training, device=request.device)
+        for of_method in _METHODS
     )
     return side_by_side(requests), suggestions(request, answer)
 
@@ -346,7 +347,7 @@ def _trace_and_estimate(runs: int) -> Iterator[Line]:
     request = parse_request(LLAMA_8B)
     trace(request)
     timed = (partial(estimate, request), 15), (partial(trace, request), 1)
-    pairs = [[seconds(each, times, perf_counter) for each, times in timed] for _ in range(runs)]
+    pairs = [[seconds(call, times, perf_counter) for call, times in timed] for _ in range(runs)]
     quick, slow = (median(times) for times in zip(*pairs, strict=True))
     yield Line(title="Llama-3.1-8B, LoRA: trace", figure=f"{slow:.2f} s")
     yield Line(title="Llama-3.1-8B, LoRA: estimate, timed alternately", figure=f"{quick * 1e3:.2f} ms")

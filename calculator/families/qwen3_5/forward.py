@@ -137,19 +137,19 @@ def _project_by_key_heads(context: Context, modules: LayerModules, hidden_states
     """
     config, (batch, length, _) = context.config, hidden_states.shape
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
-    each, width, value_width = values // keys, config["linear_key_head_dim"], config["linear_value_head_dim"]
+    per_key, width, value_width = values // keys, config["linear_key_head_dim"], config["linear_value_head_dim"]
     both = modules["linear_attn.in_proj_qkvz"](hidden_states), modules["linear_attn.in_proj_ba"](hidden_states)
     context.set_scope(f"{modules.prefix}linear_attn: ")
     several, by_position = keys > 1, (batch, length, keys)
-    widths = (width, width, each * value_width, each * value_width)
+    widths = (width, width, per_key * value_width, per_key * value_width)
     query, key, value, z = _split(both[0], by_position, widths)
-    b, a = _split(both[1], by_position, (each, each))
+    b, a = _split(both[1], by_position, (per_key, per_key))
     heads = (batch, length, values, value_width)
-    value, z = (_merged(x, heads, name, copies=several and each > 1) for x, name in ((value, "value"), (z, "gate")))
-    b, a = (_merged(x, heads[:3], name, copies=several and each > 1) for x, name in ((b, "b"), (a, "a")))
+    value, z = (_merged(x, heads, name, copies=several and per_key > 1) for x, name in ((value, "value"), (z, "gate")))
+    b, a = (_merged(x, heads[:3], name, copies=several and per_key > 1) for x, name in ((b, "b"), (a, "a")))
     query = _merged(query, (batch, length, keys * width), "query", copies=several)
     key = _merged(key, (batch, length, keys * width), "key", copies=several)
-    value = _merged(value, (batch, length, values * value_width), "value", copies=several and each == 1)
+    value = _merged(value, (batch, length, values * value_width), "value", copies=several and per_key == 1)
     channels = 2 * keys * width + values * value_width
     mixed = ops.cat((query, key, value), (batch, length, channels), "queries, keys and values")
     return _Projected(ops.view(mixed, (batch, channels, length)), z, b, a, [query, key, value], [*both])

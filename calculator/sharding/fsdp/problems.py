@@ -147,7 +147,7 @@ def _reference_problems(prepared: PreparedModel) -> Iterator[Problem]:
     second = compared_model(prepared, "model")
     dtype_of = {tensor.name: tensor.dtype for tensor in resident_tensors(second) if tensor.trained}
     for unit, _ in units_of(second):
-        dtypes = sorted({dtype_of[each.name] for each in unit.parameters if each.name in dtype_of})
+        dtypes = sorted({dtype_of[parameter.name] for parameter in unit.parameters if parameter.name in dtype_of})
         if len(dtypes) > 1:
             message = (
                 f"FSDP refuses {unit.name} of ref_model, whose parameters are in {' and '.join(dtypes)} and require a"

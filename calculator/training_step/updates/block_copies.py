@@ -42,16 +42,16 @@ def temporaries(
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
     """
     in_order = [*_in_order(trained)]
-    gradients = [_copy_of(each, "gradient", each.dtype, "gradients") for each in in_order]
-    moved = [_copy_of(each, "float32 gradient", "float32", "gradients") for each in in_order]
-    copies = [in_float32(each) for each in trained]
+    gradients = [_copy_of(parameter, "gradient", parameter.dtype, "gradients") for parameter in in_order]
+    moved = [_copy_of(parameter, "float32 gradient", "float32", "gradients") for parameter in in_order]
+    copies = [in_float32(parameter) for parameter in trained]
     states = tuple(own_states(copies, optimizer)) if drops_states else ()
     returned = (total_norm(),) if clips and returns_norm else ()
     moments = [*_moved(gradients, moved)]
-    moments += [(*moved, *each) for each in _updates(copies, optimizer, drops_states=drops_states)]
-    moments += [(*moved, *states, *each) for each in _written_back(in_order)]
-    moments += [(*states, *each) for each in _changes(in_order)]
-    moments = [(*returned, *each) for each in moments]
+    moments += [(*moved, *moment) for moment in _updates(copies, optimizer, drops_states=drops_states)]
+    moments += [(*moved, *states, *moment) for moment in _written_back(in_order)]
+    moments += [(*states, *moment) for moment in _changes(in_order)]
+    moments = [(*returned, *moment) for moment in moments]
     if clips:
         moments.append((*gradients, *clipping(tuple(trained), keeps_norm=keeps_norm, vectors=1)))
     return max(moments, key=total_bytes)
@@ -60,7 +60,7 @@ def temporaries(
 def _in_order(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
     """Yield each parameter by itself, layer by layer where a block has several of one kind."""
     for count, layer in groupby(trained, attrgetter("count")):
-        yield from [replace(each, count=1, bytes=each.bytes // count) for each in layer] * count
+        yield from [replace(parameter, count=1, bytes=parameter.bytes // count) for parameter in layer] * count
 
 
 def _copy_of(tensor: ResidentTensor, name: str, dtype: DType, component: ComponentName) -> ResidentTensor:
@@ -76,8 +76,8 @@ def _copy_of(tensor: ResidentTensor, name: str, dtype: DType, component: Compone
 
 def _moved(gradients: Sequence[ResidentTensor], moved: Sequence[ResidentTensor]) -> Iterator[Moment]:
     """Yield the gradients while each in turn is copied to float32 and freed. A float32 gradient is not copied."""
-    for n, each in enumerate(gradients):
-        own = () if each.dtype == "float32" else (each,)
+    for n, gradient in enumerate(gradients):
+        own = () if gradient.dtype == "float32" else (gradient,)
         yield (*moved[: n + 1], *own, *gradients[n + 1 :])
 
 
@@ -86,7 +86,7 @@ def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_st
 
     Biases are a parameter group of their own, which is stepped last.
     """
-    groups = [tuple(each for each in copies if ("bias" in each.name) is biased) for biased in (False, True)]
+    groups = [tuple(copy for copy in copies if ("bias" in copy.name) is biased) for biased in (False, True)]
     groups = [group for group in groups if group]
     if not drops_states:
         yield from step_candidates(groups, tuple(copies), optimizer)
@@ -94,13 +94,15 @@ def _updates(copies: Sequence[ResidentTensor], optimizer: Optimizer, *, drops_st
     created: Moment = ()
     for group in groups:
         created = (*created, *own_states(group, optimizer))
-        yield from ((*created, *each) for each in step_candidates([group], group, optimizer))
+        yield from ((*created, *moment) for moment in step_candidates([group], group, optimizer))
 
 
 def _written_back(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
     """Yield each updated copy in its parameter's dtype."""
     yield from (
-        (_copy_of(each, "updated copy", each.dtype, "workspace"),) for each in trained if each.dtype != "float32"
+        (_copy_of(parameter, "updated copy", parameter.dtype, "workspace"),)
+        for parameter in trained
+        if parameter.dtype != "float32"
     )
 
 
@@ -109,7 +111,7 @@ def _changes(trained: Sequence[ResidentTensor]) -> Iterator[Moment]:
 
     The next block is one of the same size. `clone().float()` copies a half-precision parameter twice.
     """
-    new = [_copy_of(each, f"new {COPY}", "float32", "workspace") for each in trained]
-    for n, each in enumerate(trained):
-        cloned = () if each.dtype == "float32" else (_copy_of(each, "clone", each.dtype, "workspace"),)
+    new = [_copy_of(parameter, f"new {COPY}", "float32", "workspace") for parameter in trained]
+    for n, parameter in enumerate(trained):
+        cloned = () if parameter.dtype == "float32" else (_copy_of(parameter, "clone", parameter.dtype, "workspace"),)
         yield (*new[: n + 1], *cloned)

@@ -58,10 +58,10 @@ class OffloadedPeaks(FlatPeaks):
             yield self._earlier.intervals[0], ()
         for start, end, kept in self._of_earlier(number):
             yield _with_large(max(intervals[start:end], key=_SIZE), kept), ()
-        after = [each.interval + 1 for each in copies] + [each.interval + 1 for each in large]
+        after = [copy.interval + 1 for copy in copies] + [gradient.interval + 1 for gradient in large]
         cuts = sorted({0, len(intervals), *after})
         for start, end in pairwise(cuts):
-            norms = _norms(sum(each.interval < start for each in copies))
+            norms = _norms(sum(copy.interval < start for copy in copies))
             yield _with_large(max(intervals[start:end], key=_SIZE), -_bytes_before(large, start)), norms
         for done, copy in enumerate(copies, 1):
             point = _with_large(intervals[copy.interval], -_bytes_before(large, copy.interval))
@@ -90,10 +90,10 @@ class OffloadedPeaks(FlatPeaks):
         Each comes with the bytes of large gradients that the rank keeps.
         """
         accumulates = self._state.prepared.training.gradient_accumulation_steps > 1
-        large = [each for each in self._reduction.large if number in each.ranks]
+        large = [gradient for gradient in self._reduction.large if number in gradient.ranks]
         if STAGES[self._state.prepared.device.sharding] == 1 or not accumulates or not large:
             return
-        cuts = sorted({0, len(self._reduction.intervals), *(each.interval + 1 for each in large)})
+        cuts = sorted({0, len(self._reduction.intervals), *(gradient.interval + 1 for gradient in large)})
         for start, end in pairwise(cuts):
             yield start, end, _bytes_before(large, start)
 
@@ -116,14 +116,16 @@ class OffloadedPeaks(FlatPeaks):
             most = size + norms[done] + max(tensor.bytes for tensor in self._copied(copy.elements))
             line[copy.layer] = max(line[copy.layer], most)
         if self._earlier is not None:
-            line = [max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier_line, strict=True)]
+            line = [
+                max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier_line, strict=True)
+            ]
         line[-1] = max(line[-1], self._done(large).bytes + norms[-1])
         return [shared + most for most in line]
 
 
 def _bytes_before(large: list[Large], interval: int) -> int:
     """Return the bytes of large gradients that are copied before an interval."""
-    return sum(each.bytes for each in large if each.interval < interval)
+    return sum(gradient.bytes for gradient in large if gradient.interval < interval)
 
 
 def _with_large(point: Point, large: int) -> Point:

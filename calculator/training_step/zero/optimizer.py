@@ -68,7 +68,7 @@ class OptimizerStep:
 
     def _zeros_from(self, first: int) -> tuple[ResidentTensor, ...]:
         """Return all zeros of a group and of the groups after it."""
-        return tuple([each for each in (*self._zeros[first:], *self._padding[first:]) if each is not None])
+        return tuple([tensor for tensor in (*self._zeros[first:], *self._padding[first:]) if tensor is not None])
 
     def _update(self, group: int) -> Iterator[Alive]:
         """Copy the gradients of a group's partition to one float32 tensor, free them, clip and update.

@@ -143,9 +143,9 @@ class FlatPeaks:
         self._reduction = Reduction(state.plan).run(self._passed)
         #: By rank, the large gradients that other ranks keep to the end, and that it frees.
         self._large: dict[int, list[Large]] = {}
-        for each in self._reduction.kept_large:
-            for number in each.ranks:
-                self._large.setdefault(number, []).append(each)
+        for gradient in self._reduction.kept_large:
+            for number in gradient.ranks:
+                self._large.setdefault(number, []).append(gradient)
         self._fullest_points: dict[tuple[Hashable, ...], PeakPoint] = {}
         self._earlier = None if state.earlier_plan is None else Reduction(state.earlier_plan).earlier(self._passed)
         self._forward = _ForwardPass.from_micro_batch(MicroBatchRun(run, recording))
@@ -212,14 +212,16 @@ class FlatPeaks:
     def _between_large(self, large: list[Large], first: int, own: _Alive) -> Iterator[tuple[Point, _Alive]]:
         """Yield the fullest point of each time between two of which the rank frees a large gradient."""
         intervals = self._reduction.intervals
-        cuts = sorted({0, first + 1, len(intervals), *(each.interval + 1 for each in large)})
+        cuts = sorted({0, first + 1, len(intervals), *(gradient.interval + 1 for gradient in large)})
         for start, end in pairwise(cuts):
-            freed = sum(each.bytes for each in large if each.interval < start)
+            freed = sum(gradient.bytes for gradient in large if gradient.interval < start)
             yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else _NOTHING
 
     def _done(self, large: list[Large]) -> Point:
         """Return the moment after the last reduction, before the bucket is freed, without large gradients."""
-        return self._done_by_others.without(sum([each.bytes for each in large])) if large else self._done_by_others
+        return (
+            self._done_by_others.without(sum([gradient.bytes for gradient in large])) if large else self._done_by_others
+        )
 
     @cached_property
     def _done_by_others(self) -> Point:
@@ -301,7 +303,7 @@ class FlatPeaks:
         number = self.fullest.number
         gradient_bytes = _bytes(self._state.gradients_of(number)[0])
         first = self._reduction.reduced.get(number, 0)
-        freed = {each.interval: each.bytes for each in self._large.get(number, [])}
+        freed = {gradient.interval: gradient.bytes for gradient in self._large.get(number, [])}
         shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
         line = [
             max(

@@ -130,7 +130,7 @@ class FlatStep:
         """Copy what belongs to this rank to its gradients, which are allocated for the first part of them."""
         if not self._added and any(self._rank in place.ranks for place in self._bucket):
             gradients, _ = self._state.gradients_of(self._rank)
-            self._added = [row for each in gradients for row in self.events.allocate_like(each, self._stream)]
+            self._added = [row for gradient in gradients for row in self.events.allocate_like(gradient, self._stream)]
 
     def _copies(self) -> Iterator[int]:
         """Return the elements of each flat copy.
@@ -158,10 +158,10 @@ class FlatStep:
                     if (key := Key(name, layer)) in self._whole:
                         self._add(key, self._whole.pop(key), is_whole=True)
         self._reduce()
-        zeros = [[*events.allocate_like(each)] if each else [] for each in state.zeros_of(self._rank)]
+        zeros = [[*events.allocate_like(tensor)] if tensor else [] for tensor in state.zeros_of(self._rank)]
         padding = state.padding_of(self._rank) if is_last else ()
         self._added += [row for rows in zeros for row in rows]
-        self._added += [row for each in padding if each is not None for row in events.allocate_like(each)]
+        self._added += [row for tensor in padding if tensor is not None for row in events.allocate_like(tensor)]
         if self._own:
             events.free(self._added)
         else:

@@ -53,7 +53,7 @@ class Curve:
 
     def added(self, repeats: tuple[int, ...]) -> int:
         """Return the bytes that copies have added."""
-        return sum([each * count for each, count in zip(self.growth, repeats, strict=True)])
+        return sum([growth * count for growth, count in zip(self.growth, repeats, strict=True)])
 
     def at(self, position: int, repeats: tuple[int, ...]) -> int:
         """Return the bytes at a position, after all frees there."""
@@ -65,7 +65,7 @@ class Curve:
         At the start of a copy, the event belongs to the copy before.
         """
         copies = zip(self._recording.windows, moment.repeats, strict=False)
-        return next((each.end for each, before in copies if before and moment.event == each.start), moment.event)
+        return next((window.end for window, before in copies if before and moment.event == window.start), moment.event)
 
     def alive(
         self, moment: PeakMoment, resident_tensors: Sequence[ResidentTensors], carried: StorageCounts | None

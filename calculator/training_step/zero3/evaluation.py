@@ -72,7 +72,7 @@ class PartitionedEvaluation:
 
 def fullest_of(recording: Recording, batches: Sequence[Batch]) -> tuple[Moment, int]:
     """Return the fullest moment of a pass over some batches, and the bytes that are gathered at that moment."""
-    return max((fullest(recording, each) for each in batches), key=lambda found: found[0].bytes)
+    return max((fullest(recording, batch) for batch in batches), key=lambda found: found[0].bytes)
 
 
 def fullest(recording: Recording, batch: Batch) -> tuple[Moment, int]:

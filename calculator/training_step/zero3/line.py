@@ -74,8 +74,8 @@ class _Line:
         for copy in range(1, skipped.copies + 1):
             repeats = [*skipped.repeats]
             repeats[self._number] += copy
-            for each in skipped.readings:
-                self._add((*repeats,), each.position, each.bytes + copy * skipped.growth)
+            for reading in skipped.readings:
+                self._add((*repeats,), reading.position, reading.bytes + copy * skipped.growth)
         if skipped.alike is None:
             return
         like, growth = skipped.alike

@@ -52,7 +52,7 @@ def _offloaded(state: PartitionedState, gathered: int, kept: int, persistent: in
     The norms of gradients stay on the GPU until it ends. Parameters that the batch does not use have none.
     """
     unused = {tensor.name for tensor in state.tensors if not tensor.in_graph}
-    norms = sum(each.key.name not in unused for group in state.sub_groups for each in group)
+    norms = sum(parameter.key.name not in unused for group in state.sub_groups for parameter in group)
     yield *_gathered(state, gathered), _scalars(norms)
     yield *_gathered(state, kept), _scalars(norms + OFFLOADED_SCALARS)
     yield _gathered(state, persistent)

@@ -88,7 +88,7 @@ class Passes:
 
     def _in_last_copy(self, tracks: Sequence[Track]) -> int:
         """Return the bytes in the last copy of the forward pass when the most is gathered. -1 without copies."""
-        last = next((each for each in reversed(tracks) if each.segment.window == FORWARD and each.moments), None)
+        last = next((track for track in reversed(tracks) if track.segment.window == FORWARD and track.moments), None)
         if last is None:
             return -1
         curve, repeats = self._curve, last.segment.repeats
@@ -145,7 +145,7 @@ class Passes:
     def _read_at_once(self, track: Track) -> None:
         """Read the fullest moment of a segment whose gradients fit the bucket."""
         # Where only a gradient is ready, no moment is fuller than one before it.
-        moments = [each for each in track.moments if each[3] is None]
+        moments = [moment for moment in track.moments if moment[3] is None]
         positions, mosts, afters, *_ = zip(*moments, strict=True) if moments else ((), (), ())
         curve, repeats = self._curve, track.segment.repeats
         own, before_events, at_events = self._at_events(positions, curve.of(repeats), track.segment)
@@ -180,7 +180,7 @@ class Passes:
                     at = position
                 found.append((position, event))
                 sizes.append(size)
-            known = found, sizes, [base[each] - freed.get(each, 0) for each in positions]
+            known = found, sizes, [base[position] - freed.get(position, 0) for position in positions]
             self._known_events[key] = known
         return known
 
@@ -287,7 +287,7 @@ class Passes:
         copy, and the followed copies on both sides have the extremes.
         """
         gradients = [reading.gradient for reading in readings if reading.gradient is not None]
-        elements = sum([each.elements for each in gradients])
+        elements = sum([gradient.elements for gradient in gradients])
         bucket, reducing = self._bucket, self._reducing
         before = list(self._repeats)
         state: Hashable = None
@@ -295,7 +295,7 @@ class Passes:
         for copy in range(1, count + 1):
             back = copy * self._period if bucket.orders else 0
             if bucket.takes(elements):
-                bucket.take([each.in_layer(back) for each in gradients] if back else gradients, elements)
+                bucket.take([gradient.in_layer(back) for gradient in gradients] if back else gradients, elements)
                 state = None
                 continue
             self._repeats = (*before[:window], before[window] + copy, *before[window + 1 :])

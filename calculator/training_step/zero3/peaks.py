@@ -99,7 +99,7 @@ class PartitionedPeaks:
     @property
     def sizes_in_generation(self) -> Counter[int]:
         """The number of gathered weights by size while the trainer generates. Each has a buffer of its own."""
-        return Counter(each.with_padding for each in self._state.all_parameters)
+        return Counter(parameter.with_padding for parameter in self._state.all_parameters)
 
     @property
     def resident_tensors(self) -> tuple[ResidentTensors, ...]:

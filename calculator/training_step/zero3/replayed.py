@@ -133,8 +133,8 @@ class LoggedBucket(Bucket):
         if scatters and not stays:
             rows += [
                 self._add_row("padding of gradients", size)
-                for each in self._parameters
-                for size in self._paddings(each.elements, each.partition)
+                for parameter in self._parameters
+                for size in self._paddings(parameter.elements, parameter.partition)
             ]
             rows.append(self._add_row("gradients that are reduced", self._scattered()[0]))
         elif not scatters:
@@ -168,14 +168,14 @@ class PartitionedStep:
         for number, changes in enumerate(gathering.of_passes):
             bucket.is_last = number == len(gathering.of_passes) - 1
             self._micro_batch(changes, bucket, gathering.program.end)
-        self._change(each for each in gathering.at_end if not each.is_allocated)
+        self._change(change for change in gathering.at_end if not change.is_allocated)
         self.update = len(self.events.events)
         self._update()
 
     def _micro_batch(self, changes: list[Change], bucket: LoggedBucket, end: int) -> None:
         events, at = self.events, 0
         events.begin()
-        for position in sorted({*(each.position for each in changes), *self._gradients, end}):
+        for position in sorted({*(change.position for change in changes), *self._gradients, end}):
             events.play_to(position)
             start = at
             while at < len(changes) and changes[at].position == position:
@@ -206,7 +206,7 @@ class PartitionedStep:
         state, events = self._state, self.events
         largest = state.largest
         for group in state.sub_groups:
-            sizes = [each.partition for each in group]
+            sizes = [parameter.partition for parameter in group]
             at = max(range(len(sizes)), key=lambda at: (allocated(sizes[at], 8) + ALLOCATION_ROUNDING * at, -at))
             events.free([events.allocate_elements(IN_FLOAT64, sizes[at], "float64")])
         others = [number for number in range(len(state.sub_groups)) if number != largest]

@@ -68,7 +68,7 @@ def _read(request: Request, *, whole: bool, **options: Any) -> tuple[object, ...
 
 def _left_out(request: Request) -> list[str]:
     found = training_step(request, SeriesCache(), whole=True)
-    of_batches = [each.run.left_out for each in (found.first, found.last) if each is not None]
+    of_batches = [batch.run.left_out for batch in (found.first, found.last) if batch is not None]
     return [name for left in of_batches if left is not None for name, _ in left.passes]
 
 

@@ -42,8 +42,10 @@ def test_the_last_layer_is_like_others_if_it_begins_with_the_first_product_of_th
     assert peak_reserved(states[1], WORKSPACES) == full_peak_reserved(states[1], WORKSPACES)
     monkeypatch.setattr(equal_periods, "first_product", lambda events, _: 1 if len(events) > 100 else None)
     unrolls = [unrolled(state.prepared) for state in states]
-    assert [len(each.backward) for each in unrolls] == [5, 5]
-    assert [in_order(each.events()) for each in unrolls] == [in_order(every_event(state.prepared)) for state in states]
+    assert [len(unroll.backward) for unroll in unrolls] == [5, 5]
+    assert [in_order(unroll.events()) for unroll in unrolls] == [
+        in_order(every_event(state.prepared)) for state in states
+    ]
 
 
 def test_layers_that_free_masks_of_an_attention_type_need_four_periods():

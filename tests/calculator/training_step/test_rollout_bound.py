@@ -37,7 +37,7 @@ def _random_request(family: str, number: int) -> Request | None:
     training |= {
         "micro_batch_size": rng.choice((2, 3, 16)),
         "sequence_length": length,
-        "max_completion_length": rng.choice([each for each in (1, 2, 10, 50, 400) if each < length]),
+        "max_completion_length": rng.choice([size for size in (1, 2, 10, 50, 400) if size < length]),
         "num_generations": None,
     }
     try:
@@ -58,10 +58,10 @@ def _step(request: Request, *, traces_first: bool) -> TrainingStep | None:
 def _compare(step: TrainingStep) -> None:
     bound = step.generation_bound
     assert bound is not None
-    for each in rolled_out(step.resident.prepared):
-        reserved = in_segments(peak_counts(each.recording))
-        assert each.moment.bytes < bound.quick.bytes
-        assert each.moment.bytes < max(need.bytes for need in bound.lower)
+    for pass_peak in rolled_out(step.resident.prepared):
+        reserved = in_segments(peak_counts(pass_peak.recording))
+        assert pass_peak.moment.bytes < bound.quick.bytes
+        assert pass_peak.moment.bytes < max(need.bytes for need in bound.lower)
         assert reserved < max(_most_in_segments(need.blocks) for need in bound.lower)
         assert not _is_within(bound, reserved)
 

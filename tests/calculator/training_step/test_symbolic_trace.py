@@ -78,7 +78,7 @@ def test_each_request_of_a_series_has_the_answer_of_a_single_request(seed, reser
         for _ in range(5):
             plan = with_sizes(request, chance)
             assert full_answer(plan, series) == full_answer(plan), (request.model, plan.method, plan.training)
-        traced += any(each.traces for each in series.traces.runs.values())
+        traced += any(run.traces for run in series.traces.runs.values())
     assert traced > count / 2
 
 
@@ -93,7 +93,7 @@ def test_requests_that_share_a_trace_are_run_twice_in_all(counted):
 def test_all_requests_share_the_trace_of_the_first(counted):
     series = SeriesCache(traces_first=True)
     lengths = (1024, 512, 512, 1000, 2048, 4096)
-    plans = [[answered(series, sequence_length=each, micro_batch_size=2) for _ in range(2)] for each in lengths]
+    plans = [[answered(series, sequence_length=length, micro_batch_size=2) for _ in range(2)] for length in lengths]
     assert counted == {"concrete": 0, "symbolic": 1}
     # To compare answers reads their timelines.
     assert all(plan == again for plan, again in plans)
