@@ -314,7 +314,7 @@ def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(befor
     assert served == (pool.reserved == reserved)
     pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
     assert not served or pool.free_blocks() == begun
-    assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
+    assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__)
 
 
 @given(ACTIONS, st.lists(UNITS, max_size=12), st.integers(1, 9), st.integers(1, 3), st.booleans())
@@ -327,7 +327,7 @@ def test_requests_that_are_never_freed_are_placed_where_they_are_one_by_one(befo
     is_served = pool.serves(Need.of_sizes(sizes))
     other.allocate(sizes[: len(sizes) // times], times)
     pool.play(later, rows.sizes, rows.places)
-    assert all(getattr(other, each) == getattr(pool, each) for each in FlatPool.__slots__)
+    assert all(getattr(other, slot) == getattr(pool, slot) for slot in FlatPool.__slots__)
     assert not is_served or pool.reserved == reserved
 
 
