@@ -62,10 +62,10 @@ class LoadedByBroadcast(HostLoading):
         if not self._offloads:
             shards = self._loaded(shards)
         self._free(() if whole is None else (whole,))
-        self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
+        self._stay(buffer for buffer in resident.whole if not buffer.parameters and not is_second(buffer))
         if not self._offloads:
             self._free(row for row, (name, _) in shards.items() if name in self._tied)
-        self._stay(each for each in resident.tensors if is_second(each))
+        self._stay(resident_tensor for resident_tensor in resident.tensors if is_second(resident_tensor))
 
     def _shard(self, tensor: ResidentTensor) -> int:
         """Pad the parts that are shorter than the first one, and receive this GPU's part."""
@@ -105,17 +105,17 @@ def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
     """
     model = prepared.model
     outer = stored(outer_parameters(prepared), prepared.method, prepared.training)
-    by_name = {each.name: each for each in outer}
+    by_name = {parameter.name: parameter for parameter in outer}
     for part in model.parts:
         if isinstance(part, Stack):
             of = {layer: _in_order(stored_layer(prepared, layer, part.name)) for layer, _ in part.distinct}
-            yield from ((each.name, each) for layer in part.layers for each in of[layer])
+            yield from ((parameter.name, parameter) for layer in part.layers for parameter in of[layer])
             continue
-        yield from ((each.name, each) for each in outer if each.name.startswith(f"{part.name}."))
-        aliases = (each for each in model.tied if each.rpartition(".")[0] == part.name)
-        yield from ((each, by_name[model.tied[each]]) for each in aliases)
+        yield from ((parameter.name, parameter) for parameter in outer if parameter.name.startswith(f"{part.name}."))
+        aliases = (alias for alias in model.tied if alias.rpartition(".")[0] == part.name)
+        yield from ((alias, by_name[model.tied[alias]]) for alias in aliases)
     names = tuple(f"{name}." for name in model.outer)
-    yield from ((each.name, each) for each in outer if not each.name.startswith(names))
+    yield from ((parameter.name, parameter) for parameter in outer if not parameter.name.startswith(names))
     if prepared.method.virtual_tokens:
         yield WORD_EMBEDDINGS, by_name[f"{model.embedding.name}.weight"]
 
@@ -124,10 +124,10 @@ def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
     """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
     first: dict[str, int] = {}
     paths = {parameter: [*accumulate(parameter.name.split("."), "{}.{}".format)] for parameter in parameters}
-    for number, each in enumerate(parameters):
-        for path in paths[each]:
+    for number, parameter in enumerate(parameters):
+        for path in paths[parameter]:
             first.setdefault(path, number)
-    return sorted(parameters, key=lambda each: [first[path] for path in paths[each]])
+    return sorted(parameters, key=lambda parameter: [first[path] for path in paths[parameter]])
 
 
 def stored_layer(prepared: PreparedModel, layer: Layer, stack: str) -> list[ResidentTensor]:

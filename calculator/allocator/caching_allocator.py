@@ -200,7 +200,7 @@ class CachingAllocator:
                 if age >= average:
                     target -= block.size
                     pool.release_segment(block)
-            aged = [each for each in aged if each[0] < average]
+            aged = [entry for entry in aged if entry[0] < average]
 
     def _out_of_memory(self, size: int) -> OutOfMemoryError:
         cached = sum(pool.free_bytes() for pool in self.every_pool())

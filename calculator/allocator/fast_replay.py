@@ -99,8 +99,8 @@ class FastReplay:
         self.states: list[list[tuple[list[int], int]]] = [[], []]
         for tensors, times in layers(resident.replayed_states):
             of_layer = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
-            for states, each in zip(self.states, of_layer, strict=True):
-                states.append((each, times))
+            for states, of_pool in zip(self.states, of_layer, strict=True):
+                states.append((of_pool, times))
         #: For each pool, the sizes of what each optimizer step allocates, and of what is freed after a step's batches
         #: are fetched.
         self.temporaries = _sizes(resident.replayed_temporaries)
@@ -110,11 +110,11 @@ class FastReplay:
         #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
         #: them.
         self.buckets = [
-            _by_pool([bucket.bytes // BLOCK for bucket in each])
-            for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
+            _by_pool([bucket.bytes // BLOCK for bucket in buckets])
+            for buckets in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
         ]
         sizes = [*self.temporaries, *self.fetching, *(kind for both in self.buckets for kind in both)]
-        sizes += [each * times for states in self.states for each, times in states]
+        sizes += [of_pool * times for states in self.states for of_pool, times in states]
         sizes += [batch.sizes for batch in (self.first, self.later, self.last) if batch is not None]
         most = sum(map(sum, sizes)) + sum(self.loading.sizes) // BLOCK
         count = sum(map(len, sizes)) + len(self.loading.sizes)

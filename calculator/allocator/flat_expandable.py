@@ -74,7 +74,7 @@ class FlatExpandable:
     def saved(self) -> FlatExpandable:
         """Return a device in the same state."""
         other = copy(self)
-        other._ranges = [each.saved() for each in self._ranges]  # noqa: SLF001  its own class
+        other._ranges = [pool_range.saved() for pool_range in self._ranges]  # noqa: SLF001  its own class
         return other
 
     def on(self, capacity: int, total: int) -> None:
@@ -83,8 +83,8 @@ class FlatExpandable:
         A segment has addresses for 9/8 of its total memory, or for more than a run needs.
         """
         self.capacity = capacity
-        for each in self._ranges:
-            each.resize(min(space_of(total, each.page * BLOCK) // BLOCK, each.space))
+        for pool_range in self._ranges:
+            pool_range.resize(min(space_of(total, pool_range.page * BLOCK) // BLOCK, pool_range.space))
 
     @property
     def most_mapped(self) -> int:
@@ -94,7 +94,7 @@ class FlatExpandable:
     @property
     def same_totals(self) -> list[Totals]:
         """For each range, the memory of devices that serve its requests so far from the same blocks."""
-        return [each.same.totals(each.page, BLOCK) for each in self._ranges]
+        return [pool_range.same.totals(pool_range.page, BLOCK) for pool_range in self._ranges]
 
     def play(self, events: Sequence[int], sizes: Sequence[int], keys: Sequence[int], places: Places) -> None:
         """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).
@@ -147,10 +147,10 @@ class FlatExpandable:
     def play_separately(self, play: Callable[[int, _SingleRange], None]) -> bool:
         """Replay each range separately, like `FlatDevice.play_separately`."""
         before = copy(self)
-        self._ranges = [each.saved() for each in before._ranges]  # noqa: SLF001  its own class
+        self._ranges = [pool_range.saved() for pool_range in before._ranges]  # noqa: SLF001  its own class
         try:
-            for number, each in enumerate(self._ranges):
-                play(number, _SingleRange(self, each))
+            for number, pool_range in enumerate(self._ranges):
+                play(number, _SingleRange(self, pool_range))
         except RefusedError:
             for name in self.__slots__:
                 setattr(self, name, getattr(before, name))
@@ -219,7 +219,7 @@ class FlatExpandable:
 
     def counts(self) -> object:
         """Return the numbers of unmapped blocks. Devices with the same layout have equal counts."""
-        return [len(each.unmapped) for each in self._ranges]
+        return [len(pool_range.unmapped) for pool_range in self._ranges]
 
     def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
         """Return the state that the next requests depend on: the blocks that are free, unmapped, or in `left`.
@@ -227,15 +227,17 @@ class FlatExpandable:
         Blocks in `gone` count as free.
         """
         free: list[Placed] = []
-        for address, behind in sorted([*gone, *(block for each in self._ranges for block in each.starts.items())]):
+        for address, behind in sorted(
+            [*gone, *(block for pool_range in self._ranges for block in pool_range.starts.items())]
+        ):
             before = free.pop() if free and free[-1][1] == address else (address, address)
             free.append((before[0], behind))
-        return free, sorted(left), [sorted(each.unmapped_starts.items()) for each in self._ranges]
+        return free, sorted(left), [sorted(pool_range.unmapped_starts.items()) for pool_range in self._ranges]
 
     def small_blocks(self) -> list[int]:
         """Return the free and unmapped blocks of the small range. They determine the places of its further requests."""
         small = self._ranges[0]
-        unmapped = [each for address in small.unmapped for each in (address, small.unmapped_starts[address])]
+        unmapped = [place for address in small.unmapped for place in (address, small.unmapped_starts[address])]
         return [len(small.free), *small.free, *unmapped]
 
     def restore_small(self, blocks: list[int]) -> None:

@@ -89,8 +89,8 @@ class FlatRun:
         found = run.resident.buckets
         #: The buckets of the first step, and those of later steps if DDP rebuilds them.
         self.buckets = [
-            self.rows.add([bucket.bytes // BLOCK for bucket in each], lambda _: ddp.NAME)
-            for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
+            self.rows.add([bucket.bytes // BLOCK for bucket in buckets], lambda _: ddp.NAME)
+            for buckets in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
         ]
         self.frees_gradients = run.training.has_bucket_views
         self.accumulated = run.repeats

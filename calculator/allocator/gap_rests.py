@@ -176,7 +176,7 @@ def _found(before: Sequence[Sequence[int]], last: int) -> list[_Rest]:
     # Where no request of the largest size is left, other requests may need some more frees.
     found = [_Rest(last + 1 + 2 * _APART, -1), _Rest(last + 1, -1)]
     for alive in range(max(map(len, before))):
-        start = 1 + max(each[-alive - 1] for each in before if len(each) > alive)
+        start = 1 + max(allocations[-alive - 1] for allocations in before if len(allocations) > alive)
         if start <= found[-1].start - _APART:
             found.append(_Rest(start, alive))
     return found[::-1]

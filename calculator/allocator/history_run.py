@@ -91,7 +91,7 @@ class HistoryRun:
         longest = max(batch for step in steps for batch in step)
         sizes = [*self.loading.sizes, *self.workspaces]
         sizes += (size for _, size in (*self.states, *self.temporaries))
-        sizes += (each.bytes for both in self.buckets or () for each in both)
+        sizes += (bucket.bytes for both in self.buckets or () for bucket in both)
         sizes += self.micro_batch(longest, later=True)[1] * max(map(len, steps))
         return (sum(sizes) + len(sizes) * LARGE_SEGMENT) // BLOCK * (len(steps) + 1)
 
@@ -128,7 +128,7 @@ class _Unlimited:
         if self._run.loading.spare(device.total) >= 0 and self._states[0][0].loaded <= capacity:
             if self.result.peak_reserved_bytes <= capacity:
                 return self.result
-            state = next(each for each in self._states if self.result.reserved[each[0].steps] > capacity)
+            state = next(saved for saved in self._states if self.result.reserved[saved[0].steps] > capacity)
         return self._copy(state, capacity).finish(self._steps, device, played=played)
 
     def _keep(self, history: History) -> None:

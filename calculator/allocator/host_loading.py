@@ -44,7 +44,7 @@ class HostLoading(Loading):
 
     def _allocate(self, tensors: Iterable[ResidentTensors]) -> list[int]:
         """Allocate tensors, and return their rows."""
-        return [self._add(each.name, rounded(each.bytes // each.count)) for each in one_by_one(tensors)]
+        return [self._add(tensor.name, rounded(tensor.bytes // tensor.count)) for tensor in one_by_one(tensors)]
 
     def _add(self, name: str, size: int) -> int:
         """Allocate a tensor, and return its row."""

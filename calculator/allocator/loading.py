@@ -193,7 +193,7 @@ class Loading:
             names=[tensor.name] * len(sizes),
             sizes=[*map(rounded, sizes)],
             row=row,
-            freed=tuple(each for each in range(len(sizes)) if each != row),
+            freed=tuple(index for index in range(len(sizes)) if index != row),
             is_constant=is_constant,
             is_recast=bool(tensor.parameters) and not tensor.packed and tensor.dtype != self.training.dtype,
         )

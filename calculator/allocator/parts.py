@@ -169,8 +169,8 @@ class WindowedPart:
         if not self._split:
             following = [*self._repeated[1:], self._following]
             self._split = [
-                WindowedPart([each], self._sizes, behind)
-                for each, behind in zip(self._repeated, following, strict=True)
+                WindowedPart([repetition], self._sizes, behind)
+                for repetition, behind in zip(self._repeated, following, strict=True)
             ]
         return self._split
 
@@ -249,12 +249,12 @@ def parts_of(batch: MicroBatch, number: int) -> list[WindowedPart]:
     most = sum(len(window.events) for window, *_ in repeated) / PARTS
     groups: list[list[_Repetition]] = []
     size = most
-    for each in repeated:
+    for repetition in repeated:
         if size >= most:
             groups.append([])
             size = 0
-        groups[-1].append(each)
-        size += len(each[0].events)
+        groups[-1].append(repetition)
+        size += len(repetition[0].events)
     following = [group[0] for group in groups[1:]]
     return [WindowedPart(group, batch.sizes, behind) for group, behind in zip(groups, [*following, None], strict=True)]
 

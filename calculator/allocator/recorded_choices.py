@@ -194,15 +194,15 @@ class Recorder:
         if address not in self._touched or self._segments:
             return None
         number = starts.index(address)
-        least = min([size, *(each for each, start in self._parts if start + each == self._last)])
-        others = (each for each, start in self._parts if start + each != self._last)
+        least = min([size, *(of_part for of_part, start in self._parts if start + of_part == self._last)])
+        others = (of_part for of_part, start in self._parts if start + of_part != self._last)
         most = max([0, *others, *(self._whole[start] - start for start in self._touched - {address})])
         if least <= most or blocks[number].following >= 0:
             return None
         count, waste = len(self._unplayed), self._pool.waste
         unplayed = sum(self._unplayed) + count * (max(self._unplayed, default=0) + waste)
         part = next((n for n, (_, end) in enumerate(left) if end == self._last), -1)
-        intervals = joined({*self._intervals, *((each, inf) for each in self._from_last)})
+        intervals = joined({*self._intervals, *((lower, inf) for lower in self._from_last)})
         return Largest(number, size, least, most, unplayed, part, intervals)
 
     def _ordered(self, starts: Sequence[int]) -> list[tuple[int, int]]:
@@ -212,4 +212,4 @@ class Recorder:
         for size, address in self._parts | wholes:
             if size >= self._least:
                 numbers.setdefault(size, set()).add(bisect_right(starts, address) - 1)
-        return [*{pair for each in numbers.values() for pair in pairwise(sorted(each))}]
+        return [*{pair for blocks in numbers.values() for pair in pairwise(sorted(blocks))}]

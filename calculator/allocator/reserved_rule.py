@@ -135,14 +135,14 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
         return kept + passes
     waiting = [*step.generation]
     while waiting:
-        each = waiting.pop()
+        step_pass = waiting.pop()
         room = max(passes, least - kept)
-        if _fits_by_bytes(each, room):
+        if _fits_by_bytes(step_pass, room):
             continue
-        if each.smaller is not None:
-            waiting.append(each.smaller())
-        if each.bound is None or in_segments(each.bound()) > room:
-            passes = max(passes, in_segments(peak_counts(each.recording)))
+        if step_pass.smaller is not None:
+            waiting.append(step_pass.smaller())
+        if step_pass.bound is None or in_segments(step_pass.bound()) > room:
+            passes = max(passes, in_segments(peak_counts(step_pass.recording)))
     return kept + passes
 
 
@@ -253,7 +253,7 @@ def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], work
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     kept = Counter(sizes(tensor for tensor in state if not tensor.base))
     kept[workspace] += 1
-    return loaded + in_segments(kept) + max(in_segments(peak_counts(each)) for each in passes)
+    return loaded + in_segments(kept) + max(in_segments(peak_counts(recording)) for recording in passes)
 
 
 def whole_segments(size: int) -> int:

@@ -56,7 +56,7 @@ def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
     outer, model = outer_units(prepared), prepared.model
     for stack in (*tower_stacks(model), model.decoder):
         yield from (layer_unit(prepared, layer, stack.name) for layer in stack.layers)
-    yield from (each for each in (outer.embeddings, outer.tail, outer.root) if each is not None)
+    yield from (unit for unit in (outer.embeddings, outer.tail, outer.root) if unit is not None)
 
 
 class LoadedOnHost(HostLoading):
@@ -75,10 +75,10 @@ class LoadedOnHost(HostLoading):
         for unit in in_order(prepared):
             whole = [(parameter, self._add(parameter.name, _size(parameter))) for parameter in unit.parameters]
             if unit.name == ROOT:
-                self._stay(each for each in resident.whole if not each.parameters and not is_second(each))
+                self._stay(tensor for tensor in resident.whole if not tensor.parameters and not is_second(tensor))
             self._shard(unit.parameters, prepared.device.count)
-            self._free(row for each, row in whole if each.name not in referred)
-            kept += [row for each, row in whole if each.name in referred]
+            self._free(row for parameter, row in whole if parameter.name not in referred)
+            kept += [row for parameter, row in whole if parameter.name in referred]
         self._free(kept)
         self._stay(tensor for tensor in resident.tensors if is_second(tensor))
 
@@ -100,10 +100,10 @@ class LoadedWhole(Loading):
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
         super().__init__(resident.whole, prepared.training)
-        sharded = {each.name for each in resident.whole if is_sharded(each)}
+        sharded = {tensor.name for tensor in resident.whole if is_sharded(tensor)}
         freed = {~event for event in self.events if event < 0}
         whole = [row for row, name in enumerate(self.names) if row not in freed and name in sharded]
-        books = one_by_one(each for each in resident.whole if each.name.endswith(CODE_BOOK))
+        books = one_by_one(tensor for tensor in resident.whole if tensor.name.endswith(CODE_BOOK))
         start = len(self.sizes)
         self._request([book.name for book in books], [rounded(book.bytes // book.count) for book in books])
         copies = range(start, len(self.sizes))

@@ -82,7 +82,7 @@ class StageCache:
         `before` has the cached state of each pool before the part. It is replaced by the state after it.
         """
         if id(part) not in self._rows:
-            allocated, freed = (_by_pool(each, rows, self._count) for each in part.net())
+            allocated, freed = (_by_pool(changed, rows, self._count) for changed in part.net())
             self._rows[id(part)] = part, _PartRows([*map(_reader, freed)], allocated)
         return CachedStage(self._results, id(part), self._rows[id(part)][1], places, before)
 

@@ -41,7 +41,7 @@ class FlattenedLoading(HostLoading):
         super().__init__(resident.prepared)
         groups, on_host = [group.names for group in state.partitions.groups], state.host_bytes is not None
         emptied = frozenset[str]().union(*groups[:-1])
-        loaded = tuple(each for each in resident.tensors if not (each.trained and each.name in emptied))
+        loaded = tuple(tensor for tensor in resident.tensors if not (tensor.trained and tensor.name in emptied))
         last = self._load(resident.prepared, loaded, groups[-1])
         for number, weights in enumerate(state.flat_weights):
             self._stay([weights])
@@ -64,7 +64,7 @@ class FlattenedLoading(HostLoading):
         if not prepared.method.facts.quantizes_base:
             # The weights of frozen layers have the names of trained ones.
             rows = zip(one_by_one(tensors), self._allocate(tensors), strict=True)
-            return [row for each, row in rows if each.trained and each.name in of_last]
+            return [row for tensor, row in rows if tensor.trained and tensor.name in of_last]
         whole = Loading(tensors, prepared.training)
         self.names, self.sizes, self.parts = whole.names, whole.sizes, whole.parts
         freed = {~event for event in self.events if event < 0}
@@ -91,5 +91,5 @@ class PartitionedLoading(HostLoading):
         self._free(copied)
         self._free(self._allocate([state.like_sub_group(state.largest, "zeros for gradients")]))
         self._stay([*state.buckets, state.divided[-1]])
-        for each in state.persistent:
-            self._add(f"{each.key.name}: gathered", each.with_padding)
+        for parameter in state.persistent:
+            self._add(f"{parameter.key.name}: gathered", parameter.with_padding)

@@ -169,7 +169,7 @@ class LeafModule:
 
     def end(self) -> None:
         """Mark every waiting gradient as ready, and free it."""
-        waiting, self.gradients = sorted(self.gradients, key=lambda each: self._leaf_index(each[0])), []
+        waiting, self.gradients = sorted(self.gradients, key=lambda gradient: self._leaf_index(gradient[0])), []
         while waiting:
             name, grad = waiting.pop(0)
             grad.tape.mark(f"{GRADIENT_OF}{name}", grad)
@@ -178,7 +178,7 @@ class LeafModule:
     def _leaf_index(self, name: str) -> int:
         """Return the index of a parameter, or of the submodule that it is in, among the names."""
         own = f"{name}."
-        return next((at for at, each in enumerate(self._names) if own.startswith(f"{each}.")), len(self._names))
+        return next((at for at, child in enumerate(self._names) if own.startswith(f"{child}.")), len(self._names))
 
 
 #: A gradient that is stored until the optimizer steps.
@@ -226,7 +226,7 @@ class AccumulateGrad(Node):
         if not adds and (self.copies or _has_other_layout(grad)):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
         if marked:
-            leaf = next((each for each in grad.tape.leaves.values() if each.has(self.name)), None)
+            leaf = next((module for module in grad.tape.leaves.values() if module.has(self.name)), None)
             if leaf is not None:
                 leaf.gradients.append((self.name, grad))
                 return

@@ -50,8 +50,8 @@ def packaged_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -
     edges = (x.edge, weight.edge, None if bias is None else bias.edge)
     node = Node(x.tape, _packaged_back, edges) if any(edges) else None
     if node is not None:
-        for each in (x, weight, *(() if bias is None else (bias,))):
-            node.save(each)
+        for tensor in (x, weight, *(() if bias is None else (bias,))):
+            node.save(tensor)
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
@@ -60,9 +60,9 @@ def _packaged_back(node: Node, _: Tensor) -> list[Tensor | None]:
     x, *owned = node.saved
     tape = x.tape
     grads: list[Tensor | None] = [tape.new(x.shape, x.dtype, "convolution: gradient")]
-    grads += [tape.new(each.shape, "float32", "convolution: gradient in float32") for each in owned]
-    for number, each in enumerate(owned, 1):
-        if each.dtype != "float32":
-            grads[number] = tape.new(each.shape, each.dtype, "convolution: gradient")
+    grads += [tape.new(tensor.shape, "float32", "convolution: gradient in float32") for tensor in owned]
+    for number, tensor in enumerate(owned, 1):
+        if tensor.dtype != "float32":
+            grads[number] = tape.new(tensor.shape, tensor.dtype, "convolution: gradient")
     grads += [None] * (len(node.edges) - len(grads))
     return [grad if edge else None for grad, edge in zip(grads, node.edges, strict=True)]

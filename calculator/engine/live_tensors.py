@@ -96,8 +96,8 @@ class LiveTensors:
         if self.storages is not None:
             allocation = self.storages.allocation
             kinds.update({allocation(kind): count for kind, count in self.live_kinds.counts.items()})
-        for each, count in self.left.items() if self.left is not None else ():
-            kinds[each] += count
+        for kind, count in self.left.items() if self.left is not None else ():
+            kinds[kind] += count
         return +kinds
 
 

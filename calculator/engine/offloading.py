@@ -139,8 +139,8 @@ class OffloadedActivations:
             if is_copied_back and number in self._returned and _is_shared(self._returned[number]):
                 del self._returned[number]  # the block waits for the stream instead (record_stream)
             self._drop_kept(self._count)
-            for each in earlier:
-                self._returned.pop(each, None)
+            for other in earlier:
+                self._returned.pop(other, None)
         self._read.clear()
         self._last_node = node
 
@@ -243,10 +243,10 @@ def _leaves(node: Node | None) -> Iterator[AccumulateGrad]:
     """Yield the ends of a node's graph at tensors that are no parameters."""
     nodes = [] if node is None else [node]
     seen = set(map(id, nodes))
-    for each in nodes:
-        if isinstance(each, AccumulateGrad) and each.context is not None:
-            yield each
-        for edge in each.edges:
+    for reached in nodes:
+        if isinstance(reached, AccumulateGrad) and reached.context is not None:
+            yield reached
+        for edge in reached.edges:
             if edge is not None and id(edge[0]) not in seen:
                 seen.add(id(edge[0]))
                 nodes.append(edge[0])

@@ -60,7 +60,7 @@ class _Pass(NamedTuple):
     def is_closed(self) -> bool:
         """Whether it leaves nothing but its outputs, and frees nothing that was there before."""
         row, _ = self.start
-        rows = {each.row for each in self.outputs if each.row is not None}
+        rows = {output.row for output in self.outputs if output.row is not None}
         # In order, these are the frees of the pass's own rows, those of earlier rows, and the allocations.
         ordered = sorted(self.events)
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
@@ -69,7 +69,7 @@ class _Pass(NamedTuple):
     def of_sizes(self, sizes: Container[int]) -> _Pass:
         """Return the pass with its outputs and the rows of some sizes in bytes alone, without marks."""
         first = self.start[0]
-        outputs = {each.row for each in self.outputs}
+        outputs = {output.row for output in self.outputs}
         sizes_of_rows = map(itemgetter(4), self.rows)
         kept = [row for row, size in enumerate(sizes_of_rows, first) if size in sizes or row in outputs]
         numbers = {row: number for number, row in enumerate(kept, first)}
@@ -79,7 +79,9 @@ class _Pass(NamedTuple):
             events=[*map(of_event.__getitem__, filter(of_event.__contains__, self.events))],
             marks=(),
             marked_rows=(),
-            outputs=[each if each.row is None else each._replace(row=numbers[each.row]) for each in self.outputs],
+            outputs=[
+                output if output.row is None else output._replace(row=numbers[output.row]) for output in self.outputs
+            ],
         )
 
     def on(self, tape: Tape, name: str) -> Outputs:
@@ -92,14 +94,16 @@ class _Pass(NamedTuple):
         tape.rows += zip(map(name.__add__, names), shapes, dtypes, components, sizes, strict=True)
         tape.marks += [(at + place, name + label) for place, label in self.marks]
         tape.marked_rows.update((name + label, row + number) for label, number in self.marked_rows)
-        numbers = {each.row for each in self.outputs if each.row is not None}
+        numbers = {output.row for output in self.outputs if output.row is not None}
         storages = {number: Storage.of_row(row + number, tape.events) for number in numbers}
         tape.events += [event + row if event >= 0 else event - row for event in self.events]
         tape.component = self.component or tape.component
         tensors = []
-        for each in self.outputs:
-            tensor = Tensor(tape, None if each.row is None else storages[each.row], each.shape, each.dtype, None)
-            tensor.merged = each.merged
+        for output in self.outputs:
+            tensor = Tensor(
+                tape, None if output.row is None else storages[output.row], output.shape, output.dtype, None
+            )
+            tensor.merged = output.merged
             tensors.append(tensor)
         return tensors[0], tensors[1:]
 
@@ -176,8 +180,8 @@ class RecordedPasses:
 
 def _place(tape: Tape, outputs: Outputs) -> tuple[Tape, int, list[int]]:
     """Return the place of a pass that has been recorded with these outputs."""
-    storages = [each.storage for each in (outputs[0], *outputs[1])]
-    return tape, len(tape.events), [each.row for each in storages if each is not None]
+    storages = [tensor.storage for tensor in (outputs[0], *outputs[1])]
+    return tape, len(tape.events), [storage.row for storage in storages if storage is not None]
 
 
 def named(tape: Tape, name: str, run: Callable[[], tuple[Outputs, Repetition]]) -> tuple[Outputs, Repetition]:
@@ -222,8 +226,8 @@ def _recorded(
             (label[length:], tape.marked_rows[label]) for _, label in marks if tape.marked_rows.get(label, -1) >= row
         ],
         outputs=[
-            _Output(None if each.storage is None else each.storage.row, each.shape, each.dtype, each.merged)
-            for each in (outputs[0], *outputs[1])
+            _Output(None if tensor.storage is None else tensor.storage.row, tensor.shape, tensor.dtype, tensor.merged)
+            for tensor in (outputs[0], *outputs[1])
         ],
         layers=layers,
         inherits=components[0],

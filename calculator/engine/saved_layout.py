@@ -60,7 +60,9 @@ def _is_by_positions(tensor: Tensor) -> bool:
     edge = tensor.edge
     while edge is not None and edge[0].apply in ELEMENTWISE:
         shape = edge[2]
-        edge = next((each for each in edge[0].edges if each is not None and each[2] == shape), None)
+        edge = next(
+            (input_edge for input_edge in edge[0].edges if input_edge is not None and input_edge[2] == shape), None
+        )
     if edge is None or edge[0].apply is not VIEW or (len(edge[2]), len(edge[0].context)) != (4, 3):
         return False
     (_, heads, length, _), positions = edge[2], edge[0].context[1]

@@ -25,7 +25,7 @@ def cumsum(x: Tensor, name: str) -> Tensor:
 
 def _cumsum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     tape = grad.tape
-    temporaries = [tape.new(grad.shape, grad.dtype, f"cumulative sum: {each}") for each in ("flipped", "summed")]
+    temporaries = [tape.new(grad.shape, grad.dtype, f"cumulative sum: {step}") for step in ("flipped", "summed")]
     out = tape.new(grad.shape, grad.dtype, "cumulative sum: gradient")
     del temporaries
     return (out,)

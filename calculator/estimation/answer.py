@@ -396,4 +396,4 @@ class Estimate:
     @property
     def sent_bytes(self) -> int:
         """The bytes that one GPU sends to the others in a step, over all collectives."""
-        return sum(each.sent_bytes for each in self.communication or ())
+        return sum(collective.sent_bytes for collective in self.communication or ())

@@ -101,8 +101,8 @@ class HistoryReplay(DeviceReplay):
             reserved_by_step=result.reserved,
             micro_batches=tuple(tuple(batch.length for batch in step) for step in self.histories.steps[worst]),
             seeds=tuple(
-                SeedHistory(seed=seed, peak_reserved_bytes=each.peak_reserved_bytes, peak_step=each.peak_step)
-                for seed, each in enumerate(self.results)
+                SeedHistory(seed=seed, peak_reserved_bytes=of_seed.peak_reserved_bytes, peak_step=of_seed.peak_step)
+                for seed, of_seed in enumerate(self.results)
             ),
         )
 

@@ -35,7 +35,9 @@ CONVOLUTION = "Memory that the convolution of patches may need in addition to it
 
 def image_families() -> tuple[str, ...]:
     """Return the model types whose images are modeled."""
-    return tuple(name for name, each in sorted(FAMILIES.items()) if each.forward is not None and each.forward.tower)
+    return tuple(
+        name for name, family in sorted(FAMILIES.items()) if family.forward is not None and family.forward.tower
+    )
 
 
 def problems(request: Request, model: Model, images: Images) -> Iterator[Problem]:

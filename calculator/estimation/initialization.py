@@ -78,12 +78,12 @@ def initialization_peak(resident: ResidentState) -> InitialPeak | None:
         moments.append(InitialPeak((*alive, _row(_KEPT.get(kind, ""), kept)), f"get_peft_model: {path}"))
         kept -= OF_SAMPLES[kind][1](weight) if kind in OF_SAMPLES else 0
         made += shared_bytes(weight) if kind == "lora_ga" else 0
-        for each in spec.added:
-            size = allocated(elements(each.shape), ITEMSIZE[_dtype(spec)])
-            made, cast = made + size, size if each.dtype != _dtype(spec) else 0
+        for parameter in spec.added:
+            size = allocated(elements(parameter.shape), ITEMSIZE[_dtype(spec)])
+            made, cast = made + size, size if parameter.dtype != _dtype(spec) else 0
     whole = sum(tensor.bytes for tensor in resident.whole)
     last = (_row("weights and adapters", whole), _row("adapter before it is cast", cast))
-    found = max((*moments, InitialPeak(last, "cast_adapter_dtype")), key=lambda each: each.bytes)
+    found = max((*moments, InitialPeak(last, "cast_adapter_dtype")), key=lambda moment: moment.bytes)
     return InitialPeak(rows=_present(found.rows), operation=found.operation)
 
 
@@ -172,7 +172,7 @@ def _initialized(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleS
 
 
 def _has_update(spec: ModuleSpec) -> bool:
-    return any(each.name == UPDATE for each in spec.added)
+    return any(parameter.name == UPDATE for parameter in spec.added)
 
 
 def _weight(module: Module, spec: ModuleSpec) -> Weight:

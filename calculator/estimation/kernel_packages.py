@@ -66,7 +66,7 @@ def problems(request: Request, model: Model, given: tuple[str, ...]) -> Iterator
     """
     name = model.model_type
     packages = _PACKAGES.get(name, ())
-    wrong = next((each for each in given if each not in packages), None)
+    wrong = next((package for package in given if package not in packages), None)
     if wrong is not None or packages[0] not in given:
         yield Problem(loc="training.kernels", msg=_way_out(name, packages, wrong), input=list(given))
         return

@@ -122,15 +122,15 @@ def _form(allocation: Allocation, count: int) -> RowForm:
     return RowForm(name, count, shape, dtype, _source(name, component))
 
 
-def _of_resident(each: ResidentTensors) -> tuple[Row, ...]:
+def _of_resident(resident: ResidentTensors) -> tuple[Row, ...]:
     """Return the rows of resident tensors.
 
     They are cached with the tensors, because every run with the tensors has them.
     """
-    if each.rows is None:
-        listed = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors((each,)) if t.bytes]
-        each.rows = tuple([_row(*tensor) for tensor in listed])
-    rows: tuple[Row, ...] = each.rows
+    if resident.rows is None:
+        listed = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors((resident,)) if t.bytes]
+        resident.rows = tuple([_row(*tensor) for tensor in listed])
+    rows: tuple[Row, ...] = resident.rows
     return rows
 
 
@@ -190,5 +190,5 @@ def _of_residents(group: TensorGroup, name: ComponentName) -> Component:
 
 
 def _rows_of_residents(group: tuple[ResidentTensors, ...], name: ComponentName) -> tuple[Row, ...]:
-    listed = [row for each in group if each.component == name for row in _of_resident(each)]
+    listed = [row for resident in group if resident.component == name for row in _of_resident(resident)]
     return tuple(sorted(listed, key=_SIZE, reverse=True))

@@ -58,15 +58,15 @@ class _Free:
         while count:
             at = bisect_left(self._order, length)
             space = self._order[at] if at < len(self._order) else most
-            each = space // length
+            per_row = space // length
             if at == len(self._order):
-                rows = -(-count // each)
+                rows = -(-count // per_row)
             else:
-                rows = min(self.rows[space], -(-count // each))
+                rows = min(self.rows[space], -(-count // per_row))
                 self._add(space, -rows)
-            whole = min(rows, count // each)
-            self._add(space - each * length, whole)
-            count -= whole * each
+            whole = min(rows, count // per_row)
+            self._add(space - per_row * length, whole)
+            count -= whole * per_row
             if whole < rows:
                 self._add(space - count * length, 1)
                 count = 0

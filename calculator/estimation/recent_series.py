@@ -66,8 +66,8 @@ class RecentSeries:
         yield request, series
         with self._lock:
             self._kept[kind] = series
-            for each in islice(reversed(self._kept.values()), MAX_STEPS, MAX_STEPS + 1):
-                each.unrolled.drop_step()
+            for earlier in islice(reversed(self._kept.values()), MAX_STEPS, MAX_STEPS + 1):
+                earlier.unrolled.drop_step()
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 

@@ -207,7 +207,9 @@ def _found_unused(request: Request) -> Iterator[str]:
     """Return how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
     zero = training.zero
-    offloads = any(each is not None and each.device != "none" for each in (zero.offload_optimizer, zero.offload_param))
+    offloads = any(
+        offload is not None and offload.device != "none" for offload in (zero.offload_optimizer, zero.offload_param)
+    )
     traced = training.trainer in TRACED_ON_SEVERAL and not offloads
     if training.trainer is not None and request.device.sharding != "none" and not traced:
         yield (

@@ -233,7 +233,7 @@ def _is_replayed_under_zero(device: Device, training: Training) -> bool:
     Steps of stage 3 with offload, of generation, or with micro-batches of several lengths are not.
     """
     offloads = (training.zero.offload_optimizer, training.zero.offload_param)
-    if STAGES[device.sharding] == 3 and any(each is not None and each.device == "cpu" for each in offloads):
+    if STAGES[device.sharding] == 3 and any(offload is not None and offload.device == "cpu" for offload in offloads):
         return False
     if trainer_of(training).facts.generates:
         return False

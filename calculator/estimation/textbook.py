@@ -91,12 +91,12 @@ def _base_weights(base: int, quantized: int) -> Component:
     )
 
 
-def _part(name: ComponentName, counted: str, count: int, each: int) -> Component:
+def _part(name: ComponentName, counted: str, count: int, size: int) -> Component:
     return Component(
         name=name,
-        bytes=count * each,
+        bytes=count * size,
         source=SOURCE,
-        rule=(f"{counted} × {each}", f"{count:,} × {each}"),
+        rule=(f"{counted} × {size}", f"{count:,} × {size}"),
     )
 
 

@@ -46,8 +46,8 @@ def unsharded_bytes(
         return sum(part.bytes for part in parts if part.name in _OF_THE_BATCH) + overheads
     more = max(LEAST, TIMES * device.count)
     many = step_of(replace(request, device=replace(device, count=more, nodes=1)), SeriesCache())
-    few, rest = (max(peak.bytes for peak in each.every_peak()) for each in (step, many))
+    few, rest = (max(peak.bytes for peak in training_step.every_peak()) for training_step in (step, many))
     per_part = (few - rest) / (1 / device.count - 1 / more)
     live = int((rest - per_part / more) * (1 - PADDED))
     whole = device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base
-    return max(live + overheads, sum(each.bytes for each in resident.whole) if whole else 0)
+    return max(live + overheads, sum(tensor.bytes for tensor in resident.whole) if whole else 0)

@@ -39,9 +39,9 @@ def router_loss(context: Context) -> Tensor | None:
 
 def _load_balancing(context: Context) -> Tensor:
     """Sum each expert's share of the tokens times its share of the probability, and scale."""
-    tape, each = context.tape, (context.config["num_experts"],)
-    tokens_per_expert_sum = tape.new(each, "float32", "tokens of each expert")
-    router_prob_sum = tape.new(each, "float32", "probability of each expert")
+    tape, shape = context.tape, (context.config["num_experts"],)
+    tokens_per_expert_sum = tape.new(shape, "float32", "tokens of each expert")
+    router_prob_sum = tape.new(shape, "float32", "probability of each expert")
     flat_mask = _flat_mask(context)
     total_rows: Tensor | None = None
     for layer_gate in _logits_by_layer(context):
@@ -51,7 +51,7 @@ def _load_balancing(context: Context) -> Tensor:
         in_float32 = ops.cast(routing_weights, "float32", "probabilities in float32")
         if flat_mask is not None:
             in_float32 = ops.mul(in_float32, ops.view(flat_mask, (*flat_mask.shape, 1)), "probabilities of no padding")
-        of_layer = ops.sum_over(in_float32, each, "probability of each expert in a layer")
+        of_layer = ops.sum_over(in_float32, shape, "probability of each expert in a layer")
         del in_float32
         router_prob_sum = ops.add(router_prob_sum, of_layer, "probability of each expert")
         del of_layer
@@ -59,7 +59,7 @@ def _load_balancing(context: Context) -> Tensor:
     tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
     router_prob_per_expert = _divided(router_prob_sum, total_rows, "share of the probability")
     overall_loss = ops.sum_over(
-        ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares"),
+        ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *shape)), "product of both shares"),
         (),
         "overall loss",
     )

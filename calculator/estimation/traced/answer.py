@@ -86,7 +86,9 @@ def _memory(request: Request, document: TraceDocument) -> tuple[Memory, Fit | No
     return memory_and_fit(
         request,
         components(document, peak.event),
-        Deferred(lambda: tuple(Phase(name=name, peak_bytes=each.bytes) for name, each in document.peaks.items())),
+        Deferred(
+            lambda: tuple(Phase(name=name, peak_bytes=of_phase.bytes) for name, of_phase in document.peaks.items())
+        ),
         (name, peak.operation),
         replay.peak_reserved_bytes if replay else by_rule(document, (forward, backward)),
         partial(_timeline, document),

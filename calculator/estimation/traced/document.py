@@ -141,7 +141,7 @@ class TraceDocument:
                 "timeline": tuple(Span(*span) for span in given["timeline"]),
                 "operations": tuple(given["operations"]),
                 "unchecked": tuple(given["unchecked"]),
-                "kernel_packages": {name: tuple(each) for name, each in given["kernel_packages"].items()},
+                "kernel_packages": {name: tuple(functions) for name, functions in given["kernel_packages"].items()},
                 "guesses": tuple(given["guesses"]),
             }
         )

@@ -19,8 +19,8 @@ def by_rule(document: TraceDocument, workspaces: Iterable[int]) -> int:
 
     `reserved_rule.by_rule` does the same for a step.
     """
-    loaded = sum(each.bytes for each in document.loaded if each.base)
-    kept = Counter(each.bytes for each in document.loaded if not each.base)
+    loaded = sum(tensor.bytes for tensor in document.loaded if tensor.base)
+    kept = Counter(tensor.bytes for tensor in document.loaded if not tensor.base)
     static = map(document.kind, range(document.static))
     kept.update(kind.bytes for kind in static if kind.component == "optimizer_states")
     kept.update(workspaces)

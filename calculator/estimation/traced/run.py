@@ -85,7 +85,7 @@ def state_of(document: TraceDocument, training: Training) -> TracedState:
     passes = _passes(document)
     return TracedState(
         training=training,
-        tensors=tuple(each.resident() for each in document.loaded),
+        tensors=tuple(tensor.resident() for tensor in document.loaded),
         optimizer_states=_kinds(document, range(document.static), "optimizer_states"),
         step_temporaries=_temporaries(document),
         micro_batches=(passes[0], passes[1] if len(passes) > 1 else None),
