@@ -63,9 +63,9 @@ def match_snapshot(journal: Journal, snapshot: Snapshot) -> SnapshotMatch:
     alive: dict[int, Counter[Kind]] = {}
     components: dict[ComponentName, int] = {}
     for number in journal.alive_requests(place + 1):
-        asked = journal.requests[number]
-        alive.setdefault(asked.size, Counter())[asked.kind] += 1
-        components[asked.kind.component] = components.get(asked.kind.component, 0) + asked.size
+        requested = journal.requests[number]
+        alive.setdefault(requested.size, Counter())[requested.kind] += 1
+        components[requested.kind.component] = components.get(requested.kind.component, 0) + requested.size
     sizes = [
         _match_of_size(size, snapshot.blocks[size], alive.get(size, Counter())) for size in {*snapshot.blocks, *alive}
     ]
