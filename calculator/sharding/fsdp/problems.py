@@ -248,6 +248,15 @@ def _method_problems(prepared: PreparedModel) -> Iterator[Problem]:
             " it out, or untie the weights"
         )
         yield Problem(loc="method.modules_to_save", msg=message, input=None)
+    indices = getattr(prepared.method, "trainable_token_indices", None)
+    if indices and f"{model.head}.weight" in model.tied:
+        # The `weight` of PEFT's TrainableTokensWrapper is a new tensor each time (peft/utils/other.py,
+        # _getattr_wrapped). fsdp2_prepare_model compares those of the embeddings and the head, and finds no tie.
+        message = (
+            "accelerate does not see that the head is tied to embeddings with trained tokens, and shards their weight"
+            " twice, which FSDP refuses: use the method trainable_tokens or ddp, or untie the weights"
+        )
+        yield Problem(loc="method.trainable_token_indices", msg=message, input=list(indices))
     if prepared.method.name == "prefix" and training.autocast not in (None, training.dtype):
         message = (
             f"the prefix stays in {training.dtype}, and attention refuses keys in another dtype than the queries'"

@@ -271,6 +271,17 @@ def test_weights_are_not_broadcast_if_accelerate_fails(model, target):
     assert {problem.loc for problem in refused.value.problems} == {"training.fsdp_config.cpu_ram_efficient_loading"}
 
 
+def test_trained_tokens_of_lora_are_refused_where_the_head_is_tied_to_them():
+    """There, fully_shard raises "Cannot concatenate overlapping meshes" (traced with Llama and Gemma 4)."""
+    tied, method = {**CONFIG, "tie_word_embeddings": True}, {**LORA, "trainable_token_indices": [1, 2]}
+    with pytest.raises(PlanError) as refused:
+        estimate(request(method=method, config=tied))
+    assert {problem.loc for problem in refused.value.problems} == {"method.trainable_token_indices"}
+    assert phases(method=method)
+    assert phases(method=method, config=tied, sharding="ddp")
+    assert phases(method={"name": "trainable_tokens", "token_indices": [1, 2]}, config=tied)
+
+
 def test_a_refusal_of_several_gpus_names_the_setting_of_lora():
     with pytest.raises(PlanError, match="LoRA with target_parameters is modeled on one GPU only"):
         estimate(
