@@ -155,6 +155,30 @@ def test_flat_pools_place_every_block_where_pools_do(actions):
         assert [pool.reserved * BLOCK for pool in flat] == [allocator.small.reserved, allocator.large.reserved]
 
 
+class _Stretch:
+    """The events of a stretch, and what it needs."""
+
+    def __init__(self, rows, waste):
+        self.rows, self.waste = rows, waste
+        self.events, self.alive = [], []
+        self.quick, self.needs, self._total = 0, {}, 0
+
+    def act(self, action):
+        """Allocate a tensor of a positive size, or free one."""
+        if action > 0:
+            row = self.rows.add(action)
+            size, count = self.rows.sizes[row], len(self.alive)
+            self.quick = max(self.quick, self._total + (count + 1) * size)
+            self.needs[size] = max(self.needs.get(size, 0), self._total + count * (size - 1))
+            self._total += size + self.waste
+            self.alive.append(row)
+            self.events.append(row)
+        elif self.alive:
+            row = self.alive.pop(action % len(self.alive))
+            self._total -= self.rows.sizes[row] + self.waste
+            self.events.append(~row)
+
+
 @given(ACTIONS, ACTIONS, st.booleans())
 def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trace(before, stretch, large):
     """Whatever is free, and in whatever order they come and go."""
@@ -162,22 +186,11 @@ def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trac
     for action in before:
         rows.act(pool, action)
     begun, reserved, kept = pool.free_blocks(), pool.reserved, set(rows.alive)
-    events, quick, needs, total, alive = [], 0, {}, 0, []
+    listed = _Stretch(rows, pool.waste)
     for action in stretch:
-        if action > 0:
-            row = rows.add(action)
-            size, count = rows.sizes[row], len(alive)
-            quick = max(quick, total + (count + 1) * size)
-            needs[size] = max(needs.get(size, 0), total + count * (size - 1))
-            total += size + pool.waste
-            alive.append(row)
-            events.append(row)
-        elif alive:
-            row = alive.pop(action % len(alive))
-            total -= rows.sizes[row] + pool.waste
-            events.append(~row)
-    certain = pool.serves(Need(quick, needs))
-    pool.play([*events, *(~row for row in alive)], rows.sizes, rows.places)
+        listed.act(action)
+    certain = pool.serves(Need(listed.quick, listed.needs))
+    pool.play([*listed.events, *(~row for row in listed.alive)], rows.sizes, rows.places)
     assert kept == set(rows.alive)
     if certain:
         assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
@@ -196,24 +209,13 @@ def test_stretches_that_are_served_for_certain_add_no_segment_where_free_blocks_
     pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
     for action in before:
         rows.act(pool, action)
-    events, quick, needs, total, alive, earlier = [], 0, {}, 0, [], rows.alive.copy()
+    listed, earlier = _Stretch(rows, pool.waste), rows.alive.copy()
     for at, action in enumerate(stretch):
-        if action > 0:
-            row = rows.add(action)
-            size, count = rows.sizes[row], len(alive)
-            quick = max(quick, total + (count + 1) * size)
-            needs[size] = max(needs.get(size, 0), total + count * (size - 1))
-            total += size + pool.waste
-            alive.append(row)
-            events.append(row)
-        elif alive:
-            row = alive.pop(action % len(alive))
-            total -= rows.sizes[row] + pool.waste
-            events.append(~row)
+        listed.act(action)
         if at % 3 == 0 and freed and earlier:
-            events.append(~earlier.pop(freed.pop() % len(earlier)))
-    certain, reserved = pool.serves(_Merging(quick, needs)), pool.reserved
-    pool.play(events, rows.sizes, rows.places)
+            listed.events.append(~earlier.pop(freed.pop() % len(earlier)))
+    certain, reserved = pool.serves(_Merging(listed.quick, listed.needs)), pool.reserved
+    pool.play(listed.events, rows.sizes, rows.places)
     assert not certain or pool.reserved == reserved
 
 
