@@ -208,11 +208,14 @@ class StretchNeeds:
         """Return whether a gap from an item on frees placed tensors."""
         return any(chunk.frees for chunk in self._chunks[number : self._end(number) + 1])
 
-    def gap_rests(self, number: int) -> GapRests | None:
-        """Return the rests of an item's gap, if these are left out."""
+    def gap_rests(self, number: int, lowest: int) -> GapRests | None:
+        """Return the rests of an item's gap, if these are left out.
+
+        `lowest` is the lowest row that differs from repetition to repetition.
+        """
         chunk, of_chunks = self._chunks[number], self._of_chunks
         if chunk.number not in self._gap_rests:
-            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste)
+            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste, lowest)
             self._gap_rests[chunk.number] = rests
         return self._gap_rests[chunk.number]
 

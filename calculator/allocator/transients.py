@@ -105,7 +105,7 @@ class Item:
 
     def gap_rests(self) -> GapRests | None:
         """Return the rests of the gap, if these are left out."""
-        return self._needs.gap_rests(self._number)
+        return self._needs.gap_rests(self._number, self.lowest)
 
     def merges(self) -> bool:
         """Return whether tensors that were allocated before are freed up to the end of the stretch."""
