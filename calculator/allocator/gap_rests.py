@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.allocator.chunks import Chunk
+    from calculator.allocator.chunk import Chunk
     from calculator.allocator.flat_pool import FlatPool, Places, Saved
     from calculator.allocator.transients import Item
 
@@ -60,7 +60,19 @@ class _Need(NamedTuple):
 class GapRests:
     """The rests of a gap that may be certain to fit."""
 
-    __slots__ = ("_births", "_counts", "_first", "_frees", "_gap", "_largest", "_needs", "_requests", "_rests", "_shifted", "_sizes")
+    __slots__ = (
+        "_births",
+        "_counts",
+        "_first",
+        "_frees",
+        "_gap",
+        "_largest",
+        "_needs",
+        "_requests",
+        "_rests",
+        "_shifted",
+        "_sizes",
+    )
 
     def __init__(self, gap: Sequence[int], sizes: Sequence[int], waste: int, lowest: int = 0) -> None:
         """Find the rests.
@@ -174,9 +186,7 @@ class GapRests:
         return self._needs[number]
 
 
-def gap_rests(
-    chunks: Sequence[Chunk], number: int, sizes: Sequence[int], waste: int, lowest: int
-) -> GapRests | None:
+def gap_rests(chunks: Sequence[Chunk], number: int, sizes: Sequence[int], waste: int, lowest: int) -> GapRests | None:
     """Return the rests of the gap of a chunk, or None if it is short, rarely repeated, or a transient outlives it."""
     chunk = chunks[number]
     if len(chunk.gap) < _MIN_EVENTS or chunk.carried or 2 * len(chunk.counts) != len(chunk.transients):
