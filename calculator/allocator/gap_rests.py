@@ -11,8 +11,8 @@ fewer for the largest requests.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
-from operator import itemgetter, mul
+from itertools import accumulate, compress
+from operator import invert, itemgetter, mul
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class GapRests:
         """
         #: For each event, the index of the tensor's allocation, or -1 if that is before the gap.
         self._births: list[int] = []
-        largest = self._largest = max(sizes[event] for event in gap if event >= 0)
+        allocates = [*map((0).__le__, gap)]
+        largest = self._largest = max(map(sizes.__getitem__, compress(gap, allocates)))
         alive: dict[int, int] = {}
         #: The allocations of tensors that are alive at requests of the largest size; and the requests of each size.
         before: list[list[int]] = []
@@ -99,13 +100,15 @@ class GapRests:
                 self._births.append(alive.pop(~event, -1))
         self._requests = sorted(requests.items(), reverse=True)
         #: The number of frees of tensors that were allocated before the gap.
-        self._frees = sum([born < 0 for born in self._births])
+        self._frees = self._births.count(-1)
         self._gap = gap
         #: The number of events before the first one whose row differs from repetition to repetition.
-        self._shifted = next((at for at, event in enumerate(gap) if max(event, ~event) >= lowest), len(gap))
+        shifted = compress(range(len(gap)), map(lowest.__le__, map(max, gap, map(invert, gap))))
+        self._shifted = next(shifted, len(gap))
         #: For each event, by how much it changes the number and the sizes of live tensors.
-        self._counts = [1 if event >= 0 else -1 for event in gap]
-        self._sizes = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in gap]
+        self._counts = [*map((-1, 1).__getitem__, allocates)]
+        both = [*map(waste.__add__, sizes), *map((-waste).__sub__, reversed(sizes))]
+        self._sizes = [*map(both.__getitem__, gap)]
         self._rests = _found(before, requests[largest][-1])
         #: The needs of rests by their numbers, once they are read.
         self._needs: dict[int, list[_Need]] = {}
@@ -148,8 +151,7 @@ class GapRests:
         """
         _, end_addresses = places
         mask, merged = (1 << pool.shift) - 1, {end_addresses[~event] for event in frees}
-        starts = [key & mask for key in (*saved[0], *pool.segments[saved[2] :])]
-        return sorted([start for start in starts if start not in merged])
+        return sorted({*map(mask.__and__, (*saved[0], *pool.segments[saved[2] :]))} - merged)
 
     def _serves(self, pool: FlatPool, number: int, regions: Sequence[int]) -> bool:
         """Return whether a rest is certain to be served from free blocks, which only merge inside of regions."""
@@ -171,7 +173,7 @@ class GapRests:
         """Return the needs of a rest, the largest size first."""
         if number not in self._needs:
             start, needs = self._rests[number].start, list[_Need]()
-            own = [born >= start for born in self._births[start:]]
+            own = [*map(start.__le__, self._births[start:])]
             alive = [0] * start + [*accumulate(map(mul, own, self._counts[start:]), initial=0)]
             taken = [0] * start + [*accumulate(map(mul, own, self._sizes[start:]), initial=0)]
             most = 0
