@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 def interval_sentence(interval: MemoryInterval) -> str:
-    """State both ends of the required memory."""
+    """State both ends of the required memory, or of the tensors' peak if that alone differs."""
     low, high = interval.required_bytes
+    ends = f"{size(low)} to {size(high)}"
+    if low == high:
+        least, most = interval.peak_allocated_bytes
+        ends = f"the tensors' peak is {size(least)} to {size(most)}, and {size(high)} is required at both ends"
     return (
-        f"The memory is an interval: {size(low)} to {size(high)}, from the trainer's source. The verdict and all other "
-        "figures are those of the high end. What decides it:"
+        f"The memory is an interval, from the trainer's source: {ends}. The verdict and all other figures are those of "
+        "the high end. What decides it:"
     )
 
 
