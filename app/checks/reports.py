@@ -28,7 +28,7 @@ Level = Literal["error", "warning", "note"]
 #: The SARIF rule and level of each outcome that is a result. https://docs.oasis-open.org/sarif/sarif/v2.1.0/
 RULES: dict[Outcome, tuple[Level, str]] = {
     "does_not_fit": ("error", "The run ends out of memory on the GPU"),
-    "tight": ("warning", "The run fits only by freeing cached blocks"),
+    "tight": ("warning", "The run fits only if the allocator frees cached blocks"),
     "invalid": ("error", "The file is not a request, or its request is refused"),
 }
 

@@ -45,13 +45,15 @@ def shortfall(miss: NearestMiss) -> str:
     if footprint is not None and not footprint.fits:
         needed = (
             f"The base model, a request and the modules of {footprint.tasks:,} tasks need {size(footprint.bytes)} of"
-            f" {size(footprint.usable_bytes)} usable"
+            f" the {size(footprint.usable_bytes)} that a process can use"
         )
         return f"{needed}, {size(footprint.short_bytes)} too much. At most {footprint.max_tasks:,} tasks fit."
     fit = miss.estimate.fit
     assert fit is not None
     required = size(miss.estimate.memory.required_bytes)
-    return f"It needs {required} of {size(fit.usable_bytes)} usable, {size(miss.short_bytes)} too much."
+    return (
+        f"It needs {required}, {size(miss.short_bytes)} more than the {size(fit.usable_bytes)} that a process can use."
+    )
 
 
 def count(answer: Plan) -> str:

@@ -55,16 +55,16 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     """Say whether a requirement fits, and by how much."""
     required = size(required_bytes)
     if fit is None:
-        return f"Needs {required}. Choose a card to see whether it fits."
-    needs = f"Needs {required} of {size(fit.usable_bytes)} usable"
+        return f"The run needs {required}. Choose a card to see whether it fits."
+    needs = f"The run needs {required} of the {size(fit.usable_bytes)} that a process can use"
     if fit.outcome is not None:
         return _replay_sentence(required, fit)
     margin = size(abs(fit.headroom_bytes))
     if fit.verdict is Verdict.FITS:
-        return f"{needs}: fits with {margin} to spare."
+        return f"It fits with {margin} to spare. {needs}."
     if fit.verdict is Verdict.TIGHT:
-        return f"{needs}: the tensors fit, but the allocator may need {margin} too much. It may run."
-    return f"{needs}: does not fit, {margin} short."
+        return f"It may run: the tensors fit, but the allocator may need {margin} too much. {needs}."
+    return f"It does not fit: {margin} are missing. {needs}."
 
 
 def _replay_sentence(required: str, fit: Fit) -> str:
@@ -73,14 +73,17 @@ def _replay_sentence(required: str, fit: Fit) -> str:
     assert fit.margin_bytes is not None
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
     if fit.verdict is Verdict.DOES_NOT_FIT:
-        short = f", {margin} more than the card has" if fit.margin_bytes < 0 else ""
-        return f"The run does not fit the {usable} usable: it ends out of memory. It needs at least {least}{short}."
+        short = f", {margin} more than the {usable} that a process can use" if fit.margin_bytes < 0 else ""
+        return f"It does not fit: the run ends out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
-            f"Runs on the {usable} usable, but only after the allocator frees cached blocks. It needs at least"
-            f" {least}, {margin} less than the card has. On a card with room for its cached blocks it takes {required}."
+            f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less than"
+            f" the {usable} that a process can use. On a card with room for its cached blocks it takes {required}."
         )
-    return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
+    return (
+        f"It fits with {margin} to spare. The run needs at least {least} of the {usable} that a process can use. On this"
+        f" card it takes {required}."
+    )
 
 
 def shards_weights(plan: Estimate) -> bool:
