@@ -50,10 +50,8 @@ def shortfall(miss: NearestMiss) -> str:
         return f"{needed}, {size(footprint.short_bytes)} too much. At most {footprint.max_tasks:,} tasks fit."
     fit = miss.estimate.fit
     assert fit is not None
-    required = size(miss.estimate.memory.required_bytes)
-    return (
-        f"It needs {required}, {size(miss.short_bytes)} more than the {size(fit.usable_bytes)} that a process can use."
-    )
+    required, short, usable = miss.estimate.memory.required_bytes, miss.short_bytes, fit.usable_bytes
+    return f"It needs {size(required)}, {size(short)} more than the {size(usable)} that a process can use."
 
 
 def count(answer: Plan) -> str:

@@ -77,12 +77,12 @@ def _replay_sentence(required: str, fit: Fit) -> str:
         return f"It does not fit: the run ends out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
-            f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less than"
-            f" the {usable} that a process can use. On a card with room for its cached blocks it takes {required}."
+            f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less"
+            f" than the {usable} that a process can use. On a card with room for its cached blocks it takes {required}."
         )
     return (
-        f"It fits with {margin} to spare. The run needs at least {least} of the {usable} that a process can use. On this"
-        f" card it takes {required}."
+        f"It fits with {margin} to spare. The run needs at least {least} of the {usable} that a process can use. On"
+        f" this card it takes {required}."
     )
 
 
