@@ -55,8 +55,8 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     """Say whether a requirement fits, and by how much."""
     required = size(required_bytes)
     if fit is None:
-        return f"The run needs {required}. Choose a card to see whether it fits."
-    needs = f"The run needs {required} of the {size(fit.usable_bytes)} that a process can use"
+        return f"It needs {required}. Choose a card to see whether it fits."
+    needs = f"It needs {required} of the {size(fit.usable_bytes)} that a process can use"
     if fit.outcome is not None:
         return _replay_sentence(required, fit)
     margin = size(abs(fit.headroom_bytes))
@@ -74,14 +74,14 @@ def _replay_sentence(required: str, fit: Fit) -> str:
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
     if fit.verdict is Verdict.DOES_NOT_FIT:
         short = f", {margin} more than the {usable} that a process can use" if fit.margin_bytes < 0 else ""
-        return f"It does not fit: the run ends out of memory. It needs at least {least}{short}."
+        return f"It does not fit: it runs out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
             f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less"
             f" than the {usable} that a process can use. On a card with room for its cached blocks it takes {required}."
         )
     return (
-        f"It fits with {margin} to spare. The run needs at least {least} of the {usable} that a process can use. On"
+        f"It fits with {margin} to spare. It needs at least {least} of the {usable} that a process can use. On"
         f" this card it takes {required}."
     )
 
