@@ -163,7 +163,7 @@ class Copies:
         return self._tables_freed
 
     def _gained_forward(self) -> dict[int, int]:
-        """Return the storages that one copy adds in the forward pass: those that survive it and the next layer.
+        """Count the storages that one copy of the layer leaves in memory after it and the next layer have run forward.
 
         The next layer frees as much of this layer as this layer frees of the period before it, if the code after this
         layer frees it too. Otherwise only the first layer frees it, whose input needs no gradient. That layer keeps
@@ -222,7 +222,7 @@ class Copies:
         return self.windows[1].start if len(self.windows) > 1 else self.lifetimes.end
 
     def _drops(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the frees, after a window, of what every copy added in it: (position, copies, kind).
+        """Yield where tensors that the copies added in a window are freed after it: (position, copies, kind).
 
         Between the forward and the backward pass, these are the frees that concern both the period of the window and
         the period before it, because a copy in the middle has copies on both sides. After the backward window, these

@@ -209,7 +209,7 @@ def external(path: str, parameter: Tensor) -> None:
 
 
 def reads(tape: Tape, path: str, name: str) -> None:
-    """Mark that a module's code reads a parameter of another module, which has this name, as `external` does."""
+    """Mark that the code of a module reads a parameter of another module, given by its name."""
     if tape.calls_modules:
         tape.mark(f"{EXTERNAL}{_numbered(tape, path)}: {_numbered(tape, name)}")
 

@@ -149,7 +149,7 @@ class OffloadedActivations:
         self._returned.clear()
 
     def label_left(self) -> None:
-        """Label the rows that stay until the next step: those that no node has read, and those of the last node."""
+        """Label the rows of tensors that stay until the next step: those of the last node, and those that no node read."""
         leaves = [*_leaves(self._last_node)]
         for tensor in (*self._saved.values(), *(part for leaf in leaves for part in (leaf.context, leaf.grad))):
             if isinstance(tensor, Tensor) and tensor.storage is not None:
@@ -157,7 +157,7 @@ class OffloadedActivations:
         self._resize_gradients(leaves)
 
     def _resize_gradients(self, leaves: Sequence[AccumulateGrad]) -> None:
-        """Give the gradients of the previous micro-batch the storages of this one's, which can be larger than they.
+        """Give the gradients of the previous micro-batch the sizes of this one's storages, which can be larger.
 
         A gradient that is stored without a copy can be a slice.
         """
@@ -169,7 +169,7 @@ class OffloadedActivations:
                 rows[row] = name, shape, dtype, component, size
 
     def _contiguous(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that is copied to host memory: a contiguous copy of one that is not."""
+        """Return the tensor that is copied to host memory: the tensor itself, or its contiguous copy."""
         if isinstance(tensor, WeightView) and self.tape.weight_views == "own" and 1 in tensor.shape:
             return tensor.detach()
         if not is_contiguous(tensor) and _storage_shape(tensor) == tensor.shape:
@@ -177,7 +177,7 @@ class OffloadedActivations:
         return tensor.detach()
 
     def _left_by_the_last(self, first: Tensor) -> Iterator[Tensor]:
-        """Yield tensors like those that the previous micro-batch left: leaves of its graph, and their gradients.
+        """Yield copies of the tensors that the previous micro-batch left: leaves of its graph, and their gradients.
 
         The manager refers to the last node that read an offloaded tensor until the next backward pass reads one. The
         node that saves the first tensor is the last to run.

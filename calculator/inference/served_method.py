@@ -113,21 +113,21 @@ class ServedMethod(Method):
         return self.method.expert_weights(context, bound) if bound.added else bound.own
 
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
-        """Run what the method wraps attention in."""
+        """Run the module of the method around attention, and return the output."""
         return self.method.after_attention(context, modules, x, output)
 
     def around_sublayer(self, modules: LayerModules, sublayer: Literal["attention", "mlp"]) -> tuple[str, ...]:
-        """Return the path of what the method puts around a sublayer."""
+        """Return the path of the module of the method around a sublayer; empty if there is none."""
         return self.method.around_sublayer(modules, sublayer)
 
     def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
-        """Run what the method adds after a sublayer."""
+        """Run the module of the method after a sublayer, and return the output."""
         return self.method.after_sublayer(context, modules, sublayer, hidden_states)
 
     def before_forward(self, context: Context) -> None:
-        """Run what the method does before the model's forward."""
+        """Run the operations of the method before the forward pass of the model."""
         self.method.before_forward(context)
 
     def cut_to_windows(self, model: Model) -> bool:

@@ -60,7 +60,7 @@ class MethodHooks(Protocol):
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 
     def after_loss(self, context: Context, loss: Tensor) -> Tensor:
-        """Return the loss with what the method adds to it."""
+        """Return the loss with the terms that the method adds to it."""
 
     def before_forward(self, context: Context) -> None:
         """Run before the model's forward."""

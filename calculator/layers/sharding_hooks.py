@@ -151,7 +151,7 @@ class Hooks:
         yield loss
 
     def final_callback(self) -> None:
-        """Run what the backward pass runs at its end, while the gradient of the loss is alive."""
+        """Run the callbacks at the end of the backward pass, while the gradient of the loss is alive."""
 
     def after_backward(self) -> None:
         """Run what follows the backward pass."""

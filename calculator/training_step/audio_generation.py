@@ -80,7 +80,7 @@ class AudioLoop(TargetLoop):
         self.forces = False
 
     def after_first_token(self, context: Context) -> None:
-        """Allocate what the choice of the previous token left, including its scores."""
+        """Allocate the tensors that remain from the choice of the previous token, including its scores."""
         super().after_first_token(context)
         self.scores = scores(context, "next_token_scores")
 

@@ -114,7 +114,7 @@ class ModelPasses:
         return outputs
 
     def _begin(self) -> None:
-        """Run what a sharding runs before the first pass of the model that it wraps."""
+        """Run the operations of a sharding before the first pass of the model that it wraps."""
         before, self.context.before_first_pass = self.context.before_first_pass, None
         if before is not None:
             before(self.context.tape)
@@ -122,7 +122,7 @@ class ModelPasses:
     def _skipped(
         self, name: str, compared: Compared | None, skipped: SkippedPasses, head: FusedHead
     ) -> tuple[Outputs, Repetition]:
-        """Return what a pass returns that is not interpreted."""
+        """Return the outputs of a pass that is left out."""
         context, tape = self.context, self.context.tape
         skipped.begin(tape, name, compared, context.dtype)
         with _NoGrad(tape, in_eval_mode=False):
@@ -165,7 +165,7 @@ def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPa
 def _is_skipped(
     context: Context, prepared: PreparedModel, compared: Compared | None, skipped: SkippedPasses, *, reference: bool
 ) -> bool:
-    """Return whether a no-grad pass is not interpreted. `context` is that of the trained pass."""
+    """Return whether a no-grad pass is left out. `context` is the context of the trained pass."""
     if may_be_skipped(context, prepared, compared):
         is_listed = compared != "without adapters" or lists_every_adapter(context)
         return not skipped.needs_peaks or (is_listed and can_be_derived(context, prepared))

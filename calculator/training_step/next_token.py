@@ -51,12 +51,12 @@ class Loop(ABC):
         """Allocate what stays alive of the prompts."""
 
     def begin(self, context: Context) -> None:
-        """Allocate what the loop has before its first pass."""
+        """Allocate the tensors that the loop has before its first pass."""
         context.set_scope("generate: ")
         self.unfinished = context.tape.new((context.batch,), "int64", "unfinished_sequences")
 
     def after_first_token(self, context: Context) -> None:
-        """Allocate what the choice of the previous token left."""
+        """Allocate the tensors that remain from the choice of the previous token."""
         seen = (context.batch, context.past + 1)
         self.ids = context.tape.new(seen, "int64", "ids")
         if context.forward.takes_positions:
@@ -68,7 +68,7 @@ class Loop(ABC):
         self.tokens = context.tape.new((context.batch,), "int64", "next_tokens")
 
     def given(self, context: Context) -> list[Tensor]:
-        """Allocate what the model is given in addition to ids: of prompts, only positions that it changes."""
+        """Allocate the inputs of the model in addition to the ids. With prompts these are only changed positions."""
         forward, shape = context.forward, (context.batch, context.length)
         takes = forward.changes_positions if self.is_first else forward.takes_positions
         names = ["position_ids"] if takes else []
@@ -112,13 +112,13 @@ class Sampling(Loop):
         return [*ids, *_prompt_positions(context)]
 
     def begin(self, context: Context) -> None:
-        """Allocate what the loop has before its first pass, and the image token, which TRL suppresses."""
+        """Allocate the tensors that the loop has before its first pass, and the image token, which TRL suppresses."""
         if self.images:
             self.kept.append(context.tape.new((1,), "int64", "suppress_tokens"))
         Loop.begin(self, context)
 
     def after_first_token(self, context: Context) -> None:
-        """Allocate what the choice of the previous token left, including its probabilities."""
+        """Allocate the tensors that remain from the choice of the previous token, including its probabilities."""
         Loop.after_first_token(self, context)
         if self.images:
             self.scores = scores(context, "next_token_scores")
@@ -152,12 +152,12 @@ class OlderSampling(Sampling):
         return [context.tape.new(shape, "int64", name) for name in ("prompt_ids", "prompt_mask")]
 
     def begin(self, context: Context) -> None:
-        """Allocate what the loop has before its first pass, and the place of each token in the cache."""
+        """Allocate the tensors that the loop has before its first pass, and the place of each token in the cache."""
         Sampling.begin(self, context)
         self.place = context.tape.new((context.length,), "int64", "cache_position")
 
     def after_first_token(self, context: Context) -> None:
-        """Allocate what the choice of the previous token left, including whether all sequences have ended."""
+        """Allocate the tensors that remain from the choice of the previous token, and whether all sequences ended."""
         seen = (context.batch, context.past + 1)
         self.mask = context.tape.new(seen, "int64", "attention_mask")
         self.ids = context.tape.new(seen, "int64", "ids")

@@ -71,7 +71,7 @@ class Seq2SeqGeneration:
         return tuple(ran)
 
     def kept(self, context: Context) -> list[Tensor]:
-        """Allocate what the callers of `generate` refer to in addition to the batch."""
+        """Allocate the tensors, other than the batch, that the callers of `generate` refer to."""
         return special_tokens(context)
 
     def loop(self, context: Context) -> TargetLoop:

@@ -184,11 +184,11 @@ class TrainingStep:
         return self.with_generation(self.peaks())
 
     def with_generation(self, peaks: tuple[Peak, ...]) -> tuple[Peak, ...]:
-        """Return the peaks of all phases, of which that of generation may be missing."""
+        """Return the peaks of all phases. The peak of generation may be missing."""
         return (self._of_generation(), *peaks) if self.generates and peaks[0].phase != "generation" else peaks
 
     def deciding_peaks(self) -> tuple[Peak, ...]:
-        """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
+        """Return the peaks of all phases, but not of generation if another phase is certain to have a higher one."""
         peaks, bound = self.peaks(), self.generation_bound
         if bound is not None:
             most = max([peak.bytes for peak in peaks])
@@ -345,7 +345,7 @@ class TrainingStep:
         )
 
     def _peak_left_out(self, of: MicroBatchRun, size: int, throughout: int, left: StorageCounts | None) -> Peak:
-        """Return the peak of a forward pass that is that of a pass that is not interpreted.
+        """Return the peak of a forward phase whose highest pass is one that is left out.
 
         Its tensors are those of the same step with every pass.
         """

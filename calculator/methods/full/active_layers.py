@@ -51,7 +51,7 @@ def problems(method: Full, model: Model) -> Iterator[Problem]:
 
 
 def assumptions(method: Full) -> tuple[str, ...]:
-    """Return what the figures assume about the layers in turn."""
+    """Return the assumptions about which layers are trained in the step."""
     if method.use_badam:
         return tuple(_badam_sentences(method))
     sentence = (
