@@ -11,7 +11,7 @@ from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
-from calculator.engine.offloading import OUTLIVES
+from calculator.engine.offloading import CARRIED, OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.engine.skipped_passes import SkippedPasses
 from calculator.trainers import trainer_of
@@ -102,6 +102,10 @@ class Run(NamedTuple):
         left = self.copies.left_after(self.copies.marks["forward"])
         outliving = [row for label, row in self.tape.marked_rows.items() if label.startswith(OUTLIVES)]
         return dict(Counter(left) - Counter(self.copies.of(outliving))) if outliving else left
+
+    def left_until_backward(self) -> dict[int, int]:
+        """Return the storages that the hooks of offloaded tensors leave until the next backward pass begins."""
+        return self.copies.of([row for label, row in self.tape.marked_rows.items() if label.startswith(CARRIED)])
 
     def recorded(self) -> Recording:
         """Return the recording, in which the copies of layers are counted."""

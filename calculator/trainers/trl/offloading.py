@@ -97,13 +97,9 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         "gradient_checkpointing true": unknown is not None,
         f"without gradient checkpointing is not modeled with {sharding} for {viewed}, of whose weights other views are "
         "saved, which are copied too: set gradient_checkpointing true, or use ddp": viewed is not None,
-        "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
-        "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
         "with images is not modeled: use false, or leave images out": training.has_images,
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
-        f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once{_re_enters(training)}: "
-        f"{_RUNS_ONCE}, or use zero2": sharding == "zero3" and _has_passes(training),
         "under ZeRO-3 is not modeled with a 4-bit base, because the last node of a step keeps gathered weights of its "
         "layer until the next backward pass: use lora, or zero2": sharding == "zero3" and _is_quantized(prepared),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
