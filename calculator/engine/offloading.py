@@ -85,13 +85,14 @@ class OffloadedActivations:
         "_keys",
         "_last_node",
         "_nodes",
+        "_pinned",
         "_previous",
         "_previous_rows",
         "_read",
         "_reenters",
         "_returned",
         "_saved",
-        "copied",
+        "most_pinned",
         "tape",
     )
 
@@ -106,8 +107,7 @@ class OffloadedActivations:
         self._reenters = reenters
         #: What each number stands for.
         self._saved: dict[int, Tensor | OnHost] = {}
-        #: What made the saved tensors on the device. Re-entrant checkpoints in their graph keep what their functions have
-        #: captured.
+        #: What made the saved tensors on the device. In their graph, re-entrant checkpoints keep what they captured.
         self._nodes: dict[int, Node] = {}
         #: Offloaded tensors that are kept until their copies have ended, and those that have returned, by number.
         self._kept: dict[int, Tensor] = {}
@@ -125,8 +125,8 @@ class OffloadedActivations:
         self._previous = [tape.reserve(name) for name in PREVIOUS] if leaves_inputs else []
         #: Their rows: that of a leaf, then that of its gradient.
         self._previous_rows = [*_rows_of(self._previous)]
-        #: Every tensor that was copied to host memory.
-        self.copied: list[OnHost] = []
+        #: The bytes of pinned host memory in use, and the most so far.
+        self._pinned = self.most_pinned = 0
 
     def pack(self, tensor: Tensor) -> int:
         """Return a number in place of a saved tensor."""
@@ -142,13 +142,14 @@ class OffloadedActivations:
             if self._reenters and tensor.edge is not None:
                 self._nodes[number] = tensor.edge[0]
         else:
-            if not self.copied:
+            if not self.most_pinned:
                 self._previous = [*self._left_by_the_last(tensor)] or self._previous
                 self._previous_rows = [*_rows_of(self._previous)]
             kept = self._contiguous(tensor)
             self._drop_kept(number - MAX_FWD_STASH_SIZE)
             self._saved[number] = on_host = OnHost(tensor.shape, _storage_shape(tensor), tensor.dtype)
-            self.copied.append(on_host)
+            self._pinned += on_host.block_bytes
+            self.most_pinned = max(self.most_pinned, self._pinned)
             self._kept[number] = kept
         if key is not None and (is_known or number in self._kept):
             self._keys[key], self._key_of[number] = number, key
@@ -185,6 +186,10 @@ class OffloadedActivations:
             self.end()
         self._graph, self._read = outer
 
+    def keeps(self, leaf: AccumulateGrad) -> bool:
+        """Return whether the last node that has read an offloaded tensor refers to a leaf."""
+        return any(found is leaf for found in _leaves(self._last_node))
+
     def end(self) -> None:
         """Free what has returned, at the end of the backward pass."""
         self._returned.clear()
@@ -211,7 +216,8 @@ class OffloadedActivations:
     def _resize_previous(self, leaves: Sequence[AccumulateGrad]) -> None:
         """Give the gradients of the previous micro-batch the storages of this one's, which can be larger than they.
 
-        A gradient that is stored without a copy can be a slice. A leaf inside a re-entrant checkpoint is known now only.
+        A gradient that is stored without a copy can be a slice. A leaf inside a re-entrant checkpoint is first known
+        here.
         """
         rows = self.tape.rows
         tensors = [tensor for leaf in leaves for tensor in (leaf.context if self._reenters else None, leaf.grad)]
@@ -250,6 +256,7 @@ class OffloadedActivations:
         self._begins_forward = not self._saved
         if isinstance(saved, Tensor):
             return saved
+        self._pinned -= saved.block_bytes
         if not self._read and self._graph == self._freeing:
             earlier, self._last_node, self._previous = [*self._returned], None, []
         self._read.append((number, kept is None, earlier))

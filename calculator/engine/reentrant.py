@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine import autocast
-from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.autograd import AccumulateGrad, Mark, Node
 from calculator.engine.backward import backward
 from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import Tensor
@@ -87,9 +87,19 @@ def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
         _begin_with(other, zeros)
     with hooks.graph_inside() if isinstance(hooks, OffloadedActivations) else nullcontext():
         backward(x.tape, out, grad)
+    if isinstance(hooks, OffloadedActivations) and hooks.keeps(leaf):
+        _copy_gradient(node)
     if arguments is not None:
         arguments.clear()
     return (leaf.grad,)
+
+
+def _copy_gradient(node: Node) -> None:
+    """Let the leaf before a checkpoint copy its gradient, to which another tensor refers too."""
+    while len(node.edges) == 1 and node.edges[0] is not None and not isinstance(node, AccumulateGrad):
+        node = node.edges[0][0]
+    if isinstance(node, AccumulateGrad):
+        node.copies = True
 
 
 def _begin_with(x: Tensor, gradient: Tensor) -> None:

@@ -139,7 +139,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     context = training_context(prepared)
     micro_batch(context)
     context.drop_graph()
-    return sum(saved.block_bytes for saved in context.offloaded.copied) if context.offloaded is not None else 0
+    return context.offloaded.most_pinned if context.offloaded is not None else 0
 
 
 def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> PassPeaks | None:
