@@ -95,11 +95,12 @@ def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
 
 
 def _copy_gradient(node: Node) -> None:
-    """Let the leaf before a checkpoint copy its gradient, to which another tensor refers too."""
-    while len(node.edges) == 1 and node.edges[0] is not None and not isinstance(node, AccumulateGrad):
-        node = node.edges[0][0]
-    if isinstance(node, AccumulateGrad):
-        node.copies = True
+    """Let the leaf before a checkpoint's node copy its gradient, to which another tensor refers too."""
+    edge = node.edges[0]
+    while edge is not None and isinstance(edge[0], Mark):
+        edge = edge[0].edges[0]
+    if edge is not None and isinstance(edge[0], AccumulateGrad):
+        edge[0].copies = True
 
 
 def _begin_with(x: Tensor, gradient: Tensor) -> None:

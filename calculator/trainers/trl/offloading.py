@@ -102,7 +102,7 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         ),
         f"{without} is not modeled with {sharding} for {viewed}, of whose weights other views are saved, which are "
         f"copied too: {way_out}, or use ddp": viewed is not None,
-        f"{without} is not modeled for rows that are joined, whose positions the last node of a step keeps: {way_out}": (
+        f"{without} is not modeled for joined rows, whose positions the last node of a step keeps: {way_out}": (
             checkpointed and not saves_inputs and training.flattened
         ),
         "with images is not modeled: use false, or leave images out": training.has_images,
