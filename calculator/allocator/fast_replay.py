@@ -10,6 +10,7 @@ from itertools import repeat
 from operator import floordiv
 from typing import TYPE_CHECKING
 
+from calculator.allocator.adapter_updates import play_updates
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.gap_rests import play_gap
@@ -270,6 +271,7 @@ class FastReplay:
             recurs=lambda number: recurs(part.start + number),
             # The layers of forward passes are compared by the places of their transients (see `repetitions`).
             play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
+            play_updates=None if number or not self.steps else lambda events, starts: play_updates(pool, events, starts, batch.sizes, places),
         )
         if part.stop is None:
             states.end(pool, places)

@@ -374,7 +374,8 @@ def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
-    """Return blocks in order, with adjacent blocks merged."""
-    ends = {address: end for address, end in blocks if end > address}
-    firsts, lasts = ends.keys() - ends.values(), {*ends.values()}.difference(ends)
-    return [*zip(sorted(firsts), sorted(lasts), strict=True)]
+    """Return blocks in order, with adjacent blocks merged. Both addresses of a row that is not placed are 0."""
+    end_addresses = dict(blocks)
+    # An address where one block ends and another begins is in both sets.
+    ends = sorted({*end_addresses}.symmetric_difference(end_addresses.values()))
+    return [*zip(ends[::2], ends[1::2], strict=True)]
