@@ -49,7 +49,7 @@ def _is_update(events: Sequence[int], sizes: Sequence[int]) -> bool:
 
 
 def play_updates(
-    pool: FlatPool, events: Sequence[int], starts: Sequence[int], sizes: Sequence[int], places: Places
+    pool: FlatPool, sizes: Sequence[int], places: Places, events: Sequence[int], starts: Sequence[int]
 ) -> None:
     """Play events with updates at `starts`, counted from the end.
 

@@ -166,7 +166,16 @@ class StretchNeeds:
         most_lost: For each item, the most that can be lost in these gaps.
     """
 
-    __slots__ = ("_chunks", "_gap_rests", "_known", "_of_chunks", "_together", "_updates", "most_lost", "sufficient_size")
+    __slots__ = (
+        "_chunks",
+        "_gap_rests",
+        "_known",
+        "_of_chunks",
+        "_together",
+        "_updates",
+        "most_lost",
+        "sufficient_size",
+    )
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]

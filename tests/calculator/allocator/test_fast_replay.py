@@ -311,7 +311,7 @@ def test_requests_that_are_freed_last_are_served_where_no_segment_is_added(befor
     later = [rows.add(units) for units in requests]
     sizes, other = [rows.sizes[row] for row in later], pool.copied()
     served = pool.serves_all(sizes)
-    other.allocate_and_free(sizes)
+    other.allocate_and_free([(sizes, 1)])
     pool.play(later, rows.sizes, rows.places)
     assert served == (pool.reserved == reserved)
     pool.free([(rows.places[0][row], rows.places[1][row]) for row in later])
