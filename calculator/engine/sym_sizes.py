@@ -137,19 +137,15 @@ class EvaluatedSizes(Sizes):
         #: The number of each size: the product of its constants, and the indices of its symbolic dimensions. Number 0
         #: has no bytes.
         self._numbers: dict[tuple[int, Indices], int] = {(0, ()): 0}
-        #: The number of the size by the dtype and the identities of the dimensions, and the shapes of these.
-        self._number_of_layout: dict[tuple[DType | int, ...], int] = {}
+        #: The number of the size by the identity of the shape and the dtype.
+        self._number_of_layout: dict[tuple[int, DType], int] = {}
+        #: The shapes whose identities are stored. They are kept alive so that no other object gets the same identity.
         self._kept: list[Shape] = []
 
     def __getitem__(self, key: tuple[Shape, DType]) -> int:
         shape, dtype = key
-        layout = dtype, *map(id, shape)
-        number = self._number_of_layout.get(layout)
-        if number is None:
-            # The shape is kept so that no other object gets the identity of one of its dimensions.
-            self._kept.append(shape)
-            number = self._number_of_layout[layout] = self._number(shape, dtype)
-        return number
+        number = self._number_of_layout.get((id(shape), dtype))
+        return self._number(shape, dtype) if number is None else number
 
     def _number(self, shape: Shape, dtype: DType) -> int:
         constant, indices = ITEMSIZE[dtype], []
@@ -158,7 +154,10 @@ class EvaluatedSizes(Sizes):
                 indices.append(dim.index)
             else:
                 constant *= +dim
-        return self._numbers.setdefault((constant, tuple(indices)), len(self._numbers))
+        number = self._numbers.setdefault((constant, tuple(indices)), len(self._numbers))
+        self._number_of_layout[id(shape), dtype] = number
+        self._kept.append(shape)
+        return number
 
     @property
     def indices(self) -> set[int]:
