@@ -90,7 +90,7 @@ def matches(journal: Journal, message: Message) -> tuple[Match, ...]:
 
 
 def _reached(journal: Journal, message: Message) -> int:
-    """Return the index of the first request that needs more memory than the device offered."""
+    """Return the index of the first request with which the run has more allocated than the device offered."""
     most = message.capacity_bytes + sum(
         figure.rounding for figure in (message.allocated, message.unallocated, message.free)
     )

@@ -46,7 +46,7 @@ class SkippedLayer(Protocol):
         """Return the storages that the first layer adds outside the windows of the interpreted layer."""
 
     def is_regular(self, copies: Copies) -> bool:
-        """Return whether tensors of the layer have the lifetimes of those in other layers, apart from their sizes."""
+        """Return whether its tensors live as long as those of other layers, as far as sizes do not decide that."""
 
     def is_determined(self, recording: Recording) -> bool:
         """Return whether the recording determines the step, including the first layer's own passes."""

@@ -172,7 +172,7 @@ class FirstLayer:
         return Additions(windows=(*windows, _at(copies.marks["end"])), gained=[*gained, after])
 
     def is_regular(self, copies: Copies) -> bool:
-        """Return whether tensors of the layer have the lifetimes of those in other layers, apart from their sizes."""
+        """Return whether its tensors live as long as those of other layers, as far as sizes do not decide that."""
         return (
             self.is_trained
             and not self.unsaved & self.cached

@@ -159,7 +159,7 @@ class FlatPeaks:
         return Rank(number, share.accumulated, (*share.earlier.tensors, *added), point, share.step.tensors, peaks)
 
     def _share(self, number: int) -> _Share:
-        """Return the key of a rank's share. Ranks with equal keys have equal figures."""
+        """Return the figures of a rank that equal ranks share, from the first of them."""
         alike = self._equivalence_key(number)
         if alike not in self._shares:
             state = self._state
