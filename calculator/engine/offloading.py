@@ -195,14 +195,10 @@ class OffloadedActivations:
         self._returned.clear()
 
     def label_left(self) -> None:
-<<<<<<< HEAD
-        """Label the rows of tensors that stay until the next step: of the last node, and of tensors that no node read."""
-=======
         """Label the rows that stay until the next step: those that no node has read, and those of the last node.
 
         A re-entrant checkpoint keeps what its function has captured.
         """
->>>>>>> main
         leaves = [*_leaves(self._last_node)]
         for tensor in (*self._saved.values(), *(part for leaf in leaves for part in (leaf.context, leaf.grad))):
             if isinstance(tensor, Tensor) and tensor.storage is not None:
@@ -212,10 +208,6 @@ class OffloadedActivations:
                 self.tape.marked_rows[f"{CARRIED}{tensor.storage.row}"] = tensor.storage.row
         self._resize_previous(leaves)
 
-<<<<<<< HEAD
-    def _resize_gradients(self, leaves: Sequence[AccumulateGrad]) -> None:
-        """Give the gradients of the previous micro-batch the sizes of this one's storages, which can be larger.
-=======
     def drop_graph(self) -> None:
         """Drop what refers to the graph, which refers to these hooks."""
         self.tape.hooks.clear()
@@ -223,7 +215,6 @@ class OffloadedActivations:
 
     def _resize_previous(self, leaves: Sequence[AccumulateGrad]) -> None:
         """Give the gradients of the previous micro-batch the storages of this one's, which can be larger than they.
->>>>>>> main
 
         A gradient that is stored without a copy can be a slice. A leaf inside a re-entrant checkpoint is first known
         here.
@@ -237,7 +228,7 @@ class OffloadedActivations:
                 rows[row] = name, shape, dtype, component, size
 
     def _contiguous(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that is copied to host memory: the tensor itself, or its contiguous copy."""
+        """Return the tensor that is copied to host memory: a contiguous copy of one that is not."""
         if isinstance(tensor, WeightView) and self.tape.weight_views == "own" and 1 in tensor.shape:
             return tensor.detach()
         if not is_contiguous(tensor) and _storage_shape(tensor) == tensor.shape:
@@ -245,7 +236,7 @@ class OffloadedActivations:
         return tensor.detach()
 
     def _left_by_the_last(self, first: Tensor) -> Iterator[Tensor]:
-        """Yield new tensors for those that the previous micro-batch left: leaves of its graph, and their gradients.
+        """Yield tensors like those that the previous micro-batch left: leaves of its graph, and their gradients.
 
         The manager refers to the last node that read an offloaded tensor until the next backward pass reads one. The
         node that saves the first tensor is the last to run.
