@@ -38,7 +38,7 @@ def test_every_kind_of_file_gets_a_verdict(capsys):
     assert main(["check", *names, "--gpu", "RTX 4090"]) == 0
     out = capsys.readouterr().out
     for name in names:
-        assert f"{name}: fits\n  Needs" in out
+        assert f"{name}: fits\n  It fits with" in out
     assert "train.py: fits" in out.split("Warning: max_length: null")[0]
 
 
