@@ -68,6 +68,7 @@ ALLOCATING: dict[str, ComponentName] = {
     "process_gradients": "gradients",
     "reduce_ready_partitions_and_remove_grads": "gradients",
     "independent_gradient_partition_epilogue": "gradients",
+    "_constant_buffered_norm2": "workspace",
     "fetch_sub_module": "base_weights",
 }
 
