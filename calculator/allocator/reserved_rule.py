@@ -148,7 +148,8 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    if 3 * bound.quick.allocated // 2 + (bound.quick.sizes + 1) * LARGE_SEGMENT <= size:
+    room = (size - 3 * bound.quick.allocated // 2) // LARGE_SEGMENT - 1
+    if bound.quick.sizes <= room or (room > 0 and bound.sizes_above(SMALL_REQUEST) <= room):
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
 
