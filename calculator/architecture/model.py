@@ -155,6 +155,11 @@ class Model:
                     yield from (replace(buffer, name=f"{part.name}.{index}.{buffer.name}") for buffer in layer.buffers)
 
     @cached_property
+    def known(self) -> dict[Callable[[Model], Any], Any]:
+        """A cache of results that depend on the model alone, by the function that computes them (see `per_model`)."""
+        return {}
+
+    @cached_property
     def accepted(self) -> set[Hashable]:
         """A cache for the caller: the methods whose targets were checked and accepted."""
         return set()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.deferred import Deferred
 from calculator.inputs.size_settings import other_settings, sizes
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.by_sizes import BySizes
@@ -61,7 +63,7 @@ class SeriesCache:
         #: The model with its method applied that a check has read, with what it was made of.
         self._prepared: tuple[tuple[object, ...], PreparedModel] | None = None
         #: The training whose settings were read last, and those that are not sizes.
-        self._training: tuple[Training, tuple[object, ...]] | None = None
+        self._training: tuple[Training, Deferred[tuple[object, ...]]] | None = None
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
@@ -88,16 +90,16 @@ class SeriesCache:
 
     def remarks_on(self, request: Request, model: Model) -> BySizes[Callable[[], Remarks]]:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
-        others = other_settings(request.method), self._others_of(request.training)
+        others = Deferred(partial(other_settings, request.method)), self._others_of(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if self.remarks is None or key != self.remarks_key:
             self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
         return self.remarks
 
-    def _others_of(self, training: Training) -> tuple[object, ...]:
-        """Return the settings of a training that are not sizes."""
+    def _others_of(self, training: Training) -> Deferred[tuple[object, ...]]:
+        """Return the settings of a training that are not sizes. They are read when a second request is compared."""
         if self._training is None or self._training[0] is not training:
-            self._training = training, other_settings(training)
+            self._training = training, Deferred(partial(other_settings, training))
         return self._training[1]
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.per_model import per_model
 from calculator.common.errors import Problem, shown
 from calculator.families import forward_of
 from calculator.layers import attention
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 def problems(model: Model, training: Training) -> Iterator[Problem]:
     """Yield every reason why the forward pass fails."""
-    yield from _half_rotated(model)
-    yield from _windowless(model)
+    yield from _of_config(model)
     yield from _ungrouped(model, training)
-    yield from _routerless(model)
-    for name, why in forward_of(model).unsupported_fields(model.config):
-        yield Problem(loc=f"model.config.{name}", msg=why, input=model.config[name])
+
+
+@per_model
+def _of_config(model: Model) -> tuple[Problem, ...]:
+    """Return the reasons that depend on the config alone."""
+    fields = forward_of(model).unsupported_fields(model.config)
+    refused = [Problem(loc=f"model.config.{name}", msg=why, input=model.config[name]) for name, why in fields]
+    return (*_half_rotated(model), *_windowless(model), *_routerless(model), *refused)
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:
