@@ -54,6 +54,12 @@ class Stack:
         """Each kind of layer in order, with the number of layers of that kind."""
         return tuple(Counter(self.layers).items())
 
+    @cached_property
+    def windows(self) -> int:
+        """The number of layers whose keys and values have a window of their own in a cache."""
+        has_own = [layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in self.layers]
+        return sum(has_own)
+
 
 def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tuple[Module | Buffer, ...]]) -> Stack:
     """Build a stack with layers of these kinds, in order. `layer` returns the modules and buffers of a kind."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def problems(model: Model, training: Training) -> Iterator[Problem]:
     """Yield every reason why the forward pass fails."""
     yield from _of_config(model)
-    yield from _ungrouped(model, training)
+    if model.config.get("kv_lora_rank") is not None:
+        yield from _ungrouped(model, training)
 
 
 @per_model
@@ -68,7 +69,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
     Its keys exist for every head, but attention would repeat them.
     """
     config = model.config
-    if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
+    if training.attention == "flash_attention_2":
         return
     heads, groups = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
     kept = attention.use_gqa_in_sdpa(config["qk_head_dim"], config["v_head_dim"])

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.autograd import Node
     from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import Tower
     from calculator.trainers import Loop
 
 
@@ -102,7 +103,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.method.before_forward(context)
     if not context.method.embeds_inputs:
         context.hooks.begin_base()
-    hidden_states = _hidden_states(context, ids)
+    hidden_states = decoder(context, ids)
+    if context.skipped is not None and context.tape.grad_enabled:
+        context.skipped.compare(hidden_states)
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
@@ -122,14 +125,6 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     return loss, outputs
 
 
-def _hidden_states(context: Context, ids: Tensor) -> Tensor:
-    """Run the decoder, and compare what the trained pass returns with what passes before it were to return."""
-    hidden_states = decoder(context, ids)
-    if context.skipped is not None and context.tape.grad_enabled:
-        context.skipped.compare(hidden_states)
-    return hidden_states
-
-
 def _windows(context: Context) -> list[Tensor]:
     """Return the windows of a cache that is allocated at once.
 
@@ -141,7 +136,9 @@ def _windows(context: Context) -> list[Tensor]:
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
-    inputs_embeds = _with_images(context, _embeddings(context, ids))
+    inputs_embeds = _embeddings(context, ids)
+    if context.images and forward.tower is not None:
+        inputs_embeds = _with_images(context, inputs_embeds, forward.tower)
     context.hooks.begin_decoder()
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     if context.method.embeds_inputs:
@@ -154,7 +151,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
-    if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
+    first = FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None
+    if first is not None:
         del hidden_states
         hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
@@ -175,7 +173,10 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
             retained = None
             hidden_states = seq2seq.decode(context, hidden_states)
         hidden_states = run(context, position, _with_saved_tables(context, position, hidden_states))
-        hidden_states, _replaced = _with_features(context, position, hidden_states)
+        if context.hidden_states is not None:
+            context.keep_hidden_states(hidden_states)
+        if context.image_features:
+            hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
         position += 1
@@ -202,14 +203,8 @@ def _runner(
     return run
 
 
-def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Run the tower, if the batch has images, and write its tokens over the placeholders.
-
-    The caller may have run the tower before.
-    """
-    tower = context.forward.tower
-    if not context.images or tower is None:
-        return inputs_embeds
+def _with_images(context: Context, inputs_embeds: Tensor, tower: Tower) -> Tensor:
+    """Run the tower, and write its tokens over the placeholders. The caller may have run the tower before."""
     if tower.follows_positions:
         context.set_scope("model: ")
         context.positions_before_images = context.position_ids(inputs_embeds.shape[1])
@@ -231,7 +226,6 @@ def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
 
 def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return a layer's output with image features added, and the output that the decoder keeps until the next layer."""
-    context.keep_hidden_states(hidden_states)
     number, tower = context.repetition.numbers[position], context.forward.tower
     if number >= len(context.image_features) or tower is None:
         return hidden_states, None
@@ -341,7 +335,8 @@ def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
     """Return a layer's input, with a reference to the tables that only the layers it represents save."""
-    saves = x.edge is not None and not context.training.gradient_checkpointing
+    differ = context.forward.tables_for is not same_tables
+    saves = differ and x.edge is not None and not context.training.gradient_checkpointing
     tables = _tables_of_represented(context, position) if saves else []
     if not tables:
         return x
@@ -354,8 +349,6 @@ def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
 def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
     """Return the tables of attention types that occur in the represented layers but not in this layer."""
     repetition, tables_for = context.repetition, context.forward.tables_for
-    if tables_for is same_tables:
-        return []
     layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}

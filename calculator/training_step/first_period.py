@@ -74,11 +74,6 @@ class FirstPeriod:
         self._merged = x.merged
         self._row = -1
 
-    @classmethod
-    def of(cls, context: Context, x: Tensor, known: RecordedLayers | None) -> FirstPeriod | None:
-        """Return the first period of a pass, with its input, or None if it is interpreted."""
-        return cls(x, known) if context.leaves_out_first_period else None
-
     def output(self, context: Context) -> Tensor:
         """Allocate the period's output, which is like its input."""
         tape = context.tape

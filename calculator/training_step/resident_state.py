@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.communication import Collective
-    from calculator.trainers.facts import TrainerFacts
     from calculator.training_step.run import Run
 
 #: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
@@ -60,6 +59,8 @@ class ResidentState:
         #: The unrolled micro-batches of this run and of runs that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
+        #: The facts about the training loop.
+        self.trainer = prepared.trainer.facts
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
         #: a reference model.
         resident = resident_tensors(prepared)
@@ -91,11 +92,6 @@ class ResidentState:
     def saved_bytes(self) -> int:
         """The bytes that `save_pretrained` writes of the trained parameters."""
         return self.prepared.method.saved_bytes(self.whole, self.prepared.model)
-
-    @property
-    def trainer(self) -> TrainerFacts:
-        """The facts about the training loop."""
-        return self.prepared.trainer.facts
 
     @property
     def updates_in_backward(self) -> bool:
