@@ -57,7 +57,9 @@ class Stack:
     @cached_property
     def windows(self) -> int:
         """The number of layers whose keys and values have a window of their own in a cache."""
-        has_own = [layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in self.layers]
+        has_own = [
+            layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in self.layers
+        ]
         return sum(has_own)
 
 

@@ -94,8 +94,10 @@ def _other_changes(
         for size, count in together(gained, equal).items():
             (added if count > 0 else removed).append((size, number * count))
     size_of = copies.kinds.size_of
-    for position, size, count in (*extra, *((at, size_of[kind], -count) for at, count, kind in copies.dropped)):
+    for position, size, count in extra:
         found.setdefault(position, []).append((equal[size], count))
+    for position, count, kind in copies.dropped:
+        found.setdefault(position, []).append((equal[size_of[kind]], -count))
     return found
 
 

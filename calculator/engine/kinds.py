@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import count
-from operator import invert, itemgetter
+from operator import invert, itemgetter, mul
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Kinds:
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Return the number of storages of each size from the number of storages of each kind."""
-        sizes, size_of = dict[int, int](), self.size_of
+        size_of = self.size_of
+        sizes: dict[int, int] = {}
         for kind, number in counts.items():
             size = size_of[kind]
             sizes[size] = sizes.get(size, 0) + number
@@ -128,6 +129,15 @@ class Storages:
             found = tuple(map(first.setdefault, self.sizes, range(len(self.sizes))))
             self._equal_sizes = range(len(found)) if len(first) == len(found) else found
         return self._equal_sizes
+
+    def bytes_of(self, counts: Mapping[int, int]) -> int:
+        """Return the bytes of a number of storages of each kind."""
+        sizes, size_of = self.sizes, self.kinds.size_of
+        return sum([sizes[size_of[kind]] * count for kind, count in counts.items()])
+
+    def bytes_of_sizes(self, counts: Mapping[int, int]) -> int:
+        """Return the bytes of a number of storages of each size."""
+        return sum(map(mul, map(self.sizes.__getitem__, counts), counts.values()))
 
     @property
     def rows(self) -> list[Allocation]:
@@ -188,7 +198,7 @@ def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
 
 def _mostly_distinct(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Do what `numbered` does. Each value is hashed once, which is faster if most values are distinct."""
-    numbers = dict[Kind, int]()
+    numbers: dict[Kind, int] = {}
     count_so_far = iter(numbers.__len__, -1)
     of_values = tuple(map(numbers.setdefault, values, count_so_far))
     return [*numbers], of_values

@@ -34,7 +34,7 @@ class Recording:
         #: The bytes that each event adds.
         self.changes = self._changes()
         sizes = storages.sizes
-        growth = tuple([sum([sizes[size] * count for size, count in counts.items()]) for counts in copies.sizes])
+        growth = tuple(map(storages.bytes_of_sizes, copies.sizes))
         #: Rows that the copies keep after the interpreted layer frees them.
         self.retained_by_copies = self._retained_by_copies(growth)
         size_of = copies.kinds.size_of

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 MAX_REPLAYED = 64
 
 
+def _is_same(reference: ModelReference, before: ModelReference) -> bool:
+    """Return whether two requests have the same model.
+
+    Two different configs can compare equal, because Python's 1 equals true.
+    """
+    return reference is before or (reference == before and reference.config is before.config)
+
+
 class SeriesCache:
     """The last request's model, resident state and step, and traces of requests that differ in sizes alone.
 
@@ -77,13 +85,9 @@ class SeriesCache:
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
-        """Return the model of a request.
-
-        Two different configs can compare equal, because Python's 1 equals true.
-        """
+        """Return the model of a request."""
         before = self.reference
-        is_same = reference is before or (reference == before and reference.config is before.config)
-        if self.model is None or not is_same:
+        if self.model is None or before is None or not _is_same(reference, before):
             self.model, self.reference = build(reference), reference
             self._replays.clear()
         return self.model

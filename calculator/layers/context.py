@@ -338,13 +338,12 @@ class Context(BatchState):
         """Add virtual tokens to the front of the sequence."""
         self.length = tokens + self.length
 
-    def begin_offloading(self) -> OffloadedActivations | None:
-        """Offload what nodes save from here on, if the trainer does. Return the hooks."""
-        if self.prepared.offloads_activations:
-            leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
-            self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
-            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
-            self.tape.hooks.append(self.offloaded)
+    def begin_offloading(self) -> OffloadedActivations:
+        """Offload what nodes save from here on. Return the hooks."""
+        leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
+        self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
+        self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
+        self.tape.hooks.append(self.offloaded)
         return self.offloaded
 
     def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:

@@ -168,7 +168,7 @@ def _masks_packed_sequences(context: Context) -> bool:
 
 
 def _keeps_samples_apart(context: Context) -> bool:
-    """Return whether positions restart within flattened rows. Older code does not look whether they do, but for a cache.
+    """Return whether positions restart within flattened rows. Older code does not look for that, but for a cache.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
     """

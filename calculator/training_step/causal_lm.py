@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.autograd import Node
     from calculator.layers.context import Context
-    from calculator.layers.decoder_forward import Tower
     from calculator.trainers import Loop
 
 
@@ -45,7 +44,7 @@ def micro_batch(context: Context) -> None:
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
     context.kept_by_method = context.method.kept(context)
-    offloaded = context.begin_offloading()
+    offloaded = context.begin_offloading() if context.prepared.offloads_activations else None
     tape.mark("forward")
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
@@ -82,7 +81,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     """Run the model up to the loss. Return the loss and the other outputs that the caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
-    batch, context.images = context.images, [context.hooks.batch(image) for image in context.images]
+    batch, context.images = context.images, [*map(context.hooks.batch, context.images)]
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = (
@@ -97,7 +96,9 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     )
     if context.caches and context.forward.is_causal:
         coupled = context.hooks.couples_layers
-        context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
+        # For a model with images, the text model allocates the cache, after the vision tower.
+        windows = [] if coupled or context.images else masks.window_tensors(context)
+        context.cache = Cache(windowed=True, given=None if coupled else windows)
     if context.prepared.layer_outputs == "hidden states":
         context.hidden_states = []
     context.method.before_forward(context)
@@ -114,7 +115,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
-        context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
+        context.skipped_layer.note_cache(context.cache.kept)
     context.router_logits, context.forward_locals, context.passed_labels = None, [], None
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past
@@ -125,20 +126,10 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     return loss, outputs
 
 
-def _windows(context: Context) -> list[Tensor]:
-    """Return the windows of a cache that is allocated at once.
-
-    For a model with images, the text model allocates the cache, after the vision tower.
-    """
-    return [] if context.images else masks.window_tensors(context)
-
-
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
-    inputs_embeds = _embeddings(context, ids)
-    if context.images and forward.tower is not None:
-        inputs_embeds = _with_images(context, inputs_embeds, forward.tower)
+    inputs_embeds = _with_images(context, _embeddings(context, ids))
     context.hooks.begin_decoder()
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     if context.method.embeds_inputs:
@@ -151,8 +142,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
-    first = FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None
-    if first is not None:
+    if (first := FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None) is not None:
         del hidden_states
         hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
@@ -173,9 +163,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
             retained = None
             hidden_states = seq2seq.decode(context, hidden_states)
         hidden_states = run(context, position, _with_saved_tables(context, position, hidden_states))
-        if context.hidden_states is not None:
-            context.keep_hidden_states(hidden_states)
-        if context.image_features:
+        if context.image_features or context.hidden_states is not None:
             hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
@@ -196,15 +184,22 @@ def _runner(
     context: Context, known: RecordedLayers | None, retained: Tensor | None
 ) -> Callable[[Context, int, Tensor], Tensor]:
     """Return the function that runs a layer. `retained` is the tensor that the decoder keeps while layers run."""
-    run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
+    checkpointed = CheckpointedLayers.of(context) if context.training.gradient_checkpointing else None
+    run = partial(_layer, checkpointed=checkpointed) if known is None else known.run
     if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
         kept = None if retained is None or retained.storage is None else retained.storage.row
         return partial(observed, context.skipped, run, kept)
     return run
 
 
-def _with_images(context: Context, inputs_embeds: Tensor, tower: Tower) -> Tensor:
-    """Run the tower, and write its tokens over the placeholders. The caller may have run the tower before."""
+def _with_images(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Run the tower, if the batch has images, and write its tokens over the placeholders.
+
+    The caller may have run the tower before.
+    """
+    tower = context.forward.tower
+    if not context.images or tower is None:
+        return inputs_embeds
     if tower.follows_positions:
         context.set_scope("model: ")
         context.positions_before_images = context.position_ids(inputs_embeds.shape[1])
@@ -226,6 +221,7 @@ def _repeats(x: Tensor, dtype: DType, leaf: object) -> bool:
 
 def _with_features(context: Context, position: int, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return a layer's output with image features added, and the output that the decoder keeps until the next layer."""
+    context.keep_hidden_states(hidden_states)
     number, tower = context.repetition.numbers[position], context.forward.tower
     if number >= len(context.image_features) or tower is None:
         return hidden_states, None
@@ -282,12 +278,14 @@ def _layer(
     tables = unit.cast(own)
     arguments: list[Any] = [given_masks, tables]
     hidden_states = unit.before(hidden_states)
-    encoder, passed, biases = _encoded(context), context.passed, context.position_biases
+    encoder = context.encoder_states, context.encoder_mask
+    passed, biases = context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, (context.mask, context.recurrent_mask)
         (context.mask, context.recurrent_mask), context.position_tables = arguments
-        encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
+        encoded = context.encoder_states, context.encoder_mask
+        context.encoder_states, context.encoder_mask = encoder
         outer_passed, context.passed = context.passed, passed
         outer_biases, context.position_biases = context.position_biases, {**biases}
         context.attends_to_window = layer.kind.attention == "sliding_attention"
@@ -326,11 +324,6 @@ def _layer(
     if alike is None or tables is not own:
         return unit.after(with_checkpoint(hidden_states))
     return unit.after(alike.run(context, hidden_states, with_checkpoint, first_leaf))
-
-
-def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
-    """Return the encoder's output and its mask, which each decoder layer receives."""
-    return context.encoder_states, context.encoder_mask
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def is_below_peak(recording: Recording) -> bool:
     """
     backward, curve, copies = recording.windows[1], recording.curve, recording.copies
     sizes, size_of = recording.storages.sizes, copies.kinds.size_of
-    gradients = (backward.copies + 1) * sum([sizes[size_of[kind]] * count for kind, count in copies.remaining.items()])
+    gradients = (backward.copies + 1) * recording.storages.bytes_of(copies.remaining)
     cached = sum([sizes[size_of[kind]] for _, _, kind in copies.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True

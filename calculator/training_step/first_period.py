@@ -54,11 +54,11 @@ def outputs_of(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> list[tup
     Each pass has the prefix of its marks and the layers that are interpreted.
     """
     rows = tape.marked_rows
-    return [
-        (rows[output_of(prefix)], rows[f"{prefix}layer {layers.end} forward"])
-        for prefix, layers in passes
-        if output_of(prefix) in rows and layers.start == 0
-    ]
+    outputs: list[tuple[int, int]] = []
+    for prefix, layers in passes:
+        if output_of(prefix) in rows and layers.start == 0:
+            outputs.append((rows[output_of(prefix)], rows[f"{prefix}layer {layers.end} forward"]))
+    return outputs
 
 
 class FirstPeriod:

@@ -178,8 +178,11 @@ class ResidentState:
         The allocator keeps their blocks.
         """
         dtype = self.prepared.training.dtype
-        cast = [tensor for tensor in base if tensor.dtype != dtype and tensor.parameters and not tensor.packed]
-        return sum([tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast])
+        freed = 0
+        for tensor in base:
+            if tensor.dtype != dtype and not tensor.packed:
+                freed += tensor.parameters * ITEMSIZE[dtype] * tensor.count
+        return freed
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
         """Return the number of tensors by size that stay on the device in addition to the base and those of the loop.
