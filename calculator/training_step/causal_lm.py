@@ -95,10 +95,11 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         and not uncached
     )
     if context.caches and context.forward.is_causal:
-        coupled = context.hooks.couples_layers
-        # For a model with images, the text model allocates the cache, after the vision tower.
-        windows = [] if coupled or context.images else masks.window_tensors(context)
-        context.cache = Cache(windowed=True, given=None if coupled else windows)
+        if context.hooks.couples_layers:
+            context.cache = Cache(windowed=True)
+        else:
+            # For a model with images, the text model allocates the cache, after the vision tower.
+            context.cache = Cache(windowed=True, given=[] if context.images else masks.window_tensors(context))
     if context.prepared.layer_outputs == "hidden states":
         context.hidden_states = []
     context.method.before_forward(context)

@@ -71,9 +71,13 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
 
 def _counted(copies: Copies, equal: EqualSizes) -> Iterator[tuple[int, int]]:
     layers, events = copies.windows[1].copies, copies.kinds.size_events
-    of_layer, kept = (together(copies.sizes[window], equal) for window in (0, 2))
-    gradients = {size: (layers + 1) * count for size, count in together(copies.sizes_left, equal).items()}
-    alive = {size: 0 for size, count in gradients.items() if count > kept.get(size, 0) + layers * of_layer.get(size, 0)}
+    of_layer, kept = together(copies.sizes[0], equal), together(copies.sizes[2], equal)
+    gradients: dict[int, int] = {}
+    alive: dict[int, int] = {}
+    for size, count in together(copies.sizes_left, equal).items():
+        gradients[size] = (layers + 1) * count
+        if gradients[size] > kept.get(size, 0) + layers * of_layer.get(size, 0):
+            alive[size] = 0
     most = dict.fromkeys(alive, -len(events))
     start, numbers = copies.windows[1].start, [number for number, size in enumerate(equal) if size in alive]
     counted = {*numbers, *map(invert, numbers)}
