@@ -227,7 +227,7 @@ class Model:
         """The attention types of the layers that run."""
         return frozenset(layer.kind.attention for layer in {*self.layers})
 
-    @property
+    @cached_property
     def encoder_layers(self) -> int:
         """The number of layers that belong to an encoder."""
         return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
@@ -251,12 +251,12 @@ class Model:
         """Return whether text input uses the module at a path."""
         return not path.startswith((*self.idle, *self.towers))
 
-    @property
+    @cached_property
     def hears(self) -> bool:
         """Whether the encoder reads audio. The config then gives the number of tokens."""
         return "tokens_of_audio" in self.config
 
-    @property
+    @cached_property
     def reads_ids(self) -> bool:
         """Whether ids of tokens are the model's main input (`main_input_name`), not audio or pixels."""
         return not self.hears and self.task.name != "image_cls"

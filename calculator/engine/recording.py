@@ -39,7 +39,8 @@ class Recording:
         self.retained_by_copies = self._retained_by_copies(growth)
         size_of = copies.kinds.size_of
         drops = tuple([(at, count * sizes[size_of[kind]]) for at, count, kind in copies.dropped])
-        self.curve = MemoryCurve(self._changes_with_retained(), self.windows, growth, drops)
+        changes = self._changes_with_retained() if self.retained_by_copies else self.changes
+        self.curve = MemoryCurve(changes, self.windows, growth, drops)
 
     def row_bytes(self, row: int) -> int:
         """Return the bytes of a row."""
@@ -87,8 +88,6 @@ class Recording:
 
     def _changes_with_retained(self) -> list[int]:
         """Return the bytes that each event adds, where retained tables are freed at the end of the layer."""
-        if not self.retained_by_copies:
-            return self.changes
         changes = [*self.changes]
         for row in self.retained_by_copies:
             size = self.row_bytes(row)

@@ -61,11 +61,10 @@ def of_text(context: Context) -> dict[MixerType, Tensor | None]:
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
-    made: dict[MixerType, Tensor | None] = {
-        attention_type: transform(context, _mask(context, attention_type))
-        for attention_type in ATTENTION_TYPES
-        if attention_type in types
-    }
+    made: dict[MixerType, Tensor | None] = {}
+    for attention_type in ATTENTION_TYPES:
+        if attention_type in types:
+            made[attention_type] = transform(context, _mask(context, attention_type))
     for recurrent_type in RECURRENT_TYPES:
         if recurrent_type in types:
             made[recurrent_type] = _recurrent(context)

@@ -10,21 +10,19 @@ from calculator.training_step.derived_passes import TrainedPass
 
 if TYPE_CHECKING:
     from calculator.engine.recording import Recording
-    from calculator.engine.skipped_passes import DerivedLayer
+    from calculator.engine.skipped_passes import DerivedLayer, LeftOut
     from calculator.training_step.run import Run
 
     #: The positions of passes that are left out, and the most bytes of the step that are alive in each.
     PassPeaks = tuple[tuple[int, int], ...]
 
 
-def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks | None:
+def peaks(run: Run, recording: Recording, left: LeftOut, *, each_is_needed: bool) -> PassPeaks | None:
     """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
 
     Return None if they are not certain. `each_is_needed`: whether none may be missing.
     """
-    left, marks = run.left_out, recording.copies.marks
-    if left is None:
-        return ()
+    marks = recording.copies.marks
     if left.layer is None:
         return () if not each_is_needed and skipped_passes.is_determined(recording) else None
     own: dict[str | None, int | None] = {}

@@ -297,8 +297,12 @@ class ResidentState:
 
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
-        """The tensors that are alive in addition to a step's batches while the loop fetches the batches."""
-        return while_fetching(self.prepared.trainer, self.prepared)
+        """The tensors that are alive in addition to a step's batches while the loop fetches the batches.
+
+        Text alone is small and not counted.
+        """
+        prepared = self.prepared
+        return while_fetching(prepared.trainer, prepared) if prepared.training.has_images else ()
 
     @property
     def host_bytes(self) -> int | None:

@@ -144,7 +144,7 @@ def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> Pass
     Return None if a recording without all layers and passes, or with a first layer with more bytes alive, does not give
     every peak.
     """
-    passes = pass_peaks.peaks(run, recording, each_is_needed=whole)
+    passes = () if run.left_out is None else pass_peaks.peaks(run, recording, run.left_out, each_is_needed=whole)
     if recording.first is not None:
         return passes if recording.first.is_determined(recording) else None
     if recording.copies.bounds_first and not first_layer_bound.is_before_peak(recording):

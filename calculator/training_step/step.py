@@ -176,7 +176,10 @@ class TrainingStep:
 
     def deciding_peaks(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
-        peaks, bound = self.peaks(), self.generation_bound
+        peaks = self.peaks()
+        if self._batch is None:
+            return peaks
+        bound = self.generation_bound
         if bound is not None:
             most = max([peak.bytes for peak in peaks])
             if bound.is_below(most - _bytes(self.resident.always, self.carried)):
@@ -308,7 +311,7 @@ class TrainingStep:
         state: TensorGroup,
         left: StorageCounts | None = None,
     ) -> Peak:
-        marks = of.marks
+        marks = of.run.copies.marks
         end = marks["backward" if phase == "forward" else "end"]
         moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)
