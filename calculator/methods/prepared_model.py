@@ -79,12 +79,12 @@ class PreparedModel:
         self.given = training
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
-        #: The training that the step runs.
-        self.training = precision.step_training(training, device, method)
-        #: Whether the trainer offloads saved tensors to host memory.
-        self.offloads_activations = facts.offloads_saved_tensors and bool(self.training.activation_offloading)
         #: The dtype that every parameter is cast to after the method is applied. None if they are not cast.
         self.cast_to = precision.cast_to(training, device)
+        #: The training that the step runs.
+        self.training = training if self.cast_to is None else precision.step_training(training, device, method)
+        #: Whether the trainer offloads saved tensors to host memory.
+        self.offloads_activations = facts.offloads_saved_tensors and bool(self.training.activation_offloading)
         self.device = device
         self.stack = stack
         #: The attention kernels, and the differences from the default releases. None until they are read.

@@ -84,7 +84,8 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
         else:
             _module(tensors, part, part.name, 1, prepared)
     tensors += outer_buffers(prepared)
-    tensors += [_cast(added, prepared.cast_added_to) for added in method.added(model, prepared.given)]
+    for added in method.added(model, prepared.given):
+        tensors.append(_cast(added, prepared.cast_added_to))
     return tuple(_placed_in_graph(model, tensors))
 
 

@@ -65,7 +65,9 @@ class ResidentState:
         #: a reference model.
         resident = resident_tensors(prepared)
         compared = prepared.trainer.compared(prepared)
-        self.whole = self.shards.whole((*resident, *compared_tensors(prepared, compared, resident)))
+        if compared is not None:
+            resident = (*resident, *compared_tensors(prepared, compared, resident))
+        self.whole = self.shards.whole(resident)
         #: The part of the tensors that is on this rank.
         self.tensors = self.shards.rank_tensors(self.whole)
         self.optimizer = with_targets(
