@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from operator import itemgetter, neg
+from operator import neg
 from typing import TYPE_CHECKING
 
+from calculator.engine.kinds import picked
 from calculator.engine.live_tensors import LiveTensors
 from calculator.engine.memory_curve import MemoryCurve
 
@@ -66,14 +67,14 @@ class Recording:
         ends = self.copies.lifetimes.ends
         return [row for row in self.retained_by_copies if ends[row] < event < self.windows[1].end]
 
-    def _changes(self) -> list[int]:
+    def _changes(self) -> Sequence[int]:
         """Return the bytes that each event adds. A free adds a negative number.
 
         `n` indexes the sizes from the front of the list. `~n` = -n - 1 indexes the freed bytes from its end.
         """
         sizes = self.storages.sizes
         both = [*sizes, *map(neg, reversed(sizes))]
-        return [*itemgetter(*self.copies.kinds.size_events)(both)]  # half the time of a comprehension
+        return picked(both, self.copies.kinds.size_events)
 
     def _retained_by_copies(self, growth: tuple[int, ...]) -> list[int]:
         """Return the rows of tables that only the repeated layers keep.

@@ -149,7 +149,7 @@ class SeriesCache:
         """
         prepared, device = resident.prepared, resident.prepared.device
         divided = (device.count, device.sharding, device.nodes)
-        key = (self.state_key, sizes(prepared.given), divided, prepared.kernels, whole)
+        key = (self.state_key, Deferred(partial(sizes, prepared.given)), divided, prepared.kernels, whole)
         if self.step is None or key != self.step_key:
             self.step, self.step_key = TrainingStep(resident, traces=self.traces, whole=whole), key
         return self.step
