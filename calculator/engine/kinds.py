@@ -48,7 +48,9 @@ class Kinds:
         of_row: Sequence[int],
         events: Sequence[int],
         formulas: Sequence[tuple[int, DType]] | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
+        """Take the kinds of a tape with some events. `sizes` has the number of each row's size, if it is known."""
         #: The name, shape, dtype and component of each kind. Numbers may replace the shapes.
         self.keys = keys
         #: For each kind, the number of its symbolic shape, and its dtype. Empty if a kind has several symbolic shapes.
@@ -57,7 +59,7 @@ class Kinds:
         #: The number of each kind's size.
         self.size_of = size_of
         self.of_row = of_row
-        sizes = picked(size_of, of_row)
+        sizes = sizes or picked(size_of, of_row)
         #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = picked((*sizes, *map(invert, reversed(sizes))), events)
 
@@ -155,7 +157,8 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs 
     """Return the storages of a tape. The number of a kind is that of its first row."""
     rows = tape.rows
     bytes_of, size_of = numbered(map(itemgetter(4), rows))
-    return Storages(Kinds(rows, size_of, _equal_rows(rows, first, outputs), tape.events), bytes_of, rows.__getitem__)
+    kinds = Kinds(rows, size_of, _equal_rows(rows, first, outputs), tape.events, sizes=size_of)
+    return Storages(kinds, bytes_of, rows.__getitem__)
 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:
