@@ -35,7 +35,7 @@ def test_rows_with_equal_name_shape_dtype_and_component_are_of_one_kind():
 
 
 def test_an_event_adds_allocated_bytes_and_subtracts_freed_bytes():
-    assert recording().changes == [1024, 2048, -2048, 1024]
+    assert [*recording().changes] == [1024, 2048, -2048, 1024]
 
 
 def test_operations_are_named_by_the_row_of_the_last_event():
