@@ -6,8 +6,8 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, pairwise
-from operator import add, mul, sub
+from itertools import accumulate, chain, compress, pairwise
+from operator import add, mul, neg, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.gap_rests import gap_rests
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.allocator.certain import Needs
-    from calculator.allocator.chunks import Chunk, Repeated
+    from calculator.allocator.chunk import Chunk
+    from calculator.allocator.chunks import Repeated
     from calculator.allocator.gap_rests import GapRests
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
@@ -111,7 +112,7 @@ class Allocations(NamedTuple):
     def of(cls, chunks: Sequence[Chunk]) -> Allocations:
         """Return the allocations of chunks in order."""
         events = [*chain.from_iterable([chunk.transients for chunk in chunks])]
-        positions = [at for at, event in enumerate(events) if event >= 0]
+        positions = [*compress(range(len(events)), map((0).__le__, events))]
         counts = [chunk.counts for chunk in chunks]
         return cls(
             events,
@@ -135,12 +136,14 @@ class ChunkNeeds:
     __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sizes", "sufficient_size", "waste")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
-        added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
-        alive = [*accumulate(added, initial=0)]
+        # The size that each event adds. The two events of a row, `n` and `~n`, are indices of its elements.
+        added = [*sizes, *map(neg, reversed(sizes))]
+        alive = [*accumulate(map(added.__getitem__, allocations.events), initial=0)]
         self.sizes, self.waste = sizes, waste
         self._starts, counts = allocations.starts, allocations.counts
         self._sizes = [*map(sizes.__getitem__, allocations.rows)]
-        before = [*map(add, map(alive.__getitem__, allocations.positions), map(mul, counts, self._sizes))]
+        lost = map(mul, counts, map(waste.__add__, self._sizes))
+        before = [*map(add, map(alive.__getitem__, allocations.positions), lost)]
         needed, self._lost = [*map(add, before, self._sizes)], [*map(sub, before, counts)]
         chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
         self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]
@@ -208,11 +211,14 @@ class StretchNeeds:
         """Return whether a gap from an item on frees placed tensors."""
         return any(chunk.frees for chunk in self._chunks[number : self._end(number) + 1])
 
-    def gap_rests(self, number: int) -> GapRests | None:
-        """Return the rests of an item's gap, if these are left out."""
+    def gap_rests(self, number: int, lowest: int) -> GapRests | None:
+        """Return the rests of an item's gap, if these are left out.
+
+        `lowest` is the lowest row that differs from repetition to repetition.
+        """
         chunk, of_chunks = self._chunks[number], self._of_chunks
         if chunk.number not in self._gap_rests:
-            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste)
+            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste, lowest)
             self._gap_rests[chunk.number] = rests
         return self._gap_rests[chunk.number]
 

@@ -19,7 +19,8 @@ from itertools import repeat
 from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.allocator.chunks import SMALL, Moved, cut_of
+from calculator.allocator.chunk import Moved
+from calculator.allocator.chunks import SMALL, cut_of
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.recurring_states import Recurring
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from calculator.allocator.certain import Condition, Needs
-    from calculator.allocator.chunks import Chunk, Cut, Repeated
+    from calculator.allocator.chunk import Chunk
+    from calculator.allocator.chunks import Cut, Repeated
     from calculator.allocator.flat_pool import Places
     from calculator.allocator.gap_rests import GapRests
     from calculator.allocator.repetitions import Repetitions
@@ -105,7 +107,7 @@ class Item:
 
     def gap_rests(self) -> GapRests | None:
         """Return the rests of the gap, if these are left out."""
-        return self._needs.gap_rests(self._number)
+        return self._needs.gap_rests(self._number, self.lowest)
 
     def merges(self) -> bool:
         """Return whether tensors that were allocated before are freed up to the end of the stretch."""
