@@ -148,8 +148,7 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    large = sum([block > SMALL_REQUEST for block, _ in bound.quick.blocks])
-    if 3 * bound.quick.allocated // 2 + (large + 1) * LARGE_SEGMENT <= size:
+    if 3 * bound.quick.allocated // 2 + (bound.quick.sizes + 1) * LARGE_SEGMENT <= size:
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
 

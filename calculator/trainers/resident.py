@@ -10,7 +10,7 @@ from calculator.architecture.dimension import elements, named, symbolic
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.families import forward_of
 from calculator.resident.module_spec import owner_of
-from calculator.resident.tensor import ResidentTensor
+from calculator.resident.tensor import ResidentTensor, new_tensor
 from calculator.trainers import rotary
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTenso
     Many of them are combined in one, with each rounded up by itself.
     """
     if steps <= MOST_LISTED:
-        return ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps)
+        return new_tensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps)
     rounded = allocated(elements(shape), ITEMSIZE[dtype]) // ITEMSIZE[dtype]
     whole = (named(steps, "gradient_accumulation_steps"), named(rounded, f"{symbolic(shape)}, rounded"))
     return ResidentTensor(name=f"{name} of every micro-batch", shape=whole, dtype=dtype, component="activations")
