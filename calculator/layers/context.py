@@ -341,9 +341,11 @@ class Context(BatchState):
     def begin_offloading(self) -> OffloadedActivations | None:
         """Offload what nodes save from here on, if the trainer does. Return the hooks."""
         if self.prepared.offloads_activations:
-            leaves_inputs = self.grads_inputs and self.training.gradient_checkpointing
+            checkpoints = self.training.gradient_checkpointing
+            reenters = checkpoints and self.is_reentrant
+            leaves_inputs = reenters or (checkpoints and self.grads_inputs)
             self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
-            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs)
+            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs, reenters=reenters)
             self.tape.hooks.append(self.offloaded)
         return self.offloaded
 

@@ -11,7 +11,7 @@ from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.loops import expanded
 from calculator.engine.memory_curve import Window
-from calculator.engine.offloading import OUTLIVES
+from calculator.engine.offloading import CARRIED, OUTLIVES
 from calculator.engine.recording import Recording
 from calculator.engine.skipped_passes import SkippedPasses
 from calculator.trainers import trainer_of
@@ -103,6 +103,10 @@ class Run(NamedTuple):
         outliving = [row for label, row in self.tape.marked_rows.items() if label.startswith(OUTLIVES)]
         return dict(Counter(left) - Counter(self.copies.of(outliving))) if outliving else left
 
+    def left_until_backward(self) -> dict[int, int]:
+        """Return the storages that the hooks of offloaded tensors leave until the next backward pass begins."""
+        return self.copies.of([row for label, row in self.tape.marked_rows.items() if label.startswith(CARRIED)])
+
     def recorded(self) -> Recording:
         """Return the recording, in which the copies of layers are counted."""
         return Recording(self.copies, self.storages)
@@ -135,7 +139,7 @@ def offloaded_bytes(prepared: PreparedModel) -> int:
     context = training_context(prepared)
     micro_batch(context)
     context.drop_graph()
-    return sum(saved.block_bytes for saved in context.offloaded.copied) if context.offloaded is not None else 0
+    return context.offloaded.most_pinned if context.offloaded is not None else 0
 
 
 def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> PassPeaks | None:

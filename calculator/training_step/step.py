@@ -79,7 +79,7 @@ class TrainingStep:
         #: The storages that the previous step left and that live until the forward pass ends. The new batch replaces
         #: the old.
         carries = resident.trainer.keeps_loss
-        left_after = self.run.left_after_forward() if carries else {}
+        left_after = self.run.left_after_forward() if carries else self.run.left_until_backward()
         self.carried = StorageCounts(self.run.storages, left_after)
         #: The peaks of the ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
