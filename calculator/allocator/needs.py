@@ -6,10 +6,11 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, compress, pairwise
-from operator import add, mul, neg, sub
+from itertools import accumulate, chain, pairwise
+from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.adapter_updates import updates
 from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.allocator.certain import Needs
-    from calculator.allocator.chunk import Chunk
-    from calculator.allocator.chunks import Repeated
+    from calculator.allocator.chunks import Chunk, Repeated
     from calculator.allocator.gap_rests import GapRests
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
@@ -112,7 +112,7 @@ class Allocations(NamedTuple):
     def of(cls, chunks: Sequence[Chunk]) -> Allocations:
         """Return the allocations of chunks in order."""
         events = [*chain.from_iterable([chunk.transients for chunk in chunks])]
-        positions = [*compress(range(len(events)), map((0).__le__, events))]
+        positions = [at for at, event in enumerate(events) if event >= 0]
         counts = [chunk.counts for chunk in chunks]
         return cls(
             events,
@@ -136,14 +136,12 @@ class ChunkNeeds:
     __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sizes", "sufficient_size", "waste")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
-        # The size that each event adds. The two events of a row, `n` and `~n`, are indices of its elements.
-        added = [*sizes, *map(neg, reversed(sizes))]
-        alive = [*accumulate(map(added.__getitem__, allocations.events), initial=0)]
+        added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
+        alive = [*accumulate(added, initial=0)]
         self.sizes, self.waste = sizes, waste
         self._starts, counts = allocations.starts, allocations.counts
         self._sizes = [*map(sizes.__getitem__, allocations.rows)]
-        lost = map(mul, counts, map(waste.__add__, self._sizes))
-        before = [*map(add, map(alive.__getitem__, allocations.positions), lost)]
+        before = [*map(add, map(alive.__getitem__, allocations.positions), map(mul, counts, self._sizes))]
         needed, self._lost = [*map(add, before, self._sizes)], [*map(sub, before, counts)]
         chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
         self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]
@@ -168,7 +166,16 @@ class StretchNeeds:
         most_lost: For each item, the most that can be lost in these gaps.
     """
 
-    __slots__ = ("_chunks", "_gap_rests", "_known", "_of_chunks", "_together", "most_lost", "sufficient_size")
+    __slots__ = (
+        "_chunks",
+        "_gap_rests",
+        "_known",
+        "_of_chunks",
+        "_together",
+        "_updates",
+        "most_lost",
+        "sufficient_size",
+    )
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
@@ -176,6 +183,8 @@ class StretchNeeds:
         self._known: dict[int, Need] = {}
         #: The rests of gaps by the numbers of chunks.
         self._gap_rests: dict[int, GapRests | None] = {}
+        #: Where updates of adapters begin, by the numbers of chunks.
+        self._updates: dict[int, list[int]] = {}
         #: The needs of two, by their identities. Most layers have the same.
         self._together: dict[tuple[int, int], Need] = {}
         self.sufficient_size, self.most_lost = self._ahead()
@@ -221,6 +230,13 @@ class StretchNeeds:
             rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste, lowest)
             self._gap_rests[chunk.number] = rests
         return self._gap_rests[chunk.number]
+
+    def updates(self, number: int) -> list[int]:
+        """Return where updates of adapters begin in an item, counted from the end."""
+        chunk = self._chunks[number]
+        if chunk.number not in self._updates:
+            self._updates[chunk.number] = updates(chunk.placed, self._of_chunks.sizes)
+        return self._updates[chunk.number]
 
     def _end(self, number: int) -> int:
         """Return the last item of a stretch."""
