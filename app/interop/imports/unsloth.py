@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.reference import model_or_none
 from app.interop.imports.target_patterns import linear_modules, matched_by, settings, targets
-from calculator.trainers.unsloth.check import FAMILIES
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def is_modeled(calls: Iterable[str], trainer: str, method: dict[str, Any], model
     """Whether Headroom models the run: supervised LoRA of a model that FastLanguageModel patches."""
     is_language_model = any(name.startswith("FastLanguageModel") for name in calls)
     found = model_or_none(model)
-    is_patched = found is not None and found.model_type in FAMILIES
+    is_patched = found is not None and found.model_type in UNSLOTH_FAMILIES
     low_rank = method["name"] in ("lora", "qlora") and not method.get("load_in_8bit")
     return is_language_model and trainer == "trl-sft" and low_rank and is_patched
 
@@ -118,7 +118,7 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     if keys.left.get("target_modules") == "all-linear":
         return {"target_modules": keys.take("target_modules")}
     named = targets(keys, "target_modules", model)
-    if not of_parts and model is not None and model.model_type in FAMILIES and named["target_modules"]:
+    if not of_parts and model is not None and model.model_type in UNSLOTH_FAMILIES and named["target_modules"]:
         named["target_modules"] = _layer_names(keys, named["target_modules"])
     if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}

@@ -1,6 +1,7 @@
 """The buffers that Unsloth keeps on the GPU: tables of rotary embeddings, inputs of layers, and dequantized weights.
 
-Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding;
+Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding; models/gemma.py,
+GemmaFixedRotaryEmbedding;
 unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
 """
 
@@ -13,6 +14,7 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
 from calculator.resident.tensor import ResidentTensor
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 from calculator.trainers.unsloth.products import FACTORS
 
 if TYPE_CHECKING:
@@ -94,8 +96,11 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
         positions = -(-positions // POSITIONS) * POSITIONS
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
     if config.get("rope_type") != "longrope":
+        is_float32 = UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables
         for name in ("cos", "sin"):
-            yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, training.dtype)
+            yield _buffer(
+                f"model.rotary_emb.multi_gpu_{name}_cached", shape, "float32" if is_float32 else training.dtype
+            )
         return
     original = named(int(config.get("original_max_position_embeddings") or SHORT_POSITIONS), "original positions")
     for which, rows in (("short", original), ("long", shape[0])):
@@ -108,9 +113,11 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
     if not _is_patched(training):
         return
     first = named(FIRST_BUFFER, "2 × 256 × 2048")
-    largest = max(first, named(hidden, "B × S × hidden_size")) if offloads(prepared.model, training) else first
-    for name, size in (("GPU_BUFFERS", largest), ("GPU_BUFFERS_B", largest if training.is_highest else first)):
-        yield _buffer(name, (size,), training.dtype)
+    is_used = offloads(prepared.model, training)
+    largest = max(first, named(hidden, "B × S × hidden_size")) if is_used else first
+    yield _buffer("GPU_BUFFERS", (largest,), training.dtype)
+    if training.is_highest or not is_used:
+        yield _buffer("GPU_BUFFERS_B", (largest,), training.dtype)
 
 
 def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:

@@ -6,18 +6,15 @@ Source: unsloth/models/rl_replacements.py, sft_trainer_compute_loss, which leave
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.families import forward_of
-from calculator.layers.decoder_forward import final
-from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
-from calculator.layers.liger.norms import rms_norm
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.unsloth import buffers, check, sentences
 from calculator.trainers.unsloth.facts import FACTS
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.forward import patched
 from calculator.trainers.unsloth.loss import fused_loss
-from calculator.trainers.unsloth.modules import Attention, gated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
-    from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
@@ -75,7 +71,7 @@ class Unsloth(Transformers):
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the family's forward pass with Unsloth's modules."""
-        return _patched(forward_of(prepared.model), norms=prepared.model.model_type == "qwen3")
+        return patched(forward_of(prepared.model), UNSLOTH_FAMILIES[prepared.model.model_type])
 
     def is_reentrant(self, context: Context) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: checkpointing is re-entrant whatever the request says."""
@@ -96,19 +92,3 @@ class Unsloth(Transformers):
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return Unsloth's output head and loss."""
         return fused_loss
-
-
-@cache
-def _patched(forward: DecoderForward, *, norms: bool) -> DecoderForward:
-    layer = forward.layer
-    assert isinstance(layer, SequentialLayer)
-    layer = replace(layer, attention=Attention(norms=norms), mlp=gated, norm=norm_by_name(rms_norm))
-    return replace(forward, layer=layer, final_norm=final(rms_norm), tables=_no_tables)
-
-
-def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the positions of a row if it has its own. The tables are buffers of the model."""
-    if not context.training.is_highest:
-        return ()
-    context.set_scope("model.")
-    return (hidden_states.tape.new(hidden_states.shape[:2], "int32", "position_ids in int32"),)
