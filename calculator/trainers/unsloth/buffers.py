@@ -15,6 +15,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
 from calculator.resident.tensor import ResidentTensor
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.modules import MLP, OUTPUT, QKV
 from calculator.trainers.unsloth.products import FACTORS
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.subject import Subject
 
 #: The maximum number of positions of the tables when the model is created, and the multiple that they grow to.
@@ -96,16 +98,16 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
         positions = -(-positions // POSITIONS) * POSITIONS
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
     if config.get("rope_type") != "longrope":
-        is_float32 = UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables
+        dtype = "float32" if UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables else training.dtype
         for name in ("cos", "sin"):
-            yield _buffer(
-                f"model.rotary_emb.multi_gpu_{name}_cached", shape, "float32" if is_float32 else training.dtype
-            )
+            yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, dtype)
+            yield _buffer(f"model.rotary_emb.{name}_cached", (), training.dtype)
         return
     original = named(int(config.get("original_max_position_embeddings") or SHORT_POSITIONS), "original positions")
     for which, rows in (("short", original), ("long", shape[0])):
         for name in ("cos", "sin"):
             yield _buffer(f"model.rotary_emb.multi_gpu_{which}_{name}_cached", (rows, shape[1]), training.dtype)
+            yield _buffer(f"model.rotary_emb.{which}_{name}_cached", (), training.dtype)
 
 
 def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
@@ -122,18 +124,33 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
 
 def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
     """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
-    found = [
-        (module, spec.quantization)
-        for path, module in prepared.model.paths
-        if isinstance((spec := prepared.module_spec(path, module)).quantization, Quantization)
-        and {parameter.name for parameter in spec.added} >= set(FACTORS)
-    ]
+    found = list(_read_by_functions(prepared))
     if not found:
         return
     module, quantization = max(found, key=lambda pair: pair[0].weight.elements)
     yield _buffer("WEIGHT_BUFFER", (named(_size(module), "largest weight"),), quantization.compute_dtype)
     blocks = ceil(_size(module) / quantization.blocksize)
     yield _buffer("ABSMAX_BUFFER", (named(blocks, "blocks"),), "float32")
+
+
+def _read_by_functions(prepared: Subject) -> Iterator[tuple[Module, Quantization]]:
+    """Yield each 4-bit weight that a fused function reads, and how it is stored."""
+    decoder = prepared.model.decoder
+    if getattr(prepared.method, "lora_dropout", 0.0):
+        return
+    for layer, _ in decoder.distinct:
+        by_name = {module.name: module for module in layer.modules}
+        for names in (QKV, MLP, (OUTPUT,)):
+            modules = [by_name[name] for name in names]
+            specs = [prepared.module_spec(module.under(f"{decoder.name}.*"), module) for module in modules]
+            if all(map(_is_fused, modules, specs)):
+                for module, spec in zip(modules, specs, strict=True):
+                    if isinstance(spec.quantization, Quantization):
+                        yield module, spec.quantization
+
+
+def _is_fused(module: Module, spec: ModuleSpec) -> bool:
+    return module.bias is None and {parameter.name for parameter in spec.added} >= set(FACTORS)
 
 
 def _size(module: Module) -> int:

@@ -45,5 +45,6 @@ FACTS = replace(
     on_one_gpu=True,
     offloads=True,
     is_interval=True,
+    grads_inputs="always",  # unsloth_zoo/training_utils.py, prepare_model_for_training: use_reentrant is True
     assumptions=(STEP,),
 )

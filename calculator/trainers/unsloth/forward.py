@@ -29,7 +29,7 @@ def patched(forward: DecoderForward, family: UnslothFamily) -> DecoderForward:
     norm = out_of_place_rms_norm if family.copied_gradients else rms_norm
     layer = forward.layer.args[0] if isinstance(forward.layer, partial) else forward.layer
     assert isinstance(layer, SequentialLayer)
-    attention = Attention(head_norms=family.head_norms, has_positions=family.has_positions)
+    attention = Attention(head_norms=family.head_norms)
     return replace(
         forward,
         layer=replace(layer, attention=attention, mlp=gated, norm=norm_by_name(norm)),

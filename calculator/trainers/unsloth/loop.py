@@ -19,9 +19,11 @@ from calculator.trainers.unsloth.loss import fused_loss
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
@@ -54,6 +56,10 @@ class Unsloth(Transformers):
     def reasons(self, prepared: Subject) -> Iterator[str]:
         """Yield why the answer is an interval."""
         yield from sentences.reasons(prepared)
+
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
+        """Return the model with the buffers of Unsloth's rotary embedding."""
+        return model.with_unsloth_frequencies if model.model_type in UNSLOTH_FAMILIES else model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored: adapters in float32, everything else as it was loaded.

@@ -54,18 +54,16 @@ def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 class Attention:
     """Attention with FlashAttention or xformers.
 
-    `head_norms`: whether each head of queries and keys has a norm. `has_positions`: whether rows may have positions of
-    their own.
+    `head_norms`: whether each head of queries and keys has a norm.
     """
 
     head_norms: bool = False
-    has_positions: bool = True
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """Run attention: (batch, sequence, hidden_size) to the same."""
         query, key, value = self._project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
-        query, key = _rotated(query, key, copies=self.has_positions and context.training.is_highest)
+        query, key = _rotated(context, query, key)
         out = _attended(context, query, key, value)
         batch, heads, length, head_dim = out.shape
         out = ops.view(out, (batch, length, heads * head_dim))
@@ -83,11 +81,13 @@ class Attention:
         return heads
 
 
-def _rotated(query: Tensor, key: Tensor, *, copies: bool) -> tuple[Tensor, Tensor]:
-    """Rotate queries and keys in place, or copies of them if the row has positions of its own."""
-    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
-    if copies:
+def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys in place, or copies of them if the row has positions of its own, which are then saved."""
+    positions = context.position_tables
+    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), bool(positions), outputs=2)
+    if positions:
         query, key = (tensor.tape.new(tensor.shape, tensor.dtype, "copy to rotate") for tensor in (query, key))
+        node.save(positions[0])
     return (
         Tensor(query.tape, query.storage, query.shape, query.dtype, node, 0),
         Tensor(key.tape, key.storage, key.shape, key.dtype, node, 1),
