@@ -39,6 +39,12 @@ class Unsloth(Transformers):
     name: ClassVar[TrainerName | None] = "unsloth"
     facts = FACTS
 
+    #: Source: unsloth/utils/packing.py; unsloth/utils/attention_dispatch.py, run_attention.
+    packing_refusal: ClassVar[str] = (
+        "Unsloth joins samples in one row without a mask: the interval without packing contains it, but for some kilobytes"
+        " of bounds; leave it out, and give the length of a full row"
+    )
+
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that Unsloth refuses, or that are not modeled."""
         yield from super().problems(prepared)

@@ -207,7 +207,7 @@ def test_a_trained_head_has_its_gradient_from_the_forward_pass_on():
         ("training.attention", "without flash-attn 2.6.3", {"config": {**CONFIG, "model_type": "gemma2"}}),
         ("training.padding", "no mask", {"padding": True}),
         ("training.use_liger_kernel", "kernels of its own", {"use_liger_kernel": True}),
-        ("training.packing", "packs no samples", {"packing": True}),
+        ("training.packing", "the interval without packing contains it", {"packing": True}),
         (
             "training.gradient_checkpointing_kwargs.use_reentrant",
             "is re-entrant",
