@@ -41,8 +41,8 @@ class Unsloth(Transformers):
 
     #: Source: unsloth/utils/packing.py; unsloth/utils/attention_dispatch.py, run_attention.
     packing_refusal: ClassVar[str] = (
-        "Unsloth joins samples in one row without a mask: the interval without packing contains it, but for some kilobytes"
-        " of bounds; leave it out, and give the length of a full row"
+        "Unsloth joins samples in one row without a mask: the interval without packing contains it, but for some"
+        " kilobytes of bounds; leave it out, and give the length of a full row"
     )
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
