@@ -11,8 +11,8 @@ SOURCE = "unsloth 2026.8.13"
 
 STEP = (
     "The step is that of TRL's SFTTrainer with Unsloth's patches, from the source of Unsloth 2026.8.13 and its"
-    " unsloth_zoo. It was not traced. Unsloth replaces the forward pass of transformers: stack.transformers changes"
-    " nothing. Evaluation, logging and data loading are not counted."
+    " unsloth_zoo. Its own code was traced with small models, but for the compiled loss. Unsloth replaces the forward"
+    " pass of transformers: stack.transformers changes nothing. Evaluation, logging and data loading are not counted."
 )
 
 SUMMARY = (
