@@ -7,6 +7,8 @@ import re
 from difflib import get_close_matches
 from typing import NoReturn
 
+from calculator.inputs.unknown_fields import meant_by
+
 #: The longest usage that is printed in full, in lines. Some commands have over a hundred options.
 MOST_LINES = 12
 
@@ -51,9 +53,22 @@ def _close_options(message: str, usage: str) -> str:
     if not message.startswith("unrecognized arguments"):
         return ""
     options = sorted({*_OPTION.findall(usage)})
-    close = [get_close_matches(given, options, n=1, cutoff=0.7) for given in _OPTION.findall(message)]
-    found = [names[0] for names in close if names]
+    given = [option.replace("-", "_").lstrip("_") for option in _OPTION.findall(message)]
+    found = [meant for name in given if (meant := _meant(name) or _close(name, options))]
     return f": did you mean {' and '.join(found)}?" if found else ""
+
+
+def _meant(name: str) -> str | None:
+    """Return the option of a field that has another name in other libraries, with its value if it has one."""
+    meant = meant_by(name)
+    if meant is None:
+        return None
+    field, _, value = meant.replace('{"name": ', "").rstrip("}").replace('"', "").partition(" ")
+    return f"--{field.rpartition('.')[2]} {value}".rstrip()
+
+
+def _close(name: str, options: list[str]) -> str | None:
+    return next(iter(get_close_matches(f"--{name}", options, n=1, cutoff=0.7)), None)
 
 
 def _close_choice(message: str) -> str:

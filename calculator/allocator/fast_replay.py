@@ -10,6 +10,7 @@ from itertools import repeat
 from operator import floordiv
 from typing import TYPE_CHECKING
 
+from calculator.allocator.adapter_updates import play_updates
 from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.gap_rests import play_gap
@@ -28,7 +29,7 @@ from calculator.training_step.step_batches import step_batches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.allocator.flat_pool import Placed, Saved
+    from calculator.allocator.flat_pool import Layer, Placed, Saved
     from calculator.allocator.loading import Loading
     from calculator.allocator.rest_of_step import RestOfStep
     from calculator.resident.per_parameter import ResidentTensors
@@ -96,16 +97,13 @@ class FastReplay:
         self.batches = [batch for batch in in_order if batch is not None]
         self.loading = loading or loading_of(resident)
         #: For each pool of the first stream, the sizes of optimizer states of a layer and the number of such layers.
-        self.states: list[list[tuple[list[int], int]]] = [[], []]
-        for tensors, times in layers(resident.replayed_states):
-            of_layer = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
-            for states, of_pool in zip(self.states, of_layer, strict=True):
-                states.append((of_pool, times))
-        #: For each pool, the sizes of what each optimizer step allocates, and of what is freed after a step's batches
-        #: are fetched.
-        self.temporaries = _sizes(resident.replayed_temporaries)
-        self.needs = [*map(Need.of_sizes, self.temporaries)]
-        self.fetching = _sizes(resident.while_fetching)
+        self.states = _layers(resident.replayed_states)
+        #: The same of what each optimizer step allocates and frees, and of what is freed after a step's batches are
+        #: fetched.
+        self.temporaries = _layers(resident.replayed_temporaries)
+        self.fetching = _layers(resident.while_fetching)
+        self.temporary_sizes = [*map(_sizes, self.temporaries)]
+        self.needs = [*map(Need.of_sizes, self.temporary_sizes)]
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
         #: them.
@@ -113,8 +111,8 @@ class FastReplay:
             _by_pool([bucket.bytes // BLOCK for bucket in buckets])
             for buckets in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
         ]
-        sizes = [*self.temporaries, *self.fetching, *(kind for both in self.buckets for kind in both)]
-        sizes += [of_pool * times for states in self.states for of_pool, times in states]
+        sizes = [*self.temporary_sizes, *map(_sizes, (*self.fetching, *self.states))]
+        sizes += [kind for both in self.buckets for kind in both]
         sizes += [batch.sizes for batch in (self.first, self.later, self.last) if batch is not None]
         most = sum(map(sum, sizes)) + sum(self.loading.sizes) // BLOCK
         count = sum(map(len, sizes)) + len(self.loading.sizes)
@@ -183,7 +181,7 @@ class FastReplay:
         self.steps += 1
 
     def _step(self, n: int, pool: FlatPool) -> None:
-        if self.steps and n < len(self.fetching):
+        if self.steps and n < len(self.fetching) and self.fetching[n]:
             pool.allocate_and_free(self.fetching[n])
         *before, last = self.batches
         for batch in before:
@@ -194,7 +192,7 @@ class FastReplay:
             self._end_step(n, pool)
             return
         self._play(n, pool, last, 1, slice(0, rest.start))
-        self.left_out[n] = rest.repeats(pool, self.temporaries[n] if n < len(self.temporaries) else ())
+        self.left_out[n] = rest.repeats(pool, self.temporary_sizes[n] if n < len(self.states) else ())
         if not self.left_out[n]:
             self._rest(n, pool, rest)
 
@@ -270,6 +268,7 @@ class FastReplay:
             recurs=lambda number: recurs(part.start + number),
             # The layers of forward passes are compared by the places of their transients (see `repetitions`).
             play_gap=partial(play_gap, pool, batch.sizes, places) if number else None,
+            play_updates=partial(play_updates, pool, batch.sizes, places) if self.steps and not number else None,
         )
         if part.stop is None:
             states.end(pool, places)
@@ -296,14 +295,19 @@ class FastReplay:
         return at
 
 
-def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    """Return the sizes of tensors in each pool, layer by layer."""
-    small, large = list[int](), list[int]()
+def _layers(resident: Iterable[ResidentTensors]) -> list[list[Layer]]:
+    """Return the sizes of a layer's tensors in each pool of the first stream, and the number of such layers."""
+    found: list[list[Layer]] = [[], []]
     for tensors, times in layers(resident):
-        of_small, of_large = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
-        small += of_small * times
-        large += of_large * times
-    return small, large
+        of_layer = _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in tensors])
+        for of_pool, sizes in zip(found, of_layer, strict=True):
+            of_pool.extend([(sizes, times)] if sizes else [])
+    return found
+
+
+def _sizes(of_layers: Iterable[Layer]) -> list[int]:
+    """Return the sizes of all layers."""
+    return [size for sizes, times in of_layers for size in sizes * times]
 
 
 def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.allocator.certain import serves
-from calculator.allocator.repeated_requests import place_layers
+from calculator.allocator.repeated_requests import place_layers, unserved
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Placed = tuple[int, int]
 Places = tuple[list[int], list[int]]
 #: A size, and how often it comes in a row.
 Run = tuple[int, int]
+#: The sizes of a layer's requests, and the number of such layers.
+Layer = tuple[list[int], int]
 #: A saved state: the free blocks, and the number of segments.
 Saved = tuple[list[int], dict[int, int], int]
 
@@ -291,14 +293,12 @@ class FlatPool:
 
         Then allocating and freeing them changes nothing.
         """
-        return next(self._unserved(sizes), None) is None
+        return next(self._unserved(self._free_sizes(), sizes), None) is None
 
-    def allocate_and_free(self, sizes: Sequence[int]) -> None:
+    def allocate_and_free(self, layers: Iterable[Layer]) -> None:
         """Allocate blocks on an unlimited device, then free all of them. Only segments that are added remain."""
-        if not sizes:
-            return
-        added = []
-        for size in [*self._unserved(sizes)]:
+        free, added = self._free_sizes(), []
+        for size in unserved(free, layers, partial(self._unserved, free)):
             segment, address = self._segment(size), self.next_address
             added.append(segment << self.shift | address)
             self.edges[address], self.edges[address + segment] = address + segment, address
@@ -307,12 +307,15 @@ class FlatPool:
         self.segments += added
         self.free_keys = sorted([*self.free_keys, *added])
 
-    def _unserved(self, sizes: Iterable[int]) -> Iterator[int]:
+    def _free_sizes(self) -> list[int]:
+        return [key >> self.shift for key in self.free_keys]
+
+    def _unserved(self, free: list[int], sizes: Iterable[int]) -> Iterator[int]:
         """Return the requests for which segments are added if none is freed before the last.
 
-        It does not matter which of several free blocks of one size is used.
+        `free` has the sizes of free blocks. It does not matter which of several blocks of one size is used.
         """
-        free, waste = [key >> self.shift for key in self.free_keys], self.waste
+        waste = self.waste
         for size in sizes:
             place = bisect_left(free, size)
             try:
@@ -374,7 +377,8 @@ def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[
 
 
 def _joined(blocks: Iterable[Placed]) -> list[Placed]:
-    """Return blocks in order, with adjacent blocks merged."""
-    ends = {address: end for address, end in blocks if end > address}
-    firsts, lasts = ends.keys() - ends.values(), {*ends.values()}.difference(ends)
-    return [*zip(sorted(firsts), sorted(lasts), strict=True)]
+    """Return blocks in order, with adjacent blocks merged. Both addresses of a row that is not placed are 0."""
+    end_addresses = dict(blocks)
+    # An address where one block ends and another begins is in both sets.
+    ends = sorted({*end_addresses}.symmetric_difference(end_addresses.values()))
+    return [*zip(ends[::2], ends[1::2], strict=True)]

@@ -10,6 +10,7 @@ from itertools import accumulate, chain, pairwise
 from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.allocator.adapter_updates import updates
 from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
@@ -165,7 +166,16 @@ class StretchNeeds:
         most_lost: For each item, the most that can be lost in these gaps.
     """
 
-    __slots__ = ("_chunks", "_gap_rests", "_known", "_of_chunks", "_together", "most_lost", "sufficient_size")
+    __slots__ = (
+        "_chunks",
+        "_gap_rests",
+        "_known",
+        "_of_chunks",
+        "_together",
+        "_updates",
+        "most_lost",
+        "sufficient_size",
+    )
 
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
@@ -173,6 +183,8 @@ class StretchNeeds:
         self._known: dict[int, Need] = {}
         #: The rests of gaps by the numbers of chunks.
         self._gap_rests: dict[int, GapRests | None] = {}
+        #: Where updates of adapters begin, by the numbers of chunks.
+        self._updates: dict[int, list[int]] = {}
         #: The needs of two, by their identities. Most layers have the same.
         self._together: dict[tuple[int, int], Need] = {}
         self.sufficient_size, self.most_lost = self._ahead()
@@ -208,13 +220,23 @@ class StretchNeeds:
         """Return whether a gap from an item on frees placed tensors."""
         return any(chunk.frees for chunk in self._chunks[number : self._end(number) + 1])
 
-    def gap_rests(self, number: int) -> GapRests | None:
-        """Return the rests of an item's gap, if these are left out."""
+    def gap_rests(self, number: int, lowest: int) -> GapRests | None:
+        """Return the rests of an item's gap, if these are left out.
+
+        `lowest` is the lowest row that differs from repetition to repetition.
+        """
         chunk, of_chunks = self._chunks[number], self._of_chunks
         if chunk.number not in self._gap_rests:
-            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste)
+            rests = gap_rests(self._chunks, number, of_chunks.sizes, of_chunks.waste, lowest)
             self._gap_rests[chunk.number] = rests
         return self._gap_rests[chunk.number]
+
+    def updates(self, number: int) -> list[int]:
+        """Return where updates of adapters begin in an item, counted from the end."""
+        chunk = self._chunks[number]
+        if chunk.number not in self._updates:
+            self._updates[chunk.number] = updates(chunk.placed, self._of_chunks.sizes)
+        return self._updates[chunk.number]
 
     def _end(self, number: int) -> int:
         """Return the last item of a stretch."""

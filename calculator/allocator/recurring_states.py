@@ -46,7 +46,7 @@ class Recurring:
 class PassStates:
     """The states of a pool during a pass, at the items after which the pass added no segment."""
 
-    __slots__ = ("_frees", "_items", "_met", "_placed", "_skipped", "_states")
+    __slots__ = ("_items", "_met", "_placed", "_skipped", "_states")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
@@ -56,8 +56,7 @@ class PassStates:
         self._met: list[tuple[int, State, int]] = []
         #: The first item that was not played, because its state recurred.
         self._skipped = len(items)
-        #: The placed rows that each item and those after it free, and the places of these rows in the earlier pass.
-        self._frees: list[list[int]] = []
+        #: The places in the earlier pass of the rows that are freed from the first of these states on.
         self._placed: dict[int, Placed] = {}
 
     def recurs(self, number: int, pool: FlatPool, places: Places) -> bool:
@@ -73,7 +72,12 @@ class PassStates:
 
     def _frees_the_same(self, number: int, places: Places) -> bool:
         addresses, end_addresses = places
-        return all(self._placed[row] == (addresses[row], end_addresses[row]) for row in self._frees[number])
+        return all(self._placed[row] == (addresses[row], end_addresses[row]) for row in self._freed_from(number))
+
+    def _freed_from(self, number: int) -> list[int]:
+        """Return the placed rows that an item and those after it free in their gaps."""
+        items = self._items[number:]
+        return [~event for item in items if item.chunk.frees for event in item.events(item.chunk.frees)]
 
     def end(self, pool: FlatPool, places: Places) -> None:
         """Store the states of the pass that ends."""
@@ -81,10 +85,6 @@ class PassStates:
         if self._skipped < len(self._items):
             states.update({number: state for number, state in self._states.items() if number >= self._skipped})
         self._states, self._met, self._skipped = states, [], len(self._items)
-        if states and not self._frees:
-            self._frees = [[~event for event in item.events(item.chunk.frees)] for item in self._items]
-            for n in reversed(range(len(self._frees) - 1)):
-                self._frees[n] += self._frees[n + 1]
         if states:
             addresses, end_addresses = places
-            self._placed = {row: (addresses[row], end_addresses[row]) for row in self._frees[min(states)]}
+            self._placed = {row: (addresses[row], end_addresses[row]) for row in self._freed_from(min(states))}

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from calculator.allocator.flat_pool import FlatPool
+    from calculator.allocator.flat_pool import FlatPool, Layer
 
     #: The state of a pool where a layer starts: the layer's number, the keys of free blocks, the number of those that
     #: are smaller than every request, the number of segments, and the address of the next segment.
@@ -63,3 +63,34 @@ def _repeat(pool: FlatPool, earlier: Start, later: Start, most: int) -> int:
     pool.free_keys = sorted([*now[:small], *more, *moved])
     pool.add_again(segments, times, by)
     return times * (last - first)
+
+
+def unserved(free: list[int], layers: Iterable[Layer], place: Callable[[list[int]], Iterable[int]]) -> list[int]:
+    """Return the requests for which segments are added if none is freed before the last.
+
+    `free` has the sizes of free blocks. `place` places requests of one layer, and returns those for which it adds
+    segments.
+
+    A block of the largest size serves a request if no other block does. So a layer is placed like an earlier one if
+    the free blocks are the same, or if no segment was added, only the number of largest blocks has become smaller, and
+    as many are left as were used since.
+    """
+    found = list[int]()
+    for sizes, times in layers:
+        starts: dict[tuple[int, ...], tuple[int, int, int]] = {}
+        number = 0
+        while number < times:
+            first = bisect_left(free, free[-1]) if free else 0
+            look, left = (*free[:first], *free[-1:]), len(free) - first
+            start, left_before, found_before = starts.get(look, (number, left, 0))
+            starts[look] = number, left, len(found)
+            used, period, added = left_before - left, number - start, found[found_before:]
+            if period and ((used > 0 and not added) or not used):
+                repeated = min((times - number) // period, left // used if used else times)
+                del free[len(free) - repeated * used :]
+                found += added * repeated
+                number += repeated * period
+            if number < times:
+                found += place(sizes)
+                number += 1
+    return found

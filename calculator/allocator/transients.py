@@ -19,6 +19,7 @@ from itertools import repeat
 from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
+from calculator.allocator.adapter_updates import EVENTS
 from calculator.allocator.chunks import SMALL, Moved, cut_of
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.recurring_states import Recurring
@@ -105,7 +106,11 @@ class Item:
 
     def gap_rests(self) -> GapRests | None:
         """Return the rests of the gap, if these are left out."""
-        return self._needs.gap_rests(self._number)
+        return self._needs.gap_rests(self._number, self.lowest)
+
+    def updates(self) -> Sequence[int]:
+        """Return where updates of adapters begin (see `adapter_updates`), counted from the end."""
+        return self._needs.updates(self._number)
 
     def merges(self) -> bool:
         """Return whether tensors that were allocated before are freed up to the end of the stretch."""
@@ -258,12 +263,14 @@ def play(
     until: int | None = None,
     recurs: Callable[[int], bool] | None = None,
     play_gap: Callable[[Item], bool] | None = None,
+    play_updates: Callable[[Sequence[int], Sequence[int]], None] | None = None,
 ) -> bool:
     """Play a pass of a micro-batch. Transients are placed only if they are not certain to fit.
 
     With `stops`, the end of the pass is left out if all of its transients are certain to fit. Return whether it was
     left out. From item `until` on, all transients are placed. `recurs` returns whether those of a stretch are known
     to fit, from an item on. `play_gap` plays an item up to where the rest of its gap fits, or returns False.
+    `play_updates` plays events with updates of adapters.
     """
     check_budget()
     last, until = len(items) - 1, len(items) if until is None else until
@@ -291,7 +298,10 @@ def play(
             if late:
                 events = item.played_late(late, skips=skips)
             skips, late = False, None
-        if events:
+        updates = item.updates() if play_updates is not None and len(chunk.placed) >= EVENTS else ()
+        if play_updates is not None and updates:
+            play_updates(events, updates)
+        elif events:
             pool.play(events, sizes, places)
     if late:
         pool.play(late, sizes, places)

@@ -147,6 +147,9 @@ def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
     other = next((n for n in (field.own_name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
     if other:
         return f"{name} is {shown(value)}, but {other}, another name for it, is {shown(raw[other])}; keep one of them"
+    null = next((n for n in (field.own_name, *field.aliases) if n in raw and raw[n] is None), name)
+    if null != name and not field.nullable:
+        return f"{null}, another name for it, is null; leave it out"
     if value is None:
         return None if field.nullable else f"must be {_WORDS[field.type]}, not null; leave it out for the default"
     if not _is(field.type, value):

@@ -126,10 +126,10 @@ TrainerName = Literal[
     "torchtune",
 ]
 
-#: A loss of a trainer, as a request's `training.loss_type` gives it.
 #: How samples become rows of one length. Source: trl/trainer/sft_config.py, packing_strategy.
 PackingStrategy = Literal["bfd", "bfd_split", "wrapped"]
 
+#: A loss of a trainer, as a request's `training.loss_type` gives it.
 LossType = Literal[
     "nll",
     "chunked_nll",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import Dim
@@ -11,7 +12,7 @@ from calculator.engine.kinds import firsts, numbered
 from calculator.engine.symbolic_sizes import SymInt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -25,8 +26,24 @@ LENGTH = "S"
 _NONE, _SEVERAL = -1, -2
 
 
-#: Numbers of sizes, each with the most storages of it that are alive at once.
-Sizes = list[tuple[int, int]]
+class Sizes(NamedTuple):
+    """Numbers of sizes, and for each the most storages of it that are alive at once."""
+
+    numbers: list[int]
+    most: list[int]
+
+    def add(self, number: int, most: int, times: int = 1) -> None:
+        """Add a size once or several times."""
+        self.numbers.extend([number] * times)
+        self.most.extend([most] * times)
+
+    def of(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Return the bytes of each size, with its number of storages."""
+        return zip(map(sizes.__getitem__, self.numbers), self.most, strict=True)
+
+    def bytes(self, sizes: Sequence[int]) -> int:
+        """Return the bytes of all storages."""
+        return sum(map(mul, map(sizes.__getitem__, self.numbers), self.most))
 
 
 class ForwardBlocks(NamedTuple):
@@ -61,7 +78,7 @@ class ForwardBlocks(NamedTuple):
         keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]
         layouts, formula_of = numbered(keys)
         alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, of_row)], len(layouts))
-        own, attended, others = Sizes(), Sizes(), Sizes()
+        own, attended, others = Sizes([], []), Sizes([], []), Sizes([], [])
         widths: set[int] = set()
         of_heads: set[DType] = set()
         rows, length = batch
@@ -70,9 +87,9 @@ class ForwardBlocks(NamedTuple):
             place = _symbolic_place(shape) if symbolic else _place(shape, length, rows * length)
             width = +shape[2] if len(shape) == 3 and shape[2].__class__ is not SymInt else 0
             if place < 0:
-                others += [(kinds.size_of[kind], most)] * (2 if place == _SEVERAL else 1)
+                others.add(kinds.size_of[kind], most, times=2 if place == _SEVERAL else 1)
             else:
-                (own if place == 1 and width not in heads else attended).append((kinds.size_of[kind], most))
+                (own if place == 1 and width not in heads else attended).add(kinds.size_of[kind], most)
             if len(shape) > 3:
                 of_heads.add(dtype)
             elif dtype == "float32":
@@ -86,9 +103,17 @@ class ForwardBlocks(NamedTuple):
         """
         own, attended, length = tokens
         own, attended = own * times, attended * times
-        blocks = [(sizes[size] * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own]
-        blocks += [(sizes[size] * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended]
-        return blocks + [(sizes[size] * times, most) for size, most in self.others]
+        blocks = [(size * own // length + ALLOCATION_ROUNDING, most) for size, most in self.own.of(sizes)]
+        blocks += [(size * attended // length + ALLOCATION_ROUNDING, most) for size, most in self.attended.of(sizes)]
+        return blocks + [(size * times, most) for size, most in self.others.of(sizes)]
+
+    def most(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> tuple[int, int]:
+        """Return no fewer bytes than the same blocks have together, and the number of their sizes."""
+        own, attended, length = tokens
+        of_tokens = self.own.bytes(sizes) * own + self.attended.bytes(sizes) * attended
+        total = of_tokens * times // length + self.others.bytes(sizes) * times
+        rounding = ALLOCATION_ROUNDING * (sum(self.own.most) + sum(self.attended.most))
+        return total + rounding, len(self.own.most) + len(self.attended.most) + len(self.others.most)
 
 
 def _most_alive(events: Sequence[int], of_row: Sequence[int], formulas: int) -> list[int]:

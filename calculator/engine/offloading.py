@@ -11,6 +11,7 @@ Source: trl/models/activation_offloading.py, OffloadActivations, of TRL 1.16.
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from calculator.architecture.dimension import elements
@@ -20,7 +21,7 @@ from calculator.engine.saved_layout import Part, is_contiguous, part_of
 from calculator.engine.tape import Tensor, WeightView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -37,6 +38,9 @@ PREVIOUS = ("input embeddings of the last micro-batch", "gradient of the last mi
 
 #: The prefix of the labels of rows that outlive the step: they are freed in the next one.
 OUTLIVES = "outlives the step: "
+
+#: The prefix of the labels of rows that the next step frees in its backward pass.
+CARRIED = "until the next backward pass: "
 
 #: The references to the storage of a single tensor: the tensor's, and the argument of `getrefcount`.
 _OF_ONE = 2
@@ -70,25 +74,41 @@ class OffloadedActivations:
     """The hooks that offload what nodes save, as `OffloadActivations`."""
 
     __slots__ = (
+        "_begins_backward",
+        "_begins_forward",
         "_count",
-        "_gradient_rows",
+        "_freeing",
+        "_graph",
+        "_graphs",
         "_kept",
         "_key_of",
         "_keys",
         "_last_node",
+        "_nodes",
+        "_pinned",
         "_previous",
+        "_previous_rows",
         "_read",
+        "_reenters",
         "_returned",
         "_saved",
-        "copied",
+        "most_pinned",
         "tape",
     )
 
-    def __init__(self, tape: Tape, *, leaves_inputs: bool) -> None:
+    def __init__(self, tape: Tape, *, leaves_inputs: bool, reenters: bool = False) -> None:
         self.tape = tape
         self._count = 0
+        #: The number of the graph that runs, the count of graphs, and the graph whose nodes free what has returned.
+        #: Those of the others, which re-entrant checkpoints run inside a node, free none.
+        self._graph = self._graphs = self._freeing = 0
+        #: Whether no tensor is saved, and whether none has been read since one was saved.
+        self._begins_forward = self._begins_backward = True
+        self._reenters = reenters
         #: What each number stands for.
         self._saved: dict[int, Tensor | OnHost] = {}
+        #: What made the saved tensors on the device. In their graph, re-entrant checkpoints keep what they captured.
+        self._nodes: dict[int, Node] = {}
         #: Offloaded tensors that are kept until their copies have ended, and those that have returned, by number.
         self._kept: dict[int, Tensor] = {}
         self._returned: dict[int, Tensor] = {}
@@ -103,25 +123,33 @@ class OffloadedActivations:
         #: The tensors that the last node of the previous micro-batch refers to. They are on the device from the
         #: beginning of this one. Their shapes are known once it has saved a tensor.
         self._previous = [tape.reserve(name) for name in PREVIOUS] if leaves_inputs else []
-        #: The rows of gradients among them.
-        self._gradient_rows: list[int] = []
-        #: Every tensor that was copied to host memory.
-        self.copied: list[OnHost] = []
+        #: Their rows: that of a leaf, then that of its gradient.
+        self._previous_rows = [*_rows_of(self._previous)]
+        #: The bytes of pinned host memory in use, and the most so far.
+        self._pinned = self.most_pinned = 0
 
     def pack(self, tensor: Tensor) -> int:
         """Return a number in place of a saved tensor."""
+        if self._begins_forward:
+            self._begins_forward, self._begins_backward = False, True
+            self._keys.clear()
+            self._key_of.clear()
         self._count = number = self._count + 1
         key = None if tensor.storage is None else (tensor.storage.row, part_of(tensor), tensor.dtype)
         is_known = key is not None and key in self._keys
         if is_known or not _is_offloaded(tensor):
             self._saved[number] = tensor.detach()
+            if self._reenters and tensor.edge is not None:
+                self._nodes[number] = tensor.edge[0]
         else:
-            if not self.copied:
-                self._previous = [*self._left_by_the_last(tensor)]
+            if not self.most_pinned:
+                self._previous = [*self._left_by_the_last(tensor)] or self._previous
+                self._previous_rows = [*_rows_of(self._previous)]
             kept = self._contiguous(tensor)
             self._drop_kept(number - MAX_FWD_STASH_SIZE)
             self._saved[number] = on_host = OnHost(tensor.shape, _storage_shape(tensor), tensor.dtype)
-            self.copied.append(on_host)
+            self._pinned += on_host.block_bytes
+            self.most_pinned = max(self.most_pinned, self._pinned)
             self._kept[number] = kept
         if key is not None and (is_known or number in self._kept):
             self._keys[key], self._key_of[number] = number, key
@@ -129,6 +157,8 @@ class OffloadedActivations:
 
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return the saved tensors. Those in host memory are copied back."""
+        if self._begins_backward:
+            self._freeing, self._begins_backward = self._graph, False
         return [self._unpacked(number) for number in packed]
 
     def after(self, node: Node) -> None:
@@ -142,30 +172,59 @@ class OffloadedActivations:
             for other in earlier:
                 self._returned.pop(other, None)
         self._read.clear()
-        self._last_node = node
+        if self._graph == self._freeing:
+            self._last_node = node
+
+    @contextmanager
+    def graph_inside(self) -> Iterator[None]:
+        """Run a graph inside the running node."""
+        outer = self._graph, self._read
+        self._graphs += 1
+        self._graph, self._read = self._graphs, []
+        yield
+        if self._graph == self._freeing:
+            self.end()
+        self._graph, self._read = outer
+
+    def keeps(self, leaf: AccumulateGrad) -> bool:
+        """Return whether the last node that has read an offloaded tensor refers to a leaf."""
+        return any(found is leaf for found in _leaves(self._last_node))
 
     def end(self) -> None:
         """Free what has returned, at the end of the backward pass."""
         self._returned.clear()
 
     def label_left(self) -> None:
-        """Label the rows that stay until the next step: those that no node has read, and those of the last node."""
+        """Label the rows that stay until the next step: those that no node has read, and those of the last node.
+
+        A re-entrant checkpoint keeps what its function has captured.
+        """
         leaves = [*_leaves(self._last_node)]
         for tensor in (*self._saved.values(), *(part for leaf in leaves for part in (leaf.context, leaf.grad))):
             if isinstance(tensor, Tensor) and tensor.storage is not None:
                 self.tape.marked_rows[f"{OUTLIVES}{tensor.storage.row}"] = tensor.storage.row
-        self._resize_gradients(leaves)
+        for tensor in _tensors(self._last_node.context if self._last_node is not None and self._reenters else None):
+            if tensor.storage is not None:
+                self.tape.marked_rows[f"{CARRIED}{tensor.storage.row}"] = tensor.storage.row
+        self._resize_previous(leaves)
 
-    def _resize_gradients(self, leaves: Sequence[AccumulateGrad]) -> None:
+    def drop_graph(self) -> None:
+        """Drop what refers to the graph, which refers to these hooks."""
+        self.tape.hooks.clear()
+        self._nodes.clear()
+
+    def _resize_previous(self, leaves: Sequence[AccumulateGrad]) -> None:
         """Give the gradients of the previous micro-batch the storages of this one's, which can be larger than they.
 
-        A gradient that is stored without a copy can be a slice.
+        A gradient that is stored without a copy can be a slice. A leaf inside a re-entrant checkpoint is first known
+        here.
         """
         rows = self.tape.rows
-        for row, leaf in zip(self._gradient_rows, leaves, strict=False):
-            if leaf.grad is not None and leaf.grad.storage is not None:
+        tensors = [tensor for leaf in leaves for tensor in (leaf.context if self._reenters else None, leaf.grad)]
+        for row, tensor in zip(self._previous_rows, tensors, strict=False):
+            if tensor is not None and tensor.storage is not None:
                 name, _, _, component, _ = rows[row]
-                _, shape, dtype, _, size = rows[leaf.grad.storage.row]
+                _, shape, dtype, _, size = rows[tensor.storage.row]
                 rows[row] = name, shape, dtype, component, size
 
     def _contiguous(self, tensor: Tensor) -> Tensor:
@@ -188,16 +247,17 @@ class OffloadedActivations:
                 tensor = next(reserved, None) or self.tape.reserve(name)
                 self.tape.resize(tensor, leaf.context.shape, leaf.context.dtype)
                 yield tensor
-            assert tensor.storage is not None
-            self._gradient_rows.append(tensor.storage.row)
 
     def _unpacked(self, number: int) -> Tensor:
         saved, earlier = self._saved.pop(number), list[int]()
+        self._nodes.pop(number, None)
         kept = self._kept.get(number)
         self._release_key(number)
+        self._begins_forward = not self._saved
         if isinstance(saved, Tensor):
             return saved
-        if not self._read:
+        self._pinned -= saved.block_bytes
+        if not self._read and self._graph == self._freeing:
             earlier, self._last_node, self._previous = [*self._returned], None, []
         self._read.append((number, kept is None, earlier))
         if kept is not None:
@@ -237,6 +297,22 @@ def _storage_shape(tensor: Tensor) -> Shape:
 def _is_shared(tensor: Tensor) -> bool:
     """Return whether another tensor has the storage too."""
     return sys.getrefcount(tensor.storage) > _OF_ONE
+
+
+def _tensors(context: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists and tuples."""
+    if isinstance(context, Tensor):
+        yield context
+    elif isinstance(context, list | tuple):
+        for part in context:
+            yield from _tensors(part)
+
+
+def _rows_of(tensors: Iterable[Tensor]) -> Iterator[int]:
+    """Yield the rows of tensors with storages of their own."""
+    for tensor in tensors:
+        assert tensor.storage is not None
+        yield tensor.storage.row
 
 
 def _leaves(node: Node | None) -> Iterator[AccumulateGrad]:

@@ -5,11 +5,13 @@ Source: torch/utils/checkpoint.py, CheckpointFunction.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from calculator.engine import autocast
-from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.autograd import AccumulateGrad, Mark, Node
 from calculator.engine.backward import backward
+from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import Tensor
 
 if TYPE_CHECKING:
@@ -75,15 +77,30 @@ def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
     (x,) = node.saved
     zeros = None if like is None else x.tape.new(*like, "zeros for an unused output")
     leaf = AccumulateGrad(x.tape, "input of a recomputed layer", "activations")
+    hooks = x.tape.hooks[-1] if x.tape.hooks else None
+    if isinstance(hooks, OffloadedActivations):
+        leaf.context = x.detach()
     with autocast.region(x.tape, dtype):
         out = function(Tensor(x.tape, x.storage, x.shape, x.dtype, leaf))
     other = unused()
     if zeros is not None and other is not None and other.edge is not None:
         _begin_with(other, zeros)
-    backward(x.tape, out, grad)
+    with hooks.graph_inside() if isinstance(hooks, OffloadedActivations) else nullcontext():
+        backward(x.tape, out, grad)
+    if isinstance(hooks, OffloadedActivations) and hooks.keeps(leaf):
+        _copy_gradient(node)
     if arguments is not None:
         arguments.clear()
     return (leaf.grad,)
+
+
+def _copy_gradient(node: Node) -> None:
+    """Let the leaf before a checkpoint's node copy its gradient, to which another tensor refers too."""
+    edge = node.edges[0]
+    while edge is not None and isinstance(edge[0], Mark):
+        edge = edge[0].edges[0]
+    if edge is not None and isinstance(edge[0], AccumulateGrad):
+        edge[0].copies = True
 
 
 def _begin_with(x: Tensor, gradient: Tensor) -> None:

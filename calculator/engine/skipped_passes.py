@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from calculator.common.dtype import DType
     from calculator.engine.tape import AddedRows, Tape, Tensor
@@ -37,10 +37,12 @@ class LeftOut(NamedTuple):
     Attributes:
         passes: The prefix of each pass's marks, and its reference. None for the trained model.
         layer: The layer from which their peaks are derived. None if they only have a bound.
+        own: What `SkippedPasses.own` has. Empty if sizes are symbolic.
     """
 
     passes: Sequence[tuple[str, str | None]]
     layer: DerivedLayer | None
+    own: Mapping[str | None, int | None]
 
 
 class SkippedPasses:
@@ -56,8 +58,8 @@ class SkippedPasses:
         "is_over",
         "layer",
         "needs_peaks",
+        "own",
         "passes",
-        "peak",
         "room",
         "start",
     )
@@ -84,14 +86,14 @@ class SkippedPasses:
         #: number of events before this was computed.
         self.room: int | None = None
         self.compared_at = 0
-        #: The bytes that a reference after the trained pass has alive at its peak, 0 if they are not certain. None
-        #: until they are computed.
-        self.peak: int | None = None
+        #: By reference, the most bytes that its passes have alive themselves. None for the trained model, and as a
+        #: number of bytes that is not certain.
+        self.own: dict[str | None, int | None] = {}
 
     @property
     def left_out(self) -> LeftOut | None:
         """The passes that were left out. None if there are none."""
-        return LeftOut(self.passes, self.layer) if self.passes else None
+        return LeftOut(self.passes, self.layer, self.own) if self.passes else None
 
     def begin(self, tape: Tape, prefix: str, compared: str | None, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""

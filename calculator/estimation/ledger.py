@@ -98,19 +98,16 @@ class _Listed(NamedTuple):
 
 
 def _listed(storages: Storages, counts: Mapping[int, int]) -> list[_Listed]:
-    kinds = storages.kinds
-    return [
-        _Listed(
-            component=kinds.component(kind),
-            form=_form(allocation, count) if all(map(_has_constant_name, allocation[1])) else None,
-            kind=kind,
-            size=kinds.size_of[kind],
-            number=count,
-        )
-        for kind, count in counts.items()
-        if count > 0
-        for allocation in (storages.traced(kind),)
-    ]
+    size_of, traced, are_constant = storages.kinds.size_of, storages.traced, storages.digits is None
+    listed = []
+    for kind, count in counts.items():
+        if count > 0:
+            name, shape, dtype, component, _ = traced(kind)
+            form = None
+            if are_constant or all(map(_has_constant_name, shape)):
+                form = RowForm(name, count, shape, dtype, _source(name, component))
+            listed.append(_Listed(component, form, kind, size_of[kind], count))
+    return listed
 
 
 def _has_constant_name(dim: int) -> bool:

@@ -130,7 +130,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     if returns_cache(model, request.training, request.method, request.stack):
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.activation_offloading and trainer.facts.offloads_saved_tensors:
-        lines += offloading.sentences(checkpointed=request.training.gradient_checkpointing)
+        lines += offloading.sentences(prepared)
     casts_at_uses = request.training.autocast is not None and request.device.sharding in ("none", "ddp")
     if casts_at_uses and not trainer.facts.is_interval:
         lines.append(AUTOCAST)

@@ -12,6 +12,7 @@ from calculator.architecture.task import CAUSAL_LM, Task
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.common.names import ProblemType, TaskName  # noqa: TC001  `declared` evaluates annotations
 from calculator.devices.gpus import gpu
+from calculator.estimation.loss_choice import parse_settings
 from calculator.estimation.stated_base import with_stated_base
 from calculator.inputs.device import Device
 from calculator.inputs.sample_lengths import problem_of_lengths
@@ -262,7 +263,7 @@ def parse_training(body: Any) -> Training:
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
-    training = parse(Training, body, "training")
+    training = parse_settings(body)
     wrong = problem_of_lengths(training.sequence_lengths or ())
     if wrong:
         raise refusal("training.sequence_lengths", wrong, body["sequence_lengths"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field
@@ -110,10 +111,44 @@ def uneven_heads(config: Config) -> str | None:
 ONE_HEAD_SIZE = (derived("num_key_value_heads", heads), derived("head_dim", share_of_hidden))
 
 
-def head_dim(default: int | None = None) -> Field:
-    """Declare the size of one head. It is derived if neither the file nor the class sets it."""
-    null = None if default else share_of_hidden
-    return size("head_dim", default, nullable=default is None, null=null)
+def head_dim(default: int | None = None, *, nullable: bool | None = None) -> Field:
+    """Declare the size of one head. It is derived if neither the file nor the class sets it.
+
+    `nullable` is whether the code of the model accepts null. If it is left out, null is accepted if the class has no
+    default.
+    """
+    accepts_null = default is None if nullable is None else nullable
+    null = share_of_hidden if default is None or accepts_null else None
+    return size("head_dim", default, nullable=accepts_null, null=null)
+
+
+def given_head_dim(
+    problem: Callable[[Config], str | None] | None = None, *, nullable: bool = True
+) -> tuple[Entry, ...]:
+    """Declare that `head_dim` must equal the one that follows from the other fields, where the code reads both.
+
+    The entries follow those of the rotary embedding. `problem` replaces the check.
+    """
+    return (
+        size("given_head_dim", 0, spelled="head_dim", nullable=nullable),
+        Check(name="given_head_dim", problem=problem or _other_head_dim),
+        derived("given_head_dim", lambda config: config["head_dim"]),
+    )
+
+
+def _other_head_dim(config: Config) -> str | None:
+    """Return an error for another head size, or for null in rotary types that multiply it.
+
+    Source: transformers/modeling_rope_utils.py, `getattr(config, "head_dim", ...) * partial_rotary_factor`.
+    """
+    given, expected, types = config["given_head_dim"], config["head_dim"], config.get("rope_type")
+    if given is None:
+        kinds = types.values() if isinstance(types, Mapping) else (types,)
+        kind = next((kind for kind in kinds if kind in ("dynamic", "yarn", "longrope")), None)
+        return kind and f"must not be null with rope_type {kind}, which multiplies it: leave it out"
+    if given in (0, expected):
+        return None
+    return f"{shown(given)} is not {shown(expected)}, which follows from the other fields: leave it out"
 
 
 def _ungroupable(config: Config) -> str | None:
@@ -137,6 +172,7 @@ def grouped_sizes(
     kv: int | None = None,
     kv_nullable: bool = True,
     head: int | None = None,
+    head_nullable: bool | None = None,
     layer_aliases: tuple[str, ...] = (),
 ) -> tuple[Entry, ...]:
     """Declare the sizes of a decoder with grouped key/value heads."""
@@ -147,7 +183,7 @@ def grouped_sizes(
         layers(aliases=layer_aliases),
         size("num_attention_heads"),
         *kv_heads(kv, nullable=kv_nullable),
-        head_dim(head),
+        head_dim(head, nullable=head_nullable),
         flag("use_cache", True),
     )
 

@@ -26,6 +26,13 @@ ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
 
+#: The types that divide by a factor: the others compute it from the lengths if it is null, or read none.
+_NEED_FACTOR = ("linear", "dynamic", "llama3")
+
+#: The length before scaling, and the types that read it. If a file leaves it out, it is max_position_embeddings.
+_ORIGINAL = "original_max_position_embeddings"
+_READ_ORIGINAL = ("yarn", "llama3", "longrope")
+
 _NUMBERS = ("rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor")
 
 
@@ -70,10 +77,12 @@ def rope_per_type(
     local_theta: float | None = None,
     local_theta_key: str | None = None,
     scaled: tuple[str, ...] = ("full_attention",),
+    only_by_type: bool = False,
 ) -> tuple[Entry, ...]:
     """Return the fields of a rotary embedding for each attention type. `rope_parameters` and `rope_type` are by type.
 
-    `rope_scaling`, the older name in files, applies to the `scaled` types.
+    `rope_scaling`, the older name in files, applies to the `scaled` types. `only_by_type`: whether the config class
+    raises an error for `rope_parameters` that are not by type.
     """
 
     def standard(config: Config) -> Mapping[str, Any]:
@@ -86,6 +95,7 @@ def rope_per_type(
         number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
         number("local_rope_theta", local_theta or theta, spelled=local_theta_key, minimum=1e-6),
         Field(name="rope_parameters", type="object", default=None, nullable=True),
+        *((Check(name="rope_parameters", problem=_not_by_type),) if only_by_type else ()),
         Field(name="rope_scaling", type="object", default=None, nullable=True),
         Computed(name="rope_parameters", value=standard),
         Computed(
@@ -95,6 +105,11 @@ def rope_per_type(
         Computed(name="partial_rotary_factor", value=lambda _config: 1.0),
         Computed(name="rotary_dim", value=rotary_dim),
     )
+
+
+def _not_by_type(config: Config) -> str | None:
+    other = next((key for key in config["rope_parameters"] or () if key not in ATTENTION_TYPES), None)
+    return other and f"{other} must be in the parameters of each attention type: {' and '.join(ATTENTION_TYPES)}"
 
 
 def _inner(nested: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -121,19 +136,26 @@ def standardized(
     missing = [key for key in ROPE_TYPES[kind] if key not in parameters]
     if missing:
         raise ContradictionError("rope_parameters", f"rope_type {kind} needs {', '.join(missing)}")
-    _must_be_usable(parameters)
+    must_be_usable(parameters, kind)
     filled = {key: value for key, value in defaults.items() if value is not None}
     return MappingProxyType({**filled, **parameters, "rope_type": kind})
 
 
-def _must_be_usable(parameters: Mapping[str, Any]) -> None:
+def must_be_usable(parameters: Mapping[str, Any], kind: str) -> None:
+    """Refuse parameters of a rotary type that are no numbers above 0.
+
+    Raises:
+        ContradictionError: with the first parameter.
+    """
     nested = next((key for key in ATTENTION_TYPES if key in parameters), None)
     if nested:
         raise ContradictionError("rope_parameters", f"{nested} has its own, but this family has one for all layers")
-    for key in _NUMBERS:
+    original = (_ORIGINAL,) if kind in _READ_ORIGINAL else ()
+    for key in (*_NUMBERS, *original):
         value = parameters.get(key, 1)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (numeric and 0 < value < 1e15) and not (key == "factor" and value is None):
+        may_be_null = key == "factor" and kind not in _NEED_FACTOR
+        if not (numeric and 0 < value < 1e15) and not (may_be_null and value is None):
             raise ContradictionError("rope_parameters", f"{key} must be a number above 0, not {shown(value)}")
 
 

@@ -5,6 +5,14 @@ from dataclasses import dataclass, replace
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import ShardingName
 
+#: Other names of shardings, and what to use instead.
+OTHER_SHARDINGS = {
+    "deepspeed": "Use zero1, zero2 or zero3, the stages of DeepSpeed's ZeRO",
+    "fsdp1": "Use fsdp, which is FSDP2: FSDP1 is not modeled",
+    "fsdp2": "Use fsdp, which is FSDP2",
+    "zero": "Use zero1, zero2 or zero3, the stages of DeepSpeed's ZeRO",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -39,6 +47,7 @@ class Device:
         "zero1, zero2 and zero3 are the stages of DeepSpeed's ZeRO: all shard the optimizer states, stages 2 and "
         "3 also the gradients, and stage 3 also the weights, which it gathers for each module. fsdp is FSDP2: it "
         "shards weights, gradients and optimizer states, and gathers the weights of each layer.",
+        instead=OTHER_SHARDINGS,
     )
     nodes: int = setting(
         1,

@@ -201,19 +201,18 @@ class DrawnRow(Training):
 def _changed(training: Training, kind: type[Training], changes: dict[str, object]) -> Training:
     """Return a copy of another kind with other settings. dataclasses.replace takes several times as long."""
     changed = object.__new__(kind)
-    if kind is type(training):
-        names = _names(kind)  # type: ignore[arg-type]  # a class is hashable
-        any(map(object.__setattr__, repeat(changed), names, attrgetter(*names)(training)))
-        any(map(object.__setattr__, repeat(changed), changes, changes.values()))
-        return changed
-    for name in _names(kind):  # type: ignore[arg-type]  # a class is hashable
-        object.__setattr__(changed, name, changes[name] if name in changes else getattr(training, name))
+    names, values = _shared(kind, type(training))  # type: ignore[arg-type]  # a class is hashable
+    any(map(object.__setattr__, repeat(changed), names, values(training)))
+    any(map(object.__setattr__, repeat(changed), changes, changes.values()))
     return changed
 
 
 @cache
-def _names(kind: type[Training]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+def _shared(kind: type[Training], other: type[Training]) -> tuple[list[str], "attrgetter[tuple[object, ...]]"]:
+    """Return the names of the settings that two kinds of training have, and what reads them."""
+    of_other = {field.name for field in fields(other)}
+    names = [field.name for field in fields(kind) if field.name in of_other]
+    return names, attrgetter(*names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,9 @@ OTHER_OPTIMIZERS = {
     "torchao": "Use adamw_torch_8bit or adamw_torch_4bit, which are torchao's",
 }
 
+#: Short names of data types, and what to use instead.
+SHORT_DTYPES = {"bf16": "Use bfloat16", "fp16": "Use float16", "fp32": "Use float32"}
+
 #: Tools that users name as a trainer, and what to use instead.
 TOOLS = {
     "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
@@ -119,13 +122,17 @@ class TrainingSettings:
         maximum=1_000_000,
     )
     dtype: Literal["bfloat16", "float16", "float32"] = setting(
-        "bfloat16", label="Precision", help="The data type of the base weights and of the computation."
+        "bfloat16",
+        label="Precision",
+        help="The data type of the base weights and of the computation.",
+        instead=SHORT_DTYPES,
     )
     autocast: Literal["bfloat16", "float16"] | None = setting(
         None,
         label="Autocast",
         help="Mixed precision (AMP): weights keep their data type, and matrix products run in this one. A trained "
         "float32 weight is cast once per forward pass, any other tensor at each use.",
+        instead=SHORT_DTYPES,
     )
     adapter_dtype: Literal["float32", "model"] = setting(
         "float32",

@@ -18,18 +18,26 @@ _FIELDS = {
     "lora_r": "method.r",
     "max_length": "training.sequence_length",
     "max_seq_length": "training.sequence_length",
+    "gpu": "device.gpu",
     "num_gpus": "device.count",
     "optim": "training.optimizer",
     "per_device_train_batch_size": "training.micro_batch_size",
     "rank": "method.r",
+    "sharding": "device.sharding",
     "torch_dtype": "training.dtype",
+    "trainer": "training.trainer",
 }
+
+
+def meant_by(key: str) -> str | None:
+    """Return the field of a request that has another name in TrainingArguments, LoraConfig or from_pretrained."""
+    return _FIELDS.get(key)
 
 
 def unknown_field(key: str, accepted: Iterable[str]) -> str:
     """Return the message for an unknown field."""
     names = [*accepted]
     close = get_close_matches(key, names, n=1, cutoff=0.7)
-    meant = _FIELDS.get(key) or (close[0] if close else None)
+    meant = meant_by(key) or (close[0] if close else None)
     hint = f"did you mean {meant}? Known" if meant else "known"
     return f"unknown field; {hint} fields are {', '.join(names) or 'none'}"

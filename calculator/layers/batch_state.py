@@ -104,7 +104,7 @@ class BatchState:
         """
         self.caller_tensors = []
         if self.offloaded is not None:
-            self.offloaded.tape.hooks.clear()
+            self.offloaded.drop_graph()
 
     def drop_outputs(self) -> None:
         """Drop what the model returned in addition to the loss and the logits."""

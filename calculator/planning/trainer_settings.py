@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem
-from calculator.inputs.settings import declared, parse
+from calculator.estimation.loss_choice import parse_settings
+from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def parse_training(body: Any) -> Training:
     problems = tuple(_decided(body)) if isinstance(body, dict) else ()
     if problems:
         raise PlanError(*problems)
-    return parse(Training, body, "training")
+    return parse_settings(body)
 
 
 def _decided(body: dict[str, Any]) -> Iterator[Problem]:

@@ -76,3 +76,8 @@ class TrainerFacts:
     is_interval: bool = False
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def runs_other_passes(self) -> bool:
+        """Whether a micro-batch can have passes other than the trained one."""
+        return self.compares or self.generates or self.runs_no_grad_first

@@ -204,7 +204,7 @@ def _with_rotation(layer: Sublayer, patched: Sublayer) -> Sublayer:
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
-    """Yield settings with which Liger is not modeled, and adapters that it would ignore."""
+    """Yield settings with which Liger is not modeled or raises an error, and adapters that it would ignore."""
     model, training = prepared.model, prepared.training
     if not training.use_liger_kernel:
         return
@@ -214,6 +214,12 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     if release(prepared.stack.liger_kernel) not in MODELED:
         message = f"kernels of Liger {prepared.stack.liger_kernel} are not modeled: use 0.8.5"
         yield Problem(loc="stack.liger_kernel", msg=message, input=prepared.stack.liger_kernel)
+    if is_patched(model, training) and prepared.method.name == "adapter":
+        message = (
+            "Liger patches each layer's MLP, and finds the adapter's module in its place:"
+            " the step raises an error or runs without Liger's MLP: use false, or another method"
+        )
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if computes_logits(model, training) and training.trainer in WITHOUT_LABELS:
         message = (
             f"Liger's cross-entropy of {model.model_type}'s logits is not modeled in {training.trainer}: use false"

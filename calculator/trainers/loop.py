@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
-    from calculator.common.names import LayerOutputs, TrainerName
+    from calculator.common.names import LayerOutputs, LossType, TrainerName
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
@@ -65,6 +65,8 @@ class Loop(ABC):
     #: The facts about the trainer. None for the reference step.
     name: ClassVar[TrainerName | None]
     facts: ClassVar[TrainerFacts]
+    #: The values of `loss_type` that are modeled.
+    losses: ClassVar[tuple[LossType, ...]] = ()
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:  # noqa: ARG002  a hook's signature
         """Yield settings that the trainer refuses, or that are not modeled."""

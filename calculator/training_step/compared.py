@@ -218,7 +218,10 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         # The hook of enable_input_require_grads stays on a model whose checkpointing is off for a pass.
         context.grads_inputs = outer.grads_inputs
     context.router_logits = None  # trainers read the router loss of the trained pass only
-    if outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
+    if context.tape.calls_modules and not outer.repetition.copies:
+        # Stage 3 has one order of modules in all passes.
+        context.repetition = every_layer(len(context.model.decoder.layers))
+    elif outer.unrolls and not outer.repeats_layers and (fills_cache(prepared) or context.tape.calls_modules):
         context.repetition = every_layer(len(context.model.decoder.layers))
     elif outer.unrolls and not outer.repeats_layers:
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
-from operator import invert, itemgetter, neg
+from operator import itemgetter, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.skipped_passes import TRAINED_END, DerivedLayer
@@ -26,7 +26,7 @@ from calculator.trainers import trainer_of
 from calculator.training_step.recorded_layers import recorded, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from calculator.engine.autograd import Node
     from calculator.engine.skipped_passes import SkippedPasses
@@ -133,15 +133,13 @@ class TrainedPass(NamedTuple):
     """The events of a trained pass whose layer runs from event `first` to `last`.
 
     Attributes:
-        changes: The bytes that each event adds.
-        size_of: Returns the bytes of a row.
+        sizes: The bytes of each row of the tape.
         added: The rows of adapters (see `Tape.added`). None if they are not listed.
         more: The bytes of a layer's input, if there are several layers.
     """
 
     events: Sequence[int]
-    changes: Sequence[int]
-    size_of: Callable[[int], int]
+    sizes: Sequence[int]
     added: Sequence[AddedRows] | None
     first: int
     last: int
@@ -154,41 +152,39 @@ class TrainedPass(NamedTuple):
         """
         if compared == "model" and layer.trains:
             return None
-        changes = self._of_base() if compared == "without adapters" else self.changes
-        if changes is None:
+        both = self._of_base() if compared == "without adapters" else (self.sizes, self.sizes)
+        if both is None:
             return None
-        alive = [*accumulate(changes, initial=0)]
+        allocated, freed = both
+        changes = [*allocated, *map(neg, reversed(freed))]
+        alive = [*accumulate(map(changes.__getitem__, self.events), initial=0)]
         most = max(alive[self.first : self.last + 1]) + (self.more if layer.keeps_input else 0)
         return most if most >= max(*alive[: self.first + 1], *alive[self.last :]) else None
 
-    def _of_base(self) -> list[int] | None:
-        """Return what each event adds without adapters, or None if that is not certain.
+    def _of_base(self) -> tuple[list[int], list[int]] | None:
+        """Return what each row adds when it is allocated and frees later without adapters, or None if that is unknown.
 
         The output of a frozen module then lives as long as the sum of it and the update.
         """
         if self.added is None:
             return None
-        left_out: set[int] = set()
+        allocated, freed = [*self.sizes], [*self.sizes]
         for first, stop, output, of_base in self.added:
-            rows = range(first, stop)
-            left_out.update(rows, map(invert, rows))
-            if output in rows:
-                if of_base is None or self.size_of(of_base) != self.size_of(output):
+            allocated[first:stop] = freed[first:stop] = [0] * (stop - first)
+            if first <= output < stop:
+                if of_base is None or self.sizes[of_base] != self.sizes[output]:
                     return None
-                left_out.remove(~output)
-                left_out.add(~of_base)
-        both = zip(self.events, self.changes, strict=True)
-        return [0 if event in left_out else change for event, change in both]
+                freed[output], freed[of_base] = self.sizes[output], 0
+        return allocated, freed
 
 
 def are_known(context: Context, skipped: SkippedPasses) -> bool:
     """Return whether the peaks of the passes before the trained pass, which has ended, can be derived from it."""
     if is_symbolic(context):
         return skipped.layer is not None
-    return all(
-        own_on_tape(context, skipped, compared) is not None
-        for compared in {reference for _, reference in skipped.passes}
-    )
+    references = {reference for _, reference in skipped.passes}
+    find_own(context, skipped, references)
+    return all(skipped.own[reference] is not None for reference in references)
 
 
 def is_symbolic(context: Context) -> bool:
@@ -196,27 +192,37 @@ def is_symbolic(context: Context) -> bool:
     return context.tape.sizes.__class__ is not Sizes
 
 
-def own_on_tape(context: Context, skipped: SkippedPasses, compared: str | None) -> int | None:
-    """Return the most bytes that a pass has alive itself, once the trained pass has ended. None if that is not certain.
+def find_own(context: Context, skipped: SkippedPasses, references: Iterable[str | None]) -> None:
+    """Find the most bytes that passes have alive themselves, once the trained pass has ended.
 
-    `compared` is the reference that runs, or None for the trained model.
+    `references` has the reference that each pass runs, or None for the trained model.
     """
+    missing = [compared for compared in references if compared not in skipped.own]
+    layer, trained = skipped.layer, _trained_on_tape(context, skipped) if missing else None
+    for compared in missing:
+        skipped.own[compared] = None
+        if (
+            trained is not None
+            and layer is not None
+            and (compared != "without adapters" or lists_every_adapter(context))
+        ):
+            skipped.own[compared] = trained.own(layer, compared)
+
+
+def _trained_on_tape(context: Context, skipped: SkippedPasses) -> TrainedPass | None:
+    """Return the trained pass, or None if no peaks can be derived from it."""
     layer, tape, start = skipped.layer, context.tape, skipped.start
-    if layer is None or tape.loops or (compared == "without adapters" and not lists_every_adapter(context)):
+    if layer is None or tape.loops:
         return None
     marks, sizes = {label: at for at, label in tape.marks}, [*map(itemgetter(4), tape.rows)]
-    events = tape.events[start : marks[TRAINED_END]]
-    both = [*sizes, *map(neg, reversed(sizes))]
-    trained = TrainedPass(
-        events,
-        [*map(both.__getitem__, events)],
-        sizes.__getitem__,
+    return TrainedPass(
+        tape.events[start : marks[TRAINED_END]],
+        sizes,
         skipped.added,
         marks["layer 0 forward"] - start,
         marks["layer 1 forward"] - start,
         sizes[layer.input_row] if context.repetition.copies else 0,
     )
-    return trained.own(layer, compared)
 
 
 def lists_every_adapter(context: Context) -> bool:

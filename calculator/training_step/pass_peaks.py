@@ -9,28 +9,27 @@ from calculator.training_step import skipped_passes
 from calculator.training_step.derived_passes import TrainedPass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from calculator.engine.recording import Recording
-    from calculator.engine.skipped_passes import DerivedLayer
+    from calculator.engine.skipped_passes import DerivedLayer, LeftOut
     from calculator.training_step.run import Run
 
     #: The positions of passes that are left out, and the most bytes of the step that are alive in each.
     PassPeaks = tuple[tuple[int, int], ...]
 
 
-def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks | None:
+def peaks(run: Run, recording: Recording, left: LeftOut, *, each_is_needed: bool) -> PassPeaks | None:
     """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
 
     Return None if they are not certain. `each_is_needed`: whether none may be missing.
     """
-    left, marks = run.left_out, recording.copies.marks
-    if left is None:
-        return ()
+    marks = recording.copies.marks
     if left.layer is None:
         return () if not each_is_needed and skipped_passes.is_determined(recording) else None
-    own: dict[str | None, int | None] = {}
+    own: Mapping[str | None, int | None] = {}
     if DIFFERS not in marks:
-        trained = _trained(run, recording, left.layer)
-        own = {compared: trained.own(left.layer, compared) for compared in {reference for _, reference in left.passes}}
+        own = left.own or _own(run, recording, left, left.layer)
     found: list[tuple[int, int]] = []
     for prefix, compared in left.passes:
         at, size = marks[f"{prefix}{SKIPPED}"], own.get(compared)
@@ -41,15 +40,16 @@ def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks 
     return tuple(found)
 
 
-def _trained(run: Run, recording: Recording, layer: DerivedLayer) -> TrainedPass:
-    marks = recording.copies.marks
+def _own(run: Run, recording: Recording, left: LeftOut, layer: DerivedLayer) -> dict[str | None, int | None]:
+    """Return the most bytes that passes have alive themselves, by reference, with sizes that were symbolic."""
+    marks, sizes = recording.copies.marks, recording.storages.sizes_of_rows
     start, end = marks[TRAINED], marks[TRAINED_END]
-    return TrainedPass(
+    trained = TrainedPass(
         recording.copies.lifetimes.events[start:end],
-        recording.changes[start:end],
-        recording.row_bytes,
+        sizes,
         run.added,
         marks["layer 0 forward"] - start,
         marks["layer 1 forward"] - start,
-        recording.row_bytes(layer.input_row) if run.repetition.copies else 0,
+        sizes[layer.input_row] if run.repetition.copies else 0,
     )
+    return {compared: trained.own(layer, compared) for compared in {reference for _, reference in left.passes}}

@@ -45,7 +45,7 @@ class Window:
 
 def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
     """Return the events with `by` added to the rows from `lowest` on."""
-    if not by:
+    if not by or max(events, default=0) < lowest > ~min(events, default=0):
         return events
     return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
 

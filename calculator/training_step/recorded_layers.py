@@ -11,8 +11,8 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.recorded_passes import another
-from calculator.engine.tape import Storage, Tensor
+from calculator.engine.recorded_passes import another, renumbered
+from calculator.engine.tape import LeafTensor, Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
 from calculator.trainers import trainer_of
@@ -105,7 +105,7 @@ class RecordedLayers:
 
     def run(self, context: Context, position: int, x: Tensor) -> Tensor:
         """Run the layer at a position, or record its events again. Return its output."""
-        if x.__class__ is not Tensor or x.storage is None:
+        if not _may_be_recorded(x):
             self.has_others = True
             return self._layer(context, position, x)
         key = context.classes[context.repetition.numbers[position]], x.dtype, x.merged
@@ -143,6 +143,15 @@ class TrainedLayers(RecordedLayers):
         if known is not None:
             self._known[key] = known
         return out
+
+
+def _may_be_recorded(x: Tensor) -> bool:
+    """Return whether a layer with an input under no_grad may be recorded again.
+
+    Only autocast tells an input that requires a gradient from others, because it may cache a copy of it.
+    """
+    is_plain = x.__class__ is Tensor or (x.__class__ is LeafTensor and x.tape.autocast is None)
+    return is_plain and x.storage is not None
 
 
 def _run_again(context: Context) -> bool:
@@ -228,7 +237,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
         numbers = dict(zip(map(invert, known.before), map(invert, _take_pairs(cache, known.pairs)), strict=True))
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in known.events]
     else:
-        tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
+        tape.events += renumbered(known.events, known.first, len(known.rows), ahead)
     storages: dict[int, Storage] = {}
 
     def made(left: _Left) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import groupby
+from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -68,12 +69,12 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         before, after = left
         other = _exchanged(before.passed_on, after.passed_on)
         if layers.repeats % 2:
-            rest = [other.get(event, event) for event in rest]
+            rest = [*map(other.get, rest, rest)]
         freed_at = [at for at, event in enumerate(rest, end) if ~event in after.stays] if after.stays else []
         if after.stays:
             added, rest = _with_rows_that_stay(tape, in_copy, other, after.stays, layers.repeats, rest)
         else:
-            both = [*in_copy, *(other.get(event, event) for event in in_copy)]
+            both = [*in_copy, *map(other.get, in_copy, in_copy)]
             repeated.append(Repeated(start, start + len(both), (layers.repeats + 1) // 2))
             added = [*both[len(in_copy) :], *(() if layers.repeats % 2 else in_copy)]
         tape.events[end:] = [*added, *rest]
@@ -90,7 +91,8 @@ def _remaining_rows(
     """Return the rows that the first and the second period leave, or None if the two differ."""
     rows = [_not_freed(period) for period in (first, second)]
     kinds = [[tape.rows[row] for row in own] for own in rows]
-    found = {~event for event in second if event < 0} - {event for event in second if event >= 0}
+    own = {*second}
+    found = {~event for event in own.difference(map(invert, own)) if event < 0}
     if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not {~row for row in rows[1]}.issubset(rest):
         return None
     passed_on = [row in found for row in rows[0]]
@@ -106,8 +108,9 @@ def _remaining_rows(
 
 def _not_freed(period: Sequence[int]) -> list[int]:
     """Return the rows that a period allocates and does not free."""
-    freed = {~event for event in period if event < 0}
-    return [event for event in period if event >= 0 and event not in freed]
+    own = {*period}
+    left = own.difference(map(invert, own))
+    return [event for event in filter(left.__contains__, period) if event >= 0]
 
 
 def _exchanged(rows: Sequence[int], others: Sequence[int]) -> dict[int, int]:

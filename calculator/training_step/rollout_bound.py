@@ -53,6 +53,14 @@ class Need(NamedTuple):
     blocks: list[Blocks]
 
 
+class QuickNeed(NamedTuple):
+    """No fewer bytes than are alive at once, no fewer than all blocks have, and no fewer than there are sizes."""
+
+    bytes: int
+    allocated: int
+    sizes: int
+
+
 class Batch(NamedTuple):
     """The sequences of a micro-batch, the number of micro-batches of a step, and the tokens of a sequence."""
 
@@ -73,7 +81,7 @@ class RolloutBound:
         """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
         self._blocks, self._sizes, self._prompt = blocks, sizes, prompt
         self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
-        self.quick = blocks.of_pass(sizes, self._batch, prompt, training.sequence_length)
+        self.quick = blocks.of_passes(sizes, self._batch, prompt)
         self._lower: tuple[Need, Need] | None = None
 
     @classmethod
@@ -140,21 +148,32 @@ class PassBlocks(NamedTuple):
 
     def of_pass(self, sizes: Sequence[int], batch: Batch, tokens: int, attended: int) -> Need:
         """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
-        times, rows = batch.times, batch.times * batch.rows
-        of_position, of_token, of_row = self.others
-        blocks = self.forward.blocks(sizes, times, (tokens, attended, batch.length))
-        blocks += [
-            (rounded(rows * tokens * of_position), _OF_POSITIONS),
-            (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
-            (rounded(rows * of_row), _OF_SCORES),
-            (ALLOCATION_ROUNDING, self.small),
-        ]
-        blocks += (cached := [(rounded(rows * attended * size), count) for size, count in self.cached])
+        others, cached = self._of_generate(batch.times * batch.rows, tokens, attended)
+        blocks = self.forward.blocks(sizes, batch.times, (tokens, attended, batch.length)) + others + cached
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
         if tokens == attended:
             return Need(alive, alive, blocks)
         return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
+
+    def of_passes(self, sizes: Sequence[int], batch: Batch, prompt: int) -> QuickNeed:
+        """Return no less than the need of any pass after a prompt, in fewer steps than `of_pass` takes."""
+        others, cached = self._of_generate(batch.times * batch.rows, prompt, batch.length)
+        total, count = self.forward.most(sizes, batch.times, (prompt, batch.length, batch.length))
+        of_cache = sum([size * count for size, count in cached])
+        alive = total + sum([size * count for size, count in others]) + of_cache
+        return QuickNeed(alive, alive + of_cache, count + len(others) + 2 * len(cached))
+
+    def _of_generate(self, rows: int, tokens: int, attended: int) -> tuple[list[Blocks], list[Blocks]]:
+        """Return what only `generate` has in a pass, and the keys and values that it has cached."""
+        of_position, of_token, of_row = self.others
+        others = [
+            (rounded(rows * tokens * of_position), _OF_POSITIONS),
+            (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
+            (rounded(rows * of_row), _OF_SCORES),
+            (ALLOCATION_ROUNDING, self.small),
+        ]
+        return others, [(rounded(rows * attended * size), count) for size, count in self.cached]
 
 
 def _is_bounded(prepared: PreparedModel) -> bool:

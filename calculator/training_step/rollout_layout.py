@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from itertools import chain, pairwise
-from operator import invert, mul, neg
+from operator import invert, itemgetter, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
@@ -81,7 +81,6 @@ class RolloutLayout:
     """
 
     __slots__ = (
-        "_before",
         "_copied",
         "_events",
         "_indices",
@@ -108,11 +107,9 @@ class RolloutLayout:
         self._copied = copied
         #: No fewer storages of each size than are alive at once. None until they are counted.
         self._most_blocks: Counter[int] | None = None
-        #: For each event of the pass, the index of its size in bytes, inverted if it frees. None for the first run.
+        #: For each event, the index of its size in bytes, inverted if it frees.
         self._indices: list[int] | None = None
-        #: The storages that are allocated before the pass begins, by the index of their size.
-        self._before: Counter[int] = Counter()
-        #: The number of runs whose bytes have been computed. What is counted by size is counted for the second one.
+        #: The number of runs whose bytes have been computed. Blocks are counted for the second one.
         self._runs = 0
 
     @classmethod
@@ -139,8 +136,9 @@ class RolloutLayout:
         """Return the pass with sizes of these values; `measured` records all of it."""
         if not self._copied.is_simple:
             return StepPass.of(measured())
-        copied = self._copied
-        moment = peak_after(self.ran.start, *self._alive(values), copied.window, copied.bytes(values))
+        copied, start, changes = self._copied, self.ran.start, self._changes(values)
+        moment = peak_after(start, sum(changes[:start]), changes[start:], copied.window, copied.bytes(values))
+        self._runs += 1
         last = self._events[moment.event - 1]
         return StepPass(
             moment,
@@ -150,23 +148,13 @@ class RolloutLayout:
             partial(self._bytes_of_bound, values),
         )
 
-    def _alive(self, values: Sequence[int] | None) -> tuple[int, list[int]]:
-        """Return the bytes that are alive before the pass begins, and those that each of its events adds."""
-        start = self.ran.start
-        self._runs += 1
-        if values is None or self._runs == 1:
-            sizes = self.sizes if values is None else [*map(values.__getitem__, self.sizes)]
-            changes = _of_events(sizes, neg, self._events)
-            return sum(changes[:start]), changes[start:]
+    def _changes(self, values: Sequence[int] | None) -> list[int]:
+        """Return the bytes that each event adds, with sizes of these values."""
+        if values is None:
+            return _of_events(self.sizes, neg, self._events)
         if self._indices is None:
-            indices = _of_events(self.sizes, invert, self._events)
-            before = Counter(indices[:start])
-            for size in [size for size in before if size < 0]:
-                before[~size] -= before.pop(size)
-            # Several threads may read the phases of their answers at once.
-            self._before, self._indices = before, indices[start:]
-        alive = sum([values[size] * count for size, count in self._before.items()])
-        return alive, _of_events(values, neg, self._indices)
+            self._indices = _of_events(self.sizes, invert, self._events)
+        return _of_events(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
@@ -222,4 +210,4 @@ class RolloutLayout:
 def _of_events(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
     """Return the value of each event's index, and `freed` of the value of an inverted index."""
     both = [*values, *map(freed, reversed(values))]
-    return [*map(both.__getitem__, events)]
+    return [*itemgetter(*events)(both)]

@@ -12,6 +12,7 @@ or could change the segments of the rule, all passes are interpreted.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED
@@ -119,9 +120,7 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
         copies.skipped = []
         trained = marks[TRAINED]
         for at in [position for label, position in marks.items() if label.endswith(SKIPPED) and position < trained]:
-            freed: dict[int, int] = {}
-            for event in events[at:trained]:
-                size, change = (event, -1) if event >= 0 else (~event, 1)
-                freed[size] = freed.get(size, 0) + change
+            counts = Counter(events[at:trained])
+            freed = {size: counts[~size] - counts[size] for size in {max(event, ~event) for event in counts}}
             copies.skipped.append([(size, count) for size, count in freed.items() if count])
     return copies.skipped

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.trainers import trainer_of
-from calculator.training_step.derived_passes import is_symbolic, lists_every_adapter, own_on_tape
+from calculator.training_step.derived_passes import find_own, is_symbolic, lists_every_adapter
 from calculator.training_step.skipped_passes import may_be_skipped
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def has_known_peak(context: Context, skipped: SkippedPasses, compared: Compared)
     """
     if is_symbolic(context):
         return skipped.layer is not None and (compared == "model" or lists_every_adapter(context))
-    if skipped.peak is None:
-        skipped.peak = own_on_tape(context, skipped, compared) or 0
-    return skipped.peak > 0
+    find_own(context, skipped, (compared,))
+    return skipped.own[compared] is not None
 
 
 def decides_no_peak(context: Context, skipped: SkippedPasses) -> bool:

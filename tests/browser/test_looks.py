@@ -157,6 +157,12 @@ def assert_as_wide_as_the_screen(page, width):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
+#: The boxes that scroll sideways, by the heading of their first column.
+SCROLLED = """() => [...document.querySelectorAll('.scroll')]
+  .filter((box) => box.scrollWidth > box.clientWidth + 1)
+  .map((box) => box.querySelector('th').textContent)"""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artifacts, name):
     """One visit: each width, before and after charts are redrawn, other fonts for formulas, axe, and a screenshot."""
@@ -179,6 +185,16 @@ def test_a_page_fits_every_screen_and_axe_finds_no_violation(open_page, artifact
     file = artifacts / f"{name}.png"
     page.screenshot(path=file, full_page=True)
     assert file.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["plan-too-large", "limits", "run"])
+def test_no_table_scrolls_sideways_on_a_laptop_or_tablet(open_page, name):
+    page = open_page(PAGES[name], viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    page.wait_for_load_state("networkidle")
+    open_folds(page)
+    for width in (768, 1024, 1140, 1250, 1262, 1300, 1345):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(SCROLLED) == [], width
 
 
 def test_a_chart_follows_its_box_in_a_window_that_keeps_its_width(open_page):

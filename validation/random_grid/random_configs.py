@@ -90,13 +90,18 @@ MIDDLING = Sizes(
 )
 
 
+#: Fields that no file needs: another value than the one that follows from the other fields is refused.
+NEVER = ("given_head_dim",)
+
+
 class Draw:
     """A random consistent shape, and the random generator for further choices."""
 
     def __init__(self, entries: tuple[Entry, ...], seed: str, sizes: Sizes) -> None:
         rng = self.rng = random.Random(seed)
         self.sizes = sizes
-        self.fields = {entry.name: entry for entry in entries if isinstance(entry, Field)}
+        fields = (entry for entry in entries if isinstance(entry, Field))
+        self.fields = {field.name: field for field in fields if field.name not in NEVER}
         rotary = "rope_parameters" in self.fields
         self.layers = rng.choice(sizes.layers)
         self.kv = rng.choice(sizes.kv)

@@ -91,7 +91,13 @@ def listed_layers(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
 def with_shared_keys(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """Let the last layers share keys and values, and give some models experts, or inputs of each layer."""
     rng = draw.rng
-    left_out = ("rope_parameters", "use_bidirectional_attention", "output_router_logits", "sliding_window")
+    left_out = (
+        "rope_parameters",
+        "rope_scaling",
+        "use_bidirectional_attention",
+        "output_router_logits",
+        "sliding_window",
+    )
     kept = {key: value for key, value in config.items() if key not in left_out}
     types = [*(rng.choice(["full_attention", "sliding_attention"]) for _ in range(draw.layers - 1)), "full_attention"]
     storing = types[: draw.layers - rng.randint(0, draw.layers - 1)]

@@ -40,6 +40,9 @@ BY_GENERATE = 0.5
 #: The share of requests with offloading that have gradient checkpointing.
 CHECKPOINTED = 0.25
 
+#: The share of these whose checkpoints re-enter.
+REENTRANT = 0.3
+
 #: Sizes at which a trace takes seconds.
 SMALL: Options = {
     "micro_batch_size": (0.8, (1, 2, 3, 4)),
@@ -226,7 +229,7 @@ def random_offloaded_request(
     families: Sequence[str] = (),
     method_name: MethodName | None = None,
 ) -> dict[str, Any]:
-    """Return the body of one request whose saved tensors are offloaded. Checkpoints do not re-enter."""
+    """Return the body of one request whose saved tensors are offloaded."""
     rng = random.Random(f"offloaded {seed} {number}")
     request = random_trainer_request(seed, number, trainers, families, method_name)
     training = {
@@ -239,4 +242,6 @@ def random_offloaded_request(
         request["method"] = {"name": "lora", "target_modules": "all-linear"}
     if rng.random() < 0.3:
         training["micro_batch_size"] = 1
+    if training["gradient_checkpointing"] and rng.random() < REENTRANT:
+        training["gradient_checkpointing_kwargs"] = {"use_reentrant": True}
     return {**request, "training": training}

@@ -206,6 +206,13 @@ def _dtypes(keys: Keys, *, full: bool) -> tuple[str, str | None]:
     return next(precision.runs for precision in precisions if precision.keys.get(named))
 
 
+#: The optimizers that replace `optim`. Source: train/trainer_utils.py, create_custom_optimizer; third_party/muon.
+_OWN_OPTIMIZERS = {
+    "use_muon": "LLaMA-Factory has a Muon of its own, which keeps one state for each matrix and compiles its update.",
+    "use_adam_mini": "Adam-mini keeps one second moment for each block of a matrix.",
+}
+
+
 def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
     """Return the optimizer. Those of GaLore and APOLLO are of LLaMA-Factory's own keys, or of transformers'.
 
@@ -227,7 +234,11 @@ def _optimizer(keys: Keys, model: Model | None) -> dict[str, Any]:
                 "optim_target_modules": _projected(keys, f"{name}_target", model),
                 "optim_args": written(given),
             }
-    return optimizer(keys, "optim", "adamw_torch_fused")
+    found = optimizer(keys, "optim", "adamw_torch_fused")
+    for key, effect in _OWN_OPTIMIZERS.items():
+        if keys.flag(key):
+            keys.warn(f"{key}: true", effect, f"one with {found['optimizer']}")
+    return found
 
 
 def _projecting(keys: Keys, name: str) -> str:

@@ -63,7 +63,7 @@ FAMILIES = (
     Family(
         model_type="apertus",
         entries=(
-            *grouped_sizes(),
+            *grouped_sizes(head_nullable=False),
             positions(65_536),
             *rope(theta=12e6, otherwise=_LLAMA3),
             replace(activation("xielu"), choices=(*ACTIVATIONS, "xielu")),

@@ -60,7 +60,7 @@ FAMILIES = (
     Family(
         model_type="bamba",
         entries=(
-            *grouped_sizes(kv=8),
+            *grouped_sizes(kv=8, head_nullable=False),
             positions(262_144),
             *rope(share=0.5, always=True),
             activation(),

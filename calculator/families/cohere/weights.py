@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
 
 _COMMON: tuple[Entry, ...] = (
-    *grouped_sizes(),
+    *grouped_sizes(head_nullable=False),
     positions(8192),
     activation(),
     flag("attention_bias", False),

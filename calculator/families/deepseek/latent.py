@@ -39,11 +39,18 @@ LARGE_GROUPS = Check(name="n_group", problem=_lonely)
 
 
 def latent_fields(
-    *, query_rank: int = 1536, nope: int = 128, value: int = 128, eps: float = 1e-6, partial: bool = False
+    *,
+    query_rank: int = 1536,
+    nope: int = 128,
+    value: int = 128,
+    eps: float = 1e-6,
+    partial: bool = False,
+    rotated_aliases: tuple[str, ...] = (),
 ) -> tuple[Entry, ...]:
     """Return the fields of latent attention and of the decoders that have it, with the defaults of the class.
 
-    `partial`: whether the frequencies depend on partial_rotary_factor in every rotary type.
+    `partial`: whether the frequencies depend on partial_rotary_factor in every rotary type. `rotated_aliases`: other
+    names of qk_rope_head_dim in files.
     """
     return (
         size("vocab_size"),
@@ -53,7 +60,7 @@ def latent_fields(
         size("kv_lora_rank", 512),
         size("q_lora_rank", query_rank, nullable=True),
         size("qk_nope_head_dim", nope),
-        size("qk_rope_head_dim", 64),
+        size("qk_rope_head_dim", 64, aliases=rotated_aliases),
         size("v_head_dim", value),
         derived("qk_head_dim", lambda config: config["qk_nope_head_dim"] + config["qk_rope_head_dim"]),
         derived("head_dim", lambda config: config["qk_rope_head_dim"]),

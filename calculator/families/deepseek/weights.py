@@ -18,7 +18,7 @@ from calculator.families.deepseek.latent import (
     shared_experts,
 )
 from calculator.families.family import Family, Parts
-from calculator.families.fields import DIVISIBLE, count, experts, flag, kv_heads, positions, size, tie
+from calculator.families.fields import DIVISIBLE, count, experts, flag, given_head_dim, kv_heads, positions, size, tie
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,7 @@ FAMILIES = (
         model_type="deepseek_v3",
         entries=(
             *_MOE,
+            *given_head_dim(),
             *kv_heads(128),
             positions(4096),
             *routed_experts(8, groups=(8, 4)),
@@ -99,6 +100,7 @@ FAMILIES = (
         model_type="youtu",
         entries=(
             *latent_fields(),
+            *given_head_dim(),
             size("intermediate_size"),
             *kv_heads(16),
             positions(131_072),

@@ -104,14 +104,14 @@ _COMMON = (
 FAMILIES = (
     Family(
         model_type="ernie4_5",
-        entries=(*grouped_sizes(kv=2, head=128), *_COMMON),
+        entries=(*grouped_sizes(kv=2, head=128, head_nullable=True), *_COMMON),
         parts=_ernie4_5,
         forward=forward.ERNIE4_5,
     ),
     Family(
         model_type="ernie4_5_moe",
         entries=(
-            *grouped_sizes(kv=4),
+            *grouped_sizes(kv=4, head_nullable=False),
             *_COMMON,
             *experts(6, spelled="moe_num_experts", aliases=("num_experts",), k_spelled="moe_k"),
             size("moe_intermediate_size", 1536),

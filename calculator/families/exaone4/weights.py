@@ -56,7 +56,7 @@ FAMILIES = (
     Family(
         model_type="exaone4",
         entries=(
-            *grouped_sizes(kv=32, kv_nullable=False),
+            *grouped_sizes(kv=32, kv_nullable=False, head_nullable=False),
             positions(2048),
             *rope(),
             window(4096),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
+from calculator.common.errors import shown
 from calculator.families.blocks import Owned, norms, uniform_layers
 from calculator.families.falcon import forward
 from calculator.families.family import Family, Parts
@@ -17,6 +18,7 @@ from calculator.families.fields import (
     derived,
     dropouts,
     flag,
+    given_head_dim,
     heads,
     layers,
     number,
@@ -38,6 +40,11 @@ def _kv_heads(config: Config) -> int:
     if config["new_decoder_architecture"]:
         return config["num_key_value_heads"] or heads(config)
     return 1 if config["multi_query"] else heads(config)
+
+
+def _given_head_dim(config: Config) -> str | None:
+    given = config["given_head_dim"]
+    return None if given == 0 else f"FalconConfig computes it and raises an error for {shown(given)}: leave it out"
 
 
 def _norms_in_parallel(config: Config) -> int | None:
@@ -84,6 +91,7 @@ FAMILIES = (
             layers(),
             size("num_attention_heads"),
             derived("head_dim", share_of_hidden),
+            *given_head_dim(_given_head_dim, nullable=False),
             size(
                 "intermediate_size", None, spelled="ffn_hidden_size", nullable=True, null=lambda c: 4 * c["hidden_size"]
             ),

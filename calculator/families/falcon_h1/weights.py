@@ -55,7 +55,7 @@ FAMILIES = (
     Family(
         model_type="falcon_h1",
         entries=(
-            *grouped_sizes(kv=8),
+            *grouped_sizes(kv=8, head_nullable=False),
             positions(8192),
             *rope(),
             activation(),

@@ -8,6 +8,7 @@ from calculator.architecture.config import Check, Computed, ContradictionError, 
 from calculator.architecture.dimension import Dim
 from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.common.errors import refusal, shown
+from calculator.families.rope import must_be_usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,10 @@ def _types(config: Config) -> dict[str, Any]:
         rope = _parameters(config).get(kind)
         if not isinstance(rope, dict) and rope is not _ROPE[kind]:
             raise ContradictionError("rope_parameters", f"needs the parameters of {kind}, an object")
+        if rope.get("rope_theta") is None:
+            raise ContradictionError("rope_parameters", f"{kind} needs rope_theta, a number above 0")
         found[kind] = rope.get("rope_type")
+        must_be_usable(rope, str(found[kind]))
         if found[kind] not in _WHOLE:
             message = f"rope_type of {kind} must be {' or '.join(_WHOLE)}, not {shown(found[kind])}"
             raise ContradictionError("rope_parameters", message)
@@ -100,7 +104,7 @@ def _widths(config: Config) -> dict[str, int]:
 
 #: The rotary embeddings, one for each attention type.
 ROTATIONS: tuple[Entry, ...] = (
-    Field(name="rope_parameters", type="object", default=None, nullable=True),
+    Field(name="rope_parameters", type="object", default=None, nullable=True, aliases=("rope_scaling",)),
     Computed(name="rope_type", value=_types),
     Computed(name="partial_rotary_factor", value=lambda _config: 1.0),
     Computed(name="rotary_dim_by_type", value=_widths),

@@ -55,7 +55,7 @@ def _grouped(default_head: int | None) -> tuple[Entry, ...]:
         layers(),
         size("num_attention_heads"),
         *kv_heads(8, nullable=False),
-        head_dim(default_head),
+        head_dim(default_head, nullable=False),
         flag("use_cache", True),
         positions(131_072),
         activation(),
@@ -113,7 +113,7 @@ FAMILIES = (
     Family(
         model_type="glm4_moe_lite",
         entries=(
-            *latent_fields(query_rank=768, nope=192, value=256, eps=1e-5, partial=True),
+            *latent_fields(query_rank=768, nope=192, value=256, eps=1e-5, partial=True, rotated_aliases=("head_dim",)),
             size("intermediate_size"),
             size("moe_intermediate_size"),
             *kv_heads(20),

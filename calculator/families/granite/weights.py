@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MULTIPLIERS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")
 
 _COMMON: tuple[Entry, ...] = (
-    *grouped_sizes(),
+    *grouped_sizes(head_nullable=False),
     positions(2048),
     *rope(),
     activation(),

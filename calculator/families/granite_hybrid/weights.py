@@ -86,7 +86,7 @@ FAMILIES = (
     Family(
         model_type="granitemoehybrid",
         entries=(
-            *grouped_sizes(),
+            *grouped_sizes(head_nullable=False),
             positions(2048),
             *rope(),
             activation(),

@@ -113,7 +113,7 @@ FAMILIES = (
     Family(
         model_type="jamba",
         entries=(
-            *grouped_sizes(kv=8),
+            *grouped_sizes(kv=8, head_nullable=False),
             positions(262_144),
             activation(),
             number("rms_norm_eps", 1e-6),

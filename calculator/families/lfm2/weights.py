@@ -134,7 +134,7 @@ _MIXERS = (
     layers(),
     size("num_attention_heads"),
     *kv_heads(8, nullable=False),
-    head_dim(),
+    head_dim(nullable=False),
     flag("use_cache", True),
     positions(128_000),
     *rope(theta=1e6),

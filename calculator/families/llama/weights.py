@@ -141,7 +141,7 @@ FAMILIES = (
         folder="llama",
         entries=(
             *_entries(
-                *grouped_sizes(kv=2, head=128),
+                *grouped_sizes(kv=2, head=128, head_nullable=True),
                 longest=32_768,
                 eps=number("rms_norm_eps", 1e-5),
                 bias_names=("qkv_bias", "bias"),
@@ -156,7 +156,11 @@ FAMILIES = (
         model_type="iquestcoder",
         folder="llama",
         entries=(
-            *_entries(*grouped_sizes(kv=8, head=128), longest=131_072, eps=number("rms_norm_eps", 1e-5)),
+            *_entries(
+                *grouped_sizes(kv=8, head=128, head_nullable=True),
+                longest=131_072,
+                eps=number("rms_norm_eps", 1e-5),
+            ),
             *unsupported_flag("use_sliding_window", "transformers refuses it for this family"),
         ),
         parts=_llama,

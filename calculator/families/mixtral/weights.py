@@ -16,7 +16,17 @@ from calculator.families.blocks import (
     uniform_layers,
 )
 from calculator.families.family import Family, Parts
-from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
+from calculator.families.fields import (
+    activation,
+    dropouts,
+    experts,
+    given_head_dim,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    tie,
+)
 from calculator.families.mixtral import forward
 from calculator.families.rope import rope
 from calculator.families.windows import attention_type, window
@@ -44,6 +54,7 @@ FAMILIES = (
             *grouped_sizes(kv=8, kv_nullable=False),
             positions(4096 * 32),
             *rope(theta=1e6),
+            *given_head_dim(),
             window(None),
             activation(),
             number("rms_norm_eps", 1e-5),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 _COMMON: tuple[Entry, ...] = (
-    *grouped_sizes(),
+    *grouped_sizes(head_nullable=False),
     activation(),
     *dropouts("attention_dropout"),
     flag("attention_bias", False),

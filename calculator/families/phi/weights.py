@@ -116,7 +116,7 @@ FAMILIES = (
     Family(
         model_type="phi",
         entries=(
-            *grouped_sizes(),
+            *grouped_sizes(head_nullable=False),
             positions(2048),
             *rope(share=0.5, always=True),
             activation("gelu_new"),
@@ -134,7 +134,7 @@ FAMILIES = (
     Family(
         model_type="phi3",
         entries=(
-            *grouped_sizes(),
+            *grouped_sizes(head_nullable=False),
             positions(4096),
             size("original_max_position_embeddings", 4096, minimum=2, maximum=1 << 31),
             *rope(
@@ -154,7 +154,7 @@ FAMILIES = (
     Family(
         model_type="phimoe",
         entries=(
-            *grouped_sizes(kv=8, kv_nullable=False),
+            *grouped_sizes(kv=8, kv_nullable=False, head_nullable=False),
             positions(4096 * 32),
             *rope(theta=1e6),
             Check(name="rope_parameters", problem=_without_scale),

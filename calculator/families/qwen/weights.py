@@ -142,7 +142,7 @@ def _qwen3_moe(config: Config) -> Parts:
 FAMILIES = (
     Family(
         model_type="qwen2",
-        entries=(*grouped_sizes(kv=32), *_WINDOWS, *_COMMON),
+        entries=(*grouped_sizes(kv=32, head_nullable=False), *_WINDOWS, *_COMMON),
         parts=_qwen2,
         forward=forward.QWEN2,
     ),
@@ -155,7 +155,7 @@ FAMILIES = (
     Family(
         model_type="qwen2_moe",
         entries=(
-            *grouped_sizes(kv=16, kv_nullable=False),
+            *grouped_sizes(kv=16, kv_nullable=False, head_nullable=False),
             *switched_window(4096, unused=0),
             size("max_window_layers", 28, minimum=0),
             *layer_types(_even_below_max_window),
@@ -172,7 +172,7 @@ FAMILIES = (
     Family(
         model_type="qwen3_moe",
         entries=(
-            *grouped_sizes(kv=4, kv_nullable=False),
+            *grouped_sizes(kv=4, kv_nullable=False, head_nullable=False),
             *switched_window(4096),
             Computed(name="layer_types", value=_same_window),
             *experts(8, aliases=("num_local_experts",)),

@@ -30,7 +30,7 @@ FAMILIES = (
     Family(
         model_type="seed_oss",
         entries=(
-            *grouped_sizes(kv=8, head=128),
+            *grouped_sizes(kv=8, head=128, head_nullable=True),
             positions(524_288),
             *rope(),
             activation(),

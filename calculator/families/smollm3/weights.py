@@ -51,7 +51,7 @@ FAMILIES = (
     Family(
         model_type="smollm3",
         entries=(
-            *grouped_sizes(kv=4),
+            *grouped_sizes(kv=4, head_nullable=False),
             positions(32_768),
             *rope(theta=2e6),
             flag("use_sliding_window", False),

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, norms, plain_mlp, uniform_layers
 from calculator.families.family import Family, Parts
-from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
+from calculator.families.fields import (
+    activation,
+    dropouts,
+    flag,
+    given_head_dim,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    tie,
+)
 from calculator.families.rope import rope
 from calculator.families.starcoder2 import forward
 from calculator.families.windows import attention_type, window
@@ -35,6 +45,7 @@ FAMILIES = (
             *grouped_sizes(kv=2, kv_nullable=False),
             positions(4096),
             *rope(),
+            *given_head_dim(),
             window(None),
             activation("gelu_pytorch_tanh"),
             number("norm_epsilon", 1e-5),

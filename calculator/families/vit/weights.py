@@ -13,7 +13,7 @@ from calculator.common.errors import shown
 from calculator.families.blocks import Owned, uniform_layers
 from calculator.families.classifiers import with_classifier
 from calculator.families.family import Family, Parts, TaskModel
-from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, size
+from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, given_head_dim, layers, size
 from calculator.families.vit import forward
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _ENTRIES: tuple[Entry, ...] = (
     layers(),
     size("num_attention_heads"),
     *ONE_HEAD_SIZE,
+    *given_head_dim(nullable=False),
     activation("gelu"),
     *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob"),
     size("image_size", 224),

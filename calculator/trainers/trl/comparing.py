@@ -92,18 +92,21 @@ class ComparingTrainer(TrlTrainer):
         return all_outputs if self.is_older(context.prepared.stack) else self.fused_head(context.compared)
 
     def is_reentrant(self, context: Context) -> bool:
-        """Return whether checkpointing is re-entrant.
-
-        Under ZeRO-3, TRL sets use_reentrant for adapters. The setting takes effect when TRL re-enables checkpointing.
-
-        Source: trl/models/utils.py, disable_gradient_checkpointing.
-        """
-        training = context.training
+        """Return whether checkpointing is re-entrant."""
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         if self.is_older(prepared.stack):
             return TrlTrainer.is_reentrant(self, context)
-        sets = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
-        return (sets and self.turns_checkpointing_on_again(training)) or training.use_reentrant
+        return self.sets_reentrance(prepared) or context.training.use_reentrant
+
+    def sets_reentrance(self, prepared: Subject) -> bool:
+        """Return whether TRL sets use_reentrant: for adapters under ZeRO-3.
+
+        The setting takes effect when TRL re-enables checkpointing.
+
+        Source: trl/models/utils.py, disable_gradient_checkpointing.
+        """
+        adapts = prepared.device.sharding == "zero3" and prepared.method.facts.config_class is not None
+        return adapts and self.turns_checkpointing_on_again(prepared.training)
 
     def freezes_reference(self, prepared: Subject) -> bool:
         """Return whether the reference is a frozen copy of the model, as in older releases.

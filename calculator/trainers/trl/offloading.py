@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from calculator.architecture.layer_kind import RECURRENT_TYPES
 from calculator.common.errors import Problem
 from calculator.stack.releases import release
+from calculator.trainers import trainer_of
+from calculator.trainers.trl.comparing import ComparingTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.common.names import MethodName, TrainerName
+    from calculator.common.names import MethodName
     from calculator.inputs.sharding import ShardingName
-    from calculator.inputs.training import Training
     from calculator.trainers.subject import Subject
 
 #: The first release whose manager was traced.
@@ -31,9 +32,6 @@ IN_PRODUCTS: frozenset[MethodName] = frozenset(
     ("full", "lora", "qlora", "adapter", "prompt", "ia3", "ln_tuning", "bitfit")
 )
 
-#: The trainers that compare the model with a reference.
-WITH_REFERENCE: tuple[TrainerName, ...] = ("trl-dpo", "trl-kto")
-
 #: Families whose layers save tensors in layouts that are not modeled, so that copies of them on the GPU are not known.
 UNKNOWN_LAYOUTS = frozenset({"bloom", "falcon", "gpt_neo"})
 
@@ -45,10 +43,6 @@ KNOWN_METHODS: frozenset[MethodName] = frozenset(
         "osf",
     )
 )  # fmt: skip
-
-#: With which settings TRL's trainers with a reference run the model once.
-_RUNS_ONCE = "set precompute_ref_log_probs true, and with trl-kto loss_type apo_zero_unpaired"
-
 #: The sentence of an answer about the tensors that are offloaded.
 _OFFLOADED = (
     "TRL's OffloadActivations copies every saved tensor of 1 kB or more to pinned host memory: {saved}. The last five "
@@ -61,6 +55,12 @@ _CHECKPOINTED = "here the inputs of the layers, and what the norm and the loss a
 _NOT_CHECKPOINTED = (
     "here what every operation saves, in the order in which it does. One that is not contiguous is copied on the GPU "
     "first. One that is saved again while it is on the GPU stays there until it is read"
+)
+
+#: The same with re-entrant checkpoints.
+_REENTRANT = (
+    "here the inputs of the layers, and what every operation of a layer saves when it is recomputed. These return to "
+    "the GPU in the layer's backward pass, and stay there until that of the layer before it has ended"
 )
 
 #: The sentence on addresses that are used again.
@@ -78,10 +78,12 @@ _TIMING = (
 )
 
 
-def sentences(*, checkpointed: bool) -> list[str]:
-    """Return what an answer says about offloaded activations, with or without gradient checkpointing."""
-    saved = _CHECKPOINTED if checkpointed else _NOT_CHECKPOINTED
-    return [_OFFLOADED.format(saved=saved), *([] if checkpointed else [_ADDRESSES]), _TIMING]
+def sentences(prepared: Subject) -> list[str]:
+    """Return what an answer says about offloaded activations."""
+    if saves_inputs_only(prepared):
+        return [_OFFLOADED.format(saved=_CHECKPOINTED), _TIMING]
+    saved = _REENTRANT if prepared.training.gradient_checkpointing else _NOT_CHECKPOINTED
+    return [_OFFLOADED.format(saved=saved), _ADDRESSES, _TIMING]
 
 
 def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
@@ -90,20 +92,22 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
     if not training.activation_offloading:
         return
     checkpointed = training.gradient_checkpointing
-    unknown = None if checkpointed else _of_unknown_layout(prepared)
-    viewed = None if checkpointed or sharding in KEEP_STORAGES else _of_unknown_views(prepared)
+    saves_inputs = saves_inputs_only(prepared)
+    unknown = None if saves_inputs else _of_unknown_layout(prepared)
+    viewed = None if saves_inputs or sharding in KEEP_STORAGES else _of_unknown_views(prepared)
+    without, way_out = _without_checkpoints(prepared)
     reasons = {
-        f"without gradient checkpointing is not modeled for {unknown}, whose saved tensors have other layouts: set "
-        "gradient_checkpointing true": unknown is not None,
-        f"without gradient checkpointing is not modeled with {sharding} for {viewed}, of whose weights other views are "
-        "saved, which are copied too: set gradient_checkpointing true, or use ddp": viewed is not None,
-        "with re-entrant checkpoints is not modeled, because their recomputed tensors are offloaded too: set "
-        "gradient_checkpointing_kwargs.use_reentrant false": (checkpointed and training.use_reentrant),
+        f"{without} is not modeled for {unknown}, whose saved tensors have other layouts: {way_out}": (
+            unknown is not None
+        ),
+        f"{without} is not modeled with {sharding} for {viewed}, of whose weights other views are saved, which are "
+        f"copied too: {way_out}, or use ddp": viewed is not None,
+        f"{without} is not modeled for joined rows, whose positions the last node of a step keeps: {way_out}": (
+            checkpointed and not saves_inputs and training.flattened
+        ),
         "with images is not modeled: use false, or leave images out": training.has_images,
         f"fails under ZeRO-3 with a trained {prepared.model.output.name}, whose saved weight returns as a plain tensor "
         "that TRL's loss cannot gather: use false, or zero2": sharding == "zero3" and _trains_head(prepared),
-        f"under ZeRO-3 is not modeled where {training.trainer} runs the model more than once{_re_enters(training)}: "
-        f"{_RUNS_ONCE}, or use zero2": sharding == "zero3" and _has_passes(training),
         "under ZeRO-3 is not modeled with a 4-bit base, because the last node of a step keeps gathered weights of its "
         "layer until the next backward pass: use lora, or zero2": sharding == "zero3" and _is_quantized(prepared),
         "is not modeled for models whose layers have inputs of their own, such as Gemma 4: use false": bool(
@@ -125,17 +129,26 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
             return
 
 
-def _re_enters(training: Training) -> str:
-    """Return why several passes with checkpoints are not modeled under ZeRO-3."""
-    return ", for which TRL makes the checkpoints of adapters re-enter" if training.gradient_checkpointing else ""
+def saves_inputs_only(prepared: Subject) -> bool:
+    """Return whether a layer saves its input alone: its checkpoint does not re-enter.
+
+    A re-entrant one runs the layer with a graph of its own, whose saved tensors are offloaded too.
+    """
+    training, trainer = prepared.training, trainer_of(prepared.training)
+    sets = isinstance(trainer, ComparingTrainer) and trainer.sets_reentrance(prepared)
+    return training.gradient_checkpointing and not (sets or training.use_reentrant)
 
 
-def _has_passes(training: Training) -> bool:
-    """Return whether a step runs the model more than once: for the reference, or for the KL divergence."""
-    if training.trainer not in WITH_REFERENCE:
-        return False
-    estimates_kl = training.trainer == "trl-kto" and training.loss_type != "apo_zero_unpaired"
-    return estimates_kl or not training.precompute_ref_log_probs
+def _without_checkpoints(prepared: Subject) -> tuple[str, str]:
+    """Return with which checkpointing every saved tensor is offloaded, and what to set instead."""
+    if not prepared.training.gradient_checkpointing:
+        return "without gradient checkpointing", "set gradient_checkpointing true"
+    if prepared.training.use_reentrant:
+        return "with re-entrant checkpoints", "set gradient_checkpointing_kwargs.use_reentrant false"
+    return (
+        "with the re-entrant checkpoints that TRL sets for adapters under ZeRO-3",
+        "set precompute_ref_log_probs true",
+    )
 
 
 def _is_quantized(prepared: Subject) -> bool:
@@ -168,7 +181,10 @@ def _of_unknown_layout(prepared: Subject) -> str | None:
         return "layers without attention"
     if model.model_type in UNKNOWN_LAYOUTS:
         return model.model_type
+    training = prepared.training
+    if model.config.get("multi_query") and (training.attention == "eager" or training.padding or training.flattened):
+        return "multi-query attention with a mask"
     if method.name not in KNOWN_METHODS:
         return method.facts.label
-    stored = method.base_quantization(prepared.training)
+    stored = method.base_quantization(training)
     return None if stored is None or stored.of_bitsandbytes else "this quantized base"

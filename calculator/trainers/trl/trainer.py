@@ -31,8 +31,7 @@ class TrlTrainer(Transformers):
     __slots__ = ()
     #: The releases whose step is modeled.
     releases: ClassVar[tuple[Release, ...]] = ((1, 16),)
-    #: The values of `loss_type` that are modeled, and by name why others are not.
-    losses: ClassVar[tuple[str, ...]] = ()
+    #: Values of `loss_type` that are not modeled, and why.
     other_losses: ClassVar[dict[str, str]] = {}
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:

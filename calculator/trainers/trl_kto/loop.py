@@ -156,7 +156,10 @@ def _selected(logps: Tensor) -> list[Tensor]:
     tape, rows = logps.tape, logps.shape[0]
     sizes = rows // 2, rows - rows // 2
     indices = [tape.new((size,), "int64", "rows by label") for size in sizes]
-    return [*indices, *(tape.new((size,), logps.dtype, "log-probabilities by label") for size in sizes)]
+    halves = [tape.new((size,), logps.dtype, "log-probabilities by label") for size in sizes]
+    for half in halves:
+        half.edge = logps.edge
+    return [*indices, *halves]
 
 
 def _save_for_metrics(context: Context, logps: list[Tensor]) -> None:

@@ -32,7 +32,11 @@ from calculator.trainers.trl_sft.facts import FACTS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.names import LossType
     from calculator.trainers.subject import Subject
+
+#: The values of `loss_type` that are modeled.
+LOSSES: tuple[LossType, ...] = ("nll", "chunked_nll", "dft")
 
 #: The last release of transformers with which runs of TRL 0.9 to 0.13 were compared.
 LAST_OF_OLDER = (4, 48)
@@ -135,7 +139,7 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
     if training.loss_type is not None and trl < NAMES_LOSSES:
         message = f"SFTTrainer of TRL {prepared.stack.trl} has no loss_type, or none that is modeled: leave it out"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
-    elif training.loss_type not in (None, "nll", "chunked_nll", "dft"):
+    elif training.loss_type not in (None, *LOSSES):
         message = f"{training.loss_type} is not a modeled loss of SFTTrainer: use nll, chunked_nll or dft"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     elif training.loss_type == "dft" and trl < FUSED:

@@ -53,6 +53,7 @@ class TrlSft(Transformers):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "trl-sft"
     facts = FACTS
+    losses = check.LOSSES
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that SFTTrainer refuses, or that are not modeled."""

@@ -166,11 +166,20 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_an_unknown_option_names_the_one_with_a_close_name(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("--micro_batchsize 4", "--micro_batch_size"),
+        ("--per_device_train_batch_size 4", "--micro_batch_size"),
+        ("--bf16 true", "--autocast bfloat16"),
+        ("--load_in_4bit", "--method qlora"),
+    ],
+)
+def test_an_unknown_option_names_the_one_that_was_probably_meant(arguments, meant, capsys):
     with pytest.raises(SystemExit):
-        main(["estimate", "--micro_batchsize", "4"])
+        main(["estimate", *arguments.split()])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[1].endswith("unrecognized arguments: --micro_batchsize 4: did you mean --micro_batch_size?")
+    assert lines[1].endswith(f"unrecognized arguments: {arguments}: did you mean {meant}?")
     assert len(lines) == 3
 
 

@@ -94,7 +94,7 @@ class Steps:
         self._play(self.events)
         counts.append(len(self.pool.segments))
         self.rest.end(self.pool)
-        self.pool.allocate_and_free(self.temporaries)
+        self.pool.allocate_and_free([(self.temporaries, 1)])
         return *counts, len(self.pool.segments)
 
 

@@ -15,6 +15,7 @@ from calculator.estimation.request import parse_request
         ("method", "lora_r", "method.r"),
         ("method", "use_dorra", "use_dora"),
         ("device", "num_gpus", "device.count"),
+        ("training", "gpu", "device.gpu"),
     ],
 )
 def test_an_unknown_field_names_the_field_that_was_meant(place, key, meant):
@@ -22,6 +23,22 @@ def test_an_unknown_field_names_the_field_that_was_meant(place, key, meant):
     body[place][key] = 1
     with pytest.raises(PlanError, match=rf"{place}.{key}: unknown field; did you mean {meant}\? Known fields are "):
         parse_request(body)
+
+
+def test_a_field_outside_its_object_is_named_with_it():
+    with pytest.raises(
+        PlanError, match=r"trainer: unknown field; did you mean training.trainer\? Known fields are model"
+    ):
+        parse_request({"model": "gpt2", "method": {"name": "lora"}, "trainer": "trl-sft"})
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value", "hint"),
+    [("training", "dtype", "bf16", "Use bfloat16"), ("device", "sharding", "fsdp2", "Use fsdp, which is FSDP2")],
+)
+def test_a_usual_name_of_a_value_is_answered_with_the_one_to_use(place, key, value, hint):
+    with pytest.raises(PlanError, match=hint):
+        parse_request({"model": "gpt2", "method": {"name": "lora"}, place: {key: value}})
 
 
 def test_an_unknown_field_that_is_like_no_other_lists_the_known_fields():

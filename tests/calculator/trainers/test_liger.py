@@ -83,6 +83,14 @@ def test_an_adapter_on_the_head_is_refused():
         estimate(request({"name": "lora", "target_modules": ["lm_head"]}))
 
 
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-0.6B"])
+def test_bottleneck_adapters_are_refused_with_liger(model):
+    with pytest.raises(PlanError, match="finds the adapter's module in its place") as refused:
+        estimate(request({"name": "adapter"}, model))
+    assert [(problem.loc, problem.input) for problem in refused.value.problems] == [("training.use_liger_kernel", True)]
+    assert estimate(request({"name": "adapter"}, "openai-community/gpt2"))
+
+
 def test_the_reference_step_refuses_liger():
     with pytest.raises(PlanError, match=r"set training\.trainer"):
         estimate(request(trainer=None))

@@ -109,10 +109,27 @@ WITH_EXPERTS = {**CONFIG, "model_type": "mixtral", "num_local_experts": 4, "rout
 ZERO_3 = {"device": {"count": 2, "sharding": "zero3"}, "autocast": "bfloat16"}
 
 
+#: Re-entrant checkpoints.
+REENTRANT = {"use_reentrant": True}
+
+
 @pytest.mark.parametrize("trainer", ["trl-dpo", "trl-kto"])
-def test_a_trainer_with_a_reference_that_runs_the_model_once_is_answered_under_zero3(trainer):
-    loss = {"loss_type": "apo_zero_unpaired"} if trainer == "trl-kto" else {}
-    estimate(request(**ZERO_3, **loss, trainer=trainer, precompute_ref_log_probs=True))
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_several_passes_are_answered_under_zero3(trainer, checkpointed):
+    memory = estimate(request(**ZERO_3, trainer=trainer, gradient_checkpointing=checkpointed)).memory
+    assert memory.host_bytes
+    assert memory.peak_reserved_bytes >= memory.peak_allocated_bytes
+
+
+def test_a_reentrant_checkpoint_offloads_what_one_layer_saves_too():
+    def memory(layers, **training):
+        return estimate(request({**CONFIG, "num_hidden_layers": layers}, **training)).memory
+
+    two_inputs = 2 * 2 * 2 * 128 * 256
+    plain = [memory(layers).host_bytes for layers in (6, 8)]
+    reentrant = [memory(layers, gradient_checkpointing_kwargs=REENTRANT).host_bytes for layers in (6, 8)]
+    assert reentrant[1] - reentrant[0] == plain[1] - plain[0] == two_inputs
+    assert reentrant[0] > plain[0]
 
 
 def test_five_layer_inputs_stay_in_the_forward_pass():
@@ -130,13 +147,17 @@ def test_five_layer_inputs_stay_in_the_forward_pass():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant false"),
+        (
+            {"device": FSDP, "gradient_checkpointing_kwargs": REENTRANT, "method": {"name": "lora", "use_dora": True}},
+            "use_reentrant false",
+        ),
         ({"stack": {"trl": "1.9"}}, "1.15 or later"),
         ({"device": FSDP, "gradient_checkpointing": False, "method": {"name": "lora", "use_dora": True}}, "for DoRA"),
         ({"device": FSDP, "gradient_checkpointing": False, "config": WITH_EXPERTS}, "for models with experts"),
-        ({**ZERO_3, "trainer": "trl-dpo"}, "set precompute_ref_log_probs true"),
-        ({**ZERO_3, "trainer": "trl-dpo", "gradient_checkpointing": False}, "more than once: set"),
-        ({**ZERO_3, "trainer": "trl-kto", "precompute_ref_log_probs": True}, "loss_type apo_zero_unpaired"),
+        (
+            {**ZERO_3, "trainer": "trl-dpo", "method": {"name": "lora", "use_dora": True}},
+            "set precompute_ref_log_probs true",
+        ),
         (
             {**ZERO_3, "method": {"name": "qlora", "prepare_model_for_kbit_training": False}},
             "gathered weights of its layer",

@@ -290,3 +290,12 @@ def test_a_file_of_llama_factorys_v1_is_refused_by_name():
     file = "model: Qwen/Qwen3-4B\nmodel_class: llm\npeft_config:\n  name: lora\ncutoff_len: 2048\n"
     with pytest.raises(PlanError, match="LLaMA-Factory's v1, whose own training loop is not modeled"):
         read(file)
+
+
+@pytest.mark.parametrize("key", ["use_muon", "use_adam_mini"])
+def test_an_optimizer_of_llama_factory_alone_is_warned_about(key):
+    found = llama_factory(f"finetuning_type: full\n{key}: true")
+    assert found.request["training"]["optimizer"] == "adamw_torch_fused"
+    assert not found.not_understood
+    assert f"{key}: true" in found.warnings[0]
+    assert "one with adamw_torch_fused" in found.warnings[0]

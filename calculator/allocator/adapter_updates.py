@@ -1,0 +1,93 @@
+"""The updates of modules by adapters, whose events leave the free blocks as they were.
+
+LoRA computes an adapted module's output in the adapter's dtype and casts it back. It allocates the update and the
+scaled update, frees the first, allocates the sum, frees the second, frees the module's own output, allocates the new
+output, and frees the sum. The first three tensors have one size, and both outputs have one size.
+
+The new output takes the place of the old one if that has no free neighbors, and no free block comes before it that
+serves the request. All else is free again afterwards. So the events need not be played if it is known where the three
+tensors are placed:
+
+1. The first one begins the first free block that serves it. The sum, requested when the first one is freed, does too.
+2. The second one follows in the same block if that has room for two. Otherwise it begins the next free block. What
+   remains of this one must not come before the first block among those that serve the sum.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.allocator.flat_pool import FlatPool, Places
+
+#: The number of events of an update.
+EVENTS = 8
+
+
+def updates(events: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Return where updates begin among events, counted from the end."""
+    count = len(events)
+    return [
+        at - count
+        for at, (first, freed) in enumerate(zip(events, events[2:], strict=False))
+        if freed == ~first and at + EVENTS <= count and _is_update(events[at : at + EVENTS], sizes)
+    ]
+
+
+def _is_update(events: Sequence[int], sizes: Sequence[int]) -> bool:
+    first, second, _, total, freed_second, freed_output, output, freed_total = events
+    return (
+        min(first, second, total, output) >= 0
+        and (freed_second, freed_total) == (~second, ~total)
+        and freed_output < 0
+        and sizes[first] == sizes[second] == sizes[total]
+        and sizes[~freed_output] == sizes[output]
+    )
+
+
+def play_updates(
+    pool: FlatPool, sizes: Sequence[int], places: Places, events: Sequence[int], starts: Sequence[int]
+) -> None:
+    """Play events with updates at `starts`, counted from the end.
+
+    Tensors that only exist during an update may get no place.
+    """
+    at, count = 0, len(events)
+    for start in starts:
+        begin = count + start
+        end = begin + EVENTS
+        pool.play(events[at:begin], sizes, places)
+        at = end if _place(pool, events[begin:end], sizes, places) else begin
+    pool.play(events[at:], sizes, places)
+
+
+def _place(pool: FlatPool, update: Sequence[int], sizes: Sequence[int], places: Places) -> bool:
+    """Place the output of an update where the old one is, if it is known to be placed there. Return whether it is."""
+    (addresses, end_addresses), free, edges, shift = places, pool.free_keys, pool.edges, pool.shift
+    freed, size, mask = ~update[5], sizes[update[0]], (1 << shift) - 1
+    address, end = addresses[freed], end_addresses[freed]
+    at = bisect_left(free, size << shift)
+    if address in edges or at == len(free):
+        return False
+    first = free[at]
+    start, rest = first & mask, (first >> shift) - size
+    if rest < size and (at + 1 == len(free) or size <= (free[at + 1] >> shift) - size <= size + rest):
+        return False
+    wanted, key, merged = sizes[freed] << shift, end - address << shift | address, 0
+    if end in edges and end != start:
+        merged = edges[end] - end << shift | end
+        if end - address != sizes[freed] or merged >> shift <= pool.waste:
+            return False
+        key = edges[end] - address << shift | address
+    before = bisect_left(free, key) - 1
+    while before >= 0 and free[before] >= wanted:
+        if before != at and free[before] != merged:
+            return False
+        before -= 1
+    if wanted <= rest << shift | start + size < key:
+        return False
+    addresses[update[6]], end_addresses[update[6]] = address, end
+    return True
