@@ -330,6 +330,23 @@ class Model:
         table = Buffer(name=ROTARY_TABLE, shape=(positions, half, width), dtype="float32")
         return replace(self, buffers=(theta, table))
 
+    @cached_property
+    def with_unsloth_frequencies(self) -> Model:
+        """The model with the frequencies that Unsloth's rotary embedding keeps: those of a length, and none for Gemma.
+
+        Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding; models/gemma.py,
+        GemmaFixedRotaryEmbedding.
+        """
+        kept = [buffer for buffer in self.buffers if not buffer.name.endswith("inv_freq")]
+        of_lengths = [buffer for buffer in self.buffers if buffer.name == "model.rotary_emb.inv_freq"]
+        if not of_lengths:
+            return self
+        if self.model_type.startswith("gemma"):
+            return replace(self, buffers=tuple(kept))
+        names = ("short_inv_freq", "long_inv_freq") if self.config.get("rope_type") == "longrope" else ("inv_freq",)
+        frequencies = [replace(buffer, name=f"model.rotary_emb.{name}") for buffer in of_lengths for name in names]
+        return replace(self, buffers=(*kept, *frequencies))
+
     def with_score(self, num_labels: int) -> Model:
         """Return the model for sequence classification, in which `score` replaces the output projection.
 

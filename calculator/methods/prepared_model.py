@@ -131,12 +131,13 @@ class PreparedModel:
 
     @property
     def grads_inputs(self) -> bool:
-        """Whether checkpointing gives embeddings a gradient even if nothing before them is trained.
+        """Whether embeddings get a gradient even if nothing before them is trained, as under checkpointing.
 
         PEFT needs it. `gradient_checkpointing_enable` does it by itself if the main input is ids
         (transformers/modeling_utils.py, enable_input_require_grads), but not in older releases.
         """
-        checkpoints = self.training.gradient_checkpointing and self.trainer.facts.grads_inputs
+        when = self.trainer.facts.grads_inputs
+        checkpoints = when == "always" or (when == "checkpointed" and self.training.gradient_checkpointing)
         by_itself = self.model.reads_ids and "embeddings_without_gradients" not in self.older
         return checkpoints and (by_itself or not self.method.facts.trains_base)
 
