@@ -5,14 +5,10 @@ Chunks do not depend on sizes, as long as no tensor changes its pool.
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import chain, compress
-from operator import add, invert
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.chunk import Chunk
 from calculator.allocator.needs import Allocations
-from calculator.allocator.parts_of_batch import Part, cut
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 from calculator.common.budget import check_budget
 from calculator.sharding.streams import STREAMS
@@ -31,13 +27,87 @@ _NEVER = 1 << 60
 Repeated = list[tuple["Chunk", int, int]]
 
 
+class Moved(NamedTuple):
+    """Events, and the indices of allocations and of frees whose rows differ from repetition to repetition."""
+
+    events: list[int]
+    allocated: list[int]
+    freed: list[int]
+
+    @classmethod
+    def of(cls, events: list[int], lowest: int) -> Moved:
+        """Return events of which rows from `lowest` on differ."""
+        allocated = [at for at, event in enumerate(events) if event >= lowest]
+        return cls(events, allocated, [at for at, event in enumerate(events) if ~event >= lowest])
+
+
+class Chunk:
+    """The events of a part of a window: a gap without allocations of placed tensors, then events of placed tensors.
+
+    Attributes:
+        gap: The events of the gap: those of transients, and frees of placed tensors.
+        transients: The events of transients in the gap.
+        allocates: Whether one of these is an allocation.
+        counts: The number of transients that are alive before each of these allocations.
+        frees: The frees of placed tensors in the gap.
+        placed: The events after the gap, which all belong to placed tensors.
+        ends_stretch: Whether one of them is an allocation.
+        carried: The transients that are alive at the start of the chunk.
+        recurs: Whether it is repeated with the same rows.
+        moved: Events of it, with those whose rows differ from repetition to repetition.
+        number: The number of the chunk among those of its pool.
+    """
+
+    __slots__ = (
+        "_freed",
+        "allocates",
+        "carried",
+        "counts",
+        "ends_stretch",
+        "frees",
+        "gap",
+        "moved",
+        "number",
+        "placed",
+        "recurs",
+        "transients",
+    )
+
+    def __init__(self, carried: list[int], *, recurs: bool) -> None:
+        self.gap: list[int] = []
+        self.transients: list[int] = []
+        self.allocates = False
+        self.counts: list[int] = []
+        self.frees: list[int] = []
+        self.placed: list[int] = []
+        self.ends_stretch = False
+        self.carried = carried
+        self.recurs = recurs
+        self.moved: dict[tuple[bool, int], Moved] = {}
+        self.number = 0
+        self._freed: list[int] | None = None
+
+    @property
+    def freed(self) -> list[int]:
+        """The rows that the chunk frees before it allocates them, if it does.
+
+        The chunk must be complete when this is first read.
+        """
+        if self._freed is None:
+            first = dict[int, int]()
+            for event in (*self.gap, *self.placed):
+                first.setdefault(max(event, ~event), event)
+            self._freed = [row for row, event in first.items() if event < 0]
+        return self._freed
+
+
 def pools_of(sizes: Sequence[int], streams: Sequence[int]) -> list[int]:
     """Return the number of each row's pool.
 
     Each stream has a small and a large pool. The first stream's pools come first.
     """
     if not streams:
-        return [*map(SMALL.__lt__, sizes)]
+        return [size > SMALL for size in sizes]
     rest = [0] * (len(sizes) - len(streams))
     return [2 * stream + (size > SMALL) for size, stream in zip(sizes, [*streams, *rest], strict=True)]
 
@@ -123,14 +193,13 @@ class ShortBatch:
         outside = (window.events for windows in passes for window in windows if not window.lowest)
         self._outside = {*chain.from_iterable(outside)}
         self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
-        forward, backward = self._passes
-        self._middle = sum([len(short) for _, short in forward])
+        forward, backward = ([*chain.from_iterable([short for _, short in windows])] for windows in self._passes)
+        self._middle = len(forward)
         #: The rows that are never freed, in the order of their allocations.
         self._kept: list[int] = []
-        windows = [*forward, *backward]
         if unrolled.takes:
-            self._place_taken([*chain.from_iterable([short for _, short in windows])])
-        self._place([Part.of(window, short, self._base) for window, short in windows])
+            self._place_taken([*forward, *backward])
+        self._place([*forward, *backward])
 
     def cut(self) -> Cut:
         """Cut the passes into chunks."""
@@ -173,11 +242,11 @@ class ShortBatch:
                 found[self._pools[start]].extend(range(start, start + repeats * self._stride, self._stride))
         return found
 
-    def _all_placed(self) -> set[int | None]:
-        """Return the events of placed rows of the short micro-batch, and None for those that have no row in it."""
+    def _all_placed(self) -> set[int]:
+        """Return the events of placed rows of the short micro-batch."""
         repeated = [kind for kind in self._placed if self._base <= kind < self._workspace]
         rows = self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
-        return {None, *rows, *map(invert, rows)}
+        return rows.union([~row for row in rows])
 
     def _numbered_back(self, window: Window) -> Sequence[int | None]:
         """Return the events of a window with rows of the short micro-batch, and None for other events."""
@@ -216,15 +285,15 @@ class ShortBatch:
         freed = {~event for event in events if event is not None and event < 0}
         self._placed.update(map(self._kind, freed - allocated))
 
-    def _place(self, parts: Sequence[Part]) -> None:
+    def _place(self, events: Sequence[int | None]) -> None:
         """Mark as placed every row that outlives its pass, or that is alive while a placed row is allocated.
 
         Only the allocations of the row's own pool count.
         """
-        while self._places_passed(parts):
+        while self._places_passed(events):
             check_budget()
 
-    def _places_passed(self, parts: Sequence[Part]) -> bool:
+    def _places_passed(self, events: Sequence[int | None]) -> bool:
         """Mark rows as placed, from the last event to the first.
 
         Return whether a row was marked after a row of the same kind had been passed over.
@@ -235,70 +304,75 @@ class ShortBatch:
         deaths = dict[int, int]()
         #: By pool, where the next placed row is allocated; and the kinds of rows that were not marked.
         following, passed, places_passed = [_NEVER] * self._pool_count, set[int](), False
-        end = sum([len(part.events) for part in parts])
-        for part in reversed(parts):
-            events, start = part.events, end - len(part.events)
-            if part.open is not None and self._passes_over(part, start, deaths, following):
-                passed.update(part.rows)
-                end = start
+        for at, event in zip(reversed(range(len(events))), reversed(events), strict=True):
+            if event is None:
                 continue
-            for at, event in zip(reversed(range(start, end)), reversed(events), strict=True):
-                if event is None:
-                    continue
-                if event < 0:
-                    deaths[~event] = at
-                    continue
-                death, pool = deaths.get(event, _NEVER), pools[event]
-                kind = event if event < base or event >= workspace else base + (event - base) % stride
-                if death == _NEVER:
-                    self._kept.append(event)
-                elif following[pool] > death and not at < middle <= death and kind not in placed:
-                    passed.add(kind)
-                    continue
-                places_passed = places_passed or kind in passed
-                placed.add(kind)
-                following[pool] = at
-            end = start
+            if event < 0:
+                deaths[~event] = at
+                continue
+            death, pool = deaths.get(event, _NEVER), pools[event]
+            kind = event if event < base or event >= workspace else base + (event - base) % stride
+            if death == _NEVER:
+                self._kept.append(event)
+            elif following[pool] > death and not at < middle <= death and kind not in placed:
+                passed.add(kind)
+                continue
+            places_passed = places_passed or kind in passed
+            placed.add(kind)
+            following[pool] = at
         self._kept.reverse()
         return places_passed
 
-    def _passes_over(self, part: Part, start: int, deaths: dict[int, int], following: Sequence[int]) -> bool:
-        """Return whether no row of a part is marked as placed.
-
-        That is so if none of those is that are alive before or after it. `start` is the index of its first event.
-        """
-        placed, pools, middle = self._placed, self._pools, self._middle
-        if not placed.isdisjoint(part.rows):
-            return False
-        for at, event in reversed(part.open or ()):
-            if event < 0:
-                deaths[~event] = start + at
+    def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> list[list[Chunk]]:
+        """Cut the events of a window into chunks of each pool. `placed` are events."""
+        if short is window.events and placed.isdisjoint(short):
+            return self._without_placed(window)
+        sizes, pools, lives = self._by_event, self._pools_by_event, self._alive
+        of_pools = [[self._chunk(window, pool)] for pool in range(self._pool_count)]
+        last = [chunk for (chunk,) in of_pools]
+        for event, numbered in zip(window.events, short, strict=True):
+            if numbered is None and not sizes[event]:
                 continue
-            death = deaths.get(event, _NEVER)
-            if death == _NEVER or following[pools[event]] <= death or start + at < middle <= death:
-                return False
-        return True
-
-    def _cut(self, window: Window, short: Sequence[int | None], placed: set[int | None]) -> list[list[Chunk]]:
-        """Cut the events of a window into chunks of each pool.
-
-        `placed` are events, and None for those that have no row in the short micro-batch.
-        """
-        events: Sequence[int] = window.events
-        if short is not events and None in short:
-            has_size = [*map(bool, map(self._by_event.__getitem__, events))]
-            events, short = [*compress(events, has_size)], [*compress(short, has_size)]
-        pools = [*map(self._pools_by_event.__getitem__, events)]
-        are_placed = [*map(placed.__contains__, short)]
-        of_pools = []
-        for pool in range(self._pool_count):
-            is_own = [*map(pool.__eq__, pools)]
-            own = [*compress(events, is_own)]
-            codes = bytes(map(add, map((0).__le__, own), map((2).__mul__, compress(are_placed, is_own))))
-            numbers = own if short is events else [*compress(short, is_own)]
-            alive, begin = self._alive[pool], partial(self._chunk, window, pool)
-            of_pools.append([*cut(own, numbers, codes, alive, begin)])
+            pool = pools[event]
+            chunk = last[pool]
+            if numbered is None or numbered in placed:
+                if event >= 0:
+                    chunk.ends_stretch = True
+                if chunk.ends_stretch:
+                    chunk.placed.append(event)
+                else:
+                    chunk.gap.append(event)
+                    chunk.frees.append(event)
+                continue
+            if chunk.ends_stretch:
+                chunk = last[pool] = self._chunk(window, pool)
+                of_pools[pool].append(chunk)
+            chunk.gap.append(event)
+            chunk.transients.append(event)
+            if event >= 0:
+                chunk.allocates = True
+                chunk.counts.append(len(lives[pool]))
+                lives[pool][numbered] = None
+            else:
+                del lives[pool][~numbered]
         return of_pools
+
+    def _without_placed(self, window: Window) -> list[list[Chunk]]:
+        """Return the chunk of each pool, for a window whose rows have the same numbers here, and are all transients."""
+        pools, lives = self._pools_by_event, self._alive
+        chunks = [self._chunk(window, pool) for pool in range(self._pool_count)]
+        for event in window.events:
+            pool = pools[event]
+            chunk = chunks[pool]
+            chunk.gap.append(event)
+            if event >= 0:
+                chunk.counts.append(len(lives[pool]))
+                lives[pool][event] = None
+            else:
+                del lives[pool][~event]
+        for chunk in chunks:
+            chunk.transients, chunk.allocates = chunk.gap, bool(chunk.counts)
+        return [[chunk] for chunk in chunks]
 
     def _chunk(self, window: Window, pool: int) -> Chunk:
         alive = self._alive[pool]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.allocator.chunk import Chunk
+    from calculator.allocator.chunks import Chunk
     from calculator.allocator.flat_pool import FlatPool, Places, Saved
     from calculator.allocator.transients import Item
 

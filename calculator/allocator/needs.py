@@ -6,8 +6,8 @@ computed for the gaps for which no free block is.
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, compress, pairwise
-from operator import add, mul, neg, sub
+from itertools import accumulate, chain, pairwise
+from operator import add, mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.adapter_updates import updates
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.allocator.certain import Needs
-    from calculator.allocator.chunk import Chunk
-    from calculator.allocator.chunks import Repeated
+    from calculator.allocator.chunks import Chunk, Repeated
     from calculator.allocator.gap_rests import GapRests
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
@@ -113,7 +112,7 @@ class Allocations(NamedTuple):
     def of(cls, chunks: Sequence[Chunk]) -> Allocations:
         """Return the allocations of chunks in order."""
         events = [*chain.from_iterable([chunk.transients for chunk in chunks])]
-        positions = [*compress(range(len(events)), map((0).__le__, events))]
+        positions = [at for at, event in enumerate(events) if event >= 0]
         counts = [chunk.counts for chunk in chunks]
         return cls(
             events,
@@ -137,14 +136,12 @@ class ChunkNeeds:
     __slots__ = ("_known", "_lost", "_sizes", "_starts", "most_lost", "sizes", "sufficient_size", "waste")
 
     def __init__(self, allocations: Allocations, sizes: Sequence[int], waste: int) -> None:
-        # The size that each event adds. The two events of a row, `n` and `~n`, are indices of its elements.
-        added = [*sizes, *map(neg, reversed(sizes))]
-        alive = [*accumulate(map(added.__getitem__, allocations.events), initial=0)]
+        added = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in allocations.events]
+        alive = [*accumulate(added, initial=0)]
         self.sizes, self.waste = sizes, waste
         self._starts, counts = allocations.starts, allocations.counts
         self._sizes = [*map(sizes.__getitem__, allocations.rows)]
-        lost = map(mul, counts, map(waste.__add__, self._sizes))
-        before = [*map(add, map(alive.__getitem__, allocations.positions), lost)]
+        before = [*map(add, map(alive.__getitem__, allocations.positions), map(mul, counts, self._sizes))]
         needed, self._lost = [*map(add, before, self._sizes)], [*map(sub, before, counts)]
         chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
         self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.allocator.chunk import Chunk
+    from calculator.allocator.chunks import Chunk
     from calculator.allocator.flat_pool import FlatPool, Placed, Places
     from calculator.allocator.transients import Item, Pool
 

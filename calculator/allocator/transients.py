@@ -20,8 +20,7 @@ from operator import floordiv, itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from calculator.allocator.adapter_updates import EVENTS
-from calculator.allocator.chunk import Moved
-from calculator.allocator.chunks import SMALL, cut_of
+from calculator.allocator.chunks import SMALL, Moved, cut_of
 from calculator.allocator.needs import ChunkNeeds, StretchNeeds
 from calculator.allocator.recurring_states import Recurring
 from calculator.allocator.repetitions import MIN_REPETITIONS, repetitions_of
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from calculator.allocator.certain import Condition, Needs
-    from calculator.allocator.chunk import Chunk
-    from calculator.allocator.chunks import Cut, Repeated
+    from calculator.allocator.chunks import Chunk, Cut, Repeated
     from calculator.allocator.flat_pool import Places
     from calculator.allocator.gap_rests import GapRests
     from calculator.allocator.repetitions import Repetitions

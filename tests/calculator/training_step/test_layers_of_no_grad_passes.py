@@ -269,3 +269,26 @@ def _listed(of: Events) -> list[Any]:
             listed.append(of.rows[event] if event >= 0 else allocated[~event])
         listed.append(len(listed))
     return [*listed, *([of.rows[row] for row in rows] for rows in (of.gradients, of.left))]
+
+
+@pytest.mark.parametrize("trainer", ["trl-kto", "trl-rloo", "trl-dpo"])
+def test_a_layer_whose_input_requires_a_gradient_is_recorded_again(
+    trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under checkpointing, that is the first layer's input. A replay needs two periods of layers."""
+    request = _request(MODELS[0], trainer, autocast=None, gradient_checkpointing=True, max_completion_length=16)
+    tapes, passes, again = list[Tape](), list[str](), recorded_layers.again
+
+    def noted(context: Context, known: recorded_layers.RecordedLayer) -> Tensor:
+        passes.append(context.marks)
+        return again(context, known)
+
+    monkeypatch.setattr(recorded_layers, "again", noted)
+    for _ in range(2):
+        prepared = resident_state(request).prepared
+        prepared.recorded_passes.are_replayed = True
+        tapes.append(interpreted(training_context(prepared), whole=False).tape)
+        monkeypatch.setattr(recorded_layers, "_may_be_recorded", lambda _: False)
+    found, whole = tapes
+    assert len(passes) == len({*passes}) > 0
+    assert (found.rows, found.events) == (whole.rows, whole.events)
