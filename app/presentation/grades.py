@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 #: The meaning of each grade.
 MEANINGS: dict[Grade, str] = {
     "modelled": "the calculator models this step.",
-    "from source, not traced": "the calculator models this step from its source, and no trace was compared with it.",
+    "from source, not traced": "the calculator models this step from its source. It was not traced as a whole.",
     "traced, validated operations only": (
         "every operation that allocates memory is also in steps that the calculator models, which equal their traces to"
         " the byte."

@@ -148,7 +148,8 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    if 3 * bound.quick.allocated // 2 + (bound.quick.sizes + 1) * LARGE_SEGMENT <= size:
+    room = (size - 3 * bound.quick.allocated // 2) // LARGE_SEGMENT - 1
+    if bound.quick.sizes <= room or (room > 0 and bound.sizes_above(SMALL_REQUEST) <= room):
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
 
@@ -319,15 +320,18 @@ def _determined(
 
     `references` are bounds on the counts in passes without adapters, or `exact` has these counts.
     """
-    copies, bounds = step.run.copies, most(_bounds(step, counts), references)
+    copies, bounds = step.run.copies, _bounds(step, counts)
+    if references:
+        bounds = most(bounds, references)
     if copies.bounds_first:
         least = most(_peak_counts(step, first_layer_bound.least_counts(copies)), exact or {})
         higher = {size: count for size, count in (counts | bounds).items() if count != least.get(size)}
         return None if _needs_more(least, higher) else counts
     if step.recording.first is not None:
         sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
-        of_first = [(sizes[size], count) for size, count in first_layer_bound.counts(copies, equal) if sizes[size]]
-        bounds |= {size: max(counts[size], bounds.get(size, 0), count) for size, count in of_first}
+        for number, count in first_layer_bound.counts(copies, equal):
+            if size := sizes[number]:
+                bounds[size] = max(counts[size], bounds.get(size, 0), count)
     return None if bounds and _needs_more(counts, bounds) else counts
 
 

@@ -54,6 +54,14 @@ class Stack:
         """Each kind of layer in order, with the number of layers of that kind."""
         return tuple(Counter(self.layers).items())
 
+    @cached_property
+    def windows(self) -> int:
+        """The number of layers whose keys and values have a window of their own in a cache."""
+        has_own = [
+            layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse" for layer in self.layers
+        ]
+        return sum(has_own)
+
 
 def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tuple[Module | Buffer, ...]]) -> Stack:
     """Build a stack with layers of these kinds, in order. `layer` returns the modules and buffers of a kind."""
@@ -155,6 +163,11 @@ class Model:
                     yield from (replace(buffer, name=f"{part.name}.{index}.{buffer.name}") for buffer in layer.buffers)
 
     @cached_property
+    def known(self) -> dict[Callable[[Model], Any], Any]:
+        """A cache of results that depend on the model alone, by the function that computes them (see `per_model`)."""
+        return {}
+
+    @cached_property
     def accepted(self) -> set[Hashable]:
         """A cache for the caller: the methods whose targets were checked and accepted."""
         return set()
@@ -214,7 +227,7 @@ class Model:
         """The attention types of the layers that run."""
         return frozenset(layer.kind.attention for layer in {*self.layers})
 
-    @property
+    @cached_property
     def encoder_layers(self) -> int:
         """The number of layers that belong to an encoder."""
         return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
@@ -238,12 +251,12 @@ class Model:
         """Return whether text input uses the module at a path."""
         return not path.startswith((*self.idle, *self.towers))
 
-    @property
+    @cached_property
     def hears(self) -> bool:
         """Whether the encoder reads audio. The config then gives the number of tokens."""
         return "tokens_of_audio" in self.config
 
-    @property
+    @cached_property
     def reads_ids(self) -> bool:
         """Whether ids of tokens are the model's main input (`main_input_name`), not audio or pixels."""
         return not self.hears and self.task.name != "image_cls"
@@ -316,6 +329,23 @@ class Model:
         width = 4 if self.model_type == "qwen2" else 2
         table = Buffer(name=ROTARY_TABLE, shape=(positions, half, width), dtype="float32")
         return replace(self, buffers=(theta, table))
+
+    @cached_property
+    def with_unsloth_frequencies(self) -> Model:
+        """The model with the frequencies that Unsloth's rotary embedding keeps: those of a length, and none for Gemma.
+
+        Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding; models/gemma.py,
+        GemmaFixedRotaryEmbedding.
+        """
+        kept = [buffer for buffer in self.buffers if not buffer.name.endswith("inv_freq")]
+        of_lengths = [buffer for buffer in self.buffers if buffer.name == "model.rotary_emb.inv_freq"]
+        if not of_lengths:
+            return self
+        if self.model_type.startswith("gemma"):
+            return replace(self, buffers=tuple(kept))
+        names = ("short_inv_freq", "long_inv_freq") if self.config.get("rope_type") == "longrope" else ("inv_freq",)
+        frequencies = [replace(buffer, name=f"model.rotary_emb.{name}") for buffer in of_lengths for name in names]
+        return replace(self, buffers=(*kept, *frequencies))
 
     def with_score(self, num_labels: int) -> Model:
         """Return the model for sequence classification, in which `score` replaces the output projection.

@@ -32,5 +32,6 @@ class cached_property(Generic[T]):  # noqa: N801  the name of the standard libra
     def __get__(self, instance: object | None, owner: type) -> T | Self:
         if instance is None:
             return self
-        value = vars(instance)[self._name] = self._compute(instance)
+        value = self._compute(instance)
+        setattr(instance, self._name, value)
         return value

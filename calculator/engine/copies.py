@@ -118,7 +118,7 @@ class Copies:
         for window in no_grad:
             self._add_no_grad(window)
         #: For each window, the storages that one copy adds, by size.
-        self.sizes = [kinds.by_size(gained) for gained in self.gained]
+        self.sizes = [*map(kinds.by_size, self.gained)]
         #: The storages that one copy leaves alive when the step ends, by size.
         self.sizes_left = kinds.by_size(self.remaining)
         #: The storages that are alive after the last event, without gradients. The next step sets gradients to None.
@@ -148,7 +148,7 @@ class Copies:
         kinds = [*map(self.kinds.of_row.__getitem__, rows)]
         counts = dict.fromkeys(kinds, 1)
         if len(counts) < len(kinds):
-            counts = dict[int, int]()
+            counts.clear()
             for kind in kinds:
                 counts[kind] = counts.get(kind, 0) + 1
         return counts

@@ -25,11 +25,14 @@ def peak_counts(
     """
     sizes = recording.storages.sizes
     counted = _counts(recording.copies, recording.storages.equal_sizes, tuple(extra))
-    counts = {sizes[number]: count for number, count in counted.items() if sizes[number]}
+    peaks: dict[int, int] = {}
+    at_end: dict[int, int] = {}
+    for number, (most, left) in counted.items():
+        if size := sizes[number]:
+            peaks[size], at_end[size] = most, left
     for size, count in (last or {}).items():
-        most, left = counts.get(size, (0, 0))
-        counts[size] = max(most, left + count), left + count
-    return {size: most for size, (most, _) in counts.items()}
+        peaks[size] = max(peaks.get(size, 0), at_end.get(size, 0) + count)
+    return peaks
 
 
 def _counts(copies: Copies, equal: EqualSizes, extra: tuple[CountChange, ...]) -> Counts:
@@ -94,8 +97,10 @@ def _other_changes(
         for size, count in together(gained, equal).items():
             (added if count > 0 else removed).append((size, number * count))
     size_of = copies.kinds.size_of
-    for position, size, count in (*extra, *((at, size_of[kind], -count) for at, count, kind in copies.dropped)):
+    for position, size, count in extra:
         found.setdefault(position, []).append((equal[size], count))
+    for position, count, kind in copies.dropped:
+        found.setdefault(position, []).append((equal[size_of[kind]], -count))
     return found
 
 

@@ -29,13 +29,13 @@ _NONE, _SEVERAL = -1, -2
 class Sizes(NamedTuple):
     """Numbers of sizes, and for each the most storages of it that are alive at once."""
 
-    numbers: list[int]
-    most: list[int]
+    numbers: Sequence[int]
+    most: Sequence[int]
 
-    def add(self, number: int, most: int, times: int = 1) -> None:
-        """Add a size once or several times."""
-        self.numbers.extend([number] * times)
-        self.most.extend([most] * times)
+    @classmethod
+    def from_pairs(cls, pairs: list[tuple[int, int]]) -> Sizes:
+        """Return the sizes from pairs of a number and the most storages."""
+        return cls(*zip(*pairs, strict=True)) if pairs else cls((), ())
 
     def of(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Return the bytes of each size, with its number of storages."""
@@ -78,7 +78,7 @@ class ForwardBlocks(NamedTuple):
         keys = kinds.formulas[:count] if kinds.formulas is not None else [key[1:3] for key in kinds.keys[:count]]
         layouts, formula_of = numbered(keys)
         alive = _most_alive(copies.tape.events[:end], [*map(formula_of.__getitem__, of_row)], len(layouts))
-        own, attended, others = Sizes([], []), Sizes([], []), Sizes([], [])
+        own, attended, others = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
         widths: set[int] = set()
         of_heads: set[DType] = set()
         rows, length = batch
@@ -87,14 +87,15 @@ class ForwardBlocks(NamedTuple):
             place = _symbolic_place(shape) if symbolic else _place(shape, length, rows * length)
             width = +shape[2] if len(shape) == 3 and shape[2].__class__ is not SymInt else 0
             if place < 0:
-                others.add(kinds.size_of[kind], most, times=2 if place == _SEVERAL else 1)
+                others += [(kinds.size_of[kind], most)] * (2 if place == _SEVERAL else 1)
             else:
-                (own if place == 1 and width not in heads else attended).add(kinds.size_of[kind], most)
+                (own if place == 1 and width not in heads else attended).append((kinds.size_of[kind], most))
             if len(shape) > 3:
                 of_heads.add(dtype)
             elif dtype == "float32":
                 widths.add(width)
-        return cls(own, attended, others, frozenset(widths), frozenset(of_heads))
+        of_tokens, of_all, fixed = map(Sizes.from_pairs, (own, attended, others))
+        return cls(of_tokens, of_all, fixed, frozenset(widths), frozenset(of_heads))
 
     def blocks(self, sizes: Sequence[int], times: int, tokens: tuple[int, int, int]) -> list[tuple[int, int]]:
         """Return sizes in bytes and numbers of blocks in a pass over a batch of a number of `times` as many sequences.

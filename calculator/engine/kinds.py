@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import count
-from operator import invert, itemgetter
+from operator import invert, itemgetter, mul
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Kind = TypeVar("Kind", bound="Hashable")
 
 
 class Kinds:
-    """The kind of each row of a tape. Kinds are numbered in the order of allocation.
+    """The kind of each row of a tape. The numbers of kinds have the order of allocation.
 
     Sizes with different numbers can be equal in a run.
     """
@@ -48,7 +48,9 @@ class Kinds:
         of_row: Sequence[int],
         events: Sequence[int],
         formulas: Sequence[tuple[int, DType]] | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
+        """Take the kinds of a tape with some events. `sizes` has the number of each row's size, if it is known."""
         #: The name, shape, dtype and component of each kind. Numbers may replace the shapes.
         self.keys = keys
         #: For each kind, the number of its symbolic shape, and its dtype. Empty if a kind has several symbolic shapes.
@@ -57,7 +59,7 @@ class Kinds:
         #: The number of each kind's size.
         self.size_of = size_of
         self.of_row = of_row
-        sizes = picked(size_of, of_row)
+        sizes = sizes or picked(size_of, of_row)
         #: The events of the tape, with the number of the row's size in place of the row.
         self.size_events = picked((*sizes, *map(invert, reversed(sizes))), events)
 
@@ -75,7 +77,8 @@ class Kinds:
 
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Return the number of storages of each size from the number of storages of each kind."""
-        sizes, size_of = dict[int, int](), self.size_of
+        size_of = self.size_of
+        sizes: dict[int, int] = {}
         for kind, number in counts.items():
             size = size_of[kind]
             sizes[size] = sizes.get(size, 0) + number
@@ -129,6 +132,15 @@ class Storages:
             self._equal_sizes = range(len(found)) if len(first) == len(found) else found
         return self._equal_sizes
 
+    def bytes_of(self, counts: Mapping[int, int]) -> int:
+        """Return the bytes of a number of storages of each kind."""
+        sizes, size_of = self.sizes, self.kinds.size_of
+        return sum([sizes[size_of[kind]] * count for kind, count in counts.items()])
+
+    def bytes_of_sizes(self, counts: Mapping[int, int]) -> int:
+        """Return the bytes of a number of storages of each size."""
+        return sum(map(mul, map(self.sizes.__getitem__, counts), counts.values()))
+
     @property
     def rows(self) -> list[Allocation]:
         """Every row of the tape."""
@@ -142,32 +154,39 @@ class Storages:
 
 
 def storages_of(tape: Tape, first: SkippedLayer | None = None, outputs: Outputs = ()) -> Storages:
-    """Return the storages of a tape."""
-    allocations, of_row = kinds_of(tape.rows, first, outputs)
-    bytes_of, size_of = numbered(map(itemgetter(4), allocations))
-    return Storages(Kinds(allocations, size_of, of_row, tape.events), bytes_of, allocations.__getitem__)
+    """Return the storages of a tape. The number of a kind is that of its first row."""
+    rows = tape.rows
+    bytes_of, size_of = numbered(map(itemgetter(4), rows))
+    kinds = Kinds(rows, size_of, _equal_rows(rows, first, outputs), tape.events, sizes=size_of)
+    return Storages(kinds, bytes_of, rows.__getitem__)
 
 
 def kinds_of(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs = ()) -> tuple[list[Kind], Sequence[int]]:
-    """Return the kinds of rows, and the kind of each row.
+    """Return the distinct kinds of rows, and the number of each row's kind among them."""
+    of_row = _equal_rows(rows, first, outputs)
+    distinct = sorted({*of_row})
+    numbers = dict(zip(distinct, count(), strict=False))
+    return [rows[row] for row in distinct], tuple(map(numbers.__getitem__, of_row))
 
-    The output of a skipped first layer has the kind of the next layer's output. It does not count as the first row of
-    its kind. The same holds for `outputs`.
+
+def _equal_rows(rows: list[Kind], first: SkippedLayer | None, outputs: Outputs) -> list[int]:
+    """Return the first row that equals each row.
+
+    The output of a skipped first layer equals the next layer's output. It does not count as the first row of its kind.
+    The same holds for `outputs`.
     """
-    if outputs:
-        rows = [*rows]
-        for output, _ in outputs:
-            rows[output] = rows[output - 1]
-        kinds, of_row = kinds_of(rows, first)
-        numbered_again = [*of_row]
-        for output, like in outputs:
-            numbered_again[output] = of_row[like]
-        return kinds, numbered_again
-    if first is None:
-        return _mostly_distinct(rows)
-    at = first.output_row
-    kinds, numbers = _mostly_distinct([*rows[:at], *rows[at + 1 :], rows[at]])
-    return kinds, (*numbers[:at], numbers[-1], *numbers[at:-1])
+    counted: list[Kind | None] = [*rows]
+    if first is not None:
+        counted[first.output_row] = None
+    for output, _ in outputs:
+        counted[output] = None
+    numbers: dict[Kind | None, int] = {}
+    of_row = [*map(numbers.setdefault, counted, range(len(rows)))]
+    if first is not None:
+        of_row[first.output_row] = numbers.get(rows[first.output_row], first.output_row)
+    for output, like in outputs:
+        of_row[output] = of_row[like]
+    return of_row
 
 
 def first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
@@ -183,14 +202,6 @@ def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
     """Return the distinct values in the order of first occurrence, and the index of each value among them."""
     numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
     of_values = tuple(map(numbers.__getitem__, values))
-    return [*numbers], of_values
-
-
-def _mostly_distinct(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
-    """Do what `numbered` does. Each value is hashed once, which is faster if most values are distinct."""
-    numbers = dict[Kind, int]()
-    count_so_far = iter(numbers.__len__, -1)
-    of_values = tuple(map(numbers.setdefault, values, count_so_far))
     return [*numbers], of_values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ class Lifetimes:
     def surviving(self, start: int, end: int) -> list[int]:
         """Return the rows that are allocated between two positions and still alive at the second."""
         rows = self.allocated(start, end)
-        return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
+        ends = self.ends
+        return [row for row in rows if ends[row] >= end]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """Return the rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
@@ -55,15 +55,16 @@ class Lifetimes:
 
     def alive(self, position: int) -> list[int]:
         """Return the rows that are alive at a position, in the order of allocation."""
-        cache = self.alive_cache
+        cache, ends = self.alive_cache, self.ends
         if position not in cache:
-            rows = range(self.next_row(position))
-            cache[position] = [*compress(rows, map(position.__le__, self.ends))]
+            cache[position] = [row for row in range(self.next_row(position)) if ends[row] >= position]
         return cache[position]
 
 
 def _free_positions(events: Sequence[int], rows: int) -> list[int]:
     """Return the position at which each row is freed. It is the number of events if the row is never freed."""
-    end = len(events)
-    positions = dict(zip(events, range(end), strict=True))
-    return [*map(positions.get, range(-1, -rows - 1, -1), repeat(end))]
+    ends = [len(events)] * rows
+    for position, event in enumerate(events):
+        if event < 0:
+            ends[~event] = position
+    return ends

@@ -38,8 +38,7 @@ class StorageCounts(NamedTuple):
     @property
     def bytes(self) -> int:
         """The bytes of all storages together."""
-        sizes, size_of = self.storages.sizes, self.storages.kinds.size_of
-        return sum([sizes[size_of[kind]] * count for kind, count in self.counts.items()])
+        return self.storages.bytes_of(self.counts)
 
     def items(self) -> list[tuple[Allocation, int]]:
         """Return each kind with its number of storages."""
@@ -83,7 +82,7 @@ class LiveTensors:
 
     def of_step(self) -> dict[ComponentName, int]:
         """Return the live bytes of the step's own storages by component."""
-        totals = defaultdict[ComponentName, int](int)
+        totals: defaultdict[ComponentName, int] = defaultdict(int)
         if self.storages is not None:
             _add(totals, self.storages, self.live_kinds.counts.items())
         if self.left is not None:

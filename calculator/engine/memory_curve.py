@@ -9,7 +9,10 @@ is in the first or in the last copy.
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Window(NamedTuple):
@@ -59,7 +62,7 @@ class MemoryCurve:
 
     def __init__(
         self,
-        changes: list[int],
+        changes: Sequence[int],
         windows: tuple[Window, ...],
         growth: tuple[int, ...],
         drops: tuple[tuple[int, int], ...],

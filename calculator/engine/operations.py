@@ -6,6 +6,7 @@ Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's k
 from __future__ import annotations
 
 from functools import reduce
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+
+_EDGE, _SHAPE, _DTYPE = map(attrgetter, ("edge", "shape", "dtype"))
 
 _RANK: dict[DType, int] = {
     "bool": 0,
@@ -191,9 +194,9 @@ def _pad_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """Return the concatenated parts (torch.cat). The gradients of the parts are views of the output's gradient."""
     first = parts[0]
-    edges = tuple([p.edge for p in parts])
-    node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
-    out = first.tape.new(shape, reduce(result_type, (p.dtype for p in parts)), name, node)
+    edges = tuple(map(_EDGE, parts))
+    node = Node(first.tape, _cat_back, edges, [*map(_SHAPE, parts)]) if any(edges) else None
+    out = first.tape.new(shape, reduce(result_type, map(_DTYPE, parts)), name, node)
     out.merged = True
     return out
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from operator import itemgetter, neg
+from operator import neg
 from typing import TYPE_CHECKING
 
+from calculator.engine.kinds import picked
 from calculator.engine.live_tensors import LiveTensors
 from calculator.engine.memory_curve import MemoryCurve
 
@@ -34,12 +35,13 @@ class Recording:
         #: The bytes that each event adds.
         self.changes = self._changes()
         sizes = storages.sizes
-        growth = tuple([sum([sizes[size] * count for size, count in counts.items()]) for counts in copies.sizes])
+        growth = tuple(map(storages.bytes_of_sizes, copies.sizes))
         #: Rows that the copies keep after the interpreted layer frees them.
         self.retained_by_copies = self._retained_by_copies(growth)
         size_of = copies.kinds.size_of
         drops = tuple([(at, count * sizes[size_of[kind]]) for at, count, kind in copies.dropped])
-        self.curve = MemoryCurve(self._changes_with_retained(), self.windows, growth, drops)
+        changes = self._changes_with_retained() if self.retained_by_copies else self.changes
+        self.curve = MemoryCurve(changes, self.windows, growth, drops)
 
     def row_bytes(self, row: int) -> int:
         """Return the bytes of a row."""
@@ -65,14 +67,14 @@ class Recording:
         ends = self.copies.lifetimes.ends
         return [row for row in self.retained_by_copies if ends[row] < event < self.windows[1].end]
 
-    def _changes(self) -> list[int]:
+    def _changes(self) -> Sequence[int]:
         """Return the bytes that each event adds. A free adds a negative number.
 
         `n` indexes the sizes from the front of the list. `~n` = -n - 1 indexes the freed bytes from its end.
         """
         sizes = self.storages.sizes
         both = [*sizes, *map(neg, reversed(sizes))]
-        return [*itemgetter(*self.copies.kinds.size_events)(both)]  # half the time of a comprehension
+        return picked(both, self.copies.kinds.size_events)
 
     def _retained_by_copies(self, growth: tuple[int, ...]) -> list[int]:
         """Return the rows of tables that only the repeated layers keep.
@@ -87,8 +89,6 @@ class Recording:
 
     def _changes_with_retained(self) -> list[int]:
         """Return the bytes that each event adds, where retained tables are freed at the end of the layer."""
-        if not self.retained_by_copies:
-            return self.changes
         changes = [*self.changes]
         for row in self.retained_by_copies:
             size = self.row_bytes(row)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
 #: The longest pattern of layers to look for (Gemma 3 repeats 6).
 LONGEST_PERIOD = 12
@@ -55,10 +56,12 @@ class Repetition(NamedTuple):
         return number + (self.copies * (self.end - self.start) if self.start <= position < self.end else 0)
 
 
-def repetition(kinds: Sequence[Any]) -> Repetition:
+@lru_cache(maxsize=1024)
+def repetition(kinds: Sequence[Hashable]) -> Repetition:
     """Find where a sequence of layers becomes periodic, and keep two of its periods.
 
     The first period is interpreted by itself because other layers precede it; the second represents those that follow.
+    The result is cached, because models have few patterns.
     """
     count = len(kinds)
     for lead in range(count):
@@ -73,7 +76,7 @@ def every_layer(count: int) -> Repetition:
     return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
 
 
-def repetition_before_last(kinds: Sequence[Any]) -> Repetition:
+def repetition_before_last(kinds: Sequence[Hashable]) -> Repetition:
     """Find the repetition, with the last layer interpreted by itself.
 
     Every repeated layer is then between two like it.

@@ -33,8 +33,8 @@ class SkippedLayer(Protocol):
     #: The event at which its forward pass would begin.
     start: int
 
-    def note_cache(self, cached: Iterable[Tensor]) -> None:
-        """Store which tensors the cache contains, before the forward pass frees it."""
+    def note_cache(self, cached: Iterable[Sequence[Tensor]]) -> None:
+        """Store which keys and values the cache contains, before the forward pass frees it."""
 
     def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
         """Find in the graph which tensors the first layer does not save.

@@ -168,4 +168,7 @@ class EvaluatedSizes(Sizes):
         """Return the bytes by number."""
         value, unit = values.__getitem__, ALLOCATION_ROUNDING
         # `rounded`, without a call for each size.
-        return [-(-constant * prod(map(value, indices)) // unit) * unit for constant, indices in self._numbers]
+        return [
+            -(-constant * (value(indices[0]) if len(indices) == 1 else prod(map(value, indices))) // unit) * unit
+            for constant, indices in self._numbers
+        ]

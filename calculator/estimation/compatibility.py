@@ -84,7 +84,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
         *several_gpus.several_cards(request.device),
         *(_stack(request, model) if request.stack != DEFAULT_STACK else ()),
         *stated_base.problems(request.method, request.model),
-        *stated_base.problems_of_card(request.method, request.device),
+        *(stated_base.problems_of_card(request.method, request.device) if request.device.gpu is not None else ()),
         *(_plain_steps(request, method) if method.plain_steps_only else ()),
         *_of_optimizer(request, model),
         *(_coupled(request, model) if forward_of(model).couples_layers(model.config) else ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
@@ -185,18 +186,18 @@ def model_of(reference: ModelReference) -> Model:
     if reference.id is None:
         message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
         raise refusal("model.parameters", message, reference.parameters)
-    entry = catalogue.model(reference.id)
-    if entry.config_for(images=reference.task.has_images)["model_type"] not in FAMILIES:
-        message = f"the calculator does not model {entry.model_type}, the type of {entry.id}, which an estimate traces"
-        raise refusal("model", message, reference.id)
-    return _catalogued(entry.id, reference.task)
+    return _catalogued(reference.id, reference.task)
 
 
 @lru_cache(maxsize=256)
 def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
     """Return a model of the catalogue. It is cached, because models are never changed."""
-    config = catalogue.model(id).config_for(images=task.has_images)
-    return model_from_config(config, id=id, task=task)
+    entry = catalogue.model(id)
+    config = entry.config_for(images=task.has_images)
+    if config["model_type"] not in FAMILIES:
+        message = f"the calculator does not model {entry.model_type}, the type of {entry.id}, which an estimate traces"
+        raise refusal("model", message, id)
+    return model_from_config(config, id=entry.id, task=task)
 
 
 def model_summary(model: Model) -> ModelSummary:
@@ -240,7 +241,7 @@ def _emptying(request: Request) -> Training:
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
     shown = figures_of(step)
     replay = device_replay(request, step, series, shown.peaks) if request.reserved == "replay" else None
-    workspaces = tuple([part.bytes for part in library_workspace(card_of(request.device))])
+    workspaces = tuple(map(attrgetter("bytes"), library_workspace(card_of(request.device))))
     memory, verdict = memory_and_fit(
         request,
         shown.parts,

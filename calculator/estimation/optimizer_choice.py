@@ -37,7 +37,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
         yield from _projected(request, model)
     if optimizer.projects == "random" and not of_options:
         yield from _scaled(model, training)
-    message = _on_several_gpus(optimizer, training, device.sharding)
+    message = None if device.sharding == "none" else _on_several_gpus(optimizer, training, device.sharding)
     if message is None and training.trainer is not None and not optimizer.of_trainer:
         message = "TrainingArguments.optim does not have it: leave training.trainer out, or use adamw_torch_fused"
     elif message is None and training.trainer in _OWN_OPTIMIZERS and optimizer.on_one_gpu:
@@ -48,7 +48,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
 
 def _on_several_gpus(optimizer: Optimizer, training: Training, sharding: ShardingName) -> str | None:
     """Return why an optimizer is refused on several GPUs, or None if it is not."""
-    if sharding == "none" or not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
+    if not optimizer.on_one_gpu or (sharding == "ddp" and not optimizer.refuses_ddp):
         return None
     if optimizer.of_shards and sharding != "ddp":
         if training.trainer is None and not (training.fsdp_config or FSDPConfig()).cpu_offload:

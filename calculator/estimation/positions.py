@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.architecture.per_model import per_model
 from calculator.common.errors import Problem
 from calculator.estimation import audio_requests, image_classification
 from calculator.estimation.sample_lengths import uncut
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
 
 
+@per_model
 def most_positions(model: Model) -> int | None:
     """Return the maximum number of positions that a model can run, or None if there is no limit.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+from calculator.common.deferred import Deferred
 from calculator.inputs.size_settings import other_settings, sizes
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.by_sizes import BySizes
@@ -28,6 +30,14 @@ if TYPE_CHECKING:
 
 #: The maximum number of runs of a series whose replays are cached. Each takes some figures.
 MAX_REPLAYED = 64
+
+
+def _is_same(reference: ModelReference, before: ModelReference) -> bool:
+    """Return whether two requests have the same model.
+
+    Two different configs can compare equal, because Python's 1 equals true.
+    """
+    return reference is before or (reference == before and reference.config is before.config)
 
 
 class SeriesCache:
@@ -61,7 +71,7 @@ class SeriesCache:
         #: The model with its method applied that a check has read, with what it was made of.
         self._prepared: tuple[tuple[object, ...], PreparedModel] | None = None
         #: The training whose settings were read last, and those that are not sizes.
-        self._training: tuple[Training, tuple[object, ...]] | None = None
+        self._training: tuple[Training, Deferred[tuple[object, ...]]] | None = None
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.state_key: object = None
@@ -75,29 +85,25 @@ class SeriesCache:
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
-        """Return the model of a request.
-
-        Two different configs can compare equal, because Python's 1 equals true.
-        """
+        """Return the model of a request."""
         before = self.reference
-        is_same = reference is before or (reference == before and reference.config is before.config)
-        if self.model is None or not is_same:
+        if self.model is None or before is None or not _is_same(reference, before):
             self.model, self.reference = build(reference), reference
             self._replays.clear()
         return self.model
 
     def remarks_on(self, request: Request, model: Model) -> BySizes[Callable[[], Remarks]]:
         """Return the cache of remarks for requests that differ from this one in sizes alone."""
-        others = other_settings(request.method), self._others_of(request.training)
+        others = Deferred(partial(other_settings, request.method)), self._others_of(request.training)
         key = (id(model), *others, request.device, request.stack, request.reserved, request.length_given)
         if self.remarks is None or key != self.remarks_key:
             self.remarks_key, self.remarks = key, BySizes(traces_first=self._traces_first)
         return self.remarks
 
-    def _others_of(self, training: Training) -> tuple[object, ...]:
-        """Return the settings of a training that are not sizes."""
+    def _others_of(self, training: Training) -> Deferred[tuple[object, ...]]:
+        """Return the settings of a training that are not sizes. They are read when a second request is compared."""
         if self._training is None or self._training[0] is not training:
-            self._training = training, other_settings(training)
+            self._training = training, Deferred(partial(other_settings, training))
         return self._training[1]
 
     def replays(self, run: Hashable) -> dict[Hashable, Any]:
@@ -143,7 +149,7 @@ class SeriesCache:
         """
         prepared, device = resident.prepared, resident.prepared.device
         divided = (device.count, device.sharding, device.nodes)
-        key = (self.state_key, sizes(prepared.given), divided, prepared.kernels, whole)
+        key = (self.state_key, Deferred(partial(sizes, prepared.given)), divided, prepared.kernels, whole)
         if self.step is None or key != self.step_key:
             self.step, self.step_key = TrainingStep(resident, traces=self.traces, whole=whole), key
         return self.step

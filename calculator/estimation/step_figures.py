@@ -6,6 +6,7 @@ They are cached with the step, which further requests share if they differ in th
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.reserved_rule import by_rule
@@ -35,7 +36,7 @@ def figures_of(step: TrainingStep) -> StepFigures:
     cached: StepFigures | None = step.known.get(StepFigures)
     if cached is None:
         peaks = step.deciding_peaks()
-        highest = max(peaks, key=lambda peak: peak.bytes)
+        highest = max(peaks, key=attrgetter("bytes"))
         cached = step.known[StepFigures] = StepFigures(
             peaks=peaks, phase=highest.phase, operation=highest.operation, parts=components(highest.alive)
         )

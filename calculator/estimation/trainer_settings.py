@@ -50,7 +50,8 @@ def problems(request: Request, model: Model, of_request: Callable[[], PreparedMo
     """
     training = request.training
     if training.trainer is None:
-        yield from _without_trainer(training)
+        if training.use_reentrant or _values(training) != _NO_VALUES:
+            yield from _without_trainer(training)
         return
     prepared = of_request()
     if towers.reads_images(model):
@@ -72,11 +73,9 @@ def problems(request: Request, model: Model, of_request: Callable[[], PreparedMo
 
 
 def _without_trainer(training: Training) -> Iterator[Problem]:
-    values, is_reentrant = _values(training), training.use_reentrant
-    if values == _NO_VALUES and not is_reentrant:
-        return
-    given = {name: value for name, value in zip(OF_TRAINERS, values, strict=True) if value != OF_TRAINERS[name]}
-    if is_reentrant:
+    values = zip(OF_TRAINERS, _values(training), strict=True)
+    given = {name: value for name, value in values if value != OF_TRAINERS[name]}
+    if training.use_reentrant:
         given["gradient_checkpointing_kwargs.use_reentrant"] = True
     for name, value in given.items():
         message = f"the reference step has no such setting: set training.trainer, or leave {name} out"

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.layer_kind import RECURRENT_TYPES
+from calculator.architecture.per_model import per_model
 from calculator.architecture.task import CAUSAL_LM
 from calculator.common.errors import refusal, shown
 from calculator.families.tasks import for_task
@@ -107,6 +108,7 @@ def forward_of(model: Model) -> DecoderForward:
     return forward
 
 
+@per_model
 def has_no_length(model: Model) -> bool:
     """Return whether transformers raises an error because no layer has attention.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.per_model import per_model
 from calculator.common.errors import Problem, shown
 from calculator.families import forward_of
 from calculator.layers import attention
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
 
 def problems(model: Model, training: Training) -> Iterator[Problem]:
     """Yield every reason why the forward pass fails."""
-    yield from _half_rotated(model)
-    yield from _windowless(model)
-    yield from _ungrouped(model, training)
-    yield from _routerless(model)
-    for name, why in forward_of(model).unsupported_fields(model.config):
-        yield Problem(loc=f"model.config.{name}", msg=why, input=model.config[name])
+    yield from _of_config(model)
+    if model.config.get("kv_lora_rank") is not None:
+        yield from _ungrouped(model, training)
+
+
+@per_model
+def _of_config(model: Model) -> tuple[Problem, ...]:
+    """Return the reasons that depend on the config alone."""
+    fields = forward_of(model).unsupported_fields(model.config)
+    refused = [Problem(loc=f"model.config.{name}", msg=why, input=model.config[name]) for name, why in fields]
+    return (*_half_rotated(model), *_windowless(model), *_routerless(model), *refused)
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:
@@ -63,7 +69,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
     Its keys exist for every head, but attention would repeat them.
     """
     config = model.config
-    if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
+    if training.attention == "flash_attention_2":
         return
     heads, groups = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
     kept = attention.use_gqa_in_sdpa(config["qk_head_dim"], config["v_head_dim"])

@@ -56,4 +56,7 @@ def _readers(kind: type) -> tuple[Callable[[object], tuple[Any, ...]], Callable[
 
 def _reader(names: list[str]) -> Callable[[object], tuple[Any, ...]]:
     """Return a function that reads attributes. An `attrgetter` of one name would return a value, not a tuple."""
-    return attrgetter(*names) if len(names) > 1 else lambda settings: tuple([getattr(settings, name) for name in names])
+    if not names:
+        return lambda _: ()
+    read = attrgetter(*names)
+    return read if len(names) > 1 else lambda settings: (read(settings),)

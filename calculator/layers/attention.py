@@ -85,17 +85,14 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     Source: integrations/sdpa_attention.py.
     """
     grouped = key.shape[1] != query.shape[1]
-    if grouped and (context.mask is not None or not _stays_grouped(context, key, value)):
+    stays = context.mask is None and "repeated_keys" not in context.older
+    if grouped and not (stays and use_gqa_in_sdpa(key.shape[-1], value.shape[-1])):
         if query.shape[2] == 1 and not context.older & _REPEAT_KEYS:
             return _packed(context, query, key, value)
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
     if "contiguous_queries" in context.older:
         query, key, value = (_contiguous_heads(t, name) for t, name in _named(query, key, value))
     return run_kernel(context, query, key, value, partial(_kernel, context))
-
-
-def _stays_grouped(context: Context, key: Tensor, value: Tensor) -> bool:
-    return "repeated_keys" not in context.older and use_gqa_in_sdpa(key.shape[-1], value.shape[-1])
 
 
 def _contiguous_heads(x: Tensor, name: str) -> Tensor:

@@ -120,7 +120,7 @@ class Context(BatchState):
         trains: bool = True,
         tape: Tape | None = None,
         parameters: Parameters | None = None,
-        classes: list[int] | None = None,
+        classes: tuple[int, ...] | None = None,
     ) -> None:
         """Start a step on a tape of its own, or a pass inside a step on that step's `tape`.
 
@@ -220,7 +220,7 @@ class Context(BatchState):
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
-    def _layer_classes(self) -> list[int]:
+    def _layer_classes(self) -> tuple[int, ...]:
         """Return a number for each layer. Layers that allocate the same have equal numbers.
 
         Attention types differ if their masks do, or if the sharding makes every layer create its own tensors of a
@@ -236,7 +236,7 @@ class Context(BatchState):
         couples_layers = forward.couples_layers(self.config) or self.method.couples_layers or offloads
         returns_outputs = self.prepared.layer_outputs is not None
         if self.model.encoder_layers or couples_layers or self.model.task.embeds or returns_outputs:
-            return [*range(len(self.layers))]
+            return tuple(range(len(self.layers)))
         several = len(self.model.attention_types) > 1
         types_differ = several and (masks.sliding_masks_differ(self) or self.hooks.couples_layers)
         tower = forward.tower if training.has_images else None
@@ -338,15 +338,14 @@ class Context(BatchState):
         """Add virtual tokens to the front of the sequence."""
         self.length = tokens + self.length
 
-    def begin_offloading(self) -> OffloadedActivations | None:
-        """Offload what nodes save from here on, if the trainer does. Return the hooks."""
-        if self.prepared.offloads_activations:
-            checkpoints = self.training.gradient_checkpointing
-            reenters = checkpoints and self.is_reentrant
-            leaves_inputs = reenters or (checkpoints and self.grads_inputs)
-            self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
-            self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs, reenters=reenters)
-            self.tape.hooks.append(self.offloaded)
+    def begin_offloading(self) -> OffloadedActivations:
+        """Offload what nodes save from here on. Return the hooks."""
+        checkpoints = self.training.gradient_checkpointing
+        reenters = checkpoints and self.is_reentrant
+        leaves_inputs = reenters or (checkpoints and self.grads_inputs)
+        self.tape.weight_views = WEIGHT_VIEWS.get(self.prepared.device.sharding)
+        self.offloaded = OffloadedActivations(self.tape, leaves_inputs=leaves_inputs, reenters=reenters)
+        self.tape.hooks.append(self.offloaded)
         return self.offloaded
 
     def input_requiring_grad(self, embeddings: Tensor, name: str = "input embeddings") -> Tensor:

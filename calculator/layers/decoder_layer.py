@@ -66,8 +66,15 @@ def _own_module(modules: LayerModules) -> str:
     """
     if modules.kind.attention == "conv":
         return "conv"
-    mixers = ("self_attn", "linear_attn", *(("mamba",) if modules.kind.attention == "linear_attention" else ()))
-    return next((mixer for mixer in mixers if mixer in modules), "attention")
+    mixers: tuple[str, ...] = (
+        "self_attn",
+        "linear_attn",
+        *(("mamba",) if modules.kind.attention == "linear_attention" else ()),
+    )
+    for mixer in mixers:
+        if mixer in modules:
+            return mixer
+    return "attention"
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:

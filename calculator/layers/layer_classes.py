@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,16 +14,17 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
 
 
+@lru_cache(maxsize=256)
 def layer_classes(
-    layers: Sequence[Layer],
+    layers: tuple[Layer, ...],
     *,
     types_differ: bool,
     first_of_types_differs: bool,
     with_images: int,
     last_differs: bool,
     first_differs: bool,
-) -> list[int]:
-    """Return a number for each layer. Layers that allocate the same have equal numbers.
+) -> tuple[int, ...]:
+    """Return a number for each layer. Layers that allocate the same have equal numbers. The result is cached.
 
     Layers differ by their modules, and by their attention type if `types_differ`. The first layer of an attention type
     differs from the others if `first_of_types_differs`: its backward pass frees the mask and the position tables of the
@@ -42,7 +44,9 @@ def layer_classes(
     classes[:with_images] = range(-1 - with_images, -1)
     if last_differs:
         classes[-1] = -2
-    return [-1, *classes[1:]] if first_differs else classes
+    if first_differs:
+        classes[:1] = [-1]
+    return tuple(classes)
 
 
 def _first_of_types(layers: Sequence[Layer]) -> list[int]:

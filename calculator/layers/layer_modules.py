@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import LayerKind
     from calculator.layers.bound_module import BoundModule
 
 
-class LayerModules:
-    """The bound modules of one layer."""
+class LayerModules(dict[str, "BoundModule"]):
+    """The bound modules of one layer by their names in the layer."""
 
-    __slots__ = ("kind", "modules", "prefix")
+    __slots__ = ("kind", "prefix")
 
     def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
-        self.modules = modules
+        super().__init__(modules)
         #: The path of the layer, with `*` for its number.
         self.prefix = prefix
         self.kind = kind
@@ -28,12 +28,6 @@ class LayerModules:
         """
         return [
             name
-            for module in self.modules.values()
+            for module in self.values()
             for name in (*(f"{module.name}.{parameter.name}" for parameter in module.module.parameters), module.name)
         ]
-
-    def __getitem__(self, name: str) -> BoundModule:
-        return self.modules[name]
-
-    def __contains__(self, name: Any) -> bool:
-        return name in self.modules

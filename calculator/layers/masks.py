@@ -41,12 +41,7 @@ def window_tensors(context: Context) -> list[Tensor]:
     if "windows_without_counters" in context.older:
         return []
     context.set_scope("cache: ")
-    sliding = sum(
-        count
-        for layer, count in context.model.decoder.distinct
-        if layer.kind.attention == "sliding_attention" and layer.kind.shares != "reuse"
-    )
-    return [context.tape.new((), "int64", "window") for _ in range(sliding)]
+    return [context.tape.new((), "int64", "window") for _ in range(context.model.decoder.windows)]
 
 
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
@@ -66,12 +61,13 @@ def of_text(context: Context) -> dict[MixerType, Tensor | None]:
     if "hybrid" in types:
         types |= {"full_attention", "linear_attention"}
     transform = context.forward.transform_mask
-    made: dict[MixerType, Tensor | None] = {
-        attention_type: transform(context, _mask(context, attention_type))
-        for attention_type in ATTENTION_TYPES
-        if attention_type in types
-    }
-    made.update((recurrent_type, _recurrent(context)) for recurrent_type in RECURRENT_TYPES if recurrent_type in types)
+    made: dict[MixerType, Tensor | None] = {}
+    for attention_type in ATTENTION_TYPES:
+        if attention_type in types:
+            made[attention_type] = transform(context, _mask(context, attention_type))
+    for recurrent_type in RECURRENT_TYPES:
+        if recurrent_type in types:
+            made[recurrent_type] = _recurrent(context)
     return made
 
 
@@ -147,7 +143,9 @@ def _needed(context: Context, attention: MixerType) -> bool:
     A single query attends to every key. is_causal covers attention in one direction only.
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
-    if _masks_packed_sequences(context) or _keeps_samples_apart(context) or context.older & _IN_EVERY_PASS:
+    if context.older and (_masks_packed_sequences(context) or context.older & _IN_EVERY_PASS):
+        return True
+    if context.training.flattened and _keeps_samples_apart(context):
         return True
     if context.training.padding or context.forward.always_masked or both_ways:
         return True
@@ -169,12 +167,10 @@ def _masks_packed_sequences(context: Context) -> bool:
 
 
 def _keeps_samples_apart(context: Context) -> bool:
-    """Return whether the positions restart within a row. Older code does not look whether they do, but for a cache.
+    """Return whether positions restart within flattened rows. Older code does not look for that, but for a cache.
 
     Source: transformers/masking_utils.py, find_packed_sequence_indices.
     """
-    if not context.training.flattened:
-        return False
     return not context.caches if "masks_without_cache" in context.older else context.training.samples > 1
 
 
@@ -235,7 +231,7 @@ def _boolean(context: Context, attention: MixerType) -> Tensor:
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if _masks_packed_sequences(context):
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
-    if _keeps_samples_apart(context):
+    if context.training.flattened and _keeps_samples_apart(context):
         mask = _and(mask, mask, "by positions")
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sample"), "and of one sample")
     if context.training.passes_mask:

@@ -113,7 +113,7 @@ class WithFrozenAdapters(PreparedModel):
 
 
 def compared_tensors(
-    prepared: PreparedModel, compared: Compared | None, trained: Iterable[ResidentTensor]
+    prepared: PreparedModel, compared: Compared, trained: Iterable[ResidentTensor]
 ) -> Iterator[ResidentTensor]:
     """Yield the tensors that stay in memory for the reference. They do not include parameters of the trained model.
 

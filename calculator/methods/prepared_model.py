@@ -39,12 +39,16 @@ class PreparedModel:
         "adapter_dtype",
         "cast_to",
         "device",
+        "disables_dropout",
         "given",
+        "has_prompts",
         "method",
         "model",
         "module_specs",
+        "offloads_activations",
         "param_dtype",
         "recorded_passes",
+        "sequences_per_row",
         "stack",
         "trainer",
         "training",
@@ -61,6 +65,13 @@ class PreparedModel:
     ) -> None:
         #: The training loop.
         self.trainer = trainer_of(training)
+        facts = self.trainer.facts
+        #: The number of sequences in each row of a micro-batch: two if a row is a pair.
+        self.sequences_per_row = facts.sequences
+        #: Whether each sequence begins with a prompt, so that its first token has no label.
+        self.has_prompts = facts.has_prompts
+        #: Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0.
+        self.disables_dropout = facts.disables_dropout
         model = self.trainer.model(model, stack)
         self.method = method.for_model(model)
         self.model = self.method.with_layers(model)
@@ -68,10 +79,12 @@ class PreparedModel:
         self.given = training
         #: The dtype in which the request's script adds adapters, whatever a sharding casts them to.
         self.adapter_dtype = training.adapter_dtype
-        #: The training that the step runs.
-        self.training = precision.step_training(training, device, method)
         #: The dtype that every parameter is cast to after the method is applied. None if they are not cast.
         self.cast_to = precision.cast_to(training, device)
+        #: The training that the step runs.
+        self.training = training if self.cast_to is None else precision.step_training(training, device, method)
+        #: Whether the trainer offloads saved tensors to host memory.
+        self.offloads_activations = facts.offloads_saved_tensors and bool(self.training.activation_offloading)
         self.device = device
         self.stack = stack
         #: The attention kernels, and the differences from the default releases. None until they are read.
@@ -117,28 +130,14 @@ class PreparedModel:
         return None if stays else self.cast_to
 
     @property
-    def sequences_per_row(self) -> int:
-        """The number of sequences in each row of a micro-batch: two if a row is a pair."""
-        return self.trainer.facts.sequences
-
-    @property
-    def has_prompts(self) -> bool:
-        """Whether each sequence begins with a prompt, so that its first token has no label."""
-        return self.trainer.facts.has_prompts
-
-    @property
-    def disables_dropout(self) -> bool:
-        """Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0."""
-        return self.trainer.facts.disables_dropout
-
-    @property
     def grads_inputs(self) -> bool:
-        """Whether checkpointing gives embeddings a gradient even if nothing before them is trained.
+        """Whether embeddings get a gradient even if nothing before them is trained, as under checkpointing.
 
         PEFT needs it. `gradient_checkpointing_enable` does it by itself if the main input is ids
         (transformers/modeling_utils.py, enable_input_require_grads), but not in older releases.
         """
-        checkpoints = self.training.gradient_checkpointing and self.trainer.facts.grads_inputs
+        when = self.trainer.facts.grads_inputs
+        checkpoints = when == "always" or (when == "checkpointed" and self.training.gradient_checkpointing)
         by_itself = self.model.reads_ids and "embeddings_without_gradients" not in self.older
         return checkpoints and (by_itself or not self.method.facts.trains_base)
 
@@ -151,11 +150,6 @@ class PreparedModel:
     def layer_outputs(self) -> LayerOutputs | None:
         """Which tensors of every layer the model returns to the trainer, if any."""
         return self.trainer.layer_outputs(self)
-
-    @property
-    def offloads_activations(self) -> bool:
-        """Whether the trainer offloads saved tensors to host memory."""
-        return self.trainer.facts.offloads_saved_tensors and bool(self.training.activation_offloading)
 
     def config(self, dropout_modules: Collection[str]) -> Config:
         """Return the model's config.

@@ -40,12 +40,10 @@ class TensorGroup(tuple[ResidentTensors, ...]):  # noqa: SLOT001  cached propert
     @cached_property
     def by_component(self) -> dict[ComponentName, int]:
         """The bytes of the tensors by component."""
-        if self.parts:
-            first, *others = self.parts
-            totals = {**first.by_component}
-            more = [item for part in others for item in part.by_component.items()]
-        else:
-            totals, more = {}, [(tensors.component, tensors.bytes) for tensors in self]
-        for component, size in more:
-            totals[component] = totals.get(component, 0) + size
+        totals: dict[ComponentName, int] = {}
+        for part in self.parts:
+            for component, size in part.by_component.items():
+                totals[component] = totals.get(component, 0) + size
+        for tensors in () if self.parts else self:
+            totals[tensors.component] = totals.get(tensors.component, 0) + tensors.bytes
         return totals

@@ -84,7 +84,8 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
         else:
             _module(tensors, part, part.name, 1, prepared)
     tensors += outer_buffers(prepared)
-    tensors += [_cast(added, prepared.cast_added_to) for added in method.added(model, prepared.given)]
+    for added in method.added(model, prepared.given):
+        tensors.append(_cast(added, prepared.cast_added_to))
     return tuple(_placed_in_graph(model, tensors))
 
 
@@ -154,10 +155,12 @@ def _placed_in_graph(model: Model, tensors: list[ResidentTensor]) -> list[Reside
 
 def outer_buffers(prepared: Prepared) -> Iterator[ResidentTensor]:
     """Yield the buffers outside the layers, and those of layers that older releases have."""
-    buffers = prepared.model.buffers
-    named = _older_buffers(prepared) if prepared.older else [(buffer, buffer.name, 1) for buffer in buffers]
-    for buffer, name, count in named:
-        yield from _buffer(buffer, name, count, prepared.method, prepared.given)
+    if prepared.older:
+        for buffer, name, count in _older_buffers(prepared):
+            yield from _buffer(buffer, name, count, prepared.method, prepared.given)
+        return
+    for buffer in prepared.model.buffers:
+        yield from _buffer(buffer, buffer.name, 1, prepared.method, prepared.given)
 
 
 def layer_buffers(prepared: Prepared, stack: str, layer: Layer, count: int) -> Iterator[ResidentTensor]:

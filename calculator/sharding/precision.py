@@ -33,9 +33,7 @@ def is_built_partitioned(training: Training, device: Device, method: Method) -> 
 
 
 def step_training(training: Training, device: Device, method: Method) -> Training:
-    """Return the training that the step runs: in the weights' dtype instead of under autocast."""
-    if cast_to(training, device) is None:
-        return training
+    """Return the training of a step whose parameters are cast: in their dtype instead of under autocast."""
     dtype = training.autocast or training.dtype
     keeps_adapters = is_built_partitioned(training, device, method)
     adapter_dtype = training.adapter_dtype if keeps_adapters else "model"

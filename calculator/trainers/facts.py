@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +52,8 @@ class TrainerFacts:
     scalars: tuple[str, ...] = ()
     #: Whether it leaves `use_cache` as the model's config sets it.
     uses_cache: bool = True
-    #: Whether checkpointing gives the embeddings a gradient even if nothing before them is trained, as PEFT requires.
-    grads_inputs: bool = True
+    #: When the embeddings get a gradient even if nothing before them is trained, which PEFT requires of checkpointing.
+    grads_inputs: Literal["checkpointed", "always", "never"] = "checkpointed"
     #: Whether 8-bit optimizers keep the states of `torch.nn.Embedding` weights in 32 bits.
     embeddings_in_32_bits: bool = False
     #: Whether the initial states of an optimizer are moved to the device, including step counters.
@@ -76,3 +76,8 @@ class TrainerFacts:
     is_interval: bool = False
     #: What the answer's assumptions say about it.
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def runs_other_passes(self) -> bool:
+        """Whether a micro-batch can have passes other than the trained one."""
+        return self.compares or self.generates or self.runs_no_grad_first

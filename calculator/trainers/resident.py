@@ -70,8 +70,9 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
 
     A step's batches replace those of the previous step. The reference step frees each batch itself.
     """
+    of_images = _of_images(loop, prepared) if prepared.training.has_images else ()
     if loop.name is None:
-        return (*rotary.kept(loop, prepared), *_of_images(loop, prepared))
+        return (*rotary.kept(loop, prepared), *of_images)
     steps = prepared.training.gradient_accumulation_steps
     return (
         *[_of_step(*tensor, steps) for tensor in loop.fetched(prepared)],
@@ -80,7 +81,7 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
         *rotary.kept(loop, prepared),
-        *_of_images(loop, prepared),
+        *of_images,
     )
 
 
@@ -106,18 +107,13 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
-    """Return the tensors alive in addition to a step's batches while these are fetched.
-
-    Text alone is small and not counted.
-    """
-    if not prepared.training.has_images:
-        return ()
+    """Return the tensors alive in addition to a step's batches with images while these are fetched."""
     return tuple(_of_step(*tensor) for tensor in loop.while_fetching(prepared))
 
 
 def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """Return the tensors that a model, and a second model, keep from step to step because of images."""
-    tower = forward_of(prepared.model).tower if prepared.training.has_images else None
+    tower = forward_of(prepared.model).tower
     if tower is None:
         return ()
     training = prepared.training.by_sequences(loop.facts.sequences)

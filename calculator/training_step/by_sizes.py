@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from calculator.common.deferred import Deferred
 from calculator.engine.symbolic_sizes import ShapeEnv
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.methods.prepared_model import PreparedModel
@@ -46,7 +47,7 @@ class BySizes(Generic[Result]):
     def __init__(self, *, traces_first: bool = False) -> None:
         self.traces_first = traces_first
         #: The sizes and the result of the first request, or of the last one with `traces_first`.
-        self.kept: tuple[tuple[int, ...], Result] | None = None
+        self.kept: tuple[Deferred[tuple[int, ...]], Result] | None = None
         self.traces: list[Traced[Result]] = []
 
     def of(
@@ -71,20 +72,26 @@ class BySizes(Generic[Result]):
         traced: Callable[[ShapeEnv, Training, AnyMethod], Traced[Result]],
     ) -> Result | None:
         """Return the result for a training and a method. Their sizes are symbolic when they are traced."""
-        settings = sizes(training) + sizes(method)
+        settings = Deferred(partial(_sizes, training, method))  # read when a second request is compared
         if self.kept is None and not self.traces_first:
-            self.kept = settings, plain()
+            result = plain()
+            self.kept = settings, result
+            return result
         if self.kept is not None and settings == self.kept[0]:
             return self.kept[1]
-        found = next(filter(None, (trace.with_sizes(settings) for trace in self.traces)), None)
+        found = next(filter(None, (trace.with_sizes(settings()) for trace in self.traces)), None)
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
             self.traces.append(traced(shape_env, *symbolic))
-            found = self.traces[-1].with_sizes(settings)
+            found = self.traces[-1].with_sizes(settings())
         if self.traces_first and found is not None:
             self.kept = settings, found
         return found
+
+
+def _sizes(training: Training, method: Method) -> tuple[int, ...]:
+    return sizes(training) + sizes(method)
 
 
 def settings_of(prepared: PreparedModel) -> tuple[object, ...]:

@@ -44,7 +44,7 @@ def micro_batch(context: Context) -> None:
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
     context.kept_by_method = context.method.kept(context)
-    offloaded = context.begin_offloading()
+    offloaded = context.begin_offloading() if context.prepared.offloads_activations else None
     tape.mark("forward")
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
@@ -81,7 +81,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     """Run the model up to the loss. Return the loss and the other outputs that the caller receives."""
     if context.num_items is not None:
         context.num_items = context.hooks.number(context.num_items)
-    batch, context.images = context.images, [context.hooks.batch(image) for image in context.images]
+    batch, context.images = context.images, [*map(context.hooks.batch, context.images)]
     context.hooks.begin(context.parameters)
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = (
@@ -95,14 +95,19 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         and not uncached
     )
     if context.caches and context.forward.is_causal:
-        coupled = context.hooks.couples_layers
-        context.cache = Cache(windowed=True, given=None if coupled else _windows(context))
+        if context.hooks.couples_layers:
+            context.cache = Cache(windowed=True)
+        else:
+            # For a model with images, the text model allocates the cache, after the vision tower.
+            context.cache = Cache(windowed=True, given=[] if context.images else masks.window_tensors(context))
     if context.prepared.layer_outputs == "hidden states":
         context.hidden_states = []
     context.method.before_forward(context)
     if not context.method.embeds_inputs:
         context.hooks.begin_base()
-    hidden_states = _hidden_states(context, ids)
+    hidden_states = decoder(context, ids)
+    if context.skipped is not None and context.tape.grad_enabled:
+        context.skipped.compare(hidden_states)
     context.release()
     context.tape.component = "logits_and_loss"
     loss, outputs = trainer.head(context)(context, hidden_states)
@@ -111,7 +116,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
-        context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
+        context.skipped_layer.note_cache(context.cache.kept)
     context.router_logits, context.forward_locals, context.passed_labels = None, [], None
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past
@@ -120,22 +125,6 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     context.returned_cache = context.cache if is_returned else None
     context.cache, context.num_items, context.images = None, None, batch
     return loss, outputs
-
-
-def _hidden_states(context: Context, ids: Tensor) -> Tensor:
-    """Run the decoder, and compare what the trained pass returns with what passes before it were to return."""
-    hidden_states = decoder(context, ids)
-    if context.skipped is not None and context.tape.grad_enabled:
-        context.skipped.compare(hidden_states)
-    return hidden_states
-
-
-def _windows(context: Context) -> list[Tensor]:
-    """Return the windows of a cache that is allocated at once.
-
-    For a model with images, the text model allocates the cache, after the vision tower.
-    """
-    return [] if context.images else masks.window_tensors(context)
 
 
 def decoder(context: Context, ids: Tensor) -> Tensor:
@@ -154,7 +143,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = context.keep_hidden_states(enter_layers(context, hidden_states))
     layers, known = context.layer_loop, RecordedLayers.of(context, _layer)
     run = _runner(context, known, retained)
-    if (first := FirstPeriod.of(context, hidden_states, known)) is not None:
+    if (first := FirstPeriod(hidden_states, known) if context.leaves_out_first_period else None) is not None:
         del hidden_states
         hidden_states = first.output(context)
     may_repeat = context.may_repeat_first_period and hidden_states.edge is not None
@@ -175,7 +164,8 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
             retained = None
             hidden_states = seq2seq.decode(context, hidden_states)
         hidden_states = run(context, position, _with_saved_tables(context, position, hidden_states))
-        hidden_states, _replaced = _with_features(context, position, hidden_states)
+        if context.image_features or context.hidden_states is not None:
+            hidden_states, _replaced = _with_features(context, position, hidden_states)
         if forward.keeps_hidden_states:
             context.decoder_locals.append(hidden_states)
         position += 1
@@ -195,7 +185,8 @@ def _runner(
     context: Context, known: RecordedLayers | None, retained: Tensor | None
 ) -> Callable[[Context, int, Tensor], Tensor]:
     """Return the function that runs a layer. `retained` is the tensor that the decoder keeps while layers run."""
-    run = partial(_layer, checkpointed=CheckpointedLayers.of(context)) if known is None else known.run
+    checkpointed = CheckpointedLayers.of(context) if context.training.gradient_checkpointing else None
+    run = partial(_layer, checkpointed=checkpointed) if known is None else known.run
     if context.skipped is not None and context.skipped.derives and context.tape.grad_enabled:
         kept = None if retained is None or retained.storage is None else retained.storage.row
         return partial(observed, context.skipped, run, kept)
@@ -288,12 +279,14 @@ def _layer(
     tables = unit.cast(own)
     arguments: list[Any] = [given_masks, tables]
     hidden_states = unit.before(hidden_states)
-    encoder, passed, biases = _encoded(context), context.passed, context.position_biases
+    encoder = context.encoder_states, context.encoder_mask
+    passed, biases = context.passed, context.position_biases
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, (context.mask, context.recurrent_mask)
         (context.mask, context.recurrent_mask), context.position_tables = arguments
-        encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
+        encoded = context.encoder_states, context.encoder_mask
+        context.encoder_states, context.encoder_mask = encoder
         outer_passed, context.passed = context.passed, passed
         outer_biases, context.position_biases = context.position_biases, {**biases}
         context.attends_to_window = layer.kind.attention == "sliding_attention"
@@ -334,14 +327,10 @@ def _layer(
     return unit.after(alike.run(context, hidden_states, with_checkpoint, first_leaf))
 
 
-def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
-    """Return the encoder's output and its mask, which each decoder layer receives."""
-    return context.encoder_states, context.encoder_mask
-
-
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
     """Return a layer's input, with a reference to the tables that only the layers it represents save."""
-    saves = x.edge is not None and not context.training.gradient_checkpointing
+    differ = context.forward.tables_for is not same_tables
+    saves = differ and x.edge is not None and not context.training.gradient_checkpointing
     tables = _tables_of_represented(context, position) if saves else []
     if not tables:
         return x
@@ -354,8 +343,6 @@ def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
 def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
     """Return the tables of attention types that occur in the represented layers but not in this layer."""
     repetition, tables_for = context.repetition, context.forward.tables_for
-    if tables_for is same_tables:
-        return []
     layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}

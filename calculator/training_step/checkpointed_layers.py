@@ -109,14 +109,14 @@ class CheckpointedLayers:
 
     @classmethod
     def of(cls, context: Context) -> CheckpointedLayers | None:
-        """Return the layers of a pass, or None if each is interpreted.
+        """Return the layers of a checkpointed pass, or None if each is interpreted.
 
         That is so if layers depend on more than their inputs and what all of them receive. Liger's final norm returns a
         gradient to the last layer that is a view, to which nothing is added in place. Gradients that are marked when
         they are ready are marked with the number of their layer.
         """
         tape, training = context.tape, context.training
-        if not (context.records_layers_again and training.gradient_checkpointing and tape.grad_enabled):
+        if not (context.records_layers_again and tape.grad_enabled):
             return None
         if training.use_liger_kernel or context.parameters.accumulation.marked:
             return None

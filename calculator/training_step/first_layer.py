@@ -107,9 +107,9 @@ class FirstLayer:
         """Allocate the output of the first layer."""
         return x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
 
-    def note_cache(self, cached: Iterable[Tensor]) -> None:
-        """Store which tensors the cache contains, before the forward pass frees it."""
-        self.cached = {tensor.storage.row for tensor in cached if tensor.storage is not None}
+    def note_cache(self, cached: Iterable[Sequence[Tensor]]) -> None:
+        """Store which keys and values the cache contains, before the forward pass frees it."""
+        self.cached = {tensor.storage.row for pair in cached for tensor in pair if tensor.storage is not None}
 
     def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
         """Find in the graph which tensors the first layer does not save. The nodes are in the order of creation.

@@ -27,7 +27,7 @@ def is_below_peak(recording: Recording) -> bool:
     """
     backward, curve, copies = recording.windows[1], recording.curve, recording.copies
     sizes, size_of = recording.storages.sizes, copies.kinds.size_of
-    gradients = (backward.copies + 1) * sum([sizes[size_of[kind]] * count for kind, count in copies.remaining.items()])
+    gradients = (backward.copies + 1) * recording.storages.bytes_of(copies.remaining)
     cached = sum([sizes[size_of[kind]] for _, _, kind in copies.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
@@ -71,9 +71,13 @@ def counts(copies: Copies, equal: EqualSizes) -> list[tuple[int, int]]:
 
 def _counted(copies: Copies, equal: EqualSizes) -> Iterator[tuple[int, int]]:
     layers, events = copies.windows[1].copies, copies.kinds.size_events
-    of_layer, kept = (together(copies.sizes[window], equal) for window in (0, 2))
-    gradients = {size: (layers + 1) * count for size, count in together(copies.sizes_left, equal).items()}
-    alive = {size: 0 for size, count in gradients.items() if count > kept.get(size, 0) + layers * of_layer.get(size, 0)}
+    of_layer, kept = together(copies.sizes[0], equal), together(copies.sizes[2], equal)
+    gradients: dict[int, int] = {}
+    alive: dict[int, int] = {}
+    for size, count in together(copies.sizes_left, equal).items():
+        gradients[size] = (layers + 1) * count
+        if gradients[size] > kept.get(size, 0) + layers * of_layer.get(size, 0):
+            alive[size] = 0
     most = dict.fromkeys(alive, -len(events))
     start, numbers = copies.windows[1].start, [number for number, size in enumerate(equal) if size in alive]
     counted = {*numbers, *map(invert, numbers)}

@@ -54,11 +54,11 @@ def outputs_of(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> list[tup
     Each pass has the prefix of its marks and the layers that are interpreted.
     """
     rows = tape.marked_rows
-    return [
-        (rows[output_of(prefix)], rows[f"{prefix}layer {layers.end} forward"])
-        for prefix, layers in passes
-        if output_of(prefix) in rows and layers.start == 0
-    ]
+    outputs: list[tuple[int, int]] = []
+    for prefix, layers in passes:
+        if output_of(prefix) in rows and layers.start == 0:
+            outputs.append((rows[output_of(prefix)], rows[f"{prefix}layer {layers.end} forward"]))
+    return outputs
 
 
 class FirstPeriod:
@@ -73,11 +73,6 @@ class FirstPeriod:
         self._dtype: DType = x.dtype
         self._merged = x.merged
         self._row = -1
-
-    @classmethod
-    def of(cls, context: Context, x: Tensor, known: RecordedLayers | None) -> FirstPeriod | None:
-        """Return the first period of a pass, with its input, or None if it is interpreted."""
-        return cls(x, known) if context.leaves_out_first_period else None
 
     def output(self, context: Context) -> Tensor:
         """Allocate the period's output, which is like its input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.total import total_bytes
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.resident.optimizer import Optimizer
+
+_DTYPE = attrgetter("dtype")
 
 #: The clipping factor and its terms.
 _FACTOR = ("total norm, kept from 0", "its reciprocal", "clipping's factor")
@@ -83,7 +86,7 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
     lists = range(optimizer.temporaries)
     if not lists or not trained:
         return ()
-    dtypes = [*dict.fromkeys([tensor.dtype for tensor in trained])]
+    dtypes = [*dict.fromkeys(map(_DTYPE, trained))]
     if len(dtypes) == 1:
         return _lists(trained, optimizer, lists)
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
@@ -127,8 +130,8 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     """
     if not trained:
         return ()
-    count = sum([tensor.count for tensor in trained])
-    dtype = reduce(result_type, dict.fromkeys([tensor.dtype for tensor in trained]))
+    count = sum(map(attrgetter("count"), trained))
+    dtype = reduce(result_type, dict.fromkeys(map(_DTYPE, trained)))
     # On shards the total norm is computed later. The norm that the trainer keeps from the previous step counts as one.
     norms = count - (keeps_norm and vectors > 1)
     norm = new_tensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=norms)

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     PassPeaks = tuple[tuple[int, int], ...]
 
 
-def peaks(run: Run, recording: Recording, *, each_is_needed: bool) -> PassPeaks | None:
+def peaks(run: Run, recording: Recording, left: LeftOut, *, each_is_needed: bool) -> PassPeaks | None:
     """Return the peaks of passes that are left out. They may be missing if they are not higher than the recording's.
 
     Return None if they are not certain. `each_is_needed`: whether none may be missing.
     """
-    left, marks = run.left_out, recording.copies.marks
-    if left is None:
-        return ()
+    marks = recording.copies.marks
     if left.layer is None:
         return () if not each_is_needed and skipped_passes.is_determined(recording) else None
     own: Mapping[str | None, int | None] = {}

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensor import ResidentTensor
     from calculator.sharding.communication import Collective
-    from calculator.trainers.facts import TrainerFacts
     from calculator.training_step.run import Run
 
 #: What a `ResidentState` computes at first use and what depends on the batch and length of its run.
@@ -60,11 +59,15 @@ class ResidentState:
         #: The unrolled micro-batches of this run and of runs that differ in sizes alone, for replays.
         self.unrolled = unrolled or UnrolledCache()
         self.shards = shards_of(prepared)
+        #: The facts about the training loop.
+        self.trainer = prepared.trainer.facts
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and the tensors of
         #: a reference model.
         resident = resident_tensors(prepared)
         compared = prepared.trainer.compared(prepared)
-        self.whole = self.shards.whole((*resident, *compared_tensors(prepared, compared, resident)))
+        if compared is not None:
+            resident = (*resident, *compared_tensors(prepared, compared, resident))
+        self.whole = self.shards.whole(resident)
         #: The part of the tensors that is on this rank.
         self.tensors = self.shards.rank_tensors(self.whole)
         self.optimizer = with_targets(
@@ -91,11 +94,6 @@ class ResidentState:
     def saved_bytes(self) -> int:
         """The bytes that `save_pretrained` writes of the trained parameters."""
         return self.prepared.method.saved_bytes(self.whole, self.prepared.model)
-
-    @property
-    def trainer(self) -> TrainerFacts:
-        """The facts about the training loop."""
-        return self.prepared.trainer.facts
 
     @property
     def updates_in_backward(self) -> bool:
@@ -182,8 +180,11 @@ class ResidentState:
         The allocator keeps their blocks.
         """
         dtype = self.prepared.training.dtype
-        cast = [tensor for tensor in base if tensor.dtype != dtype and tensor.parameters and not tensor.packed]
-        return sum([tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast])
+        freed = 0
+        for tensor in base:
+            if tensor.dtype != dtype and not tensor.packed:
+                freed += tensor.parameters * ITEMSIZE[dtype] * tensor.count
+        return freed
 
     def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
         """Return the number of tensors by size that stay on the device in addition to the base and those of the loop.
@@ -298,8 +299,12 @@ class ResidentState:
 
     @property
     def while_fetching(self) -> tuple[ResidentTensor, ...]:
-        """The tensors that are alive in addition to a step's batches while the loop fetches the batches."""
-        return while_fetching(self.prepared.trainer, self.prepared)
+        """The tensors that are alive in addition to a step's batches while the loop fetches the batches.
+
+        Text alone is small and not counted.
+        """
+        prepared = self.prepared
+        return while_fetching(prepared.trainer, prepared) if prepared.training.has_images else ()
 
     @property
     def host_bytes(self) -> int | None:

@@ -150,7 +150,7 @@ class Rollout:
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
-        self.classes: list[int] | None = None
+        self.classes: tuple[int, ...] | None = None
         #: What the tower returns for the images of the prompts.
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
@@ -291,7 +291,7 @@ class Rollout:
             if len(self.attention_types) > 1:
                 # A layer with a window caches other tokens than a layer without, even if their masks are the same.
                 types = [layer.kind.attention for layer in context.layers]
-                context.classes = [*equal(zip(context.classes, types, strict=True))]
+                context.classes = equal(zip(context.classes, types, strict=True))
                 context.repetition = hooks.repetition(context.classes)
             self.classes = context.classes if hooks is NO_HOOKS else None
         if self.leaves_out_first_period:

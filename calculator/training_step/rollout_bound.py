@@ -54,7 +54,7 @@ class Need(NamedTuple):
 
 
 class QuickNeed(NamedTuple):
-    """No fewer bytes than are alive at once, no fewer than all blocks have, and no fewer than there are sizes."""
+    """No fewer bytes than are alive at once, no fewer than all blocks have, and no fewer than the sizes of these."""
 
     bytes: int
     allocated: int
@@ -100,6 +100,12 @@ class RolloutBound:
     def is_below(self, size: int) -> bool:
         """Return whether all passes are certain to have fewer bytes alive."""
         return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
+
+    def sizes_above(self, limit: int) -> int:
+        """Return no fewer sizes than are above a limit in any pass."""
+        batch = self._batch
+        blocks = self._blocks.of_pass(self._sizes, batch, self._prompt, batch.length).blocks
+        return sum([size > limit for size, _ in blocks])
 
     @property
     def lower(self) -> tuple[Need, Need]:

@@ -148,7 +148,7 @@ def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> Pass
     Return None if a recording without all layers and passes, or with a first layer with more bytes alive, does not give
     every peak.
     """
-    passes = pass_peaks.peaks(run, recording, each_is_needed=whole)
+    passes = () if run.left_out is None else pass_peaks.peaks(run, recording, run.left_out, each_is_needed=whole)
     if recording.first is not None:
         return passes if recording.first.is_determined(recording) else None
     if recording.copies.bounds_first and not first_layer_bound.is_before_peak(recording):
@@ -190,22 +190,23 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
-    context.skipped = None if every_pass else SkippedPasses(needs_peaks=whole)
+    if trainer_of(context.training).facts.runs_other_passes and not every_pass:
+        context.skipped = SkippedPasses(needs_peaks=whole)
     micro_batch(context)
     # While the step is interpreted, freed objects of the step add events to its own tape only.
     repetition, tape = context.repetition, expanded(context.tape)
     context.drop_graph()
     marks = {label: position for position, label in tape.marks}
-    begin = marks["layer 0 forward"]
+    lifetimes = Lifetimes(tape.events, len(tape.rows))
     return Interpretation(
         tape=tape,
         repetition=repetition,
-        lifetimes=Lifetimes(tape.events, len(tape.rows)),
+        lifetimes=lifetimes,
         windows=tuple(_windows(repetition, marks, skips_first=context.skipped_layer is not None)),
-        shared_rows=next(event for event in tape.events[begin:] if event >= 0),
+        shared_rows=lifetimes.next_row(marks["layer 0 forward"]),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
-        no_grad=tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies),
+        no_grad=_no_grad_windows(context, marks),
         bounds_first=context.bounds_first_layer,
         outputs=outputs_of(tape, context.passes),
         marks=marks,
@@ -226,7 +227,7 @@ def of_no_grad_passes(context: Context) -> Run:
         shared_rows=0,
         hidden_states_row=None,
         first=None,
-        no_grad=tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies),
+        no_grad=_no_grad_windows(context, marks),
         outputs=outputs_of(tape, context.passes),
         marks=marks,
     ).run()
@@ -240,12 +241,21 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
     if not repetition.copies:
         return
     copies = repetition.copies - skips_first
-    before, start, end = (f"layer {place}" for place in repetition.boundaries)
-    ahead, back = f"{start} forward", f"{start} backward"
-    yield Window(before=marks[f"{before} forward"], start=marks[ahead], end=marks[f"{end} forward"], copies=copies)
+    before, start, end = repetition.boundaries
+    ahead, back = f"layer {start} forward", f"layer {start} backward"
+    yield Window(
+        before=marks[f"layer {before} forward"], start=marks[ahead], end=marks[f"layer {end} forward"], copies=copies
+    )
     if back in marks:
-        begin = marks[f"{end} backward"]
+        begin = marks[f"layer {end} backward"]
         yield Window(before=begin, start=begin, end=marks[back], copies=copies)
+
+
+def _no_grad_windows(context: Context, marks: Mapping[str, int]) -> tuple[Window, ...]:
+    """Return the windows of the repeated layers of each no-grad pass."""
+    if not context.passes:
+        return ()
+    return tuple(_window(of_pass, marks, prefix) for prefix, of_pass in context.passes if of_pass.copies)
 
 
 def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
@@ -263,11 +273,10 @@ def _has_equal_layers(context: Context) -> bool:
     checkpointed layer saves only its input. Layers that a sharding couples are not alike either, unless the sharding
     only gathers around each module. Such gathers are counted per copy, in all passes of a step alike.
     """
-    if context.hooks.couples_layers:
-        facts = trainer_of(context.training).facts
-        passes = facts.compares or facts.generates or facts.runs_no_grad_first
-        if passes or not context.hooks.calls_modules:
-            return False
+    if context.hooks.couples_layers and (
+        trainer_of(context.training).facts.runs_other_passes or not context.hooks.calls_modules
+    ):
+        return False
     if context.prepared.offloads_activations:
         return False
     is_cached = context.training.autocast is not None and not context.training.gradient_checkpointing

@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.common.names import PhaseName
-    from calculator.engine.recording import Recording
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
     from calculator.sharding.zero.state import FlatState
     from calculator.sharding.zero3.state import PartitionedState
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.run import Run
     from calculator.training_step.step_pass import StepPass
 
 
@@ -61,6 +59,9 @@ class TrainingStep:
         self._has_every_pass = every_pass or is_flat or (whole and not are_likely(resident.prepared))
         #: The only micro-batch of a step, or the last one.
         self.last = self._interpreted(resident.prepared, whole=whole or is_flat)
+        #: The run and the recording of that micro-batch, and the position of each mark.
+        self.run, self.recording = self.last.run, self.last.recording
+        self.marks = self.run.copies.marks
         resident.run = self.run
         #: An earlier micro-batch. None if all are like the last one.
         self.earlier: MicroBatchRun | None = None
@@ -82,9 +83,9 @@ class TrainingStep:
         left_after = self.run.left_after_forward() if carries else self.run.left_until_backward()
         self.carried = StorageCounts(self.run.storages, left_after)
         #: The peaks of the ranks of a run under ZeRO's stages 1 and 2.
-        self.flat = self._flat(resident.flat)
+        self.flat = None if resident.flat is None else self._flat(resident.flat)
         #: The gathers and reductions of a run under ZeRO's stage 3.
-        self.partitioned = self._partitioned(resident.partitioned)
+        self.partitioned = None if resident.partitioned is None else self._partitioned(resident.partitioned)
         prepared = resident.prepared
         #: The completions that the trainer generates in a step, and the passes for requests like this one. None if it
         #: does not generate.
@@ -93,17 +94,13 @@ class TrainingStep:
         #: Cached results that do not depend on the card, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
-    def _flat(self, state: FlatState | None) -> FlatPeaks | None:
-        if state is None:
-            return None
+    def _flat(self, state: FlatState) -> FlatPeaks:
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
         fetching = sum([tensor.bytes for tensor in self.resident.while_fetching])
         of_loop = self.resident.of_loop
         return kind(state, self.run, self.recording, self.left, self.carried, of_loop, self.first, fetching)
 
-    def _partitioned(self, state: PartitionedState | None) -> PartitionedPeaks | None:
-        if state is None:
-            return None
+    def _partitioned(self, state: PartitionedState) -> PartitionedPeaks:
         return PartitionedPeaks(state, self.last, self.left, self.carried, self.resident.of_loop, self.first)
 
     def _interpreted(
@@ -125,16 +122,6 @@ class TrainingStep:
         """The bytes of pinned host memory for saved tensors of a micro-batch. None if the trainer offloads none."""
         prepared = self.resident.prepared
         return offloaded_bytes(prepared) if prepared.offloads_activations else None
-
-    @property
-    def run(self) -> Run:
-        """The interpreted micro-batch: the only one of a step, or the last one."""
-        return self.last.run
-
-    @property
-    def recording(self) -> Recording:
-        """The recording of that micro-batch."""
-        return self.last.recording
 
     @property
     def whole(self) -> TrainingStep:
@@ -189,7 +176,10 @@ class TrainingStep:
 
     def deciding_peaks(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
-        peaks, bound = self.peaks(), self.generation_bound
+        peaks = self.peaks()
+        if self._batch is None:
+            return peaks
+        bound = self.generation_bound
         if bound is not None:
             most = max([peak.bytes for peak in peaks])
             if bound.is_below(most - _bytes(self.resident.always, self.carried)):
@@ -314,11 +304,6 @@ class TrainingStep:
         repetition = self.run.repetition
         return len(repetition.numbers) + repetition.copies * (repetition.end - repetition.start)
 
-    @property
-    def marks(self) -> dict[str, int]:
-        """The position of each mark in the last micro-batch."""
-        return self.last.marks
-
     def _peak(
         self,
         phase: PhaseName,
@@ -326,7 +311,7 @@ class TrainingStep:
         state: TensorGroup,
         left: StorageCounts | None = None,
     ) -> Peak:
-        marks = of.marks
+        marks = of.run.copies.marks
         end = marks["backward" if phase == "forward" else "end"]
         moment = of.recording.curve.peak(marks[phase], end)
         throughout = _bytes(state, left)

@@ -149,7 +149,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not method.facts.trains_base:
             model.enable_input_require_grads()
     if isinstance(method, Adapter):
-        bottleneck.insert(model, method, adapter_dtype(request), request.model.task.trained_heads)
+        bottleneck.insert(model, method, inserted_dtype(model, request), request.model.task.trained_heads)
     config = peft_config(request, has_type=has_task_type(request, model))
     if config is None:
         freeze(model, request)
@@ -314,6 +314,11 @@ def _assign_shapes(model: Any, name: str) -> None:
     for layer in (module for module in model.modules() if isinstance(module, UniLoraLayer)):
         indices = (layer.unilora_indices_A[name], layer.unilora_indices_B[name])
         layer.update_scaling(name, *(torch.zeros_like(index, dtype=torch.float32) for index in indices))
+
+
+def inserted_dtype(model: nn.Module, request: Request) -> torch.dtype:
+    """The dtype of bottleneck adapters: float32, or that of the model, which deepspeed.zero.Init builds in 16 bits."""
+    return torch.float32 if request.training.adapter_dtype == "float32" else next(model.parameters()).dtype
 
 
 def adapter_dtype(request: Request) -> torch.dtype:

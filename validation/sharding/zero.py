@@ -68,6 +68,8 @@ ALLOCATING: dict[str, ComponentName] = {
     "process_gradients": "gradients",
     "reduce_ready_partitions_and_remove_grads": "gradients",
     "independent_gradient_partition_epilogue": "gradients",
+    "_constant_buffered_norm2": "workspace",
+    "set_norm_for_param_grad_in_gpu": "workspace",
     "fetch_sub_module": "base_weights",
 }
 

@@ -92,8 +92,12 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     static = dict.fromkeys(STATIC, 0)
     resident = [*tensors(last.alive.resident_tensors)]
     copied = step.resident.prepared.method.steps_copies
-    # Where float32 copies are updated, the last peak has the gradients of the copies in place of the weights'.
-    for tensor in tensors((*step.resident.always, *step.resident.gradients)) if copied else resident:
+    if step.partitioned is not None:  # stage 3 gathers weights anew in the optimizer's step
+        begins_with = [*tensors(step.partitioned.before_step)]
+    else:
+        # Where float32 copies are updated, the last peak has the gradients of the copies in place of the weights'.
+        begins_with = [*tensors((*step.resident.always, *step.resident.gradients))] if copied else resident
+    for tensor in begins_with:
         if tensor.component in static:
             static[tensor.component] += tensor.bytes
     rows = [*map(_allocation_row, step.run.rows), *map(_resident_row, resident)]

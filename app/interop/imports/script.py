@@ -62,8 +62,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
     if loop is not None:
         training |= exported_loop.settings_of(keys, loop)
-    elif is_unsloth and unsloth.is_modeled(calls, trainer, method, model):
-        training = unsloth.training(keys, training, arguments(keys, "unsloth", defaults))
+    elif is_unsloth and (family := unsloth.modeled_family(calls, trainer, method, model)):
+        training = unsloth.training(keys, family, training, arguments(keys, "unsloth", defaults))
     else:
         training |= arguments(keys, trainer, defaults)
     if is_unsloth:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.reference import model_or_none
 from app.interop.imports.target_patterns import linear_modules, matched_by, settings, targets
-from calculator.trainers.unsloth.check import FAMILIES
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.interop.imports.keys import Keys
     from calculator.architecture.model import Model
+    from calculator.trainers.unsloth.families import UnslothFamily
 
 #: The arguments of get_peft_model, which has no effect with full_finetuning.
 OF_ADAPTERS = (
@@ -41,13 +42,14 @@ MODULES = {
 MODELS = ("FastLanguageModel", "FastVisionModel", "FastModel")
 
 
-def is_modeled(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> bool:
-    """Whether Headroom models the run: supervised LoRA of a model that FastLanguageModel patches."""
+def modeled_family(calls: Iterable[str], trainer: str, method: dict[str, Any], model: Any) -> UnslothFamily | None:
+    """Return the family of a run that Headroom models: supervised LoRA of a model that FastLanguageModel patches."""
     is_language_model = any(name.startswith("FastLanguageModel") for name in calls)
-    found = model_or_none(model)
-    is_patched = found is not None and found.model_type in FAMILIES
     low_rank = method["name"] in ("lora", "qlora") and not method.get("load_in_8bit")
-    return is_language_model and trainer == "trl-sft" and low_rank and is_patched
+    found = model_or_none(model)
+    if found is None or not (is_language_model and trainer == "trl-sft" and low_rank):
+        return None
+    return UNSLOTH_FAMILIES.get(found.model_type)
 
 
 def read_checkpointing(keys: Keys) -> None:
@@ -61,7 +63,7 @@ def read_checkpointing(keys: Keys) -> None:
         keys.left["activation_offloading"] = False
 
 
-def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+def training(keys: Keys, family: UnslothFamily, read: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the training of a run with Unsloth, which decides on autocast and attention itself."""
     found = {**read, **arguments, "trainer": "unsloth"}
     if found["dtype"] != "float32":
@@ -69,6 +71,10 @@ def training(keys: Keys, read: dict[str, Any], arguments: dict[str, Any]) -> dic
     if found["attention"] == "eager":
         keys.miss("attn_implementation", "eager", "Unsloth runs flash-attn or xformers, whichever is installed")
         found["attention"] = "sdpa"
+    if family.needs_flash_attn and found["attention"] != "flash_attention_2":
+        effect = "Without flash-attn 2.6.3 or later, torch.compile chooses what attention with soft caps saves."
+        keys.warn("Unsloth's compiled attention of Gemma 2", effect, "one with flash-attn installed")
+        found["attention"] = "flash_attention_2"
     rate = keys.take("embedding_learning_rate")
     if rate is not None and "8bit" in str(found.get("optimizer")):
         why = "has embeddings in a group of their own, whose optimizer states are in 8 bits: here they are in 32"
@@ -118,7 +124,7 @@ def targets_of(keys: Keys, model: Model | None) -> dict[str, Any]:
     if keys.left.get("target_modules") == "all-linear":
         return {"target_modules": keys.take("target_modules")}
     named = targets(keys, "target_modules", model)
-    if not of_parts and model is not None and model.model_type in FAMILIES and named["target_modules"]:
+    if not of_parts and model is not None and model.model_type in UNSLOTH_FAMILIES and named["target_modules"]:
         named["target_modules"] = _layer_names(keys, named["target_modules"])
     if not of_parts or model is None or (named["target_modules"] and all(flags.values())):
         return named if named["target_modules"] else {"target_modules": TARGETS}

@@ -135,7 +135,7 @@ class AdaptionPrompt(Method):
 
     def after_attention(self, context: Context, modules: LayerModules, x: Tensor, output: Tensor) -> Tensor:
         """Attend to the layer's prompt, if it has one."""
-        if not any(bound.module.layer is not None for bound in modules.modules.values()):
+        if not any(bound.module.layer is not None for bound in modules.values()):
             return output
         name, forward = FAMILIES[context.model.model_type]
         path = f"{modules.prefix}{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.bases import QuantizationConfig, base_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Settings with which a step is modeled on one GPU only.
 _PLAIN_SETTINGS = ("use_bdlora", "layer_replication", "target_parameters")
+_plain_values = attrgetter(*_PLAIN_SETTINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +77,7 @@ class LoRA(LowRank):
     @property
     def _on_one_gpu(self) -> bool:
         """Whether a setting is modeled on one GPU only, such as a quantized base or replicated layers."""
-        others = any(getattr(self, name) for name in _PLAIN_SETTINGS)
-        return self.quantizes_base or self.init_lora_weights == "mica" or others
+        return self.quantizes_base or self.init_lora_weights == "mica" or any(_plain_values(self))
 
     @property
     def plain_steps_only(self) -> bool:

@@ -50,10 +50,8 @@ def first_match(keys: Iterable[str], name: str) -> str | None:
 def with_layers(method: LowRank, model: Model) -> Model:
     """Return the model with a kind of layer for each way in which the method treats layers of a kind.
 
-    Return the model unchanged if it treats all layers of a kind alike, or if it was already split.
+    Return the model unchanged if it was already split.
     """
-    if method.layers_to_transform is None and not method.rank_pattern:
-        return model
     return split(model, lambda name, _: rank(method, name) if is_transformed(method, name) else None)
 
 

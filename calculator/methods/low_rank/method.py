@@ -185,7 +185,10 @@ class LowRank(TargetedMethod):
 
     def with_layers(self, model: Model) -> Model:
         """Return the model with a kind for each way in which layers are adapted."""
-        model = layers.with_layers(self, replication.with_replicated_layers(self.layer_replication, model))
+        if self.layer_replication:
+            model = replication.with_replicated_layers(self.layer_replication, model)
+        if self.layers_to_transform is not None or self.rank_pattern:
+            model = layers.with_layers(self, model)
         return token_rows.tied(model, tokens.INSIDE) if self.trainable_token_indices else model
 
     @property

@@ -38,12 +38,12 @@ _TYPES_BY_NUMBER = (
 _NOT_MODELED = ("gemma4_text", "gemma4_unified_text", "jamba")
 
 
-def with_replicated_layers(ranges: Ranges, model: Model) -> Model:
+def with_replicated_layers(ranges: tuple[tuple[int, int], ...], model: Model) -> Model:
     """Return the model with the layers that `layer_replication` lists.
 
     Return the model itself if it has them already.
     """
-    if not ranges or model.replicated:
+    if model.replicated:
         return model
     stack, numbers = model.decoder, _numbers(ranges)
     copies: dict[Layer, Layer] = {}

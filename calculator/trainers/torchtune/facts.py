@@ -53,7 +53,7 @@ FACTS = TrainerFacts(
     has_own_files=True,
     scalars=("loss_to_log", "tokens_per_second", "current_num_tokens", "num_tokens", "current_loss"),
     uses_cache=False,
-    grads_inputs=False,
+    grads_inputs="never",
     returns_norm=True,
     assumptions=(STEP,),
 )

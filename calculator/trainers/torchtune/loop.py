@@ -68,11 +68,11 @@ class Torchtune(Loop):
         lora_qwen2_self_attention and qwen2_mlp.
         """
         if spec.quantization is None:
-            return replace(spec, keeps_after_a=True) if spec.added else spec
+            return spec.stored_as(None, keeps_after_a=True) if spec.added else spec
         if prepared.model.model_type == "qwen2" and not spec.added:
-            return replace(spec, quantization=None)
+            return spec.stored_as(None, keeps_after_a=spec.keeps_after_a)
         stored = torchao_nf4(prepared.training.dtype)
-        return replace(spec, quantization=stored, keeps_after_a=spec.keeps_after_a or bool(spec.added))
+        return spec.stored_as(stored, keeps_after_a=spec.keeps_after_a or bool(spec.added))
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the forward pass of torchtune's modules."""

@@ -68,6 +68,12 @@ class Transformers(Loop):
     name: ClassVar[TrainerName | None] = "transformers"
     facts = FACTS
 
+    #: Why packing is refused, and what to set instead.
+    packing_refusal: ClassVar[str] = (
+        "transformers.Trainer packs no samples: use false; padding_free, whose micro-batches its"
+        " DataCollatorWithFlattening makes; or the trainer trl-sft"
+    )
+
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that only TRL's trainers have."""
         for name, trainer in OF_TRL.items():
@@ -75,7 +81,7 @@ class Transformers(Loop):
                 message = f"transformers.Trainer has no {name}: leave it out, or use {trainer}"
                 yield Problem(loc=f"training.{name}", msg=message, input=given)
         yield from vllm.problems(prepared.training)
-        yield from _row_problems(prepared)
+        yield from _row_problems(prepared, self.packing_refusal)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield sentences on the memory that the loop adds, and on what Liger patches."""
@@ -215,14 +221,10 @@ def _fetched(context: Context, tensors: list[BatchTensor]) -> list[Tensor]:
     return [Tensor(context.tape, None, shape, dtype, None) for _, shape, dtype in tensors]
 
 
-def _row_problems(prepared: Subject) -> Iterator[Problem]:
+def _row_problems(prepared: Subject, packing_refusal: str) -> Iterator[Problem]:
     """Yield packing, which transformers.Trainer does not have, and what is not modeled of rows without padding."""
     if prepared.training.packing:
-        message = (
-            "transformers.Trainer packs no samples: use false; padding_free, whose micro-batches its"
-            " DataCollatorWithFlattening makes; or the trainer trl-sft"
-        )
-        yield Problem(loc="training.packing", msg=message, input=True)
+        yield Problem(loc="training.packing", msg=packing_refusal, input=True)
     task = prepared.model.task.name
     if prepared.training.padding_free and task != "causal_lm":
         message = f"DataCollatorWithFlattening labels every token, and {task} does not: use false"

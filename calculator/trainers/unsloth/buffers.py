@@ -1,6 +1,7 @@
 """The buffers that Unsloth keeps on the GPU: tables of rotary embeddings, inputs of layers, and dequantized weights.
 
-Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding;
+Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding; models/gemma.py,
+GemmaFixedRotaryEmbedding;
 unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction; unsloth/kernels/utils.py, fast_dequantize.
 """
 
@@ -13,6 +14,8 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
 from calculator.resident.tensor import ResidentTensor
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.modules import MLP, OUTPUT, QKV
 from calculator.trainers.unsloth.products import FACTORS
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.subject import Subject
 
 #: The maximum number of positions of the tables when the model is created, and the multiple that they grow to.
@@ -94,13 +98,16 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
         positions = -(-positions // POSITIONS) * POSITIONS
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
     if config.get("rope_type") != "longrope":
+        dtype = "float32" if UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables else training.dtype
         for name in ("cos", "sin"):
-            yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, training.dtype)
+            yield _buffer(f"model.rotary_emb.multi_gpu_{name}_cached", shape, dtype)
+            yield _buffer(f"model.rotary_emb.{name}_cached", (), training.dtype)
         return
     original = named(int(config.get("original_max_position_embeddings") or SHORT_POSITIONS), "original positions")
     for which, rows in (("short", original), ("long", shape[0])):
         for name in ("cos", "sin"):
             yield _buffer(f"model.rotary_emb.multi_gpu_{which}_{name}_cached", (rows, shape[1]), training.dtype)
+            yield _buffer(f"model.rotary_emb.{which}_{name}_cached", (), training.dtype)
 
 
 def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
@@ -108,25 +115,42 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
     if not _is_patched(training):
         return
     first = named(FIRST_BUFFER, "2 × 256 × 2048")
-    largest = max(first, named(hidden, "B × S × hidden_size")) if offloads(prepared.model, training) else first
-    for name, size in (("GPU_BUFFERS", largest), ("GPU_BUFFERS_B", largest if training.is_highest else first)):
-        yield _buffer(name, (size,), training.dtype)
+    is_used = offloads(prepared.model, training)
+    largest = max(first, named(hidden, "B × S × hidden_size")) if is_used else first
+    yield _buffer("GPU_BUFFERS", (largest,), training.dtype)
+    if training.is_highest or not is_used:
+        yield _buffer("GPU_BUFFERS_B", (largest,), training.dtype)
 
 
 def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
     """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
-    found = [
-        (module, spec.quantization)
-        for path, module in prepared.model.paths
-        if isinstance((spec := prepared.module_spec(path, module)).quantization, Quantization)
-        and {parameter.name for parameter in spec.added} >= set(FACTORS)
-    ]
+    found = list(_read_by_functions(prepared))
     if not found:
         return
     module, quantization = max(found, key=lambda pair: pair[0].weight.elements)
     yield _buffer("WEIGHT_BUFFER", (named(_size(module), "largest weight"),), quantization.compute_dtype)
     blocks = ceil(_size(module) / quantization.blocksize)
     yield _buffer("ABSMAX_BUFFER", (named(blocks, "blocks"),), "float32")
+
+
+def _read_by_functions(prepared: Subject) -> Iterator[tuple[Module, Quantization]]:
+    """Yield each 4-bit weight that a fused function reads, and how it is stored."""
+    decoder = prepared.model.decoder
+    if getattr(prepared.method, "lora_dropout", 0.0):
+        return
+    for layer, _ in decoder.distinct:
+        by_name = {module.name: module for module in layer.modules}
+        for names in (QKV, MLP, (OUTPUT,)):
+            modules = [by_name[name] for name in names]
+            specs = [prepared.module_spec(module.under(f"{decoder.name}.*"), module) for module in modules]
+            if all(map(_is_fused, modules, specs)):
+                for module, spec in zip(modules, specs, strict=True):
+                    if isinstance(spec.quantization, Quantization):
+                        yield module, spec.quantization
+
+
+def _is_fused(module: Module, spec: ModuleSpec) -> bool:
+    return module.bias is None and {parameter.name for parameter in spec.added} >= set(FACTORS)
 
 
 def _size(module: Module) -> int:

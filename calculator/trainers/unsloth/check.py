@@ -8,22 +8,21 @@ from calculator.common.errors import Problem
 from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
 from calculator.stack.changes import older_behavior
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.trainers.subject import Subject
 
-#: The families whose patched forward pass is modeled. Source: unsloth/models/loader.py, dispatch_model.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-#: Families that Unsloth patches in other ways, and how. It compiles the others.
-#: Source: unsloth/models/gemma.py; models/gemma2.py and kernels/flex_attention.py, slow_attention_softcapping.
-OTHER_PATCHES = {
-    "gemma": "whose norms, MLP and rotary embeddings it patches in another way",
-    "gemma2": "whose attention it compiles for its soft caps, so that torch.compile chooses what is saved",
-}
+#: Why other families are not modeled. Source: unsloth/models/loader.py, FastModel; unsloth_zoo/compiler.py.
 _COMPILED = "that it compiles, so that torch.compile chooses what is saved"
+
+#: Why attention with soft caps needs flash-attn. Source: unsloth/kernels/flex_attention.py, slow_attention_softcapping.
+_NEEDS_FLASH = (
+    "without flash-attn 2.6.3 or later, Unsloth compiles attention with soft caps, so that torch.compile chooses which"
+    " of its scores are saved: install flash-attn and use flash_attention_2, or use the trainer trl-sft"
+)
 
 #: Settings of methods that Unsloth's fused functions do not cover, or that are not modeled, with what to set instead.
 OF_METHOD = {
@@ -60,10 +59,13 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 def _model(prepared: Subject) -> Iterator[Problem]:
     model_type = prepared.model.model_type
-    if model_type not in FAMILIES:
-        names, how = ", ".join(FAMILIES), OTHER_PATCHES.get(model_type, _COMPILED)
-        message = f"Unsloth is modeled for {names}; {model_type} is a family {how}: use trl-sft"
+    family = UNSLOTH_FAMILIES.get(model_type)
+    if family is None:
+        names = ", ".join(UNSLOTH_FAMILIES)
+        message = f"Unsloth is modeled for {names}; {model_type} is a family {_COMPILED}: use trl-sft"
         yield Problem(loc="training.trainer", msg=message, input="unsloth")
+    elif family.needs_flash_attn and prepared.training.attention != "flash_attention_2":
+        yield Problem(loc="training.attention", msg=_NEEDS_FLASH, input=prepared.training.attention)
     if older_behavior(prepared.stack, model_type):
         message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"
         yield Problem(loc="stack.transformers", msg=message, input=prepared.stack.transformers)

@@ -11,8 +11,8 @@ SOURCE = "unsloth 2026.8.13"
 
 STEP = (
     "The step is that of TRL's SFTTrainer with Unsloth's patches, from the source of Unsloth 2026.8.13 and its"
-    " unsloth_zoo. It was not traced. Unsloth replaces the forward pass of transformers: stack.transformers changes"
-    " nothing. Evaluation, logging and data loading are not counted."
+    " unsloth_zoo. Its own code was traced with small models, but for the compiled loss. Unsloth replaces the forward"
+    " pass of transformers: stack.transformers changes nothing. Evaluation, logging and data loading are not counted."
 )
 
 SUMMARY = (
@@ -45,5 +45,6 @@ FACTS = replace(
     on_one_gpu=True,
     offloads=True,
     is_interval=True,
+    grads_inputs="always",  # unsloth_zoo/training_utils.py, prepare_model_for_training: use_reentrant is True
     assumptions=(STEP,),
 )

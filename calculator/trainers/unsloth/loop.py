@@ -6,26 +6,24 @@ Source: unsloth/models/rl_replacements.py, sft_trainer_compute_loss, which leave
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.families import forward_of
-from calculator.layers.decoder_forward import final
-from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
-from calculator.layers.liger.norms import rms_norm
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.unsloth import buffers, check, sentences
 from calculator.trainers.unsloth.facts import FACTS
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.forward import patched
 from calculator.trainers.unsloth.loss import fused_loss
-from calculator.trainers.unsloth.modules import Attention, gated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
-    from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.layers.context import Context
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.loss import LossHead
@@ -40,6 +38,12 @@ class Unsloth(Transformers):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "unsloth"
     facts = FACTS
+
+    #: Source: unsloth/utils/packing.py; unsloth/utils/attention_dispatch.py, run_attention.
+    packing_refusal: ClassVar[str] = (
+        "Unsloth joins samples in one row without a mask: the interval without packing contains it, but for some"
+        " kilobytes of bounds; leave it out, and give the length of a full row"
+    )
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that Unsloth refuses, or that are not modeled."""
@@ -59,6 +63,10 @@ class Unsloth(Transformers):
         """Yield why the answer is an interval."""
         yield from sentences.reasons(prepared)
 
+    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
+        """Return the model with the buffers of Unsloth's rotary embedding."""
+        return model.with_unsloth_frequencies if model.model_type in UNSLOTH_FAMILIES else model
+
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored: adapters in float32, everything else as it was loaded.
 
@@ -75,7 +83,7 @@ class Unsloth(Transformers):
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the family's forward pass with Unsloth's modules."""
-        return _patched(forward_of(prepared.model), norms=prepared.model.model_type == "qwen3")
+        return patched(forward_of(prepared.model), UNSLOTH_FAMILIES[prepared.model.model_type])
 
     def is_reentrant(self, context: Context) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: checkpointing is re-entrant whatever the request says."""
@@ -96,19 +104,3 @@ class Unsloth(Transformers):
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return Unsloth's output head and loss."""
         return fused_loss
-
-
-@cache
-def _patched(forward: DecoderForward, *, norms: bool) -> DecoderForward:
-    layer = forward.layer
-    assert isinstance(layer, SequentialLayer)
-    layer = replace(layer, attention=Attention(norms=norms), mlp=gated, norm=norm_by_name(rms_norm))
-    return replace(forward, layer=layer, final_norm=final(rms_norm), tables=_no_tables)
-
-
-def _no_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return the positions of a row if it has its own. The tables are buffers of the model."""
-    if not context.training.is_highest:
-        return ()
-    context.set_scope("model.")
-    return (hidden_states.tape.new(hidden_states.shape[:2], "int32", "position_ids in int32"),)

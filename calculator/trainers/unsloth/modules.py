@@ -1,7 +1,8 @@
 """The modules of a layer as Unsloth patches them: attention and the MLP.
 
 Source: unsloth/models/llama.py, LlamaAttention_fast_forward, LlamaDecoderLayer_fast_forward and patch_peft_model;
-unsloth/models/qwen3.py; unsloth/utils/attention_dispatch.py, run_attention; unsloth/kernels/rope_embedding.py.
+unsloth/models/qwen3.py and gemma2.py; unsloth/utils/attention_dispatch.py, run_attention;
+unsloth/kernels/rope_embedding.py.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 class Attention:
     """Attention with FlashAttention or xformers.
 
-    `norms`: whether each head of queries and keys has a norm.
+    `head_norms`: whether each head of queries and keys has a norm.
     """
 
-    norms: bool = False
+    head_norms: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """Run attention: (batch, sequence, hidden_size) to the same."""
@@ -74,18 +75,19 @@ class Attention:
         counts = [context.config[f"num_{name}_heads"] for name in ("attention", "key_value", "key_value")]
         heads = [split_heads(context, tensor, count) for tensor, count in zip(whole, counts, strict=True)]
         del whole
-        if self.norms:
+        if self.head_norms:
             heads[0] = rms_norm(modules["self_attn.q_norm"], heads[0])
             heads[1] = rms_norm(modules["self_attn.k_norm"], heads[1])
         return heads
 
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate queries and keys in place, or copies of them if the row has positions of its own."""
-    copies = context.training.is_highest
-    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), copies, outputs=2)
-    if copies:
+    """Rotate queries and keys in place, or copies of them if the row has positions of its own, which are then saved."""
+    positions = context.position_tables
+    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), bool(positions), outputs=2)
+    if positions:
         query, key = (tensor.tape.new(tensor.shape, tensor.dtype, "copy to rotate") for tensor in (query, key))
+        node.save(positions[0])
     return (
         Tensor(query.tape, query.storage, query.shape, query.dtype, node, 0),
         Tensor(key.tape, key.storage, key.shape, key.dtype, node, 1),

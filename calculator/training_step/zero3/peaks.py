@@ -22,7 +22,7 @@ from calculator.training_step.zero3.passes import Passes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from calculator.common.names import PhaseName
+    from calculator.common.names import ComponentName, PhaseName
     from calculator.engine.live_tensors import StorageCounts
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensor import ResidentTensor
@@ -87,7 +87,17 @@ class PartitionedPeaks:
     @property
     def before_step(self) -> tuple[ResidentTensors, ...]:
         """The tensors on the device before a step, including the persistent weights, which are gathered."""
-        return (*self._kept, *self._added(PeakMoment(0, 0, self.gathering.passes[0][0].whole.before, 0)))
+        size = self.gathering.passes[0][0].whole.before
+        adapters = min(size, self._persistent_adapters)
+        base = [self._gathered("base_weights", size - adapters)] if size > adapters else []
+        return (*self._kept, *base, *([self._gathered("adapter_weights", adapters)] if adapters else []))
+
+    @property
+    def _persistent_adapters(self) -> int:
+        """The bytes of persistent weights that the method has added."""
+        added = {tensor.name for tensor in self._state.tensors if not tensor.base}
+        persistent = [parameter for parameter in self._state.all_parameters if parameter.persists]
+        return sum([parameter.with_padding for parameter in persistent if parameter.key.name in added])
 
     @property
     def copied_to_generate(self) -> tuple[ResidentTensors, ...]:
@@ -130,11 +140,15 @@ class PartitionedPeaks:
     def _added(self, moment: PeakMoment) -> Iterator[ResidentTensor]:
         """Return the tensors that are gathered and reduced at a moment."""
         dtype = self._state.dtype
-        item = ITEMSIZE[dtype]
         if moment.gathered:
-            yield row("gathered weights", moment.gathered // item, "gathered parameters", dtype, "base_weights")
+            yield self._gathered("base_weights", moment.gathered)
         if moment.reducing:
-            yield row("gradients that are reduced", moment.reducing // item, "gradients", dtype, "gradients")
+            yield row("gradients that are reduced", moment.reducing // ITEMSIZE[dtype], "gradients", dtype, "gradients")
+
+    def _gathered(self, component: ComponentName, size: int) -> ResidentTensor:
+        """Return gathered weights of some bytes."""
+        dtype = self._state.dtype
+        return row("gathered weights", size // ITEMSIZE[dtype], "gathered parameters", dtype, component)
 
     def _peak(self, phase: PhaseName, moment: PeakMoment, carried: StorageCounts | None) -> Peak:
         kept, recording, curve = self._kept, self._recording, self._curve

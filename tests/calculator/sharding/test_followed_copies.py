@@ -232,7 +232,7 @@ def test_an_80_layer_model_is_followed_in_few_layers():
 
 
 def test_the_followed_copies_are_the_first_and_the_last():
-    first, second, third, every = followed.choices(repetition([0] * 60), followed.Reach(ahead=1, reuse=1))
+    first, second, third, every = followed.choices(repetition((0,) * 60), followed.Reach(ahead=1, reuse=1))
     assert first.numbers == (0, 1, 56, 57, 58)
     assert [len(track.numbers) for track in (second, third, every)] == [7, 13, 59]
     assert first.layers() == {0, 1, 2, 57, 58, 59}

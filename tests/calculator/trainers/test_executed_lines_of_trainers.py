@@ -22,12 +22,12 @@ METHODS: dict[str, dict[str, Any]] = {
 MOST = {
     "transformers": (1.05, 1.18, 1.06, 1.17),
     "trl-sft": (1.12, 1.24, 1.14, 1.22),
-    "trl-dpo": (1.23, 1.27, 1.34, 1.25),
-    "trl-kto": (1.25, 1.38, 1.36, 1.37),
-    "trl-orpo": (1.20, 1.32, 1.28, 1.33),
-    "trl-grpo": (1.27, 1.60, 1.34, 1.57),
-    "trl-rloo": (1.31, 1.67, 1.44, 1.66),
-    "torchtune": (1.33, 1.37, 1.45, 1.25),
+    "trl-dpo": (1.22, 1.27, 1.33, 1.25),
+    "trl-kto": (1.24, 1.38, 1.35, 1.37),
+    "trl-orpo": (1.20, 1.32, 1.30, 1.33),
+    "trl-grpo": (1.27, 1.46, 1.34, 1.43),
+    "trl-rloo": (1.31, 1.54, 1.44, 1.52),
+    "torchtune": (1.34, 1.37, 1.46, 1.25),
 }
 
 
@@ -49,11 +49,11 @@ def test_an_estimate_with_a_trainer_executes_few_more_lines(trainer: str, method
 MOST_OF_WHOLE = {
     "transformers": (1.05, 1.05),
     "trl-sft": (1.14, 1.12),
-    "trl-dpo": (1.27, 1.30),
-    "trl-kto": (1.30, 1.33),
+    "trl-dpo": (1.24, 1.30),
+    "trl-kto": (1.26, 1.33),
     "trl-orpo": (1.20, 1.26),
-    "trl-grpo": (1.49, 1.51),
-    "trl-rloo": (1.56, 1.63),
+    "trl-grpo": (1.49, 1.52),
+    "trl-rloo": (1.53, 1.63),
     "torchtune": (1.80, 1.41),
 }
 

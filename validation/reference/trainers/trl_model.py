@@ -55,7 +55,7 @@ def model_and_config(
             peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         if isinstance(method, Adapter):
             with device:
-                insert(model, method, methods.adapter_dtype(request))
+                insert(model, method, methods.inserted_dtype(model, request))
         methods.freeze(model, request)
         config = methods.peft_config(request, task_type)
         in_float32 = training.adapter_dtype == "float32" or method.virtual_tokens

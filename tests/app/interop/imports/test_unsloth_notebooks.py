@@ -51,6 +51,27 @@ def test_no_modules_of_attention_leave_the_mlp():
     assert found.request["method"]["target_modules"] == ["down_proj", "gate_proj", "up_proj"]
 
 
+def test_gemma_of_fast_language_model_is_a_run_with_unsloth():
+    found = notebook("unsloth/gemma-7b-bnb-4bit", "FastLanguageModel", r=16)
+    assert (found.request["training"]["trainer"], found.warnings) == ("unsloth", ())
+    assert trained(found) == 50_003_968
+
+
+def test_gemma_2_is_read_with_flash_attn_and_a_warning():
+    found = notebook("unsloth/gemma-2-9b-bnb-4bit", "FastLanguageModel", r=16)
+    training = found.request["training"]
+    assert (training["trainer"], training["attention"]) == ("unsloth", "flash_attention_2")
+    assert any("compiled attention of Gemma 2" in warning for warning in found.warnings)
+    assert trained(found) == 54_018_048
+
+
+@pytest.mark.parametrize("model", ["unsloth/gemma-3-1b-it", "unsloth/gemma-3-4b-it"])
+def test_gemma_3_which_unsloth_compiles_is_another_run(model):
+    found = notebook(model, "FastLanguageModel", r=16)
+    assert found.request["training"]["trainer"] == "trl-sft"
+    assert any("does not model Unsloth." in warning for warning in found.warnings)
+
+
 def test_experts_in_4_bits_are_warned_of():
     found = notebook("unsloth/gpt-oss-20b", "FastLanguageModel", r=8)
     assert any("experts are in 4 bits" in warning for warning in found.warnings)
