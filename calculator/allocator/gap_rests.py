@@ -107,8 +107,7 @@ class GapRests:
         self._shifted = next(shifted, len(gap))
         #: For each event, by how much it changes the number and the sizes of live tensors.
         self._counts = [*map((-1, 1).__getitem__, allocates)]
-        both = [*map(waste.__add__, sizes), *map((-waste).__sub__, reversed(sizes))]
-        self._sizes = [*map(both.__getitem__, gap)]
+        self._sizes = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in gap]
         self._rests = _found(before, requests[largest][-1])
         #: The needs of rests by their numbers, once they are read.
         self._needs: dict[int, list[_Need]] = {}

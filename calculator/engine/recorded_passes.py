@@ -96,7 +96,7 @@ class _Pass(NamedTuple):
         tape.marked_rows.update((name + label, row + number) for label, number in self.marked_rows)
         numbers = {output.row for output in self.outputs if output.row is not None}
         storages = {number: Storage.of_row(row + number, tape.events) for number in numbers}
-        tape.events += renumbered(self.events, self.start[0], len(self.rows), row)
+        tape.events += [event + row if event >= 0 else event - row for event in self.events]
         tape.component = self.component or tape.component
         tensors = []
         for output in self.outputs:
@@ -176,14 +176,6 @@ class RecordedPasses:
         if sum(size * count for size, count in more.items()) > 0:
             return None
         return {size for size, count in more.items() if count > 0}
-
-
-def renumbered(events: Sequence[int], first: int, count: int, by: int) -> list[int]:
-    """Return events of `count` rows from `first` on, with numbers of rows that are higher by `by`."""
-    end, others = first + count, [0] * first
-    # The two events of a row, `n` and `~n`, are indices of its new events.
-    numbers = [*others, *range(first + by, end + by), *range(-end - by, -first - by), *others]
-    return [*map(numbers.__getitem__, events)]
 
 
 def _place(tape: Tape, outputs: Outputs) -> tuple[Tape, int, list[int]]:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.engine.recorded_passes import another, renumbered
+from calculator.engine.recorded_passes import another
 from calculator.engine.tape import LeafTensor, Storage, Tensor
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import is_like_second
@@ -237,7 +237,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
         numbers = dict(zip(map(invert, known.before), map(invert, _take_pairs(cache, known.pairs)), strict=True))
         tape.events += [event + ahead if event >= 0 else numbers.get(event, event - ahead) for event in known.events]
     else:
-        tape.events += renumbered(known.events, known.first, len(known.rows), ahead)
+        tape.events += [event + ahead if event >= 0 else event - ahead for event in known.events]
     storages: dict[int, Storage] = {}
 
     def made(left: _Left) -> Tensor:
