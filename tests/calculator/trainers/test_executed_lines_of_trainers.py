@@ -18,7 +18,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
 }
 
-#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning.
+#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning. They are
+#: those of the Python, 3.11 to 3.13, that counts the most lines.
 MOST = {
     "transformers": (1.05, 1.18, 1.06, 1.17),
     "trl-sft": (1.12, 1.24, 1.14, 1.22),
@@ -27,7 +28,7 @@ MOST = {
     "trl-orpo": (1.20, 1.32, 1.30, 1.33),
     "trl-grpo": (1.27, 1.46, 1.34, 1.43),
     "trl-rloo": (1.31, 1.54, 1.44, 1.52),
-    "torchtune": (1.34, 1.37, 1.46, 1.25),
+    "torchtune": (1.34, 1.37, 1.47, 1.25),
 }
 
 
