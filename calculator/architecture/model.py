@@ -28,9 +28,6 @@ TEXT_ALONE = (
 #: The name of the head that classifies sequences, in a decoder.
 SCORE = "score"
 
-#: The buffer with the cosine and the sine of every position in torchtune's modules.
-ROTARY_TABLE = "layers.attn.pos_embeddings.cache"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
@@ -313,39 +310,6 @@ class Model:
     def reward(self) -> Model:
         """The model with a head that rates a sequence: a classifier with one label."""
         return self if self.head == SCORE else self.with_score(1)
-
-    @cached_property
-    def with_rotary_table(self) -> Model:
-        """The model with torchtune's buffers: one table with all positions, and its frequencies.
-
-        Source: torchtune/modules/position_embeddings.py, RotaryPositionalEmbeddings.rope_init; and, where the table has
-        both halves, torchtune/models/qwen2/_positional_embeddings.py.
-        """
-        if any(buffer.name == ROTARY_TABLE for buffer in self.buffers):
-            return self
-        half = named(int(self.config["head_dim"]) // 2, "head_dim / 2")
-        positions = named(int(self.config["max_position_embeddings"]), "max_seq_len")
-        theta = Buffer(name="layers.attn.pos_embeddings.theta", shape=(half,), dtype="float32")
-        width = 4 if self.model_type == "qwen2" else 2
-        table = Buffer(name=ROTARY_TABLE, shape=(positions, half, width), dtype="float32")
-        return replace(self, buffers=(theta, table))
-
-    @cached_property
-    def with_unsloth_frequencies(self) -> Model:
-        """The model with the frequencies that Unsloth's rotary embedding keeps: those of a length, and none for Gemma.
-
-        Source: unsloth/models/llama.py, LlamaRotaryEmbedding and LongRopeRotaryEmbedding; models/gemma.py,
-        GemmaFixedRotaryEmbedding.
-        """
-        kept = [buffer for buffer in self.buffers if not buffer.name.endswith("inv_freq")]
-        of_lengths = [buffer for buffer in self.buffers if buffer.name == "model.rotary_emb.inv_freq"]
-        if not of_lengths:
-            return self
-        if self.model_type.startswith("gemma"):
-            return replace(self, buffers=tuple(kept))
-        names = ("short_inv_freq", "long_inv_freq") if self.config.get("rope_type") == "longrope" else ("inv_freq",)
-        frequencies = [replace(buffer, name=f"model.rotary_emb.{name}") for buffer in of_lengths for name in names]
-        return replace(self, buffers=(*kept, *frequencies))
 
     def with_score(self, num_labels: int) -> Model:
         """Return the model for sequence classification, in which `score` replaces the output projection.

@@ -22,6 +22,7 @@ from calculator.trainers.torchtune import check
 from calculator.trainers.torchtune.facts import FACTS, IN_4_BITS
 from calculator.trainers.torchtune.loss import chunked_output, loss_of_chunks
 from calculator.trainers.torchtune.modules import layer, rms_norm
+from calculator.trainers.torchtune.rotary_table import with_rotary_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Torchtune(Loop):
 
     def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
         """Return the model with torchtune's buffers: the table of the rotary embedding, and its frequencies."""
-        return model.with_rotary_table if model.model_type in check.FAMILIES else model
+        return with_rotary_table(model) if model.model_type in check.FAMILIES else model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored, with 4-bit weights in torchao's format.

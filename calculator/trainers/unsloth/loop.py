@@ -14,6 +14,7 @@ from calculator.trainers.unsloth import buffers, check, sentences
 from calculator.trainers.unsloth.facts import FACTS
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 from calculator.trainers.unsloth.forward import patched
+from calculator.trainers.unsloth.frequencies import with_frequencies
 from calculator.trainers.unsloth.loss import fused_loss
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Unsloth(Transformers):
 
     def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
         """Return the model with the buffers of Unsloth's rotary embedding."""
-        return model.with_unsloth_frequencies if model.model_type in UNSLOTH_FAMILIES else model
+        return with_frequencies(model) if model.model_type in UNSLOTH_FAMILIES else model
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored: adapters in float32, everything else as it was loaded.

@@ -18,8 +18,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
 }
 
-#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning. They are
-#: those of the Python, 3.11 to 3.13, that counts the most lines.
+#: The most multiples of an estimate by itself and of a further length, with LoRA and then with full fine-tuning, of the
+#: Python from 3.11 to 3.13 that counts the most lines.
 MOST = {
     "transformers": (1.05, 1.18, 1.06, 1.17),
     "trl-sft": (1.12, 1.24, 1.14, 1.22),
