@@ -61,10 +61,7 @@ def _close_options(message: str, usage: str) -> str:
 def _meant(name: str) -> str | None:
     """Return the option of a field that has another name in other libraries, with its value if it has one."""
     meant = meant_by(name)
-    if meant is None:
-        return None
-    field, _, value = meant.replace('{"name": ', "").rstrip("}").replace('"', "").partition(" ")
-    return f"--{field.rpartition('.')[2]} {value}".rstrip()
+    return f"--{meant.field.rpartition('.')[2]} {meant.value}".rstrip() if meant is not None else None
 
 
 def _close(name: str, options: list[str]) -> str | None:

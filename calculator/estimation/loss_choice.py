@@ -32,7 +32,7 @@ def parse_settings(body: Any) -> Training:
 
 
 def _of_trainer(problem: Problem, name: Any) -> Problem:
-    """Return a problem of the loss with the losses of a trainer, and any other problem as it is."""
+    """Return a problem. If the loss is wrong, its message lists the losses of the trainer."""
     if problem.loc != _LOSS:
         return problem
     if name is None:

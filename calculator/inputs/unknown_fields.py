@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+
+class Meant(NamedTuple):
+    """The field of a request that another library's name means, and the value to set. Empty if any value is meant."""
+
+    field: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        """Return the field and the value as JSON. A method is an object with a name."""
+        value = {"name": self.value} if self.field == "method" else self.value
+        return f"{self.field} {json.dumps(value)}" if self.value else self.field
+
+
 #: Names of `TrainingArguments`, `LoraConfig` and `from_pretrained`, and the fields of a request that have other names.
 _FIELDS = {
-    "attn_implementation": "training.attention",
-    "batch_size": "training.micro_batch_size",
-    "bf16": 'training.autocast "bfloat16"',
-    "fp16": 'training.autocast "float16"',
-    "load_in_4bit": 'method {"name": "qlora"}',
-    "lora_r": "method.r",
-    "max_length": "training.sequence_length",
-    "max_seq_length": "training.sequence_length",
-    "gpu": "device.gpu",
-    "num_gpus": "device.count",
-    "optim": "training.optimizer",
-    "per_device_train_batch_size": "training.micro_batch_size",
-    "rank": "method.r",
-    "sharding": "device.sharding",
-    "torch_dtype": "training.dtype",
-    "trainer": "training.trainer",
+    "attn_implementation": Meant("training.attention"),
+    "batch_size": Meant("training.micro_batch_size"),
+    "bf16": Meant("training.autocast", "bfloat16"),
+    "fp16": Meant("training.autocast", "float16"),
+    "load_in_4bit": Meant("method", "qlora"),
+    "lora_r": Meant("method.r"),
+    "max_length": Meant("training.sequence_length"),
+    "max_seq_length": Meant("training.sequence_length"),
+    "gpu": Meant("device.gpu"),
+    "num_gpus": Meant("device.count"),
+    "optim": Meant("training.optimizer"),
+    "per_device_train_batch_size": Meant("training.micro_batch_size"),
+    "rank": Meant("method.r"),
+    "sharding": Meant("device.sharding"),
+    "torch_dtype": Meant("training.dtype"),
+    "trainer": Meant("training.trainer"),
 }
 
 
-def meant_by(key: str) -> str | None:
+def meant_by(key: str) -> Meant | None:
     """Return the field of a request that has another name in TrainingArguments, LoraConfig or from_pretrained."""
     return _FIELDS.get(key)
 
