@@ -20,8 +20,11 @@ MUON: Release = (2, 9)
 #: The releases of transformers with grouped products of experts that check the card's compute capability. Earlier ones
 #: of transformers 5 run another implementation, or fail. Source: transformers/integrations/moe.py, _can_use_grouped_mm.
 CHECKS_CARD: Release = (5, 6)
-#: The releases whose steps on several GPUs are modeled. Their FSDP2 and DDP are those of 2.13, which was traced.
-SEVERAL_GPUS: tuple[Release, Release] = ((2, 13), (2, 14))
+#: The releases whose steps on several GPUs are modeled.
+SEVERAL_GPUS: tuple[Release, Release] = ((2, 6), (2, 14))
+#: The first release whose FSDP2 allows a unit with frozen parameters of other dtypes. Source:
+#: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _init_mp_dtypes.
+MIXED_FROZEN: Release = (2, 8)
 
 
 def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Problem]:
@@ -29,7 +32,7 @@ def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Probl
     first, last = SEVERAL_GPUS
     if device.sharding != "none" and not first <= release(versions.torch)[:2] <= last:
         message = (
-            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} or {dotted(last)}"
+            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} to {dotted(last)}"
         )
         yield Problem(loc="stack.torch", msg=message, input=versions.torch)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -15,6 +16,8 @@ from validation.reference.optimizers import optimizer_of
 from validation.sharding.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from validation.sharding.engine import Record
 
 
@@ -47,12 +50,23 @@ class RecordedDDP(parallel.DistributedDataParallel):
     def __init__(self, module: torch.nn.Module, **options: Any) -> None:
         for name in ("device_ids", "output_device"):
             options.pop(name, None)
-        with _Maps() as maps:
-            super().__init__(module, init_sync=False, **options)
+        with _Maps() as maps, _unsynchronized() as unsynchronized:
+            super().__init__(module, **unsynchronized, **options)
         self.used = maps.found[-1:]
         self.buckets: dict[int, torch.Tensor] = {}
         hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
         self.register_comm_hook(self.buckets, hook)
+
+
+@contextmanager
+def _unsynchronized() -> Iterator[dict[str, Any]]:
+    """The option with which DDP neither compares nor broadcasts what it wraps. PyTorch 2.6 has none."""
+    if "init_sync" in signature(parallel.DistributedDataParallel.__init__).parameters:
+        yield {"init_sync": False}
+        return
+    names = "_verify_param_shape_across_processes", "_sync_module_states"
+    with mock.patch.multiple(parallel.distributed, **dict.fromkeys(names, lambda *_, **__: None)):
+        yield {}
 
 
 class DDPEngine(Engine):

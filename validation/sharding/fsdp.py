@@ -129,13 +129,20 @@ class FSDPEngine(Engine):
         names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
         name_streams(self.model._get_fsdp_state()._comm_ctx)
         for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
-            for parameter in (param for group in state._fsdp_param_groups for param in group.fsdp_params):
+            for parameter in (param for group in _groups(state) for param in group.fsdp_params):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
                     record(f"{name}: gathered", gathered, self.component(name))
                 whole = getattr(parameter, "_unsharded_param", None)
                 if name.endswith(".bias") and whole is not None:
                     record(f"{name}: cast by its 4-bit layer", whole, self.component(name))
+
+
+def _groups(state: Any) -> list[Any]:
+    """The groups of a unit's parameters. Before PyTorch 2.12, a unit has one at most."""
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
 
 
 def meshes_of(device: str, count: int) -> AbstractContextManager[Any]:

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed import _functional_collectives as funcol
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from validation.sharding.meta_collectives import on_meta
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,6 +29,7 @@ def one_rank_of(count: int, rank: int, streams: Streams) -> Iterator[None]:
     dist.init_process_group("fake", rank=rank, world_size=count, store=FakeStore())
     with ExitStack() as stack:
         stack.callback(dist.destroy_process_group)
+        stack.enter_context(on_meta())
         stack.enter_context(mock.patch("torch.meta", streams, create=True))
         stack.enter_context(mock.patch("torch.accelerator.current_stream", streams.current_stream))
         stack.enter_context(mock.patch.object(funcol, "_maybe_wrap_tensor", lambda result: result))

@@ -96,6 +96,8 @@ class Streams:
         """Whether there is a device."""
         return True
 
+    is_initialized = is_available
+
     def synchronize(self, *_: Any) -> None:
         """Wait for nothing."""
 

@@ -14,6 +14,8 @@ from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
 from calculator.sharding.fsdp.parameters import cast_biases, stored
 from calculator.sharding.fsdp.units import TOWER_ATTENTION, TOWER_LAYERS, outer_units, units_of
+from calculator.stack.releases import dotted, release
+from calculator.stack.torch_releases import MIXED_FROZEN
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import computes_logits, is_patched
 
@@ -184,11 +186,15 @@ def _head_problems(prepared: PreparedModel) -> Iterator[Problem]:
 
 
 def _unit_problems(prepared: PreparedModel) -> Iterator[Problem]:
-    """Yield units that FSDP refuses: trained parameters of several dtypes, and parameters without a dimension."""
+    """Yield units that FSDP refuses: parameters of several dtypes, and parameters without a dimension."""
     for unit, _ in units_of(prepared):
         dtypes = sorted({parameter.dtype for parameter in unit.parameters if parameter.trained})
         if len(dtypes) > 1:
             yield _mixed(prepared, unit.name, dtypes)
+            return
+        every = sorted({parameter.dtype for parameter in unit.parameters})
+        if len(every) > 1 and release(prepared.stack.torch)[:2] < MIXED_FROZEN:
+            yield _mixed_with_frozen(prepared, unit.name, every)
             return
         scalar = next((parameter for parameter in unit.parameters if not parameter.shape), None)
         if scalar is not None:
@@ -236,6 +242,16 @@ def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
         return Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
     message = f"{why}: set it to bfloat16, with which accelerate casts them to float32"
     return Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
+
+
+def _mixed_with_frozen(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
+    """Return the problem of a unit whose frozen parameters have other dtypes than its trained ones."""
+    torch = prepared.stack.torch
+    message = (
+        f"FSDP of PyTorch {torch} refuses {unit}, whose parameters are in {' and '.join(dtypes)}: use"
+        f" {dotted(MIXED_FROZEN)} or later, or one dtype for the model and its adapters"
+    )
+    return Problem(loc="stack.torch", msg=message, input=torch)
 
 
 def _method_problems(prepared: PreparedModel) -> Iterator[Problem]:
