@@ -56,7 +56,7 @@ class MethodGroup:
 
     @property
     def label(self) -> str:
-        """The labels of the methods, of many the first ones."""
+        """The labels of the methods. If there are many, only the first ones."""
         labels = [METHOD_LABELS[name] for name in self.methods]
         if len(labels) > MOST_LABELS:
             labels = [*labels[: MOST_LABELS - 1], f"{len(labels) - MOST_LABELS + 1} more"]
@@ -65,7 +65,7 @@ class MethodGroup:
 
     @property
     def further(self) -> bool:
-        """Whether only methods have them that are not compared unless they are chosen."""
+        """Whether none of the methods is compared by default."""
         return not set(self.methods).intersection(USUAL_METHODS)
 
 
@@ -97,15 +97,18 @@ def _select(fields: Iterable[Field], names: tuple[str, ...]) -> tuple[Field, ...
 
 
 def _method_groups() -> tuple[MethodGroup, ...]:
+    """Return the fields of methods by the methods that have them. Those of full fine-tuning alone come last."""
     owners: dict[str, list[str]] = {}
-    by_name: dict[str, Field] = {}
     for method, fields in METHOD.items():
         for field in fields:
             owners.setdefault(field.name, []).append(method)
+    by_name: dict[str, Field] = {}
+    for method in (*(name for name in METHOD if name != "full"), "full"):
+        for field in METHOD[method]:
             by_name.setdefault(field.name, field)
     sharing: dict[tuple[str, ...], list[Field]] = {}
-    for name, methods in owners.items():
-        sharing.setdefault(tuple(methods), []).append(by_name[name])
+    for name, field in by_name.items():
+        sharing.setdefault(tuple(owners[name]), []).append(field)
     return tuple(MethodGroup(methods=methods, fields=tuple(fields)) for methods, fields in sharing.items())
 
 
