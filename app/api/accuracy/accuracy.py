@@ -102,10 +102,11 @@ def _sentence(method: str) -> str:
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
     figures = sum(error.figures for error in errors)
-    ranges = "; ".join(f"{STATISTICS[error.statistic]}, {_range(error)} ({error.figures})" for error in errors)
-    counted = f"{figures} measured figures" if figures > 1 else "one measured figure"
-    by_replay = ", reserved memory by replay" if any(error.statistic in RESERVED for error in errors) else ""
-    return f"Estimates of {label} were compared with {counted}{by_replay}: {ranges}."
+    ranges = "; ".join(f"{STATISTICS[error.statistic]} {_range(error)} (in {error.figures})" for error in errors)
+    counted = f"{figures} measurements" if figures > 1 else "one measurement"
+    by_replay = any(error.statistic in RESERVED for error in errors)
+    replayed = " Reserved memory was estimated by replay." if by_replay else ""
+    return f"Estimates of {label} were compared with {counted}: {ranges}.{replayed}"
 
 
 def _rule_sentence(estimate: Estimate) -> str:

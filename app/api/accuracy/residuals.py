@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 #: Labels of the measured statistics, in the order of the sentences.
 STATISTICS = {
     "max_memory_allocated": "allocated peak",
-    "memory_allocated": "allocated at a point of the step",
+    "memory_allocated": "allocated memory at a point of the step",
     "max_memory_reserved": "reserved peak",
-    "nvidia_smi": "shown by nvidia-smi",
+    "nvidia_smi": "memory in nvidia-smi",
 }
 
 #: Protocols of runs whose code no answer is for: other kernels in transformers' place, and passes that train nothing.

@@ -44,7 +44,7 @@ def test_a_method_without_measurements_is_stated():
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
     plan = plan_of({"name": "full"}, reserved="replay")
     found = accuracy(plan)
-    assert "reserved memory by replay" in found.sentence
+    assert "Reserved memory was estimated by replay." in found.sentence
     assert "by a rule" not in found.sentence
     (shown,) = (error for error in found.errors if error.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
