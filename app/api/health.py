@@ -41,7 +41,7 @@ async def get_ready() -> Response:
 
 
 async def _accepts(socket: str) -> bool:
-    """Whether a process accepts connections on a socket."""
+    """Return whether a process accepts connections on a socket."""
     try:
         _, writer = await asyncio.open_unix_connection(socket)
     except OSError:

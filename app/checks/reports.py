@@ -75,7 +75,7 @@ def _row(checked: Checked) -> str:
 
 
 def _escaped(note: str) -> str:
-    """A sentence that neither starts HTML nor ends its list item."""
+    """Return a sentence that neither starts HTML nor ends its list item."""
     return note.replace("\n", " ").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""List what a card can train: models and methods, the longest sequence and the largest micro-batch that fit.
+"""List what a GPU can train: models and methods, the longest sequence and the largest micro-batch that fit.
 
 python -m app cards "RTX 4090" --q llama --method qlora
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("card", nargs="?", help="a card's id, name or alias; without one, every card in short")
+    parser.add_argument("card", nargs="?", help="a GPU's id, name or alias; without one, every GPU in short")
     parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
     options.add_fields(parser, CARD_QUERY.values())
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _overview(answer: CardList) -> Iterator[str]:
     yield table(
-        ("Card", "GiB", *(METHODS[name].facts.label for name in CARD_METHODS)),
+        ("GPU", "GiB", *(METHODS[name].facts.label for name in CARD_METHODS)),
         [
             (
                 card.name,

@@ -160,10 +160,10 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
-            card, spare = plan_text.smallest_card(miss), size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that fits it, {AMONG}: {card}, with {spare} to spare in training."
+            card, spare = plan_text.smallest_gpu(miss), size(miss.card_fit.headroom_bytes)
+            yield f"The smallest GPU that fits it, {AMONG}: {card}, with {spare} to spare in training."
         else:
-            yield f"{plan_text.no_card(miss)}, {AMONG}."
+            yield f"{plan_text.without_gpu(miss)}, {AMONG}."
         if miss.why_no_shorter_sequence is not None:
             yield f"- {miss.why_no_shorter_sequence}"
     yield from (f"- {change.sentence}" for change in part.changes)

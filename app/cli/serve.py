@@ -113,7 +113,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> ServiceSettings:
-    """The settings of the environment, with those of the options.
+    """Return the settings of the environment, with those of the options.
 
     Raises:
         PlanError: if a variable of the environment is not a number.

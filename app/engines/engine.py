@@ -37,7 +37,7 @@ class Client:
 
 @cache
 def tracer() -> Tracer:
-    """The tracer of this process."""
+    """Return the tracer of this process."""
     return Tracer()
 
 
@@ -59,12 +59,12 @@ def answered(request: Request, client: Client | None = None, *, whole: bool = Fa
 
 
 def needs_trace(request: Request) -> bool:
-    """Whether a request is answered by a trace."""
+    """Return whether a request is answered by a trace."""
     return request.engine == "traced" or (is_traced(request) and _can_trace(request))
 
 
 def _can_trace(request: Request) -> bool:
-    """Whether the installed libraries know the type of a request's model."""
+    """Return whether the installed libraries know the type of a request's model."""
     config = config_of(request.model) or {}
     return not installed.missing() and installed.knows(str(config.get("model_type")))
 
@@ -85,7 +85,7 @@ def _traced(request: Request, client: Client) -> Estimate:
 
 
 def with_way_out(error: PlanError, request: Request) -> PlanError:
-    """A refusal of a model that is not modeled, with what would answer it."""
+    """Return a refusal of a model that is not modeled, with what would answer it."""
     if request.accounting != "exact" or is_modeled(request.model):
         return error
     if not installed.missing() and not _can_trace(request):

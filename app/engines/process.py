@@ -85,7 +85,7 @@ def run(
 
 
 def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
-    """The document in a line; None for a line of progress."""
+    """Return the document in a line; None for a line of progress."""
     if line.startswith('{"document":'):
         return TraceDocument.from_json(line.removeprefix('{"document":').rstrip().removesuffix("}"))
     answer = json.loads(line)
@@ -97,7 +97,7 @@ def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
 
 @contextmanager
 def _process(command: list[str]) -> Iterator[Popen[str]]:
-    """A process, which is killed at the end of the context with all that it started."""
+    """Start a process. At the end of the context, kill it and all that it started."""
     places = (str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(places)}
     with Popen(  # noqa: S603  our own interpreter and module
@@ -110,7 +110,7 @@ def _process(command: list[str]) -> Iterator[Popen[str]]:
 
 
 def _sent(process: Popen[str], body: dict[str, Any]) -> SimpleQueue[str | None]:
-    """The lines that a process writes about a body, as they come; None at the end."""
+    """Return the lines that a process writes about a body, as they come; None at the end."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
     def follow() -> None:
@@ -131,7 +131,7 @@ def _sent(process: Popen[str], body: dict[str, Any]) -> SimpleQueue[str | None]:
 
 
 def _died(status: int, cpu_seconds: int) -> PlanError:
-    """Why a process ended without an answer."""
+    """Return why a process ended without an answer."""
     if -status == signal.SIGXCPU:
         message = f"the trace takes more than {cpu_seconds:,} seconds of CPU time, its limit: {_WAY_OUT}"
         return refusal("model", message)

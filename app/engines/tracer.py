@@ -44,7 +44,7 @@ class Tracer:
         self._lock = Lock()
 
     def trace(self, request: Request, gone: Callable[[], bool], progress: Callable[[str], None]) -> TraceDocument:
-        """The trace of a request.
+        """Return the trace of a request.
 
         Raises:
             BusyError: if too many traces wait already.
@@ -90,7 +90,7 @@ class Tracer:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    """The input of a trace, as the body of a request."""
+    """Return the input of a trace, as the body of a request."""
     method = {"name": request.method.name, **asdict(request.method)}
     training = asdict(request.training)
     body = {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}

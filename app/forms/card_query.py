@@ -1,4 +1,4 @@
-"""The filters of a card's rows: query parameters of the API and the page, and options of the command line."""
+"""The filters of a GPU's rows: query parameters of the API and the page, and options of the command line."""
 
 from __future__ import annotations
 

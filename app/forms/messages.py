@@ -45,7 +45,7 @@ _SETTING = re.compile(
 )
 
 #: The items of a plan request's lists.
-_SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
+_SHORTLISTS = {"devices": "GPUs, including the one above", "models": "models"}
 
 #: A method's name at the start of a message.
 _METHOD = re.compile(rf"^({'|'.join(METHOD_LABELS)})(?= needs )")

@@ -72,7 +72,7 @@ def raised(tool: Tool, typed: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_enough(text: str, least: int) -> bool:
-    """Whether a typed number is the least value or more; a text that is no number is left to its field's check."""
+    """Return whether a typed number is at least a value. Text that is no number is left to its field's check."""
     return not text.strip().isdecimal() or int(text) >= least
 
 

@@ -1,4 +1,4 @@
-"""Sentences about a run on a card that it fills or does not fit."""
+"""Sentences about a run on a GPU that it fills or does not fit."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _tight(fit: Fit) -> Iterator[str]:
             f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(rate)} in a pass."
             f" {WAITS}."
         )
-        yield "With another process on the card, or a longer answer, it can run out of memory."
+        yield "With another process on the GPU, or a longer answer, it can run out of memory."
         return
     if rate:
         yield (
@@ -84,13 +84,13 @@ def _tight(fit: Fit) -> Iterator[str]:
             f"The allocator frees its cached blocks and tries again {_times(before)} in the first steps ({COUNTER}),"
             " and not again: later steps lose no time."
         )
-    yield "With another process on the card, a longer batch, or an evaluation in between, it can run out of memory."
+    yield "With another process on the GPU, a longer batch, or an evaluation in between, it can run out of memory."
 
 
 def _expandable(fit: Fit) -> Iterator[str]:
     if fit.outcome is not None and not fit.outcome.tensors_fit:
         # The minimum with expandable segments is not read: to find it takes up to two seconds for a model of 70B.
-        yield "No setting of the allocator helps: the live tensors alone need more memory than the card has."
+        yield "No setting of the allocator helps: the live tensors alone need more memory than the GPU has."
         return
     changed = fit.with_expandable_segments
     if changed is None:

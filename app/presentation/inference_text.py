@@ -43,7 +43,7 @@ def workload(answer: Inference) -> str:
     """Describe the prompts, the generated tokens and the tasks."""
     serving = answer.serving
     prompts = "1 prompt" if serving.batch_size == 1 else f"{number(serving.batch_size)} prompts"
-    tasks = "" if serving.tasks == 1 else f", {number(serving.tasks)} tasks on the card"
+    tasks = "" if serving.tasks == 1 else f", {number(serving.tasks)} tasks on the GPU"
     merged = ", merged" if serving.merged else ""
     answers = f"{number(serving.max_new_tokens)} more generated"
     return f"{prompts} of {number(serving.context_length)} tokens, {answers}{tasks}{merged}"

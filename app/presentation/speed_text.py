@@ -42,7 +42,7 @@ def basis(time: RunTime) -> str:
     reached = f"{time.speed.efficiency.low:.0%} to {time.speed.efficiency.high:.0%}".replace("%", " %")
     rated = time.speed.seconds_per_step.high * time.speed.efficiency.low
     return (
-        f"At the card's rated speed, a step takes {rated:.3g} s. "
+        f"At the GPU's rated speed, a step takes {rated:.3g} s. "
         f"With a probability of {LEVEL:.0%}, a run reaches {reached} of that speed".replace("%", " %")
         + f", according to {len(runs)} similar published runs ({sources})."
     )

@@ -106,7 +106,7 @@ def _is_json_post(scope: Scope) -> bool:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Whether a client accepts no compression and no stream."""
+    """Return whether a client accepts no compression and no stream."""
     headers = dict(scope["headers"])
     coded, accepted = headers.get(b"accept-encoding", b""), headers.get(b"accept", b"")
     return b"gzip" not in coded and NDJSON.encode() not in accepted.lower()
@@ -123,7 +123,7 @@ def _short_text(request: Request) -> bytes | None:
 
 
 def _is_short(request: Request) -> bool:
-    """Whether an answer takes a few milliseconds, less than it takes to hand it to a thread and back under load.
+    """Return whether an answer takes a few milliseconds, less than it takes to hand it to a thread and back under load.
 
     Those are models of the catalogue on one GPU by the rule: of 1,780 that were answered for the first time, with and
     without a trainer, the slowest took 0.25 s of CPU time.

@@ -99,7 +99,7 @@ def lines_of(request: Mapping[str, Any], grid: Mapping[str, tuple[Any, ...]], st
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether an error is that of a process that ended: of joblib's loky, of dask, or of ray."""
+    """Return whether an error is that of a process that ended: of joblib's loky, of dask, or of ray."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"BrokenProcessPool", "BrokenExecutor", "KilledWorker", "RayActorError", "WorkerCrashedError"})
 

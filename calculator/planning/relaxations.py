@@ -42,7 +42,7 @@ class Relaxation:
 
 
 def relaxations(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Relaxation, ...]:
-    """Return changes with which a plan would fit on such a card: relaxed needs, more GPUs, or a smaller model."""
+    """Return changes with which a plan would fit on such a GPU: relaxed needs, more GPUs, or a smaller model."""
     smaller = _smaller_needs(evaluator, candidate) if candidate else ()
     return (*smaller, *_relaxed(evaluator), *_more_gpus(evaluator), *_smaller_model(evaluator))
 

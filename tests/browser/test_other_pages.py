@@ -67,7 +67,7 @@ def test_contradicting_requirements_link_to_the_field_and_keep_the_form(open_pag
 
 
 @pytest.mark.parametrize("address", ["/plan", "/inference"])
-def test_a_memory_size_and_a_named_card_replace_each_other(open_page, address):
+def test_a_memory_size_and_a_named_gpu_replace_each_other(open_page, address):
     page = open_page(address)
     card, size = page.locator("#gpu"), page.locator("#memory_gib")
     assert card.input_value() == "rtx-4090"

@@ -108,7 +108,7 @@ class RuledOutAnswer(Answer):
     """A method that is not proposed."""
 
     method: str = described("The method's name.", "prefix")
-    sentence: str = described("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the card offers.")
+    sentence: str = described("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the GPU offers.")
     rule: RuleAnswer | None = described(
         "The rule behind the decision; null if the libraries refuse the combination.", {"name": "fits"}
     )

@@ -52,7 +52,7 @@ class Texts:
 
 
 def size_of(path: str) -> int:
-    """The size of the file, in bytes.
+    """Return the size of the file, in bytes.
 
     Raises:
         PlanError: if there is none.
@@ -103,7 +103,7 @@ def _parquet(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
 
 
 def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
-    """The fields of a sample's text."""
+    """Return the fields of a sample's text."""
     if not isinstance(sample, dict):
         raise refusal("DATA", f"sample {number:,} is not an object: write one object a line", sample)
     usual = next((group for group in USUAL if group[0] in sample), None)
@@ -119,7 +119,7 @@ def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
 
 
 def _joined(value: Any, name: str, number: int) -> str:
-    """The text of a field: a string, or the messages of a conversation one after the other."""
+    """Return the text of a field: a string, or the messages of a conversation one after the other."""
     if value is None:
         return ""
     if isinstance(value, str):

@@ -143,7 +143,7 @@ def _lora(planned: Planned) -> Part:
 
 
 def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
-    """LoRA over a quantized checkpoint. Source: loaders/model.py, _set_quantization_config."""
+    """Return LoRA over a quantized checkpoint. Source: loaders/model.py, _set_quantization_config."""
     assert method.quantization_config is not None
     name = method.quantization_config.quant_method
     if name == "fp8":
@@ -155,7 +155,7 @@ def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[No
 
 
 def _fp8_part(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
-    """LoRA over a base that stays in FP8, with the arguments of FineGrainedFP8Config."""
+    """Return LoRA over a base that stays in FP8, with the arguments of FineGrainedFP8Config."""
     assert method.quantization_config is not None
     size, scheme = method.quantization_config.weight_block_size, method.quantization_config.activation_scheme
     arguments = {"weight_block_size": None if size is None else list(size), "activation_scheme": scheme}
@@ -315,7 +315,7 @@ def _training(planned: Planned) -> Part:
 
 
 def _data(planned: Planned) -> Part:
-    """Rows of text, truncated at sequence_len or padded to it. By default, axolotl pads to multiples of 64."""
+    """Return rows of text, truncated at sequence_len or padded to it. By default, axolotl pads to multiples of 64."""
     training = planned.request.training
     whole = training.padding and training.sequence_lengths is None
     multiples = training.sequence_lengths is not None or (training.padding and training.sequence_length % 64)

@@ -108,7 +108,7 @@ def _model(planned: Planned) -> Part:
 
 
 def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
-    """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
+    """Return the keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
     if isinstance(method, LoRA):
         return {"quantization_method": "eetq" if _is_eetq(method) else "bnb", "quantization_bit": 8}
     return {

@@ -107,7 +107,7 @@ def named_model(planned: Planned, key: str, bases: tuple[str, ...] = ()) -> Part
 
 
 def targets(method: LowRank, model: Model) -> tuple[str, ...] | None:
-    """The names of the modules to adapt; None if those are all that a tool finds by looking for linear layers.
+    """Return the names of the modules to adapt; None if those are all that a tool finds by looking for linear layers.
 
     Both look for classes with Linear in their name, which Conv1D is not, and leave out the head by its usual name,
     which axolotl takes for embed_out in gpt_neox. Source: axolotl, loaders/adapter.py, find_all_linear_names, and
@@ -173,7 +173,10 @@ def precision(planned: Planned, supported: Sequence[Precision]) -> tuple[dict[st
 
 
 def cached(planned: Planned) -> tuple[NotExpressed, ...]:
-    """The Trainer of transformers 5 disables the KV cache. Source: transformers/trainer.py, args.use_cache."""
+    """Return that the Trainer of transformers 5 disables the KV cache.
+
+    Source: transformers/trainer.py, args.use_cache.
+    """
     training = planned.request.training
     keeps_cache = trainer_of(training).facts.uses_cache and not training.gradient_checkpointing
     if not keeps_cache or not planned.model.config.get("use_cache"):
@@ -213,7 +216,7 @@ def kept_on_gpu(training: Training, why: str) -> tuple[NotExpressed, ...]:
 
 
 def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
-    """The lengths of samples, which a tool takes from the dataset."""
+    """Return the histogram of lengths as not expressed: a tool takes lengths from the dataset."""
     lengths = planned.request.training.sequence_lengths
     if lengths is None:
         return ()
@@ -222,7 +225,7 @@ def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
 
 
 def emptied(planned: Planned) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
-    """The key of the Trainer that empties the cache, which it does after the forward pass only."""
+    """Return the key of the Trainer that empties the cache, which it does after the forward pass only."""
     training = planned.request.training
     if training.torch_empty_cache_steps is None:
         return {}, ()

@@ -35,7 +35,7 @@ _SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
 
 
 def is_command(text: str) -> bool:
-    """Whether a text is a command line that runs a trainer of TRL, or another script."""
+    """Return whether a text is a command line that runs a trainer of TRL, or another script."""
     found = _COMMAND.search(text[:LONGEST])
     return found is not None and ":" not in _COMMENT.sub("", text[: found.start()]).replace("://", "")
 

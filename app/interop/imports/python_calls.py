@@ -64,7 +64,7 @@ _OBJECTS = frozenset({"args", "peft_config", "quantization_config", "config", "t
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is Python code, or a notebook with it."""
+    """Return whether a text is Python code, or a notebook with it."""
     return is_notebook(text) or bool(_CODE.search(text[:LONGEST]))
 
 

@@ -35,7 +35,7 @@ def parsed(code: str) -> ast.Module:
 
 
 def is_notebook(text: str) -> bool:
-    """Whether a text is a notebook."""
+    """Return whether a text is a notebook."""
     return text.lstrip().startswith("{") and '"cells"' in text and '"cell_type"' in text
 
 

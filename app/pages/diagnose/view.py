@@ -47,7 +47,7 @@ class Phases:
         return self.typed != DEFAULTS
 
     def body(self) -> dict[str, Any]:
-        """The run of a request, which has none if it states nothing."""
+        """Return the run of a request, which has none if it states nothing."""
         return {"run": non_default(PHASES, self.typed)} if self.stated else {}
 
 

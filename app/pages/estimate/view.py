@@ -1,4 +1,4 @@
-"""The view of the estimate page: the compared methods, savings, and the cards that fit."""
+"""The view of the estimate page: the compared methods, savings, and the GPUs that fit."""
 
 from __future__ import annotations
 
@@ -148,19 +148,19 @@ def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardGroup:
-    """Cards with the same memory on the data sheet and the same verdict, by ascending usable memory."""
+    """GPUs with the same memory on the data sheet and the same verdict, by ascending usable memory."""
 
     memory_gb: int
     fits: tuple[Fit, ...]
 
     @property
     def least(self) -> Fit:
-        """The card with the least usable memory."""
+        """The GPU with the least usable memory."""
         return self.fits[0]
 
 
 def card_groups(estimate: Estimate, attention: str, device: Device) -> tuple[CardGroup, ...]:
-    """Return every card that supports the attention implementation, grouped by memory and verdict, smallest first."""
+    """Return every GPU that supports the attention implementation, grouped by memory and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
         assert fit.gpu is not None
@@ -175,7 +175,7 @@ def card_groups(estimate: Estimate, attention: str, device: Device) -> tuple[Car
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestSizes:
-    """The smallest group of cards that fits, and the groups around it."""
+    """The smallest group of GPUs that fits, and the groups around it."""
 
     smallest: CardGroup | None
     groups: tuple[CardGroup, ...]

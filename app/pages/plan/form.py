@@ -45,7 +45,7 @@ LABELS: dict[str, str] = {
     "gpu": "GPU",
     "memory_gib": MEMORY.declared.setting.label,
     "price_per_hour": PRICE.declared.setting.label,
-    "gpus": "More cards",
+    "gpus": "Other GPUs",
     **{field.name: field.declared.setting.label for field in SEVERAL},
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
@@ -134,7 +134,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> NeedsForm:
 
 
 def address_of(plan: plan_form.Form, request: Request) -> str:
-    """Return the address of the page for a plan's model, card, batch and sequence length."""
+    """Return the address of the page for a plan's model, GPU, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps * request.device.count
     names = (

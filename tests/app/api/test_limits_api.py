@@ -97,7 +97,7 @@ def test_a_plan_that_nothing_fits_has_a_page_too(client):
 
 
 @pytest.mark.parametrize(
-    ("address", "message"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")]
+    ("address", "message"), [("?gpu=", "a limit needs a GPU"), ("?r=0", "Rank: must be at least 1")]
 )
 def test_a_plan_without_limits_gives_the_reason_and_links_back(client, address, message):
     response = client.get(f"/limits{address}")

@@ -81,7 +81,7 @@ def test_parameters_are_those_of_the_built_model(answer):
     assert answer["saved_bytes"] == 4 * answer["parameters"]["added"]
 
 
-def test_other_cards_and_the_rule_need_no_other_trace(client, answer):
+def test_other_gpus_and_the_rule_need_no_other_trace(client, answer):
     other = client.post("/api/v1/estimate", json={**BODY, "device": {"gpu": "a100-40gb"}, "reserved": "rule"}).json()
     assert other["trace"]["seconds"] == answer["trace"]["seconds"]
     assert other["memory"]["peak_allocated_bytes"] == answer["memory"]["peak_allocated_bytes"]

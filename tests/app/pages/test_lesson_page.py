@@ -80,7 +80,7 @@ def test_the_figures_of_the_page_are_those_of_its_json(client, name):
         if name != "comparison":
             assert line["name"] in text
             assert line["substituted"] in text
-        if line["unit"] in ("bytes", "parameters", "cards") and name != "comparison":
+        if line["unit"] in ("bytes", "parameters", "GPUs") and name != "comparison":
             assert f'<data value="{line["value"]}"' in text
 
 

@@ -106,10 +106,10 @@ def test_needs_that_contradict_each_other_are_reported_at_their_field(client):
 def test_a_plan_in_which_nothing_fits_links_to_changes_that_fit(client):
     text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-70B&reserved=rule"))
     assert "Nothing fits" in text
-    assert "Of the catalogue's NVIDIA cards with compute capability 8.0 or later, the smallest that fits it" in text
+    assert "Of the catalogue's NVIDIA GPUs with compute capability 8.0 or later, the smallest that fits it" in text
     spare = re.search(r'href="([^"]+)">[^<]+ to spare</a>', text)[1]
     assert 'data-verdict="fits"' in client.get(spare).text
-    card = re.search(r'href="(/plan\?[^"]+)">plan for this card</a>', text)[1]
+    card = re.search(r'href="(/plan\?[^"]+)">plan for this GPU</a>', text)[1]
     change = re.search(r'href="(/plan[^"]*)">meta-llama/Llama-3.1-8B, of the same series', text)[1]
     assert change == "/plan?reserved=rule"
     for address in (card, change):

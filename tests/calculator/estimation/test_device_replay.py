@@ -13,7 +13,7 @@ from calculator.planning.request import parse_plan
 
 MIB, GIB = 1 << 20, 1 << 30
 SMALL = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
-#: Published runs of this plan on an 80 GB A100 took 70 to 77 GiB; what an unlimited card would give it is more.
+#: Published runs of this plan on an 80 GB A100 took 70 to 77 GiB; what an unlimited GPU would give it is more.
 MISTRAL = {
     "model": "mistralai/Mistral-7B-v0.1",
     "method": {"name": "full"},

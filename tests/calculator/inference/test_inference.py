@@ -178,7 +178,7 @@ def test_merging_into_dense_weights_rounds_no_further():
     assert "4-bit" not in answered.merge.loss
 
 
-def test_a_merge_that_the_card_cannot_hold_is_warned_of():
+def test_a_merge_that_the_gpu_cannot_hold_is_warned_of():
     answered = answer({"name": "lora", "target_modules": "all-linear"}, merged=True, gpu="rtx-4060")
     assert any("merge in CPU memory" in sentence for sentence in answered.warnings)
 

@@ -17,7 +17,7 @@ QLORA = {
     "training": {"gradient_checkpointing": True},
     "device": {"gpu": "rtx-4090"},
 }
-#: Its tokens fill the card before the whole batch of logits does.
+#: Its tokens fill the GPU before the whole batch of logits does.
 TIGHT = {
     "model": "Qwen/Qwen3-0.6B",
     "method": {"name": "adapter"},
