@@ -11,7 +11,7 @@ from calculator.common.errors import PlanError, refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: The fields that are looked for if none is named, in order: all fields of the first group that the sample has.
+#: The fields that are read if none is named: all fields of the first of these groups that the sample has.
 USUAL = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "input", "output"))
 
 #: The keys of a message's text.
@@ -34,7 +34,7 @@ class Texts:
     """
 
     def __init__(self, path: str, fields: Sequence[str], seen: Callable[[int], None]) -> None:
-        """`seen` is called with the bytes that are read of the file."""
+        """`seen` is called with the number of bytes that were read."""
         self._path, self._fields, self._seen = path, fields, seen
         self.has_messages = False
 

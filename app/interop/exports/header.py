@@ -26,7 +26,7 @@ def title(request: Request, plan: Estimate) -> str:
 
 
 def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:
-    """Return the comment; `run` are the lines that explain how to run the file."""
+    """Return the comment. `run` has the lines that explain how to run the file."""
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]

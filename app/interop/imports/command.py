@@ -62,7 +62,7 @@ def keys_of(text: str) -> dict[str, Any]:
 
 
 def _one_command(text: str) -> str:
-    """Return the only command line of a text that runs a trainer, with the lines that go on.
+    """Return the only command line of a text that runs a trainer, with its continuation lines.
 
     Raises:
         PlanError: if there are several.

@@ -15,7 +15,7 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What documentation leaves out of a call: a line of its own, or the last arguments.
+#: An ellipsis with which documentation shortens a call: a line of its own, or the last argument.
 _ELLIPSES = re.compile(r"(?m)^[ \t]*\.\.\.,?[ \t]*(?=#|$)|,[ \t]*\.\.\.(?=,?\s*\))")
 
 
