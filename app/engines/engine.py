@@ -1,4 +1,4 @@
-"""The estimate of a request by the engine that it is for."""
+"""The estimate of a request, by the calculator or by a trace."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Who waits for an answer.
+    """The client that waits for an answer.
 
     Attributes:
-        gone: Whether nobody waits any more.
-        progress: Is called with what runs.
+        gone: Returns whether the client has disconnected.
+        progress: Is called with a description of the running stage.
     """
 
     gone: Callable[[], bool] = lambda: False
@@ -44,7 +44,7 @@ def tracer() -> Tracer:
 def answered(request: Request, client: Client | None = None, *, whole: bool = False) -> Estimate:
     """Answer a single request.
 
-    `whole` is passed to the calculator, which is then faster if the timeline is read.
+    `whole` is passed to the calculator, and makes it faster if the timeline is read.
 
     Raises:
         PlanError: if the request is refused.
@@ -85,7 +85,7 @@ def _traced(request: Request, client: Client) -> Estimate:
 
 
 def with_way_out(error: PlanError, request: Request) -> PlanError:
-    """Return a refusal of a model that is not modeled, with what would answer it."""
+    """Return a refusal of a model that is not modeled, with the way out."""
     if request.accounting != "exact" or is_modeled(request.model):
         return error
     if not installed.missing() and not _can_trace(request):

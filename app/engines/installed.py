@@ -1,4 +1,4 @@
-"""Whether the traced engine can run: the packages of the extra `validation`, looked at without importing them."""
+"""Whether the traced engine can run: the packages of the extra `validation`, found without importing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 #: The packages that a trace imports.
 PACKAGES = ("validation", "torch", "transformers", "peft", "bitsandbytes")
 
-#: How to get what is missing.
+#: How to install the missing packages.
 INSTALL = "pip install '.[validation]'"
 
 

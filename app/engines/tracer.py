@@ -1,4 +1,4 @@
-"""Traces for a server: a bounded number at once, a bounded queue, and the last answers kept."""
+"""Traces for a server: a bounded number at once, a bounded queue, and a cache of the last traces."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.estimation.traced.document import TraceDocument
 
-#: How many traces run at once: each keeps a core busy, and the server needs one too.
+#: The number of traces that run at once. Each keeps a core busy, and the server needs one too.
 AT_ONCE = 2
 
-#: How many more may wait for their turn.
+#: The maximum number of traces that wait.
 WAITING = 4
 
-#: How many traces are kept. Each is up to some megabytes.
+#: The number of traces in the cache. Each has up to some megabytes.
 KEPT = 16
 
 
 class BusyError(Exception):
-    """Too many traces wait already."""
+    """Raised if too many traces wait already."""
 
 
 class Tracer:
-    """Traces requests. The device and how reserved memory is found are not part of a trace."""
+    """Traces requests. A trace depends neither on the device nor on how reserved memory is found."""
 
     def __init__(self, run: Callable[..., TraceDocument] = process.run) -> None:
         self._run = run
@@ -48,7 +48,7 @@ class Tracer:
 
         Raises:
             BusyError: if too many traces wait already.
-            AbandonedError: if nobody waits for it any more.
+            AbandonedError: if the client has disconnected.
             PlanError: if it is refused, or over a limit.
         """
         body = body_of(request)

@@ -1,4 +1,4 @@
-"""Whether the client of a request still waits."""
+"""Whether the client of a request is still connected."""
 
 from __future__ import annotations
 
