@@ -1,4 +1,4 @@
-"""`GET /healthz` and `GET /readyz`: whether the service is up, and whether it answers every request."""
+"""`GET /healthz` and `GET /readyz`: whether the service is up, and whether it accepts every request."""
 
 import asyncio
 

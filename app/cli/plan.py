@@ -36,7 +36,7 @@ HEAD = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required Gi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    single_use.register(parser)  # a plan can have several models and GPUs: none is lost
+    single_use.register(parser)  # a plan can have several models and GPUs, which are all kept
     parser.add_argument(
         "--request", metavar="FILE", help="a JSON request that the options override; - reads standard input"
     )
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _body(args: argparse.Namespace) -> Any:
-    """Return the request body: the --request file, overridden by what the options give."""
+    """Return the request body: the --request file, overridden by the options."""
     given = {**options.body_of(args, FIELDS), **_models(args)}
     more = options.list_of("--gpus", args.gpus or "")
     if more:

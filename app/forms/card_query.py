@@ -22,7 +22,7 @@ DEFAULTS: dict[str, str] = {name: field.text(field.declared.default) for name, f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardForm:
-    """The typed text of every filter, and the names in the address that are no filter."""
+    """The typed text of every filter, and the names in the address that are not filters."""
 
     typed: Mapping[str, str]
     unknown: tuple[str, ...] = ()

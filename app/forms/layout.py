@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.devices import GPU
 
-#: Training fields that are always visible; the others are folded.
+#: Training fields that are always visible. The others are folded.
 FIRST_TRAINING = (
     "micro_batch_size",
     "sequence_length",
@@ -37,10 +37,10 @@ CHOSEN = ("trainer",)
 #: Device fields that are always visible.
 FIRST_DEVICE = ("gpu", "memory_gib", "count", "sharding")
 
-#: The most labels of methods in the heading of a group.
+#: The maximum number of method labels in the heading of a group.
 MOST_LABELS = 5
 
-#: Labels of the fields that no setting declares.
+#: Labels of the fields without a declared setting.
 MODEL_LABELS = {"model": "Model", "config": "config.json", "method": "Method"}
 
 #: Labels of the fields of an estimate's form.

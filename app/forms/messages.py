@@ -78,7 +78,7 @@ def _labeled(found: re.Match[str]) -> str:
 
 
 def _config_or_model(name: str, typed: Mapping[str, str]) -> str:
-    """Return `model` for a problem of a config that was not pasted: the catalogue's model is to blame."""
+    """Return `model` for a problem of a config that was not pasted: the catalogue's model causes it."""
     return "model" if name == "config" and not typed["config"].strip() else name
 
 

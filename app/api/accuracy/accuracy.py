@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(slots=True, kw_only=True)
 class Accuracy:
-    """How far estimates of a method were from measurements. It is never changed, but for the JSON kept with it."""
+    """How far estimates of a method were from measurements. It never changes, except that its JSON is cached."""
 
     method: str
     sentence: str
@@ -44,7 +44,7 @@ class Accuracy:
     #: `required_bytes` corrected by the errors of nvidia-smi's figures. None if there are none, or if reserved memory
     #: is by the rule: the measurements were compared with replays.
     interval: Interval | None
-    #: Its JSON, kept by what writes it: all estimates of a method by the rule have the same accuracy.
+    #: Its JSON, cached by the encoder. All estimates of a method by the rule have the same accuracy.
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
 
@@ -92,7 +92,7 @@ def errors_of_method(method: str) -> tuple[Errors, ...]:
 
 
 def method_name(method: Method) -> str:
-    """Return the name of a method; DoRA has a name of its own."""
+    """Return the name of a method. DoRA has its own name."""
     return "dora" if getattr(method, "use_dora", False) else method.name
 
 

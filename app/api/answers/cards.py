@@ -29,7 +29,7 @@ class MethodOnCardAnswer(Answer):
 
 
 class CardSummaryAnswer(Answer):
-    """A GPU in short."""
+    """A summary of a GPU."""
 
     id: str = described("The catalogue id.", "rtx-4090")
     name: str = described("The product name.", "GeForce RTX 4090")
@@ -38,7 +38,7 @@ class CardSummaryAnswer(Answer):
 
 
 class CardList(Answer):
-    """Every GPU in short."""
+    """A summary of every GPU."""
 
     settings: str = described("The settings of every run.", SETTINGS)
     cards: tuple[CardSummaryAnswer, ...] = described("The GPUs, the smallest first.", [{"id": "rtx-4090"}])

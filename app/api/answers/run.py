@@ -114,7 +114,7 @@ class RunTimeAnswer(Answer):
 
 
 class UnansweredPhaseAnswer(Answer):
-    """A phase that the run has and that has no figures."""
+    """A phase of the run without figures."""
 
     name: RunPhaseName = described("The phase.", "evaluation")
     reason: str = described(
