@@ -1,4 +1,4 @@
-"""Sentences about a run on a GPU that it fills or does not fit."""
+"""Sentences about a run that fills its GPU or does not fit it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def accuracy() -> str:
 
 
 def _left_out() -> Iterator[str]:
-    """Say of each source whose runs count in no interval why they do not."""
+    """Say for each source without runs in any interval why it has none."""
     runs = Counter(run.source for run in published_runs() if run.source.left_out)
     yield from (
         f" The {count} runs of {source.name} are excluded: {source.left_out}." for source, count in runs.items()

@@ -112,7 +112,7 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
 
 
 def history_sentence(plan: Estimate) -> str | None:
-    """Say what the order of lengths adds, and when; None if all micro-batches are alike and the cache is kept."""
+    """Say how much the order of lengths adds, and when. None if all micro-batches are alike and the cache is kept."""
     history = plan.memory.history
     if history is None:
         return None
@@ -137,7 +137,7 @@ def large_figure(fit: Fit) -> int:
 def margin_on(card: Fit, plan: Estimate) -> int:
     """Return a plan's margin on another GPU, as `large_figure` does on its own.
 
-    Where the run was not replayed on the GPU, it needs as much as on its own, but for the workspaces.
+    If the run was not replayed on the GPU, it needs as much as on its own, except for the workspaces.
     """
     least = plan.fit.minimum_bytes if plan.fit else None
     if least is None:

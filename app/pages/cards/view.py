@@ -61,7 +61,7 @@ def _column(form: CardForm, name: SortKey, label: str) -> Column:
 
 
 def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
-    """Return the addresses of the rows before and after those of the answer, by what a link says."""
+    """Return the addresses of the rows before and after those of the answer, by the text of the link."""
     query = form.query()
     found = {}
     if query.offset:

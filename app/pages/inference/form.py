@@ -52,7 +52,7 @@ class InferenceForm(TypedForm):
 
     @property
     def shown_methods(self) -> tuple[str, ...]:
-        """The methods whose settings the form shows: all, because another one is chosen without a new page."""
+        """The methods whose settings the form shows. It shows all, because choosing another one loads no new page."""
         return tuple(METHODS)
 
     def body(self) -> dict[str, Any]:

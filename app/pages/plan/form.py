@@ -121,7 +121,7 @@ class NeedsForm(TypedForm):
         return [*one, *(("gpus", {"gpu": name, **several}) for name in more)]
 
     def _several(self) -> dict[str, Any]:
-        """Return the settings that differ from one GPU. Without a sharding, the plan chooses it."""
+        """Return the settings for several GPUs. Without a sharding, the plan chooses one."""
         typed = {field.name: (field, self.typed[field.name].strip()) for field in SEVERAL}
         values = {name: field.value(text) for name, (field, text) in typed.items() if text}
         return {name: value for name, value in values.items() if name == "sharding" or value != 1}
