@@ -54,7 +54,7 @@ def test_a_wrong_parameter_is_refused_by_name(client, parameters, loc):
     assert [error["loc"] for error in response.json()["errors"]] == [loc]
 
 
-def test_no_match_is_an_answer(client):
+def test_a_query_without_matches_is_answered_with_an_empty_list(client):
     answer = get(client, q="no-such-model").json()
     assert (answer["total"], answer["rows"]) == (0, [])
 

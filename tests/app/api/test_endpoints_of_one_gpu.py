@@ -163,7 +163,7 @@ def test_the_page_states_what_nodes_send_and_what_the_host_keeps(client):
     assert 'id="nodes"' in page
 
 
-def test_an_inference_is_of_one_gpu(client):
+def test_inference_on_several_gpus_is_refused(client):
     found = errors(client.post("/api/v1/inference", json={**LORA, "device": device(2, "ddp")}))
     assert found == {"device.sharding": ONE_GPU, "device.count": ONE_GPU}
 

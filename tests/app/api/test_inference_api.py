@@ -26,7 +26,7 @@ def answered(client, body):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.facts.refuses_unmerged])
-def test_a_method_that_is_served_merged_only_says_so(client, name):
+def test_a_method_that_is_only_served_merged_has_a_warning(client, name):
     answer = client.post("/api/v1/inference", json={**BODY, "method": {"name": name}})
     assert answer.status_code == 422
     assert [error["loc"] for error in answer.json()["errors"]] == ["serving.merged"]

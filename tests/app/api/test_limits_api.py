@@ -77,7 +77,7 @@ def test_the_page_shows_the_limits_that_the_api_answers(client, plan):
         assert limit["guarantee"] in text
 
 
-def test_the_plans_page_leads_to_its_limits(client):
+def test_the_estimate_page_links_to_the_limits(client):
     assert '<a href="/limits?method=prompt">' in client.get("/?method=prompt").text
     assert "/limits" not in client.get("/?gpu=").text
 
@@ -129,7 +129,7 @@ def test_the_fewest_gpus_are_the_same_on_the_api_and_the_page(client):
     assert answer["guarantee"] in text
 
 
-def test_a_run_that_more_gpus_do_not_help_leads_to_another_sharding(client):
+def test_a_run_that_needs_another_sharding_links_to_it(client):
     text = client.get(
         "/limits?model=meta-llama/Llama-3.1-8B&method=full&sharding=ddp&count=2&gpu=rtx-4090&reserved=rule"
     ).text

@@ -97,7 +97,7 @@ def test_the_page_shows_the_same_answer(client, answer):
     assert "The methods side by side" not in page.text
 
 
-def test_files_of_the_plan_are_of_the_same_trace(client, answer):
+def test_exported_files_use_the_same_trace(client, answer):
     assert client.get("/estimate.json", params=FORM).json()["memory"] == answer["memory"]
     assert "self_attn" in client.get("/estimate.csv", params=FORM).text
 

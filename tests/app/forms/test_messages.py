@@ -170,7 +170,7 @@ def test_a_page_names_fields_by_their_labels(client, address, message):
         ("/", "No “Sequence length” is set"),
     ],
 )
-def test_so_do_reasons_next_to_an_answer(client, address, message):
+def test_reasons_next_to_an_answer_use_labels_too(client, address, message):
     assert message in unescape(client.get(address).text)
 
 
@@ -199,14 +199,14 @@ def test_the_api_keeps_its_words(client):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_gpu_that_is_named_and_sized_is_reported_so_and_nothing_else(client, path):
+def test_a_gpu_with_both_a_name_and_a_size_is_the_only_error(client, path):
     assert wrong(client, path, gpu="rtx-4090", memory_gib="24") == [
         "Memory: give either it or “GPU” (GeForce RTX 4090), not both"
     ]
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_an_unknown_gpu_is_reported_and_nothing_else(client, path):
+def test_an_unknown_gpu_is_the_only_error(client, path):
     (line,) = wrong(client, path, gpu="foo")
     assert line.startswith("GPU: 'foo' is not in the catalogue")
 

@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_is_a_page_that_gives_the_reason(client, address, 
     assert message in response.text
 
 
-def test_a_file_leads_to_the_address_of_its_plan(client):
+def test_a_file_redirects_to_the_address_of_its_plan(client):
     response = client.post("/import", data={"content": AXOLOTL}, follow_redirects=False)
     assert response.status_code == 303
     text = client.get(response.headers["location"]).text
@@ -178,7 +178,7 @@ def test_the_box_for_a_file_is_no_input_of_a_plan(client):
     assert client.get("/estimate.json?content=").json() == client.get("/estimate.json").json()
 
 
-def test_the_address_of_an_import_leads_to_the_page(client):
+def test_the_address_of_an_import_shows_the_page(client):
     assert client.get("/import", follow_redirects=False).headers["location"] == "/"
 
 

@@ -24,7 +24,7 @@ def test_the_list_links_to_every_gpu(client):
     assert {f"/cards/{card['id']}" for card in cards} <= {*Links(page).found}
 
 
-def test_a_search_of_the_list_without_a_result_says_so(client):
+def test_a_search_without_a_result_states_that(client):
     page = client.get("/cards", params={"q": "no <such> GPU"})
     assert page.status_code == 200
     assert "0 GPUs with “no &lt;such&gt; GPU”" in page.text
@@ -66,7 +66,7 @@ def test_the_rows_beyond_the_first_are_linked(client):
     assert "/cards/rtx-4060?fits=all&offset=200#rows" in Links(page).found
 
 
-def test_filters_that_leave_nothing_say_what_to_do(client):
+def test_filters_without_a_result_state_what_to_do(client):
     page = client.get("/cards/rtx-4060", params={"q": "no-such-model"})
     assert page.status_code == 200
     assert "No model and method matches these filters." in page.text

@@ -83,7 +83,7 @@ def test_unknown_names_in_an_address_are_noted_on_the_page_and_refused_in_json(c
     assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
 
 
-def test_a_pasted_config_is_served_and_leads_to_its_address(client):
+def test_a_pasted_config_is_served_and_redirects_to_its_address(client):
     config = (
         '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 2,'
         ' "num_attention_heads": 4, "vocab_size": 1000}'

@@ -111,7 +111,7 @@ def test_every_gpu_and_every_model_can_be_chosen(client):
         assert f'<option value="{model["id"]}"' in text
 
 
-def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(client):
+def test_a_refused_combination_gives_the_reason_and_links_to_the_nearest_plan(client):
     response = client.get("/?method=prefix")
     assert response.status_code == 422
     link = re.search(r'<a href="(/\?[^"]*)">without gradient checkpointing</a>', response.text)
@@ -127,7 +127,7 @@ def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(cl
         ("Qwen/Qwen3-235B-A22B", "gate", "qlora"),
     ],
 )
-def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, target_modules, method):
+def test_a_mixture_of_experts_links_to_the_nearest_targets_that_can_be_adapted(client, model, target_modules, method):
     typed = {"model": model, "target_modules": target_modules, "method": method, "gpu": "", "reserved": "rule"}
     response = client.get("/", params=typed)
     assert response.status_code == 422
@@ -196,7 +196,7 @@ def test_the_table_of_gpus_states_that_several_take_sharding(client):
     assert "is a lower bound on the number of GPUs with ZeRO or FSDP" in text
 
 
-def test_a_plan_of_images_asks_for_no_length(client):
+def test_the_form_for_images_has_no_sequence_length(client):
     plan = "/?model=google/vit-base-patch16-224-in21k&method=lora&target_modules=q_proj,v_proj&reserved=rule"
     text = client.get(f"{plan}&task=image_cls").text
     assert re.search(r'data-field="sequence_length" hidden', text)

@@ -32,7 +32,7 @@ def test_the_line_is_at_the_memory_of_the_gpu():
     assert shape["x0"] == shape["x1"] == gib(fit.usable_bytes)
 
 
-def test_a_figure_can_stand_in_a_page():
+def test_a_figure_is_safe_inside_a_page():
     plan = compared(("gpu", ""))
     figure = methods_figure({"</script><b>": plan.chosen.estimate}, None)
     assert "<" not in figure

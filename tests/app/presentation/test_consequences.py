@@ -20,7 +20,7 @@ def tight():
     return estimate(parse_request(MISTRAL))
 
 
-def test_a_run_that_fits_meets_nothing():
+def test_a_run_that_fits_has_no_consequences():
     assert [*consequences(estimate(parse_request({**SMALL, "device": {"gpu": "rtx-4090"}})).fit)] == []
 
 

@@ -141,7 +141,7 @@ def test_a_run_stops_growing():
     assert full_peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
 
 
-def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
+def test_only_states_gradients_and_the_loss_outlive_a_step():
     state = resident(LLAMA_8B)
     passes = events(state.prepared)
     trained = [tensor for tensor in state.tensors if tensor.trained]

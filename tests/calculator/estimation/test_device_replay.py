@@ -89,7 +89,7 @@ def test_a_tight_run_runs_with_retries_where_published_runs_did():
     assert fit.with_expandable_segments.minimum_bytes < fit.minimum_bytes
 
 
-def test_the_rule_answers_none_of_it():
+def test_by_the_rule_there_are_no_replayed_figures():
     fit = answered(MISTRAL, reserved="rule").fit
     assert fit.outcome is None
     found = (fit.minimum_bytes, fit.margin_bytes, fit.retries, fit.retries_per_step)

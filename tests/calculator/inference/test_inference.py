@@ -216,7 +216,7 @@ def test_the_cost_of_generates_own_position_ids_is_stated():
     assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
 
 
-def test_routers_losses_and_padding_do_not_go_together():
+def test_a_router_loss_with_padding_is_refused():
     mixtral = {
         "model_type": "mixtral",
         "hidden_size": 192,

@@ -40,7 +40,7 @@ def test_only_layers_that_attend_have_products_of_attention(model, width):
     assert counted.attention == 2 * width
 
 
-def test_a_token_meets_only_the_experts_that_it_is_sent_to():
+def test_a_token_runs_only_the_experts_that_it_is_routed_to():
     """Mixtral 8x7B is published with 46.7 billion parameters, 12.9 billion of them used by a token."""
     request = parse_request({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}})
     assert products(model_of(request.model)).weights == pytest.approx(12.9e9, rel=0.02)
