@@ -91,7 +91,7 @@ def _lengths(args: argparse.Namespace) -> tuple[Lengths, tuple[str, ...]]:
     bar.close()
     if lengths is None:
         if not size_of(args.data):
-            raise refusal("DATA", "the file is empty: give one with a sample a line", args.data)
+            raise refusal("DATA", "the file is empty: give one with one sample per line", args.data)
         raise refusal("DATA", "no sample has two tokens: name the field of the text with --field", args.data)
     return lengths, (WITHOUT_TEMPLATE,) if texts.has_messages else ()
 

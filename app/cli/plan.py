@@ -157,7 +157,7 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         training = miss.request.training
         yield f"Nearest: {plan_text.title(miss)}. {plan_text.shortfall(miss)}"
         yield table(HEAD, [_row("", miss)], left=4)
-        yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
+        yield f"With {number(training.sequence_length)} tokens per sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
             card, spare = plan_text.smallest_gpu(miss), size(miss.card_fit.headroom_bytes)

@@ -53,7 +53,7 @@ def _out_of_memory_sentence(event: OutOfMemory) -> str:
     if event.phase == "load":
         where = "while the model is loaded"
     elif event.phase in ("prefill", "decode"):
-        where = "in the pass of the prompt" if event.phase == "prefill" else f"in the pass of token {event.step:,}"
+        where = "in the prefill" if event.phase == "prefill" else f"in the decoding step of token {event.step:,}"
     else:
         where = f"in step {event.step}, in the {PHASES[event.phase]}"
     return f"It runs out of memory {where}, at a request of {format_size(event.requested_bytes)} for “{event.tensor}”."

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 #: Labels of the passes.
 PASSES: dict[PassName, str] = {
-    "prefill": "the prompt",
-    "first_decode": "the token after it",
-    "last_decode": "the last token",
+    "prefill": "prefill",
+    "first_decode": "first decoding step",
+    "last_decode": "last decoding step",
 }
 
 #: Labels of the costs.
 COSTS = {
-    "operations_per_token": "Operations a token",
-    "bytes_read_per_token": "Bytes read a token",
-    "kv_cache_bytes": "Bytes of the cache",
+    "operations_per_token": "Operations per token",
+    "bytes_read_per_token": "Bytes read per token",
+    "kv_cache_bytes": "Bytes of the KV cache",
     "resident_bytes": "Bytes of weights",
 }
 
@@ -59,7 +59,7 @@ def why(answer: Inference) -> str:
     memory = answer.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
     listed = " and ".join(f"{COMPONENTS[part.name].label.lower()} ({size(part.bytes)})" for part in largest)
-    return f"The peak is in the pass of {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {listed}."
+    return f"The peak is in the {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {listed}."
 
 
 def parts(answer: Inference) -> tuple[Part, ...]:

@@ -35,9 +35,7 @@ COMPONENTS: dict[str, ComponentLabel] = {
         ComponentLabel(
             name="activations", label="Activations", meaning="saved in the forward pass for the backward pass"
         ),
-        ComponentLabel(
-            name="kv_cache", label="Cached keys and values", meaning="of every earlier token, in every layer"
-        ),
+        ComponentLabel(name="kv_cache", label="KV cache", meaning="keys and values of earlier tokens, in every layer"),
         ComponentLabel(
             name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"
         ),

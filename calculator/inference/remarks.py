@@ -38,7 +38,7 @@ RULE = (
     " longer answers may differ more."
 )
 FUSED = (
-    "With up to 4 tokens a pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some GPUs have such"
+    "With up to 4 tokens per pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some GPUs have such"
     " a kernel too; the figures count the dequantized copy."
 )
 SPLIT = "Over a long cache, flash attention may split its work; the partial results are not counted."

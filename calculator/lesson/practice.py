@@ -77,14 +77,14 @@ def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
             formula="bytes ÷ N",
             substituted=f"{kept:,} ÷ {count:,}",
             value=kept / count,
-            unit="bytes a parameter",
+            unit="bytes per parameter",
         ),
         Line(
             name=f"{name}: at the peak",
             formula="bytes ÷ N",
             substituted=f"{peak:,} ÷ {count:,}, in the {plan.memory.peak_phase.replace('_', ' ')}",
             value=peak / count,
-            unit="bytes a parameter",
+            unit="bytes per parameter",
             main=True,
         ),
     )

@@ -58,7 +58,7 @@ def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relax
         longest = limit(LimitRequest(request=evaluator.request(candidate), solve_for="sequence_length")).value
         if longest is None or not SHORTEST <= longest < needs.sequence_length:
             return
-        words.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
+        words.append(f"{longest:,} tokens per sequence instead of {needs.sequence_length:,}")
         sets["sequence_length"] = longest
     if footprint is not None and not footprint.fits:
         if footprint.max_tasks < FEWEST:

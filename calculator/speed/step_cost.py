@@ -36,7 +36,7 @@ ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a produ
 #: The GPU that is assumed if the request names none, or if the speeds of its GPU are not published.
 USUAL_GPU = "a100-sxm4-80gb"
 
-REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
+REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations per weight and token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,7 @@ class RuledOutAnswer(Answer):
 class ChangeAnswer(Answer):
     """A change to the request with which something fits."""
 
-    sentence: str = described("The change in words.", "With 1,472 tokens a sequence instead of 2,048 it fits.")
+    sentence: str = described("The change in words.", "With 1,472 tokens per sequence instead of 2,048 it fits.")
     sets: dict[str, Any] = described(
         "The needs to set, the model, or the device's count and sharding.", {"sequence_length": 1472}
     )

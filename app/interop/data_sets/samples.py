@@ -68,7 +68,7 @@ def _lines(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
             seen(len(line))
             if len(line) > LONGEST_LINE:
                 raise refusal(
-                    "DATA", f"line {number:,} is longer than {LONGEST_LINE >> 20} MiB: write one sample a line"
+                    "DATA", f"line {number:,} is longer than {LONGEST_LINE >> 20} MiB: write one sample per line"
                 )
             if line.strip():
                 yield _decoded(line, number)
@@ -82,7 +82,7 @@ def _decoded(line: bytes, number: int) -> Any:
         message = f"line {number:,} is not UTF-8 ({byte}): save the file as UTF-8"
         raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
     except (ValueError, RecursionError) as error:
-        message = f"line {number:,} is not JSON ({error}): write one object a line, as datasets' to_json does"
+        message = f"line {number:,} is not JSON ({error}): write one object per line, as datasets' to_json does"
         raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
 
 
@@ -105,7 +105,7 @@ def _parquet(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
 def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
     """Return the fields of a sample's text."""
     if not isinstance(sample, dict):
-        raise refusal("DATA", f"sample {number:,} is not an object: write one object a line", sample)
+        raise refusal("DATA", f"sample {number:,} is not an object: write one object per line", sample)
     usual = next((group for group in USUAL if group[0] in sample), None)
     wanted = fields or (tuple(name for name in usual if name in sample) if usual else ())
     missing = [name for name in wanted if name not in sample]

@@ -193,7 +193,7 @@ def _run(request: Request) -> tuple[str, ...]:
             lines.append("Without --images it makes images of the planned size; it needs Pillow and torchvision.")
         lines.append(f"Install {_releases(request)}: other releases can need other memory.")
     elif request.training.padding and request.task == "causal_lm":
-        lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")
+        lines.append("The labels are a separate tensor here, 8 bytes per token, so that padding is not learned.")
     return tuple(lines)
 
 

@@ -44,7 +44,7 @@ def unmerged(evaluation: Evaluation) -> Reason:
 def mixed_batch(evaluation: Evaluation) -> Reason:
     """Yield reasons from requests for several tasks in one batch."""
     tasks, share = evaluation.needs.tasks, percent(added_operations(evaluation))
-    sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations a token."
+    sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations per token."
     return speaks_for("mixed_batch", sentence)
 
 

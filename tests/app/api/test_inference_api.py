@@ -107,7 +107,7 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
 def test_the_text_states_the_largest_component_and_the_cost(capsys):
     assert main(["inference", *OPTIONS]) == 0
     output = capsys.readouterr().out
-    for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):
+    for words in ("fits with", "KV cache", "last decoding step", "Operations per token", "Assumptions"):
         assert words in output
 
 

@@ -97,7 +97,7 @@ def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
     assert "The smallest GPU that fits it" in text
     assert "paged_adamw_8bit" in text
     assert "1 × 16" in text
-    assert "With 2,048 tokens a sequence, bfloat16, sdpa." in text
+    assert "With 2,048 tokens per sequence, bfloat16, sdpa." in text
     assert "meta-llama/Llama-3.1-8B" in text
 
 

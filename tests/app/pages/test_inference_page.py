@@ -22,7 +22,7 @@ def test_the_first_view_answers_something(client):
     response = client.get("/inference")
     assert response.status_code == 200
     shown = text(response.text)
-    for words in ("Fits", "Cached keys and values", "The last token", "Operations a token", "Assumptions and limits"):
+    for words in ("Fits", "KV cache", "Last decoding step", "Operations per token", "Assumptions and limits"):
         assert words in shown
     assert '<nav aria-label="Pages">' in response.text
     assert 'href="/inference" aria-current="page"' in response.text

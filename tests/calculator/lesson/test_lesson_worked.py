@@ -177,7 +177,7 @@ def test_every_line_has_a_name_and_a_formula(worked):
 
 
 def test_practice_departs_from_twelve_bytes_a_parameter():
-    lines = [line for line in PRACTICE["full"]() if line.unit == "bytes a parameter"]
+    lines = [line for line in PRACTICE["full"]() if line.unit == "bytes per parameter"]
     assert {line.name: round(line.value, 3) for line in lines} == {
         "bfloat16 throughout: weights, gradients, states": 8,
         "bfloat16 throughout: at the peak": 10,
