@@ -60,9 +60,9 @@ def test_the_rule_is_not_given_the_errors_of_replays():
 
 def test_a_page_by_the_rule_links_to_the_replay(client):
     page = client.get("/?method=lora&r=16&reserved=rule").text
-    assert "With the errors found for nvidia-smi" not in page
+    assert "With the errors of nvidia-smi" not in page
     (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
-    assert "With the errors found for nvidia-smi" in client.get(unescape(link)).text
+    assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
 
 
 def test_a_rule_of_thumb_is_not_compared_with_measurements():
