@@ -173,7 +173,9 @@ class XLoRA(AdaptedLinear):
 
     def for_model(self, model: Model) -> XLoRA:
         """Return the method with the model's hidden size. A model of images has none for X-LoRA."""
-        return self if self.hidden_size or "embedding" not in model.kinds else replace(self, hidden_size=int(model.embedding.out_features))
+        if self.hidden_size or "embedding" not in model.kinds:
+            return self
+        return replace(self, hidden_size=int(model.embedding.out_features))
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what PEFT refuses, and steps that fail."""
