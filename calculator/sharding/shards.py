@@ -21,14 +21,16 @@ class Shards:
 
     __slots__ = ("prepared",)
 
-    #: The number of vectors with one norm per gradient that are alive while gradients are clipped.
-    norm_vectors: int = 1
-
     #: Whether the whole weights are loaded on the GPU.
     loads_whole: bool = True
 
     def __init__(self, prepared: PreparedModel) -> None:
         self.prepared = prepared
+
+    @property
+    def norm_vectors(self) -> int:
+        """The number of vectors with one norm per gradient that are alive while gradients are clipped."""
+        return 1
 
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the whole model as the sharding stores it, from what the method prepares."""

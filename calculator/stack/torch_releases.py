@@ -25,6 +25,12 @@ SEVERAL_GPUS: tuple[Release, Release] = ((2, 6), (2, 14))
 #: The first release whose FSDP2 allows a unit with frozen parameters of other dtypes. Source:
 #: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _init_mp_dtypes.
 MIXED_FROZEN: Release = (2, 8)
+#: The first release in which accelerate excludes 4-bit weights that are stored as integers from FSDP2's units, which
+#: refuse them. Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model.
+IGNORES_INTEGERS: Release = (2, 7)
+#: The first release in which the norm of shards' norms is that of reduced ones. Earlier ones reduce the total norm.
+#: Source: torch/distributed/tensor/_ops/_math_ops.py, vector_norm_strategy.
+REDUCES_NORMS: Release = (2, 11)
 
 
 def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
 from calculator.sharding.fsdp.parameters import cast_biases, stored
 from calculator.sharding.fsdp.units import TOWER_ATTENTION, TOWER_LAYERS, outer_units, units_of
 from calculator.stack.releases import dotted, release
-from calculator.stack.torch_releases import MIXED_FROZEN
+from calculator.stack.torch_releases import IGNORES_INTEGERS, MIXED_FROZEN
 from calculator.trainers import trainer_of
 from calculator.trainers.liger import computes_logits, is_patched
 
@@ -87,6 +87,7 @@ def problems(prepared: PreparedModel) -> Iterator[Problem]:
     if replace(prepared.stack, torch=DEFAULT_STACK.torch) != DEFAULT_STACK:
         message = "other releases than of torch are not modeled under fsdp: leave them out"
         yield Problem(loc="stack", msg=message, input=None)
+    yield from _integer_problems(prepared)
     yield from _unit_problems(prepared)
     yield from _cast_bias_problems(prepared)
     yield from _method_problems(prepared)
@@ -183,6 +184,20 @@ def _head_problems(prepared: PreparedModel) -> Iterator[Problem]:
             f"TRL reads {head} from host memory and moves the hidden states there, which is not modeled: set false"
         )
         yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
+
+
+def _integer_problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield 4-bit weights that are stored as integers, which FSDP of early releases refuses."""
+    torch = prepared.stack.torch
+    if release(torch)[:2] >= IGNORES_INTEGERS:
+        return
+    whole = resident_tensors(prepared)
+    if any(tensor.packed and tensor.in_graph and tensor.dtype == "uint8" for tensor in whole):
+        message = (
+            f"FSDP of PyTorch {torch} refuses 4-bit weights that are stored as integers: set method.quant_storage to"
+            f" bfloat16, or use {dotted(IGNORES_INTEGERS)} or later"
+        )
+        yield Problem(loc="stack.torch", msg=message, input=torch)
 
 
 def _unit_problems(prepared: PreparedModel) -> Iterator[Problem]:

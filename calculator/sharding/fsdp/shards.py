@@ -16,6 +16,8 @@ from calculator.sharding.communication import all_gather, reduce_scatter
 from calculator.sharding.fsdp.parameters import cast_biases, is_sharded, recast, shard, stored
 from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of
 from calculator.sharding.shards import Shards
+from calculator.stack.releases import release
+from calculator.stack.torch_releases import REDUCES_NORMS
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -33,12 +35,17 @@ class FSDPShards(Shards):
 
     __slots__ = ()
 
-    #: The stacked norms, their squares, the result of the all-reduce, and its root. Source: torch/nn/utils/clip_grad.py
-    #: on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
-    norm_vectors = 4
-
     #: False: the whole weights are loaded on the host.
     loads_whole = False
+
+    @property
+    def norm_vectors(self) -> int:
+        """The stacked norms and, if the total norm is reduced first, their squares, those reduced, and their root.
+
+        Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial and
+        vector_norm_strategy.
+        """
+        return 4 if release(self.prepared.stack.torch)[:2] >= REDUCES_NORMS else 1
 
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the whole model as accelerate stores it."""
