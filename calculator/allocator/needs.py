@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
 _SMALL = SMALL_REQUEST // BLOCK
+#: Of items with more allocations, the need of the largest size is read first.
+_MANY = 24
 
 
 class Need:
@@ -39,24 +41,19 @@ class Need:
         self.are_freed = are_freed
         #: For each size, the most that is lost. A size is left out if a larger one needs at least as much.
         self.sizes: dict[int, int] = {}
+        found: list[tuple[int, int, int]] = []
         for size in sorted(sizes, reverse=True):
-            if not any(self._needs_less(size, sizes[size], *larger) for larger in self.sizes.items()):
-                self.sizes[size] = sizes[size]
+            lost, least = sizes[size], size if are_freed else 1
+            for larger, lost_for_larger, most in found:
+                # What counts for a free block is more for the larger size only if it is the least that is lost there.
+                # For the size, it is at least `larger - size + 1` then.
+                if lost * most <= lost_for_larger * min(most, max(larger - size + 1, least)):
+                    break
+            else:
+                found.append((size, lost, least))
+                self.sizes[size] = lost
         self.most_lost = max(sizes.values(), default=-1)
-        self._needs = tuple([(size, lost, self._least(size)) for size, lost in self.sizes.items()])
-
-    def _least(self, size: int) -> int:
-        """Return the least that is lost in a free block without a part of a size left."""
-        return size if self.are_freed else 1
-
-    def _needs_less(self, size: int, lost: int, larger: int, lost_for_larger: int) -> bool:
-        """Return whether a size is certain to be served where a larger one is.
-
-        What counts for a free block is more for the larger size only if it is the least. For the size, it is at least
-        `larger - size + 1` then.
-        """
-        most = self._least(larger)
-        return lost * most <= lost_for_larger * min(most, max(larger - size + 1, self._least(size)))
+        self._needs = tuple(found)
 
     def needs(self) -> Needs:
         """Return each size with the most that is lost, and with the least that is lost in a free block."""
@@ -148,12 +145,23 @@ class ChunkNeeds:
         self.most_lost = [max(self._lost[chunk], default=-1) for chunk in chunks]
         self._known: dict[int, Need] = {}
 
+    def is_known(self, number: int) -> bool:
+        """Return whether the need of a chunk is known."""
+        return number in self._known
+
+    def largest(self, number: int) -> tuple[int, int]:
+        """Return the largest size that a chunk requests, and the most that is lost for it."""
+        own = slice(*self._starts[number : number + 2])
+        return max(zip(self._sizes[own], self._lost[own], strict=True))
+
     def of(self, number: int) -> Need:
         """Return the need of a chunk."""
         if number not in self._known:
             own = slice(*self._starts[number : number + 2])
-            # The last one of a size is the largest.
-            lost = dict(sorted(zip(self._sizes[own], self._lost[own], strict=True)))
+            lost = dict[int, int]()
+            for size, of_request in zip(self._sizes[own], self._lost[own], strict=True):
+                if of_request >= lost.get(size, 0):
+                    lost[size] = of_request
             self._known[number] = Need(self.sufficient_size[number], lost)
         return self._known[number]
 
@@ -215,6 +223,17 @@ class StretchNeeds:
                     need = self._together[key]
                 ahead = self._known[n] = need
         return self._known[number].needs()
+
+    def is_long(self, number: int) -> bool:
+        """Return whether an item has many allocations of which the needs are not known."""
+        chunk = self._chunks[number]
+        return len(chunk.counts) > _MANY and not self._of_chunks.is_known(chunk.number)
+
+    def largest(self, number: int) -> tuple[int, int, int]:
+        """Return the first of the needs from an item on, which is that of the largest size."""
+        chunks = {chunk.number for chunk in self._chunks[number : self._end(number) + 1] if chunk.allocates}
+        size, lost = max(map(self._of_chunks.largest, chunks))
+        return size, lost, size
 
     def merges(self, number: int) -> bool:
         """Return whether a gap from an item on frees placed tensors."""
