@@ -83,33 +83,31 @@ class GapRests:
         `waste` is the most that is lost at the end of a tensor's block. `lowest` is the lowest row that differs from
         repetition to repetition.
         """
-        rows = [*map(max, gap, map(invert, gap))]
-        of_events = [*map(sizes.__getitem__, rows)]
-        largest = self._largest = max(compress(of_events, map((0).__le__, gap)))
-        #: For each event, the index of the tensor's allocation, or -1 if that is before the gap.
-        self._births: list[int] = []
+        largest = self._largest = max(map(sizes.__getitem__, filter((-1).__lt__, gap)))
+        #: For each event, the index of the tensor's allocation, or -1 if that is before the gap; and by how much it
+        #: changes the sizes of live tensors.
+        births, changes = self._births, self._sizes = list[int](), list[int]()
         alive: dict[int, int] = {}
         #: The allocations of tensors that are alive at requests of the largest size, and the last such request.
         before: list[list[int]] = []
         last = 0
-        for at, (event, size) in enumerate(zip(gap, of_events, strict=True)):
+        for at, event in enumerate(gap):
             if event < 0:
-                self._births.append(alive.pop(~event, -1))
+                births.append(alive.pop(~event, -1))
+                changes.append(-sizes[~event] - waste)
                 continue
+            size = sizes[event]
             if size == largest:
                 before.append([*alive.values()])
                 last = at
             alive[event] = at
-            self._births.append(at)
+            births.append(at)
+            changes.append(size + waste)
         #: The number of frees of tensors that were allocated before the gap.
-        self._frees = self._births.count(-1)
+        self._frees = births.count(-1)
         self._gap = gap
         #: The number of events before the first one whose row differs from repetition to repetition.
-        self._shifted = next(compress(range(len(gap)), map(lowest.__le__, rows)), len(gap))
-        #: For each event, by how much it changes the sizes of live tensors.
-        self._sizes = [
-            size + waste if event >= 0 else -size - waste for event, size in zip(gap, of_events, strict=True)
-        ]
+        self._shifted = next(compress(range(len(gap)), map(lowest.__le__, map(max, gap, map(invert, gap)))), len(gap))
         self._waste = waste
         self._rests = _found(before, last)
         #: The needs of rests by their numbers, once they are read.
@@ -118,14 +116,15 @@ class GapRests:
         self._updates = [len(gap) + start for start in updates(gap, sizes)]
         #: The updates between two events, counted from the second one, once they are read.
         self._updates_between: dict[tuple[int, int], list[int]] = {}
-        #: The number of the first rest to try. In the next repetition, an earlier one may be certain to fit.
-        self._first = 0
+        #: The number of the first rest to try, or None in the first repetition.
+        self._first: int | None = None
 
     def play(self, pool: FlatPool, item: Item, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a repetition, without the rest of the gap if that is certain to fit."""
         saved, events, at = pool.save(), self._gap, 0
         regions: list[int] = []
-        for number in range(self._first, len(self._rests)):
+        first = self._first_of(pool) if self._first is None else self._first
+        for number in range(first, len(self._rests)):
             start = self._rests[number].start
             if start > self._shifted and events is self._gap:
                 events = item.played(skips=False)
@@ -135,6 +134,7 @@ class GapRests:
                 continue
             regions = regions or self._regions(pool, saved, item.played(skips=True)[: self._frees], places)
             if self._serves(pool, number, regions):
+                # In the next repetition, an earlier rest may be certain to fit.
                 self._first = max(0, number - 1)
                 pool.restore(saved)
                 pool.play(item.played(skips=True), sizes, places)
@@ -147,6 +147,11 @@ class GapRests:
         if key not in self._updates_between:
             self._updates_between[key] = [at - end for at in self._updates if start <= at <= end - EVENTS]
         return self._updates_between[key]
+
+    def _first_of(self, pool: FlatPool) -> int:
+        """Return the number of the first rest that may be certain to fit if no large block is used before it."""
+        fitting = len(pool.free_keys) - bisect_left(pool.free_keys, self._largest << pool.shift)
+        return next(number for number, rest in enumerate(self._rests) if rest.alive < fitting)
 
     def _may_serve(self, pool: FlatPool, number: int) -> bool:
         """Return False if requests of the largest size are not certain to be served."""
