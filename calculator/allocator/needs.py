@@ -15,7 +15,7 @@ from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
@@ -81,12 +81,6 @@ class Need:
                 break
         return cls(sufficient_size, lost, are_freed=False)
 
-    def together(self, other: Need) -> Need:
-        """Return the need of both, one after the other."""
-        sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
-        both = Need(max(self.sufficient_size, other.sufficient_size), sizes)
-        return other if (both.sufficient_size, both.needs()) == (other.sufficient_size, other.needs()) else both
-
 
 class Allocations(NamedTuple):
     """The allocations of all transients of a pool, chunk after chunk.
@@ -143,7 +137,8 @@ class ChunkNeeds:
         chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
         self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]
         self.most_lost = [max(self._lost[chunk], default=-1) for chunk in chunks]
-        self._known: dict[int, Need] = {}
+        #: The most that is lost for each size, by the numbers of chunks, once it is read.
+        self._known: dict[int, dict[int, int]] = {}
 
     def is_known(self, number: int) -> bool:
         """Return whether the need of a chunk is known."""
@@ -154,15 +149,23 @@ class ChunkNeeds:
         own = slice(*self._starts[number : number + 2])
         return max(zip(self._sizes[own], self._lost[own], strict=True))
 
-    def of(self, number: int) -> Need:
-        """Return the need of a chunk."""
+    def of(self, numbers: Collection[int]) -> Need:
+        """Return the need of chunks, one after the other."""
+        lost = dict[int, int]()
+        for number in numbers:
+            for size, of_size in self._lost_of(number).items():
+                if of_size >= lost.get(size, 0):
+                    lost[size] = of_size
+        return Need(max([self.sufficient_size[number] for number in numbers], default=0), lost)
+
+    def _lost_of(self, number: int) -> dict[int, int]:
+        """Return the most that is lost for each size in a chunk."""
         if number not in self._known:
+            lost = self._known[number] = {}
             own = slice(*self._starts[number : number + 2])
-            lost = dict[int, int]()
             for size, of_request in zip(self._sizes[own], self._lost[own], strict=True):
                 if of_request >= lost.get(size, 0):
                     lost[size] = of_request
-            self._known[number] = Need(self.sufficient_size[number], lost)
         return self._known[number]
 
 
@@ -178,8 +181,8 @@ class StretchNeeds:
         "_chunks",
         "_gap_rests",
         "_known",
+        "_numbers",
         "_of_chunks",
-        "_together",
         "_updates",
         "most_lost",
         "sufficient_size",
@@ -188,13 +191,13 @@ class StretchNeeds:
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
         self._of_chunks = of_chunks
-        self._known: dict[int, Need] = {}
+        #: The numbers of the chunks from each item up to the end of its stretch, and the needs of such chunks.
+        self._numbers: dict[int, frozenset[int]] = {}
+        self._known: dict[frozenset[int], Needs] = {}
         #: The rests of gaps by the numbers of chunks.
         self._gap_rests: dict[int, GapRests | None] = {}
         #: Where updates of adapters begin, by the numbers of chunks.
         self._updates: dict[int, list[int]] = {}
-        #: The needs of two, by their identities. Most layers have the same.
-        self._together: dict[tuple[int, int], Need] = {}
         self.sufficient_size, self.most_lost = self._ahead()
 
     def _ahead(self) -> tuple[list[int], list[int]]:
@@ -211,18 +214,21 @@ class StretchNeeds:
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""
-        if number not in self._known:
-            end = self._end(number)
-            ahead: Need | None = None
-            for n in range(end, number - 1, -1):
-                need = self._of_chunks.of(self._chunks[n].number)
-                if ahead is not None:
-                    key = id(need), id(ahead)
-                    if key not in self._together:
-                        self._together[key] = need.together(ahead)
-                    need = self._together[key]
-                ahead = self._known[n] = need
-        return self._known[number].needs()
+        chunks = self._ahead_of(number)
+        if chunks not in self._known:
+            self._known[chunks] = self._of_chunks.of(chunks).needs()
+        return self._known[chunks]
+
+    def _ahead_of(self, number: int) -> frozenset[int]:
+        """Return the numbers of the chunks with allocations from an item up to the end of its stretch."""
+        if number not in self._numbers:
+            ahead = frozenset[int]()
+            for n in range(self._end(number), number - 1, -1):
+                chunk = self._chunks[n]
+                if chunk.allocates and chunk.number not in ahead:
+                    ahead |= {chunk.number}
+                self._numbers[n] = ahead
+        return self._numbers[number]
 
     def is_long(self, number: int) -> bool:
         """Return whether an item has many allocations of which the needs are not known."""
@@ -231,8 +237,7 @@ class StretchNeeds:
 
     def largest(self, number: int) -> tuple[int, int, int]:
         """Return the first of the needs from an item on, which is that of the largest size."""
-        chunks = {chunk.number for chunk in self._chunks[number : self._end(number) + 1] if chunk.allocates}
-        size, lost = max(map(self._of_chunks.largest, chunks))
+        size, lost = max(map(self._of_chunks.largest, self._ahead_of(number)))
         return size, lost, size
 
     def merges(self, number: int) -> bool:
