@@ -46,7 +46,7 @@ class Checkpoint:
     A function that ran under autocast is recomputed in a new autocast region.
     """
 
-    __slots__ = ("captured", "dtype", "function", "holders", "inputs", "outer", "recomputed")
+    __slots__ = ("captured", "dtype", "follows_nodes", "function", "holders", "inputs", "outer", "recomputed")
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Checkpoint:
     ) -> None:
         self.function = function
         #: The hooks around the checkpoint, which pack its inputs.
-        self.outer = outer
+        self.outer, self.follows_nodes = outer, outer is not None
         self.inputs = _Inputs(inputs) if outer is None else _PackedInputs(inputs, outer)
         #: The objects that the function refers to in addition to its inputs.
         self.captured = captured
@@ -210,6 +210,7 @@ class _Recomputation:
     """The second run of a checkpointed function. It keeps only the tensors whose holders are still alive."""
 
     __slots__ = ("holders", "kept")
+    follows_nodes = False
 
     def __init__(self, holders: list[Holder]) -> None:
         self.holders = holders

@@ -46,6 +46,10 @@ class SavedTensorsHooks(Protocol):
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return the tensors from what a node kept."""
 
+    @property
+    def follows_nodes(self) -> bool:
+        """Whether `after` does anything."""
+
     def after(self, node: Node) -> None:
         """Run when a node has run whose saved tensors were unpacked."""
 
