@@ -32,6 +32,11 @@ class Shards:
         """The number of vectors with one norm per gradient that are alive while gradients are clipped."""
         return 1
 
+    @property
+    def reduces_total_norm(self) -> bool:
+        """Whether the ranks reduce the total norm of gradients, and not the norm of each."""
+        return False
+
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the whole model as the sharding stores it, from what the method prepares."""
         return tensors

@@ -24,6 +24,8 @@ _DTYPE = attrgetter("dtype")
 
 #: The clipping factor and its terms.
 _FACTOR = ("total norm, kept from 0", "its reciprocal", "clipping's factor")
+#: The terms if the total norm of a rank is reduced first.
+_REDUCED = ("total norm, squared", "its sum over all ranks", "the root", "total norm, kept from 0")
 
 
 def temporaries(
@@ -33,6 +35,7 @@ def temporaries(
     clips: bool,
     keeps_norm: bool,
     norm_vectors: int = 1,
+    reduces_total_norm: bool = False,
     returns_norm: bool = False,
 ) -> tuple[ResidentTensors, ...]:
     """Return the temporaries of clipping or of the optimizer's step, whichever are larger.
@@ -40,15 +43,16 @@ def temporaries(
     The two are not alive together. The step runs one parameter group after the other.
 
     `keeps_norm`: whether the total norm is a resident tensor. `norm_vectors`: the number of tensors that have one norm
-    for each gradient. `returns_norm`: whether the loop refers to the norm of the clipped gradients while the optimizer
-    steps.
+    for each gradient. `reduces_total_norm`: whether ranks reduce the total norm, and not that of each gradient.
+    `returns_norm`: whether the loop refers to the norm of the clipped gradients while the optimizer steps.
     """
     trained = tuple([tensor for group in groups for tensor in group])
     candidates = step_candidates(groups, trained, optimizer)
     if clips and returns_norm:
         candidates = [(*candidate, total_norm()) for candidate in candidates]
     if clips:
-        candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
+        factor = _REDUCED if reduces_total_norm else _FACTOR
+        candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors, factor=factor))
     return max(candidates, key=total_bytes)
 
 
@@ -123,7 +127,9 @@ def total_norm() -> ResidentTensor:
     return _scalar("total norm", "float32")
 
 
-def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
+def clipping(
+    trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int, factor: tuple[str, ...] = _FACTOR
+) -> tuple[ResidentTensors, ...]:
     """Return the norms of all gradients, stacked, and the total norm, or the clipping factor and its terms if larger.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
@@ -141,9 +147,9 @@ def clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: 
     )
     totals = () if keeps_norm else (_scalar("total norm", dtype),)
     while_stacked = (*of_parameters, stacked, *totals) if vectors == 1 else (*of_parameters, stacked)
-    if norms > len(_FACTOR):
+    if norms > len(factor):
         return while_stacked  # a scalar takes as much memory as another
-    return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in _FACTOR)), key=total_bytes)
+    return max(while_stacked, (*totals, *(_scalar(name, dtype) for name in factor)), key=total_bytes)
 
 
 def _scalar(name: str, dtype: DType) -> ResidentTensor:

@@ -82,6 +82,7 @@ def step_temporaries(
         clips=clips,
         keeps_norm=keeps_norm,
         norm_vectors=shards.norm_vectors,
+        reduces_total_norm=shards.reduces_total_norm,
         returns_norm=trainer.returns_norm,
     )
     after = method.after_step(tensors, training)

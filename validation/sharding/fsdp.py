@@ -148,7 +148,9 @@ def _groups(state: Any) -> list[Any]:
 def meshes_of(device: str, count: int) -> AbstractContextManager[Any]:
     """Shard over the devices of a trace where a trainer names none."""
     mesh = init_device_mesh(device, (count,))
-    return mock.patch.object(_fully_shard, "_init_default_mesh", return_value=mesh)
+    names = ("_init_default_mesh", "_init_default_fully_shard_mesh")  # the latter before PyTorch 2.12
+    name = next(name for name in names if hasattr(_fully_shard, name))
+    return mock.patch.object(_fully_shard, name, return_value=mesh)
 
 
 def _address(tensor: torch.Tensor) -> int:

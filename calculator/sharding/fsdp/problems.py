@@ -12,7 +12,7 @@ from calculator.methods.compared import compared_model
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding.fsdp.layer_classes import LAYER_CLASSES
-from calculator.sharding.fsdp.parameters import cast_biases, stored
+from calculator.sharding.fsdp.parameters import cast_biases, is_sharded, stored
 from calculator.sharding.fsdp.units import TOWER_ATTENTION, TOWER_LAYERS, outer_units, units_of
 from calculator.stack.releases import dotted, release
 from calculator.stack.torch_releases import IGNORES_INTEGERS, MIXED_FROZEN
@@ -191,8 +191,7 @@ def _integer_problems(prepared: PreparedModel) -> Iterator[Problem]:
     torch = prepared.stack.torch
     if release(torch)[:2] >= IGNORES_INTEGERS:
         return
-    whole = resident_tensors(prepared)
-    if any(tensor.packed and tensor.in_graph and tensor.dtype == "uint8" for tensor in whole):
+    if any(tensor.packed and not is_sharded(tensor) for tensor in resident_tensors(prepared)):
         message = (
             f"FSDP of PyTorch {torch} refuses 4-bit weights that are stored as integers: set method.quant_storage to"
             f" bfloat16, or use {dotted(IGNORES_INTEGERS)} or later"

@@ -40,12 +40,16 @@ class FSDPShards(Shards):
 
     @property
     def norm_vectors(self) -> int:
-        """The stacked norms and, if the total norm is reduced first, their squares, those reduced, and their root.
+        """The stacked norms and, if these are reduced, their squares, the sums over all ranks, and the roots.
 
-        Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial and
-        vector_norm_strategy.
+        Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
         """
-        return 4 if release(self.prepared.stack.torch)[:2] >= REDUCES_NORMS else 1
+        return 1 if self.reduces_total_norm else 4
+
+    @property
+    def reduces_total_norm(self) -> bool:
+        """Whether the ranks reduce the total norm of gradients, and not the norm of each."""
+        return release(self.prepared.stack.torch)[:2] < REDUCES_NORMS
 
     def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
         """Return the whole model as accelerate stores it."""

@@ -72,10 +72,38 @@ def test_muon_needs_a_release_that_has_it() -> None:
 def test_a_step_on_several_gpus_needs_a_release_that_was_traced(sharding: str) -> None:
     training = {"autocast": "bfloat16"}
     body = {**MOE, "device": {"count": 2, "sharding": sharding}, "stack": {"torch": "2.15"}, "training": training}
-    expected = r"stack\.torch: what PyTorch 2\.15 does on several GPUs is not modeled: use 2\.13 or 2\.14"
+    expected = r"stack\.torch: what PyTorch 2\.15 does on several GPUs is not modeled: use 2\.6 to 2\.14"
     with pytest.raises(PlanError, match=expected):
         estimate(parse_request(body))
     estimate(parse_request({**body, "stack": {"torch": "2.13"}}))
+
+
+LLAMA = {"model": "meta-llama/Llama-3.2-1B", "reserved": "rule", "device": {"count": 2, "sharding": "fsdp"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "torch", "message"),
+    [
+        ({"name": "qlora"}, {}, "2.6", "refuses 4-bit weights that are stored as integers: set method.quant_storage"),
+        ({"name": "lora"}, {}, "2.7", r"refuses .*, whose parameters are in bfloat16 and float32: use 2\.8 or later"),
+    ],
+)
+def test_fsdp_of_early_releases_refuses_data_types(
+    method: dict[str, Any], training: dict[str, Any], torch: str, message: str
+) -> None:
+    body = {**LLAMA, "method": method, "training": training, "stack": {"torch": torch}}
+    with pytest.raises(PlanError, match=rf"stack\.torch: FSDP of PyTorch {torch} {message}"):
+        estimate(parse_request(body))
+    estimate(parse_request({**body, "stack": {"torch": "2.8"}}))
+
+
+def test_fsdp_before_2_11_reduces_the_total_norm_of_gradients_only() -> None:
+    body = {**LLAMA, "method": {"name": "full"}, "training": {"optimizer": "adamw_torch_fused"}}
+    earlier, later = (
+        estimate(parse_request({**body, "stack": {"torch": torch}})).memory.phases[-1].peak_bytes
+        for torch in ("2.10", "2.11")
+    )
+    assert later - earlier == 2 * 512
 
 
 def test_experts_of_transformers_without_a_check_of_the_gpu_need_a_grouped_product() -> None:
