@@ -191,6 +191,11 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modeled="one with the embeddings on the GPU",
         ),
         Feature(
+            keys=("offload_layers", "checkpoint_skip_layers"),
+            effect="Unsloth keeps layers in host memory, or does not checkpoint them.",
+            modeled="one with all layers on the GPU, and checkpointed alike",
+        ),
+        Feature(
             keys=("load_in_fp8", "qat_scheme"),
             effect="Linear layers with weights in 8 bits, or quantization-aware ones, keep other tensors.",
             modeled="one without them",

@@ -87,7 +87,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     cast_copies(keys, method, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
-    stack = stack_of(keys, request, patches_trl=is_unsloth)
+    known = unsloth.release_of(keys, request) if spread.training["trainer"] == "unsloth" else {}
+    stack = stack_of(keys, request, known, patches_trl=is_unsloth)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
 
@@ -164,6 +165,8 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         return {"name": "full", **settings_of(keys)}
     if not adapts:
         keys.miss("load_in_4bit", True, "4-bit weights are not trained themselves: LoRA with PEFT's defaults is used")
+    if is_unsloth:
+        unsloth.read_last_layers(keys, model)
     method = {
         "r": keys.integer("r", 16 if is_unsloth else 8),
         "lora_alpha": keys.number("lora_alpha", 16 if is_unsloth else 8),
