@@ -87,7 +87,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     cast_copies(keys, method, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
-    known = unsloth.release_of(keys, request) if spread.training["trainer"] == "unsloth" else {}
+    known = unsloth.release_of(keys, request) if spread.training.get("trainer") == "unsloth" else {}
     stack = stack_of(keys, request, known, patches_trl=is_unsloth)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
