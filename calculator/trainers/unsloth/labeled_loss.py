@@ -15,7 +15,7 @@ from calculator.architecture.dimension import Dim, named
 from calculator.engine.autograd import Node
 from calculator.layers.trl.labels import labeled_tokens
 from calculator.trainers.unsloth.families import has_rows
-from calculator.trainers.unsloth.loss_layout import SPLIT, chunk_rows, is_split, is_tiled, tiles
+from calculator.trainers.unsloth.loss_layout import SPLIT, chunk_rows, is_split, is_tiled, tile_rows
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tape, Tensor
@@ -109,10 +109,10 @@ def _by_tiles(context: Context, hidden_states: Tensor, weight: Tensor, count: Di
     Nothing stays.
     """
     tape, (vocabulary, width) = hidden_states.tape, weight.shape
-    rows, columns = tiles(context, vocabulary, count)
+    rows = tile_rows(context, count)
     scale = tape.scratch((), "float32", "scale, negated")
     sums = tape.scratch((count,), "float32", "logsumexp of each token")
-    logits = tape.scratch((rows, columns), "float32", "logits of a tile")
+    logits = tape.scratch((rows, named(SPLIT, "columns of a tile")), "float32", "logits of a tile")
     total = tape.scratch((rows, width), "float32", "gradient of a tile's tokens")
     maxima = tape.scratch((rows,), "float32", "maximum of each token")
     copied = int(count) < context.batch * context.length

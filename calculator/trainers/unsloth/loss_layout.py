@@ -22,8 +22,8 @@ LEAST_LOGITS, LEAST_ROWS, MOST_ROWS = 512 * 151936, 512, 4096
 #: The columns of a split of the vocabulary, and the most splits that one pass over chunks reads at once.
 SPLIT, MOST_UNSPLIT = 16384, 2
 
-#: The most bytes of a tile, and the least number of labeled tokens for which a GPU with more than 24.5 GiB has tiles.
-TILE_BYTES, TILED_ROWS = 256 << 20, 4096
+#: The least number of labeled tokens for which a GPU with more than 24.5 GiB has tiles.
+TILED_ROWS = 4096
 
 #: The bytes of a logit: products are in float32.
 LOGIT = 4
@@ -50,8 +50,7 @@ def is_tiled(context: Context, weight: Tensor, count: Dim) -> bool:
         return True
     rows = chunk_rows(context, vocabulary, width, count)
     of_chunks = LOGIT * rows * (vocabulary + width * (2 if count > rows else 1))
-    tile_rows, columns = tiles(context, vocabulary, count)
-    of_tiles = LOGIT * tile_rows * (columns + width)
+    of_tiles = LOGIT * tile_rows(context, count) * (SPLIT + width)
     return of_tiles > of_chunks if context.training.is_highest else of_tiles < of_chunks
 
 
@@ -64,13 +63,13 @@ def chunk_rows(context: Context, vocabulary: int, width: int, count: Dim) -> Dim
     return count if rows >= count else named(rows, "chunk")
 
 
-def tiles(context: Context, vocabulary: int, count: Dim) -> tuple[Dim, Dim]:
-    """Return the number of tokens and of columns of a tile. At the low end, almost no memory is free."""
-    budget = TILE_BYTES if context.training.is_highest else 1
-    rows = max(min(MOST_ROWS, int(count), budget // (SPLIT * LOGIT)), 1)
-    columns = max(budget // (rows * LOGIT), SPLIT)
-    columns = min(columns - columns % SPLIT, -(-vocabulary // SPLIT) * SPLIT)
-    return (count if rows == count else named(rows, "tile")), named(columns, "columns of a tile")
+def tile_rows(context: Context, count: Dim) -> Dim:
+    """Return the number of tokens of a tile, whose columns are those of a split.
+
+    At the low end, almost no memory is free.
+    """
+    rows = min(MOST_ROWS, count) if context.training.is_highest else 1
+    return count if rows == count else named(rows, "tile")
 
 
 def _power_of_two(number: float) -> int:
