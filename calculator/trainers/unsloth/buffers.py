@@ -98,12 +98,7 @@ def buffers(prepared: Subject) -> Iterator[ResidentTensor]:
 def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
     """Yield the tables of the rotary embedding. Those of 2026.10 grow to the tokens of a row without padding."""
     config, training = prepared.model.config, prepared.training
-    most, tokens = int(config["max_position_embeddings"]), training.sequence_length
-    if has_rows(prepared.stack, prepared.model.model_type):
-        tokens *= training.micro_batch_size
-    positions = max(most, tokens)
-    if positions > FIRST_POSITIONS or (positions > most and is_rewritten(prepared.stack)):
-        positions = -(-positions // POSITIONS) * POSITIONS
+    positions = _positions(prepared)
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
     if config.get("rope_type") != "longrope":
         dtype = "float32" if UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables else training.dtype
@@ -116,6 +111,25 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
         for name in ("cos", "sin"):
             yield _buffer(f"model.rotary_emb.multi_gpu_{which}_{name}_cached", (rows, shape[1]), training.dtype)
             yield _buffer(f"model.rotary_emb.{which}_{name}_cached", (), training.dtype)
+
+
+def _positions(prepared: Subject) -> int:
+    """Return the rows of a table of the rotary embedding.
+
+    2026.10 builds the rows that it needs: those of every position if a row has positions of its own.
+    """
+    most, tokens = int(prepared.model.config["max_position_embeddings"]), prepared.training.sequence_length
+    if not is_rewritten(prepared.stack):
+        return _rounded(max(most, tokens)) if max(most, tokens) > FIRST_POSITIONS else max(most, tokens)
+    if has_rows(prepared.stack, prepared.model.model_type):
+        tokens = max(most, tokens * prepared.training.micro_batch_size)
+    if max(most, tokens) > FIRST_POSITIONS:
+        return max(FIRST_POSITIONS, _rounded(tokens))
+    return _rounded(tokens) if tokens > most else most
+
+
+def _rounded(positions: int) -> int:
+    return -(-positions // POSITIONS) * POSITIONS
 
 
 def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
