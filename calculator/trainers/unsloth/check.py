@@ -78,8 +78,7 @@ def _older(prepared: Subject) -> Iterator[Problem]:
 def _rewritten(prepared: Subject) -> Iterator[Problem]:
     """Yield what is not modeled of 2026.10, and the releases of PyTorch that it refuses.
 
-    Source: unsloth/models/llama.py, _legacy_block_compile; unsloth/kernels/fast_lora.py, _lora_dropout_and_bias;
-    unsloth/utils/attention_dispatch.py, _sdpa_packed_segments.
+    Source: unsloth/models/llama.py, _legacy_block_compile; unsloth/utils/attention_dispatch.py, _sdpa_packed_segments.
     """
     training, stack, model = prepared.training, prepared.stack, prepared.model
     family = UNSLOTH_FAMILIES.get(model.model_type)
@@ -94,9 +93,6 @@ def _rewritten(prepared: Subject) -> Iterator[Problem]:
             " padded, so that torch.compile chooses what is saved: use 2.10, or stack.unsloth 2026.8"
         )
         yield Problem(loc="stack.torch", msg=message, input=stack.torch)
-    if dropout := getattr(prepared.method, "lora_dropout", 0.0):
-        message = "the functions of Unsloth 2026.10 with dropout are not modeled yet: use 0, or stack.unsloth 2026.8"
-        yield Problem(loc="method.lora_dropout", msg=message, input=dropout)
     window = model.config.get("sliding_window") if model.model_type == "mistral" else None
     if window and window < training.sequence_length and training.attention == "sdpa" and torch_is(stack, PREFERS_SDPA):
         message = (

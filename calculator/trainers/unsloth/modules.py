@@ -35,12 +35,17 @@ MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 OUTPUT = "self_attn.o_proj"
 
 
-def are_fused(context: Context, modules: LayerModules, names: Iterable[str]) -> bool:
+def are_fused(context: Context, modules: LayerModules, names: Iterable[str], *, rewritten: bool) -> bool:
     """Return whether Unsloth replaces these modules.
 
-    It does if there is no dropout, and each of them has an update and no bias.
+    It does if each of them has an update and no bias, and before 2026.10 if there is no dropout.
     """
-    return not getattr(context.method, "lora_dropout", 0.0) and all(is_fused(modules[name]) for name in names)
+    return (rewritten or not drops(context)) and all(is_fused(modules[name]) for name in names)
+
+
+def drops(context: Context) -> bool:
+    """Return whether the inputs of updates are dropped out."""
+    return bool(getattr(context.method, "lora_dropout", 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +56,10 @@ class Gated:
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """Run the MLP."""
-        if not are_fused(context, modules, MLP):
+        if not are_fused(context, modules, MLP, rewritten=self.rewritten):
             return mlp.gated(context, modules, x)
         context.set_scope(f"{modules.prefix}mlp: ")
-        return lora_mlp(x, *(modules[name] for name in MLP), keeps=self.rewritten)
+        return lora_mlp(x, *(modules[name] for name in MLP), keeps=self.rewritten, drops=drops(context))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +84,16 @@ class Attention:
         )
         batch, heads, length, head_dim = out.shape
         out = ops.view(out, (batch, length, heads * head_dim))
-        fused = are_fused(context, modules, [OUTPUT])
-        return lora_w(out, modules[OUTPUT], keeps=self.rewritten) if fused else modules[OUTPUT](out)
+        fused = are_fused(context, modules, [OUTPUT], rewritten=self.rewritten)
+        return (
+            lora_w(out, modules[OUTPUT], keeps=self.rewritten, drops=drops(context)) if fused else modules[OUTPUT](out)
+        )
 
     def _project(self, context: Context, modules: LayerModules, x: Tensor) -> list[Tensor]:
         bound = [modules[name] for name in QKV]
         whole = (
-            lora_qkv(x, bound, keeps=self.rewritten)
-            if are_fused(context, modules, QKV)
+            lora_qkv(x, bound, keeps=self.rewritten, drops=drops(context))
+            if are_fused(context, modules, QKV, rewritten=self.rewritten)
             else [module(x) for module in bound]
         )
         counts = [context.config[f"num_{name}_heads"] for name in ("attention", "key_value", "key_value")]

@@ -23,11 +23,24 @@ def is_fused(bound: BoundModule) -> bool:
     return all(name in bound.added for name in FACTORS) and "bias" not in bound.own
 
 
-def product(x: Tensor, bound: BoundModule) -> Tensor:
-    """Return x · W + x · A · B under no_grad. A 4-bit weight is dequantized into a buffer of the process."""
+def product(x: Tensor, bound: BoundModule, *, in_buffer: bool = True) -> Tensor:
+    """Return x · W + x · A · B under no_grad.
+
+    `in_buffer`: whether a 4-bit weight is dequantized into a buffer of the process.
+    """
+    dense = None if in_buffer else dequantized(x, bound)
     out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
+    del dense
     add_update(x, bound)
     return out
+
+
+def dequantized(x: Tensor, bound: BoundModule) -> Tensor | None:
+    """Return a 4-bit weight that one kernel dequantizes with its block constants. None if it has no 4 bits."""
+    quantization = bound.module_spec.quantization
+    if not isinstance(quantization, Quantization):
+        return None
+    return x.tape.scratch(bound.module.weight.shape, quantization.compute_dtype, "weight, dequantized")
 
 
 def add_update(x: Tensor, bound: BoundModule) -> None:
@@ -79,13 +92,9 @@ def add_input_gradient(bound: BoundModule, grad: Tensor, times_b_kept: Tensor | 
     its block constants.
     """
     quantization = bound.module_spec.quantization
-    dense = None
-    if isinstance(quantization, Quantization):
-        dense = (
-            four_bit.dequantize_4bit(grad.tape, bound.module, quantization)
-            if times_b_kept is None
-            else grad.tape.scratch(bound.module.weight.shape, quantization.compute_dtype, "weight, dequantized")
-        )
-    del dense
+    if times_b_kept is not None:
+        dequantized(grad, bound)
+    elif isinstance(quantization, Quantization):
+        four_bit.dequantize_4bit(grad.tape, bound.module, quantization)
     if times_b_kept is None:
         times_b(bound, grad)

@@ -117,7 +117,6 @@ def test_attention_of_the_high_end_depends_on_pytorch():
     [
         ("stack.torch", "below 2.15", {"stack": {"torch": "2.15"}}),
         ("stack.torch", "2.8 and later", {"stack": {"torch": "2.7"}}),
-        ("method.lora_dropout", "use 0, or stack.unsloth 2026.8", {"settings": {"lora_dropout": 0.1}}),
         (
             "stack.torch",
             "compiles the layers of gemma2",
@@ -130,6 +129,14 @@ def test_what_is_not_modeled_is_refused(loc, message, given):
     with pytest.raises(PlanError) as raised:
         answer(**given)
     assert any(problem.loc == loc and message in problem.msg for problem in raised.value.problems)
+
+
+def test_functions_also_run_the_dropout_of_updates():
+    """The masks of an update's inputs have a byte for each element, and no weight is dequantized into the buffer."""
+    plain, dropped = (answer(gradient_checkpointing=False, settings={"lora_dropout": p}).memory for p in (0.0, 0.1))
+    masks = B * S * (2 * (6 * WIDTH + MLP))
+    assert dropped.peak_allocated_bytes == plain.peak_allocated_bytes + masks
+    assert "WEIGHT_BUFFER" not in rows("qlora", settings={"lora_dropout": 0.1})
 
 
 def test_gemma_2_is_answered_where_its_layers_are_not_compiled():
