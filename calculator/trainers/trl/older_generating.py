@@ -1,8 +1,8 @@
 """The generation batch, log-probabilities and entropies of completions in GRPOTrainer of TRL 0.17 to 0.24.
 
 Source: trl/trainer/grpo_trainer.py, _generate_and_score_completions, _compute_loss, and
-_get_per_token_logps_and_entropies or _get_per_token_logps, of TRL 0.17.0, 0.18.2, 0.19.1, 0.20.0, 0.21.0, 0.22.2, 0.23.1
-and 0.24.0; trl/trainer/utils.py, entropy_from_logits; trl/models/utils.py, unwrap_model_for_generation.
+_get_per_token_logps_and_entropies or _get_per_token_logps, of TRL 0.17.0, 0.18.2, 0.19.1, 0.20.0, 0.21.0, 0.22.2,
+0.23.1 and 0.24.0; trl/trainer/utils.py, entropy_from_logits; trl/models/utils.py, unwrap_model_for_generation.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ SLICES_ONCE = (0, 19)
 #: Source: transformers 4.53.3, modeling_layers.py, GradientCheckpointingLayer.__call__.
 LEAVES_CACHE_EMPTY = (4, 53)
 
-#: The first transformers whose models take `logits_to_keep`. Source: transformers 4.48.3, models/llama/modeling_llama.py,
-#: LlamaForCausalLM.forward (num_logits_to_keep).
+#: The first transformers whose models take `logits_to_keep`.
+#: Source: transformers 4.48.3, models/llama/modeling_llama.py, LlamaForCausalLM.forward (num_logits_to_keep).
 KEEPS_LOGITS = (4, 49)
 
 #: The losses of later releases.
