@@ -180,7 +180,6 @@ CACHED = {
         (request(trainer="trl-grpo", loss_type="dapo", trl="0.21"), "training.loss_type"),
         ({**request(trainer="trl-grpo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
         (request(trainer="trl-grpo", trl="0.17", transformers="4.48"), "stack.transformers"),
-        (request(trainer="trl-grpo", trl="0.16"), "training.trainer"),
         ({**request(trainer="trl-grpo"), "method": {"name": "ia3"}}, "method.name"),
         ({**request(trainer="trl-grpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         ({**request(trainer="trl-grpo", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
