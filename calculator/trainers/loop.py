@@ -176,6 +176,14 @@ class Loop(ABC):
         """Return whether the defaults of a release of TRL change the scores of the next token."""
         return False
 
+    def grads_inputs_of_all_passes(self, training: Training, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether embeddings require a gradient in `generate` too, whatever is trained."""
+        return False
+
+    def copies_reference(self, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether a second model is a copy of the trained one, with its hooks."""
+        return False
+
     def fills_cache(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the passes of `generate` in a step keep keys and values."""
         return True

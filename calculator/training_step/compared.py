@@ -226,6 +226,9 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     rows = _rows(outer, compared)
     if rows is not None:
         context.batch = rows
+    if compared == "model" and trainer_of(outer.training).copies_reference(prepared.stack):
+        grads = trainer_of(outer.training).grads_inputs_of_all_passes(outer.training, prepared.stack)
+        context.grads_inputs = context.grads_inputs or grads
     context.unsets_cache = compared == "model" and trainer_of(outer.training).unsets_cache(
         outer.training, prepared.stack
     )

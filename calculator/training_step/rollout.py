@@ -109,6 +109,7 @@ class Rollout:
         "classes",
         "encoded",
         "fills_cache",
+        "grads_inputs",
         "is_first",
         "leaves_out_first_period",
         "loop",
@@ -150,6 +151,9 @@ class Rollout:
         self.loop = loop or _loop(prepared, is_older=is_older)
         #: Whether the layers keep keys and values.
         self.fills_cache = not trains or prepared.trainer.fills_cache(prepared)
+        grads = prepared.trainer.grads_inputs_of_all_passes(training, prepared.stack)
+        #: Whether embeddings require a gradient, which autocast then caches a copy of.
+        self.grads_inputs = grads and self.wrapped_dtype is not None
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
@@ -157,7 +161,7 @@ class Rollout:
         #: What the tower returns for the images of the prompts.
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
-        self.leaves_out_first_period = True
+        self.leaves_out_first_period = not self.grads_inputs
 
     def passes(self) -> tuple[RolledOut, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
@@ -290,6 +294,7 @@ class Rollout:
         forward = forward_for(self.prepared.model, self.prepared.training)
         context = Context(self.prepared, forward, hooks=hooks, tape=tape, classes=self.classes)
         context.router_logits = None
+        context.grads_inputs = context.grads_inputs or self.grads_inputs
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         if self.classes is None:

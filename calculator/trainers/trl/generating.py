@@ -50,9 +50,9 @@ class GeneratingTrainer(ComparingTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         yield from ComparingTrainer.problems(self, prepared)
-        if self.is_older(prepared.stack):
-            yield from older_generating.problems(prepared)
         label = self.facts.label.removeprefix("TRL ")
+        if self.is_older(prepared.stack):
+            yield from older_generating.problems(prepared, label)
         yield from generated.problems(prepared.training, label, prepared.device.count)
         if not prepared.training.use_vllm:
             yield from generated.cache_problems(prepared.model, prepared.training)
@@ -140,6 +140,14 @@ class GeneratingTrainer(ComparingTrainer):
     def warps_scores(self, stack: StackVersions) -> bool:
         """Return whether the defaults of a release of TRL change the scores of the next token."""
         return self.is_older(stack) and older_generating.warps_scores(stack)
+
+    def grads_inputs_of_all_passes(self, training: Training, stack: StackVersions) -> bool:
+        """Return whether embeddings require a gradient in `generate` too, whatever is trained."""
+        return self.is_older(stack) and older_generating.grads_inputs(training, stack)
+
+    def copies_reference(self, stack: StackVersions) -> bool:
+        """Return whether a second model is a copy of the trained one, with its hooks."""
+        return self.is_older(stack) and older_generating.copies_reference(stack)
 
     def fills_cache(self, prepared: Subject) -> bool:
         """Return whether the passes of `generate` in a step keep keys and values."""

@@ -1,8 +1,9 @@
-"""The generation batch, log-probabilities and entropies of completions in GRPOTrainer of TRL 0.17 to 0.24.
+"""The generation batch, log-probabilities and entropies of completions in GRPOTrainer and RLOOTrainer up to TRL 0.24.
 
 Source: trl/trainer/grpo_trainer.py, _generate_and_score_completions, _compute_loss, and
 _get_per_token_logps_and_entropies or _get_per_token_logps, of TRL 0.17.0, 0.18.2, 0.19.1, 0.20.0, 0.21.0, 0.22.2,
-0.23.1 and 0.24.0; trl/trainer/utils.py, entropy_from_logits; trl/models/utils.py, unwrap_model_for_generation.
+0.23.1 and 0.24.0; trl/trainer/rloo_trainer.py of TRL 0.22.2, 0.23.1 and 0.24.0; trl/trainer/utils.py,
+entropy_from_logits; trl/models/utils.py, unwrap_model_for_generation.
 """
 
 from __future__ import annotations
@@ -79,22 +80,27 @@ KEEPS_LOGITS = (4, 49)
 OTHER_LOSSES = ("cispo", "sapo", "luspo", "vespo")
 
 
-def problems(prepared: Subject) -> Iterator[Problem]:
+def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
     """Yield what is not modeled of a generating trainer in an older release."""
-    training, stack, model_type = prepared.training, prepared.stack, prepared.model.model_type
-    yield from passes_problems(stack, model_type, prepared.method.name, training.sequence_length, window=None)
+    training, stack, model = prepared.training, prepared.stack, prepared.model
+    trainer = f"{trainer} of TRL {stack.trl}"
+    slides = any(layer.kind.attention == "sliding_attention" for layer, _ in model.decoder.distinct)
+    window = model.config.get("sliding_window") if slides else None
+    # The last token is not run.
+    tokens = training.sequence_length - 1
+    yield from passes_problems(stack, model.model_type, prepared.method.name, tokens, window=window)
     if release(stack.transformers)[:2] < KEEPS_LOGITS:
         message = (
-            f"transformers {stack.transformers} does not know the argument logits_to_keep of GRPOTrainer, and computes"
+            f"transformers {stack.transformers} does not know the argument logits_to_keep of {trainer}, and computes"
             " the logits of every token, which is not modeled: use 4.49 or later"
         )
         yield Problem(loc="stack.transformers", msg=message, input=stack.transformers)
     for name, given in (("use_vllm", training.use_vllm), ("padding", training.padding)):
         if given:
-            message = f"is not modeled with GRPOTrainer of TRL {stack.trl}: use false"
+            message = f"is not modeled with {trainer}: use false"
             yield Problem(loc=f"training.{name}", msg=message, input=True)
     if training.attention == "flash_attention_2":
-        message = f"generate with it is not modeled with GRPOTrainer of TRL {stack.trl}: use sdpa or eager"
+        message = f"generate with it is not modeled with {trainer}: use sdpa or eager"
         yield Problem(loc="training.attention", msg=message, input=training.attention)
     if training.autocast == "bfloat16" and in_4_bits(prepared) and qlora.prepares(training, stack):
         message = (
@@ -104,14 +110,14 @@ def problems(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="training.autocast", msg=message, input=training.autocast)
     if in_4_bits(prepared) and release(stack.trl)[:2] == COPIES_ARGUMENTS:
         message = (
-            f"GRPOTrainer of TRL {stack.trl} copies its arguments for a 4-bit model, and fails, because the copy sets"
+            f"{trainer} copies its arguments for a 4-bit model, and fails, because the copy sets"
             " both generation_batch_size and steps_per_generation: use stack.trl 0.23"
         )
         yield Problem(loc="method.name", msg=message, input=prepared.method.name)
     has_dapo = release(stack.trl)[:2] >= PREPARES
     if training.loss_type in OTHER_LOSSES or (training.loss_type == "dapo" and not has_dapo):
         known = "dapo, grpo, bnpo or dr_grpo" if has_dapo else "grpo, bnpo or dr_grpo"
-        message = f"GRPOTrainer of TRL {stack.trl} has no {training.loss_type}: use {known}"
+        message = f"{trainer} has no {training.loss_type}: use {known}"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
 
 
@@ -193,6 +199,21 @@ def shuffles(stack: StackVersions) -> bool:
 def warps_scores(stack: StackVersions) -> bool:
     """Return whether the defaults of `temperature` and `top_k` change the scores of the next token."""
     return release(stack.trl)[:2] < SHUFFLES
+
+
+def grads_inputs(training: Training, stack: StackVersions) -> bool:
+    """Return whether the trainer itself registers a hook with which embeddings require a gradient.
+
+    Source: TRL 0.21.0, trainer/grpo_trainer.py, _enable_gradient_checkpointing (enable_input_require_grads).
+    """
+    given = training.gradient_checkpointing_kwargs
+    reenters = given is None or given.use_reentrant
+    return training.gradient_checkpointing and reenters and not turns_checkpointing_off(stack)
+
+
+def copies_reference(stack: StackVersions) -> bool:
+    """Return whether a second model is a copy of the trained one. Source: create_reference_model (deepcopy)."""
+    return release(stack.trl)[:2] < WITHOUT_REFERENCE
 
 
 def unsets_cache(training: Training, stack: StackVersions) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import operations as ops
-from calculator.trainers.trl import generated
+from calculator.trainers.trl import generated, older_generating
 from calculator.trainers.trl.comparing import ComparingTrainer
 from calculator.trainers.trl.generating import GeneratingTrainer, clipped
 from calculator.trainers.trl_rloo.facts import FACTS
@@ -51,7 +51,8 @@ class TrlRloo(GeneratingTrainer):
 
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""
-        return [("old_logps", (generated.rows(prepared.training),), generated.dtype_of_logps(prepared))]
+        dtype = (older_generating if self.is_older(prepared.stack) else generated).dtype_of_logps(prepared)
+        return [("old_logps", (generated.rows(prepared.training),), dtype)]
 
     def runs_to_score(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: the loss reads the model's log-probabilities before the step."""

@@ -138,6 +138,12 @@ def request(**training: Any) -> dict[str, Any]:
 FLASH = {"dtype": "float16", "autocast": "bfloat16", "attention": "flash_attention_2"}
 UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
 REENTRANT_ANYWAY = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+SLIDING = {
+    "config": {
+        "model_type": "mistral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "sliding_window": 32,
+    }
+}  # fmt: skip
 HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
 OLMO = "allenai/OLMo-2-0425-1B"
 CACHED = {
@@ -180,6 +186,13 @@ CACHED = {
         (request(trainer="trl-grpo", loss_type="dapo", trl="0.21"), "training.loss_type"),
         ({**request(trainer="trl-grpo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
         (request(trainer="trl-grpo", trl="0.17", transformers="4.48"), "stack.transformers"),
+        (request(trainer="trl-rloo", trl="0.21", transformers="5.24"), "stack.trl"),
+        (request(trainer="trl-rloo", padding=True), "training.padding"),
+        ({**request(trainer="trl-rloo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
+        (
+            {**request(trainer="trl-grpo", transformers="4.55", trl="0.21", sequence_length=40), "model": SLIDING},
+            "stack.transformers",
+        ),
         ({**request(trainer="trl-grpo"), "method": {"name": "ia3"}}, "method.name"),
         ({**request(trainer="trl-grpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         ({**request(trainer="trl-grpo", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
