@@ -112,9 +112,9 @@ class GeneratingTrainer(ComparingTrainer):
             else None
         )
 
-    def freezes_reference(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
-        """Return False: the reference is loaded as another model."""
-        return False
+    def freezes_reference(self, prepared: Subject) -> bool:
+        """Return whether the reference is a frozen copy. From TRL 0.19 on it is loaded as another model."""
+        return self.copies_reference(prepared.stack)
 
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant.
