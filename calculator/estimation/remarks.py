@@ -139,7 +139,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, request.stack, request.training.kernels)
         lines += [EXPERTS if kernels.grouped_mm else EXPERTS_BY_GROUP, ROWS_OF_EXPERTS]
-    if not request.length_given and request.task != "image_cls" and not model.hears:
+    if not request.length_given and request.task != "image_cls" and not model.reads_audio:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
     lines += kernel_packages.notes(request, model)
@@ -302,7 +302,7 @@ def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[s
         )
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
-    if positions and request.training.sequence_length > positions and not model.hears:
+    if positions and request.training.sequence_length > positions and not model.reads_audio:
         lines.append(
             f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
         )

@@ -111,7 +111,7 @@ def generation_sentences(run: RunSettings, prepared: PreparedModel) -> Iterator[
         yield GENERATES
         if prepared.device.sharding == "fsdp":
             yield GENERATES_UNDER_FSDP
-        if prepared.model.hears:
+        if prepared.model.reads_audio:
             yield OF_AUDIO
         elif prepared.model.encoder_layers:
             yield OF_TARGET
