@@ -84,7 +84,7 @@ class Outcome:
         with_expandable_segments: The run with expandable segments. None if it fits without, or already has them.
         tensors_fit: Whether the live tensors and the CUDA context fit the device.
         generates: Whether the run is a call of `generate`, whose steps are passes that differ.
-        has_history: Whether micro-batches differ. The result is then that of the worst history, all of which is replayed.
+        has_history: Whether micro-batches differ. `result` is then that of the worst history.
     """
 
     verdict: Verdict

@@ -204,7 +204,7 @@ def _distributed(request: Request, prepared: PreparedModel) -> Iterator[str]:
 
 
 def _found_unused(request: Request) -> Iterator[str]:
-    """Return how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
+    """Yield how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
     zero = training.zero
     offloads = any(
@@ -262,7 +262,7 @@ def _histories(request: Request) -> Iterator[str]:
 
 
 def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[str, ...]:
-    """Yield risks that a user should know, except for those that depend on the figures."""
+    """Return risks that a user should know, except for those that depend on the figures."""
     lines: list[str] = []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
@@ -324,7 +324,7 @@ def _cast_experts(request: Request, model: Model) -> Iterator[str]:
 
 
 def not_quantized(model: Model) -> list[str]:
-    """Yield the modules that bitsandbytes does not quantize."""
+    """Return the modules that bitsandbytes does not quantize."""
     lines = []
     if "experts" in model.kinds:
         lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
@@ -334,7 +334,7 @@ def not_quantized(model: Model) -> list[str]:
 
 
 def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[str]:
-    """Yield the number of trained parameters that get no gradient."""
+    """Return the number of trained parameters that get no gradient."""
     if not model.has_unused_parameters:
         return []
     count = sum(tensor.parameters * tensor.count for tensor in tensors if tensor.trained and not tensor.in_graph)
@@ -345,7 +345,7 @@ def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[st
 
 
 def _not_counted(model: Model) -> list[str]:
-    """Yield options of a config that the step leaves out."""
+    """Return options of a config that the step leaves out."""
     lines = []
     if model.config.get("layerdrop"):
         lines.append("The config sets layerdrop: the figures are for a step that drops no layer.")

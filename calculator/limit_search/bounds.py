@@ -129,7 +129,7 @@ def _matrix(request: Request, model: Model) -> Bound:
 
 
 def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
-    """Yield a warning if a rank exceeds the smaller side of some adapted matrices."""
+    """Return a warning if a rank exceeds the smaller side of some adapted matrices."""
     sides = _smaller_sides(request, model)
     names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
     warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"

@@ -189,7 +189,7 @@ def _older_buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
 
 
 def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterator[tuple[Buffer, str, int]]:
-    """Return the buffers that GPT-2's attention has in older releases."""
+    """Yield the buffers that GPT-2's attention has in older releases."""
     attention, count = f"{model.decoder.name}.*.attn", len(model.decoder.layers)
     if "causal_mask_of_every_layer" in older:
         positions = Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings")
@@ -201,7 +201,7 @@ def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterato
 
 
 def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
-    """Return cosines and sines of every layer, in the model's dtype."""
+    """Yield cosines and sines of every layer, in the model's dtype."""
     shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
     for name in ("cos_cached", "sin_cached"):
         name_in_layers = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
@@ -277,7 +277,7 @@ def _added(added: Added, name: str, count: int, *, in_graph: bool = True) -> Res
 
 
 def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """Yield a parameter of the model itself: dense, or stored in another format with its constants."""
+    """Return a parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
@@ -302,7 +302,7 @@ def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSp
 def _packed(
     parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: StoredWeight
 ) -> list[ResidentTensor]:
-    """Yield a stored weight and its constants."""
+    """Return a stored weight and its constants."""
     owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
     packed = new_tensor(

@@ -141,7 +141,7 @@ CLONES = "Every process clones the whole model to the host (clone_tensors_for_to
 
 
 def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
-    """Return risks of the run's settings."""
+    """Yield risks of the run's settings."""
     ranks = prepared.device.count
     if run.gathers_logits and ranks > 1:
         yield f"Each GPU gathers the logits of all {ranks:,}: evaluation keeps {ranks:,} times those of its own rows."

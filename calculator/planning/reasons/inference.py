@@ -42,7 +42,7 @@ def unmerged(evaluation: Evaluation) -> Reason:
 
 
 def mixed_batch(evaluation: Evaluation) -> Reason:
-    """Yield reasons from requests for several tasks in one batch."""
+    """Return reasons from requests for several tasks in one batch."""
     tasks, share = evaluation.needs.tasks, percent(added_operations(evaluation))
     sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations per token."
     return speaks_for("mixed_batch", sentence)
@@ -69,7 +69,7 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
 
 
 def added_operations(evaluation: Evaluation) -> float:
-    """Yield the operations that the method adds to a token, as a share of the base's."""
+    """Return the operations that the method adds to a token, as a share of the base's."""
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
     resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.alone))
