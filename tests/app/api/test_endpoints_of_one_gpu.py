@@ -123,7 +123,7 @@ def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
 
 
 def test_the_page_of_a_run_on_several_gpus_states_what_each_sends(client):
-    assert "The figures are of each of 4 GPUs. In a step, each sends" in client.get("/?count=4&sharding=ddp").text
+    assert "The figures are for each of 4 GPUs. In a step, each GPU sends" in client.get("/?count=4&sharding=ddp").text
     page = client.get("/?count=4&sharding=fsdp").text
     assert "Each stream has blocks of its own" in page
     assert re.search(r"each sends [^<]* in all_gather: 3 / 4 × [\d,]+ bytes", page)
