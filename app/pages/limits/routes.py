@@ -29,7 +29,7 @@ def get_limits(request: Request) -> Response:
             refuses=True,
         )
 
-    context = {"form": form, "labels": LABELS, "problems": {}, "title": "The largest that fits"}
+    context = {"form": form, "labels": LABELS, "problems": {}, "title": "Largest settings that fit"}
     page = PageInParts(template="limits/page.html", context=context, refusal=refusal)
     try:
         body = form.estimate()
