@@ -57,9 +57,9 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 #: Errors that are not messages of the caching allocator, and what each is.
 _OTHERS: tuple[tuple[str, str], ...] = (
-    (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are of CUDA"),
-    (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are of CUDA"),
-    (r"XPU out of memory", "a message of PyTorch on an Intel GPU (XPU), and Headroom's figures are of CUDA"),
+    (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are for CUDA"),
+    (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are for CUDA"),
+    (r"XPU out of memory", "a message of PyTorch on an Intel GPU (XPU), and Headroom's figures are for CUDA"),
     (
         r"DefaultCPUAllocator|oom-kill|node running low on memory|^Killed\b| Killed\b",
         "about host memory, not about a GPU's",

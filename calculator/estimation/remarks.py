@@ -168,7 +168,7 @@ def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
     others = (
         f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
     )
-    return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
+    return (f"The figures are for rank {rank}, which has the highest peak{others}.",)
 
 
 def _in_float32(request: Request) -> bool:
@@ -193,7 +193,7 @@ def _distributed(request: Request, prepared: PreparedModel) -> Iterator[str]:
         return
     views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
     yield (
-        f"The figures are of each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
+        f"The figures are for each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
         f" {config.bucket_cap_mb:,} MiB for all trained gradients during the whole run{views}. They are filled in the"
         " reverse order of the parameters; that of the backward pass can change each bucket's rounding to 512 bytes."
     )

@@ -90,7 +90,7 @@ GENERATES = (
 #: is_fsdp_managed_module, which looks for what apply_fsdp2 sets. accelerate does not set it.
 GENERATES_UNDER_FSDP = (
     "Under fsdp, each token gathers every layer again, and transformers does not keep a GPU running whose sequences"
-    " have ended before another's: the others wait for it without end. The figures are of sequences that all reach"
+    " have ended before another's: the others wait for it without end. The figures are for sequences that all reach"
     " generation_max_length (min_new_tokens in generation_config.json sees to it)."
 )
 OF_TARGET = "The tokens of generation_max_length are those of the target, with the one that it starts with."
