@@ -32,12 +32,12 @@ def unmerged(evaluation: Evaluation) -> Reason:
     if facts.mergeable:
         more = f"{products:,} more small products" if products else f"{_elementwise(evaluation):,} elementwise products"
         sentence = (
-            f"Unmerged, its {added} parameters stay separate. At inference: {more} a token,"
+            f"Unmerged, its {added} parameters stay separate. At inference: {more} per token,"
             f" whose launches count at batch 1, and {share} more operations."
         )
         return speaks_against("unmerged", sentence)
     more = f"{products:,} small products and {share} more operations" if products else f"{share} more operations"
-    sentence = f"Its {added} parameters can't be merged. At inference: {facts.inference_overhead}; {more} a token."
+    sentence = f"Its {added} parameters can't be merged. At inference: {facts.inference_overhead}; {more} per token."
     return speaks_against("stays_beside", sentence)
 
 
