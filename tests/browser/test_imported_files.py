@@ -45,7 +45,7 @@ def test_without_scripts_a_button_plans_the_config(open_page, origin):
     config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     page.locator("#config").fill(json.dumps(config))
-    page.get_by_role("button", name="Plan this config").click()
+    page.get_by_role("button", name="Use this config").click()
     assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
     assert "config=" in page.url
 

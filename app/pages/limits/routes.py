@@ -22,7 +22,7 @@ def get_limits(request: Request) -> Response:
     form = read(request.query_params.multi_items())
 
     def refusal(problems: Sequence[Problem]) -> Part:
-        title = "The limits of this plan can't be computed"
+        title = "The limits of this run can't be computed"
         return Part(
             template="limits/refusal.html",
             context={"problems": form.messages(problems), "title": title},

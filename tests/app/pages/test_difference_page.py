@@ -51,8 +51,8 @@ def test_a_single_plan_shows_that_another_is_needed(client):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("/plan?tasks=2", "is not the link of a plan"),
-        ("/?seq_len=5", "has seq_len, which is not a field of a plan"),
+        ("/plan?tasks=2", "is not the link of an estimate"),
+        ("/?seq_len=5", "has seq_len, which is not a field of an estimate"),
         ("/?r=0", "Rank: must be at least 1"),
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],
@@ -77,7 +77,7 @@ def test_more_plans_than_are_side_by_side_are_refused(client):
 
 def test_the_same_plan_twice_differs_in_nothing(client):
     text = client.get(f"/difference{address('/', '/?r=16')}").text
-    assert "They are the same plan." in text
+    assert "They are the same run." in text
     assert "No row differs." in text
 
 

@@ -61,7 +61,7 @@ def test_the_rule_is_not_given_the_errors_of_replays():
 def test_a_page_by_the_rule_links_to_the_replay(client):
     page = client.get("/?method=lora&r=16&reserved=rule").text
     assert "With the errors of nvidia-smi" not in page
-    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
+    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this run', page)
     assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
 
 
