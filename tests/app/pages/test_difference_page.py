@@ -71,7 +71,7 @@ def test_more_plans_than_are_side_by_side_are_refused(client):
     assert client.get(f"/difference{address(*['/'] * 6)}").status_code == 200
     response = client.get(f"/difference{address(*['/'] * 8)}")
     assert response.status_code == 422
-    assert "at most 6 plans" in response.text
+    assert "at most 6 runs" in response.text
     assert client.get(f"/difference.json{address(*['/'] * 7)}").json()["errors"][0]["loc"] == "plan"
 
 
