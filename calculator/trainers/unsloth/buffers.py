@@ -123,7 +123,7 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
-    """Yield the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
+    """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
     found = list(_read_by_functions(prepared))
     if not found:
         return
