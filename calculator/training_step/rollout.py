@@ -26,7 +26,7 @@ from calculator.engine.sym_sizes import EvaluatedSizes
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
-from calculator.layers.cache import Cache, entries_by_layer
+from calculator.layers.cache import Cache, UnfilledCache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
@@ -37,7 +37,7 @@ from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.earlier_tokens import EarlierTokens
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import OlderSampling, Sampling
+from calculator.training_step.next_token import OlderSampling, Sampling, WarpedSampling
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Rollout:
         "batch",
         "classes",
         "encoded",
+        "fills_cache",
+        "grads_inputs",
         "is_first",
         "leaves_out_first_period",
         "loop",
@@ -146,7 +148,12 @@ class Rollout:
         #: Whether the model is in training mode.
         self.trains = trains
         #: The loop that chooses the next token.
-        self.loop = loop or (OlderSampling if is_older else Sampling)
+        self.loop = loop or _loop(prepared, is_older=is_older)
+        #: Whether the layers keep keys and values.
+        self.fills_cache = not trains or prepared.trainer.fills_cache(prepared)
+        grads = prepared.trainer.grads_inputs_of_all_passes(training, prepared.stack)
+        #: Whether embeddings require a gradient, which autocast then caches a copy of.
+        self.grads_inputs = grads and self.wrapped_dtype is not None
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
@@ -154,7 +161,7 @@ class Rollout:
         #: What the tower returns for the images of the prompts.
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
-        self.leaves_out_first_period = True
+        self.leaves_out_first_period = not self.grads_inputs
 
     def passes(self) -> tuple[RolloutPass, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
@@ -180,7 +187,7 @@ class Rollout:
     def decodes_alike(self) -> bool:
         """Whether the passes of the second and of the last token run the same operations."""
         slides = "sliding_attention" in self.attention_types
-        return self.batch.completion > 2 and not slides and self.hooks("later token") is NO_HOOKS
+        return self.batch.completion > 2 and self.fills_cache and not slides and self.hooks("later token") is NO_HOOKS
 
     @property
     def prompts_decode_alike(self) -> bool:
@@ -208,7 +215,8 @@ class Rollout:
     def _prefill(self) -> RolloutPass | None:
         context = self._context("prompts", self.shape_env)
         given = () if "windows_without_counters" in context.older else None
-        context.cache = Cache(windowed=True, given=given, component="kv_cache")
+        cache = Cache(windowed=True, given=given, component="kv_cache")
+        context.cache = cache if self.fills_cache else UnfilledCache()
         loop = self.loop(context)
         return self._run(context, loop)
 
@@ -250,8 +258,9 @@ class Rollout:
         context = self._context("second token" if first else "later token", shape_env)
         windowed = _windowed(context.layers) if prefilled.cache.windows else 0
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
-        context.cache = Cache(windowed=True, given=windows, component="kv_cache")
-        del windows
+        cache = Cache(windowed=True, given=windows, component="kv_cache")
+        context.cache = cache if self.fills_cache else UnfilledCache()
+        del windows, cache
         loop = self.loop(context)
         context.past, context.length = past, ONE
         ran = prefilled.interpretation.repetition
@@ -285,6 +294,7 @@ class Rollout:
         forward = forward_for(self.prepared.model, self.prepared.training)
         context = Context(self.prepared, forward, hooks=hooks, tape=tape, classes=self.classes)
         context.router_logits = None
+        context.grads_inputs = context.grads_inputs or self.grads_inputs
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         if self.classes is None:
@@ -314,6 +324,8 @@ class Rollout:
         inputs = [ids, *loop.given(context)]
         loop.enter(inputs)
         rows = range(row, len(tape.rows))
+        seen = context.past
+        context.past = seen if self.fills_cache else 0
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
         of_images: list[Tensor] = []
@@ -326,7 +338,7 @@ class Rollout:
         del ids
         if is_first:
             inputs.clear()
-        choice = len(tape.events)
+        choice, context.past = len(tape.events), seen
         loop.choose(context)
         context.drop_outputs()
         del inputs, logits, of_images
@@ -381,6 +393,13 @@ def _represented(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[
     start, end = layers.start, layers.end
     repeated = [*of_interpreted[start:end]] * layers.copies
     return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
+
+
+def _loop(prepared: PreparedModel, *, is_older: bool) -> type[Loop]:
+    """Return the loop that chooses the next token for a trainer. `is_older`: whether transformers is before 5.0."""
+    if is_older and prepared.trainer.warps_scores(prepared.stack):
+        return WarpedSampling
+    return OlderSampling if is_older else Sampling
 
 
 def _windowed(layers: Sequence[Layer]) -> int:
