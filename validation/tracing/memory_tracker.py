@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from validation.tracing.known_values import KnownValues
     from validation.tracing.module_tracker import ModuleTracker
 
-#: Operations that take indices. Before PyTorch 2.15, no dispatch mode sees how a Python list becomes a tensor of indices.
+#: Operations that take indices. Before PyTorch 2.15, no dispatch mode sees how a Python list becomes a tensor of them.
 INDEXING = frozenset({torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default})
 
 #: The operation that returns such a tensor from PyTorch 2.15 on.

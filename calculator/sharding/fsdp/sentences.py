@@ -29,8 +29,8 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
     )
     if release(prepared.stack.torch)[:2] >= FREES_EARLY:
         yield (
-            f"PyTorch {prepared.stack.torch}: FSDP2 frees the output of an all-gather before the next unit's weights are"
-            " copied out of theirs, and a unit's last gradient before its reduced ones are allocated"
+            f"PyTorch {prepared.stack.torch}: FSDP2 frees the output of an all-gather before the next unit's weights"
+            " are copied out of theirs, and a unit's last gradient before its reduced ones are allocated"
             " (torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, wait_for_unshard; _fsdp_collectives.py,"
             " foreach_reduce)."
         )
