@@ -128,7 +128,7 @@ def reorder(x: Tensor, name: str) -> Tensor:
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
-def index_list(x: Tensor, shape: Shape, numbers: Dim, name: str) -> Tensor:
+def index_list(x: Tensor, shape: Shape, numbers: int, name: str) -> Tensor:
     """Return x[..., [index]], a copy of the parts that a Python list of `numbers` indices selects.
 
     PyTorch copies the list to the device of x. The copy is saved.
