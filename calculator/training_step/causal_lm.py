@@ -87,6 +87,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = (
         checkpoints
+        or context.unsets_cache
         or context.method.needs_no_cache
         or (context.tape.trains and "no_cache_in_training" in context.older)
     )
