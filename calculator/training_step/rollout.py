@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 CHOOSES_POSITIONS = (5,)
 
 
-class RolledOut(NamedTuple):
+class RolloutPass(NamedTuple):
     """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers.
 
     `sizes` numbers the sizes of rows if they are symbolic. `inputs` are the rows of the ids and of what else the model
@@ -163,7 +163,7 @@ class Rollout:
         #: Whether the first period of layers is not interpreted (see `first_period`).
         self.leaves_out_first_period = not self.grads_inputs
 
-    def passes(self) -> tuple[RolledOut, ...]:
+    def passes(self) -> tuple[RolloutPass, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
         prefill = self.prefill()
         passes, tokens = [prefill], self.batch.completion
@@ -208,11 +208,11 @@ class Rollout:
         return generation_hooks(self.prepared, which, is_first=self.is_first)
 
     @without_frame_snapshots
-    def prefill(self) -> RolledOut:
+    def prefill(self) -> RolloutPass:
         """Return the pass of the prompts."""
         return self._unless_periods_differ(self._prefill)
 
-    def _prefill(self) -> RolledOut | None:
+    def _prefill(self) -> RolloutPass | None:
         context = self._context("prompts", self.shape_env)
         given = () if "windows_without_counters" in context.older else None
         cache = Cache(windowed=True, given=given, component="kv_cache")
@@ -221,16 +221,16 @@ class Rollout:
         return self._run(context, loop)
 
     @without_frame_snapshots
-    def decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut:
+    def decode(self, past: Dim, prefilled: RolloutPass, *, first: bool) -> RolloutPass:
         """Return the pass of a token after `past` tokens. With `first`, the pass of the prompts filled the cache."""
         return self._unless_periods_differ(partial(self._decode, past, prefilled, first=first))
 
     @without_frame_snapshots
-    def later(self, past: SymInt, length: SymInt) -> RolledOut:
+    def later(self, past: SymInt, length: SymInt) -> RolloutPass:
         """Return the pass of one or more tokens after `past` ones, without a pass of the prompts before it."""
         return self._unless_periods_differ(partial(self._later, past, length))
 
-    def _later(self, past: SymInt, length: SymInt) -> RolledOut | None:
+    def _later(self, past: SymInt, length: SymInt) -> RolloutPass | None:
         context = self._context("later token", past.shape_env)
         loop = self.loop(context)
         context.past, context.length = past, length
@@ -244,7 +244,7 @@ class Rollout:
         cache.shape_others(ran.interpretation.tape.rows)
         return ran._replace(earlier=earlier)
 
-    def _unless_periods_differ(self, run: Callable[[], RolledOut | None]) -> RolledOut:
+    def _unless_periods_differ(self, run: Callable[[], RolloutPass | None]) -> RolloutPass:
         """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
         found = run()
         if found is None:
@@ -253,7 +253,7 @@ class Rollout:
         assert found is not None
         return found
 
-    def _decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut | None:
+    def _decode(self, past: Dim, prefilled: RolloutPass, *, first: bool) -> RolloutPass | None:
         shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
         context = self._context("second token" if first else "later token", shape_env)
         windowed = _windowed(context.layers) if prefilled.cache.windows else 0
@@ -308,7 +308,7 @@ class Rollout:
             leave_out(context)
         return context
 
-    def _run(self, context: Context, loop: Loop) -> RolledOut | None:
+    def _run(self, context: Context, loop: Loop) -> RolloutPass | None:
         """Run the model on copies of the ids and positions, and choose the next token.
 
         Return None if the first period of layers is left out and differs from the second.
@@ -345,7 +345,7 @@ class Rollout:
         if context.first_period_differs:
             return None
         interpretation = _interpretation(tape.copy(), context.repetition)
-        return RolledOut(interpretation, tape.sizes, start, context.cache, rows, choice)
+        return RolloutPass(interpretation, tape.sizes, start, context.cache, rows, choice)
 
 
 def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
