@@ -202,7 +202,6 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
         yield from verified.flash_problems(stack, training, hidden_dtype)
     yield from verified.trainer_problems(stack, training)
     yield from torch_releases.optimizer_problems(stack, training)
-    yield from torch_releases.sharding_problems(stack, request.device)
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, stack, training.kernels)
         yield from torch_releases.expert_problems(stack, grouped_mm=kernels.grouped_mm)

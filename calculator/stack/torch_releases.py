@@ -10,7 +10,6 @@ from calculator.stack.releases import dotted, release
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.inputs.device import Device
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.stack.releases import Release
@@ -20,8 +19,6 @@ MUON: Release = (2, 9)
 #: The releases of transformers with grouped products of experts that check the GPU's compute capability. Earlier ones
 #: of transformers 5 run another implementation, or fail. Source: transformers/integrations/moe.py, _can_use_grouped_mm.
 CHECKS_CAPABILITY: Release = (5, 6)
-#: The releases whose steps on several GPUs are modeled.
-SEVERAL_GPUS: tuple[Release, Release] = ((2, 6), (2, 14))
 #: The first release whose FSDP2 allows a unit with frozen parameters of other dtypes. Source:
 #: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _init_mp_dtypes.
 MIXED_FROZEN: Release = (2, 8)
@@ -31,16 +28,11 @@ IGNORES_INTEGERS: Release = (2, 7)
 #: The first release in which the norm of shards' norms is that of reduced ones. Earlier ones reduce the total norm.
 #: Source: torch/distributed/tensor/_ops/_math_ops.py, vector_norm_strategy.
 REDUCES_NORMS: Release = (2, 11)
-
-
-def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Problem]:
-    """Yield the releases of PyTorch whose step on several GPUs is not modeled."""
-    first, last = SEVERAL_GPUS
-    if device.sharding != "none" and not first <= release(versions.torch)[:2] <= last:
-        message = (
-            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} to {dotted(last)}"
-        )
-        yield Problem(loc="stack.torch", msg=message, input=versions.torch)
+#: The first release whose FSDP2 frees the output of an all-gather before the next unit's weights are copied out of
+#: theirs, and a unit's last gradient before the output of its reduction is allocated. Earlier ones keep both in local
+#: variables. Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, FSDPCommContext and wait_for_unshard;
+#: _fsdp_collectives.py, foreach_reduce.
+FREES_EARLY: Release = (2, 15)
 
 
 def optimizer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:

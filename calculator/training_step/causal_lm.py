@@ -31,6 +31,7 @@ from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
@@ -356,9 +357,12 @@ def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _types(context: Context, position: int) -> set[MixerType]:
+def _types(context: Context, position: int) -> AbstractSet[MixerType]:
     """Return the attention types of the layers up to the last one that the layer at a position represents."""
-    return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
+    end = context.repetition.last_represented(position) + 1
+    if end == len(context.layers):
+        return context.model.attention_types
+    return masks.attention_types(context.layers[:end])
 
 
 def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.OfLayer]:

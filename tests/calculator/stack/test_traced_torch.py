@@ -68,16 +68,6 @@ def test_muon_needs_a_release_that_has_it() -> None:
         estimate(parse_request(body))
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "zero2", "fsdp"])
-def test_a_step_on_several_gpus_needs_a_release_that_was_traced(sharding: str) -> None:
-    training = {"autocast": "bfloat16"}
-    body = {**MOE, "device": {"count": 2, "sharding": sharding}, "stack": {"torch": "2.15"}, "training": training}
-    expected = r"stack\.torch: what PyTorch 2\.15 does on several GPUs is not modeled: use 2\.6 to 2\.14"
-    with pytest.raises(PlanError, match=expected):
-        estimate(parse_request(body))
-    estimate(parse_request({**body, "stack": {"torch": "2.13"}}))
-
-
 LLAMA = {"model": "meta-llama/Llama-3.2-1B", "reserved": "rule", "device": {"count": 2, "sharding": "fsdp"}}
 
 
