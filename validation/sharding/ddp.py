@@ -64,8 +64,11 @@ def _unsynchronized() -> Iterator[dict[str, Any]]:
     if "init_sync" in signature(parallel.DistributedDataParallel.__init__).parameters:
         yield {"init_sync": False}
         return
-    names = "_verify_param_shape_across_processes", "_sync_module_states"
-    with mock.patch.multiple(parallel.distributed, **dict.fromkeys(names, lambda *_, **__: None)):
+    module = parallel.distributed
+    with (
+        mock.patch.object(module, "_verify_param_shape_across_processes"),
+        mock.patch.object(module, "_sync_module_states"),
+    ):
         yield {}
 
 
