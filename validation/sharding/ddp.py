@@ -58,10 +58,14 @@ class RecordedDDP(parallel.DistributedDataParallel):
 class DDPEngine(Engine):
     """A replicated model, whose gradients are reduced in buckets.
 
-    DDP orders the buckets again after the first step, so the second is the first that is like all later ones.
+    DDP orders the buckets again before the second step, or with a static graph before the third, because in the first
+    step it only learns the graph. The next step is the first that is like all later ones.
     """
 
-    warm_up_steps = 2
+    @property
+    def warm_up_steps(self) -> int:
+        """The steps before the traced one."""
+        return 3 if self._sharding.ddp.static_graph else 2
 
     def build(self) -> None:
         """Wrap the model and create its optimizer."""
