@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 from calculator.architecture.dimension import Dim, elements
 from calculator.architecture.model import Layer, Stack
 from calculator.architecture.module import Buffer
+from calculator.architecture.per_model import per_model
 from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.resident.module_spec import new_added
 from calculator.resident.tensor import new_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module, Parameter
@@ -189,7 +190,7 @@ def _older_buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
 
 
 def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterator[tuple[Buffer, str, int]]:
-    """Return the buffers that GPT-2's attention has in older releases."""
+    """Yield the buffers that GPT-2's attention has in older releases."""
     attention, count = f"{model.decoder.name}.*.attn", len(model.decoder.layers)
     if "causal_mask_of_every_layer" in older:
         positions = Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings")
@@ -201,7 +202,7 @@ def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterato
 
 
 def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
-    """Return cosines and sines of every layer, in the model's dtype."""
+    """Yield cosines and sines of every layer, in the model's dtype."""
     shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
     for name in ("cos_cached", "sin_cached"):
         name_in_layers = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
@@ -241,7 +242,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
     for parameter in module.parameters if not module.shares_weights else ():
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            stored = _of_model(parameter, full_name, count, module_spec)
+            stored = _of_model(prepared.model, parameter, full_name, count, module_spec)
             if parameter.gradient_base is not None and _has_view(parameter, prepared):
                 stored = [replace(kept, gradient_base=parameter.gradient_base) for kept in stored]
             tensors += stored
@@ -276,11 +277,30 @@ def _added(added: Added, name: str, count: int, *, in_graph: bool = True) -> Res
     )
 
 
-def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """Yield a parameter of the model itself: dense, or stored in another format with its constants."""
+@per_model
+def _frozen(model: Model) -> dict[Hashable, tuple[Parameter, list[ResidentTensor]]]:  # noqa: ARG001  one for each model
+    """Return the dense frozen parameters of a model that are known, by what determines each."""
+    return {}
+
+
+def _of_model(
+    model: Model, parameter: Parameter, name: str, count: int, module_spec: ModuleSpec
+) -> list[ResidentTensor]:
+    """Return a parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
+    if module_spec.original_in_file or parameter.name in module_spec.trained:
+        return _dense(parameter, name, count, module_spec, dtype)
+    known, key = _frozen(model), (id(parameter), name, count, dtype, module_spec.dtype)
+    own, found = known.get(key, (None, []))
+    if own is not parameter:
+        found = _dense(parameter, name, count, module_spec, dtype)
+        known[key] = parameter, found
+    return found
+
+
+def _dense(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, dtype: DType) -> list[ResidentTensor]:
     shape, size = ((0,), 0) if module_spec.original_in_file else (parameter.shape, parameter.elements)
     return [
         new_tensor(
@@ -302,7 +322,7 @@ def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSp
 def _packed(
     parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: StoredWeight
 ) -> list[ResidentTensor]:
-    """Yield a stored weight and its constants."""
+    """Return a stored weight and its constants."""
     owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
     packed = new_tensor(
