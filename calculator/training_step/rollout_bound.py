@@ -139,7 +139,7 @@ class PassBlocks(NamedTuple):
         """Return the blocks from the run of a micro-batch, or None if it is not certain that they are all."""
         model, training = prepared.model, prepared.training
         widths = model.cached_widths
-        if widths is None or not _is_bounded(prepared):
+        if widths is None or not is_bounded(prepared):
             return None
         batch, head_dim = (training.micro_batch_size, training.sequence_length), model.config["head_dim"]
         heads = {head_dim, *chain.from_iterable([pair for pair, _ in widths])}
@@ -182,7 +182,7 @@ class PassBlocks(NamedTuple):
         return others, [(rounded(rows * attended * size), count) for size, count in self.cached]
 
 
-def _is_bounded(prepared: PreparedModel) -> bool:
+def is_bounded(prepared: PreparedModel) -> bool:
     """Return whether a pass allocates nothing but what the trained forward pass or a part of the bound has.
 
     Masks are of every sequence, experts get copies of their matrices, and kernels of some bases depend on the number of

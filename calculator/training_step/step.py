@@ -15,6 +15,7 @@ from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.derived_passes import are_likely
+from calculator.training_step.derived_rollout import DerivedRollout
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
@@ -158,6 +159,11 @@ class TrainingStep:
             return ()
         prepared = self.resident.prepared
         return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
+
+    @cached_property
+    def derived_generation(self) -> DerivedRollout | None:
+        """The peaks of these passes. None if there are none, or if the trained pass does not determine them."""
+        return None if self._batch is None else DerivedRollout.of(self.run, self.resident.prepared, self._batch)
 
     @cached_property
     def generation_bound(self) -> RolloutBound | None:

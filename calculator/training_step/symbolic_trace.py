@@ -97,6 +97,7 @@ class SymbolicTrace:
             storages=storages,
             added=interpretation.added,
             left_out=interpretation.left_out,
+            decoder=interpretation.decoder,
         )
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
