@@ -175,7 +175,7 @@ def _formulas(run: Run, rows: range, of_layers: int, prepared: PreparedModel) ->
     gives_positions = forward_of(prepared.model).takes_positions
     sizes = frozenset({int(training.sequence_length), int(training.micro_batch_size * training.sequence_length)})
     numbers: dict[tuple[int, DType], int] = {}
-    formulas: list[Formula] = [(0, "tensor")]
+    formulas: dict[Formula, int] = {(0, "tensor"): 0}
     formula_of: list[int] = []
     for row, kind in zip(rows, run.copies.kinds.of_row[rows.start : rows.stop], strict=True):
         name, shape, dtype, _, _ = storages.allocation(kind)
@@ -184,10 +184,9 @@ def _formulas(run: Run, rows: range, of_layers: int, prepared: PreparedModel) ->
             formula = _formula(shape, dtype, sizes)
             if formula is None:
                 return None
-            number = numbers[id(shape), dtype] = len(formulas)
-            formulas.append(formula)
+            number = numbers[id(shape), dtype] = formulas.setdefault(formula, len(formulas))
         formula_of.append(0 if row < of_layers and gives_positions and name.endswith(_POSITIONS) else number)
-    return formulas, formula_of
+    return [*formulas], formula_of
 
 
 def _formula(shape: Shape, dtype: DType, sizes: frozenset[int]) -> Formula | None:
