@@ -14,11 +14,9 @@ interpreted.
 from __future__ import annotations
 
 from itertools import accumulate
-from math import prod
-from operator import neg
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from calculator.architecture.dimension import Dim
+from calculator.architecture.dimension import Dim, elements
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, rounded
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.families import forward_of
@@ -26,6 +24,8 @@ from calculator.layers.masks import attention_types
 from calculator.training_step.rollout_bound import is_bounded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.run import Run
 
-    #: The bytes of a tensor, which has them for each of what is named.
-    Formula = tuple[int, Literal["token of a sequence", "position", "tensor"]]
+    #: The bytes of a tensor, and what it has as many of: tokens of all sequences, positions, or none of both.
+    Formula = tuple[int, Literal["tokens", "positions", "none"]]
 
 #: The names of the numbers of sequences and of tokens of a micro-batch, and the end of the name of position ids.
 _ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
@@ -44,6 +44,8 @@ _ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
 _OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
 #: No fewer sizes than tensors have that do not belong to the decoder.
 _OTHER_SIZES = 24
+#: The formula of a tensor without bytes.
+_NOTHING: Formula = (0, "none")
 
 
 def may_generate_alike(prepared: PreparedModel) -> bool:
@@ -66,7 +68,7 @@ class DerivedRollout(NamedTuple):
     Attributes:
         peaks: The most bytes that are alive in each pass.
         sizes: No fewer sizes than the blocks of a pass have.
-        allocated: No fewer bytes than the blocks of a pass have together.
+        allocated: No fewer bytes than as many blocks of each size as are alive at once have together.
     """
 
     peaks: tuple[int, int, int]
@@ -76,82 +78,141 @@ class DerivedRollout(NamedTuple):
     @classmethod
     def of(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
         """Return the passes from the run of a micro-batch, or None if it does not determine them."""
-        rows, prompt, completion = int(batch.rows), int(batch.prompt), int(batch.completion)
-        trained = int(prepared.training.micro_batch_size)
+        rows, completion, trained = int(batch.rows), int(batch.completion), int(prepared.training.micro_batch_size)
         # A single sequence is a matrix.
         if run.decoder is None or completion < 3 or (rows == 1) != (trained == 1):
             return None
         decoder = _Decoder.of(run, run.decoder, prepared)
-        return None if decoder is None else _Passes(decoder, prepared.model, rows, prompt).derived(completion)
+        return (
+            None if decoder is None else _Passes(decoder, prepared.model, rows, int(batch.prompt)).derived(completion)
+        )
 
 
 class _Decoder(NamedTuple):
-    """The events of the trained decoder, and the formulas of its tensors.
+    """The events of the layer of a trained decoder and of what follows it, and the formulas of its tensors.
 
     Attributes:
-        events: The place of what each event adds among the bytes of all rows and their negatives in reverse order.
-        formulas: The distinct formulas of rows.
-        formula_of: The number of each row's formula.
-        first: The position of the first event of the layer.
+        events: The number of the size that is allocated by each event, or its inverse if it is freed.
+        formulas: The formula of each of these sizes.
+        before: The formulas of the tensors that are allocated before the layer.
+        alive: The formulas of those that are alive while it runs.
         cached: The position where the layer appends keys and values to the cache.
         freed: The position from which on it has freed its own keys and values.
-        last: The position after the layer.
+        end: The position after the layer.
         pair: The bytes of keys and of values for each token of each sequence.
-        input: The place of the layer's input among the rows.
+        input: The formula of the layer's input.
         keeps_input: Whether the decoder keeps the first layer's input while later layers run.
     """
 
-    events: list[int]
-    formulas: list[Formula]
-    formula_of: list[int]
-    first: int
+    events: Sequence[int]
+    formulas: dict[int, Formula]
+    before: list[Formula]
+    alive: list[Formula]
     cached: int
     freed: int
-    last: int
+    end: int
     pair: tuple[int, int]
-    input: int
+    input: Formula
     keeps_input: bool
 
     @classmethod
     def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
         """Read the events and the rows of a run, or return None if they do not determine a pass."""
-        copies, (start, end, first_row, layer, cached) = run.copies, decoder
-        first, last = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"]
-        listed, frees = copies.tape.events[start:end], [~row for row in cached.rows]
-        freed = max(map(listed.index, frees)) + 1 if {*frees} <= {*listed} else len(listed)
-        pair = _widths(cached)
-        if pair is None or not first <= cached.at < start + freed <= last:
+        copies, cached, rows = run.copies, decoder.cached, _Rows(run, prepared)
+        start, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"]
+        events, ahead = copies.tape.events[start : decoder.end], copies.tape.events[decoder.start : start]
+        frees, pair = [~row for row in cached.rows], _widths(cached)
+        if (
+            pair is None
+            or not {*frees} <= {*events}
+            or any(~event < decoder.first_row for event in events if event < 0)
+        ):
             return None
-        events = [event - first_row if event >= 0 else event + first_row for event in listed]
-        rows = range(first_row, copies.lifetimes.next_row(end))
-        # An allocation and a free for each row, except that some are not freed: others free earlier rows.
-        if max([place for place, event in zip(events, listed, strict=True) if event < 0]) >= 0:
+        freed = max(map(events.index, frees)) + 1
+        if not start <= cached.at < start + freed <= end:
             return None
-        found = _formulas(run, rows, copies.lifetimes.next_row(first), prepared)
-        if found is None:
+        allocated = [event for event in ahead if event >= 0]
+        gone = {~event for event in ahead if event < 0}
+        before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(filter(_is_new, events))
+        if layer is None or None in before:
             return None
-        positions = first - start, cached.at - start, freed, last - start
-        return cls(events, *found, *positions, pair, layer.input_row - first_row, layer.keeps_input)
+        found = dict(zip(allocated, before, strict=True))
+        return cls(
+            events=copies.kinds.size_events[start : decoder.end],
+            formulas=layer,
+            before=[formula for formula in before if formula is not None],
+            alive=[formula for row, formula in found.items() if formula is not None and row not in gone],
+            cached=cached.at - start,
+            freed=freed,
+            end=end - start,
+            pair=pair,
+            input=found[decoder.layer.input_row] or _NOTHING,
+            keeps_input=decoder.layer.keeps_input,
+        )
 
-    def alive(self, rows: int, tokens: int, *, gives_positions: bool) -> _Alive:
-        """Return the bytes that are alive in a pass over some tokens of each sequence."""
-        of = {"token of a sequence": rows * tokens, "position": (rows if gives_positions else 1) * tokens, "tensor": 1}
-        bytes_of = [rounded(size * of[multiple]) for size, multiple in self.formulas]
-        sizes = [*map(bytes_of.__getitem__, self.formula_of)]
-        both = [*sizes, *map(neg, reversed(sizes))]
-        alive = [*accumulate(map(both.__getitem__, self.events), initial=0)]
-        return _Alive(alive, sum(sizes), sizes[self.input])
+    def alive_in(self, rows: int, tokens: int, *, gives_positions: bool) -> _Alive:
+        """Return the bytes that are alive in a pass over some tokens of each sequence, without a cache."""
+        of = {"tokens": rows * tokens, "positions": tokens * rows if gives_positions else tokens, "none": 1}
+        sizes = {number: rounded(size * of[multiple]) for number, (size, multiple) in self.formulas.items()}
+        before, alive, (given,) = (
+            [rounded(size * of[multiple]) for size, multiple in formulas]
+            for formulas in (self.before, self.alive, (self.input,))
+        )
+        both = sizes | {~number: -size for number, size in sizes.items()}
+        moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(alive))]
+        return _Alive(
+            before=sum(before),
+            until_cached=max(moments[: self.cached + 1]),
+            cached=moments[self.cached],
+            until_freed=max(moments[self.cached : self.freed]),
+            freed=max(moments[self.freed : self.end + 1]),
+            after=max(moments[self.end :]),
+            end=moments[-1],
+            input=given,
+            allocated=sum(before) + given + sum([sizes[number] * most for number, most in self._most().items()]),
+        )
+
+    def _most(self) -> dict[int, int]:
+        """Return the most storages of each size that are alive at once."""
+        alive, most = dict.fromkeys(self.formulas, 0), dict.fromkeys(self.formulas, 0)
+        for number in self.events:
+            if number < 0:
+                alive[~number] -= 1
+            else:
+                alive[number] += 1
+                if alive[number] > most[number]:  # noqa: PLR1730  half the time of `max`
+                    most[number] = alive[number]
+        return most
 
 
 class _Alive(NamedTuple):
-    """The bytes that are alive before each event of a decoder and after the last one, without a cache.
+    """The most bytes that are alive in a pass without a cache.
 
-    `allocated` are the bytes of all tensors, and `input` those of the layer's input.
+    Attributes:
+        before: No fewer than before the layer.
+        until_cached: In the layer, until it would append to the cache.
+        cached: When it would.
+        until_freed: After that, until its own keys and values are freed.
+        freed: After that.
+        after: After the layer.
+        end: When the decoder ends.
+        input: Those of the layer's input.
+        allocated: Those of as many blocks of each size as are alive at once.
     """
 
-    before: list[int]
-    allocated: int
+    before: int
+    until_cached: int
+    cached: int
+    until_freed: int
+    freed: int
+    after: int
+    end: int
     input: int
+    allocated: int
+
+
+def _is_new(event: int) -> bool:
+    return event >= 0
 
 
 def _widths(cached: CachedPair) -> tuple[int, int] | None:
@@ -166,47 +227,56 @@ def _widths(cached: CachedPair) -> tuple[int, int] | None:
     return widths[0], widths[1]
 
 
-def _formulas(run: Run, rows: range, of_layers: int, prepared: PreparedModel) -> tuple[list[Formula], list[int]] | None:
-    """Return the distinct formulas of rows and the number of each row's. None if a row has another formula.
+class _Rows:
+    """The formulas of the rows of a run."""
 
-    Rows from `of_layers` on are allocated by layers or later. A pass that is given positions makes none before.
-    """
-    training, storages = prepared.training, run.storages
-    gives_positions = forward_of(prepared.model).takes_positions
-    sizes = frozenset({int(training.sequence_length), int(training.micro_batch_size * training.sequence_length)})
-    numbers: dict[tuple[int, DType], int] = {}
-    formulas: dict[Formula, int] = {(0, "tensor"): 0}
-    formula_of: list[int] = []
-    for row, kind in zip(rows, run.copies.kinds.of_row[rows.start : rows.stop], strict=True):
-        name, shape, dtype, _, _ = storages.allocation(kind)
-        number = numbers.get((id(shape), dtype))
-        if number is None:
-            formula = _formula(shape, dtype, sizes)
-            if formula is None:
+    __slots__ = ("_gives_positions", "_known", "_run", "_sizes")
+
+    def __init__(self, run: Run, prepared: PreparedModel) -> None:
+        training, self._run = prepared.training, run
+        self._gives_positions = forward_of(prepared.model).takes_positions
+        #: The numbers of tokens of a micro-batch, which a dimension without a name for them may have too.
+        self._sizes = {+training.sequence_length, +training.micro_batch_size * +training.sequence_length}
+        self._known: dict[tuple[object, ...], Formula | None] = {}
+
+    def formula_before(self, row: int) -> Formula | None:
+        """Return the formula of a row that is allocated before the layers. A caller that gives positions makes them."""
+        name, shape, dtype, _, _ = self._run.storages.allocation(self._run.copies.kinds.of_row[row])
+        return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
+
+    def formulas_by_size(self, rows: Iterable[int]) -> dict[int, Formula] | None:
+        """Return the formula of each size of some rows, or None if a size has several, or one that is not known."""
+        kinds, allocation = self._run.copies.kinds, self._run.storages.allocation
+        found: dict[int, Formula] = {}
+        for kind in map(kinds.of_row.__getitem__, rows):
+            _, shape, dtype, _, _ = allocation(kind)
+            formula = self._formula(shape, dtype)
+            if formula is None or found.setdefault(kinds.size_of[kind], formula) != formula:
                 return None
-            number = numbers[id(shape), dtype] = formulas.setdefault(formula, len(formulas))
-        formula_of.append(0 if row < of_layers and gives_positions and name.endswith(_POSITIONS) else number)
-    return [*formulas], formula_of
+        return found
+
+    def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
+        """Return the formula of a shape, or None if it is not known."""
+        key = (*map(id, shape), dtype)
+        if key not in self._known:
+            self._known[key] = _formula(shape, ITEMSIZE[dtype], self._sizes)
+        return self._known[key]
 
 
-def _formula(shape: Shape, dtype: DType, sizes: frozenset[int]) -> Formula | None:
-    """Return the formula of a shape, or None if it is not known.
-
-    `sizes` are the numbers of tokens of a micro-batch, which a shape without a name for them may have too.
-    """
-    named = [place for place, dim in enumerate(shape) if _is_named(dim, _LENGTH)]
-    if not named:
-        return None if not sizes.isdisjoint(shape) else (prod(map(int, shape)) * ITEMSIZE[dtype], "tensor")
-    if len(named) > 1 or not named[0]:
+def _formula(shape: Shape, itemsize: int, sizes: set[int]) -> Formula | None:
+    named = [_is_named(dim, _LENGTH) for dim in shape]
+    if not any(named):
+        return (rounded(elements(shape) * itemsize), "none") if sizes.isdisjoint(shape) else None
+    if sum(named) > 1 or named[0]:
         return None
-    size = prod([int(dim) for place, dim in enumerate(shape) if place not in (0, named[0])]) * ITEMSIZE[dtype]
+    size = elements(shape) // (+shape[0] * +shape[named.index(True)]) * itemsize
     if _is_named(shape[0], _ROWS):
-        return size, "token of a sequence"
-    return (size, "position") if shape[0] == 1 else None
+        return size, "tokens"
+    return (size, "positions") if shape[0] == 1 else None
 
 
 def _is_named(dim: int, name: str) -> bool:
-    return isinstance(dim, Dim) and dim.is_named(name)
+    return dim.__class__ is not int and isinstance(dim, Dim) and dim.is_named(name)
 
 
 class _Passes:
@@ -221,37 +291,29 @@ class _Passes:
     def derived(self, completion: int) -> DerivedRollout | None:
         """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
         decoder, prompt, last = self._decoder, self._prompt, self._prompt + completion - 2
-        gives_positions = self._forward.takes_positions
-        of_prompts = decoder.alive(self._rows, prompt, gives_positions=gives_positions)
-        of_token = decoder.alive(self._rows, 1, gives_positions=gives_positions)
+        of_prompts, of_token = (
+            decoder.alive_in(self._rows, tokens, gives_positions=self._forward.takes_positions)
+            for tokens in (prompt, 1)
+        )
         first, second = self._peak(of_prompts, prompt, 0), self._peak(of_token, 1, prompt)
         third = self._peak(of_token, 1, last)
         if first is None or second is None or third is None:
             return None
-        cached = 2 * self._layers * sum(self._pair(last + 1))
-        allocated = of_prompts.allocated + of_prompts.input + self._of_loop(1, last) + self._of_choice(last + 1)
-        return DerivedRollout((first, second, third), len(decoder.formulas) + _OTHER_SIZES, allocated + cached)
+        others = self._of_loop(1, last) + self._of_choice(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
+        sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
+        return DerivedRollout((first, second, third), sizes, of_prompts.allocated + others)
 
     def _peak(self, alive: _Alive, tokens: int, past: int) -> int | None:
         """Return the most bytes that are alive in a pass after `past` tokens, or None if a layer may not have them."""
-        decoder, before = self._decoder, alive.before
-        keys_before, values_before = self._pair(past)
-        keys, values = self._pair(past + tokens)
+        (keys_before, values_before), (keys, values) = self._pair(past), self._pair(past + tokens)
         growth = keys + values - keys_before - values_before
-        at = before[decoder.cached]
-        most = max(
-            *before[decoder.first : decoder.cached],
-            at + keys,
-            at + keys - keys_before + values,
-            max(before[decoder.freed : decoder.last + 1]) + growth,
-        )
-        if max(before[decoder.cached : decoder.freed]) + alive.input + growth > most:
+        appended = alive.cached + keys, alive.cached + keys - keys_before + values
+        most = max(alive.until_cached, *appended, alive.freed + growth)
+        if alive.until_freed + alive.input + growth > most:
             return None
-        most += (self._layers - 1) * growth + (alive.input if decoder.keeps_input and self._layers > 1 else 0)
-        after = self._layers * growth
-        if max(*before[: decoder.first], max(before[decoder.last :]) + after) > most:
-            return None
-        if before[-1] + after + self._of_choice(past + tokens) > most:
+        most += (self._layers - 1) * growth + (alive.input if self._decoder.keeps_input and self._layers > 1 else 0)
+        after = max(alive.after, alive.end + self._of_choice(past + tokens)) + self._layers * growth
+        if max(alive.before, after) > most:
             return None
         return self._of_loop(tokens, past) + self._layers * (keys_before + values_before) + most
 
