@@ -87,6 +87,7 @@ class SkippedPasses:
         "_cached",
         "_dtypes",
         "_end",
+        "_generates",
         "added",
         "compared_at",
         "derives",
@@ -115,7 +116,9 @@ class SkippedPasses:
         self.layer: DerivedLayer | None = None
         #: Whether the peaks of passes inside the micro-batch are derived from it.
         self.finds_peaks = False
-        #: What layers would append to a cache, and the position among the events where the decoder ends.
+        #: Whether those of passes of `generate` are. What layers would append to a cache, and the position among the
+        #: events where the decoder ends.
+        self._generates = False
         self._cached: list[CachedPair] = []
         self._end = 0
         #: The first row of the trained pass.
@@ -142,7 +145,7 @@ class SkippedPasses:
     @property
     def decoder(self) -> TrainedDecoder | None:
         """The decoder of the trained pass. None if passes of `generate` cannot be derived from it."""
-        if self.layer is None or len(self._cached) != 1:
+        if self.layer is None or not self._generates or len(self._cached) != 1:
             return None
         return TrainedDecoder(self.start, self._end, self.first_row, self.layer, self._cached[0])
 
@@ -158,7 +161,7 @@ class SkippedPasses:
         `lists_added`: whether to list the rows that adapters allocate. `derives` and `generates`: whether the peaks of
         passes of the micro-batch, and those of `generate`, may be derived from its layer.
         """
-        self.finds_peaks, derives = derives, derives or generates
+        self.finds_peaks, self._generates, derives = derives, generates, derives or generates
         if (self._dtypes or lists_added or derives) and not self.is_over:
             tape.mark(TRAINED)
             self.start, self.first_row, self.derives = len(tape.events), len(tape.rows), derives
@@ -167,7 +170,7 @@ class SkippedPasses:
 
     def note_cached(self, key: Tensor, value: Tensor) -> None:
         """Note what a layer would append to a cache here, if it is a layer of the trained pass."""
-        if self.derives and key.storage is not None and value.storage is not None:
+        if self.derives and self._generates and key.storage is not None and value.storage is not None:
             rows, dtypes = (key.storage.row, value.storage.row), (key.dtype, value.dtype)
             self._cached.append(CachedPair(len(key.tape.events), rows, (key.shape, value.shape), dtypes))
 

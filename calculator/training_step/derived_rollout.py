@@ -134,7 +134,7 @@ class _Decoder(NamedTuple):
         allocated = [event for event in ahead if event >= 0]
         gone = {~event for event in ahead if event < 0}
         before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(filter(_is_new, events))
-        if layer is None or None in before:
+        if layer is None or None in before or rows.of_heads(events[cached.at - start : freed]) > 1:
             return None
         found = dict(zip(allocated, before, strict=True))
         return cls(
@@ -254,6 +254,14 @@ class _Rows:
             if formula is None or found.setdefault(kinds.size_of[kind], formula) != formula:
                 return None
         return found
+
+    def of_heads(self, events: Iterable[int]) -> int:
+        """Return the number of tensors of heads that events allocate.
+
+        One is the output of attention. If there are others, they may have all tokens that are attended to.
+        """
+        of_row, allocation = self._run.copies.kinds.of_row, self._run.storages.allocation
+        return sum([len(allocation(of_row[event])[1]) > 3 for event in events if event >= 0])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
         """Return the formula of a shape, or None if it is not known."""
