@@ -13,6 +13,7 @@ interpreted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -21,10 +22,11 @@ from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, rounded
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.families import forward_of
 from calculator.layers.masks import attention_types
+from calculator.training_step.derived_passes import frees_earlier
 from calculator.training_step.rollout_bound import is_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
@@ -118,25 +120,20 @@ class _Decoder(NamedTuple):
     @classmethod
     def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
         """Read the events and the rows of a run, or return None if they do not determine a pass."""
-        copies, cached, rows = run.copies, decoder.cached, _Rows(run, prepared)
+        copies, cached, rows = run.copies, decoder.cached, _Rows(run, prepared, decoder.layer.input_row)
         start, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"]
         events, ahead = copies.tape.events[start : decoder.end], copies.tape.events[decoder.start : start]
         frees, pair = [~row for row in cached.rows], _widths(cached)
-        if (
-            pair is None
-            or not {*frees} <= {*events}
-            or any(~event < decoder.first_row for event in events if event < 0)
-        ):
+        if pair is None or not {*frees}.issubset(events) or frees_earlier(events, decoder.first_row):
             return None
         freed = max(map(events.index, frees)) + 1
-        if not start <= cached.at < start + freed <= end:
+        if not start <= cached.at < start + freed <= end or rows.of_heads(events[cached.at - start : freed]) > 1:
             return None
         allocated = [event for event in ahead if event >= 0]
-        gone = {~event for event in ahead if event < 0}
-        before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(filter(_is_new, events))
-        if layer is None or None in before or rows.of_heads(events[cached.at - start : freed]) > 1:
+        before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(events)
+        if layer is None or None in before:
             return None
-        found = dict(zip(allocated, before, strict=True))
+        found, gone = dict(zip(allocated, before, strict=True)), {~event for event in ahead if event < 0}
         return cls(
             events=copies.kinds.size_events[start : decoder.end],
             formulas=layer,
@@ -169,10 +166,10 @@ class _Decoder(NamedTuple):
             after=max(moments[self.end :]),
             end=moments[-1],
             input=given,
-            allocated=sum(before) + given + sum([sizes[number] * most for number, most in self._most().items()]),
+            sizes=sizes,
         )
 
-    def _most(self) -> dict[int, int]:
+    def most(self) -> dict[int, int]:
         """Return the most storages of each size that are alive at once."""
         alive, most = dict.fromkeys(self.formulas, 0), dict.fromkeys(self.formulas, 0)
         for number in self.events:
@@ -197,7 +194,7 @@ class _Alive(NamedTuple):
         after: After the layer.
         end: When the decoder ends.
         input: Those of the layer's input.
-        allocated: Those of as many blocks of each size as are alive at once.
+        sizes: Those of each size.
     """
 
     before: int
@@ -208,11 +205,13 @@ class _Alive(NamedTuple):
     after: int
     end: int
     input: int
-    allocated: int
+    sizes: dict[int, int]
 
 
-def _is_new(event: int) -> bool:
-    return event >= 0
+def allocated_by(events: Sequence[int]) -> list[int]:
+    """Return the rows that events allocate, in order."""
+    ordered = sorted(events)
+    return ordered[bisect_left(ordered, 0) :]
 
 
 def _widths(cached: CachedPair) -> tuple[int, int] | None:
@@ -230,10 +229,12 @@ def _widths(cached: CachedPair) -> tuple[int, int] | None:
 class _Rows:
     """The formulas of the rows of a run."""
 
-    __slots__ = ("_gives_positions", "_known", "_run", "_sizes")
+    __slots__ = ("_batch", "_gives_positions", "_known", "_run", "_sizes")
 
-    def __init__(self, run: Run, prepared: PreparedModel) -> None:
+    def __init__(self, run: Run, prepared: PreparedModel, input_row: int) -> None:
+        """Read the numbers of sequences and of tokens of a layer's input."""
         training, self._run = prepared.training, run
+        self._batch = run.storages.allocation(run.copies.kinds.of_row[input_row])[1][:2]
         self._gives_positions = forward_of(prepared.model).takes_positions
         #: The numbers of tokens of a micro-batch, which a dimension without a name for them may have too.
         self._sizes = {+training.sequence_length, +training.micro_batch_size * +training.sequence_length}
@@ -244,24 +245,34 @@ class _Rows:
         name, shape, dtype, _, _ = self._run.storages.allocation(self._run.copies.kinds.of_row[row])
         return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
 
-    def formulas_by_size(self, rows: Iterable[int]) -> dict[int, Formula] | None:
-        """Return the formula of each size of some rows, or None if a size has several, or one that is not known."""
-        kinds, allocation = self._run.copies.kinds, self._run.storages.allocation
+    def formulas_by_size(self, events: Sequence[int]) -> dict[int, Formula] | None:
+        """Return the formula of each size that events allocate. None if it has several, or one that is not known.
+
+        Sizes of at least a block for the tokens have one number if and only if their formula is the same.
+        """
+        kinds, (rows, length) = self._run.copies.kinds, self._batch
+        if +rows * +length < ALLOCATION_ROUNDING:
+            return None
+        listed = {*map(kinds.of_row.__getitem__, allocated_by(events))}
+        _, shapes, dtypes, _, _ = zip(*map(self._run.storages.allocation, listed), strict=True)
+        layouts = zip(map(id, shapes), dtypes, map(kinds.size_of.__getitem__, listed), strict=True)
         found: dict[int, Formula] = {}
-        for kind in map(kinds.of_row.__getitem__, rows):
-            _, shape, dtype, _, _ = allocation(kind)
+        for (_, dtype, number), shape in dict(zip(layouts, shapes, strict=True)).items():
+            known = found.get(number, _NOTHING)
+            if known[1] == "tokens" and len(shape) == 3 and shape[0] is rows and shape[1] is length is not shape[2]:
+                continue
             formula = self._formula(shape, dtype)
-            if formula is None or found.setdefault(kinds.size_of[kind], formula) != formula:
+            if formula is None or found.setdefault(number, formula) != formula:
                 return None
         return found
 
-    def of_heads(self, events: Iterable[int]) -> int:
+    def of_heads(self, events: Sequence[int]) -> int:
         """Return the number of tensors of heads that events allocate.
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
         """
         of_row, allocation = self._run.copies.kinds.of_row, self._run.storages.allocation
-        return sum([len(allocation(of_row[event])[1]) > 3 for event in events if event >= 0])
+        return sum([len(allocation(of_row[row])[1]) > 3 for row in allocated_by(events)])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
         """Return the formula of a shape, or None if it is not known."""
@@ -294,7 +305,7 @@ class _Passes:
 
     def __init__(self, decoder: _Decoder, model: Model, rows: int, prompt: int) -> None:
         self._decoder, self._forward, self._rows, self._prompt = decoder, forward_of(model), rows, prompt
-        self._layers, self._scores = len(model.layers), model.output.out_features
+        self._layers, self._scores = len(model.layers), +model.output.out_features
 
     def derived(self, completion: int) -> DerivedRollout | None:
         """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
@@ -308,8 +319,10 @@ class _Passes:
         if first is None or second is None or third is None:
             return None
         others = self._of_loop(1, last) + self._of_choice(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
+        others += of_prompts.before + of_prompts.input
+        allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.most().items()])
         sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
-        return DerivedRollout((first, second, third), sizes, of_prompts.allocated + others)
+        return DerivedRollout((first, second, third), sizes, allocated + others)
 
     def _peak(self, alive: _Alive, tokens: int, past: int) -> int | None:
         """Return the most bytes that are alive in a pass after `past` tokens, or None if a layer may not have them."""
