@@ -159,7 +159,7 @@ def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPa
     skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
     lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
     derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
-    generates = may_generate_alike(prepared)
+    generates = skipped.needs_peaks and may_generate_alike(prepared)
     if (derives and lists_added) or generates:
         is_possible = can_be_derived(context, prepared)
         derives, generates = derives and lists_added and is_possible, generates and is_possible

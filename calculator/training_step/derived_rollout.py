@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.run import Run
 
-    #: The bytes of a tensor, and what it has as many of: tokens of all sequences, positions, or none of both.
-    Formula = tuple[int, Literal["tokens", "positions", "none"]]
+    #: Bytes of a tensor, what it has as many of (tokens of all sequences, positions, or none of both), and the indices
+    #: of symbolic sizes by which they are multiplied.
+    Formula = tuple[int, Literal["tokens", "positions", "none"], tuple[int, ...]]
 
 #: The names of the numbers of sequences and of tokens of a micro-batch, and the end of the name of position ids.
 _ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
@@ -47,7 +48,7 @@ _OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
 #: No fewer sizes than tensors have that do not belong to the decoder.
 _OTHER_SIZES = 24
 #: The formula of a tensor without bytes.
-_NOTHING: Formula = (0, "none")
+_NOTHING: Formula = (0, "none", ())
 
 
 def may_generate_alike(prepared: PreparedModel) -> bool:
@@ -84,10 +85,15 @@ class DerivedRollout(NamedTuple):
         # A single sequence is a matrix.
         if run.decoder is None or completion < 3 or (rows == 1) != (trained == 1):
             return None
-        decoder = _Decoder.of(run, run.decoder, prepared)
-        return (
-            None if decoder is None else _Passes(decoder, prepared.model, rows, int(batch.prompt)).derived(completion)
-        )
+        if trained * int(prepared.training.sequence_length) < ALLOCATION_ROUNDING:
+            return None  # tensors of one size may have several formulas
+        copies = run.copies
+        if copies.generated is None:
+            copies.generated = _Decoder.of(run, run.decoder, prepared) or ()
+        if not copies.generated:
+            return None
+        values = run.storages.digits.values_by_index if run.storages.digits is not None else ()
+        return _Passes(copies.generated, values, prepared.model, rows, int(batch.prompt)).derived(completion)
 
 
 class _Decoder(NamedTuple):
@@ -126,6 +132,8 @@ class _Decoder(NamedTuple):
         frees, pair = [~row for row in cached.rows], _widths(cached)
         if pair is None or not {*frees}.issubset(events) or frees_earlier(events, decoder.first_row):
             return None
+        if copies.kinds.formulas == ():
+            return None  # a kind has several symbolic shapes
         freed = max(map(events.index, frees)) + 1
         if not start <= cached.at < start + freed <= end or rows.of_heads(events[cached.at - start : freed]) > 1:
             return None
@@ -147,14 +155,21 @@ class _Decoder(NamedTuple):
             keeps_input=decoder.layer.keeps_input,
         )
 
-    def alive_in(self, rows: int, tokens: int, *, gives_positions: bool) -> _Alive:
-        """Return the bytes that are alive in a pass over some tokens of each sequence, without a cache."""
-        of = {"tokens": rows * tokens, "positions": tokens * rows if gives_positions else tokens, "none": 1}
-        sizes = {number: rounded(size * of[multiple]) for number, (size, multiple) in self.formulas.items()}
-        before, alive, (given,) = (
-            [rounded(size * of[multiple]) for size, multiple in formulas]
-            for formulas in (self.before, self.alive, (self.input,))
-        )
+    def alive_in(self, values: Sequence[int], tokens: int, positions: int) -> _Alive:
+        """Return the bytes that are alive in a pass over some tokens of all sequences, without a cache.
+
+        `values` are those of symbolic sizes.
+        """
+        of = {"tokens": tokens, "positions": positions, "none": 1}
+
+        def size(formula: Formula) -> int:
+            size, multiple, indices = formula
+            for index in indices:
+                size *= values[index]
+            return rounded(size * of[multiple])
+
+        sizes = {number: size(formula) for number, formula in self.formulas.items()}
+        before, alive, (given,) = ([*map(size, formulas)] for formulas in (self.before, self.alive, (self.input,)))
         both = sizes | {~number: -size for number, size in sizes.items()}
         moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(alive))]
         return _Alive(
@@ -234,7 +249,7 @@ class _Rows:
     def __init__(self, run: Run, prepared: PreparedModel, input_row: int) -> None:
         """Read the numbers of sequences and of tokens of a layer's input."""
         training, self._run = prepared.training, run
-        self._batch = run.storages.allocation(run.copies.kinds.of_row[input_row])[1][:2]
+        self._batch = run.storages.traced(run.copies.kinds.of_row[input_row])[1][:2]
         self._gives_positions = forward_of(prepared.model).takes_positions
         #: The numbers of tokens of a micro-batch, which a dimension without a name for them may have too.
         self._sizes = {+training.sequence_length, +training.micro_batch_size * +training.sequence_length}
@@ -242,19 +257,17 @@ class _Rows:
 
     def formula_before(self, row: int) -> Formula | None:
         """Return the formula of a row that is allocated before the layers. A caller that gives positions makes them."""
-        name, shape, dtype, _, _ = self._run.storages.allocation(self._run.copies.kinds.of_row[row])
+        name, shape, dtype, _, _ = self._run.storages.traced(self._run.copies.kinds.of_row[row])
         return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
 
     def formulas_by_size(self, events: Sequence[int]) -> dict[int, Formula] | None:
         """Return the formula of each size that events allocate. None if it has several, or one that is not known.
 
-        Sizes of at least a block for the tokens have one number if and only if their formula is the same.
+        Tensors of one size that have as many bytes for each token have the same formula.
         """
         kinds, (rows, length) = self._run.copies.kinds, self._batch
-        if +rows * +length < ALLOCATION_ROUNDING:
-            return None
         listed = {*map(kinds.of_row.__getitem__, allocated_by(events))}
-        _, shapes, dtypes, _, _ = zip(*map(self._run.storages.allocation, listed), strict=True)
+        _, shapes, dtypes, _, _ = zip(*map(self._run.storages.traced, listed), strict=True)
         layouts = zip(map(id, shapes), dtypes, map(kinds.size_of.__getitem__, listed), strict=True)
         found: dict[int, Formula] = {}
         for (_, dtype, number), shape in dict(zip(layouts, shapes, strict=True)).items():
@@ -271,8 +284,8 @@ class _Rows:
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
         """
-        of_row, allocation = self._run.copies.kinds.of_row, self._run.storages.allocation
-        return sum([len(allocation(of_row[row])[1]) > 3 for row in allocated_by(events)])
+        of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
+        return sum([len(traced(of_row[row])[1]) > 3 for row in allocated_by(events)])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
         """Return the formula of a shape, or None if it is not known."""
@@ -283,15 +296,19 @@ class _Rows:
 
 
 def _formula(shape: Shape, itemsize: int, sizes: set[int]) -> Formula | None:
-    named = [_is_named(dim, _LENGTH) for dim in shape]
-    if not any(named):
-        return (rounded(elements(shape) * itemsize), "none") if sizes.isdisjoint(shape) else None
-    if sum(named) > 1 or named[0]:
+    named = [place for place, dim in enumerate(shape) if _is_named(dim, _LENGTH)]
+    symbolic = [dim for place, dim in enumerate(shape) if dim.__class__ is SymInt and place not in (0, *named)]
+    if not named:
+        if any(dim.__class__ is SymInt for dim in shape) or not sizes.isdisjoint(shape):
+            return None
+        return rounded(elements(shape) * itemsize), "none", ()
+    if len(named) > 1 or not named[0]:
         return None
-    size = elements(shape) // (+shape[0] * +shape[named.index(True)]) * itemsize
+    others = [dim for place, dim in enumerate(shape) if place not in (0, *named) and dim.__class__ is not SymInt]
+    size, indices = elements((*others,)) * itemsize, tuple([dim.index for dim in symbolic if isinstance(dim, SymInt)])
     if _is_named(shape[0], _ROWS):
-        return size, "tokens"
-    return (size, "positions") if shape[0] == 1 else None
+        return size, "tokens", indices
+    return (size, "positions", indices) if shape[0].__class__ is not SymInt and shape[0] == 1 else None
 
 
 def _is_named(dim: int, name: str) -> bool:
@@ -301,18 +318,19 @@ def _is_named(dim: int, name: str) -> bool:
 class _Passes:
     """The passes of `generate` over a number of sequences, after a number of tokens of each."""
 
-    __slots__ = ("_decoder", "_forward", "_layers", "_prompt", "_rows", "_scores")
+    __slots__ = ("_decoder", "_forward", "_layers", "_prompt", "_rows", "_scores", "_values")
 
-    def __init__(self, decoder: _Decoder, model: Model, rows: int, prompt: int) -> None:
-        self._decoder, self._forward, self._rows, self._prompt = decoder, forward_of(model), rows, prompt
+    def __init__(self, decoder: _Decoder, values: Sequence[int], model: Model, rows: int, prompt: int) -> None:
+        self._decoder, self._values, self._forward = decoder, values, forward_of(model)
+        self._rows, self._prompt = rows, prompt
         self._layers, self._scores = len(model.layers), +model.output.out_features
 
     def derived(self, completion: int) -> DerivedRollout | None:
         """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
         decoder, prompt, last = self._decoder, self._prompt, self._prompt + completion - 2
+        given = self._rows if self._forward.takes_positions else 1
         of_prompts, of_token = (
-            decoder.alive_in(self._rows, tokens, gives_positions=self._forward.takes_positions)
-            for tokens in (prompt, 1)
+            decoder.alive_in(self._values, self._rows * tokens, given * tokens) for tokens in (prompt, 1)
         )
         first, second = self._peak(of_prompts, prompt, 0), self._peak(of_token, 1, prompt)
         third = self._peak(of_token, 1, last)
