@@ -101,7 +101,7 @@ def test_the_trained_pass_determines_the_passes(method: dict[str, Any], trainer:
 
 def test_a_trace_determines_the_passes_of_each_size() -> None:
     series = SeriesCache(traces_first=True)
-    for length, rank, completion in ((2048, 8, 1024), (1024, 8, 512), (4096, 64, 3), (2048, 16, 2000)):
+    for length, rank, completion in ((2048, 8, 1024), (3000, 8, 1000), (4096, 64, 3), (2048, 16, 2000)):
         request = _request({**LORA, "r": rank}, HEADS, sequence_length=length, max_completion_length=completion)
         estimate(request, series, whole=True)
         assert series.step is not None
