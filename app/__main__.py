@@ -63,7 +63,7 @@ def _parser(*, lists_commands: bool) -> argparse.ArgumentParser:
 
 
 def _program() -> str:
-    """The command as its user typed it: an installed package has the script `headroom`."""
+    """Return the command as its user typed it: an installed package has the script `headroom`."""
     name = Path(sys.argv[0]).stem
     return "python -m app" if name == "__main__" else name
 

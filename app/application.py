@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 #: Python before 3.14 does not know this type unless the system lists it.
 mimetypes.add_type("font/woff2", ".woff2")
 
-#: Media types that are not compressed: images, and rows that should arrive at once, not when a block of them is full.
+#: Media types that are not compressed: images, and streamed rows, which compression would delay.
 UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, NDJSON)
 
 #: Every router of the API and of the pages.
 ALL_ROUTERS = (*ROUTERS, *(module.router for module in PAGES))
 
-#: Seconds after which it is looked again whether requests are answered.
+#: The seconds between two checks whether requests are being answered.
 _PAUSE = 0.02
 
 #: Threads may ask for the OpenAPI document at the same time; one builds it.
@@ -86,7 +86,7 @@ class Application(FastAPI):
 
 
 class CachedStaticFiles(StaticFiles):
-    """Static files. Browsers may keep a file for good if its URL contains the hash of its content."""
+    """Static files. Browsers may cache a file forever if its URL contains the hash of its content."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return the file with a Cache-Control header."""
@@ -186,7 +186,7 @@ def _internal_error(request: Request) -> Response:
 
 
 def _error_response(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
-    """Return a problem document to programs, and a page to people."""
+    """Return a problem document to programs, and a page to browsers."""
     if _is_for_programs(request):
         return problem_response(status, detail, (), headers)
     response = error_page(status, HTTPStatus(status).phrase, detail)

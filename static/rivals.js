@@ -1,4 +1,4 @@
-// Typing a card's memory clears its name, and a config clears the model's id, and vice versa.
+// Typing a GPU's memory clears its name, and a config clears the model's id, and vice versa.
 // Without this script, the server refuses both together and says what to remove.
 "use strict";
 

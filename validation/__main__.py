@@ -87,7 +87,7 @@ def _command(name: str) -> str:
 
 
 def _summary(module: str) -> str:
-    """The first sentence of a module's docstring. The module is not imported, which would take seconds."""
+    """Return the first sentence of a module's docstring. The module is not imported, which would take seconds."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

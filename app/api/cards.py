@@ -1,4 +1,4 @@
-"""`GET /api/v1/cards` and `GET /api/v1/cards/{id}`: what cards can train."""
+"""`GET /api/v1/cards` and `GET /api/v1/cards/{id}`: what GPUs can train."""
 
 from typing import Annotated, Any
 
@@ -22,14 +22,14 @@ router = APIRouter(tags=["Catalogues"])
 #: The longest search text.
 LONGEST = 100
 
-#: Where to find the names of cards.
+#: Where to find the names of GPUs.
 _LIST = "see the list at /cards or /api/v1/cards"
 
 CardId = Annotated[
-    str, Path(description="The card's id, name or alias.", openapi_examples={"id": {"value": "rtx-4090"}})
+    str, Path(description="The GPU's id, name or alias.", openapi_examples={"id": {"value": "rtx-4090"}})
 ]
 Search = Annotated[
-    str, Query(max_length=LONGEST, description="Words of a card's name, id, vendor, architecture or segment.")
+    str, Query(max_length=LONGEST, description="Words of a GPU's name, id, vendor, architecture or segment.")
 ]
 
 
@@ -50,22 +50,22 @@ def query_parameters() -> list[dict[str, Any]]:
 
 @router.get(
     "/api/v1/cards",
-    summary="List the cards with what they can train",
+    summary="List the GPUs with what they can train",
     responses={200: {"model": CardList}, **problem_responses(422)},
 )
 def get_cards(q: Search = "") -> Response:
-    """Return every card with the number of models that each method trains on it, and the largest of them."""
+    """Return every GPU with the number of models that each method trains on it, and the largest of them."""
     return json_response(card_list(q))
 
 
 @router.get(
     "/api/v1/cards/{id}",
-    summary="List what one card can train",
+    summary="List what one GPU can train",
     responses={200: {"model": CardAnswer}, **problem_responses(404, 422)},
     openapi_extra={"parameters": query_parameters()},
 )
 def get_card(id: CardId, request: Request) -> Response:  # noqa: A002  the catalogue's word
-    """Return models and methods on a card: whether they fit, the longest sequence, and the largest micro-batch.
+    """Return models and methods on a GPU: whether they fit, the longest sequence, and the largest micro-batch.
 
     The rows come from a table of replays, so the answer takes milliseconds. A name or an alias works as well as the id.
     """
@@ -73,7 +73,7 @@ def get_card(id: CardId, request: Request) -> Response:  # noqa: A002  the catal
 
 
 def card_of(name: str) -> devices.GPU:
-    """Return the card of an address.
+    """Return the GPU of an address.
 
     Raises:
         HTTPProblem: if the catalogue lacks it.
@@ -90,10 +90,10 @@ def _first_cards() -> CardList:
 
 
 EXAMPLES = (
-    GetExample(path="/api/v1/cards", summary="The two smallest cards", answer=_first_cards),
+    GetExample(path="/api/v1/cards", summary="The two smallest GPUs", answer=_first_cards),
     GetExample(
         path="/api/v1/cards/{id}",
-        summary="The two largest models on one card",
+        summary="The two largest models on one GPU",
         answer=lambda: card_answer(devices.gpu("rtx-4090"), CardQuery(limit=2)),
     ),
 )

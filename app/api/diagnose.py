@@ -31,13 +31,13 @@ T = TypeVar("T")
 #: The fields of a request.
 FIELDS = tuple(DiagnoseRequest.model_fields)
 
-#: Those that are text, and what they are.
+#: The fields that are text, with a description of each.
 TEXTS = {"message": "the text of the error", "snapshot": "the pickle in Base64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosed:
-    """A diagnosis, the request body that it is of, and the file that this comes from, if it does."""
+    """A diagnosis, its request body, and the imported file if there is one."""
 
     diagnosis: Diagnosis
     body: dict[str, Any]
@@ -46,7 +46,7 @@ class Diagnosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCase:
-    """An error and its run, as read from a body."""
+    """An out-of-memory error and its run, read from a body."""
 
     request: Request
     run: RunSettings | None
@@ -213,7 +213,7 @@ optimizer: adamw_torch
 learning_rate: 2e-4
 bf16: auto
 """
-#: The run of that file: an answer about a run that was replayed before takes a tenth of the time.
+#: The run of that file. A second answer about the same run takes a tenth of the time.
 _RUN = {
     "model": "meta-llama/Llama-3.2-1B",
     "method": {"name": "lora", "r": 16, "target_modules": "all-linear"},

@@ -1,4 +1,4 @@
-"""Examples of the documentation: requests whose answers are computed when the documentation is read."""
+"""Examples for the documentation. Their answers are computed when the documentation is first read."""
 
 from __future__ import annotations
 

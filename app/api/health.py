@@ -1,4 +1,4 @@
-"""`GET /healthz` and `GET /readyz`: whether the service is up, and whether it answers every request."""
+"""`GET /healthz` and `GET /readyz`: whether the service is up, and whether it accepts every request."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ async def get_ready() -> Response:
 
 
 async def _accepts(socket: str) -> bool:
-    """Whether a process accepts connections on a socket."""
+    """Return whether a process accepts connections on a socket."""
     try:
         _, writer = await asyncio.open_unix_connection(socket)
     except OSError:

@@ -1,4 +1,4 @@
-"""`GET /api/v1/models/types`: the model types of transformers, and which engine answers each."""
+"""`GET /api/v1/models/types`: the model types of transformers, and the engine that estimates each."""
 
 from functools import cache
 from typing import Annotated, Any
@@ -69,7 +69,7 @@ def search(query: str = "") -> ModelTypeList:
 
 
 def _text(row: ModelTypeAnswer) -> str:
-    """Return the text that a search looks through."""
+    """Return the text that a search looks in."""
     engine = row.engine or "refused"
     words = (row.model_type, *row.tasks, engine, row.grade or "", *row.kernel_packages, *row.catalogue)
     return " ".join(words).lower()
@@ -77,7 +77,7 @@ def _text(row: ModelTypeAnswer) -> str:
 
 @cache
 def types() -> tuple[ModelTypeAnswer, ...]:
-    """Return every model type. What the calculator models now counts, whatever the census found."""
+    """Return every model type. The calculator's current families count, not those at the time of the census."""
     census = {row["model_type"]: row for row in (results.model_types() or {"types": ()})["types"]}
     modeled = {name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None}
     rows: dict[str, dict[str, Any]] = {**census}
@@ -110,7 +110,7 @@ def _modeled(task: TaskName) -> frozenset[str]:
 
 @cache
 def tasks() -> tuple[TaskAnswer, ...]:
-    """Return how many types of each task are answered."""
+    """Return the number of types of each task that an engine estimates."""
     names = dict.fromkeys(task for row in types() for task in row.tasks)
     counted = []
     for task in names:

@@ -62,7 +62,7 @@ def check(path: str, text: str, changed: Callable[[Body], Body]) -> Checked:
 
 
 def _body(text: str) -> tuple[Body, tuple[str, ...]]:
-    """The request of a file, and the warnings of its import."""
+    """Return the request of a file, and warnings about the import."""
     request_in_text = _own_request(text)
     if request_in_text is not None:
         return request_in_text, ()
@@ -72,7 +72,7 @@ def _body(text: str) -> tuple[Body, tuple[str, ...]]:
 
 
 def _own_request(text: str) -> Body | None:
-    """The content of a file that is a request of the API."""
+    """Return the content of a file that is a request of the API. None if it is another file."""
     try:
         content = parse_json(text.encode(), "the file", "")
     except PlanError:

@@ -32,12 +32,12 @@ RULES: dict[Outcome, tuple[Level, str]] = {
     "invalid": ("error", "The file is not a request, or its request is refused"),
 }
 
-#: The rule of what a file uses and a request cannot express.
+#: The rule for features of a file that a request cannot express.
 NOT_MODELED = "not_modelled"
 
 
 def text(files: Sequence[Checked]) -> str:
-    """Return one paragraph a file."""
+    """Return a paragraph for each file."""
     return "\n".join(
         "\n".join(
             (
@@ -51,7 +51,7 @@ def text(files: Sequence[Checked]) -> str:
 
 
 def markdown(files: Sequence[Checked]) -> str:
-    """Return a table of the files, and what else there is to say of each."""
+    """Return a table of the files, and remarks on each."""
     lines = [
         "### GPU memory of fine-tuning runs",
         "",
@@ -75,12 +75,12 @@ def _row(checked: Checked) -> str:
 
 
 def _escaped(note: str) -> str:
-    """A sentence that neither starts HTML nor ends its list item."""
+    """Escape a sentence, so that it neither starts HTML nor ends its list item."""
     return note.replace("\n", " ").replace("<", "&lt;")
 
 
 def sarif(files: Sequence[Checked]) -> str:
-    """Return a SARIF log of what does not fit, is tight, is invalid or is not modeled."""
+    """Return a SARIF log of the runs that do not fit, are tight, are invalid or are not modeled."""
     rules: list[dict[str, Any]] = [
         {"id": name, "shortDescription": {"text": sentence}, "defaultConfiguration": {"level": level}}
         for name, (level, sentence) in RULES.items()

@@ -1,4 +1,4 @@
-"""List what a card can train: models and methods, the longest sequence and the largest micro-batch that fit.
+"""List what a GPU can train: models and methods, the longest sequence and the largest micro-batch that fit.
 
 python -m app cards "RTX 4090" --q llama --method qlora
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("card", nargs="?", help="a card's id, name or alias; without one, every card in short")
+    parser.add_argument("card", metavar="GPU", nargs="?", help="an id, name or alias; without one, all GPUs are listed")
     parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
     options.add_fields(parser, CARD_QUERY.values())
 
@@ -38,14 +38,14 @@ def run(args: argparse.Namespace) -> int:
         cards = card_list(query.q)
         request.print_answer(args, cards, "\n".join(_overview(cards)))
         return int(not cards.cards)
-    answer = card_answer(gpu(args.card, "card"), query)
+    answer = card_answer(gpu(args.card, "GPU"), query)
     request.print_answer(args, answer, "\n".join(_lines(answer)))
     return int(not answer.rows)
 
 
 def _overview(answer: CardList) -> Iterator[str]:
     yield table(
-        ("Card", "GiB", *(METHODS[name].facts.label for name in CARD_METHODS)),
+        ("GPU", "GiB", *(METHODS[name].facts.label for name in CARD_METHODS)),
         [
             (
                 card.name,

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked(args: argparse.Namespace) -> Sequence[Checked]:
-    """Every file's outcome. A file that cannot be read is invalid, and the others are checked."""
+    """Return the outcome of every file. A file that cannot be read is invalid. The others are checked nonetheless."""
     changes = options.body_of(args, DEVICE)
     model = request.model(args)
     if model is not None:

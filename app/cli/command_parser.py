@@ -36,7 +36,7 @@ class CommandParser(argparse.ArgumentParser):
         return text.replace(usage, self._short_usage, 1) if usage.count("\n") > MOST_LINES else text
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage, or how to see it if it is long, with the error. Exit with status 2."""
+        """Print the error with the usage, or with a hint to --help if the usage is long. Exit with status 2."""
         usage = self.format_usage()
         if usage.count("\n") > MOST_LINES:
             lines = (

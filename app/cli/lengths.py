@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_lengths(body: Any, lengths: Lengths) -> Any:
-    """Return a request body with the histogram, so that its length is that of the longest sample."""
+    """Return a request body with the histogram. Its length is that of the longest sample."""
     if not isinstance(body, dict):
         return body
     return options.merged(body, {"training": {"sequence_lengths": [list(pair) for pair in lengths.pairs]}})
 
 
 def _lengths(args: argparse.Namespace) -> tuple[Lengths, tuple[str, ...]]:
-    """Return the histogram, and what its lengths do not have."""
+    """Return the histogram, and notes on what its lengths leave out."""
     if args.tokenizer is None:
         raise refusal("--tokenizer", "give a tokenizer.json, or the directory that has it", None)
     tokenizer = tokenizer_of(args.tokenizer)
@@ -91,7 +91,7 @@ def _lengths(args: argparse.Namespace) -> tuple[Lengths, tuple[str, ...]]:
     bar.close()
     if lengths is None:
         if not size_of(args.data):
-            raise refusal("DATA", "the file is empty: give one with a sample a line", args.data)
+            raise refusal("DATA", "the file is empty: give one with one sample per line", args.data)
         raise refusal("DATA", "no sample has two tokens: name the field of the text with --field", args.data)
     return lengths, (WITHOUT_TEMPLATE,) if texts.has_messages else ()
 

@@ -36,7 +36,7 @@ HEAD = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required Gi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    single_use.register(parser)  # a plan can have several models and GPUs: none is lost
+    single_use.register(parser)  # a plan can have several models and GPUs, which are all kept
     parser.add_argument(
         "--request", metavar="FILE", help="a JSON request that the options override; - reads standard input"
     )
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _body(args: argparse.Namespace) -> Any:
-    """Return the request body: the --request file, overridden by what the options give."""
+    """Return the request body: the --request file, overridden by the options."""
     given = {**options.body_of(args, FIELDS), **_models(args)}
     more = options.list_of("--gpus", args.gpus or "")
     if more:
@@ -157,13 +157,13 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         training = miss.request.training
         yield f"Nearest: {plan_text.title(miss)}. {plan_text.shortfall(miss)}"
         yield table(HEAD, [_row("", miss)], left=4)
-        yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
+        yield f"With {number(training.sequence_length)} tokens per sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
-            card, spare = plan_text.smallest_card(miss), size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that fits it, {AMONG}: {card}, with {spare} to spare in training."
+            card, spare = plan_text.smallest_gpu(miss), size(miss.card_fit.headroom_bytes)
+            yield f"The smallest GPU that fits it, {AMONG}: {card}, with {spare} to spare in training."
         else:
-            yield f"{plan_text.no_card(miss)}, {AMONG}."
+            yield f"{plan_text.without_gpu(miss)}, {AMONG}."
         if miss.why_no_shorter_sequence is not None:
             yield f"- {miss.why_no_shorter_sequence}"
     yield from (f"- {change.sentence}" for change in part.changes)

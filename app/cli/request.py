@@ -101,7 +101,7 @@ def model(args: argparse.Namespace) -> Any:
 
 
 def with_file(args: argparse.Namespace, given: dict[str, Any]) -> Any:
-    """Return the body of the --request file, overridden by what the options give."""
+    """Return the body of the --request file, overridden by the options."""
     if args.request is None:
         return given
     return options.merged(file_body(args), given)

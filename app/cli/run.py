@@ -1,4 +1,4 @@
-r"""Estimate every phase of a run, and name the one that ends it.
+r"""Estimate every phase of a run, and name the first that does not fit.
 
 python -m app run --model meta-llama/Llama-3.1-8B --method lora --r 16 --gradient_checkpointing --gpu "RTX 4090" \
     --eval_strategy epoch --per_device_eval_batch_size 1

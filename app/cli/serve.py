@@ -26,7 +26,7 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: More processes than any machine has cores are a mistake.
+#: The maximum number of processes. More than any machine has cores are a mistake.
 _MOST_WORKERS = 512
 
 #: The seconds of CPU time of an answer that could be streamed and is not, unless MOST_PLAIN_SECONDS states others.
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, and then answer the requests that have arrived."""
+    """Serve until SIGTERM or SIGINT, and then answer the remaining requests."""
     settings = _settings(args)
     count = args.workers if args.long_workers is None else args.long_workers
     with TemporaryDirectory(prefix="headroom-") as folder, _stopped_by_sigterm():
@@ -113,7 +113,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> ServiceSettings:
-    """The settings of the environment, with those of the options.
+    """Return the settings from the environment, overridden by the options.
 
     Raises:
         PlanError: if a variable of the environment is not a number.

@@ -1,4 +1,4 @@
-"""An argparse action for options that take one value."""
+"""An argparse action for options that may be given once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StoreOnce(argparse.Action):
-    """Store the value of an option, and refuse a second one, which argparse would take in place of the first."""
+    """Store the value of an option, and refuse a second one. argparse would replace the first."""
 
     def __call__(
         self,

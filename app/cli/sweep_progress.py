@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The interval between updates of the counter, in seconds.
 UPDATE_SECONDS = 0.5
 
-#: The largest number of wrong values that are listed one by one.
+#: The maximum number of wrong values that are listed one by one.
 MOST_LISTED = 10
 
 

@@ -1,4 +1,4 @@
-"""The estimate of a request by the engine that it is for."""
+"""The estimate of a request, by the calculator or by a trace."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Who waits for an answer.
+    """The client that waits for an answer.
 
     Attributes:
-        gone: Whether nobody waits any more.
-        progress: Is called with what runs.
+        gone: Returns whether the client has disconnected.
+        progress: Is called with a description of the running stage.
     """
 
     gone: Callable[[], bool] = lambda: False
@@ -37,14 +37,14 @@ class Client:
 
 @cache
 def tracer() -> Tracer:
-    """The tracer of this process."""
+    """Return the tracer of this process."""
     return Tracer()
 
 
 def answered(request: Request, client: Client | None = None, *, whole: bool = False) -> Estimate:
     """Answer a single request.
 
-    `whole` is passed to the calculator, which is then faster if the timeline is read.
+    `whole` is passed to the calculator, and makes it faster if the timeline is read.
 
     Raises:
         PlanError: if the request is refused.
@@ -59,12 +59,12 @@ def answered(request: Request, client: Client | None = None, *, whole: bool = Fa
 
 
 def needs_trace(request: Request) -> bool:
-    """Whether a request is answered by a trace."""
+    """Return whether a request is answered by a trace."""
     return request.engine == "traced" or (is_traced(request) and _can_trace(request))
 
 
 def _can_trace(request: Request) -> bool:
-    """Whether the installed libraries know the type of a request's model."""
+    """Return whether the installed libraries know the type of a request's model."""
     config = config_of(request.model) or {}
     return not installed.missing() and installed.knows(str(config.get("model_type")))
 
@@ -85,7 +85,7 @@ def _traced(request: Request, client: Client) -> Estimate:
 
 
 def with_way_out(error: PlanError, request: Request) -> PlanError:
-    """A refusal of a model that is not modeled, with what would answer it."""
+    """Return a refusal of a model that is not modeled, with the way out."""
     if request.accounting != "exact" or is_modeled(request.model):
         return error
     if not installed.missing() and not _can_trace(request):

@@ -1,4 +1,4 @@
-"""Whether the traced engine can run: the packages of the extra `validation`, looked at without importing them."""
+"""Whether the traced engine can run: the packages of the extra `validation`, found without importing them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 #: The packages that a trace imports.
 PACKAGES = ("validation", "torch", "transformers", "peft", "bitsandbytes")
 
-#: How to get what is missing.
+#: How to install the missing packages.
 INSTALL = "pip install '.[validation]'"
 
 
 def missing() -> tuple[str, ...]:
-    """The packages that are not installed."""
+    """Return the packages that are not installed."""
     return tuple(name for name in PACKAGES if find_spec(name) is None)
 
 
 def knows(model_type: str) -> bool:
-    """Whether the installed transformers lists a model type."""
+    """Return whether the installed transformers lists a model type."""
     return f'"{model_type}"' in _auto_classes()
 
 
 @cache
 def _auto_classes() -> str:
-    """The source text of transformers' lists of model types."""
+    """Return the source text of transformers' lists of model types."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
         return ""

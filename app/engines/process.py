@@ -1,4 +1,4 @@
-"""A trace in a process with limits. It is read line by line, and ended if it takes too long or nobody waits for it."""
+"""A trace in a process with limits. The process is killed if it takes too long or the client leaves."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from calculator.estimation.traced.document import TraceDocument
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: The most CPU time of a trace, in seconds. Qwen3-Next 80B, the slowest published model that was tried, takes 60.
+#: The maximum CPU time of a trace, in seconds. Qwen3-Next 80B, the slowest published model that was tried, takes 60.
 CPU_SECONDS = 240
 
-#: The most time from start to end, in seconds: the CPU time on a machine whose cores are shared by two.
+#: The maximum elapsed time in seconds: twice the CPU time, for a machine with another process per core.
 WALL_SECONDS = 480
 
 #: The seconds between two checks of whether a client still waits for a trace.
@@ -38,12 +38,12 @@ PACKAGES = Path(__file__).resolve().parents[2]
 #: The environment of the process: no hub, no GPU, one thread.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
-#: The way out of a trace that takes too long.
+#: What to do if a trace takes too long.
 _WAY_OUT = "use a config with fewer layers"
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the trace any more."""
+    """Raised if the client has disconnected."""
 
 
 def run(
@@ -62,7 +62,7 @@ def run(
 
     Raises:
         PlanError: if the request is refused, or the trace is over a limit.
-        AbandonedError: if nobody waits any more.
+        AbandonedError: if the client has disconnected.
     """
     deadline = time.monotonic() + wall_seconds
     with _process([*command, "--cpu-seconds", str(cpu_seconds)]) as process:
@@ -85,7 +85,7 @@ def run(
 
 
 def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
-    """The document in a line; None for a line of progress."""
+    """Return the document in a line. None for a line of progress."""
     if line.startswith('{"document":'):
         return TraceDocument.from_json(line.removeprefix('{"document":').rstrip().removesuffix("}"))
     answer = json.loads(line)
@@ -97,7 +97,7 @@ def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
 
 @contextmanager
 def _process(command: list[str]) -> Iterator[Popen[str]]:
-    """A process, which is killed at the end of the context with all that it started."""
+    """Start a process. At the end of the context, kill it and all that it started."""
     places = (str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(places)}
     with Popen(  # noqa: S603  our own interpreter and module
@@ -110,7 +110,7 @@ def _process(command: list[str]) -> Iterator[Popen[str]]:
 
 
 def _sent(process: Popen[str], body: dict[str, Any]) -> SimpleQueue[str | None]:
-    """The lines that a process writes about a body, as they come; None at the end."""
+    """Return a queue of the lines that a process writes about a body. None is the last item."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
     def follow() -> None:
@@ -131,7 +131,7 @@ def _sent(process: Popen[str], body: dict[str, Any]) -> SimpleQueue[str | None]:
 
 
 def _died(status: int, cpu_seconds: int) -> PlanError:
-    """Why a process ended without an answer."""
+    """Return the error for a process that ended without an answer."""
     if -status == signal.SIGXCPU:
         message = f"the trace takes more than {cpu_seconds:,} seconds of CPU time, its limit: {_WAY_OUT}"
         return refusal("model", message)

@@ -1,4 +1,4 @@
-"""Traces for a server: a bounded number at once, a bounded queue, and the last answers kept."""
+"""Traces for a server: a bounded number at once, a bounded queue, and a cache of the last traces."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
     from calculator.estimation.traced.document import TraceDocument
 
-#: How many traces run at once: each keeps a core busy, and the server needs one too.
+#: The number of traces that run at once. Each keeps a core busy, and the server needs one too.
 AT_ONCE = 2
 
-#: How many more may wait for their turn.
+#: The maximum number of traces that wait.
 WAITING = 4
 
-#: How many traces are kept. Each is up to some megabytes.
+#: The number of traces in the cache. Each has up to some megabytes.
 KEPT = 16
 
 
 class BusyError(Exception):
-    """Too many traces wait already."""
+    """Raised if too many traces wait already."""
 
 
 class Tracer:
-    """Traces requests. The device and how reserved memory is found are not part of a trace."""
+    """Traces requests. A trace depends neither on the device nor on how reserved memory is found."""
 
     def __init__(self, run: Callable[..., TraceDocument] = process.run) -> None:
         self._run = run
@@ -44,11 +44,11 @@ class Tracer:
         self._lock = Lock()
 
     def trace(self, request: Request, gone: Callable[[], bool], progress: Callable[[str], None]) -> TraceDocument:
-        """The trace of a request.
+        """Return the trace of a request.
 
         Raises:
             BusyError: if too many traces wait already.
-            AbandonedError: if nobody waits for it any more.
+            AbandonedError: if the client has disconnected.
             PlanError: if it is refused, or over a limit.
         """
         body = body_of(request)
@@ -90,7 +90,7 @@ class Tracer:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    """The input of a trace, as the body of a request."""
+    """Return the input of a trace, as the body of a request."""
     method = {"name": request.method.name, **asdict(request.method)}
     training = asdict(request.training)
     body = {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}

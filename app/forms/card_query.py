@@ -1,4 +1,4 @@
-"""The filters of a card's rows: query parameters of the API and the page, and options of the command line."""
+"""The filters of a GPU's rows: query parameters of the API and the page, and options of the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, str] = {name: field.text(field.declared.default) for name, f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardForm:
-    """The typed text of every filter, and the names in the address that are no filter."""
+    """The typed text of every filter, and the names in the address that are not filters."""
 
     typed: Mapping[str, str]
     unknown: tuple[str, ...] = ()

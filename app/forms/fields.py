@@ -42,7 +42,7 @@ class Field:
     #: The dotted path of the request's object that has the setting.
     part: str
     declared: Declared
-    #: The method whose own field it is: the setting of that name differs between methods.
+    #: The method that the field belongs to, if the setting of that name differs between methods.
     method: str = ""
 
     @property
@@ -74,7 +74,7 @@ class Field:
 
     @property
     def or_word(self) -> bool:
-        """Whether the setting is a number or one of some words."""
+        """Whether the setting is a number or one of several words."""
         return int in self.kinds and bool(self.declared.choices)
 
     @property
@@ -98,7 +98,7 @@ class Field:
 
     @property
     def default_text(self) -> str:
-        """The value that an empty field gets, as a person would type it; `none` for null."""
+        """The value of an empty field, as a person would type it. `none` for null."""
         return self.text(self.value("")) or "none"
 
     def text(self, value: Any) -> str:

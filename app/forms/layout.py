@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.devices import GPU
 
-#: Training fields that are always visible; the others are folded.
+#: Training fields that are always visible. The others are folded.
 FIRST_TRAINING = (
     "micro_batch_size",
     "sequence_length",
@@ -37,10 +37,10 @@ CHOSEN = ("trainer",)
 #: Device fields that are always visible.
 FIRST_DEVICE = ("gpu", "memory_gib", "count", "sharding")
 
-#: The most labels of methods in the heading of a group.
+#: The maximum number of method labels in the heading of a group.
 MOST_LABELS = 5
 
-#: Labels of the fields that no setting declares.
+#: Labels of the fields without a declared setting.
 MODEL_LABELS = {"model": "Model", "config": "config.json", "method": "Method"}
 
 #: Labels of the fields of an estimate's form.
@@ -56,7 +56,7 @@ class MethodGroup:
 
     @property
     def label(self) -> str:
-        """The labels of the methods, of many the first ones."""
+        """The labels of the methods. If there are many, only the first ones."""
         labels = [METHOD_LABELS[name] for name in self.methods]
         if len(labels) > MOST_LABELS:
             labels = [*labels[: MOST_LABELS - 1], f"{len(labels) - MOST_LABELS + 1} more"]
@@ -65,7 +65,7 @@ class MethodGroup:
 
     @property
     def further(self) -> bool:
-        """Whether only methods have them that are not compared unless they are chosen."""
+        """Whether none of the methods is compared by default."""
         return not set(self.methods).intersection(USUAL_METHODS)
 
 
@@ -97,15 +97,18 @@ def _select(fields: Iterable[Field], names: tuple[str, ...]) -> tuple[Field, ...
 
 
 def _method_groups() -> tuple[MethodGroup, ...]:
+    """Return the fields of methods by the methods that have them. Those of full fine-tuning alone come last."""
     owners: dict[str, list[str]] = {}
-    by_name: dict[str, Field] = {}
     for method, fields in METHOD.items():
         for field in fields:
             owners.setdefault(field.name, []).append(method)
+    by_name: dict[str, Field] = {}
+    for method in (*(name for name in METHOD if name != "full"), "full"):
+        for field in METHOD[method]:
             by_name.setdefault(field.name, field)
     sharing: dict[tuple[str, ...], list[Field]] = {}
-    for name, methods in owners.items():
-        sharing.setdefault(tuple(methods), []).append(by_name[name])
+    for name, field in by_name.items():
+        sharing.setdefault(tuple(owners[name]), []).append(field)
     return tuple(MethodGroup(methods=methods, fields=tuple(fields)) for methods, fields in sharing.items())
 
 

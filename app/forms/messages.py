@@ -45,7 +45,7 @@ _SETTING = re.compile(
 )
 
 #: The items of a plan request's lists.
-_SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
+_SHORTLISTS = {"devices": "GPUs, including the one above", "models": "models"}
 
 #: A method's name at the start of a message.
 _METHOD = re.compile(rf"^({'|'.join(METHOD_LABELS)})(?= needs )")
@@ -78,7 +78,7 @@ def _labeled(found: re.Match[str]) -> str:
 
 
 def _config_or_model(name: str, typed: Mapping[str, str]) -> str:
-    """Return `model` for a problem of a config that was not pasted: the catalogue's model is to blame."""
+    """Return `model` for a problem of a config that was not pasted: the catalogue's model causes it."""
     return "model" if name == "config" and not typed["config"].strip() else name
 
 

@@ -47,7 +47,7 @@ DEFAULTS: dict[str, str] = {
 #: The field for another tool's file. The form submits it, but it is not part of a plan.
 FILE = "content"
 
-#: The fields that a model that classifies images has no use for. Its config decides the tokens of an image.
+#: The fields that have no effect on a model that classifies images. Its config decides the tokens of an image.
 OF_TEXTS = ("sequence_length", "target_length", "sequence_lengths", "padding")
 
 #: The longest address that a page links to, in characters; some programs truncate longer ones.

@@ -1,4 +1,4 @@
-"""The choice of a trainer or tool in a form, and the text that its defaults give the fields."""
+"""The choice of a trainer or tool in a form, and its defaults as text of the fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: The field of the choice.
 TOOL = "tool"
 
-#: The hidden field with the tool whose defaults the form last got, so that a change of it is noticed without scripts.
+#: The hidden field with the tool whose defaults the form has. A change of the tool is noticed without scripts.
 SHOWN = "tool_shown"
 
 
@@ -66,13 +66,13 @@ def texts(tool: Tool, method: str, defaults: Mapping[str, str]) -> dict[str, str
 
 
 def raised(tool: Tool, typed: Mapping[str, str]) -> dict[str, str]:
-    """Return the least values of a tool where less is typed."""
+    """Return the minimum values of a tool where smaller ones are typed."""
     least = {_name(default.path): default.value for default in tool.defaults_for(typed["method"]) if default.is_least}
     return {name: _text(name, value) for name, value in least.items() if not _is_enough(typed[name], value)}
 
 
 def _is_enough(text: str, least: int) -> bool:
-    """Whether a typed number is the least value or more; a text that is no number is left to its field's check."""
+    """Return whether a typed number is at least a value. Text that is no number is left to its field's check."""
     return not text.strip().isdecimal() or int(text) >= least
 
 

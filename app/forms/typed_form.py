@@ -24,7 +24,7 @@ class TypedForm:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """The fields that the form does not show, since what is chosen in others has no use for them."""
+        """The fields that the form does not show, because they have no effect with the other fields."""
         return ()
 
     @property

@@ -61,7 +61,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def decode_form(body: bytes) -> list[tuple[str, str]]:
-    """Return the names and values of a form; what the pressed button changes comes last and overrides the rest."""
+    """Return the names and values of a form. The changes of the pressed button come last, and override the rest."""
     pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
     changes = [query for name, query in pairs if name == CHANGE]
     fields = [(name, value) for name, value in pairs if name != CHANGE]

@@ -1,4 +1,4 @@
-"""Whether the client of a request still waits."""
+"""Whether the client of a request is still connected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def client_of(request: Request) -> Client:
-    """The client of a request, for a function that runs in a thread of the server."""
+    """Return the client of a request, for a function that runs in a thread of the server."""
     return Client(gone=lambda: from_thread.run(request.is_disconnected))
 
 

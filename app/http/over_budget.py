@@ -1,4 +1,4 @@
-"""The fields of a request that make its answer take long: changing them is the way out of a limit on CPU time."""
+"""The fields of a request that make its answer slow. Changing them is the way out of a limit on CPU time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from calculator.common.budget import OverBudgetError
 
-#: The lists of a request whose every entry is computed, and what they are of.
+#: The lists of a request whose entries are all computed, and what they contain.
 _LISTS = {"methods": "methods", "models": "models", "devices": "devices"}
 
 #: Two micro-batches are replayed in any case.

@@ -68,7 +68,7 @@ class Streamed:
 
 
 class _Whole:
-    """A response that is kept until it is whole."""
+    """A response that is buffered until it is complete."""
 
     def __init__(self) -> None:
         self.start: Message = {}

@@ -22,7 +22,7 @@ LABELS = {
     "torchtune": "torchtune",
 }
 
-#: Formats that are offered for requests with the trainer of the same name alone.
+#: Formats that are offered only for requests with the trainer of the same name.
 OF_TRAINER = frozenset({"torchtune"})
 
 
@@ -37,7 +37,7 @@ class Download:
 
 
 def downloads(request: Request, answer: Estimate) -> tuple[Download, ...]:
-    """Return a file in every format that is offered; none if the request is not one that a file can run."""
+    """Return a file in every format. Empty if no file can run the request."""
     try:
         plan = planned(request, answer)
     except PlanError:

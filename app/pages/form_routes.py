@@ -1,4 +1,4 @@
-"""The routes of a page whose form is in its address: the page, a submitted form, and the page as JSON."""
+"""The routes of a page with a form: the page, a submitted form, and the page as JSON."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,7 @@ from calculator.common.errors import refusal
 
 
 class AddressForm(Protocol):
-    """A form that an address contains."""
+    """A form whose fields are in the address."""
 
     @property
     def unknown(self) -> tuple[str, ...]:

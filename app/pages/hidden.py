@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from app.interop.imports.imported import Imported
 
-#: Why a setting is listed on the page whose form has no field for it.
+#: The reason that is stated with a setting for which the page's form has no field.
 WITHOUT_IT = "has no field on this page: the figures are without it, those of /api/v1/estimate for this import with it"
 
 
 def with_hidden(imported: Imported, why: str = WITHOUT_IT) -> Imported:
-    """Return the import with what its page leaves out listed among what it does not reproduce."""
+    """Return the import with the settings that its page leaves out, listed as not reproduced."""
     request = imported.request
     method, training = request["method"], request.get("training", {})
     hidden = [

@@ -1,7 +1,7 @@
 """Pages whose answer is in parts, and may take seconds to compute.
 
-A page whose answer is soon there is sent whole. Of another, what is before the answer is sent at once, with the form,
-and then each part when it is ready: browsers show a document while it arrives, without scripts.
+A page whose answer is ready soon is sent whole. Of other pages, the form and what else precedes the answer is sent at
+once, and then each part when it is ready. Browsers show a document while it arrives, without scripts.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Rendering:
 
 
 class PartsResponse(Response):
-    """A page, whole if its answer is there within the application's `whole_page_seconds`, else part by part.
+    """A page. It is sent whole if its answer is ready within the application's `whole_page_seconds`, else part by part.
 
     The status of a streamed page is 200. Problems that are found later are a part of it, after the others.
     """
@@ -173,7 +173,7 @@ class _Answering:
         return over_budget_problems(error, self.body) if isinstance(error, OverBudgetError) else None
 
     def stop(self) -> None:
-        """End the computation at its next look at the budget, or after a part."""
+        """End the computation at its next check of the budget, or after a part."""
         self._is_stopped = True
         if self._budget is not None:
             self._budget.stop()

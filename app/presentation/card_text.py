@@ -1,4 +1,4 @@
-"""Sentences about the models that a card can train."""
+"""Sentences about the models that a GPU can train."""
 
 from __future__ import annotations
 

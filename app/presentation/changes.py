@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-#: The fields of a run.
+#: The fields of the settings of a run.
 _RUN = {field.name: field for field in RUN}
 
 #: Settings without a form field.

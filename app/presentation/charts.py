@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Estimate, Memory, Timeline
 
 
-#: The longest line of a card's label, in characters, so that it fits on a phone.
+#: The longest line of a GPU's label, in characters, so that it fits on a phone.
 LABEL_WIDTH = 20
 
 
 def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
-    """Return stacked bars of the required memory, one per method, and a line at the card's memory.
+    """Return stacked bars of the required memory, one per method, and a line at the GPU's memory.
 
     `meta` names the color of a bar.
     """
@@ -46,7 +46,7 @@ def timeline_figure(memory: Memory) -> str:
         range(len(line)),
         [moment.bytes for moment in line],
         [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line],
-        titles=("the step, in order", "GiB alive"),
+        titles=("the step, in order", "GiB allocated"),
     )
     figure.update_xaxes(showticklabels=False)
     for phase in PHASES:
@@ -148,7 +148,7 @@ def _layout(bars: int) -> dict[str, Any]:
         "bargap": 0.35,
         "height": _height(1, bars),
         "margin": {"l": 8, "r": 16, "t": _above(1), "b": 8},
-        "xaxis": {"title": {"text": "GiB on each card"}, "automargin": True, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "GiB on each GPU"}, "automargin": True, "rangemode": "tozero"},
         "yaxis": {"automargin": True, "ticksuffix": "  "},
         "showlegend": False,
     }
@@ -164,10 +164,10 @@ def _height(lines: int, bars: int) -> int:
 
 
 def _line(figure: go.Figure, fit: Fit, longest: int, bars: int) -> None:
-    """Draw a line at the card's memory. Its label is narrow, and left of a line far right, to fit on a phone."""
+    """Draw a line at the GPU's memory. Its label is narrow, and left of a line far right, to fit on a phone."""
     usable = gib(fit.usable_bytes)
     side = "right" if 2 * fit.usable_bytes > longest else "center"
-    name = fit.gpu.name if fit.gpu else "the card"
+    name = fit.gpu.name if fit.gpu else "the GPU"
     figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
     lines = [*wrap(name, LABEL_WIDTH), size(fit.usable_bytes)]
     text = "<br>".join(lines)

@@ -1,4 +1,4 @@
-"""Sentences about a run on a card that it fills or does not fit."""
+"""Sentences about a run that fills its GPU or does not fit it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _out_of_memory_sentence(event: OutOfMemory) -> str:
     if event.phase == "load":
         where = "while the model is loaded"
     elif event.phase in ("prefill", "decode"):
-        where = "in the pass of the prompt" if event.phase == "prefill" else f"in the pass of token {event.step:,}"
+        where = "in the prefill" if event.phase == "prefill" else f"in the decoding step of token {event.step:,}"
     else:
         where = f"in step {event.step}, in the {PHASES[event.phase]}"
     return f"It runs out of memory {where}, at a request of {format_size(event.requested_bytes)} for “{event.tensor}”."
@@ -72,7 +72,7 @@ def _tight(fit: Fit) -> Iterator[str]:
             f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(rate)} in a pass."
             f" {WAITS}."
         )
-        yield "With another process on the card, or a longer answer, it can run out of memory."
+        yield "With another process on the GPU, or a longer answer, it can run out of memory."
         return
     if rate:
         yield (
@@ -84,13 +84,13 @@ def _tight(fit: Fit) -> Iterator[str]:
             f"The allocator frees its cached blocks and tries again {_times(before)} in the first steps ({COUNTER}),"
             " and not again: later steps lose no time."
         )
-    yield "With another process on the card, a longer batch, or an evaluation in between, it can run out of memory."
+    yield "With another process on the GPU, a longer batch, or an evaluation in between, it can run out of memory."
 
 
 def _expandable(fit: Fit) -> Iterator[str]:
     if fit.outcome is not None and not fit.outcome.tensors_fit:
         # The minimum with expandable segments is not read: to find it takes up to two seconds for a model of 70B.
-        yield "No setting of the allocator helps: the live tensors alone need more memory than the card has."
+        yield "No setting of the allocator helps: the live tensors alone need more memory than the GPU has."
         return
     changed = fit.with_expandable_segments
     if changed is None:

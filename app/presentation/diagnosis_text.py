@@ -40,7 +40,7 @@ def when_in_phase(match: PhaseMatch) -> str:
 
 
 def title(found: Diagnosis) -> str:
-    """Return the answer in a line."""
+    """Return the diagnosis in a line."""
     in_phase = found.phase_match
     if in_phase is not None:
         return f"{in_phase.tensor}, {when_in_phase(in_phase)}"

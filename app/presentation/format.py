@@ -1,4 +1,4 @@
-"""Formatting of figures for people; the rest of the program uses whole bytes."""
+"""Formatting of figures for people. The rest of the program uses whole bytes."""
 
 from __future__ import annotations
 

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 #: Labels of the passes.
 PASSES: dict[PassName, str] = {
-    "prefill": "the prompt",
-    "first_decode": "the token after it",
-    "last_decode": "the last token",
+    "prefill": "prefill",
+    "first_decode": "first decoding step",
+    "last_decode": "last decoding step",
 }
 
 #: Labels of the costs.
 COSTS = {
-    "operations_per_token": "Operations a token",
-    "bytes_read_per_token": "Bytes read a token",
-    "kv_cache_bytes": "Bytes of the cache",
+    "operations_per_token": "Operations per token",
+    "bytes_read_per_token": "Bytes read per token",
+    "kv_cache_bytes": "Bytes of the KV cache",
     "resident_bytes": "Bytes of weights",
 }
 
@@ -43,7 +43,7 @@ def workload(answer: Inference) -> str:
     """Describe the prompts, the generated tokens and the tasks."""
     serving = answer.serving
     prompts = "1 prompt" if serving.batch_size == 1 else f"{number(serving.batch_size)} prompts"
-    tasks = "" if serving.tasks == 1 else f", {number(serving.tasks)} tasks on the card"
+    tasks = "" if serving.tasks == 1 else f", {number(serving.tasks)} tasks on the GPU"
     merged = ", merged" if serving.merged else ""
     answers = f"{number(serving.max_new_tokens)} more generated"
     return f"{prompts} of {number(serving.context_length)} tokens, {answers}{tasks}{merged}"
@@ -59,7 +59,7 @@ def why(answer: Inference) -> str:
     memory = answer.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
     listed = " and ".join(f"{COMPONENTS[part.name].label.lower()} ({size(part.bytes)})" for part in largest)
-    return f"The peak is in the pass of {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {listed}."
+    return f"The peak is in the {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {listed}."
 
 
 def parts(answer: Inference) -> tuple[Part, ...]:

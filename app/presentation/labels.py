@@ -31,20 +31,16 @@ COMPONENTS: dict[str, ComponentLabel] = {
         ),
         ComponentLabel(name="adapter_weights", label="Added weights", meaning="parameters that the method adds"),
         ComponentLabel(name="gradients", label="Gradients", meaning="one for each trained parameter"),
+        ComponentLabel(name="optimizer_states", label="Optimizer states", meaning="those of each trained parameter"),
         ComponentLabel(
-            name="optimizer_states", label="Optimizer states", meaning="kept by the optimizer for each of them"
+            name="activations", label="Activations", meaning="saved in the forward pass for the backward pass"
         ),
-        ComponentLabel(
-            name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"
-        ),
-        ComponentLabel(
-            name="kv_cache", label="Cached keys and values", meaning="of every earlier token, in every layer"
-        ),
+        ComponentLabel(name="kv_cache", label="KV cache", meaning="keys and values of earlier tokens, in every layer"),
         ComponentLabel(
             name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"
         ),
         ComponentLabel(name="workspace", label="Workspace", meaning="temporary tensors of the current operation"),
-        ComponentLabel(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),
+        ComponentLabel(name="overhead", label="Allocator and CUDA", meaning="cached blocks, CUDA libraries, context"),
     )
 }
 
@@ -65,7 +61,7 @@ class Part:
 
 
 def parts(memory: Memory) -> tuple[Part, ...]:
-    """Return the parts of `required_bytes`: the components at the peak, then the memory beyond the tensors."""
+    """Return the parts of `required_bytes`: the components at the peak, then the memory of the allocator and CUDA."""
     return parts_of(memory.components, memory.required_bytes)
 
 

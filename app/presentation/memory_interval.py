@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def interval_sentence(interval: MemoryInterval) -> str:
-    """State both ends of the required memory, or of the tensors' peak if that alone differs."""
+    """State both ends of the required memory, or of the allocated peak if only that differs."""
     low, high = interval.required_bytes
     ends = f"{size(low)} to {size(high)}"
     if low == high:
@@ -27,7 +27,7 @@ def interval_sentence(interval: MemoryInterval) -> str:
 
 
 def interval_lines(memory: Memory) -> Iterator[str]:
-    """Yield the interval and its reasons; nothing for an answer that is none."""
+    """Yield the interval and its reasons. Yield nothing for an answer without an interval."""
     if memory.interval is not None:
         yield interval_sentence(memory.interval)
         yield from (f"- {reason}" for reason in memory.interval.reasons)

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 def device_name(plan: DevicePlan) -> str:
     """Return the name of the device, or its memory."""
     card = card_of(plan.device)
-    return _several(card.name if card else f"a card of {size(plan.device.memory_bytes or 0)}", plan.device.count)
+    return _several(card.name if card else f"a GPU of {size(plan.device.memory_bytes or 0)}", plan.device.count)
 
 
-def smallest_card(miss: NearestMiss) -> str | None:
-    """Return the name of the smallest card that a nearest miss fits, with the number of GPUs; None if there is none."""
+def smallest_gpu(miss: NearestMiss) -> str | None:
+    """Return the name of the smallest GPU that a nearest miss fits, with the number of GPUs; None if there is none."""
     return None if miss.card is None else _several(miss.card.name, miss.request.device.count)
 
 
-def no_card(miss: NearestMiss) -> str:
-    """Say that a nearest miss fits no card."""
+def without_gpu(miss: NearestMiss) -> str:
+    """Say that a nearest miss fits no GPU."""
     count = miss.request.device.count
-    return "No single card fits it" if count == 1 else f"{count:,} GPUs of no single card fit it"
+    return "No single GPU fits it" if count == 1 else f"No GPU fits it, even with {count:,} of them"
 
 
 def _several(name: str, count: int) -> str:

@@ -42,7 +42,7 @@ def basis(time: RunTime) -> str:
     reached = f"{time.speed.efficiency.low:.0%} to {time.speed.efficiency.high:.0%}".replace("%", " %")
     rated = time.speed.seconds_per_step.high * time.speed.efficiency.low
     return (
-        f"At the card's rated speed, a step takes {rated:.3g} s. "
+        f"At the GPU's rated speed, a step takes {rated:.3g} s. "
         f"With a probability of {LEVEL:.0%}, a run reaches {reached} of that speed".replace("%", " %")
         + f", according to {len(runs)} similar published runs ({sources})."
     )
@@ -67,7 +67,7 @@ def accuracy() -> str:
 
 
 def _left_out() -> Iterator[str]:
-    """Say of each source whose runs count in no interval why they do not."""
+    """Say for each source without runs in any interval why it has none."""
     runs = Counter(run.source for run in published_runs() if run.source.left_out)
     yield from (
         f" The {count} runs of {source.name} are excluded: {source.left_out}." for source, count in runs.items()

@@ -34,7 +34,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauge:
-    """A bar of the card's memory: the segments that fill it, and where the card ends."""
+    """A bar of the GPU's memory: the segments that fill it, and where the GPU's memory ends."""
 
     segments: tuple[Segment, ...]
     end: float
@@ -42,8 +42,8 @@ class Gauge:
 
 
 def device_name(fit: Fit) -> str:
-    """Return the name of the card, or its memory."""
-    return fit.gpu.name if fit.gpu else f"a card of {size(fit.usable_bytes)}"
+    """Return the name of the GPU, or its memory."""
+    return fit.gpu.name if fit.gpu else f"a GPU of {size(fit.usable_bytes)}"
 
 
 def sentence(plan: Estimate) -> str:
@@ -55,7 +55,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     """Say whether a requirement fits, and by how much."""
     required = size(required_bytes)
     if fit is None:
-        return f"It needs {required}. Choose a card to see whether it fits."
+        return f"It needs {required}. Choose a GPU to see whether it fits."
     needs = f"It needs {required} of the {size(fit.usable_bytes)} that a process can use"
     if fit.outcome is not None:
         return _replay_sentence(required, fit)
@@ -68,7 +68,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
 
 
 def _replay_sentence(required: str, fit: Fit) -> str:
-    """Say whether the replayed run fits the card, and the least memory that it needs."""
+    """Say whether the replayed run fits the GPU, and the least memory that it needs."""
     assert fit.minimum_bytes is not None
     assert fit.margin_bytes is not None
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
@@ -78,16 +78,16 @@ def _replay_sentence(required: str, fit: Fit) -> str:
     if fit.verdict is Verdict.TIGHT:
         return (
             f"It runs, but only because the allocator frees cached blocks. It needs at least {least}, {margin} less"
-            f" than the {usable} that a process can use. On a card with room for its cached blocks it takes {required}."
+            f" than the {usable} that a process can use. On a GPU with room for its cached blocks it uses {required}."
         )
     return (
         f"It fits with {margin} to spare. It needs at least {least} of the {usable} that a process can use. On"
-        f" this card it takes {required}."
+        f" this GPU it uses {required}."
     )
 
 
 def shards_weights(plan: Estimate) -> bool:
-    """Whether each of several GPUs has a part of the weights, and gathers the others."""
+    """Return whether each of several GPUs has a part of the weights, and gathers the others."""
     return any(collective.name == "all_gather" for collective in plan.communication or ())
 
 
@@ -112,7 +112,7 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
 
 
 def history_sentence(plan: Estimate) -> str | None:
-    """Say what the order of lengths adds, and when; None if all micro-batches are alike and the cache is kept."""
+    """Say how much the order of lengths adds, and when. None if all micro-batches are alike and the cache is kept."""
     history = plan.memory.history
     if history is None:
         return None
@@ -120,12 +120,12 @@ def history_sentence(plan: Estimate) -> str | None:
     added = f"{size(abs(history.added_bytes))} {'more' if history.added_bytes >= 0 else 'less'}"
     if len(history.seeds) == 1:
         return (
-            f"With its cache emptied, the run reserves {most} on a card that never fills: {added} than with the cache"
+            f"With its cache emptied, the run reserves {most} on a GPU that never fills: {added} than with the cache"
             " kept."
         )
     return (
         f"The worst of {len(history.seeds)} histories of drawn micro-batches reserves {most} in step"
-        f" {history.peak_step}, on a card that never fills: {added} than if every micro-batch were the longest."
+        f" {history.peak_step}, on a GPU that never fills: {added} than if every micro-batch were the longest."
     )
 
 
@@ -135,9 +135,9 @@ def large_figure(fit: Fit) -> int:
 
 
 def margin_on(card: Fit, plan: Estimate) -> int:
-    """Return a plan's margin on another card, as `large_figure` does on its own.
+    """Return a plan's margin on another GPU, as `large_figure` does on its own.
 
-    Where the run was not replayed on the card, it needs as much as on its own, but for the workspaces.
+    If the run was not replayed on the GPU, it needs as much as on its own, except for the workspaces.
     """
     least = plan.fit.minimum_bytes if plan.fit else None
     if least is None:
@@ -175,7 +175,7 @@ def largest_transient(plan: Estimate) -> Row | None:
 
 
 def gauge(plan: Estimate) -> Gauge:
-    """Return the gauge of an estimate, drawn to the larger of card and requirement."""
+    """Return the gauge of an estimate, drawn to the larger of GPU and requirement."""
     return gauge_of(parts(plan.memory), plan.fit)
 
 

@@ -1,4 +1,4 @@
-"""The access log: one JSON object a line, without queries and bodies, which contain plans."""
+"""The access log: one JSON object per line, without queries and bodies, which contain plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound on requests that are answered or wait at once: more get 503, with the time to try again."""
+"""The limit of requests that are answered or wait at once. Others get 503 with the time to try again."""
 
 from __future__ import annotations
 

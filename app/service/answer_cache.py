@@ -1,4 +1,4 @@
-"""Answers that are kept: the last ones used, by the canonical request, up to a number of bytes."""
+"""A cache of the answers that were used last, by canonical request, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 #: A response as it was sent: its first message, and its body.
 Kept = tuple["Message", bytes]
 
-#: The bytes of a response in addition to its body and its key: headers and dictionaries, rounded up.
+#: The bytes of a response besides its body and its key, for headers and dictionaries, rounded up.
 OVERHEAD = 2048
 
 
 class AnswerCache:
-    """Responses by key. Those that were not used for longest go first."""
+    """Responses by key. The least recently used are dropped first."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes

@@ -35,7 +35,7 @@ class Budgeted:
             await self.app(scope, receive, send)
 
     def _limit(self, scope: Scope) -> tuple[int, str]:
-        """Return the seconds of a request, and the way to more."""
+        """Return the seconds of a request, and how to get more."""
         if STREAMED in scope:
             return self.streamed, ""
         if route_path(scope) in endpoints.IN_PARTS:

@@ -1,6 +1,6 @@
-"""`POST /api/v1/estimate` of the calculator's engine, answered without the routes of FastAPI, which take as long.
+"""`POST /api/v1/estimate` of the calculator's engine, without FastAPI's routes, which take as long as an estimate.
 
-The answer is that of `app.api.estimate`, which answers whatever else arrives there: other media types, and traces.
+The answer equals that of `app.api.estimate`, which answers all other requests: other media types, and traces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PATH = "/api/v1/estimate"
 
-#: Threads that compute. Few: only one computes at a time, and each more makes all of them wait for turns.
+#: The number of threads that compute. Only one computes at a time, and more threads make all of them wait for turns.
 THREADS = 4
 
 
@@ -106,7 +106,7 @@ def _is_json_post(scope: Scope) -> bool:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Whether a client accepts no compression and no stream."""
+    """Return whether a client accepts no compression and no stream."""
     headers = dict(scope["headers"])
     coded, accepted = headers.get(b"accept-encoding", b""), headers.get(b"accept", b"")
     return b"gzip" not in coded and NDJSON.encode() not in accepted.lower()
@@ -123,7 +123,7 @@ def _short_text(request: Request) -> bytes | None:
 
 
 def _is_short(request: Request) -> bool:
-    """Whether an answer takes a few milliseconds, less than it takes to hand it to a thread and back under load.
+    """Return whether an answer takes a few milliseconds, less than passing it to a thread and back under load.
 
     Those are models of the catalogue on one GPU by the rule: of 1,780 that were answered for the first time, with and
     without a trainer, the slowest took 0.25 s of CPU time.

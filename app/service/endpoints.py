@@ -1,4 +1,4 @@
-"""The endpoint of a path: what metrics count by, which answers may be kept, and which requests are long."""
+"""The endpoint of a path, by which metrics count, answers are cached, and long requests are recognized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: POST endpoints whose answer follows from the body.
+#: POST endpoints whose answer depends only on the body.
 KEPT = frozenset(
     f"/api/v1/{name}" for name in ("estimate", "compare", "limits", "plan", "inference", "export", "import")
 )
@@ -26,7 +26,7 @@ OPENAPI_PATHS = ("/api/v1/openapi.json", "/openapi.json")
 #: Endpoints that are always answered, however many requests wait.
 ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 
-#: GET endpoints whose response follows from the address and the installed files, and which proxies may keep.
+#: GET endpoints whose response depends only on the address and the installed files. Proxies may cache it.
 CATALOGUES = frozenset(
     f"/api/v1/{name}"
     for name in (
@@ -35,14 +35,14 @@ CATALOGUES = frozenset(
     )
 ) | set(OPENAPI_PATHS)
 
-#: Endpoints that take milliseconds, and are answered where they arrive. All others may take seconds.
+#: Endpoints that take milliseconds, and are not forwarded. All others may take seconds.
 SHORT = (
     ALWAYS
     | (CATALOGUES - set(OPENAPI_PATHS))
     | {"/api/v1/estimate", "/api/v1/import", "/static", "/docs", "/models", "/cards", "/cards/{id}", "other"}
 )
 
-#: The name of paths at which there is nothing.
+#: The name of paths without an endpoint.
 OTHER = "other"
 
 

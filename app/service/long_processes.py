@@ -14,7 +14,7 @@ import uvicorn
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: How long to wait before the processes are started again, in seconds.
+#: The wait before the processes are started again, in seconds.
 _PAUSE = 1.0
 
 #: How long they may take to answer their last requests when the server stops, in seconds.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from app.service.endpoints import Endpoints
 
-#: The key of a request's scope for its endpoint, and for what the cache did.
+#: The keys of a request's scope for its endpoint, and for the result of the cache lookup.
 ENDPOINT, CACHE = "headroom.endpoint", "headroom.cache"
 
 

@@ -33,7 +33,7 @@ _TURN = 0.001
 #: How much lower the priority of long requests is, as `nice` counts.
 _NICE = 10
 
-#: When to try again, in seconds: what waits is short, or long.
+#: When to try again, in seconds: after short requests, and after long ones.
 _SHORT_WAIT, _LONG_WAIT = 1, 5
 
 #: Requests that are answered once before the first one arrives, so that every module is imported.

@@ -36,7 +36,7 @@ class ServiceSettings:
     """The settings of a server process, from its environment.
 
     Attributes:
-        cache_bytes: The bytes of answers that are kept; 0 keeps none.
+        cache_bytes: The size of the answer cache in bytes. 0 switches it off.
         most_at_once: How many requests are answered or wait at once; others get 503.
         most_long_at_once: The same for long requests, of each process that answers them.
         most_seconds: The seconds of CPU time of one answer; a request that takes more is refused.

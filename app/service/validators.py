@@ -1,6 +1,6 @@
-"""ETag and Cache-Control of responses that follow from their address: catalogues, pages and their JSON versions.
+"""ETag and Cache-Control of responses that depend only on their address: catalogues, pages and their JSON versions.
 
-The tag follows from the address and the installed files, so that a request for what the client has is answered
+The tag depends on the address and the installed files. So a request for a response that the client has is answered
 without computing it.
 """
 
@@ -82,7 +82,7 @@ def _has(scope: Scope, tag: str) -> bool:
 
 @cache
 def installed() -> str:
-    """Return a hash of what responses follow from: the version, and the size and time of every installed file."""
+    """Return a hash of what responses depend on: the version, and the size and time of every installed file."""
     folders = (Path(__file__).parents[1], Path(__file__).parents[2] / "calculator", TEMPLATES, STATIC, RESULTS)
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -25,8 +25,8 @@ class Processes:
     """The processes of a sweep.
 
     Attributes:
-        jobs: How many compute; -1 is one for each core, or for each of the cluster's.
-        backend: What starts them.
+        jobs: The number of processes. -1 is one per core, here or in the cluster.
+        backend: joblib's backend that starts them.
         scheduler: The address of a cluster's scheduler; None starts the processes here.
     """
 
@@ -53,7 +53,7 @@ class Processes:
     def started(self) -> Iterator[str]:
         """Start the processes, or connect to the scheduler; joblib then computes there.
 
-        Yields how joblib returns blocks there: as they are computed, or of ray a list at the end.
+        Yields how joblib returns blocks there: as they are computed, or with ray as a list at the end.
 
         Raises:
             PlanError: if no scheduler answers at the address.
@@ -68,7 +68,7 @@ class Processes:
 
 
 def _compute_there(backend: Any) -> None:
-    """Let a cluster compute also while it has one worker, which joblib takes for a reason to compute here."""
+    """Let a cluster with one worker compute. joblib would compute here instead."""
     of_cluster = backend.effective_n_jobs
     backend.effective_n_jobs = lambda n_jobs: max(2, of_cluster(n_jobs))
 

@@ -1,6 +1,6 @@
 """The rows of a sweep, computed by several processes in blocks of points, and read in order.
 
-A process that dies loses no row: the blocks that it had, and those that wait behind them, are computed again.
+If a process dies, its blocks and those that wait behind them are computed again, so no row is lost.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rows(sweep: Sweep, processes: Processes) -> Iterator[dict[str, Any]]:
 
 
 class _Pool:
-    """The processes of joblib, kept from window to window: those of ray take seconds to start."""
+    """The processes of joblib. They are reused from window to window, because ray's take seconds to start."""
 
     def __init__(self, returned: str) -> None:
         self._returned = returned
@@ -99,7 +99,7 @@ def lines_of(request: Mapping[str, Any], grid: Mapping[str, tuple[Any, ...]], st
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether an error is that of a process that ended: of joblib's loky, of dask, or of ray."""
+    """Return whether an error is that of a process that ended: of joblib's loky, of dask, or of ray."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"BrokenProcessPool", "BrokenExecutor", "KilledWorker", "RayActorError", "WorkerCrashedError"})
 

@@ -29,6 +29,6 @@ TOOLS: dict[str, Tool] = {
 
 
 def tool_of(name: str, trainer: str) -> Tool | None:
-    """Return the tool of a name if it runs the trainer, else the trainer's own; None if there is no such trainer."""
+    """Return the tool of a name if it runs the trainer, else the trainer itself. None if there is no such trainer."""
     tool = TOOLS.get(name)
     return tool if tool is not None and (tool.trainer or "") == trainer else TOOLS.get(trainer or REFERENCE)

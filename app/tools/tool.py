@@ -27,7 +27,7 @@ class Tool:
     summary: str
     source: str
     defaults: tuple[TrainerDefault, ...] = ()
-    #: Sentences about features that are not modeled; empty if the whole step is.
+    #: Sentences about features that are not modeled. Empty if the whole step is modeled.
     not_modelled: str = ""
 
     @property

@@ -1,4 +1,4 @@
-"""The allocations that load a model onto the card, before its first step.
+"""The allocations that load a model onto the GPU, before its first step.
 
 Source: transformers/modeling_utils.py (caching_allocator_warmup) and core_model_loading.py, which quantizes matrices
 one by one; bitsandbytes.functional.quantize_4bit; peft.utils.other.prepare_model_for_kbit_training; then PEFT's own

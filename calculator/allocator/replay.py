@@ -234,7 +234,7 @@ class Replay:
         return run
 
     def load(self) -> None:
-        """Load the model onto the card."""
+        """Load the model onto the GPU."""
         sizes, loaded = self.loading.on(self.allocator.total)
         self._loaded(sizes, self.loading.names).play(loaded)
         if self.resident.buckets is not None:

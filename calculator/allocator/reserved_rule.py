@@ -113,7 +113,7 @@ def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, grad
 
 
 def _of_loaded_whole(resident: ResidentState) -> int:
-    """Return the rule's estimate for a 4-bit model, which is whole on the card until FSDP2 has sharded all of it.
+    """Return the rule's estimate for a 4-bit model, which is whole on the GPU until FSDP2 has sharded all of it.
 
     The blocks that it leaves cached belong to the first stream. So no output of an all-gather can use them.
     """

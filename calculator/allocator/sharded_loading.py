@@ -1,7 +1,7 @@
-"""The allocations that load a model which FSDP2 shards: on the host, or in 4 bits on the card.
+"""The allocations that load a model which FSDP2 shards: on the host, or in 4 bits on the GPU.
 
 Source: accelerate/utils/fsdp_utils.py (fsdp2_prepare_model); torch/distributed/fsdp/_fully_shard/_fully_shard.py
-(fully_shard) and _fsdp_init.py (_move_states_to_device), which move a unit's whole parameters to the card one by one,
+(fully_shard) and _fsdp_init.py (_move_states_to_device), which move a unit's whole parameters to the GPU one by one,
 and _fsdp_param.py (_init_sharded_param), which copies this rank's part of each. The whole parameters are freed when
 `fully_shard` returns, except the weights of the embeddings and of the head, which locals of fsdp2_prepare_model refer
 to.
@@ -62,7 +62,7 @@ def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
 class LoadedOnHost(HostLoading):
     """A model that is read into host memory.
 
-    The whole parameters of each unit are on the card until they are sharded.
+    The whole parameters of each unit are on the GPU until they are sharded.
     """
 
     __slots__ = ()
@@ -90,7 +90,7 @@ class LoadedOnHost(HostLoading):
 
 
 class LoadedWhole(Loading):
-    """A 4-bit model, which is whole on the card until all of it is sharded, because accelerate keeps its state dict.
+    """A 4-bit model, which is whole on the GPU until all of it is sharded, because accelerate keeps its state dict.
 
     The state dict has copies of nested constants' code books (bitsandbytes, functional.py, QuantState.as_dict).
     """

@@ -31,7 +31,7 @@ class FlattenedLoading(HostLoading):
 
     Frozen weights stay whole, and the trained weights of each group become one flat tensor.
 
-    `most_reserved` counts the weights and the flat tensors together. A card without that much room flattens on the
+    `most_reserved` counts the weights and the flat tensors together. A GPU without that much room flattens on the
     host.
     """
 

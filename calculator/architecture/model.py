@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: The assumption on the batches of a model that can read images, if they contain none.
 TEXT_ALONE = (
-    "Batches contain only text: the vision tower and its projection are on the card but do not run."
+    "Batches contain only text: the vision tower and its projection are on the GPU but do not run."
     " The activations of images are not counted."
 )
 

@@ -47,7 +47,7 @@ class Base(ABC):
     is_linear: ClassVar[bool] = True
     #: Whether the layers store biases as buffers, which no method trains.
     keeps_biases_as_buffers: ClassVar[bool] = False
-    #: The lowest compute capability that supports the base. (0, 0) if every card does.
+    #: The lowest compute capability that supports the base. (0, 0) if every GPU does.
     compute_capability: ClassVar[tuple[int, int]] = (0, 0)
     #: The lowest compute capability that no longer supports the base. None if there is none.
     unsupported_from: ClassVar[tuple[int, int] | None] = None

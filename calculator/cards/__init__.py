@@ -1,1 +1,1 @@
-"""What a card can train: the models of the catalogue with some methods, from a table of replays."""
+"""What a GPU can train: the models of the catalogue with some methods, from a table of replays."""

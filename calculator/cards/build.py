@@ -1,4 +1,4 @@
-"""Compute the rows of the table by replaying every run that may fit a card."""
+"""Compute the rows of the table by replaying every run that may fit a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def groups() -> dict[str, tuple[GPU, ...]]:
-    """Return the cards of each group, sorted by memory, largest first."""
+    """Return the GPUs of each group, sorted by memory, largest first."""
     found: dict[str, list[GPU]] = {}
     for card in sorted(gpus(), key=lambda gpu: -gpu.usable_bytes):
         found.setdefault(group_of(card), []).append(card)
@@ -60,16 +60,16 @@ class _Builder:
         self.unfit: dict[str, list[Sizes]] = {}
 
     def group(self, cards: tuple[GPU, ...], context: int) -> tuple[list[int], list[int]]:
-        """Return the reserved memory of the runs on a group of cards, in segments.
+        """Return the reserved memory of the runs on a group of GPUs, in segments.
 
-        The shortest sequence has a figure even if it fits no card.
+        The shortest sequence has a figure even if it fits no GPU.
         """
         by_length = [*self._series(cards, sizes_by_length(context))]
         least = by_length or [self._reserved(cards, sizes_by_length(context)[0])]
         return least, [*self._series(cards, sizes_by_batch(context))]
 
     def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
-        """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest card."""
+        """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest GPU."""
         for size in sizes:
             if not self._has_room(cards[0], size):
                 break

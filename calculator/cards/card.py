@@ -1,4 +1,4 @@
-"""What one card can train: one row for every model and method, from the table."""
+"""What one GPU can train: one row for every model and method, from the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
-    """The runs of one model and method on a card."""
+    """The runs of one model and method on a GPU."""
 
     model: str
     parameters: int
@@ -51,13 +51,13 @@ class CardRow:
 
 @lru_cache(maxsize=16)
 def card_rows(card: GPU) -> tuple[CardRow, ...]:
-    """Return every row of a card, in the order of the table."""
+    """Return every row of a GPU, in the order of the table."""
     group = group_of(card)
     return tuple(_row(runs, card, group) for runs in table())
 
 
 def fitting(runs: Runs, card: GPU, group: str) -> set[Sizes]:
-    """Return the sizes with which a model and method fit a card of a group."""
+    """Return the sizes with which a model and method fit a GPU of a group."""
     room = card.usable_bytes - cuda_context(card).bytes
     reserved = runs.reserved.get(group, {})
     return {sizes for sizes, size in reserved.items() if size <= room} - runs.unfit.get(card.id, frozenset())

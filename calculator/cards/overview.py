@@ -1,4 +1,4 @@
-"""A summary of each card: how many models each method can train on it, and the largest of them."""
+"""A summary of each GPU: how many models each method can train on it, and the largest of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOnCard:
-    """One method on a card: the models that fit, and the one with the most parameters, or None."""
+    """One method on a GPU: the models that fit, and the one with the most parameters, or None."""
 
     method: CardMethod
     models: int
@@ -28,7 +28,7 @@ class MethodOnCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardSummary:
-    """A card, and what each method can train on it."""
+    """A GPU, and what each method can train on it."""
 
     card: GPU
     methods: tuple[MethodOnCard, ...]
@@ -36,7 +36,7 @@ class CardSummary:
 
 @cache
 def overview() -> tuple[CardSummary, ...]:
-    """Return a summary of every card of the catalogue, the smallest card first."""
+    """Return a summary of every GPU of the catalogue, the smallest GPU first."""
     cards = sorted(gpus(), key=lambda card: card.usable_bytes)
     return tuple(CardSummary(card=card, methods=_methods(card)) for card in cards)
 

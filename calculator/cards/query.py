@@ -1,4 +1,4 @@
-"""The filters and the order of a card's rows."""
+"""The filters and the order of a GPU's rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_ROWS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardQuery:
-    """The filters and the order of a card's rows."""
+    """The filters and the order of a GPU's rows."""
 
     q: str = setting(
         "",
@@ -31,7 +31,7 @@ class CardQuery:
     )
     method: CardMethod | None = setting(None, label="Method", help="Rows of one method only.", empty="all")
     fits: Literal["fits", "does_not_fit", "all"] = setting(
-        "fits", label="Verdict", help="Rows of runs that fit the card, that do not, or all rows."
+        "fits", label="Verdict", help="Rows of runs that fit the GPU, that do not, or all rows."
     )
     sequence_length: int | None = setting(
         None,

@@ -1,4 +1,4 @@
-"""The runs in the table of cards: their methods, their other settings, and their sizes."""
+"""The runs in the table of GPUs: their methods, their other settings, and their sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHOD_SETTINGS: dict[CardMethod, dict[str, Any]] = {"lora": _LOW_RANK, "qlora":
 TRAINING: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True, "optimizer": "adamw_torch"}
 
 SETTINGS = (
-    "One training step of a plain PyTorch loop on one card: bfloat16 weights, the adamw_torch optimizer, gradient "
+    "One training step of a plain PyTorch loop on one GPU: bfloat16 weights, the adamw_torch optimizer, gradient "
     "checkpointing, SDPA attention, no padding. LoRA and QLoRA have r 16 and all-linear; other methods have the "
     "defaults of PEFT. A replay of PyTorch's caching allocator gives reserved memory. A row states what differs."
 )
@@ -55,9 +55,9 @@ def task_of(entry: ModelEntry) -> TaskName:
 
 
 def group_of(card: GPU) -> str:
-    """Return the group of a card. A run reserves the same memory on all cards of a group.
+    """Return the group of a GPU. A run reserves the same memory on all GPUs of a group.
 
-    These cards have the same attention kernels and library workspaces.
+    These GPUs have the same attention kernels and library workspaces.
     """
     workspace = sum(part.bytes for part in library_workspace(card))
     return f"{'flash' if card.has_flash else 'no flash'}, {workspace} bytes of workspaces"

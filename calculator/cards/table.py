@@ -1,4 +1,4 @@
-"""The table of the memory that each run of the catalogue reserves on each group of cards (`catalogue/cards.json`).
+"""The table of the memory that each run of the catalogue reserves on each group of GPUs (`catalogue/cards.json`).
 
 `python -m validation cards` recomputes it. Sizes are multiples of a segment of the caching allocator.
 """
@@ -30,9 +30,9 @@ Sizes = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """The runs of one model and method: the bytes that each reserves, by group of cards and by sizes.
+    """The runs of one model and method: the bytes that each reserves, by group of GPUs and by sizes.
 
-    The sizes of a group end at the first run whose live tensors exceed the memory of every card of the group.
+    The sizes of a group end at the first run whose live tensors exceed the memory of every GPU of the group.
     """
 
     entry: ModelEntry
@@ -44,7 +44,7 @@ class Runs:
     #: The longest sequence that the model's context, or the request's field, allows.
     context: int
     reserved: Mapping[str, Mapping[Sizes, int]]
-    #: The runs whose reserved memory fits a card but that fail in a replay on it, by card.
+    #: The runs whose reserved memory fits a GPU but that fail in a replay on it, by GPU.
     unfit: Mapping[str, frozenset[Sizes]]
 
     @property

@@ -1,4 +1,4 @@
-"""Comparisons of methods for one model, training and device, and of one plan on every card."""
+"""Comparisons of methods for one model, training and device, and of one plan on every GPU."""
 
 from __future__ import annotations
 
@@ -88,24 +88,24 @@ def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
 
 
 def cards(plan: Estimate, attention: str = "sdpa", device: Device | None = None) -> tuple[Fit, ...]:
-    """Return the verdict on every card that has the plan's kernels, smallest first.
+    """Return the verdict on every GPU that has the plan's kernels, smallest first.
 
-    Each card has its own workspaces and context. Other cards have the number of GPUs and the sharding of `device`, or
+    Each GPU has its own workspaces and context. Other GPUs have the number of GPUs and the sharding of `device`, or
     one GPU without it.
     """
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
     return tuple(
-        sorted((_fit_on(plan, _with_card(device, card)) for card in able), key=lambda answer: answer.usable_bytes)
+        sorted((_fit_on(plan, _with_gpu(device, card)) for card in able), key=lambda answer: answer.usable_bytes)
     )
 
 
-def _with_card(device: Device | None, card: GPU) -> Device:
-    """Return a device with another card and the same number of GPUs."""
+def _with_gpu(device: Device | None, card: GPU) -> Device:
+    """Return a device with another GPU and the same number of GPUs."""
     return replace(device or Device(), gpu=card.id, memory_bytes=None)
 
 
 def _fit_on(plan: Estimate, device: Device) -> Fit:
-    """Return the verdict on a card. Near the limit, the run is replayed on it."""
+    """Return the verdict on a GPU. Near the limit, the run is replayed on it."""
     card = card_of(device)
     forward, backward = (part.bytes for part in library_workspace(card))
     ruled = _fit_with(plan, device, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
@@ -116,7 +116,7 @@ def _fit_on(plan: Estimate, device: Device) -> Fit:
 
 
 def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
-    """Return the verdict on a card, given the reserved bytes without workspaces."""
+    """Return the verdict on a GPU, given the reserved bytes without workspaces."""
     memory, card = plan.memory, card_of(device)
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes

@@ -1,4 +1,4 @@
-"""The GPU catalogue, and the memory that a process can use on each card."""
+"""The GPU catalogue, and the memory that a process can use on each GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from calculator.common.errors import refusal
 MIB = 1 << 20
 GIB = 1 << 30
 
-#: What a request can state instead of a card that is not in the catalogue.
+#: What a request can state instead of a GPU that is not in the catalogue.
 INSTEAD = "give its size as device.memory_bytes"
 
 _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generation)\b")
@@ -22,12 +22,12 @@ _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPU:
-    """A card. Each known figure has a source.
+    """A GPU. Each known figure has a source.
 
     Memory: `memory_gb` from the data sheet (in GiB, though data sheets write GB), `memory_driver_mib` from nvidia-smi,
     `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux.
     Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS. `origin` links the
-    row that the card comes from, with its float32 rate.
+    row that the GPU comes from, with its float32 rate.
     """
 
     id: str
@@ -58,7 +58,7 @@ class GPU:
 
     @property
     def compute_major(self) -> int | None:
-        """The major version of the compute capability. None for a card that is not NVIDIA's."""
+        """The major version of the compute capability. None for a GPU that is not NVIDIA's."""
         return int(self.compute_capability.split(".")[0]) if self.compute_capability else None
 
     @property
@@ -74,7 +74,7 @@ class GPU:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usable:
-    """The memory that a process can use on a card, and the source of that figure."""
+    """The memory that a process can use on a GPU, and the source of that figure."""
 
     bytes: int
     assumption: str
@@ -86,10 +86,10 @@ def _gpu_named(name: str) -> GPU | None:
 
 
 def gpu(name: str, loc: str = "device.gpu") -> GPU:
-    """Look a card up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
+    """Look a GPU up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
 
     Raises:
-        PlanError: if the catalogue lacks the card. The message names the closest ones.
+        PlanError: if the catalogue lacks the GPU. The message names the closest ones.
     """
     card = _gpu_named(name) if len(name) <= 100 else None
     if card is None:
@@ -99,19 +99,19 @@ def gpu(name: str, loc: str = "device.gpu") -> GPU:
 
 @cache
 def gpus() -> tuple[GPU, ...]:
-    """Return every card of the catalogue, in its order."""
+    """Return every GPU of the catalogue, in its order."""
     catalogue = read("gpus.json")
     return tuple(_card(row, catalogue["sources"]) for row in catalogue["gpus"])
 
 
 @cache
 def usable(card: GPU) -> Usable:
-    """Return the memory that torch reports for a card, or an estimate from the driver's figure or the data sheet."""
+    """Return the memory that torch reports for a GPU, or an estimate from the driver's figure or the data sheet."""
     if card.memory_torch_mib is not None:
         reported = f"A process can use {card.memory_torch_mib:,} MiB of {card.name} ({card.memory_torch_source})"
         return Usable(bytes=card.memory_torch_mib * MIB, assumption=reported)
     reserve = typical_reserve_mib()
-    kept = f"less {reserve:,} MiB that drivers typically reserve (the median over cards with both figures)"
+    kept = f"less {reserve:,} MiB that drivers typically reserve (the median over GPUs with both figures)"
     if card.memory_driver_mib is not None:
         driver = f"Torch's figure for {card.name} is unknown: {card.memory_driver_mib:,} MiB in nvidia-smi, {kept}"
         return Usable(bytes=(card.memory_driver_mib - reserve) * MIB, assumption=driver)
@@ -124,7 +124,7 @@ def usable(card: GPU) -> Usable:
 
 @cache
 def typical_reserve_mib() -> int:
-    """Return by how many MiB torch's figure is below nvidia-smi's: the median over cards with both figures."""
+    """Return by how many MiB torch's figure is below nvidia-smi's: the median over GPUs with both figures."""
     return median_high(
         card.memory_driver_mib - card.memory_torch_mib
         for card in gpus()
@@ -133,9 +133,9 @@ def typical_reserve_mib() -> int:
 
 
 def caveats(card: GPU) -> tuple[str, ...]:
-    """Return how a card differs from the CUDA card of compute capability 8.0 or higher that the figures assume."""
+    """Return how a GPU differs from the CUDA GPU of compute capability 8.0 or higher that the figures assume."""
     if card.compute_capability is None:
-        return (f"{card.name} is not a CUDA card: workspaces, context and kernels are those of an NVIDIA A100",)
+        return (f"{card.name} is not a CUDA GPU: workspaces, context and kernels are those of an NVIDIA A100",)
     warnings = []
     if not card.bf16_native:
         warnings.append(f"{card.name} has no native bfloat16")
@@ -150,7 +150,7 @@ def caveats(card: GPU) -> tuple[str, ...]:
 def has_inline_ecc(card: GPU) -> bool:
     """Return whether error correction uses 1/16 of the memory.
 
-    It does on data-centre cards with GDDR (A10, A40, L4, L40S, T4).
+    It does on data-centre GPUs with GDDR (A10, A40, L4, L40S, T4).
     """
     return card.vendor == "NVIDIA" and card.segment == "data centre" and card.memory_type.startswith("GDDR")
 

@@ -1,4 +1,4 @@
-"""The attention kernels that scaled_dot_product_attention can choose from on a card."""
+"""The attention kernels that scaled_dot_product_attention can choose from on a GPU."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FLOAT32_PRODUCTS = (2, 8)
 def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] | None) -> Kernels:
     """Return the kernels of a device, of a stack and of packages.
 
-    Without a named card, they are those of a current card.
+    Without a named GPU, they are those of a current GPU.
     """
     return _kernels_of(device.gpu, stack, fla="fla" in (packages or ()))
 

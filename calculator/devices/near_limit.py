@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from calculator.devices.verdict import Fit
     from calculator.inputs.sharding import ShardingName
 
-#: The share of a card that a run must leave free by the rule to count as fitting without a replay. Source:
+#: The share of a GPU that a run must leave free by the rule to count as fitting without a replay. Source:
 #: docs/decisions/0004-reserved-memory.md: in 98.2 % of 1,000 random plans the rule is not too low. Otherwise it is
 #: mostly 1 to 4 % too low.
 NEAR = 0.05

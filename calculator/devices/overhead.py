@@ -6,7 +6,7 @@ from calculator.common.sourced import Sourced
 from calculator.devices.gpus import GPU, MIB, gpu
 
 REFERENCE_GPU = "a100-sxm4-80gb"
-"""The card whose workspaces count if a request names no card."""
+"""The GPU whose workspaces count if a request names no GPU."""
 
 _SIZES = "PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize"
 _THREADS = "one per thread and stream; cuBLASLt shares it (getWorkspace, TORCH_CUBLASLT_UNIFIED_WORKSPACE)"
@@ -26,7 +26,7 @@ _CONTEXT = Sourced(
 def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
     """Return the cuBLAS workspaces of a training step: one for the main thread, one for autograd's thread.
 
-    The caching allocator allocates them, so `max_memory_allocated` includes them. Without a card, they are those of an
+    The caching allocator allocates them, so `max_memory_allocated` includes them. Without a GPU, they are those of an
     A100.
     """
     card = card or gpu(REFERENCE_GPU)
@@ -45,7 +45,7 @@ def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
 def cuda_context(card: GPU | None) -> Sourced:
     """Return the memory that a process uses before its first tensor: kernels, driver and context.
 
-    For a current stack there is one public measurement. It is used for every card, and `source` names its card.
+    For a current stack there is one public measurement. It is used for every GPU, and `source` names its GPU.
     """
     if card is None or card.id == "rtx-6000-ada":
         return _CONTEXT

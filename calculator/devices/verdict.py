@@ -1,4 +1,4 @@
-"""The verdict whether a run fits a card, and the number of cards that it needs."""
+"""The verdict whether a run fits a GPU, and the number of GPUs that it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The verdict on a run and a card. Figures are bytes on one card, except `gpus_needed`."""
+    """The verdict on a run and a GPU. Figures are bytes on one GPU, except `gpus_needed`."""
 
     gpu: GPU | None
     usable_bytes: int
@@ -35,18 +35,18 @@ class Fit:
     assumption: str
     #: Advice if the verdict is tight by the rule.
     advice: str | None = None
-    #: The bytes that the card needs while a sleeping engine on it generates. 0 without such an engine.
+    #: The bytes that the GPU needs while a sleeping engine on it generates. 0 without such an engine.
     awake_bytes: int = 0
-    #: The outcome of the run on the card, by replay. None if the verdict is by the rule. The properties are then None
+    #: The outcome of the run on the GPU, by replay. None if the verdict is by the rule. The properties are then None
     #: too.
     outcome: Outcome | None = field(default=None, compare=False, repr=False)
     gpus: Deferred[int | None] = field(default_factory=lambda: Deferred(lambda: None), compare=False, repr=False)
 
     @property
     def gpus_needed(self) -> int | None:
-        """A lower bound on the number of GPUs for a run that does not fit. None if no number of such cards is enough.
+        """A lower bound on the number of GPUs for a run that does not fit. None if no number of such GPUs is enough.
 
-        More than one requires sharding. Without sharding, each card needs all of `required_bytes`.
+        More than one requires sharding. Without sharding, each GPU needs all of `required_bytes`.
         """
         return self.gpus()
 
@@ -82,7 +82,7 @@ class Fit:
 
 
 def card_of(device: Device) -> GPU | None:
-    """Return the card of the catalogue that a device names, if any."""
+    """Return the GPU of the catalogue that a device names, if any."""
     return gpu(device.gpu) if device.gpu is not None else None
 
 
@@ -98,15 +98,15 @@ def fit(
     colocated: ColocatedEngine | None = None,
     unsharded: Callable[[], int] | None = None,
 ) -> Fit | None:
-    """Compare a run with a device. Return None if the device names neither a card nor a size.
+    """Compare a run with a device. Return None if the device names neither a GPU nor a size.
 
     With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
-    is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
-    In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same card, and
-    `unsharded` are the bytes that a card needs with any number of cards, which is 0 if it is not given.
+    is at most the GPU's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
+    In between it is tight: the outcome depends on memory fragmentation. `colocated` is an engine on the same GPU, and
+    `unsharded` are the bytes that a GPU needs with any number of GPUs, which is 0 if it is not given.
 
     Raises:
-        PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
+        PlanError: if the catalogue lacks the GPU, or the device gives both a GPU and a size.
     """
     card = card_of(device)
     usable_memory = _usable(device, card)
@@ -145,7 +145,7 @@ def fit(
 
 
 def given_twice(card: GPU, memory_bytes: int, loc: str = "device") -> Problem:
-    """Return the problem of a device that gives both a card and a size."""
+    """Return the problem of a device that gives both a GPU and a size."""
     message = f"give either it or device.gpu ({card.name}), not both"
     return Problem(loc=f"{loc}.memory_bytes", msg=message, input=memory_bytes)
 
@@ -170,9 +170,9 @@ def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
 def _gpus_needed(
     device: Device, usable_bytes: int, needed: tuple[int, int], unsharded: Callable[[], int], *, fits: bool
 ) -> int | None:
-    """Return a lower bound on the number of cards, from the live and the required bytes of one card.
+    """Return a lower bound on the number of GPUs, from the live and the required bytes of one GPU.
 
-    By replay, a tight run needs no more cards than it has. Bytes that are not sharded occupy every card.
+    By replay, a tight run needs no more GPUs than it has. Bytes that are not sharded occupy every GPU.
     """
     least, required_bytes = needed
     shares = device.count if device.sharding in SHARDED else 1

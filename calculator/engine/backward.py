@@ -113,7 +113,8 @@ def _run(node: Node) -> None:
             _validate_output(grads, index, edge[2], edge[3])
     del grad, incoming
     if node.hooks is not None:
-        node.hooks.after(node)
+        if node.hooks.follows_nodes:
+            node.hooks.after(node)
         node.hooks = None
     node.saved = ()
     _pass_on(grads, edges)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.resident.quantization import Quantization
 
 
-#: The maximum number of tokens for which every card multiplies without a dense copy of the weight.
+#: The maximum number of tokens for which every GPU multiplies without a dense copy of the weight.
 FUSED_TOKENS = 4
 
 
@@ -59,8 +59,8 @@ def matmul_4bit(
 def _fused(x: Tensor, quantization: Quantization) -> bool:
     """Return whether one kernel reads the packed weight.
 
-    Every card uses this kernel for up to 4 tokens if each row consists of whole blocks. For up to 1,536 tokens it
-    depends on the card. The calculator then counts the dense copy.
+    Every GPU uses this kernel for up to 4 tokens if each row consists of whole blocks. For up to 1,536 tokens it
+    depends on the GPU. The calculator then counts the dense copy.
 
     Source: bitsandbytes/backends/cuda/ops.py, gemm_4bit, _GEMM_4BIT_CUSTOM_FLOOR_M.
     """

@@ -96,6 +96,8 @@ class OffloadedActivations:
         "tape",
     )
 
+    follows_nodes = True
+
     def __init__(self, tape: Tape, *, leaves_inputs: bool, reenters: bool = False) -> None:
         self.tape = tape
         self._count = 0

@@ -22,6 +22,7 @@ class _NoGrad:
     """Saves nothing, as under torch.no_grad."""
 
     __slots__ = ()
+    follows_nodes = False
 
     def pack(self, tensor: Tensor) -> None:
         """Drop a tensor that a node saves."""

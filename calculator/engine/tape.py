@@ -46,6 +46,10 @@ class SavedTensorsHooks(Protocol):
     def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
         """Return the tensors from what a node kept."""
 
+    @property
+    def follows_nodes(self) -> bool:
+        """Whether `after` does anything."""
+
     def after(self, node: Node) -> None:
         """Run when a node has run whose saved tensors were unpacked."""
 
@@ -96,6 +100,7 @@ class Tape:
         "reads_graph",
         "reads_trains",
         "recomputes",
+        "repeats_checkpoints",
         "rows",
         "scope",
         "sequence_nr",
@@ -135,6 +140,8 @@ class Tape:
         self.calls_modules = False
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
+        #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.
+        self.repeats_checkpoints = False
         #: Whether a module is running whose inner calls are not marked.
         self.in_leaf = False
         #: Modules whose inner calls are not marked, each with the gradients that wait for the end of its backward pass.
@@ -164,6 +171,12 @@ class Tape:
     @trains.setter
     def trains(self, trains: bool) -> None:
         self._trains = trains
+
+    @property
+    def mode(self) -> tuple[object, ...]:
+        """The state that operations depend on, except the scope, which each module sets first."""
+        own = self.component, self.autocast, self.grad_enabled, self._trains, self.module_dropout, self.weight_views
+        return *own, self.calls_modules, self.in_leaf, self.tower_layer
 
     def mark(self, label: str, tensor: Tensor | None = None) -> None:
         """Label this position of the step, and store the row of a tensor under the label."""

@@ -115,7 +115,7 @@ class Component:
     source: str
     listed: Callable[[], tuple[Row, ...]] = tuple
     rule: tuple[str, str] | None = None
-    #: The serialized JSON, cached by the serializer. Runs on other cards have the same components.
+    #: The serialized JSON, cached by the serializer. Runs on other GPUs have the same components.
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -250,7 +250,7 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The memory at the peak of one step, and the memory that the run needs on a card.
+    """The memory at the peak of one step, and the memory that the run needs on a GPU.
 
     `listed`, `line` and `listed_overheads` create the phases, the timeline and the overheads when they are first read.
     With sample lengths, the step is that of the longest micro-batch, and reserved memory is that of the worst
@@ -272,11 +272,11 @@ class Memory:
     host_bytes: int | None = None
     #: The bytes of host memory of all ranks of a node.
     node_host_bytes: int | None = None
-    #: The run, for replays on other cards. None if reserved memory follows the rule.
+    #: The run, for replays on other GPUs. None if reserved memory follows the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
-    #: The engine that generates on the same card, if there is one.
+    #: The engine that generates on the same GPU, if there is one.
     colocated: ColocatedEngine | None = None
-    #: Computes the bytes that a card needs with any number of cards, from its overheads. None if all memory may be
+    #: Computes the bytes that a GPU needs with any number of GPUs, from its overheads. None if all memory may be
     #: sharded.
     unsharded: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
     #: The interval of the figures, which are its high end. None if the figures are not an interval.

@@ -57,7 +57,7 @@ class DeviceReplay:
         self.cached: dict[Hashable, Any] = {} if cached is None else cached
 
     def with_workspaces(self, workspaces: tuple[int, int]) -> DeviceReplay:
-        """Return the same run on a card whose matrix library has other workspaces."""
+        """Return the same run on a GPU whose matrix library has other workspaces."""
         if workspaces == self.workspaces:
             return self
         return self._like(

@@ -154,7 +154,7 @@ def _joined(
             *without_gradient(model, step.resident.tensors),
             *warnings,
             *of_initialization,
-            *_card_caveats(request),
+            *_gpu_caveats(request),
         ),
     )
 
@@ -279,7 +279,7 @@ def _run_of(request: Request, forward: int, backward: int) -> Hashable:
 
 
 def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
-    """Return the engine that a trainer generates with if it is on the same card, else None."""
+    """Return the engine that a trainer generates with if it is on the same GPU, else None."""
     engine, card = request.training.colocated, card_of(request.device)
     if engine is None:
         return None
@@ -287,7 +287,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
     return ColocatedEngine(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
 
 
-def _card_caveats(request: Request) -> tuple[str, ...]:
+def _gpu_caveats(request: Request) -> tuple[str, ...]:
     card = card_of(request.device)
     return caveats(card) if card is not None else ()
 

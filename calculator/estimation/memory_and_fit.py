@@ -1,4 +1,4 @@
-"""The memory of a peak with its overheads, and the verdict on a card."""
+"""The memory of a peak with its overheads, and the verdict on a GPU."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def memory_and_fit(
     colocated: ColocatedEngine | None = None,
     unsharded: Callable[[int], int] | None = None,
 ) -> tuple[Memory, Fit | None]:
-    """Return the memory of a peak with its overheads, and the verdict on a card.
+    """Return the memory of a peak with its overheads, and the verdict on a GPU.
 
-    `listed` returns the phases, and `peak` is the phase and the operation of the peak. The card may also run a
+    `listed` returns the phases, and `peak` is the phase and the operation of the peak. The GPU may also run a
     `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, for a
-    replay on the device. `unsharded` returns the bytes that a card needs with any number of cards, from those of
+    replay on the device. `unsharded` returns the bytes that a GPU needs with any number of GPUs, from those of
     workspaces and context.
     """
     card = card_of(request.device)
@@ -85,5 +85,5 @@ def _overheads(workspaces: tuple[Sourced, ...], context: Sourced, reserved: int,
 
 @lru_cache(maxsize=256)
 def overhead_row(part: Sourced) -> Row:
-    """Return a row for an overhead that is not a tensor. The overheads of a card are the same in all answers."""
+    """Return a row for an overhead that is not a tensor. The overheads of a GPU are the same in all answers."""
     return Row.build(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)

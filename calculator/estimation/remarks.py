@@ -56,7 +56,7 @@ EXPERTS = "Experts run as grouped matrix products, as in transformers on CUDA."
 
 #: Source: transformers/integrations/moe.py, grouped_mm_fallback.
 EXPERTS_BY_GROUP = (
-    "PyTorch has no grouped product for this release and card: it needs compute capability 8.0 and PyTorch 2.9, or 9.0 "
+    "PyTorch has no grouped product for this release and GPU: it needs compute capability 8.0 and PyTorch 2.9, or 9.0 "
     "and 2.8. transformers multiplies one expert after the other, and computes the gradient of every expert's weights, "
     "even if they are frozen."
 )
@@ -255,7 +255,7 @@ def _histories(request: Request) -> Iterator[str]:
         yield (
             f"Reserved memory and the verdict are the worst of {len(SEEDS)} replayed histories of drawn micro-batches."
             f" In each, at least {BEFORE} come before the longest, as in most epochs. A longer run may reserve more on"
-            " a card that it does not fill; on one that it fills, cached blocks are freed."
+            " a GPU that it does not fill; on one that it fills, cached blocks are freed."
         )
     if replayed and training.torch_empty_cache_steps is not None:
         yield f"The replay empties the cache, as torch_empty_cache_steps {training.torch_empty_cache_steps:,} does."
@@ -341,7 +341,7 @@ def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[st
     if not count:
         return []
     source = " from text" if model.idle else ""
-    return [f"{count:,} of the trained parameters get no gradient{source}: they are on the card but learn nothing."]
+    return [f"{count:,} of the trained parameters get no gradient{source}: they are on the GPU but learn nothing."]
 
 
 def _not_counted(model: Model) -> list[str]:

@@ -159,7 +159,7 @@ class Request:
 def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     """Parse an estimate's request from decoded JSON.
 
-    `catalogued`: whether the names of its model and its card must be in the catalogues.
+    `catalogued`: whether the names of its model and its GPU must be in the catalogues.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -285,7 +285,7 @@ def _with_equal_completions(training: Training) -> Training:
 
 
 def parse_device(body: Any, loc: str = "device", *, catalogued: bool = True) -> Device:
-    """Parse a device, and check its allocator settings and, if it must be `catalogued`, the name of its card.
+    """Parse a device, and check its allocator settings and, if it must be `catalogued`, the name of its GPU.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.

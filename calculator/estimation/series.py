@@ -128,7 +128,7 @@ class SeriesCache:
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
     ) -> ResidentState:
-        """Return the resident state of a request. Length, accumulation and card do not change its tensors.
+        """Return the resident state of a request. Length, accumulation and GPU do not change its tensors.
 
         In a batch of one image, the gradient of the class token is a view of a larger tensor.
         """
@@ -145,7 +145,7 @@ class SeriesCache:
     def step_of(self, resident: ResidentState, *, whole: bool) -> TrainingStep:
         """Return the step of the last resident state.
 
-        It is the previous step if the two differ in the card alone.
+        It is the previous step if the two differ in the GPU alone.
         """
         prepared, device = resident.prepared, resident.prepared.device
         divided = (device.count, device.sharding, device.nodes)

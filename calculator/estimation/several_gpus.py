@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 
-#: Why several cards are refused, and what to request instead.
-ONE_CARD = "only one card is modeled here: set device.count 1 and device.sharding none"
-#: Why a sharding needs several cards.
-TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
+#: Why several GPUs are refused, and what to request instead.
+ONE_GPU = "only one GPU is modeled here: set device.count 1 and device.sharding none"
+#: Why a sharding needs several GPUs.
+TWO_GPUS = "needs 2 GPUs or more: set device.count 2, or device.sharding none"
 
 
 def problems(request: Request, model: Model, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:
@@ -60,35 +60,35 @@ def problems(request: Request, model: Model, prepared: Callable[[], PreparedMode
 
 
 def check_device(request: Request) -> None:
-    """Refuse several cards and sharding, which this accounting does not model.
+    """Refuse several GPUs and sharding, which this accounting does not model.
 
     Raises:
         PlanError: with every reason found.
     """
-    problems = tuple(one_card(request.device))
+    problems = tuple(single_gpu_problems(request.device))
     if problems:
         raise PlanError(*problems)
 
 
-def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, for runs that are modeled on one card."""
+def single_gpu_problems(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Yield problems of a device with more than one GPU, for runs that are modeled on one GPU."""
     if device.sharding != "none":
-        yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
+        yield Problem(loc=f"{loc}.sharding", msg=ONE_GPU, input=device.sharding)
     if device.count > 1:
-        yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
+        yield Problem(loc=f"{loc}.count", msg=ONE_GPU, input=device.count)
     if device.nodes > 1:
-        yield Problem(loc=f"{loc}.nodes", msg="one card is in one node: leave nodes out", input=device.nodes)
+        yield Problem(loc=f"{loc}.nodes", msg="one GPU is in one node: leave nodes out", input=device.nodes)
 
 
 def not_modeled() -> str:
-    """Return why a sharding, or several cards without one, are refused."""
+    """Return why a sharding, or several GPUs without one, are refused."""
     *names, last = (name for name in get_args(ShardingName) if name in MODELED - {"none"})
     kinds = f"{', '.join(names)} or {last}"
     return f"not modeled here: set device.sharding {kinds}, or device.count 1 and device.sharding none"
 
 
-def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Yield problems of a device with more than one card, for runs with which some shardings are modeled."""
+def sharding_problems(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Yield problems of a device with more than one GPU, for runs with which some shardings are modeled."""
     if device.count % device.nodes:
         message = (
             f"{device.count:,} GPUs do not divide equally among {device.nodes:,} nodes: use a divisor of device.count"
@@ -98,11 +98,11 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modeled()}", input=device.sharding)
     elif device.sharding != "none":
         if device.count == 1:
-            yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
+            yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_GPUS}", input=device.count)
     elif device.count > 1:
         yield Problem(
             loc=f"{loc}.count",
-            msg=f"{device.count:,} cards without sharding are {not_modeled()}",
+            msg=f"{device.count:,} GPUs without sharding are {not_modeled()}",
             input=device.count,
         )
 

@@ -63,8 +63,8 @@ def problems(method: Method, model: ModelReference) -> Iterator[Problem]:
     yield from config_json.problems(of_model, config if config and config.quant_method else None, low_rank=low_rank)
 
 
-def problems_of_card(method: Method, device: Device) -> Iterator[Problem]:
-    """Yield a base that the card has no kernels for."""
+def gpu_problems(method: Method, device: Device) -> Iterator[Problem]:
+    """Yield a base that the GPU has no kernels for."""
     base = method.base if isinstance(method, LoRA) else None
     card = card_of(device)
     if base is None or card is None or card.compute_capability is None:

@@ -1,6 +1,6 @@
 """The figures of a step.
 
-They are cached with the step, which further requests share if they differ in the card alone.
+They are cached with the step, which further requests share if they differ in the GPU alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _cached_phases(step: TrainingStep, peaks: tuple[Peak, ...]) -> tuple[Phase, 
 
 
 def reserved_by_rule(step: TrainingStep, workspaces: tuple[int, ...]) -> int:
-    """Return the rule's estimate of reserved memory, with the workspaces of a card."""
+    """Return the rule's estimate of reserved memory, with the workspaces of a GPU."""
     cached: int | None = step.known.get(workspaces)
     if cached is None:
         cached = step.known[workspaces] = by_rule(step, workspaces)

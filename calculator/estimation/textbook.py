@@ -125,6 +125,6 @@ def prompt_parameters(p: int, d: int) -> int:
     return p * d
 
 
-def cards_needed(total_bytes: int, card_bytes: int) -> int:
-    """Return the minimum number of cards with this total memory."""
-    return -(-total_bytes // card_bytes)
+def fewest_gpus(total_bytes: int, gpu_bytes: int) -> int:
+    """Return the minimum number of GPUs with this total memory."""
+    return -(-total_bytes // gpu_bytes)

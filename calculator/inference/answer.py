@@ -25,7 +25,7 @@ class PassPeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingMemory:
-    """The memory at the peak of all passes, and the memory that serving needs on a card."""
+    """The memory at the peak of all passes, and the memory that serving needs on a GPU."""
 
     components: tuple[Component, ...]
     passes: tuple[PassPeak, ...]
@@ -40,7 +40,7 @@ class ServingMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """The parameters on the card: those of the base, those that one task adds, and the total."""
+    """The parameters on the GPU: those of the base, those that one task adds, and the total."""
 
     base: int
     added_per_task: int

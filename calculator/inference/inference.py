@@ -114,7 +114,7 @@ def _replay(
 
 
 def _memory(device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None) -> tuple[ServingMemory, Fit | None]:
-    """Return the memory that the peak needs on a card, and the verdict."""
+    """Return the memory that the peak needs on a GPU, and the verdict."""
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)
     highest = max(peaks, key=lambda peak: peak.bytes)
@@ -156,7 +156,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
     problems = [
         *_serving_problems(request, model, plan),
         *_routed(request, model),
-        *several_gpus.one_card(request.device),
+        *several_gpus.single_gpu_problems(request.device),
     ]
     device = request.device.alone
     trained = Request(

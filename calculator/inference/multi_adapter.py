@@ -1,4 +1,4 @@
-"""The footprint of many tasks on one card: the base, every task's adapter, and one request."""
+"""The footprint of many tasks on one GPU: the base, every task's adapter, and one request."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class MultiAdapterFootprint:
 
     @property
     def short_bytes(self) -> int:
-        """The bytes missing on the card. Zero or negative if it fits."""
+        """The bytes missing on the GPU. Zero or negative if it fits."""
         return self.bytes - self.usable_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether it fits the card."""
+        """Whether it fits the GPU."""
         return self.short_bytes <= 0
 
     @property
     def max_tasks(self) -> int:
-        """The largest number of tasks that fits the card. 0 if the base alone fills it."""
+        """The largest number of tasks that fits the GPU. 0 if the base alone fills it."""
         return max(0, (self.usable_bytes - self.fixed_bytes) // self.task_bytes)
 
 

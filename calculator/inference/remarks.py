@@ -38,11 +38,11 @@ RULE = (
     " longer answers may differ more."
 )
 FUSED = (
-    "With up to 4 tokens a pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some cards have such"
+    "With up to 4 tokens per pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some GPUs have such"
     " a kernel too; the figures count the dequantized copy."
 )
 SPLIT = "Over a long cache, flash attention may split its work; the partial results are not counted."
-ONE_TASK = "Each batch is for one task; the other tasks' weights stay on the card too."
+ONE_TASK = "Each batch is for one task; the other tasks' weights stay on the GPU too."
 WINDOW = (
     "A sliding-window layer keeps all keys and values of the prompt until the next token, and no more than the window"
     " after it."
@@ -138,7 +138,7 @@ def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
 def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]:
     """Yield a warning of a cache whose blocks outgrow their segments.
 
-    The allocator keeps the old segments until the card is full.
+    The allocator keeps the old segments until the GPU is full.
 
     Source: calculator/allocator/caching_allocator.py; tests/calculator/inference/replays.py shows how much.
     """
@@ -152,7 +152,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
     if last < OWN_SEGMENT or segment_bytes(first) == segment_bytes(last):
         return []
     sentence = (
-        f"A layer's keys grow from {first / MIB:.1f} to {last / MIB:.1f} MiB and outgrow their blocks. Until the card"
+        f"A layer's keys grow from {first / MIB:.1f} to {last / MIB:.1f} MiB and outgrow their blocks. Until the GPU"
         " is full, the allocator keeps the old blocks: in a replay nearly as much again as was live."
         f" {EXPANDABLE} keeps less."
     )
@@ -169,7 +169,7 @@ def _merging(merge: Merge | None, served: ServedMethod, usable: int | None) -> l
     sentences = [merge.loss] if served.quantization is not None else []
     if usable is not None and merge.peak_bytes > usable:
         sentences.append(
-            f"Merging needs {merge.peak_bytes:,} bytes, more than the card offers: merge in CPU memory, or on another"
-            " card."
+            f"Merging needs {merge.peak_bytes:,} bytes, more than the GPU offers: merge in CPU memory, or on another"
+            " GPU."
         )
     return sentences

@@ -38,7 +38,7 @@ class Serving:
     tasks: int = setting(
         1,
         label="Tasks",
-        help="Adapters on the card at the same time, or whole models if they are merged or fully fine-tuned.",
+        help="Adapters on the GPU at the same time, or whole models if they are merged or fully fine-tuned.",
         minimum=1,
         maximum=100_000,
         example=1,

@@ -24,16 +24,22 @@ class Meant(NamedTuple):
 
 #: Names of `TrainingArguments`, `LoraConfig` and `from_pretrained`, and the fields of a request that have other names.
 _FIELDS = {
+    "alpha": Meant("method.lora_alpha"),
     "attn_implementation": Meant("training.attention"),
     "batch_size": Meant("training.micro_batch_size"),
     "bf16": Meant("training.autocast", "bfloat16"),
+    "cutoff_len": Meant("training.sequence_length"),
+    "dropout": Meant("method.lora_dropout"),
     "fp16": Meant("training.autocast", "float16"),
     "load_in_4bit": Meant("method", "qlora"),
     "lora_r": Meant("method.r"),
     "max_length": Meant("training.sequence_length"),
     "max_seq_length": Meant("training.sequence_length"),
     "gpu": Meant("device.gpu"),
+    "gpus": Meant("device.count"),
+    "nproc_per_node": Meant("device.count"),
     "num_gpus": Meant("device.count"),
+    "num_processes": Meant("device.count"),
     "optim": Meant("training.optimizer"),
     "per_device_train_batch_size": Meant("training.micro_batch_size"),
     "rank": Meant("method.r"),

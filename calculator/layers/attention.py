@@ -150,7 +150,7 @@ def _cut(out: Tensor, width: int) -> Tensor:
 
 
 def _runs_flash(context: Context, query: Tensor, value: Tensor) -> bool:
-    """Return whether sdpa runs flash: half precision, no mask, one head size up to 256, and a card that supports it.
+    """Return whether sdpa runs flash: half precision, no mask, one head size up to 256, and a GPU that supports it.
 
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
     """

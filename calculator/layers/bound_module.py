@@ -114,8 +114,12 @@ class Parameters:
         return parameter
 
     def leaf(self, name: str) -> AccumulateGrad:
-        """Return the node that accumulates the gradient of a new trained parameter."""
-        leaf = AccumulateGrad(self.tape, name, accumulation=self.accumulation, layer=self.tower_layer)
+        """Return the node that accumulates the gradient of a new trained parameter.
+
+        A parameter that layers of a tower share is of no layer.
+        """
+        layer = self.tower_layer if "*" in name else None
+        leaf = AccumulateGrad(self.tape, name, accumulation=self.accumulation, layer=layer)
         self.leaves.append(leaf)
         return leaf
 

@@ -49,7 +49,7 @@ def chunk_gated_delta_rule(
 
     Return the output, in the values' shape, and the last state.
 
-    `block`: the largest block of a key's elements that a kernel of the card reads.
+    `block`: the largest block of a key's elements that a kernel of the GPU reads.
     """
     query, key, value, decay, beta = inputs
     tape, edges = query.tape, tuple([tensor.edge for tensor in inputs])

@@ -69,6 +69,9 @@ class Hooks:
     #: Whether the tape marks calls of modules.
     calls_modules: bool = False
 
+    #: Whether something runs around modules inside a checkpoint.
+    runs_in_checkpoints: bool = False
+
     #: Whether a trainer's backward pass ends with the optimizer's step.
     steps_in_backward: bool = False
 

@@ -15,7 +15,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         summary="Why other methods exist: every weight needs a gradient and two Adam states.",
         formulas=(
             Formula(text=r"M = (2 + 2 + 4 + 4) N", says="bytes, by the lesson's rules, for N parameters"),
-            Formula(text=r"'cards' = \ceil{\frac{M}{C}}", says="the fewest cards of C bytes with that much memory"),
+            Formula(text=r"'GPUs' = \ceil{\frac{M}{C}}", says="the fewest GPUs of C bytes with that much memory"),
         ),
         worked=(accounts.FULL, ON_MODEL["full"]),
         figures=FULL,

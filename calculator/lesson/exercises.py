@@ -1,6 +1,6 @@
 """The figures of the lesson's worked examples and practice problems."""
 
-from calculator.estimation.textbook import cards_needed, compression, lora_parameters, prefix_parameters
+from calculator.estimation.textbook import compression, fewest_gpus, lora_parameters, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import (
     B7,
@@ -18,7 +18,7 @@ from calculator.lesson.runs import (
 from calculator.lesson.worked.product import Product, vectors
 
 _ONE = "Example 1: LoRA on 7B"
-_TWO = "Example 2: 13B on a 24 GB card"
+_TWO = "Example 2: 13B on a 24 GB GPU"
 _THREE = "Example 3: a product by hand"
 _BY_HAND = vectors(Product())
 _NO_ACTIVATIONS = "The 0.5 GB of activations are the lesson's assumption."
@@ -49,7 +49,7 @@ EXAMPLES = (
     ),
     figure(
         _TWO,
-        "left on a 24 GB card",
+        "left on a 24 GB GPU",
         16.7,
         "GB",
         "24 − 7.3",
@@ -84,7 +84,7 @@ EXAMPLES = (
         "GB",
         "6.5 + (2 + 2 + 8) × 0.42 + 0.5",
         QLORA_13B_R256.bytes / GB + 0.5,
-        "By the lesson's own rules it does not, though it still fits a 24 GB card.",
+        "By the lesson's own rules it does not, though it still fits a 24 GB GPU.",
     ),
     figure(_THREE, "first component of W₀x", 3, "", "1 × 1 + 2 × 1", _BY_HAND["W₀x"][0]),
     figure(_THREE, "second component of W₀x", 7, "", "3 × 1 + 4 × 1", _BY_HAND["W₀x"][1]),
@@ -174,11 +174,11 @@ PROBLEMS = (
     ),
     figure(
         _P3,
-        "A100 80GB cards for full fine-tuning",
+        "A100 80GB GPUs for full fine-tuning",
         11,
-        "cards",
+        "GPUs",
         "⌈840 GB ÷ 80 GB⌉",
-        cards_needed(FULL_70B.bytes, 80 * GB),
+        fewest_gpus(FULL_70B.bytes, 80 * GB),
     ),
     figure(_P5, "prefix p 20, d 4096, L 40", 6_553_600, "parameters", "2 × p × d × L", prefix_parameters(20, 4096, 40)),
     figure(

@@ -1,7 +1,7 @@
 """The figures of the lesson's sections on the methods."""
 
 from calculator.devices import gpu
-from calculator.estimation.textbook import adapter_parameters, cards_needed, prefix_parameters
+from calculator.estimation.textbook import adapter_parameters, fewest_gpus, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import ATTENTION_70B, B70, FULL_70B, GB, QLORA_70B
 from calculator.resident import nf4
@@ -26,14 +26,14 @@ FULL = (
     ),
     figure(
         _WHY,
-        "A100 80GB cards for that memory",
+        "A100 80GB GPUs for that memory",
         11,
-        "cards",
+        "GPUs",
         "⌈840 GB ÷ 80 GB⌉",
-        cards_needed(FULL_70B.bytes, 80 * GB),
-        "A lower bound that counts memory only. It takes sharding, ZeRO-3 or FSDP2: without it, every card needs all"
-        " 840 GB. What each of 11 cards then needs is among the figures of real models. A card sold as 80 GB, which are"
-        f" GiB, offers a process {_A100_BYTES / GB:.1f} GB, so {cards_needed(FULL_70B.bytes, _A100_BYTES)} would be"
+        fewest_gpus(FULL_70B.bytes, 80 * GB),
+        "A lower bound that counts memory only. It takes sharding, ZeRO-3 or FSDP2: without it, every GPU needs all"
+        " 840 GB. What each of 11 GPUs then needs is among the figures of real models. A GPU sold as 80 GB, which are"
+        f" GiB, offers a process {_A100_BYTES / GB:.1f} GB, so {fewest_gpus(FULL_70B.bytes, _A100_BYTES)} would be"
         " enough.",
     ),
 )
@@ -92,7 +92,7 @@ QUANTIZED = (
     ),
     figure(
         _QLORA,
-        "a single 24 GB card can fine-tune a 70B model",
+        "a single 24 GB GPU can fine-tune a 70B model",
         24,
         "GB",
         "0.5 × N + (2 + 2 + 8) × added",

@@ -29,7 +29,7 @@ _LORA = {"name": "lora", "r": 8, "target_modules": list(ATTENTION)}
 _PROMPT = 200
 
 
-#: The lesson's cards for 840 GB, and ways to shard the run over them: a sharding, and the precision of the step.
+#: The lesson's GPUs for 840 GB, and ways to shard the run over them: a sharding, and the precision of the step.
 CARDS = 11
 SHARDED: tuple[tuple[str, ShardingName, dict[str, Any]], ...] = (
     ("ZeRO-3, bf16 with float32 masters", "zero3", {"dtype": "float32", "autocast": "bfloat16"}),
@@ -50,17 +50,17 @@ def full() -> tuple[Line, ...]:
         "float32 weights under autocast": _estimate({"name": "full"}, dtype="float32", autocast="bfloat16"),
     }
     lines = (line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
-    return (*lines, *(_memory_on_a_card(*way) for way in SHARDED))
+    return (*lines, *(_memory_on_each_gpu(*way) for way in SHARDED))
 
 
-def _memory_on_a_card(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
-    """Return the memory that full fine-tuning of 70B needs on each of the lesson's 11 cards."""
+def _memory_on_each_gpu(name: str, sharding: ShardingName, precision: dict[str, Any]) -> Line:
+    """Return the memory that full fine-tuning of 70B needs on each of the lesson's 11 GPUs."""
     training = {"sequence_length": 2048, "gradient_checkpointing": True, **precision}
     device = {"count": CARDS, "sharding": sharding}
     body = {"model": LARGE, "method": {"name": "full"}, "training": training, "device": device, "reserved": "rule"}
     memory = estimate(parse_request(body)).memory
     return Line(
-        name=f"70B on {CARDS} cards, each: {name}",
+        name=f"70B on {CARDS} GPUs, each: {name}",
         formula="shards or partitions of weights, gradients, states + gathered weights + activations",
         substituted=f"Llama 3 70B, 1 × 2,048 tokens with checkpointing, in the {memory.peak_phase.replace('_', ' ')}",
         value=memory.peak_allocated_bytes,
@@ -77,14 +77,14 @@ def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
             formula="bytes ÷ N",
             substituted=f"{kept:,} ÷ {count:,}",
             value=kept / count,
-            unit="bytes a parameter",
+            unit="bytes per parameter",
         ),
         Line(
             name=f"{name}: at the peak",
             formula="bytes ÷ N",
             substituted=f"{peak:,} ÷ {count:,}, in the {plan.memory.peak_phase.replace('_', ' ')}",
             value=peak / count,
-            unit="bytes a parameter",
+            unit="bytes per parameter",
             main=True,
         ),
     )

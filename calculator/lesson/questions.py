@@ -67,7 +67,7 @@ QUESTIONS = (
     ),
     Question(
         name="example-2",
-        title="Example 2: 13B on a 24 GB card",
+        title="Example 2: 13B on a 24 GB GPU",
         asks="Does QLoRA of Llama-2-13B with r = 16 fit an RTX 4090 of 24 GB, and would r = 256?",
         lesson="7.3 GB at r = 16, so 16.7 GB are left; about 268M parameters at r = 256, still under 8 GB.",
         ours="By the lesson's rules it fits at both ranks. But 268 million is the count for the 7B; the 13B is wider"
@@ -125,7 +125,7 @@ QUESTIONS = (
         title="Problem 3: QLoRA of a 70B model",
         asks="How much memory does QLoRA with r = 64 need on a 70B model, at inference and in training at 1 × 2048?"
         " How does full fine-tuning compare?",
-        lesson="36 to 37 GB at inference; 38 to 39 GB in training, which fits one 80 GB card; 840 GB and 11 cards"
+        lesson="36 to 37 GB at inference; 38 to 39 GB in training, which fits one 80 GB GPU; 840 GB and 11 GPUs"
         " for full fine-tuning.",
         ours="By the lesson's rules, the same. The real model trains more parameters and keeps more tensors; the"
         " chapter shows its peak.",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Compared(OnModel):
     """The model and training settings of all methods, and the size of each method."""
 
-    gpu: str = setting("rtx-4090", label="Card", help="A card from the catalogue. The chart marks its memory.")
+    gpu: str = setting("rtx-4090", label="GPU", help="A GPU from the catalogue. The chart marks its memory.")
     gradient_checkpointing: bool = setting(
         False, label="Gradient checkpointing", help="PEFT refuses it with a prefix, whose row then runs without it."
     )
@@ -192,7 +192,7 @@ def _of_row(row: TableRow) -> tuple[Line, ...]:
         unit="parameters",
     )
     required = Line(
-        name=f"{label}: required of a card",
+        name=f"{label}: required of a GPU",
         formula="peak + allocator + CUDA",
         substituted=f"peak {estimate.memory.peak_allocated_bytes:,}",
         value=estimate.memory.required_bytes,

@@ -41,7 +41,7 @@ class Bound:
 
 
 def beyond(required: int, usable: int, card: str) -> str:
-    """Say how much more than a card's memory a run requires, for the end of a sentence."""
+    """Say how much more than a GPU's memory a run requires, for the end of a sentence."""
     offered = f"the {format_size(usable)} that {card} offers"
     return f"{format_size(required - usable)} more than {offered}" if required > usable else f"all of {offered}"
 

@@ -34,7 +34,7 @@ MOST = 4096
 #: The numbers that are tried first: powers of two, and three times these.
 FIRST = sorted(count for step in (2, 3) for power in range(12) if (count := step << power) <= MOST)
 
-#: By what fraction of the card's memory a peak may be below its lower bound. The numbers from which the bound follows
+#: By what fraction of the GPU's memory a peak may be below its lower bound. The numbers from which the bound follows
 #: may have more padding than the others.
 PADDED = 1 / 16
 
@@ -45,7 +45,7 @@ MULTIPLES = (1, 8, 64)
 #: By sharding, what reduces the memory of a run that fits on no number of GPUs.
 _GATHERS = (
     "each GPU still gathers whole layers and has its own activations: reduce these (training.gradient_checkpointing, "
-    "micro_batch_size, sequence_length), or use a card with more memory"
+    "micro_batch_size, sequence_length), or use a GPU with more memory"
 )
 WAYS_OUT: dict[ShardingName, str] = {
     "ddp": "DistributedDataParallel divides no weights, gradients or optimizer states: set device.sharding to fsdp, "
@@ -63,7 +63,7 @@ WAYS_OUT: dict[ShardingName, str] = {
 #: are sharded.
 WHILE_LOADED = (
     "accelerate keeps the whole 4-bit model on each GPU until all of it is sharded, so that more GPUs do not help: use "
-    "a card with more memory"
+    "a GPU with more memory"
 )
 
 
@@ -105,7 +105,7 @@ def _least_required(search: Probes | Replays, sharding: ShardingName) -> Limit:
 
 
 def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Limit:
-    """Return the answer if no number fits. It contains the run that requires the least memory on each card."""
+    """Return the answer if no number fits. It contains the run that requires the least memory on each GPU."""
     value = min(search.ruled.tried.values(), key=lambda probe: (probe.excess, probe.value)).value
     least = search.point(value)
     required, usable = least.estimate.memory.required_bytes, search.ruled.usable
@@ -113,7 +113,7 @@ def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Li
     way_out = WHILE_LOADED if sharding == "fsdp" and ended and ended.phase == "load" else WAYS_OUT[sharding]
     reason = (
         f"the least that was found is {format_size(required)} on each of {value:,} GPUs, of the "
-        f"{format_size(usable)} that a card offers; {way_out}"
+        f"{format_size(usable)} that a GPU offers; {way_out}"
     )
     bound = Bound(by="memory", limit=usable, reason=reason)
     return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")
@@ -147,7 +147,7 @@ def _may_fit(probes: Probes, count: int | None) -> bool:
 
 
 def _least_live(probes: Probes, count: int | None) -> Iterator[float]:
-    """Yield lower bounds of a card's live tensors with a number of GPUs, or with any larger than those tried."""
+    """Yield lower bounds of a GPU's live tensors with a number of GPUs, or with any larger than those tried."""
     tried = [probes.tried[count] for count in FIRST if count in probes.tried and _is_power_of_two(count)]
     part = 1 / count if count else 0.0
     for few, many in pairwise(tried):

@@ -1,6 +1,6 @@
-"""The batches and sequence lengths that fit a card: an estimate for every pair of micro-batch and sequence length.
+"""The batches and sequence lengths that fit a GPU: an estimate for every pair of micro-batch and sequence length.
 
-Reserved memory is by the rule if it is far from the card's limit. The pairs near the limit, and the request's own pair,
+Reserved memory is by the rule if it is far from the GPU's limit. The pairs near the limit, and the request's own pair,
 are replayed.
 """
 
@@ -68,7 +68,7 @@ def fit_map(request: Request) -> FitMap:
         PlanError: if the request names no device.
     """
     if request.device.gpu is None and request.device.memory_bytes is None:
-        raise refusal("device", "a map of what fits needs a card: give device.gpu or device.memory_bytes")
+        raise refusal("device", "a map of what fits needs a GPU: give device.gpu or device.memory_bytes")
     model = model_of(request.model)
     request = within_positions(request, model)
     training = request.training
@@ -97,7 +97,7 @@ def _fit(cell: Cell) -> Fit | None:
 
 
 def _distance(cell: Cell) -> int:
-    """Return how far the rule's requirement is from what the card offers."""
+    """Return how far the rule's requirement is from what the GPU offers."""
     fit = _fit(cell)
     assert fit is not None
     return abs(fit.headroom_bytes)

@@ -32,7 +32,7 @@ class Limit:
     above: ProbeResult | None
     #: Which values were estimated.
     guarantee: str
-    #: For `count`: the estimate at one less than `at`, or the run that needs the least of each card if none fits.
+    #: For `count`: the estimate at one less than `at`, or the run that needs the least of each GPU if none fits.
     below: ProbeResult | None = None
     warnings: tuple[str, ...] = ()
     #: The largest value found that runs, with or without retries, by replay. Otherwise None.

@@ -84,7 +84,7 @@ def limit(limit_request: LimitRequest) -> Limit:
 def _check(limit_request: LimitRequest) -> None:
     device = limit_request.request.device
     if device.gpu is None and device.memory_bytes is None:
-        raise refusal("device", "a limit needs a card: give device.gpu or device.memory_bytes")
+        raise refusal("device", "a limit needs a GPU: give device.gpu or device.memory_bytes")
     name, names = limit_request.solve_for, {"count", *(field.name for field in declared(Training))}
     if limit_request.request.accounting == "textbook" and name in names:
         why = "divides nothing" if name == "count" else "counts no activations"

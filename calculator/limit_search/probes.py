@@ -40,7 +40,7 @@ STRIDES = (512, 64, 8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """The estimate with one value of the setting. The device has a card or a size."""
+    """The estimate with one value of the setting. The device has a GPU or a size."""
 
     value: int
     estimate: Estimate
@@ -52,7 +52,7 @@ class ProbeResult:
 
     @property
     def excess(self) -> int:
-        """The required bytes beyond those that the card offers."""
+        """The required bytes beyond those that the GPU offers."""
         assert self.estimate.fit is not None
         return -self.estimate.fit.headroom_bytes
 
@@ -87,7 +87,7 @@ class Probes:
         self.request, self.name = request, name
         self.series = SeriesCache(replays_several=True)
         self.tried: dict[int, Probe] = {}
-        #: The bytes that the card offers, known after the first estimate.
+        #: The bytes that the GPU offers, known after the first estimate.
         self.usable = 0
         #: The number that the setting must be a multiple of.
         self.unit = request.method.rank_multiple if name == "r" else 1

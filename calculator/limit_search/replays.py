@@ -66,7 +66,7 @@ class Replays:
         return self.excess(value) <= 0
 
     def excess(self, value: int) -> int:
-        """Return the bytes beyond those that the card offers.
+        """Return the bytes beyond those that the GPU offers.
 
         It is an approximation if not even the live tensors fit.
         """

@@ -147,7 +147,7 @@ def _candidates_by_size(evaluator: Evaluator, method: Method) -> Iterator[Candid
         yield from _with_smallest_states(evaluator, methods)
 
 
-#: The optimizer that keeps the least memory on the card.
+#: The optimizer that keeps the least memory on the GPU.
 PAGED: OptimizerName = "paged_adamw_8bit"
 
 
@@ -175,7 +175,7 @@ def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[M
 
 
 def _fits_every_task(evaluator: Evaluator, method: Method) -> bool:
-    """Return whether the card has room for every task at once, or need not have."""
+    """Return whether the GPU has room for every task at once, or need not have."""
     if not evaluator.needs.switches:
         return True
     checkpointing = not method.facts.refuses_checkpointing

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.planning.needs import Needs
 
 
-#: The share of a card below which the spare memory counts as little. Source: the rule little_room.
+#: The share of a GPU below which the spare memory counts as little. Source: the rule little_room.
 MARGIN = 0.05
 
 
@@ -57,7 +57,7 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
-    """Return the micro-batch sizes that divide the effective batch evenly over the cards, the smallest first."""
+    """Return the micro-batch sizes that divide the effective batch evenly over the GPUs, the smallest first."""
     share, left = divmod(effective_batch_size, cards)
     return () if left else divisors(share)
 
@@ -155,7 +155,7 @@ class Evaluator:
 
     @property
     def has_bfloat16(self) -> bool:
-        """Whether the card supports bfloat16 natively. A card without a name is assumed to."""
+        """Whether the GPU supports bfloat16 natively. A GPU without a name is assumed to."""
         return self.card is None or bool(self.card.bf16_native)
 
     def _dtype(self, method: Method) -> Literal["bfloat16", "float16", "float32"]:

@@ -1,4 +1,4 @@
-"""The configuration that misses the device by least if nothing fits, and the smallest card that it fits."""
+"""The configuration that lacks the least memory if nothing fits, and the smallest GPU that it fits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from calculator.planning.sharding_search import MethodResult
     from calculator.speed.step_cost import StepCost
 
-#: The cards that a configuration is tried on if it fits none of the request's cards. The figures are valid for them.
-AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
+#: The GPUs that a configuration is tried on if it fits none of the request's GPUs. The figures are valid for them.
+AMONG = "of the catalogue's NVIDIA GPUs from compute capability 8.0 on"
 
 #: Fields whose change makes the nearest miss itself fit.
 HELPING = {"sequence_length", "tasks"}
@@ -34,7 +34,7 @@ HELPING = {"sequence_length", "tasks"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestMiss:
-    """The configuration that misses the device by least, and the card that it fits."""
+    """The configuration that lacks the least memory on the device, and the smallest GPU that it fits."""
 
     request: Request
     estimate: Estimate
@@ -46,10 +46,10 @@ class NearestMiss:
     why_no_shorter_sequence: str | None
     #: The footprint of all tasks on the device, if tasks switch per request.
     footprint: MultiAdapterFootprint | None
-    #: The smallest card of the catalogue that it fits, with as many cards as in the request. None if there is none.
-    #: Only cards that the figures are valid for are tried.
+    #: The smallest GPU of the catalogue that it fits, with as many GPUs as in the request. None if there is none.
+    #: Only GPUs that the figures are valid for are tried.
     card: GPU | None
-    #: The request on that card, in a dtype that the card supports.
+    #: The request on that GPU, in a dtype that the GPU supports.
     card_request: Request | None
     card_fit: Fit | None
 
@@ -60,9 +60,9 @@ class NearestMiss:
 
 
 def nearest_candidate(tried: Iterable[MethodResult]) -> tuple[Evaluator, Candidate, Estimate] | None:
-    """Return the smallest candidate of a method that misses by least, with its estimate and its evaluator.
+    """Return the candidate that lacks the least memory, with its estimate and its evaluator.
 
-    Candidates whose training fits, and that only miss by their tasks, come first.
+    Candidates whose training fits, and that only lack memory for their tasks, come first.
     """
     found_before = [
         (example.evaluator, smallest, answer)
@@ -78,8 +78,8 @@ def nearest_miss(
     evaluator: Evaluator, candidate: Candidate, answer: Estimate, relaxations: Iterable[Relaxation]
 ) -> NearestMiss:
     """Describe a candidate that does not fit. `relaxations` are the changes with which something fits."""
-    there = smallest_card(evaluator, candidate)
-    on_card = there.stated(candidate) if there else None
+    there = smallest_gpu(evaluator, candidate)
+    on_gpu = there.stated(candidate) if there else None
     return NearestMiss(
         request=evaluator.request(candidate),
         estimate=evaluator.stated(candidate) or answer,
@@ -92,14 +92,14 @@ def nearest_miss(
         footprint=evaluator.footprint(candidate),
         card=there.card if there else None,
         card_request=there.request(candidate) if there else None,
-        card_fit=on_card.fit if on_card else None,
+        card_fit=on_gpu.fit if on_gpu else None,
     )
 
 
-def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
-    """Return an evaluator on the smallest card that a candidate fits, among those that the figures are valid for.
+def smallest_gpu(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
+    """Return an evaluator on the smallest GPU that a candidate fits, among those that the figures are valid for.
 
-    Such cards use the same kernels, so the candidate needs about the same memory on all of them. The number of GPUs and
+    Such GPUs use the same kernels, so the candidate needs about the same memory on all of them. The number of GPUs and
     their sharding stay the same.
     """
     modeled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
@@ -114,7 +114,7 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
 
 
 def _evaluator_on(card: GPU, evaluator: Evaluator) -> Evaluator:
-    """Return an evaluator on another card with the same number of GPUs. The given price does not apply to it."""
+    """Return an evaluator on another GPU with the same number of GPUs. The given price does not apply to it."""
     device = replace(evaluator.device, gpu=card.id, memory_bytes=None, price_per_hour=None)
     return evaluator.variant(device=device)
 

@@ -41,7 +41,7 @@ class Needs:
     switch_per_request: bool = setting(
         False,
         label="Switch per request",
-        help="Whether requests for different tasks alternate, so that all adapters stay on the card.",
+        help="Whether requests for different tasks alternate, so that all adapters stay on the GPU.",
     )
     must_merge: bool = setting(
         False, label="Must merge", help="Whether the served model must have no adapter: it is merged into the weights."
@@ -61,7 +61,7 @@ class Needs:
         USUAL_PRIORITIES,
         label="Priorities",
         help="The criteria that rank the configurations that fit, most important first; omitted ones come last. The "
-        "criterion cost is the price of a token: it needs device.price_per_hour or a card with a list price.",
+        "criterion cost is the price of a token: it needs device.price_per_hour or a GPU with a list price.",
     )
 
     @property

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 #: The sentence on what the relative costs leave out.
 COSTS = (
-    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
+    "Costs weigh operations and bytes at the GPU's rated speeds, which no run reaches. The optimizer step, "
     "normalizations, data loading and float32 products are not counted."
 )
 
@@ -229,7 +229,7 @@ def _planned(device: Device, evaluators: tuple[Evaluator, ...]) -> DevicePlan:
 
 
 def _batch_problems(evaluator: Evaluator) -> Iterator[Problem]:
-    """Yield a batch that cannot be divided evenly over the cards."""
+    """Yield a batch that cannot be divided evenly over the GPUs."""
     batch, cards = evaluator.needs.effective_batch_size, evaluator.device.count
     if batch % cards:
         message = f"{batch:,} sequences do not divide equally among {cards:,} GPUs: use a multiple of {cards:,}"

@@ -14,9 +14,9 @@ ORDER = (
     "layer, then adapters and LoRA on attention only, then prefixes, IA³, LN Tuning and prompts on large models, then"
     " prompts on smaller ones (rules all_linear, learns_less, adapter_quality, prefix_quality, ia3_quality, "
     "ln_tuning_quality, prompt_scale). Speed is the step's relative cost rounded to a twentieth; of equals, a 16-bit "
-    "base ranks before a 4-bit one, because no card dequantizes at its rated speed, and then the one whose GPUs send "
+    "base ranks before a 4-bit one, because no GPU dequantizes at its rated speed, and then the one whose GPUs send "
     "less in a step, in twentieths of the base in 16 bits. Memory is the required memory. Among configurations that "
-    "are equal in the first priority, those that leave little of the card rank after those that leave more (rule "
+    "are equal in the first priority, those that leave little memory free rank after those that leave more (rule "
     "little_room)."
 )
 

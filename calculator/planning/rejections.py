@@ -42,7 +42,7 @@ def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
     assert footprint is not None
     return (
         f"Trains, but not every task fits at once: its smallest adapter needs {size(footprint.task_bytes)},"
-        f" {at_once(footprint)}. The card has room for {footprint.max_tasks:,}."
+        f" {at_once(footprint)}. The GPU has room for {footprint.max_tasks:,}."
     )
 
 
@@ -59,4 +59,4 @@ def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
     if answer.reserved != evaluator.reserved:
         needs = "Its tensors and CUDA alone need"
         required += memory.peak_allocated_bytes + memory.library_workspace_bytes - memory.peak_reserved_bytes
-    return f"{needs} {size(required)}, {size(required - usable)} more than the {size(usable)} that the card offers."
+    return f"{needs} {size(required)}, {size(required - usable)} more than the {size(usable)} that the GPU offers."

@@ -42,7 +42,7 @@ class Relaxation:
 
 
 def relaxations(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Relaxation, ...]:
-    """Return changes with which a plan would fit on such a card: relaxed needs, more GPUs, or a smaller model."""
+    """Return changes with which a plan would fit on such a GPU: relaxed needs, more GPUs, or a smaller model."""
     smaller = _smaller_needs(evaluator, candidate) if candidate else ()
     return (*smaller, *_relaxed(evaluator), *_more_gpus(evaluator), *_smaller_model(evaluator))
 
@@ -58,7 +58,7 @@ def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relax
         longest = limit(LimitRequest(request=evaluator.request(candidate), solve_for="sequence_length")).value
         if longest is None or not SHORTEST <= longest < needs.sequence_length:
             return
-        words.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
+        words.append(f"{longest:,} tokens per sequence instead of {needs.sequence_length:,}")
         sets["sequence_length"] = longest
     if footprint is not None and not footprint.fits:
         if footprint.max_tasks < FEWEST:

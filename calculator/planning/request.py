@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices.verdict import card_of, given_twice
 from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
-from calculator.estimation.several_gpus import several_cards
+from calculator.estimation.several_gpus import sharding_problems
 from calculator.inputs.settings import parse
 from calculator.inputs.sharding import MODELED, ShardingName
 from calculator.inputs.stack import StackVersions
@@ -142,8 +142,8 @@ def _device(body: Any, loc: str) -> PlannedDevice:
 
 def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
     if device.gpu is None and device.memory_bytes is None:
-        yield Problem(loc=f"{loc}.gpu", msg="a plan needs a card: name one, or give memory_bytes", input=None)
-    yield from several_cards(device, loc)
+        yield Problem(loc=f"{loc}.gpu", msg="a plan needs a GPU: name one, or give memory_bytes", input=None)
+    yield from sharding_problems(device, loc)
     card = card_of(device)
     if card is not None and device.memory_bytes is not None:
         yield given_twice(card, device.memory_bytes, loc)

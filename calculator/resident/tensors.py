@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 from calculator.architecture.dimension import Dim, elements
 from calculator.architecture.model import Layer, Stack
 from calculator.architecture.module import Buffer
+from calculator.architecture.per_model import per_model
 from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.resident.module_spec import new_added
 from calculator.resident.tensor import new_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module, Parameter
@@ -241,7 +242,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
     for parameter in module.parameters if not module.shares_weights else ():
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            stored = _of_model(parameter, full_name, count, module_spec)
+            stored = _of_model(prepared.model, parameter, full_name, count, module_spec)
             if parameter.gradient_base is not None and _has_view(parameter, prepared):
                 stored = [replace(kept, gradient_base=parameter.gradient_base) for kept in stored]
             tensors += stored
@@ -276,11 +277,30 @@ def _added(added: Added, name: str, count: int, *, in_graph: bool = True) -> Res
     )
 
 
-def _of_model(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
-    """Yield a parameter of the model itself: dense, or stored in another format with its constants."""
+@per_model
+def _frozen(model: Model) -> dict[Hashable, tuple[Parameter, list[ResidentTensor]]]:  # noqa: ARG001  one for each model
+    """Return the dense frozen parameters of a model that are known, by what determines each."""
+    return {}
+
+
+def _of_model(
+    model: Model, parameter: Parameter, name: str, count: int, module_spec: ModuleSpec
+) -> list[ResidentTensor]:
+    """Return a parameter of the model itself: dense, or stored in another format with its constants."""
     if module_spec.quantization is not None and parameter.name == "weight":
         return _packed(parameter, name, count, module_spec, module_spec.quantization)
     dtype = module_spec.dtype_of(parameter)
+    if module_spec.original_in_file or parameter.name in module_spec.trained:
+        return _dense(parameter, name, count, module_spec, dtype)
+    known, key = _frozen(model), (id(parameter), name, count, dtype, module_spec.dtype)
+    own, found = known.get(key, (None, []))
+    if own is not parameter:
+        found = _dense(parameter, name, count, module_spec, dtype)
+        known[key] = parameter, found
+    return found
+
+
+def _dense(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, dtype: DType) -> list[ResidentTensor]:
     shape, size = ((0,), 0) if module_spec.original_in_file else (parameter.shape, parameter.elements)
     return [
         new_tensor(

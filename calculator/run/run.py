@@ -316,7 +316,7 @@ class _Run:
 
     @cached_property
     def _colocated(self) -> ColocatedEngine | None:
-        """The engine that generates on the same card, if there is one."""
+        """The engine that generates on the same GPU, if there is one."""
         engine = self.request.estimate.training.colocated
         if engine is None:
             return None

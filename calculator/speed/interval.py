@@ -1,7 +1,7 @@
 """The interval of a run's speed: its cost at rated speeds, divided by the efficiencies of similar published runs.
 
 A published run is similar if its micro-batch costs between 1/8 and 8 times as much. If three sources have similar runs
-on the same card, only those runs count. With fewer than three sources there is no interval.
+on the same GPU, only those runs count. With fewer than three sources there is no interval.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def speed_of(request: Request, cost: StepCost) -> Speed:
     """Return the speed of a run, given the cost of its optimizer step.
 
     Raises:
-        PlanError: if the card has no rated speed, or no published run is similar.
+        PlanError: if the GPU has no rated speed, or no published run is similar.
     """
     card = _check(request)
     runs = similar_runs(published_runs(), cost.rated_seconds / request.training.gradient_accumulation_steps, card)
@@ -113,12 +113,12 @@ def _sources(runs: Iterable[PublishedRun]) -> int:
 
 
 def _check(request: Request) -> str:
-    """Return the id of the card of a run, or raise an error if the speed cannot be known."""
+    """Return the id of the GPU of a run, or raise an error if the speed cannot be known."""
     card, training = card_of(request.device), request.training
     if card is None:
-        raise refusal("device.gpu", "a speed needs a card of the catalogue: name one", request.device.gpu)
+        raise refusal("device.gpu", "a speed needs a GPU of the catalogue: name one", request.device.gpu)
     if card.bf16_tflops is None or card.bandwidth_gbs is None:
-        message = f"the rated speed of {card.name} is not known: name another card"
+        message = f"the rated speed of {card.name} is not known: name another GPU"
         raise refusal("device.gpu", message, request.device.gpu)
     if card.fp32_tflops is None and computes_attention_in_float32(request):
         message = f"attention runs in float32, whose rated speed on {card.name} is not known: use training.autocast"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListPrice:
-    """The price of one card for an hour at a cloud, without a commitment."""
+    """The price of one GPU for an hour at a cloud, without a commitment."""
 
     cloud: str
     card: str
@@ -39,7 +39,7 @@ class ListCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HourPrice:
-    """The price of one card for an hour, its currency if it is known, and its origin."""
+    """The price of one GPU for an hour, its currency if it is known, and its origin."""
 
     per_hour: float
     currency: str
@@ -47,7 +47,7 @@ class HourPrice:
 
 
 def hour_price(device: Device, loc: str = "device") -> HourPrice:
-    """Return the price of a device: that of the request, or the lowest list price of the card.
+    """Return the price of a device: that of the request, or the lowest list price of the GPU.
 
     Raises:
         PlanError: if neither is known.
@@ -57,7 +57,7 @@ def hour_price(device: Device, loc: str = "device") -> HourPrice:
     card = card_of(device)
     listed = list_prices(card.id) if card else ()
     if not listed:
-        message = "a cost needs a price, and the table of list prices does not have this card: give one"
+        message = "a cost needs a price, and the table of list prices does not have this GPU: give one"
         raise refusal(f"{loc}.price_per_hour", message, None)
     first = listed[0]
     origin = f"the list price of {first.cloud} on {first.date}, {first.source} ({first.address})"
@@ -66,7 +66,7 @@ def hour_price(device: Device, loc: str = "device") -> HourPrice:
 
 @cache
 def list_prices(card: str) -> tuple[ListPrice, ...]:
-    """Return the list prices of a card of the catalogue, the lowest first."""
+    """Return the list prices of a GPU of the catalogue, the lowest first."""
     file = catalogue.read("prices.json")
     sources = file["sources"]
     found = [

@@ -1,4 +1,4 @@
-"""Published runs on one GPU, with their speed and their efficiency: the reached share of the card's rated speed."""
+"""Published runs on one GPU, with their speed and their efficiency: the reached share of the GPU's rated speed."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class PublishedRun:
         source: The publication.
         place: Where in the publication the figure is.
         request: The request that describes the run.
-        card: The id of its card.
+        card: The id of its GPU.
         kind: Whether its base model is trained, or how it is frozen.
         tokens_per_second: The measured speed, converted to tokens per second as the source describes.
-        rated_seconds: The seconds of one micro-batch at the card's rated speeds.
+        rated_seconds: The seconds of one micro-batch at the GPU's rated speeds.
         efficiency: The rated seconds divided by the measured seconds.
         differs: Where the request differs from the run.
     """
@@ -65,7 +65,7 @@ class PublishedRun:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the run was no faster than its card's rated speed. If it was, its description is wrong."""
+        """Whether the run was no faster than its GPU's rated speed. If it was, its description is wrong."""
         return self.efficiency <= 1
 
     @property

@@ -1,4 +1,4 @@
-"""The relative cost of a step: floating-point operations and moved bytes, at the card's rated speeds.
+"""The relative cost of a step: floating-point operations and moved bytes, at the GPU's rated speeds.
 
 Multiplying T tokens by a weight of n elements takes 2·n·T operations. Its backward pass takes as many for the gradient
 of the inputs, and as many again for that of the weight (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen
@@ -33,10 +33,10 @@ FLOAT32 = (
 )
 ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
 
-#: The card that is assumed if the request names none, or if the speeds of its card are not published.
-USUAL_CARD = "a100-sxm4-80gb"
+#: The GPU that is assumed if the request names none, or if the speeds of its GPU are not published.
+USUAL_GPU = "a100-sxm4-80gb"
 
-REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
+REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations per weight and token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,25 +54,25 @@ class CostTerm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """The cost of an optimizer step on one card, relative to the reference step of the same model and batch."""
+    """The cost of an optimizer step on one GPU, relative to the reference step of the same model and batch."""
 
     relative: float
     #: The number of floating-point operations.
     operations: int
-    #: The seconds of the step at the card's rated speeds.
+    #: The seconds of the step at the GPU's rated speeds.
     rated_seconds: float
     reference: str
-    #: The card whose rated speeds convert operations and bytes to seconds.
+    #: The GPU whose rated speeds convert operations and bytes to seconds.
     card: str
     terms: tuple[CostTerm, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """The rated speeds of a card, in dense operations and in bytes per second.
+    """The rated speeds of a GPU, in dense operations and in bytes per second.
 
     Attributes:
-        card: The name of the card.
+        card: The name of the GPU.
         operations: Operations per second in half precision.
         float32: Operations per second in float32, or in half precision if that is not known.
         bytes: Bytes per second of its memory.
@@ -85,10 +85,10 @@ class Speeds:
 
 
 def speeds(card: GPU | None) -> Speeds:
-    """Return the rated speeds of a card, or those of USUAL_CARD if they are not known."""
+    """Return the rated speeds of a GPU, or those of USUAL_GPU if they are not known."""
     rate = (card.bf16_tflops or card.fp16_tflops) if card else None
     if card is None or rate is None or card.bandwidth_gbs is None:
-        return speeds(gpu(USUAL_CARD))
+        return speeds(gpu(USUAL_GPU))
     float32 = card.fp32_tflops or rate
     return Speeds(card=card.name, operations=rate * 1e12, float32=float32 * 1e12, bytes=card.bandwidth_gbs * 1e9)
 
@@ -261,7 +261,7 @@ class _Step:
     def _operations(
         self, name: str, amount: int, formula: str, substituted: str, source: str, rate: float | None = None
     ) -> CostTerm:
-        """Return a term of operations, at `rate` or at the card's rate in half precision."""
+        """Return a term of operations, at `rate` or at the GPU's rate in half precision."""
         return CostTerm(
             name=name,
             amount=amount,

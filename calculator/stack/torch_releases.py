@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 #: The first release with torch.optim.Muon.
 MUON: Release = (2, 9)
-#: The releases of transformers with grouped products of experts that check the card's compute capability. Earlier ones
+#: The releases of transformers with grouped products of experts that check the GPU's compute capability. Earlier ones
 #: of transformers 5 run another implementation, or fail. Source: transformers/integrations/moe.py, _can_use_grouped_mm.
-CHECKS_CARD: Release = (5, 6)
+CHECKS_CAPABILITY: Release = (5, 6)
 #: The releases whose steps on several GPUs are modeled. Their FSDP2 and DDP are those of 2.13, which was traced.
 SEVERAL_GPUS: tuple[Release, Release] = ((2, 13), (2, 14))
 
@@ -45,10 +45,10 @@ def optimizer_problems(versions: StackVersions, training: Training) -> Iterator[
 
 def expert_problems(versions: StackVersions, *, grouped_mm: bool) -> Iterator[Problem]:
     """Yield the releases of transformers whose experts are not modeled without a grouped product."""
-    if grouped_mm or not (5,) <= release(versions.transformers)[:2] < CHECKS_CARD:
+    if grouped_mm or not (5,) <= release(versions.transformers)[:2] < CHECKS_CAPABILITY:
         return
     message = (
         f"how transformers {versions.transformers} runs experts where PyTorch {versions.torch} has no grouped matrix"
-        f" product for the card is not modeled: use {dotted(CHECKS_CARD)} or later"
+        f" product for the GPU is not modeled: use {dotted(CHECKS_CAPABILITY)} or later"
     )
     yield Problem(loc="stack.transformers", msg=message, input=versions.transformers)

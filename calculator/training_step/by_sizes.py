@@ -95,7 +95,7 @@ def _sizes(training: Training, method: Method) -> tuple[int, ...]:
 
 
 def settings_of(prepared: PreparedModel) -> tuple[object, ...]:
-    """Return all settings of the method, the training, the card and the stack that are not sizes."""
+    """Return all settings of the method, the training, the GPU and the stack that are not sizes."""
     device = prepared.device
     shards = device.sharded_over if device.sharding in SHARDS else device.sharding
     given = other_settings(prepared.given)

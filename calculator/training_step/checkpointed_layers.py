@@ -111,9 +111,9 @@ class CheckpointedLayers:
     def of(cls, context: Context) -> CheckpointedLayers | None:
         """Return the layers of a checkpointed pass, or None if each is interpreted.
 
-        That is so if layers depend on more than their inputs and what all of them receive. Liger's final norm returns a
-        gradient to the last layer that is a view, to which nothing is added in place. Gradients that are marked when
-        they are ready are marked with the number of their layer.
+        That is so if there are few, or if they depend on more than their inputs and what all of them receive. Liger's
+        final norm returns a gradient to the last layer that is a view, to which nothing is added in place. Gradients
+        that are marked when they are ready are marked with the number of their layer.
         """
         tape, training = context.tape, context.training
         if not (context.records_layers_again and tape.grad_enabled):
@@ -125,7 +125,9 @@ class CheckpointedLayers:
             return None
         lists_calls = tape.calls_modules or tape.added is not None
         couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or lists_calls
-        return None if couples or tape.autocast is not None else cls(context)
+        if couples or tape.autocast is not None or len(context.repetition.numbers) <= _INTERPRETED:
+            return None
+        return cls(context)
 
     def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
         """Return the layers that are like a layer, or None if all of them are interpreted."""

@@ -193,6 +193,10 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
                 whole or context.hooks.couples_layers or context.prepared.grads_inputs
             )
     context.tape.folds_loops = not context.may_skip_first_layer
+    prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+    # A replay depends on the order of tensors that are freed together.
+    is_replayed = prepared.recorded_passes.are_replayed
+    context.tape.repeats_checkpoints = not (is_replayed or context.hooks.runs_in_checkpoints)
     if trainer_of(context.training).facts.runs_other_passes and not every_pass:
         context.skipped = SkippedPasses(needs_peaks=whole)
     micro_batch(context)

@@ -92,7 +92,7 @@ class TrainingStep:
         #: does not generate.
         self._batch = prepared.trainer.generation(prepared.training)
         self._passes = self.traces.generation_of(prepared) if self.generates else None
-        #: Cached results that do not depend on the card, for the next request of the same step.
+        #: Cached results that do not depend on the GPU, for the next request of the same step.
         self.known: dict[Hashable, Any] = {}
 
     def _flat(self, state: FlatState) -> FlatPeaks:

@@ -215,7 +215,7 @@ class TraceCache:
         self.traces_first = traces_first
         #: The last request.
         self._served: PreparedModel | None = None
-        #: All its settings of the method, the training, the card and the stack that are not sizes. None until the next
+        #: All its settings of the method, the training, the GPU and the stack that are not sizes. None until the next
         #: request.
         self.settings: tuple[object, ...] | None = None
         #: The runs, by `whole` (whether the first layer is interpreted), `every_pass` and `reduces`.

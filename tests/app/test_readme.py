@@ -66,7 +66,7 @@ def test_the_methods_without_a_name_are_counted():
     assert int(count) == len([*further])
 
 
-def test_every_command_but_the_servers_has_an_example_in_its_help():
+def test_every_command_except_serve_and_mcp_has_an_example_in_its_help():
     assert {line.split()[3] for line in HELPED} == set(COMMANDS) - {"serve", "mcp"}
 
 

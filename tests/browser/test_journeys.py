@@ -24,7 +24,7 @@ def test_a_change_updates_the_answer_the_address_and_the_chart_in_place(open_pag
     assert page.locator(".chart-canvas .trace.bars").count() >= 6
 
 
-def test_typing_a_model_and_a_card_updates_the_answer(open_page):
+def test_typing_a_model_and_a_gpu_updates_the_answer(open_page):
     page = open_page()
     after_update(
         page,
@@ -105,7 +105,7 @@ def test_wrong_input_is_reported_at_its_field_until_it_is_corrected(open_page):
     assert verdict(page) == "Fits"
 
 
-def test_a_memory_size_replaces_the_named_card(open_page):
+def test_a_memory_size_replaces_the_named_gpu(open_page):
     page = open_page()
     after_update(page, lambda: page.get_by_label("Memory, in GiB").fill("6"))
     assert page.locator("#gpu").input_value() == ""
@@ -119,7 +119,7 @@ def test_without_scripts_the_form_and_the_links_work(open_page):
     page.get_by_label("Full fine-tuning").check()
     page.get_by_label("Micro-batch size").fill("2")
     page.get_by_label("Gradient checkpointing").uncheck()
-    page.get_by_role("button", name="Update the plan").click()
+    page.get_by_role("button", name="Update the estimate").click()
     assert verdict(page) == "Does not fit"
     assert page.get_by_label("Micro-batch size").input_value() == "2"
     assert not page.get_by_label("Gradient checkpointing").is_checked()
@@ -201,7 +201,7 @@ def test_the_choice_of_a_trainer_sets_its_defaults_in_the_form(open_page):
 def test_without_scripts_the_choice_of_a_trainer_sets_its_defaults_too(open_page):
     page = open_page("/?model=meta-llama/Llama-3.2-1B&reserved=rule", **NO_SCRIPTS)
     page.get_by_label("axolotl").check()
-    page.get_by_role("button", name="Update the plan").click()
+    page.get_by_role("button", name="Update the estimate").click()
     assert "Its defaults" in page.locator(".tool").inner_text() or "its defaults" in page.locator(".tool").inner_text()
     assert page.locator("#optimizer").input_value() == "adamw_torch_fused"
     assert page.get_by_label("axolotl").is_checked()

@@ -35,7 +35,7 @@ def test_every_control_works_for_a_plan_too_long_for_a_link(open_page, origin, o
         page.locator("button[formaction='/export/peft']").click()
     assert "LoRA of a llama" in started.value.path().read_text()
     page.get_by_label("Micro-batch size").fill("2")
-    page.get_by_role("button", name="Update the plan").click()
+    page.get_by_role("button", name="Update the estimate").click()
     page.locator("#verdict .eyebrow", has_text=name).wait_for()
     assert page.get_by_label("Micro-batch size").input_value() == "2"
     assert len(page.locator("#config").input_value()) > 200_000

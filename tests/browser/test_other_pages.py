@@ -41,7 +41,7 @@ def test_without_scripts_the_validation_report_has_its_tables(open_page):
     assert page.get_by_role("heading", name="The largest errors, and why").is_visible()
 
 
-def test_without_scripts_requirements_lead_to_a_configuration_and_its_estimate(open_page):
+def test_without_scripts_requirements_give_a_configuration_and_its_estimate(open_page):
     page = open_page("/plan", **NO_SCRIPTS)
     page.get_by_label("Hub id or URL, or several").fill("meta-llama/Llama-3.1-70B")
     page.get_by_label("GPU", exact=True).select_option("a100-sxm4-80gb")
@@ -67,7 +67,7 @@ def test_contradicting_requirements_link_to_the_field_and_keep_the_form(open_pag
 
 
 @pytest.mark.parametrize("address", ["/plan", "/inference"])
-def test_a_memory_size_and_a_named_card_replace_each_other(open_page, address):
+def test_a_memory_size_and_a_named_gpu_replace_each_other(open_page, address):
     page = open_page(address)
     card, size = page.locator("#gpu"), page.locator("#memory_gib")
     assert card.input_value() == "rtx-4090"

@@ -57,7 +57,7 @@ TRAINERS = (
     "trl-reward",
     "torchtune",
 )
-#: Plans beyond any node's card are left out, bytes.
+#: Plans beyond any node's GPU are left out, bytes.
 LARGEST = 200 * 10**9
 
 

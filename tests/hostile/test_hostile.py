@@ -45,13 +45,13 @@ def sent(app, drawn, count):
         return thread.submit(asyncio.run, statuses(app, requests)).result()
 
 
-def test_hostile_requests_meet_no_server_error(app):
+def test_hostile_requests_cause_no_server_error(app):
     answered = sent(app, request, REQUESTS)
     assert [(status, request) for status, request in answered if status >= 500] == []
     assert {200, 404, 405, 422} <= {status for status, _ in answered}
 
 
-def test_requests_mixed_from_traced_cases_meet_no_server_error(app):
+def test_requests_mixed_from_traced_cases_cause_no_server_error(app):
     answered = sent(app, mixed_request, MIXED)
     assert [(status, request) for status, request in answered if status >= 500] == []
     assert {200, 422} <= {status for status, _ in answered}

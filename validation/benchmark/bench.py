@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _machine_speed() -> Line:
-    """The machine's speed, which the other timings depend on."""
+    """Return the machine's speed, which the other timings depend on."""
     return Line(title="one iteration of a plain loop (this machine's speed)", figure=f"{loop_seconds() * 1e9:.0f} ns")
 
 
@@ -202,7 +202,7 @@ def _estimates(runs: int) -> Iterator[Line]:
 
 
 def _sharded(runs: int) -> Iterator[Line]:
-    """Estimates of a model on 8 and 64 GPUs, by themselves and with a further length."""
+    """Yield estimates of a model on 8 and 64 GPUs, by themselves and with a further length."""
     for sharding, method in SHARDED:
         for gpus in (8, 64):
             body = {**LLAMA_70B, "method": method, "device": {"count": gpus, "sharding": sharding}}
@@ -219,7 +219,7 @@ def _sharded(runs: int) -> Iterator[Line]:
 
 
 def _trainers(runs: int) -> Iterator[Line]:
-    """Estimates with a trainer, as multiples of one without."""
+    """Yield estimates with a trainer, as multiples of one without."""
     for title, ratio in trainers.ratios(LLAMA_8B, [LORA, {"name": "full"}], min(runs, 7)):
         met, target = ratio <= trainers.MOST, f"at most {trainers.MOST:g} x"
         yield Line(title=title, figure=f"{ratio:.2f} x", target=target, met=met)
@@ -237,12 +237,12 @@ def _estimate_next(requests: Iterator[Request], series: SeriesCache) -> Estimate
 
 
 def _estimate_alone(request: Request) -> Estimate:
-    """An estimate that shares nothing with those before it."""
+    """Return an estimate that shares nothing with those before it."""
     return estimate(request, SeriesCache())
 
 
 def _second(runs: int) -> Line:
-    """The second estimate of a kind in a process."""
+    """Return the second estimate of a kind in a process."""
     first, second = (parse_request({**LLAMA_8B, "training": {"sequence_length": length}}) for length in (1024, 1088))
 
     def forget() -> None:
@@ -256,7 +256,7 @@ def _second(runs: int) -> Line:
 
 
 def _further(runs: int, body: dict[str, Any], most: float) -> Line:
-    """Estimates of one kind that differ in length, in a process that has answered two of them."""
+    """Return estimates of one kind that differ in length, in a process that has answered two of them."""
     lengths = [1024 + 64 * number for number in range(runs + 2)]
     requests = [parse_request({**body, "training": {"sequence_length": length}}) for length in lengths]
     for request in requests[:2]:
@@ -268,13 +268,13 @@ def _further(runs: int, body: dict[str, Any], most: float) -> Line:
 
 
 def _read(request: Request) -> list[object]:
-    """An estimate with its rows and its timeline, as the API answers it."""
+    """Return an estimate with its rows and its timeline, as the API answers it."""
     memory = estimate(request, SeriesCache(), whole=True).memory
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 
 def _device_lines(runs: int) -> Iterator[Line]:
-    """Parts of a new plan's page, without a warm-up: what `fit` states, and all other methods and suggestions."""
+    """Yield parts of a new plan's page, without a warm-up: what `fit` states, and all other methods and suggestions."""
     for title, body in ON_DEVICES:
         request = parse_request(body)
         for part, figures in (("fit", _fit), ("fit, other methods and suggestions", _page)):
@@ -304,7 +304,7 @@ def _paced(
 
 
 def _fit(request: Request) -> Estimate:
-    """An estimate with what replays on the device tell a page, in a process that has answered none like it."""
+    """Return an estimate with what replays on the device tell a page, in a process that has answered none like it."""
     RECENT_SERIES.clear()
     answer = estimate(request)
     if answer.fit is not None:
@@ -316,7 +316,7 @@ def _fit(request: Request) -> Estimate:
 
 
 def _page(request: Request) -> object:
-    """All figures of the estimate page."""
+    """Return all figures of the estimate page."""
     answer = _fit(request)
     requests = (
         replace(of_method, model=request.model, training=request.training, device=request.device)
@@ -341,7 +341,7 @@ def _sweep() -> Line:
 
 
 def _trace_and_estimate(runs: int) -> Iterator[Line]:
-    """The trace and the estimate of one request, timed alternately."""
+    """Yield the trace and the estimate of one request, timed alternately."""
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
     request = parse_request(LLAMA_8B)
@@ -357,7 +357,7 @@ def _trace_and_estimate(runs: int) -> Iterator[Line]:
 
 
 def seconds(timed: Callable[[], object], runs: int, clock: Callable[[], float] = process_time) -> float:
-    """The median CPU time of several runs in seconds, after one warm-up; other processes are not counted."""
+    """Return the median CPU time of several runs in seconds, after one warm-up; other processes are not counted."""
     timed()
     return median(_time_once(timed, clock) for _ in range(runs))
 

@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def searched(search: Search, limit: float, rounds: int) -> Found:
-    """The slowest request of a search."""
+    """Return the slowest request of a search."""
     seconds, over = spent(search.answer, search.plain, limit)
     best = Found(body=search.plain, seconds=seconds, over=over, tried=1)
     for path, value in [
@@ -198,7 +198,7 @@ def searched(search: Search, limit: float, rounds: int) -> Found:
 
 
 def spent(answer: Callable[[Any], Any], body: dict[str, Any], limit: float) -> tuple[float, bool]:
-    """The CPU time of a request, and whether it is over the limit; none of a request that is refused."""
+    """Return the CPU time of a request, and whether it is over the limit; none of a request that is refused."""
     RECENT_SERIES.clear()
     begun = process_time()
     try:

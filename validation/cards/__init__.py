@@ -1,1 +1,1 @@
-"""The table of what cards can train."""
+"""The table of what GPUs can train."""

@@ -1,4 +1,4 @@
-"""Compute the table of what cards can train, which /cards reads: calculator/catalogue/cards.json.
+"""Compute the table of what GPUs can train, which /cards reads: calculator/catalogue/cards.json.
 
 It replays about 40,000 runs, which takes minutes on four cores. --model computes the rows of some models again, and
 --missing those of models that the table lacks; both leave the others. The file is written after each model.

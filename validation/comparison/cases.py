@@ -62,7 +62,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The selected cases that expect a step's figures."""
+    """Return the selected cases that expect a step's figures."""
     cases = [
         case
         for case in read_lines(args.file)
@@ -100,7 +100,7 @@ def differences(traced: dict[str, Any], expected: dict[str, Any]) -> dict[str, i
 
 
 def line(row: dict[str, Any]) -> str:
-    """A result as a line of text."""
+    """Return a result as a line of text."""
     if row["error"] is None:
         return f"{row['id']:14} failed: {row['failed']}"
     changes = ", ".join(f"{name} {value:+,}" for name, value in row["differences"].items())

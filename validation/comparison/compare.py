@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def estimate(request: Request) -> Snapshot:
-    """The calculator's snapshot of a step.
+    """Return the calculator's snapshot of a step.
 
     Raises:
         PlanError: if the calculator refuses the request.
@@ -56,13 +56,13 @@ def estimate(request: Request) -> Snapshot:
     model = model_of(request.model)
     request = within_positions(request, model)
     check(request, model)
-    # The trace runs a current card's kernels, whatever card the request names.
+    # The trace runs a current GPU's kernels, whatever GPU the request names.
     step = training_step(replace(request, device=replace(request.device, gpu=None, memory_bytes=None)))
     return snapshot.estimated(step, asdict(parameter_counts(step.resident.whole)))
 
 
 def document(estimated: Snapshot, traced: Snapshot) -> dict[str, Any]:
-    """Every figure and difference as JSON values."""
+    """Return every figure and difference as JSON values."""
     return {
         "parameters": {"estimated": estimated.parameters, "traced": traced.parameters},
         "static": {"estimated": estimated.static, "traced": traced.static},
@@ -94,7 +94,7 @@ def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str,
 
 
 def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
-    """The comparison as lines of text, in bytes; a difference is estimated minus traced."""
+    """Return the comparison as lines of text, in bytes; a difference is estimated minus traced."""
     shown = [*_unequal("parameters", estimated.parameters, traced.parameters)]
     shown += _unequal("static", estimated.static, traced.static)
     shown += [
@@ -111,7 +111,7 @@ def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
 
 
 def line(difference: Difference) -> str:
-    """One difference as a line."""
+    """Return one difference as a line."""
     row = difference.row
     shape = "×".join(map(str, row.shape)) or "scalar"
     counts = f"{difference.estimated} for {difference.traced} traced"
@@ -131,7 +131,7 @@ def _unequal(title: str, estimated: dict[str, int], traced: dict[str, int]) -> l
 
 
 def bytes_by_component(rows: Counter[Row]) -> dict[str, int]:
-    """Bytes by component."""
+    """Return bytes by component."""
     sums: Counter[str] = Counter()
     for row, count in rows.items():
         sums[row.component] += row.bytes * count

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def document(found: dict[tuple[str, str], list[Compared]]) -> Iterator[str]:
-    """The differences, then how many pairs are equal, and why the others have no request that is answered."""
+    """Yield the differences, then how many pairs are equal, and why the others have no request that is answered."""
     for (family, method), pair in found.items():
         for result in pair:
             if result.outcome not in ("equal", "both refuse", "not modeled"):
@@ -120,7 +120,7 @@ def compared_pair(seed: int, family: str, method: MethodName, *, refusals: bool)
 
 
 def drawn(seed: int, number: int, family: str, method: MethodName) -> dict[str, Any]:
-    """A random request of a method for a family, whose learned positions are enough for its sequence."""
+    """Return a random request of a method for a family, whose learned positions are enough for its sequence."""
     if family in FAMILIES_WITH_FORWARD:
         request = random_request(seed, number, [family], method)
     else:
@@ -159,7 +159,7 @@ def compared(body: dict[str, Any], *, refusals: bool = False) -> Compared:
 
 
 def _refused_by(body: dict[str, Any], error: str, *, refusals: bool) -> Outcome:
-    """Whether the libraries refuse a refused request too.
+    """Return whether the libraries refuse a refused request too.
 
     Requests that are not modeled, or whose method PEFT does not have, are skipped.
     """
@@ -189,7 +189,7 @@ def _differences(expected: Shapes, found: Shapes) -> str:
 
 
 def modeled(request: Request) -> Shapes:
-    """The shapes of the parameters that a method adds, and of those that it trains, as they are modeled.
+    """Return the shapes of the parameters that a method adds, and of those that it trains, as they are modeled.
 
     Raises:
         PlanError: if the request is refused.

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compared(request: InferenceRequest) -> Iterator[tuple[str, int, int]]:
-    """The name, estimated bytes and traced bytes of each pass and of the merge; the trace runs every token."""
+    """Yield the name, estimated bytes and traced bytes of each pass and of the merge; the trace runs every token."""
     from validation.tracing import generation, merging  # noqa: PLC0415  (takes seconds to import)
 
     answer = inference(request)

@@ -46,7 +46,7 @@ class Difference:
 
 
 def unmatched(estimated: Counter[Row], traced: Counter[Row]) -> tuple[Counter[Row], Counter[Row]]:
-    """The rows of each side that have no counterpart."""
+    """Return the rows of each side that have no counterpart."""
     left, right = Counter(estimated), Counter(traced)
     for key in MATCH_KEYS:
         _match(left, right, key)
@@ -65,7 +65,7 @@ def _match(left: Counter[Row], right: Counter[Row], key: Callable[[Row], Hashabl
 
 
 def differences(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> list[Difference]:
-    """Every difference at a phase's peak, largest first."""
+    """Return every difference at a phase's peak, largest first."""
     extra, missing = unmatched(estimated.alive[phase], traced.alive[phase])
     found = [
         *_classified(extra, estimated.alive[phase], traced, "extra"),

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cases(name: str, request: dict[str, Any]) -> list[Case]:
-    """The cases of a request, one for each phase that is traced."""
+    """Return the cases of a request, one for each phase that is traced."""
     if name != "evaluation":
         return [{"request": request}]
     phases = ("evaluation", "generation") if parse_run(request).run.generates else ("evaluation",)
@@ -83,7 +83,7 @@ def _cases(name: str, request: dict[str, Any]) -> list[Case]:
 
 
 def _printed(name: str, recorded: Case, traced: Case) -> bool:
-    """Whether a case differs from its trace, which is printed."""
+    """Return whether a case differs from its trace, which is printed."""
     if recorded == traced:
         return False
     figures = [{key: value for key, value in case.items() if key != "request"} for case in (recorded, traced)]
@@ -92,7 +92,7 @@ def _printed(name: str, recorded: Case, traced: Case) -> bool:
 
 
 def _differs(seed: int, number: int) -> bool:
-    """Whether the loading of a random request differs from its trace."""
+    """Return whether the loading of a random request differs from its trace."""
     body = random_sharded_request(seed, number, sharding="zero3") | {"reserved": "rule", "run": {"save_strategy": "no"}}
     try:
         found = next(phase for phase in whole_run(parse_run(body)).phases if phase.name == "load")
@@ -105,7 +105,7 @@ def _differs(seed: int, number: int) -> bool:
 
 
 def _evaluations_differ(args: argparse.Namespace) -> bool:
-    """Whether evaluations of random requests differ from their traces. Those that are refused are counted."""
+    """Return whether evaluations of random requests differ from their traces. Those that are refused are counted."""
     trainers = TRAINERS if args.trainer == "all" else (args.trainer,)
     drawn: list[tuple[int, str, Case, int]] = []
     number = 0
@@ -130,7 +130,7 @@ def _evaluations_differ(args: argparse.Namespace) -> bool:
 
 
 def _predicted(number: int, body: Case) -> list[tuple[int, str, Case, int]]:
-    """The traced phases of a request with their bytes; none if it is refused."""
+    """Return the traced phases of a request with their bytes; none if it is refused."""
     try:
         phases = whole_run(parse_run(body)).phases
     except PlanError:
@@ -148,13 +148,13 @@ def _evaluation_or_error(case: Case) -> Case:
 
 
 def _traced(name: str, case: Case) -> Case:
-    """A case with what a trace shows."""
+    """Return a case with what a trace shows."""
     trace: dict[str, Callable[[Case], Case]] = {"evaluation": _evaluation, "loading": _loading, "merge": _merge}
     return {**case, **alone(trace[name], case)}
 
 
 def _body(case: Case) -> Case:
-    """The request of a step."""
+    """Return the request of a step."""
     return {name: value for name, value in case["request"].items() if name not in ("run", "reserved")}
 
 

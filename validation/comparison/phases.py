@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def lines(cases: Counter[Group], equal: Counter[Group]) -> Iterator[str]:
-    """The table: the cases of each group, and those whose bytes are the trace's."""
+    """Yield the table: the cases of each group, and those whose bytes are the trace's."""
     yield "| phase | sharding | traced cases | equal to the byte |"
     yield "|---|---|---|---|"
     for (phase, sharding), count in cases.items():
@@ -64,7 +64,7 @@ def lines(cases: Counter[Group], equal: Counter[Group]) -> Iterator[str]:
 
 
 def groups() -> Iterator[tuple[Group, dict[str, Any]]]:
-    """Each phase of each case, with the case."""
+    """Yield each phase of each case, with the case."""
     for case in (*_read("evaluation"), *_read("merge")):
         yield (case["phase"], _sharding(case)), case
     for phase, field in (("load", "load_bytes"), ("checkpoint", "gathered_bytes")):
@@ -72,7 +72,7 @@ def groups() -> Iterator[tuple[Group, dict[str, Any]]]:
 
 
 def compared() -> Iterator[tuple[Group, int, int]]:
-    """Each phase with its predicted and its traced bytes; of some phases, what they add to what they find."""
+    """Yield each phase with its predicted and its traced bytes; of some phases, what they add to what they find."""
     for (phase, sharding), case in groups():
         found = next(ran for ran in whole_run(parse_run(case["request"])).phases if ran.name == phase)
         added = found.gpu_bytes - found.resident_bytes

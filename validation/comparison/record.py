@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _requests(path: str | None) -> Iterator[dict[str, Any]]:
-    """The cases of a file, without their expected figures."""
+    """Yield the cases of a file, without their expected figures."""
     for case in read_lines(path) if path else ():
         yield {name: case[name] for name in ("id", "tags", "request")}
 
@@ -67,7 +67,7 @@ def _drawn(count: int, seed: int, trainers: list[TrainerName]) -> Iterator[dict[
 
 
 def recorded(case: dict[str, Any]) -> dict[str, Any]:
-    """The expected figures of a case, or why it is `refused`."""
+    """Return the expected figures of a case, or why it is `refused`."""
     from validation.comparison.show import traced_body  # noqa: PLC0415  (takes seconds to import)
 
     try:
@@ -77,7 +77,7 @@ def recorded(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(traced: Trace) -> dict[str, Any]:
-    """A trace's figures as a case states them."""
+    """Return a trace's figures as a case states them."""
     return {
         "parameters": traced.parameters,
         "static": traced.static,

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def named_cases(paths: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and the request of every answered case in files of JSON lines, or in all such files of folders."""
+    """Yield the name and the request of every answered case in files of JSON lines, or in all such files of folders."""
     for path in paths:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             for number, case in enumerate(read_lines(str(file)), 1):
@@ -72,14 +72,14 @@ def drawn(cases: list[Any], count: int, seed: int) -> list[Any]:
 
 
 def replayed(body: dict[str, Any]) -> dict[str, Any]:
-    """A training request whose reserved memory is replayed, on a device."""
+    """Return a training request whose reserved memory is replayed, on a device."""
     return {key: value for key, value in body.items() if key not in {"reserved", "run"}} | {
         "device": {"gpu": GPU} | body.get("device", {})
     }
 
 
 def difference(body: dict[str, Any]) -> str:
-    """How a case's replays differ, or why it has no answer; empty if they agree, or the case is not replayed."""
+    """Return how a case's replays differ, or why it has no answer; empty if they agree, or the case is not replayed."""
     try:
         replay = estimate(parse_request(replayed(body)), SeriesCache()).memory.replay
     except PlanError as error:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def traced_body(body: Any, *, rank: int = 0) -> Trace:
-    """The trace of a request: of its trainer's step, of the reference step, or of one rank's in a sharded run.
+    """Return the trace of a request: of its trainer's step, of the reference step, or of one rank's in a sharded run.
 
     PyTorch is the one that is imported. The attention kernels are those that the release in `stack.torch` chooses.
 
@@ -97,7 +97,7 @@ def _of_torchtune(request: Request) -> Trace:
 
 
 def fullest_rank(body: Any) -> int:
-    """The rank that an answer is about; 0 for a refused request.
+    """Return the rank that an answer is about; 0 for a refused request.
 
     Those of a run under ZeRO's stages 1 and 2 differ. Without `reduce_scatter`, stage 3 pads the last one's gradients.
     """
@@ -131,7 +131,7 @@ def _trainer_trace(recipe: Recipe, body: Any, rank: int) -> Trace:
 
 
 def case(name: str, body: Any, traced: Trace) -> dict[str, Any]:
-    """A traced request as a case that an estimate must equal to the byte in every phase."""
+    """Return a traced request as a case that an estimate must equal to the byte in every phase."""
     reference = parse_request(body)
     tags = [
         "tiny",
@@ -146,7 +146,7 @@ def case(name: str, body: Any, traced: Trace) -> dict[str, Any]:
 
 
 def document(traced: Trace) -> dict[str, Any]:
-    """A trace as JSON values."""
+    """Return a trace as JSON values."""
     return {
         "parameters": traced.parameters,
         "static": traced.static,
@@ -163,7 +163,7 @@ def document(traced: Trace) -> dict[str, Any]:
 
 
 def lines(traced: Trace, rows: int) -> list[str]:
-    """A trace as lines of text; sizes are in bytes."""
+    """Return a trace as lines of text; sizes are in bytes."""
     shown = [f"parameters  {traced.parameters}", f"peak        {traced.peak_allocated_bytes:,} in {traced.peak_phase}"]
     for phase, peak in traced.ledger.peaks.items():
         alive = traced.alive_at_peak(phase)
@@ -180,7 +180,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
 
 
 def bytes_by_component(storages: Iterable[Storage]) -> dict[str, int]:
-    """Bytes by component, largest first."""
+    """Return bytes by component, largest first."""
     sums: dict[str, int] = defaultdict(int)
     for storage in storages:
         sums[storage.component] += storage.bytes

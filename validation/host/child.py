@@ -29,7 +29,7 @@ _STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident() -> dict[str, int]:
-    """The resident set of the process, its peak, and its part in mapped files, in bytes."""
+    """Return the resident set of the process, its peak, and its part in mapped files, in bytes."""
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM", "RssFile")}
 
@@ -69,7 +69,7 @@ def gather(batches: int, shape: tuple[int, ...], steps: int | None) -> Any:
 
 
 def adapted(folder: str, r: int) -> Any:
-    """A model in float32 with an adapter of LoRA on every linear layer."""
+    """Return a model in float32 with an adapter of LoRA on every linear layer."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return get_peft_model(base, LoraConfig(r=r, target_modules="all-linear"))
 
@@ -85,7 +85,7 @@ def merge(model: Any) -> Any:
 
 
 def task(case: dict[str, Any]) -> Callable[[], Any]:
-    """The figures that a case measures."""
+    """Return the figures that a case measures."""
     if "merge" in case:
         return partial(merge, adapted(**case["merge"]))
     return partial(move, **case["load"]) if "load" in case else partial(gather, **case["gather"])

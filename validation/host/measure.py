@@ -36,7 +36,7 @@ class Case:
 
 
 def model_config(hidden_size: int, layers: int) -> dict[str, Any]:
-    """The config of a Llama with that width and depth."""
+    """Return the config of a Llama with that width and depth."""
     return {
         "model_type": "llama",
         "hidden_size": hidden_size,
@@ -50,7 +50,7 @@ def model_config(hidden_size: int, layers: int) -> dict[str, Any]:
 
 
 def experts_config(hidden_size: int, layers: int) -> dict[str, Any]:
-    """The config of a Mixtral with that width and depth, whose experts are fused while it is loaded."""
+    """Return the config of a Mixtral with that width and depth, whose experts are fused while it is loaded."""
     experts = {"intermediate_size": 2 * hidden_size, "num_local_experts": 8, "num_experts_per_tok": 2}
     return {**model_config(hidden_size, layers), "model_type": "mixtral", **experts}
 

@@ -37,7 +37,7 @@ _FULLY_SHARD = "torch.distributed.fsdp.fully_shard"
 
 
 def proportional() -> int:
-    """The resident set of the process, each page divided by the number of processes that have it, in bytes."""
+    """Return the resident set of the process, each page divided by the number of processes that have it, in bytes."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
@@ -148,7 +148,7 @@ def _load_for_deepspeed(
 
 
 def _recording_growth(growth: Growth, shard: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that shards, before whose first call the growth is read."""
+    """Return a function that shards, before whose first call the growth is read."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         _ = growth.found

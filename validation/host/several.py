@@ -85,7 +85,7 @@ def zero_3_loading_cases(config: dict[str, Any], folder: Path) -> Iterator[NodeC
 
 
 def _while_reading(body: dict[str, Any]) -> int:
-    """The most bytes on a GPU while a model is filled under deepspeed.zero.Init."""
+    """Return the most bytes on a GPU while a model is filled under deepspeed.zero.Init."""
     estimate = parse_run(body).estimate
     model = model_of(estimate.model)
     state = resident_state(within_positions(estimate, model)).partitioned

@@ -32,7 +32,7 @@ class Entry:
 
 
 def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry]:
-    """The cases to measure on a device, in order; a CPU runs small steps only.
+    """Return the cases to measure on a device, in order; a CPU runs small steps only.
 
     `card` is a GPU's id in the catalogue.
     """

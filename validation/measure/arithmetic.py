@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def output_error(subject: Subject, x: Tensor | None, out: Tensor) -> float | None:
-    """The relative error of an output against the formula; None if dropout makes the output random."""
+    """Return the relative error of an output against the formula; None if dropout makes the output random."""
     if isinstance(subject.method, LoRA | QLoRA) and subject.method.lora_dropout:
         return None
     expected = _expected(subject, x)
@@ -39,7 +39,7 @@ def _expected(subject: Subject, x: Tensor | None) -> Tensor:
 
 
 def _encoded(module: nn.Module) -> Tensor:
-    """The embedding table, or the table after an MLP with tanh (Li & Liang 2021, section 4.3)."""
+    """Return the embedding table, or the table after an MLP with tanh (Li & Liang 2021, section 4.3)."""
     table: Tensor = module.get_submodule("embedding").weight[None].float()
     if not getattr(module, "prefix_projection", False):
         return table

@@ -98,7 +98,7 @@ def _measure(entries: list[Entry], results: Results, budget: float | None) -> in
 
 
 def _as_predicted(results: Results) -> bool:
-    """Whether every measured storage and verdict is as predicted."""
+    """Return whether every measured storage and verdict is as predicted."""
     moments = (moment for row in results.rows("layers") for moment in row["moments"].values())
     storages = all(moment["measured"]["allocated"] == moment["predicted"]["allocated"] for moment in moments)
     runs = (run for row in results.rows("verdicts") for run in row["runs"])

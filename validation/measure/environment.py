@@ -27,7 +27,7 @@ IDENTITY = ("device", "card", "driver", "cuda", "versions", "variables")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The machine, its versions and the date; on a GPU also the bytes of its context and workspaces.
+    """Return the machine, its versions and the date; on a GPU also the bytes of its context and workspaces.
 
     Call this before anything else uses the device.
     """
@@ -60,7 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def card_named(name: str, memory: int, major: int) -> GPU:
-    """The catalogue's GPU with a device's name; otherwise one of the same generation with the nearest memory."""
+    """Return the catalogue's GPU with a device's name; otherwise one of the same generation with the nearest memory."""
     try:
         return gpu(name)
     except PlanError:
@@ -69,7 +69,7 @@ def card_named(name: str, memory: int, major: int) -> GPU:
 
 
 def _driver() -> str | None:
-    """The driver's version by nvidia-smi; None without a driver."""
+    """Return the driver's version by nvidia-smi; None without a driver."""
     command = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603  (a constant command)

@@ -59,7 +59,7 @@ def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
 
 
 def worst(request: Request, histories: Histories) -> tuple[int, HistoryResult]:
-    """The seed whose replayed history reserves the most without a limit, and the replay."""
+    """Return the seed whose replayed history reserves the most without a limit, and the replay."""
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     run = HistoryRun(resident_state(with_longest_batch(request)), (forward, backward))
     results = [run.replay(steps, empty_cache=histories.empty_cache) for steps in histories.steps]

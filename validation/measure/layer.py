@@ -53,7 +53,7 @@ def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
 
 
 def counters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """The step counters, which are on the host unless the optimizer is fused."""
+    """Return the step counters, which are on the host unless the optimizer is fused."""
     fused = any(group.get("fused") for group in optimizer.param_groups)
     return [] if fused else [tensor for _, name, tensor in states(optimizer) if name == "step"]
 

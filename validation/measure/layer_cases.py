@@ -51,7 +51,7 @@ class LayerCase:
 
 
 def layer_cases(tokens: int) -> list[LayerCase]:
-    """Every case; the quick ones, which cover every method, come first."""
+    """Return every case; the quick ones, which cover every method, come first."""
     return sorted(_cases(tokens), key=lambda case: not case.quick)
 
 

@@ -31,7 +31,7 @@ LAYER = "model.layers.0."
 
 
 def predicted(case: LayerCase) -> dict[str, Reading]:
-    """Bytes allocated at the end of each moment, and the most during it; loading has no peak."""
+    """Return bytes allocated at the end of each moment, and the most during it; loading has no peak."""
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
@@ -63,12 +63,12 @@ def _size(context: Context, event: int) -> int:
 
 
 def _bytes(resident: Iterable[ResidentTensors]) -> int:
-    """Bytes of one layer's tensors."""
+    """Return bytes of one layer's tensors."""
     return sum(tensor.bytes // tensor.count for tensor in tensors(resident))
 
 
 def _state(case: LayerCase) -> tuple[ResidentTensor, ...]:
-    """The layer's resident tensors: of a module and its adapter, or of the module that the method adds."""
+    """Return the layer's resident tensors: of a module and its adapter, or of the module that the method adds."""
     every = resident_state(case.request).tensors
     if case.module is not None:
         return tuple(t for t in every if f".{case.module}." in t.name or t.name == "name2qmap.dynamic")

@@ -36,7 +36,7 @@ class Reading:
     peak_reserved: int | None = None
 
     def to_json(self) -> dict[str, int | None]:
-        """The fields of a results file."""
+        """Return the fields of a results file."""
         return asdict(self)
 
 
@@ -67,7 +67,7 @@ class CudaMeter:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Nothing to release."""
+        """Do nothing. There is nothing to release."""
 
     def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
         """Read the counters and reset the peaks."""
@@ -113,7 +113,7 @@ class StorageMeter:
             self._storages[key] = rounded(storage.nbytes()), guard
 
     def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
-        """The live bytes, without the tensors that would be on the host."""
+        """Return the live bytes, without the tensors that would be on the host."""
         gc.collect()
         on_host = {tensor.untyped_storage()._cdata for tensor in host}
         return Reading(allocated=sum(size for key, (size, _) in self._storages.items() if key not in on_host))
@@ -141,7 +141,7 @@ class Counts(NamedTuple):
 
 
 def counts(device: torch.device) -> Counts | None:
-    """The counters `num_alloc_retries` and `num_ooms` of torch.cuda.memory_stats(); None without a GPU."""
+    """Return the counters `num_alloc_retries` and `num_ooms` of torch.cuda.memory_stats(); None without a GPU."""
     if device.type != "cuda":
         return None
     stats = torch.cuda.memory_stats(device)
@@ -149,12 +149,12 @@ def counts(device: torch.device) -> Counts | None:
 
 
 def meter_of(device: torch.device) -> Meter:
-    """The meter for a device."""
+    """Return the meter for a device."""
     return CudaMeter(device) if device.type == "cuda" else StorageMeter()
 
 
 def workspace_bytes(device: torch.device) -> int | None:
-    """Bytes of the matrix libraries' workspaces, for the forward and the backward thread; None without a GPU.
+    """Return bytes of the matrix libraries' workspaces, for the forward and the backward thread; None without a GPU.
 
     Call this before anything else, so that every later reading includes the workspaces.
     """
@@ -171,7 +171,7 @@ def workspace_bytes(device: torch.device) -> int | None:
 
 
 def driver_bytes(device: torch.device) -> int | None:
-    """Bytes in use on a GPU by all processes, as the driver reports them."""
+    """Return bytes in use on a GPU by all processes, as the driver reports them."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def layer_line(row: dict[str, Any]) -> str:
-    """A layer: measured minus predicted bytes, by moment."""
+    """Return a layer: measured minus predicted bytes, by moment."""
     differences = {
         moment: figures["measured"]["allocated"] - figures["predicted"]["allocated"]
         for moment, figures in row["moments"].items()
@@ -22,7 +22,7 @@ def layer_line(row: dict[str, Any]) -> str:
 
 
 def step_line(row: dict[str, Any]) -> str:
-    """A step: the peak's error, or the resident bytes' differences on a device without peaks."""
+    """Return a step: the peak's error, or the resident bytes' differences on a device without peaks."""
     measured, predicted = row["measured"], row["predicted"]
     if measured is None:
         return f"{row['name']:56} out of memory in {row['out_of_memory']['phase']}"
@@ -33,7 +33,7 @@ def step_line(row: dict[str, Any]) -> str:
 
 
 def verdict_line(row: dict[str, Any]) -> str:
-    """A verdict: whether each capped run ended as predicted, and the retries of those that go through."""
+    """Return a verdict: whether each capped run ended as predicted, and the retries of those that go through."""
     right = all(run["should_run"] == run["ran"] for run in row["runs"])
     counted = [run["retries"] for run in row["runs"] if run["should_run"]]
     retries = ", ".join(f"{count['measured']} of {count['predicted']}" for count in counted)
@@ -41,7 +41,7 @@ def verdict_line(row: dict[str, Any]) -> str:
 
 
 def history_line(row: dict[str, Any]) -> str:
-    """A history: the error of the most bytes reserved, and of the mean over its steps."""
+    """Return a history: the error of the most bytes reserved, and of the mean over its steps."""
     if row["measured"] is None:
         return f"{row['name']:56} out of memory in {row['out_of_memory']['phase']}"
     most, middle = history_errors(row)
@@ -50,7 +50,7 @@ def history_line(row: dict[str, Any]) -> str:
 
 
 def history_errors(row: dict[str, Any]) -> tuple[float, float]:
-    """The relative errors of the most bytes reserved in a history, and of the mean over its steps."""
+    """Return the relative errors of the most bytes reserved in a history, and of the mean over its steps."""
     predicted, measured = row["predicted"]["reserved"], row["measured"]["reserved"]
     return max(predicted) / max(measured) - 1, sum(predicted) / sum(measured) - 1
 
@@ -59,12 +59,12 @@ LINES = {"layers": layer_line, "steps": step_line, "verdicts": verdict_line, "hi
 
 
 def error(row: dict[str, Any]) -> float:
-    """The relative error of a step's predicted peak of allocated bytes."""
+    """Return the relative error of a step's predicted peak of allocated bytes."""
     return float(row["predicted"]["peak_allocated"] / row["measured"]["peak_allocated"] - 1)
 
 
 def summary(results: Results) -> Iterator[str]:
-    """A few lines about everything measured."""
+    """Yield a few lines about everything measured."""
     layers = results.rows("layers")
     exact = sum(layer_line(row).endswith("equal to the byte") for row in layers)
     yield f"layers: allocated bytes equal in {exact} of {len(layers)}"

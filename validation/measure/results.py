@@ -35,7 +35,7 @@ class Results:
         return any(row["name"] == name for row in self._document[section])
 
     def rows(self, section: Section) -> list[dict[str, Any]]:
-        """The results of a section."""
+        """Return the results of a section."""
         rows: list[dict[str, Any]] = self._document[section]
         return rows
 

@@ -46,7 +46,7 @@ class Run:
         self.input_ids, self.mask = self._batch(self.training.sequence_length, padding=self.training.padding)
 
     def _batch(self, length: int, *, padding: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Random tokens, and a mask with padding if there is some."""
+        """Return random tokens, and a mask with padding if there is some."""
         shape = (self.training.micro_batch_size, length)
         vocabulary = self.model.get_input_embeddings().num_embeddings
         input_ids = torch.randint(0, vocabulary, shape, device=self.device)
@@ -87,7 +87,7 @@ class Run:
         self._leave(read)
 
     def seconds(self) -> float:
-        """Seconds per step; the median of a few."""
+        """Return seconds per step; the median of a few."""
         times = []
         for _ in range(TIMED):
             start = time.perf_counter()
@@ -110,7 +110,7 @@ class Run:
             self.phases[self.phase] = reading
 
     def _host_tensors(self) -> list[torch.Tensor]:
-        """Tensors that are on the host in a GPU run: step counters, and the indices of PEFT's virtual tokens."""
+        """Return tensors that are on the host in a GPU run: step counters, and the indices of PEFT's virtual tokens."""
         return counters(self.optimizer) + list(getattr(self.model, "prompt_tokens", {}).values())
 
     def _autocast(self) -> AbstractContextManager[Any]:

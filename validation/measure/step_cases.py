@@ -114,7 +114,7 @@ class StepCase:
 
 
 def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
-    """The cases in rounds. `device` is the request's device, which decides the workspaces' sizes."""
+    """Return the cases in rounds. `device` is the request's device, which decides the workspaces' sizes."""
     least, half, billion = (list(_method_cases(model, device)) for model in (SMALL, HALF, BILLION))
     options = [
         _case(HALF, option, method, {"micro_batch_size": 2, **training}, device) for option, method, training in OPTIONS
@@ -132,7 +132,7 @@ def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
 
 
 def length_cases(device: dict[str, Any]) -> list[StepCase]:
-    """Runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
+    """Return runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
     emptied = {"torch_empty_cache_steps": 4}
     options: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         ("drawn lengths", METHODS["full"], {"gradient_checkpointing": True}),
@@ -145,7 +145,7 @@ def length_cases(device: dict[str, Any]) -> list[StepCase]:
 
 
 def small(device: dict[str, Any]) -> list[StepCase]:
-    """Each method once on a small model and a short sequence, which a CPU runs in seconds."""
+    """Return each method once on a small model and a short sequence, which a CPU runs in seconds."""
     return [
         _case({"config": TINY}, name, method, {"sequence_length": 32}, device, title="two small layers")
         for name, method in METHODS.items()

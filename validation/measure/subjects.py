@@ -36,7 +36,7 @@ class Subject:
         self.module = self._build()
 
     def trainable(self) -> list[nn.Parameter]:
-        """The trainable parameters."""
+        """Return the trainable parameters."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def input(self) -> Tensor | None:
@@ -48,7 +48,10 @@ class Subject:
         return torch.randn(shape, dtype=self.dtype, device=self.device).requires_grad_()
 
     def forward(self, x: Tensor | None) -> Tensor:
-        """The layer's output; for a prefix or prompt, the encoder's output for a batch of one, as PEFT computes it."""
+        """Return the layer's output.
+
+        For a prefix or prompt, return the encoder's output for a batch of one, as in PEFT.
+        """
         if x is not None:
             out: Tensor = self.module(x)
             return out
@@ -90,7 +93,7 @@ class Subject:
         )
 
     def _linear(self) -> nn.Module:
-        """The base layer, dense or in 4 bits, inside PEFT's layer if it is a target."""
+        """Return the base layer, dense or in 4 bits, inside PEFT's layer if it is a target."""
         out_features, in_features = self._shape()
         base = self._base(out_features, in_features)
         assert self.path is not None

@@ -50,7 +50,7 @@ def _measured_runs(request: Request, device: torch.device) -> Iterator[dict[str,
 
 
 def caps(request: Request) -> list[tuple[int, int | None]]:
-    """The caps in bytes, each with the predicted retries; None if the run ends out of memory."""
+    """Return the caps in bytes, each with the predicted retries; None if the run ends out of memory."""
     longest = with_longest_batch(request)
     replay = device_replay(longest, training_step(longest), SeriesCache())
     context = replay.context_bytes
@@ -65,7 +65,7 @@ def caps(request: Request) -> list[tuple[int, int | None]]:
 
 
 def _ran(request: Request, device: torch.device, cap: int, seed: int | None) -> tuple[bool, int]:
-    """Whether a run, or its history of a seed, goes through on a cap, and how often cached blocks were freed."""
+    """Return whether a run, or its history of a seed, goes through on a cap, and how often cached blocks were freed."""
     total = torch.cuda.get_device_properties(device).total_memory
     before = counts(device)
     torch.cuda.set_per_process_memory_fraction(cap / total, device)

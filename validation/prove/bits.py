@@ -32,7 +32,7 @@ COLUMNS = {
 
 
 def bits(setting: Setting) -> tuple[Claim, Table]:
-    """A square matrix in NF4 by bitsandbytes, with its constants in float32 and quantized."""
+    """Return a square matrix in NF4 by bitsandbytes, with its constants in float32 and quantized."""
     side = 512 if setting.quick else 4096
     counted = {}
     for double_quant in (False, True):
@@ -70,7 +70,7 @@ def _figure(double_quant: bool, value: float) -> Figure:
 
 
 def _stored(side: int, device: torch.device, *, double_quant: bool) -> tuple[int, int]:
-    """The bytes of the codes, and of the constants and tables."""
+    """Return the bytes of the codes, and of the constants and tables."""
     layer = bnb.nn.Linear4bit(side, side, bias=False, compress_statistics=double_quant, quant_type="nf4", device="meta")
     methods.quantize_layer(layer, BLOCKSIZE, torch.bfloat16, device)
     constants = [tensor for name, tensor in quantization_constants(layer.weight.quant_state) if name != "name2qmap"]

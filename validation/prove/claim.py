@@ -37,7 +37,7 @@ class Figure:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "key": self.key,
             "name": self.name,
@@ -87,7 +87,7 @@ class Check:
         return f"{self.figure.name}: {measure(self.figure.value, self.figure.unit)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "figure": self.figure.key,
             "relation": self.relation,
@@ -137,7 +137,7 @@ class Claim:
         return [check for check in self.checks if check.tolerance and check.figure.value]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "id": self.id,
             "lesson": self.lesson,
@@ -150,7 +150,7 @@ class Claim:
 
 
 def spread(key: str, name: str, values: Sequence[float], unit: str = "", *, timing: bool = False) -> Figure:
-    """A figure of several values: their median, the lowest and the highest."""
+    """Return a figure of several values: their median, the lowest and the highest."""
     return Figure(
         key=key,
         name=name,
@@ -164,21 +164,21 @@ def spread(key: str, name: str, values: Sequence[float], unit: str = "", *, timi
 
 
 def significant(value: float | None, digits: int = 6) -> float | None:
-    """A number rounded to `digits` significant digits; integers are unchanged, and NaN and infinity become None."""
+    """Return a number rounded to `digits` significant digits. Integers are unchanged. NaN and infinity become None."""
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
 def formatted(value: float) -> str:
-    """A number as text, with three significant digits."""
+    """Return a number as text, with three significant digits."""
     if float(value).is_integer() and abs(value) < 10**15:
         return f"{int(value):,}"
     return f"{value:.1e}" if abs(value) < 1 / LONG else f"{value:.3g}" if abs(value) < LONG else f"{value:,.0f}"
 
 
 def measure(value: float, unit: str) -> str:
-    """A number with its unit; large sizes are in GB, as in the lesson."""
+    """Return a number with its unit; large sizes are in GB, as in the lesson."""
     if unit == "bytes" and value >= GB:
         value, unit = value / GB, "GB"
     return f"{formatted(value)} {unit}".rstrip()

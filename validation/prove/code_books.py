@@ -23,7 +23,7 @@ LEVELS: dict[str, tuple[float, ...]] = {
 
 
 def codes(weights: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The nearest level of each weight, (blocks, BLOCKSIZE), and each block's constant, (blocks, 1)."""
+    """Return the nearest level of each weight, (blocks, BLOCKSIZE), and each block's constant, (blocks, 1)."""
     blocks = weights.reshape(-1, BLOCKSIZE)
     constants = blocks.abs().amax(1, keepdim=True)
     book = torch.tensor(levels, device=weights.device)
@@ -50,7 +50,7 @@ def round_by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: boo
 
 
 def relative_error(weights: Tensor, back: Tensor) -> float:
-    """The root mean square error over the weights' root mean square."""
+    """Return the root mean square error over the weights' root mean square."""
     return float((back - weights).norm() / weights.norm())
 
 

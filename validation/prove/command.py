@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _device(args: argparse.Namespace) -> torch.device:
-    """The requested device, after all arguments are checked."""
+    """Return the requested device, after all arguments are checked."""
     import torch  # noqa: PLC0415
 
     unknown = [name for name in args.names if name not in NAMES]
@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace, device: torch.device, found: dict[str, Any]) 
 
 
 def lines(experiment: dict[str, Any]) -> list[str]:
-    """An experiment as lines of text: each claim and its verdict."""
+    """Return an experiment as lines of text: each claim and its verdict."""
     shown = [f"{experiment['title']} ({experiment['seconds']} s)"]
     for claim in experiment["claims"]:
         shown += [f"  {claim['lesson']}", f"    {claim['verdict']['words']}"]

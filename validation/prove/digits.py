@@ -31,7 +31,7 @@ class Task:
     test_digits: Tensor
 
     def only(self, digits: range) -> Task:
-        """The images of some digits."""
+        """Return the images of some digits."""
         train, test = ((labels >= digits.start) & (labels < digits.stop) for labels in (self.digits, self.test_digits))
         return Task(self.images[train], self.digits[train], self.test_images[test], self.test_digits[test])
 
@@ -41,7 +41,7 @@ class Task:
 
 
 def task(seed: int, device: torch.device) -> Task:
-    """All ten digits, split at random by a seed."""
+    """Return all ten digits, split at random by a seed."""
     images, digits = _loaded()
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
     images, digits = images[order].to(device), digits[order].to(device)
@@ -59,7 +59,10 @@ def _rotated(images: Tensor) -> Tensor:
 
 
 def network(width: int, device: torch.device, initial: Initial = "uniform") -> nn.Sequential:
-    """A perceptron with two hidden layers; weights have nn.Linear's initial values, or Gaussian ones of equal std."""
+    """Return a perceptron with two hidden layers.
+
+    Weights have nn.Linear's initial values, or Gaussian ones of equal std.
+    """
     layers = (nn.Linear(SIDE * SIDE, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, CLASSES))
     model = nn.Sequential(*layers)
     if initial == "Gaussian":
@@ -69,7 +72,7 @@ def network(width: int, device: torch.device, initial: Initial = "uniform") -> n
 
 
 def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
-    """The linear layers."""
+    """Return the linear layers."""
     return [layer for layer in model if isinstance(layer, nn.Linear)]
 
 
@@ -84,13 +87,13 @@ def train(model: nn.Module, parameters: Iterable[nn.Parameter], on: Task, *, ste
 
 @torch.no_grad()
 def accuracy(model: nn.Module, on: Task) -> float:
-    """The share of test images that are classified correctly."""
+    """Return the share of test images that are classified correctly."""
     return _share_correct(model, on.test_images, on.test_digits)
 
 
 @torch.no_grad()
 def gap(model: nn.Module, on: Task) -> float:
-    """The accuracy on training images minus the accuracy on test images."""
+    """Return the accuracy on training images minus the accuracy on test images."""
     return _share_correct(model, on.images, on.digits) - accuracy(model, on)
 
 

@@ -22,7 +22,7 @@ class Series:
     high: Sequence[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "name": self.name,
             "x": [x if isinstance(x, str) else significant(x) for x in self.x],
@@ -40,7 +40,7 @@ class Axis:
     unit: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {"label": self.label, "unit": self.unit}
 
 
@@ -56,7 +56,7 @@ class Curve:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "id": self.id,
             "title": self.title,
@@ -78,7 +78,7 @@ class Table:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "id": self.id,
             "title": self.title,

@@ -14,7 +14,7 @@ from validation.random_grid.journal import STACK
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The date, the processor and the versions, without the host's name."""
+    """Return the date, the processor and the versions, without the host's name."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -29,7 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name if the system has it, otherwise its architecture."""
+    """Return the processor's name if the system has it, otherwise its architecture."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

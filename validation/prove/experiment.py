@@ -32,7 +32,7 @@ class Findings:
     tables: tuple[Table, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the results file."""
+        """Return the fields of the results file."""
         return {
             "claims": [claim.to_json() for claim in self.claims],
             "curves": [curve.to_json() for curve in self.curves],

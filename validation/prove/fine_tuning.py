@@ -68,7 +68,7 @@ class Tuned:
         return self.updates[1]
 
     def lost(self, r: int) -> float:
-        """The accuracy of full fine-tuning minus LoRA's."""
+        """Return the accuracy of full fine-tuning minus LoRA's."""
         return self.full - self.lora[r]
 
     def dimension(self, start: Start) -> float:
@@ -106,7 +106,7 @@ def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned
 
 
 def _split_task(change: Change, whole: Task) -> tuple[Task, Task]:
-    """The tasks of pretraining and of fine-tuning."""
+    """Return the tasks of pretraining and of fine-tuning."""
     if change == "new digits":
         return whole.only(range(5)), whole.only(range(5, 10))
     return whole, whole.rotated()

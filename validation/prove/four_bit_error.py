@@ -38,7 +38,7 @@ class Weights:
     samples: tuple[Tensor, ...]
 
     def errors(self, levels: tuple[float, ...], *, double_quant: bool) -> list[float]:
-        """The relative error of a format for each seed."""
+        """Return the relative error of a format for each seed."""
         return [
             relative_error(sample, round_trip(sample, levels, double_quant=double_quant)) for sample in self.samples
         ]
@@ -65,7 +65,7 @@ class Weights:
         return Figure(key=f"{self.key}_against_best", name=name, value=max(ratios))
 
     def to_figures(self) -> tuple[Figure, ...]:
-        """Each format's error."""
+        """Return each format's error."""
         return tuple(
             spread(
                 f"{self.key}_{key}",
@@ -118,7 +118,7 @@ def _gaussian(seed: int, setting: Setting) -> Tensor:
 
 
 def _trained(seed: int, initial: digits.Initial, setting: Setting) -> Tensor:
-    """The weights of the hidden layers, whose sizes are whole blocks."""
+    """Return the weights of the hidden layers, whose sizes are whole blocks."""
     torch.manual_seed(seed)
     on = digits.task(seed, setting.device)
     model = digits.network(WIDTH, setting.device, initial)
@@ -139,7 +139,7 @@ def _claim_of_least_error(kinds: Sequence[Weights], *, id: str, lesson: str, don
 
 
 def _kernels(weights: Weights) -> Claim:
-    """Whether the tables of levels give the same numbers as bitsandbytes' kernels."""
+    """Return whether the tables of levels give the same numbers as bitsandbytes' kernels."""
     differing = sum(
         int(
             (
@@ -202,5 +202,5 @@ def _table(kinds: Sequence[Weights]) -> Table:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps: one per kind of weights and seed."""
+    """Return the number of steps: one per kind of weights and seed."""
     return (1 + len(get_args(digits.Initial))) * (1 if quick else SEEDS)

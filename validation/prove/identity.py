@@ -71,7 +71,7 @@ class Pair:
             self.model = base.eval()
 
     def _base(self, device: torch.device, *, quantized: bool) -> nn.Module:
-        """The model without a method; a 4-bit base is built with its adapters, which are removed again."""
+        """Return the model without a method; a 4-bit base is built with its adapters, which are removed again."""
         if quantized:
             return build_model(self.request, device).model.unload().eval()
         plain = _request({"name": "full"}, self.request.training.dtype)
@@ -82,7 +82,7 @@ class Pair:
         return model(input_ids=self.ids).logits
 
     def logits(self) -> Tensor:
-        """The output of the model with the method."""
+        """Return the output of the model with the method."""
         return self._logits(self.model)
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class Pair:
 
 
 def differing_bits(a: Tensor, b: Tensor) -> int:
-    """The number of elements that differ in any bit, including the sign of zero."""
+    """Return the number of elements that differ in any bit, including the sign of zero."""
     whole = torch.int32 if a.dtype == torch.float32 else torch.int16
     return int((a.view(whole) != b.view(whole)).sum())
 
@@ -188,7 +188,7 @@ def _adapters(setting: Setting) -> Claim:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps."""
+    """Return the number of steps."""
     return 4 if quick else 10
 
 

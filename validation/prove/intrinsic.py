@@ -146,7 +146,7 @@ def _regularizer(runs: Runs, plan: Plan) -> Claim:
 
 
 def _figures_by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
-    """One figure per change, over its seeds."""
+    """Return one figure per change, over its seeds."""
     return tuple(
         spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(seed) for seed in seeds])
         for change, seeds in runs.items()
@@ -158,7 +158,7 @@ def _key(change: Change) -> str:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps: one per training."""
+    """Return the number of steps: one per training."""
     plan = QUICK if quick else Plan()
     return len(CHANGES) * plan.seeds * plan.trainings
 

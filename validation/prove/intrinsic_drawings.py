@@ -111,13 +111,13 @@ def _spectra(runs: Runs, measure: Callable[[Tensor], Tensor]) -> tuple[Series, .
 
 
 def _spectrum(name: str, found: Sequence[Tensor]) -> Series:
-    """A line of spectra, one per seed."""
+    """Return a line of spectra, one per seed."""
     values = torch.stack(list(found)).T.tolist()
     return _line(name, list(range(1, len(values) + 1)), values)
 
 
 def _line(name: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> Series:
-    """A line of the seeds' medians and spreads at each x."""
+    """Return a line of the seeds' medians and spreads at each x."""
     points = [spread("", name, value) for value in values]
     return Series(
         name=name,

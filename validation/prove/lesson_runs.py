@@ -65,19 +65,19 @@ class Run:
         return {part.name: part.bytes for part in answer.memory.components}
 
     def lesson(self, component: str) -> int | None:
-        """The lesson's figure in bytes, if it has one."""
+        """Return the lesson's figure in bytes, if it has one."""
         claim = self.stated.get(component)
         return None if claim is None else round(stated(claim)[1] * GB)
 
 
 def stated(claim: str) -> tuple[float, float]:
-    """The lower and upper end of a figure that the lesson states."""
+    """Return the lower and upper end of a figure that the lesson states."""
     (found,) = [figure for figure in LESSON if figure.claim == claim]
     return found.low, found.high
 
 
 def runs(*, quick: bool) -> dict[str, Run]:
-    """Every run by key."""
+    """Return every run by key."""
     full = {"name": "full"}
     prepared = {"name": "qlora", **ATTENTION}
     plain = {**prepared, "prepare_model_for_kbit_training": False}

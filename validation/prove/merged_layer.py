@@ -33,7 +33,7 @@ class Layer:
 
     @torch.no_grad()
     def output(self, x: Tensor) -> Tensor:
-        """The layer's output for x."""
+        """Return the layer's output for x."""
         out: Tensor = self.module(x)
         return out
 
@@ -53,14 +53,14 @@ class Layer:
 
     @torch.no_grad()
     def weight(self) -> Tensor:
-        """A copy of the base layer's weight in float64."""
+        """Return a copy of the base layer's weight in float64."""
         weight = self.module.get_submodule("base_layer").get_parameter("weight")
         if isinstance(weight, bnb.nn.Params4bit):
             return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).double()
         return weight.double()
 
     def codes(self) -> Tensor:
-        """A copy of the base layer's 4-bit codes, one per element."""
+        """Return a copy of the base layer's 4-bit codes, one per element."""
         packed = self.module.get_submodule("base_layer").get_parameter("weight").data
         return torch.cat([packed >> 4, packed & 15])
 

@@ -66,5 +66,5 @@ def _curve(sizes: tuple[float, ...], lost: dict[str, list[float]]) -> Curve:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps: one per merge."""
+    """Return the number of steps: one per merge."""
     return len(BASES) * (1 if quick else len(SIZES))

@@ -30,7 +30,7 @@ def run(setting: Setting) -> Findings:
 
 
 def tolerance(width: int, dtype: torch.dtype) -> float:
-    """The error of rounding a merged weight and two outputs, and of sums of `width` products in float32."""
+    """Return the error of rounding a merged weight and two outputs, and of sums of `width` products in float32."""
     return (3 * torch.finfo(dtype).eps + sqrt(width) * torch.finfo(torch.float32).eps) / 2
 
 
@@ -96,7 +96,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps."""
+    """Return the number of steps."""
     return 3 + merged_update.steps(quick) + unmergeable.STEPS
 
 

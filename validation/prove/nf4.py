@@ -125,7 +125,7 @@ def _curve(shares: Sequence[Sequence[float]]) -> Curve:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps."""
+    """Return the number of steps."""
     return (2 if quick else SEEDS) + four_bit_error.steps(quick) + 2
 
 

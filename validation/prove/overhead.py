@@ -151,7 +151,7 @@ def _table(costs: dict[str, Cost], size: Size) -> Table:
 
 
 def steps(quick: bool) -> int:
-    """The number of steps: two per variant."""
+    """Return the number of steps: two per variant."""
     return 2 * len(VARIANTS)
 
 

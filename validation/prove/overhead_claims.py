@@ -76,7 +76,7 @@ class Cost:
         return self.prompt.control, self.token.control
 
     def grown(self, key: str) -> tuple[Figure, Figure]:
-        """The bytes in excess of the base's."""
+        """Return the bytes in excess of the base's."""
         return (
             Figure(key=f"{key}_weights", name="more weights than the base", value=self.more_weights, unit="bytes"),
             Figure(key=f"{key}_cache", name="more keys and values than the base", value=self.more_cache, unit="bytes"),
@@ -84,7 +84,7 @@ class Cost:
 
 
 def claims(costs: dict[str, Cost], setup: str) -> tuple[Claim, ...]:
-    """One claim per line of the lesson's table."""
+    """Return one claim per line of the lesson's table."""
     return (
         _none(
             "lora_merged",
@@ -104,7 +104,7 @@ def claims(costs: dict[str, Cost], setup: str) -> tuple[Claim, ...]:
 
 
 def _none(key: str, lesson: str, how: str, costs: dict[str, Cost], setup: str, unmerged: str | None = None) -> Claim:
-    """A claim of no overhead in latency or memory; the figures of the variant `unmerged` are listed too."""
+    """Return a claim of no overhead in latency or memory; the figures of the variant `unmerged` are listed too."""
     cost = costs[key]
     grown = cost.grown(key)
     others = costs[unmerged].ratios if unmerged else ()

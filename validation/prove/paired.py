@@ -52,13 +52,13 @@ def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: i
 
 
 def quartiles(key: str, name: str, found: Sequence[float]) -> Figure:
-    """The median of ratios, with their quartiles as the spread."""
+    """Return the median of ratios, with their quartiles as the spread."""
     low, middle, high = quantiles(found, n=4, method="inclusive")
     return Figure(key=key, name=name, value=middle, unit="×", low=low, high=high, of=len(found), timing=True)
 
 
 def median_uncertainty(figure: Figure) -> float:
-    """The half-width of a median's 95 % confidence interval (McGill et al. 1978, notches)."""
+    """Return the half-width of a median's 95 % confidence interval (McGill et al. 1978, notches)."""
     assert figure.low is not None
     assert figure.high is not None
     assert figure.of

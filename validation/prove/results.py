@@ -26,7 +26,7 @@ class AnotherEnvironmentError(Exception):
 
 
 def recorded(path: Path, environment: dict[str, Any], *, quick: bool) -> list[Result]:
-    """The experiments of an existing file, which must be of the same environment and version (quick or not)."""
+    """Return the experiments of an existing file, which must be of the same environment and version (quick or not)."""
     if not path.exists():
         return []
     file = json.loads(path.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def recorded(path: Path, environment: dict[str, Any], *, quick: bool) -> list[Re
 def document(
     environment: dict[str, Any], experiments: Iterable[Result], order: Iterable[str], *, quick: bool
 ) -> dict[str, Any]:
-    """The content of the results file; of two results of an experiment the later one is used."""
+    """Return the content of the results file; of two results of an experiment the later one is used."""
     latest = {experiment["name"]: experiment for experiment in experiments}
     found = [latest[name] for name in order if name in latest]
     return {"format": FORMAT, "quick": quick, "environment": environment, "experiments": found}

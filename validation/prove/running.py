@@ -28,7 +28,7 @@ def run_experiments(names: Sequence[str], device: torch.device, *, quick: bool) 
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of the module with a name."""
+    """Return the experiment of the module with a name."""
     found: Experiment = import_module(f"validation.prove.{name}").EXPERIMENT
     return found
 

@@ -57,13 +57,13 @@ def _rows(run: Run) -> Iterator[tuple[float | str | None, ...]]:
 
 
 def _transient(found: Snapshot) -> int:
-    """Bytes of the transient components at the peak."""
+    """Return bytes of the transient components at the peak."""
     parts = bytes_by_component(found.alive[found.peak_phase])
     return sum(parts.get(name, 0) for name in TRANSIENT)
 
 
 def steps(quick: bool) -> int:
-    """The number of steps: one per trace."""
+    """Return the number of steps: one per trace."""
     return len(runs(quick=quick))
 
 

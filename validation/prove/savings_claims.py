@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from calculator.devices import gpu
-from calculator.estimation.textbook import cards_needed
+from calculator.estimation.textbook import fewest_gpus
 from validation.prove.claim import GB, Check, Claim, Figure
 from validation.prove.lesson_runs import TRAINING_TEXT, Run, stated
 
-SMALL_CARD, LARGE_CARD = "rtx-4090", "a100-sxm4-80gb"
+SMALL_GPU, LARGE_GPU = "rtx-4090", "a100-sxm4-80gb"
 
 Runs = dict[str, Run]
 
 
 def claims(selected: Runs) -> tuple[Claim, ...]:
-    """Every claim, in the lesson's order."""
-    every = (computed, reduction, small_card, training, thirteen, cards, share)
+    """Return every claim, in the lesson's order."""
+    every = (computed, reduction, small_gpu, training, thirteen, cards, share)
     return tuple(claim(selected) for claim in every)
 
 
 def computed(selected: Runs) -> Claim:
-    """The calculator compared with the trace."""
+    """Return the calculator compared with the trace."""
     pairs = [result.compared for result in selected.values()]
     peaks = Figure(key="peaks", name="bytes in which peaks differ", value=sum(abs(e.peak - t.peak) for e, t in pairs))
     parts = sum(abs(exact.static[name] - value) for exact, traced in pairs for name, value in traced.static.items())
@@ -53,20 +53,20 @@ def reduction(selected: Runs) -> Claim:
     )
 
 
-def small_card(selected: Runs) -> Claim:
+def small_gpu(selected: Runs) -> Claim:
     """70B on a 24 GB GPU."""
     peak = _peak(selected["qlora"], "peak")
     return Claim(
         id="savings-24gb",
         lesson="A single consumer GPU of 24 GB can fine-tune a 70B model with QLoRA.",
-        done=f"The traced peak, compared with the memory that a process can use on a {gpu(SMALL_CARD).name}.",
+        done=f"The traced peak, compared with the memory that a process can use on a {gpu(SMALL_GPU).name}.",
         figures=(peak,),
-        checks=(Check(figure=peak, relation="at most", bounds=(gpu(SMALL_CARD).usable_bytes,)),),
+        checks=(Check(figure=peak, relation="at most", bounds=(gpu(SMALL_GPU).usable_bytes,)),),
     )
 
 
 def training(selected: Runs) -> Claim:
-    """The memory of QLoRA on 70B, by component."""
+    """Return the memory of QLoRA on 70B, by component."""
     low, high = (stated(f"training with {n} GB of activations")[0] * GB for n in (2, 3))
     plain = _peak(selected["qlora"], "peak")
     return Claim(
@@ -80,7 +80,7 @@ def training(selected: Runs) -> Claim:
 
 
 def _excess(run: Run) -> str:
-    """Each component's bytes in excess of the lesson's, in GB."""
+    """Return each component's bytes in excess of the lesson's, in GB."""
     static = run.found.static
     excess = {
         "the base with its constants": _difference(
@@ -115,29 +115,29 @@ def thirteen(selected: Runs) -> Claim:
 
 
 def _fits(figures: tuple[Figure, ...]) -> str:
-    card = gpu(SMALL_CARD)
+    card = gpu(SMALL_GPU)
     fitting = sum(figure.value <= card.usable_bytes for figure in figures)
     return f"{fitting} of the {len(figures)} peaks fit the memory that a process can use on a {card.name}."
 
 
 def cards(selected: Runs) -> Claim:
-    """The number of GPUs that the 70B runs need."""
-    low, _ = stated("A100 80GB cards for that memory")
-    card = gpu(LARGE_CARD)
+    """Return the number of GPUs that the 70B runs need."""
+    low, _ = stated("A100 80GB GPUs for that memory")
+    card = gpu(LARGE_GPU)
     needed = [
         Figure(
             key=key,
-            name=f"cards for {selected[key].name}",
-            value=cards_needed(selected[key].found.peak, card.usable_bytes),
-            unit="cards",
+            name=f"GPUs for {selected[key].name}",
+            value=fewest_gpus(selected[key].found.peak, card.usable_bytes),
+            unit="GPUs",
         )
         for key in ("full", "mixed")
     ]
     one = Figure(
         key="prepared",
-        name=f"cards for {selected['prepared'].name}",
-        value=cards_needed(selected["prepared"].found.peak, card.usable_bytes),
-        unit="cards",
+        name=f"GPUs for {selected['prepared'].name}",
+        value=fewest_gpus(selected["prepared"].found.peak, card.usable_bytes),
+        unit="GPUs",
     )
     return Claim(
         id="savings-cards",
@@ -153,7 +153,7 @@ def cards(selected: Runs) -> Claim:
 
 
 def share(selected: Runs) -> Claim:
-    """The parameters that LoRA on 7B trains."""
+    """Return the parameters that LoRA on 7B trains."""
     low, _ = stated("on Q, K, V, O of 32 layers")
     parameters = selected["lora"].found.parameters
     added = Figure(key="added", name="parameters that LoRA adds", value=parameters["added"])

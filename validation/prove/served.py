@@ -21,7 +21,7 @@ VOCABULARY = 256
 
 
 def layer_of(width: int) -> dict[str, Any]:
-    """The config of a one-layer Llama with about the proportions of the 7B; 4-bit kernels support its sizes."""
+    """Return the config of a one-layer Llama with about the proportions of the 7B; 4-bit kernels support its sizes."""
     return {
         "model_type": "llama",
         "hidden_size": width,
@@ -64,7 +64,7 @@ class Served:
         self.cache.crop(-1)
 
     def _weight_bytes(self) -> int:
-        """Bytes of every parameter and constant, including those that produce a prefix or prompt."""
+        """Return bytes of every parameter and constant, including those that produce a prefix or prompt."""
         parameters = [*self.model.parameters()]
         states = [getattr(parameter, "quant_state", None) for parameter in parameters]
         constants = [
@@ -73,7 +73,7 @@ class Served:
         return sum(tensor.nbytes for tensor in (*parameters, *constants))
 
     def cache_bytes(self) -> int:
-        """Bytes of the keys and values after the prompt."""
+        """Return bytes of the keys and values after the prompt."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
 
     @torch.inference_mode()
@@ -88,6 +88,6 @@ class Served:
         self._base()(**inputs, past_key_values=self.cache, use_cache=True)
 
     def _base(self) -> Any:
-        """The base model of a prefix or prompt; for other methods, the adapted model."""
+        """Return the base model of a prefix or prompt; for other methods, the adapted model."""
         learned = isinstance(self.method, Prefix | Prompt) and isinstance(self.model, peft.PeftModel)
         return self.model.get_base_model() if learned else self.model

@@ -13,6 +13,6 @@ def singular_values(update: Tensor) -> Tensor:
 
 
 def energy(update: Tensor) -> Tensor:
-    """The share of the squared Frobenius norm in the first r singular values, for each r: (min(d, k),)."""
+    """Return the share of the squared Frobenius norm in the first r singular values, for each r: (min(d, k),)."""
     squares = singular_values(update).square()
     return squares.cumsum(0) / squares.sum()

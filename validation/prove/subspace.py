@@ -29,7 +29,7 @@ class Subspace(nn.Module):
         self.z = nn.Parameter(torch.zeros(d, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's output with the parameters θ₀ + P·z."""
+        """Return the network's output with the parameters θ₀ + P·z."""
         steps = (self.directions @ self.z).split(self.sizes)
         moved = {
             name: start + step.view_as(start) for (name, start), step in zip(self.start.items(), steps, strict=True)

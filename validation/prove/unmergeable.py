@@ -68,7 +68,7 @@ def claim(setting: Setting) -> Claim:
 
 @torch.no_grad()
 def defect(f: Callable[[Tensor], Tensor], width: int, device: torch.device) -> float:
-    """The relative defect of a map of tokens (n, width) from an affine map."""
+    """Return the relative defect of a map of tokens (n, width) from an affine map."""
     x, y = torch.randn(2, PAIRS, width, device=device)
     zero = f(torch.zeros_like(x))
     return float((f(x + y) - f(x) - f(y) + zero).norm() / (f(x + y) - zero).norm())
@@ -81,7 +81,7 @@ def _adapter(width: int, setting: Setting, act: nn.Module | None) -> Callable[[T
 
 
 def _attention(method: dict[str, Any], setting: Setting) -> Callable[[Tensor], Tensor]:
-    """The map of a token through a Llama's attention, after PEFT's prefix or prompt if the method has one."""
+    """Return the map of a token through a Llama's attention, after PEFT's prefix or prompt if the method has one."""
     if method["name"] != "full":
         method = method | {"num_virtual_tokens": VIRTUAL_TOKENS}
     request = parse_request({"model": {"config": TINY}, "method": method, "training": {"dtype": "float32"}})

@@ -85,7 +85,7 @@ class _WithOutput(Replay):
 
 
 def max_allocated(request: Request, model: Model, workspaces: tuple[int, int], protocol: Protocol | None) -> int:
-    """The most bytes of blocks in use in a step of the steady state, the libraries' workspaces included."""
+    """Return the most bytes of blocks in use in a step of the steady state, the libraries' workspaces included."""
     allocator, resident = CountingAllocator(), resident_state(request)
     if protocol == "output_in_backward":
         replay: Replay = _WithOutput(allocator, resident, workspaces, model)

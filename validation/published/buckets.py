@@ -61,7 +61,7 @@ BUCKETS_BEFORE = 2
 
 @cache
 def histogram() -> tuple[tuple[int, int], ...]:
-    """The assumed lengths of the run's rows, in multiples of `UNIT`."""
+    """Return the assumed lengths of the run's rows, in multiples of `UNIT`."""
     mean = TOKENS / ROWS
     highest = NormalDist().inv_cdf(1 - 0.5 / ROWS)
     # longest / mean = exp(highest · sigma - sigma² / 2)
@@ -108,7 +108,7 @@ class RunWithOutputs(HistoryRun):
         self._kept: dict[int, tuple[Program, Program]] = {}
 
     def micro_batch(self, batch: Padded, *, later: bool, last: bool = True) -> tuple[Program, list[int]]:
-        """The events of a micro-batch that keeps its outputs, and its rows' bytes."""
+        """Return the events of a micro-batch that keeps its outputs, and its rows' bytes."""
         program, sizes = super().micro_batch(batch, later=later, last=last)
         if id(program) not in self._kept:
             self._kept[id(program)] = program, with_outputs(program, self._model)
@@ -116,14 +116,14 @@ class RunWithOutputs(HistoryRun):
 
 
 def _evaluated(request: Request, *, base: bool) -> PreparedModel:
-    """The model of the passes before the first step, or its base with PEFT's adapters disabled."""
+    """Return the model of the passes before the first step, or its base with PEFT's adapters disabled."""
     training = replace(request.training, sequence_lengths=None, torch_empty_cache_steps=None)
     method = Full() if base else request.method
     return resident_state(replace(request, method=method, training=training)).prepared
 
 
 def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
-    """The script's mean of what is allocated after a step: gradients and outputs are alive.
+    """Return the script's mean of what is allocated after a step: gradients and outputs are alive.
 
     The script subtracts the small segment that was reserved before the model was loaded.
     """
@@ -140,7 +140,7 @@ def mean_allocated(request: Request, model: Model, workspaces: tuple[int, int]) 
 
 
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int], protocol: Protocol | None) -> int:
-    """The script's result: the most bytes reserved in the worst of some histories."""
+    """Return the script's result: the most bytes reserved in the worst of some histories."""
     histories = Histories.from_training(request.training)
     assert histories is not None
     run = RunWithOutputs(request, model, workspaces, protocol)

@@ -71,7 +71,7 @@ class LoadedAndEvaluated(Loading):
         self.add_events(before)
 
     def _losses(self, evaluated: PreparedModel) -> None:
-        """The loss of each token of a text, one text after the other."""
+        """Request the loss of each token of a text, one text after the other."""
         training = evaluated.training
         tokens, itemsize = training.sequence_length - 1, ITEMSIZE[training.dtype]
         for _ in range(training.micro_batch_size):
@@ -82,7 +82,7 @@ class LoadedAndEvaluated(Loading):
 
 
 def _forward(prepared: PreparedModel) -> Tape:
-    """The events of a pass, at whose end its outputs are freed."""
+    """Return the events of a pass, at whose end its outputs are freed."""
     tape = Tape(trains=False)
     tape.grad_enabled = False
     hooks = evaluation_hooks(prepared)
@@ -98,7 +98,7 @@ def _forward(prepared: PreparedModel) -> Tape:
 
 
 def reserved_by_questions(run: HistoryRun, steps: Sequence[Step], every: int) -> int:
-    """The most bytes reserved if questions are evaluated after each `every`-th step, and the cache is emptied then.
+    """Return the most bytes reserved if questions are evaluated, and the cache emptied, after each `every`-th step.
 
     Only the pass of the prompts is replayed. It makes a prefix for all questions at once, in float32 and in the model's
     dtype. The passes for the answers' tokens reserve nothing more.

@@ -105,7 +105,7 @@ def _loss(context: Context, logits: Tensor) -> Tensor:
 
 
 def _kernel(logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each token; saves the logits, in whose place the gradient is written, and their logsumexp."""
+    """Return the loss of each token; saves the logits, in whose place the gradient is written, and their logsumexp."""
     tape, rows = logits.tape, logits.shape[:1]
     node = Node(tape, _kernel_back, (logits.edge,)) if logits.edge else None
     losses = tape.new(rows, "float32", "loss of each token", node)

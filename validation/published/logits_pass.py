@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def max_allocated(request: Request) -> int:
-    """The most bytes of live tensors during the pass: the weights, and what is alive at its peak."""
+    """Return the most bytes of live tensors during the pass: the weights, and what is alive at its peak."""
     resident = resident_state(request)
     return (
         sum(tensor.bytes for tensor in resident.tensors) + evaluation_pass(resident.prepared, LogitsOnly()).moment.bytes

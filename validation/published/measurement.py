@@ -95,7 +95,7 @@ def measurement(
     point: Point | None = None,
     remark: str = "",
 ) -> Measurement:
-    """One figure of a source's row."""
+    """Return one figure of a source's row."""
     return Measurement(
         id=f"{source.name}/{row['id']}/{point or statistic}",
         source=source.name,

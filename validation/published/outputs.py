@@ -32,7 +32,7 @@ def with_outputs(program: Program, model: Model) -> Program:
 
 
 def is_output(name: str, model: Model) -> bool:
-    """Whether a row is of the logits, or of the cached keys and values."""
+    """Return whether a row is of the logits, or of the cached keys and values."""
     return name == f"{model.head}: output" or (name.endswith(CACHED) and not name.endswith(PREFIX))
 
 

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def between_steps(request: Request) -> int:
-    """Bytes of the weights, the added parameters and the optimizer states; the gradients are freed."""
+    """Return bytes of the weights, the added parameters and the optimizer states; the gradients are freed."""
     resident = resident_state(request)
     return sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states))
 
 
 def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
-    """Bytes after a phase of a step without an optimizer; its loss is the logits' mean, and its outputs stay alive.
+    """Return the bytes after a phase of a step without an optimizer.
+
+    Its loss is the logits' mean. Its outputs stay alive.
 
     transformers before 4.45 casts the logits to float32 (`logits = logits.float()`), and their mean saves no tensor.
     """
@@ -48,7 +50,7 @@ def _float32_logits(request: Request, model: Model) -> int:
 
 
 def _alive(step: Events, passed: Sequence[int], model: Model) -> int:
-    """Bytes of the step that are alive after some events, without the reference step's loss and gradients."""
+    """Return bytes of the step that are alive after some events, without the reference step's loss and gradients."""
     alive = dict.fromkeys(event for event in passed if event >= 0)
     for event in passed:
         if event < 0:

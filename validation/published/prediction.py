@@ -37,7 +37,7 @@ class Prediction:
 
 
 def predicted(measured: Measurement) -> Prediction:
-    """The calculator's figure for a measurement with a request.
+    """Return the calculator's figure for a measurement with a request.
 
     Raises:
         PlanError: if the calculator refuses the request.
@@ -68,7 +68,7 @@ def _predicted(measured: Measurement, request: Request, model: Model) -> Predict
 
 
 def _with_output(request: Request, model: Model) -> Prediction:
-    """The peak of a step whose logits, in the dtype of the computation, stay alive until the backward pass is over."""
+    """Return the peak of a step whose logits, in the computation's dtype, stay alive until the backward pass ends."""
     memory, training = estimate(request).memory, request.training
     itemsize = ITEMSIZE[training.autocast or training.dtype]
     tokens = training.micro_batch_size * training.sequence_length

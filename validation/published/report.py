@@ -72,7 +72,7 @@ def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
 
 
 def record_lines(paths: list[Path]) -> Iterator[str]:
-    """A line for each figure of each record."""
+    """Yield a line for each figure of each record."""
     for path in paths:
         resident = resident_line(path)
         if resident is not None:
@@ -85,7 +85,7 @@ def record_lines(paths: list[Path]) -> Iterator[str]:
 
 
 def lines(results: dict[str, Any], worst: int) -> list[str]:
-    """The tables as lines of text; an error is the predicted figure divided by the measured one, minus 1."""
+    """Return the tables as lines of text; an error is the predicted figure divided by the measured one, minus 1."""
     rows = results["rows"]
     shown = [f"{len(rows)} published figures; {_expressed(rows)}", "", *_errors(results["summary"])]
     shown += ["", *_process_memory(results["process_memory"]), "", *_verdicts(results)]
@@ -131,8 +131,8 @@ def _range(errors: dict[str, float]) -> str:
 
 def _verdicts(results: dict[str, Any]) -> Iterator[str]:
     counted = ", ".join(f"{number} {name}" for name, number in results["verdicts"].items())
-    yield f"Verdicts on the runs' own cards; every run ran: {counted}"
-    yield f"Runs that used, or need at least, {results['near_limit']['share']:.0%} of their card:"
+    yield f"Verdicts on the runs' own GPUs; every run ran: {counted}"
+    yield f"Runs that used, or need at least, {results['near_limit']['share']:.0%} of their GPU:"
     rows = {row["id"]: row for row in results["rows"]}
     for row in map(rows.__getitem__, results["near_limit"]["rows"]):
         least = row["minimum_bytes"]
@@ -155,7 +155,7 @@ def _row(row: Result) -> str:
 
 
 def _reasons(rows: list[Result], expressed: str) -> Iterator[str]:
-    """Each source's number of figures of a kind, and the number of figures with each difference."""
+    """Yield each source's number of figures of a kind, and the number of figures with each difference."""
     selected = [row for row in rows if row["expressed"] == expressed]
     for source in sorted({row["source"] for row in selected}):
         of_source = [row for row in selected if row["source"] == source]

@@ -31,7 +31,7 @@ GROUPS = ("source", "method", "statistic", "phase")
 
 
 def result(measured: Measurement) -> Result:
-    """A figure's row of the results: predicted and measured bytes, or the reasons why it has no prediction."""
+    """Return a figure's row of the results: predicted and measured bytes, or the reasons why it has no prediction."""
     row: Result = {
         "id": measured.id,
         "source": measured.source,
@@ -76,7 +76,7 @@ def result(measured: Measurement) -> Result:
 
 
 def _peer_answers(measured: Measurement) -> list[Result]:
-    """Each peer's answer with its error, or its reason for not answering."""
+    """Return each peer's answer with its error, or its reason for not answering."""
     answers = []
     for peer in peers():
         answer = peer.answers.get(measured.id)
@@ -88,12 +88,12 @@ def _peer_answers(measured: Measurement) -> list[Result]:
 
 
 def _named(method: dict[str, Any]) -> str:
-    """The method's name in the JSON API, or `dora` for LoRA with DoRA."""
+    """Return the method's name in the JSON API, or `dora` for LoRA with DoRA."""
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
 def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
-    """The content of the results file; `date` is the day on which it was computed."""
+    """Return the content of the results file; `date` is the day on which it was computed."""
     rows = [result(row) for row in measured]
     return {
         "format": 1,
@@ -116,7 +116,7 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[Result]) -> list[dict[str, Any]]:
-    """The errors of the rows that a request expresses as a whole, in total and by each of `GROUPS`."""
+    """Return the errors of the rows that a request expresses as a whole, in total and by each of `GROUPS`."""
     whole = [row for row in rows if row["expressed"] == "whole" and row["error"] is not None]
     return [
         _line("all", "all", whole),
@@ -169,7 +169,7 @@ def _line(group: str, name: str, rows: Sequence[Result]) -> dict[str, Any]:
 
 
 def configuration(row: Result) -> str:
-    """A key that is equal for two figures of the same run, or of runs with equal settings."""
+    """Return a key that is equal for two figures of the same run, or of runs with equal settings."""
     return json.dumps([row["source"], row["request"], row["protocol"], row["differs"]], sort_keys=True)
 
 

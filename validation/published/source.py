@@ -27,7 +27,7 @@ class Source:
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Every source, by name; fields that all rows of a file share are in its `common`."""
+    """Return every source, by name; fields that all rows of a file share are in its `common`."""
     return tuple(_read(path) for path in sorted(DATA.glob("*.json")))
 
 
@@ -38,7 +38,7 @@ def _read(path: Path) -> Source:
 
 
 def address(row: Row) -> str:
-    """The URL of a row's figures: at the commit from which they were read, or of the package that contains them."""
+    """Return the URL of a row's figures, at the commit that they were read from, or in the package that has them."""
     if "address" in row:
         return str(row["address"])
     file, _, part = row["file"].partition("#")

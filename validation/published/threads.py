@@ -38,7 +38,7 @@ class Thread:
         return bool(found) and predicted is not None and predicted.tensor == found[0].tensor
 
     def line(self) -> str:
-        """The thread in a line: the size that is reported, and the tensor that is found."""
+        """Return the thread in a line: the size that is reported, and the tensor that is found."""
         requested = self.diagnosis.message.requested.text
         name = "/".join(self.address.split("/")[-3::2])
         if not self.diagnosis.matches:
@@ -57,7 +57,7 @@ def diagnosed(thread: dict[str, Any]) -> Thread:
 
 
 def threads() -> list[dict[str, Any]]:
-    """Every thread."""
+    """Return every thread."""
     found: list[dict[str, Any]] = json.loads(THREADS.read_text(encoding="utf-8"))
     return found
 

@@ -1,4 +1,4 @@
-"""The verdicts on the cards of published runs, which all ran, and what the rule for reserved memory says instead.
+"""The verdicts on the GPUs of published runs, which all ran, and what the rule for reserved memory says instead.
 
 A run that ran must not be answered `does_not_fit`. Process memory, which is reserved memory with or without the CUDA
 context, is compared by both ways to compute it: the replay, and the rule that was the default before.
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 #: The statistics of process memory: with the CUDA context, and without.
 PROCESS_MEMORY = ("nvidia_smi", "max_memory_reserved")
 
-#: A run is near its card's limit if it used, or needs at least, this share of what the card offers a process.
+#: A run is near its GPU's limit if it used, or needs at least, this share of what the GPU offers a process.
 NEAR = 0.9
 
 
 def run_verdict(measured: Measurement) -> dict[str, Any]:
-    """The verdict on a run's own card, and its process memory by the rule; empty for runs without a card.
+    """Return the verdict on a run's own GPU, and its process memory by the rule; empty for runs without a GPU.
 
     A pass that trains nothing has none: its request is of a training step.
     """
@@ -60,7 +60,7 @@ def _verdict(request: str, protocol: Protocol | None) -> dict[str, Any]:
 
 
 def process_memory(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The errors of process memory by source and method, by replay and by rule."""
+    """Return the errors of process memory by source and method, by replay and by rule."""
     groups: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["expressed"] == "whole" and row.get("rule_bytes"):
@@ -87,18 +87,18 @@ def _errors(errors: list[float]) -> dict[str, float]:
 
 
 def near_limit(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs that were near their card's limit, one row of process memory each, the fullest first."""
+    """Return the runs that were near their GPU's limit, one row of process memory each, the fullest first."""
     near = [row for row in rows if row.get("verdict") and _fullest(row) >= NEAR]
     return sorted(near, key=lambda row: (-_fullest(row), row["id"]))
 
 
 def _fullest(row: dict[str, Any]) -> float:
-    """The share of the card that a run used in process memory, or that it needs at least."""
+    """Return the share of the GPU that a run used in process memory, or that it needs at least."""
     used = row["measured_bytes"] if row["statistic"] in PROCESS_MEMORY else 0
     return float(max(used, row.get("minimum_bytes") or 0) / row["usable_bytes"])
 
 
 def counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many distinct runs, which all ran, have each verdict."""
+    """Return how many distinct runs, which all ran, have each verdict."""
     runs = {json.dumps(row["request"], sort_keys=True): row["verdict"] for row in rows if row.get("verdict")}
     return {name: sum(verdict == name for verdict in runs.values()) for name in ("fits", "tight", "does_not_fit")}

@@ -62,7 +62,7 @@ def random_base_request(seed: int, number: int, families: Sequence[str], base: Q
 
 
 def _linear(request: dict[str, Any]) -> Any:
-    """The names of the layers' linear modules."""
+    """Return the names of the layers' linear modules."""
     try:
         model = model_of(parse_model(request["model"]))
     except PlanError:

@@ -128,7 +128,7 @@ def random_sharded_request(
 def _partitioned(
     seed: int, number: int, families: Sequence[str], method_name: MethodName | None = None
 ) -> dict[str, Any]:
-    """A request under ZeRO-3, whose families are those that are modeled.
+    """Return a request under ZeRO-3, whose families are those that are modeled.
 
     With `method_name`, each has this method, and sets more of its options.
     """

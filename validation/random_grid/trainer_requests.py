@@ -159,7 +159,7 @@ def random_image_trainer_request(
 
 
 def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Rows with images, behind which each has a completion; all as long, because KTO's second batch mixes them."""
+    """Return rows with images and a completion. All are equally long, because KTO's second batch mixes them."""
     drawn = _set(rng, {name: OWN[trainer][name] for name in ("padding", "loss_type")})
     rows = training.get("micro_batch_size", 1)
     if trainer == "trl-kto" and "loss_type" not in drawn:
@@ -175,7 +175,7 @@ def _preferences(rng: random.Random, trainer: TrainerName, training: dict[str, A
 def _generated(
     rng: random.Random, trainer: TrainerName, training: dict[str, Any], tokens: int, *, generates: bool
 ) -> dict[str, Any]:
-    """Prompts with images, and completions by vLLM, or short ones by `generate`."""
+    """Return prompts with images, and completions by vLLM, or short ones by `generate`."""
     longest = rng.choice((2, 16, 100))
     if generates:
         longest = min(longest, GENERATED[0])
@@ -189,14 +189,14 @@ def _generated(
 
 
 def _families(trainer: TrainerName, settings: dict[str, Any]) -> Sequence[str]:
-    """The families that a trainer's model can have, and with Liger's kernels those that have any."""
+    """Return the families that a trainer's model can have, and with Liger's kernels those that have any."""
     if settings.get("use_liger_kernel"):
         return tuple(PATCHES)
     return WITH_REWARD if trainer == "trl-reward" else FAMILIES_WITH_FORWARD
 
 
 def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
-    """Rows for two completions of a prompt, the longest completion, and whether others are a token shorter."""
+    """Return rows for two completions of a prompt, the longest completion, and whether others are a token shorter."""
     rows, most = max(2, training.get("micro_batch_size", 1)), training["sequence_length"] - 1
     longest = max(2, int(rng.choice((0.1, 0.5, 0.9, 1.0)) * most))
     settings: dict[str, Any] = {"micro_batch_size": rows, "max_completion_length": longest}
@@ -206,7 +206,7 @@ def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]
 
 
 def _method(trainer: TrainerName, method: dict[str, Any]) -> dict[str, Any]:
-    """The method as scripts of a trainer use it, or LoRA instead of one that is not modeled with the trainer."""
+    """Return the method as scripts of a trainer use it, or LoRA instead of one that is not modeled with the trainer."""
     name = method["name"]
     if trainer == "transformers":
         return method

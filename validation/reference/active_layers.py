@@ -33,12 +33,12 @@ INSTALL = "run pip install --no-deps --target FOLDER {}, and trace with PYTHONPA
 
 
 def is_badam(request: Request) -> bool:
-    """Whether the request's optimizer is BAdam's."""
+    """Return whether the request's optimizer is BAdam's."""
     return isinstance(request.method, Full) and request.method.use_badam
 
 
 def draws_of(request: Request, model: torch.nn.Module) -> Draws | None:
-    """LISA's draws; None without LISA."""
+    """Return LISA's draws; None without LISA."""
     method = request.method
     return Draws(request, model) if isinstance(method, Full) and method.lisa_n_layers is not None else None
 
@@ -46,7 +46,7 @@ def draws_of(request: Request, model: torch.nn.Module) -> Draws | None:
 def block_optimizer(
     request: Request, model: torch.nn.Module, base: Callable[[list[Any]], torch.optim.Optimizer]
 ) -> torch.optim.Optimizer:
-    """BlockOptimizer over a model, as LLaMA-Factory creates it; `base` creates the optimizer of a list of parameters.
+    """Return BlockOptimizer for a model, as LLaMA-Factory creates it. `base` creates the optimizer of some parameters.
 
     It trains the block that the figures are for, and the block changes at the end of the second step, which is traced.
     """
@@ -97,7 +97,7 @@ def _silent(step: Callable[..., None]) -> Callable[..., None]:
 
 
 def copies(optimizer: Any) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
-    """BlockOptimizer's float32 copies, with the parameters that they are of, and the code books of 8-bit states."""
+    """Yield BlockOptimizer's float32 copies with their parameters, and the code books of 8-bit states."""
     for index, parameter in optimizer.param_idx2lp.items():
         yield parameter, badam.COPY, optimizer.param_idx2hp[index]
         for name, book in getattr(optimizer.base_optimizer, "name2qmap", {}).items():

@@ -239,7 +239,7 @@ def _aqlm_gradient(
 
 
 def parts(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors that one of torchao's holds: its data, and what else is stored; empty for others."""
+    """Return the tensors that one of torchao's holds: its data, and what else is stored; empty for others."""
     names = getattr(parameter, "tensor_data_names", ())
     return {name: getattr(parameter, name) for name in names}
 
@@ -252,7 +252,7 @@ SCALES = ("weight_scale_inv", "activation_scale", "weight_scales", ".codebooks",
 
 
 def constants(model: nn.Module) -> set[int]:
-    """The identities of the buffers that quantized layers store in addition to their weights."""
+    """Return the identities of the buffers that quantized layers store in addition to their weights."""
     layers = (module for module in model.modules() if hasattr(module, "qweight"))
     return {id(buffer) for layer in layers for name, buffer in layer.named_buffers() if name in CONSTANTS}
 

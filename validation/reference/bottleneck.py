@@ -66,7 +66,7 @@ def insert(model: nn.Module, method: Adapter, dtype: torch.dtype, heads: tuple[s
 
 
 def _bert_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Module, str]]:
-    """The dropouts that end the sublayers of BERT's layer, before each residual and norm: parents and names."""
+    """Yield the dropouts that end the sublayers of BERT's layer, before each residual and norm: parents and names."""
     attention, output = getattr(layer, "attention", None), getattr(layer, "output", None)
     if attention is None or not hasattr(output, "dropout") or not hasattr(attention, "output"):
         return
@@ -76,7 +76,7 @@ def _bert_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Modu
 
 
 def _t5_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Module, str]]:
-    """The dropouts that end self-attention and the MLP of T5's layer, before each residual: parents and names."""
+    """Yield the dropouts that end self-attention and the MLP of T5's layer, before each residual: parents and names."""
     for sublayer in getattr(layer, "layer", ()):
         attends = hasattr(sublayer, "SelfAttention") and method.placement == "houlsby"
         if attends or hasattr(sublayer, "DenseReluDense"):
@@ -84,7 +84,7 @@ def _t5_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Module
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, of an encoder-decoder's both, or of the text model of one that has a vision tower too."""
+    """Return the layers of encoder and decoder, or those of the text model if there is a vision tower."""
     if model.config.is_encoder_decoder:
         halves = [half for name, half in model.named_modules() if name.split(".")[-1] in ("encoder", "decoder")]
         return [layer for half in halves for layer in next(m for m in half.modules() if isinstance(m, nn.ModuleList))]

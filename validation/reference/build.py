@@ -61,7 +61,7 @@ class ReferenceModel:
         return replace(self, model=wrapper, root=".".join(filter(None, (outer, self.root))))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Every parameter, under the name that it had before the method was applied."""
+        """Yield every parameter, under the name that it had before the method was applied."""
         wrapped = {
             f"{path}.lora_": f"{unwrapped(path, self.root)}.{module.parameter_name}.lora_"
             for path, module in self.model.named_modules()
@@ -73,15 +73,15 @@ class ReferenceModel:
             yield (unwrapped(name, self.root) if wrapped_parameter is None else wrapped_parameter + rest), parameter
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every buffer, under the name that it had before the method was applied."""
+        """Return every buffer, under the name that it had before the method was applied."""
         return ((unwrapped(name, self.root), buffer) for name, buffer in self.model.named_buffers())
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name."""
+        """Return the trainable parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def parameter_counts(self) -> dict[str, int]:
-        """The number of parameters in the base model, added by the method, trainable, and in total.
+        """Return the number of parameters in the base model, added by the method, trainable, and in total.
 
         Copies of an adapter that a trainer compares the model with are not counted, as a second model is not.
         """
@@ -99,12 +99,12 @@ class ReferenceModel:
 
 
 def size_of(parameter: nn.Parameter) -> int:
-    """The elements of a parameter, which may be partitioned."""
+    """Return the elements of a parameter, which may be partitioned."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def config_of(request: Request) -> dict[str, Any]:
-    """The `config.json` that a request contains, or that the catalogue has for its model.
+    """Return the `config.json` that a request contains, or that the catalogue has for its model.
 
     Raises:
         PlanError: if the request has a parameter count only.
@@ -220,7 +220,7 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
 
 
 def has_own_head(file: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` says that its checkpoint has an output head, which the class would tie."""
+    """Return whether a `config.json` says that its checkpoint has an output head, which the class would tie."""
     return file["model_type"] in _TIED_BY_CLASS and file.get("tie_word_embeddings") is False
 
 
@@ -246,7 +246,7 @@ def _classifies_sequences(config: PreTrainedConfig, request: Request) -> None:
 
 
 def language_model_of(request: Request) -> Any:
-    """The class of transformers that builds the model for the request's task."""
+    """Return the class of transformers that builds the model for the request's task."""
     return language_model(config_of(request)["model_type"], request.task)
 
 
@@ -262,7 +262,7 @@ def refusing(loc: str) -> Iterator[None]:
 
 
 def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str | dict[str, str]:
-    """The attention implementation that runs: eager for a family, and for a tower of one, without SDPA support.
+    """Return the attention implementation that runs: eager for a family, and for a tower of one, without SDPA support.
 
     A tower's is chosen as transformers does where none is named.
     """

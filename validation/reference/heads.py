@@ -23,7 +23,7 @@ MAPPINGS: dict[str, Any] = {
 
 
 def head_of(model_type: str, task: TaskName = "causal_lm") -> str | None:
-    """The name of the auto class for a model type and a task; None if transformers has no such model of it."""
+    """Return the name of the auto class for a model type and a task; None if transformers has no such model of it."""
     if model_type in FAMILIES:
         return FAMILIES[model_type].auto_model_for(task)
     if task in TASK_MODELS:
@@ -33,7 +33,7 @@ def head_of(model_type: str, task: TaskName = "causal_lm") -> str | None:
 
 
 def language_model(model_type: str, task: TaskName = "causal_lm") -> Any:
-    """The auto class that builds the model of a type for a task.
+    """Return the auto class that builds the model of a type for a task.
 
     Raises:
         ValueError: if transformers has none.

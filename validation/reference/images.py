@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def image_of(request: Request) -> Processed:
-    """An image of a request, as its processor passes it to the model."""
+    """Return an image of a request, as its processor passes it to the model."""
     model = model_of(request.model)
     tower = forward_of(model).tower
     assert tower is not None
@@ -28,7 +28,7 @@ def image_of(request: Request) -> Processed:
 
 
 def ordinary_token(config: Any) -> int:
-    """A token that has no special meaning to a model: neither padding nor the place of an image."""
+    """Return a token that has no special meaning to a model: neither padding nor the place of an image."""
     text = config.get_text_config()
     special = {
         value
@@ -40,7 +40,7 @@ def ordinary_token(config: Any) -> int:
 
 
 def token_ids(request: Request, config: Any) -> torch.Tensor:
-    """The ids of a batch: each sequence begins with its images, each after another token, and ends with text."""
+    """Return the ids of a batch: each sequence begins with its images, each after another token, and ends with text."""
     training, image = request.training, image_of(request)
     assert training.images is not None
     ids = torch.full((training.micro_batch_size, training.sequence_length), ordinary_token(config))
@@ -51,7 +51,7 @@ def token_ids(request: Request, config: Any) -> torch.Tensor:
 
 
 def image_tensors(request: Request, config: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors that a batch has because of its images. Those whose values the model reads are on the host."""
+    """Return the tensors that a batch has because of its images. Those whose values the model reads are on the host."""
     training, image = request.training, image_of(request)
     assert training.images is not None
     count = training.micro_batch_size * training.images.images_per_sequence
@@ -81,7 +81,7 @@ def known_batch(
 
 
 def batch_on_host(request: Request, config: Any) -> dict[str, torch.Tensor]:
-    """The tokens of a batch and what it has because of its images, as a processor returns them."""
+    """Return the tokens of a batch and what it has because of its images, as a processor returns them."""
     ids = token_ids(request, config)
     tensors = image_tensors(request, config, ids)
     return {"input_ids": ids} | {
@@ -108,7 +108,7 @@ def _gemma3_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor)
 
 
 def _gemma4_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Patches that are padded to the processor's number, with their columns and rows; -1 for padding."""
+    """Return patches, padded to the processor's number, with their columns and rows. Padding has -1."""
     patches = most_patches({"vision_config": config.vision_config.to_dict()})
     places = torch.full((count, patches, 2), -1)
     places[:, : image.patches, 0] = torch.arange(image.patches) % image.columns
@@ -121,7 +121,7 @@ def _gemma4_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor)
 
 
 def _gemma4_unified_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Patches as large as tokens, padded to the processor's number, with their columns and rows; -1 for padding."""
+    """Return patches of one token, padded to the processor's number, with their columns and rows. Padding has -1."""
     vision = config.vision_config
     places, columns = torch.full((count, MOST_TOKENS, 2), -1), image.columns // vision.pooling_kernel_size
     places[:, : image.tokens, 0] = torch.arange(image.tokens) % columns
@@ -148,14 +148,14 @@ def _internvl_inputs(config: Any, image: Processed, count: int, _ids: torch.Tens
 
 
 def _idefics3_inputs(config: Any, image: Processed, count: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Tiles by sequences, with values that are not zero: the model leaves out tiles that are."""
+    """Return tiles by sequences, with values that are not zero: the model leaves out tiles that are."""
     pixels = torch.ones_like(_pixels(config, count * image.tiles), device="cpu")
     pixels = pixels.view(ids.shape[0], -1, *pixels.shape[1:])
     return {"pixel_values": pixels, "pixel_attention_mask": torch.ones_like(pixels[:, :, 0], dtype=torch.long)}
 
 
 def _pixels(config: Any, count: int) -> torch.Tensor:
-    """Images of the tower's size."""
+    """Return images of the tower's size."""
     vision = config.vision_config
     return torch.empty(count, vision.num_channels, vision.image_size, vision.image_size, device="meta")
 

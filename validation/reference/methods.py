@@ -86,7 +86,7 @@ def quantize(
 
 
 def _unquantized(model: Any) -> list[str]:
-    """The modules that `from_pretrained` leaves as they are: the head, tied modules, and those that stay in float32."""
+    """Return the modules that `from_pretrained` does not quantize: the head, tied modules, and those in float32."""
     return HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
 
 
@@ -135,7 +135,7 @@ def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype,
 
 
 def is_prepared(method: Method) -> bool:
-    """Whether the script prepares the model for k-bit training."""
+    """Return whether the script prepares the model for k-bit training."""
     return isinstance(method, LoRA | QLoRA) and method.quantizes_base and method.prepare_model_for_kbit_training
 
 
@@ -229,7 +229,7 @@ def after_step(model: nn.Module) -> None:
 
 
 def statistics(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors that it keeps for parameters, each under the name of its parameter."""
+    """Yield the tensors that it keeps for parameters, each under the name of its parameter."""
     allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
     for kept in ("ipt", "exp_avg_ipt", "exp_avg_unc") if allocator else ():
         for name, tensor in getattr(allocator, kept).items():
@@ -237,12 +237,15 @@ def statistics(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def has_task_type(request: Request, model: Any) -> bool:
-    """Whether PEFT has a class of its own for the task: none for images, nor one that passes audio to the model."""
+    """Return whether PEFT has a class for the task. It has none for images, and none that passes audio to the model."""
     return request.task != "image_cls" and model.main_input_name != "input_features"
 
 
 def peft_config(request: Request, task_type: str | None = None, *, has_type: bool = True) -> peft.PeftConfig | None:
-    """PEFT's config of a request's method, for its task unless another is given; None if PEFT does not apply it."""
+    """Return PEFT's config of a request's method, for its task unless another is given.
+
+    None if PEFT lacks the method.
+    """
     method = request.method
     config_class = method.facts.config_class
     if config_class is None:
@@ -256,7 +259,7 @@ def peft_config(request: Request, task_type: str | None = None, *, has_type: boo
 
 
 def get_peft_model(model: Any, config: peft.PeftConfig, **options: Any) -> nn.Module:
-    """PEFT's `get_peft_model`; indices of virtual tokens and of frequencies are on the CPU.
+    """Return PEFT's `get_peft_model`; indices of virtual tokens and of frequencies are on the CPU.
 
     PEFT copies them from there in every step. SHiRA's indices are buffers here, to be listed with all others.
     """
@@ -296,14 +299,17 @@ def _moved_to_host(indices: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _singular_vectors(tensor: torch.Tensor, r: int, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tensors of the shapes of what AdaMSS's `slice_pca` returns, which draws random numbers on the weight's device."""
+    """Return tensors with the shapes that AdaMSS's `slice_pca` returns.
+
+    It draws random numbers on the weight's device.
+    """
     batch, channels, rows, columns = tensor.shape
     r = min(r, rows, columns)
     return tensor.new_zeros(batch, channels, r, columns), tensor.new_zeros(batch, channels, rows, r)
 
 
 def _equal_clusters(vectors: torch.Tensor, count: int, _: int) -> tuple[torch.Tensor, int]:
-    """Clusters of equal sizes, as far as possible, on the CPU: AdaMSS's K-means needs the values of the vectors."""
+    """Return clusters on the CPU, as equal in size as possible. AdaMSS's K-means needs the values of the vectors."""
     rows = vectors.shape[0]
     count = min(count, rows)
     return torch.arange(rows, device="cpu") % count, count
@@ -317,12 +323,12 @@ def _assign_shapes(model: Any, name: str) -> None:
 
 
 def inserted_dtype(model: nn.Module, request: Request) -> torch.dtype:
-    """The dtype of bottleneck adapters: float32, or that of the model, which deepspeed.zero.Init builds in 16 bits."""
+    """Return the dtype of bottleneck adapters: float32, or the model's, which deepspeed.zero.Init builds in 16 bits."""
     return torch.float32 if request.training.adapter_dtype == "float32" else next(model.parameters()).dtype
 
 
 def adapter_dtype(request: Request) -> torch.dtype:
-    """The dtype of the parameters that a method adds."""
+    """Return the dtype of the parameters that a method adds."""
     training = request.training
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
@@ -340,12 +346,12 @@ def low_rank(
 
 
 def low_rank_config(method: LoRA | QLoRA, task_type: str | None = "CAUSAL_LM") -> peft.LoraConfig:
-    """PEFT's config of a low-rank method."""
+    """Return PEFT's config of a low-rank method."""
     return peft.LoraConfig(task_type=task_type, **config_arguments(method))
 
 
 def added_buffers(model: nn.Module) -> set[int]:
-    """The identities of the buffers that PEFT's layers add: frozen matrices and indices."""
+    """Return the identities of the buffers that PEFT's layers add: frozen matrices and indices."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     owners = (
         getattr(layer, name, None)

@@ -21,7 +21,7 @@ _LOAD = xlora._load_adapter_into_lora_model
 
 
 def settings_of(method: XLoRA) -> dict[str, Any]:
-    """The arguments of the adapters' LoraConfig."""
+    """Return the arguments of the adapters' LoraConfig."""
     targets = list(method.target_modules) if isinstance(method.target_modules, tuple) else method.target_modules
     return {"r": method.r, "lora_dropout": method.lora_dropout, "target_modules": targets}
 
@@ -34,7 +34,7 @@ def loaded(settings: Mapping[str, Any]) -> Iterator[None]:
         config = peft.LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path="base", **settings)
 
         def weights(*_: object, **__: object) -> dict[str, torch.Tensor]:
-            """The parameters of an adapter under their names in its file."""
+            """Return the parameters of an adapter under their names in its file."""
             ending = f".{adapter_name}.weight"
             return {
                 f"base_model.{name.removesuffix(ending)}.weight": tensor

@@ -10,6 +10,6 @@ WRAPPERS = re.compile(r"\.((?:token_adapter\.)?base_layer|original_module|(?<=at
 
 
 def unwrapped(path: str, root: str) -> str:
-    """The path that a module or parameter had before a method wrapped the model, which is now at `root`."""
+    """Return the path that a module or parameter had before a method wrapped the model, which is now at `root`."""
     inner = path.removeprefix(root).removeprefix(".") if path == root or path.startswith(f"{root}.") else path
     return WRAPPERS.sub("", inner)

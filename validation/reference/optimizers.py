@@ -50,12 +50,12 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 def optimizer_for(
     name: OptimizerName, parameters: list[torch.nn.Parameter] | list[dict[str, list[torch.nn.Parameter]]]
 ) -> torch.optim.Optimizer:
-    """The optimizer of `TrainingArguments(optim=name)` over one parameter group, or over several."""
+    """Return the optimizer of `TrainingArguments(optim=name)` over one parameter group, or over several."""
     return OPTIMIZERS[name](parameters, lr=1e-4)
 
 
 def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a reference step, over the parameters of a model that are trained."""
+    """Return the optimizer of a reference step, over the parameters of a model that are trained."""
     if training.optimizer_in_bwd:
         return Releasing(training.optimizer, model)
     if training.optimizer in ("lomo", "adalomo"):
@@ -105,7 +105,7 @@ def step_of(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _inner_optimizers(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
-    """The optimizers of all parameters, or the only one. A trainer's may be in accelerate's."""
+    """Yield the optimizers of all parameters, or the only one. A trainer's may be in accelerate's."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     yield from getattr(optimizer, "optimizer_dict", {None: optimizer}).values()
 
@@ -132,13 +132,13 @@ def loraplus_optimizer(name: OptimizerName, model: torch.nn.Module, ratio: float
 
 
 def lorafa_optimizer(model: Any) -> torch.optim.Optimizer:
-    """PEFT's optimizer for LoRA-FA, which freezes A."""
+    """Return PEFT's optimizer for LoRA-FA, which freezes A."""
     config = model.peft_config["default"]
     return create_lorafa_optimizer(model, r=config.r, lora_alpha=config.lora_alpha, lr=1e-4)
 
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
-    """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
+    """Yield every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
     for inner in _inner_optimizers(optimizer):
         yield from _states(inner)
     optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -167,7 +167,7 @@ def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramet
 
 
 def _lorafa_states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
-    """LoRA-FA's states, which it keeps by the names of parameters, those of B by what A's and B's have in common."""
+    """Yield LoRA-FA's states. It stores them by parameter name, and those of B by the part that A and B share."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             owner = f"{name.partition('lora_B')[0]}lora" if "lora_B" in name else name
@@ -178,7 +178,10 @@ def _lorafa_states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device) -> torch.Tensor:
-    """A meta tensor in place of one in managed memory (bitsandbytes.functional.get_paged), which no tracker sees."""
+    """Return a meta tensor in place of one in managed memory (bitsandbytes.functional.get_paged).
+
+    No tracker sees it.
+    """
     with _disable_current_modes():
         buffer = torch.empty(shape, dtype=dtype, device=device)
     buffer.is_paged = True

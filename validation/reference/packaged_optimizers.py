@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def _schedule_free(name: str, parameters: Any, **options: Any) -> torch.optim.Optimizer:
-    """An optimizer of schedulefree in train mode."""
+    """Return an optimizer of schedulefree in train mode."""
     optimizer: Any = getattr(import_module("schedulefree"), name)(parameters, **options)
     optimizer.train()
     return optimizer
 
 
 def _torchao(name: str, parameters: Any, **options: Any) -> torch.optim.Optimizer:
-    """An optimizer of torchao."""
+    """Return an optimizer of torchao."""
     optimizer: torch.optim.Optimizer = getattr(import_module("torchao.optim"), name)(
         parameters, block_size=256, **options
     )
@@ -40,7 +40,7 @@ def _torchao(name: str, parameters: Any, **options: Any) -> torch.optim.Optimize
 
 
 def _stable_adamw(parameters: Any, **options: Any) -> torch.optim.Optimizer:
-    """optimi's StableAdamW, which uses its Triton kernels on CUDA."""
+    """Return optimi's StableAdamW, which uses its Triton kernels on CUDA."""
     optimizer: torch.optim.Optimizer = _optimi().StableAdamW(parameters, **options)
     return optimizer
 
@@ -52,7 +52,7 @@ def _grokadamw(parameters: Any, **options: Any) -> torch.optim.Optimizer:
 
 
 def _optimi() -> Any:
-    """optimi's module, imported as where Triton is missing: its kernels are no more than their names here."""
+    """Return optimi's module, imported as where Triton is missing: its kernels are no more than their names here."""
     name = "optimi.stableadamw"
     with mock.patch.dict(sys.modules, {"triton": None}) if name not in sys.modules else nullcontext():
         found = import_module(name)
@@ -74,7 +74,7 @@ PACKAGED: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 
 
 def projecting(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """GaLore's or APOLLO's optimizer, by the Trainer's own code."""
+    """Return GaLore's or APOLLO's optimizer, by the Trainer's own code."""
     args = SimpleNamespace(
         optim=training.optimizer,
         optim_target_modules=_listed(training.optim_target_modules),
@@ -103,7 +103,7 @@ def _listed(named: Any) -> Any:
 
 
 def _standard_normal(shape: Any, seed: int, device: Any = None, dtype: Any = torch.float32) -> torch.Tensor:
-    """Random numbers on the meta device, which has no generator."""
+    """Return random numbers on the meta device, which has no generator."""
     return torch.randn(shape, device=device, dtype=dtype)
 
 
@@ -149,7 +149,7 @@ def _optimi_states(self: Any, closure: None = None) -> None:
 
 
 def _larger(_: float, rms: torch.Tensor) -> torch.Tensor:
-    """The root mean square of a parameter, with a value for AdaLomo's `alpha`."""
+    """Return the root mean square of a parameter, with a value for AdaLomo's `alpha`."""
     setattr(rms, "known_value", 1.0)  # noqa: B010  mypy knows no such attribute
     return rms
 
@@ -163,7 +163,7 @@ _to = torch.Tensor.to
 
 
 def _copied(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-    """A copy to the host of a tensor on the meta device, which has no values."""
+    """Return a copy to the host of a tensor on the meta device, which has no values."""
     if args == ("cpu",) and tensor.device.type == "meta":
         with _disable_current_modes():
             return torch.empty(tensor.shape, dtype=tensor.dtype)

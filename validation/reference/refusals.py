@@ -37,12 +37,12 @@ def check(model: nn.Module, request: Request) -> None:
 
 
 def positions_needed(request: Request) -> int:
-    """The number of positions of a sequence, virtual tokens included."""
+    """Return the number of positions of a sequence, virtual tokens included."""
     return request.training.sequence_length + request.method.virtual_tokens
 
 
 def _positions(model: nn.Module) -> int | None:
-    """The number of learned positions; None for a model without them."""
+    """Return the number of learned positions; None for a model without them."""
     tables = (
         module
         for path, module in model.named_modules()

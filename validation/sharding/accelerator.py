@@ -41,19 +41,19 @@ class PosingAccelerator(cuda_accelerator.CUDA_Accelerator):
         self._name, self._streams, self._communication_backend_name = device, streams, backend
 
     def device_name(self, device_index: int | None = None) -> str:
-        """The device's type."""
+        """Return the device's type."""
         return self._name
 
     def device(self, device_index: int | None = None) -> torch.device:
-        """The device."""
+        """Return the device."""
         return torch.device(self._name)
 
     def current_device_name(self) -> str:
-        """The device's type."""
+        """Return the device's type."""
         return self._name
 
     def on_accelerator(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is on the device."""
+        """Return whether a tensor is on the device."""
         return tensor.device.type == self._name
 
     def __getattribute__(self, name: str) -> Any:
@@ -65,7 +65,7 @@ class PosingAccelerator(cuda_accelerator.CUDA_Accelerator):
         return super().__getattribute__(name)
 
     def total_memory(self, device_index: int | None = None) -> int:
-        """Bytes of the device."""
+        """Return bytes of the device."""
         return MEMORY
 
     available_memory = total_memory
@@ -91,7 +91,7 @@ class PosingAccelerator(cuda_accelerator.CUDA_Accelerator):
         """Mark nothing."""
 
     def is_triton_supported(self) -> bool:
-        """Whether Triton kernels run."""
+        """Return whether Triton kernels run."""
         return False
 
 

@@ -85,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def on_host(answer: WholeRun, device: dict[str, Any]) -> int:
-    """The bytes that saving adds to the processes that write, on a CPU; under FSDP and ZeRO-3, to the first one."""
+    """Return the bytes that saving adds, on a CPU, to the processes that write: the first one under FSDP and ZeRO-3."""
     saved = next(phase for phase in answer.phases if phase.name == "checkpoint")
     gathers = device["sharding"] in ("fsdp", "zero3")
     return saved.host_bytes + (saved.gpu_bytes - saved.resident_bytes if gathers else 0)
 
 
 def _grown(folder: str, device: dict[str, Any]) -> int:
-    """The bytes by which these processes grew at most."""
+    """Return the bytes by which these processes grew at most."""
     ranks = range(device["count"] if device["sharding"] in ("zero1", "zero2") else 1)
     return sum(int(Path(folder, f"grown-{rank}").read_text(encoding="utf-8")) for rank in ranks)
 
@@ -112,13 +112,13 @@ def _measured(save: Callable[..., None], file: Path) -> Callable[..., None]:
 
 
 def compared(predicted: Iterable[SavedFile], folder: Path) -> list[tuple[SavedFile, int]]:
-    """Each predicted file, or files with a pattern in their name, with the bytes that were written."""
+    """Return each predicted file, or files with a pattern in their name, with the bytes that were written."""
     written = [(str(path.relative_to(folder)), path) for path in folder.rglob("*") if path.is_file()]
     return [(file, sum(_bytes(path) for name, path in written if fnmatch(name, file.name))) for file in predicted]
 
 
 def _bytes(path: Path) -> int:
-    """The size of a file; of DeepSpeed's, that of its tensors."""
+    """Return the size of a file; of DeepSpeed's, that of its tensors."""
     if path.suffix != ".pt":
         return path.stat().st_size
     with ZipFile(path) as archive:

@@ -93,7 +93,7 @@ class DDPEngine(Engine):
 
 
 def _reduced(buckets: dict[int, torch.Tensor], bucket: Any) -> torch.futures.Future[torch.Tensor]:
-    """A bucket, reduced in place; its index and tensor are kept in `buckets`."""
+    """Return a bucket, reduced in place; its index and tensor are kept in `buckets`."""
     buckets[bucket.index()] = bucket.buffer()
     dist.all_reduce(bucket.buffer())
     future: torch.futures.Future[torch.Tensor] = torch.futures.Future()

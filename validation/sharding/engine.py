@@ -55,7 +55,7 @@ class Engine:
         self.model, self.optimizer = trainer.model_wrapped, trainer.optimizer.optimizer
 
     def preparing(self) -> AbstractContextManager[Any]:
-        """The context in which a trainer prepares its model."""
+        """Return the context in which a trainer prepares its model."""
         return nullcontext()
 
     def create_optimizer(self) -> None:
@@ -63,39 +63,39 @@ class Engine:
         self.optimizer = optimizer_for(self.training.optimizer, list(self.trainable().values()))
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The trained parameters of this rank, by name."""
+        """Return the trained parameters of this rank, by name."""
         return self.reference.trainable()
 
     def labeled(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters whose gradients the trace names."""
+        """Return the parameters whose gradients the trace names."""
         return self.trainable()
 
     def component(self, name: str) -> ComponentName:
-        """The component of a parameter."""
+        """Return the component of a parameter."""
         return "base_weights" if name in self.reference.base else "adapter_weights"
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of a tensor that is on this rank."""
+        """Return the part of a tensor that is on this rank."""
         return tensor
 
     def running(self) -> AbstractContextManager[Any]:
-        """The context of every step."""
+        """Return the context of every step."""
         return nullcontext()
 
     def warming_up(self) -> AbstractContextManager[Any]:
-        """The context of the steps before the traced one."""
+        """Return the context of the steps before the traced one."""
         return nullcontext()
 
     def tracing(self, tracker: MemoryTracker) -> AbstractContextManager[Any]:
-        """The context of the traced step."""
+        """Return the context of the traced step."""
         return nullcontext()
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
-        """The context of a micro-batch; gradients are reduced in the last one."""
+        """Return the context of a micro-batch; gradients are reduced in the last one."""
         return nullcontext()
 
     def autocast_dtype(self) -> str | None:
-        """The dtype of autocast in the forward pass."""
+        """Return the dtype of autocast in the forward pass."""
         return self.training.autocast
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -118,13 +118,13 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def states(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The optimizer's state tensors on this rank, by name."""
+        """Yield the optimizer's state tensors on this rank, by name."""
         names = {id(parameter): name for name, parameter in self.trainable().items()}
         for parameter, state, tensor in states(self.optimizer):
             yield f"{names[id(parameter)]}.{state}", self.local(tensor)
 
     def on_host(self) -> Iterator[torch.Tensor]:
-        """Tensors on this device that are in host memory in a real run."""
+        """Yield tensors on this device that are in host memory in a real run."""
         yield from ()
 
     def track(self, record: Record) -> None:

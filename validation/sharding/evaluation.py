@@ -19,7 +19,7 @@ class ShardedEvaluation(TracedEvaluation, ShardedTrainerStep):
     """The evaluation on one rank."""
 
     def _finish(self) -> None:
-        """The evaluation follows the last step."""
+        """Do nothing. The evaluation follows the last step."""
 
 
 def trace_sharded_evaluation(body: dict[str, Any], run: RunSettings) -> ShardedEvaluation:

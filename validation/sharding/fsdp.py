@@ -89,11 +89,11 @@ class FSDPEngine(Engine):
             yield
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The shard of this rank."""
+        """Return the shard of this rank."""
         return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
     def labeled(self) -> dict[str, torch.nn.Parameter]:
-        """The trained parameters, unless their gradients are on the host."""
+        """Return the trained parameters, unless their gradients are on the host."""
         return {} if self._sharding.fsdp_config.cpu_offload else self.trainable()
 
     def autocast_dtype(self) -> None:
@@ -145,7 +145,7 @@ def meshes_of(device: str, count: int) -> AbstractContextManager[Any]:
 
 
 def _address(tensor: torch.Tensor) -> int:
-    """A number that only tensors of the same storage have."""
+    """Return a number that only tensors of the same storage have."""
     return tensor.untyped_storage()._cdata
 
 

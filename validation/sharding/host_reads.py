@@ -42,5 +42,5 @@ def _to_host(tensor: Tensor, device: torch.device | None) -> bool:
 
 
 def _is_meta(tensor: Tensor) -> bool:
-    """Whether a tensor is on meta, also where FSDP offloads and `is_meta` is false."""
+    """Return whether a tensor is on meta, also where FSDP offloads and `is_meta` is false."""
     return tensor.device.type == "meta"

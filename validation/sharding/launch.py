@@ -46,7 +46,7 @@ def launched(sharding: Sharding, rank: int, streams: Streams) -> Iterator[None]:
 
 
 def arguments(training: Training, sharding: Sharding) -> dict[str, Any]:
-    """The arguments of `TrainingArguments` that distribute a run."""
+    """Return the arguments of `TrainingArguments` that distribute a run."""
     if sharding.name == "ddp":
         names = ("find_unused_parameters", "static_graph", "bucket_cap_mb")
         return {f"ddp_{name}": getattr(sharding.ddp, name) for name in names}

@@ -86,7 +86,7 @@ class PeakOnMeta(TorchDispatchMode):
 
 
 def trace_sharding(body: dict[str, Any]) -> tuple[int, int]:
-    """The most bytes while the first of several GPUs gets its part of a model, and while a full state dict is gathered.
+    """Return the most bytes while the first GPU gets its part of a model, and while a full state dict is gathered.
 
     Raises:
         PlanError: if the libraries refuse the request.
@@ -162,7 +162,7 @@ def _create_optimizer(engine: Engine) -> None:
 
 
 def _gathered_by_deepspeed(engine: Engine, peak: PeakOnMeta, **given: bool) -> int:
-    """The most bytes that gathering the weights of one module after another allocates."""
+    """Return the most bytes that gathering the weights of one module after another allocates."""
     before = peak.peak_bytes = peak.bytes
     with engine.running(), torch.no_grad(), peak:
         engine.model._zero3_consolidated_16bit_state_dict(**given)
@@ -193,7 +193,7 @@ def _moved(parameters: Iterable[torch.Tensor], buffers: Iterable[torch.Tensor], 
 
 
 def _gathered(model: torch.nn.Module, *, offloads: bool) -> int:
-    """The most bytes that gathering one parameter after another allocates; with offload, its shard too."""
+    """Return the most bytes that gathering one parameter after another allocates; with offload, its shard too."""
     most = 0
     for parameter in (parameter for parameter in model.parameters() if isinstance(parameter, DTensor)):
         peak = PeakOnMeta()

@@ -88,12 +88,12 @@ def compared(bodies: list[Any]) -> list[list[tuple[dict[str, int], dict[str, int
 
 
 def _smallest_peaks(*runs: dict[str, int]) -> dict[str, int]:
-    """The least peak of each phase of a rank."""
+    """Return the least peak of each phase of a rank."""
     return {phase: min(run[phase] for run in runs) for phase in runs[0]}
 
 
 def _peaks_by_rank(sharded: ShardedRequest) -> list[dict[str, int]]:
-    """The peaks of each rank, each run in its process."""
+    """Return the peaks of each rank, each run in its process."""
     context, count = multiprocessing.get_context("fork"), sharded.sharding.count
     with tempfile.TemporaryDirectory() as folder:
         processes = [context.Process(target=_run_rank, args=(sharded, rank, folder)) for rank in range(count)]
@@ -155,12 +155,12 @@ def _await(tensors: list[torch.Tensor], references: int) -> None:
 
 
 def _references(tensors: list[torch.Tensor]) -> int:
-    """The number of tensors, of Python or of a thread of gloo, that share the storages of these."""
+    """Return the number of tensors, of Python or of a thread of gloo, that share the storages of these."""
     return sum(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) for tensor in tensors)
 
 
 def peaks(traced: Trace) -> dict[str, int]:
-    """The most bytes alive in each phase, and the bytes alive before the step (`resident`), without single numbers."""
+    """Return the most bytes alive in each phase and before the step (`resident`), without single numbers."""
     ledger, found = traced.ledger, {"resident": 0}
     sizes = [storage.bytes if storage.nbytes > NUMBER else 0 for storage in ledger.storages]
     starts = [*ledger.phase_starts, (len(ledger.events), "end")]

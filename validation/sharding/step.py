@@ -79,7 +79,7 @@ class ShardedStep:
                 self._update()
 
     def static(self) -> dict[str, int]:
-        """Bytes of the tensors that stay through the step, by component, and of the gradients after backward."""
+        """Return bytes of the tensors that stay through the step, by component, and of the gradients after backward."""
         return {**self.ledger.static(), "gradients": self.gradients}
 
     @contextmanager

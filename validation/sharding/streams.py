@@ -21,7 +21,7 @@ class Event:
     wait = synchronize = record
 
     def query(self) -> bool:
-        """Whether the event happened."""
+        """Return whether the event happened."""
         return True
 
 
@@ -43,11 +43,11 @@ class Stream:
     wait_stream = synchronize = wait_event
 
     def record_event(self, *_: Any) -> Event:
-        """An event on this stream."""
+        """Return an event on this stream."""
         return Event()
 
     def query(self) -> bool:
-        """Whether all work is done."""
+        """Return whether all work is done."""
         return True
 
 
@@ -73,27 +73,27 @@ class Streams:
         self._current = self._default
 
     def current_stream(self, *_: Any) -> _Stream:
-        """The stream that operations run on now."""
+        """Return the stream that operations run on now."""
         return self._current
 
     def current_name(self) -> str:
-        """The name of the current stream in a trace."""
+        """Return the name of the current stream in a trace."""
         return self._current.name
 
     def default_stream(self, *_: Any) -> _Stream:
-        """The default stream."""
+        """Return the default stream."""
         return self._default
 
     def current_device(self) -> int:
-        """The index of the one device."""
+        """Return the index of the one device."""
         return 0
 
     def device_count(self) -> int:
-        """The number of devices of a process."""
+        """Return the number of devices of a process."""
         return 1
 
     def is_available(self) -> bool:
-        """Whether there is a device."""
+        """Return whether there is a device."""
         return True
 
     def synchronize(self, *_: Any) -> None:

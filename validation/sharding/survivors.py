@@ -38,7 +38,7 @@ class Survivors(TorchDispatchMode):
             self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key)), op, tensor.dtype
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The operation and a flat tensor of each storage that is alive."""
+        """Yield the operation and a flat tensor of each storage that is alive."""
         for reference, op, dtype in list(self._alive.values()):
             storage = reference()
             if storage is not None:

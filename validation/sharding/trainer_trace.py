@@ -80,7 +80,9 @@ def launched_run(recipe: Recipe, sharding: Sharding, rank: int, *, before_2_14: 
 
 
 def is_on_host(recipe: Recipe, sharding: Sharding) -> bool:
-    """Whether the model is on the host while the trainer is made: FSDP and DeepSpeed move it, but not a quantized one.
+    """Return whether the trainer is made with the model on the host.
+
+    FSDP and DeepSpeed move it, if it is not quantized.
 
     Source: transformers, trainer.py, Trainer.__init__, place_model_on_device.
     """

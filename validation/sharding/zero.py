@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[str, Any]:
-    """The DeepSpeed config of a run, with transformers' values for `auto`.
+    """Return the DeepSpeed config of a run, with transformers' values for `auto`.
 
     References:
         transformers/integrations/deepspeed.py, `trainer_config_process`.
@@ -131,7 +131,7 @@ class ZeROEngine(Engine):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """DeepSpeed runs on the device as on CUDA."""
+        """Let DeepSpeed run on the device as on CUDA."""
         backend = "fake" if self._device == "meta" else "gloo"
         in_order = mock.patch.object(partitioned_param_coordinator, "set", InOrder, create=True)
         with posing_as_cuda(self._device, self._streams, backend), in_order:
@@ -183,7 +183,7 @@ class ZeROEngine(Engine):
         """Do nothing: `step` has dropped the gradients."""
 
     def states(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The states of this rank's partitions."""
+        """Yield the states of this rank's partitions."""
         for index, (_, state, tensor) in enumerate(states(self.optimizer)):
             yield f"partition {index}.{state}", tensor
 
@@ -205,7 +205,7 @@ class ZeROEngine(Engine):
                 record(f"{name}: partition", parameter.ds_tensor, self.component(name))
 
     def on_host(self) -> Iterator[torch.Tensor]:
-        """Tensors that only have shapes, which DeepSpeed itself puts on meta, and paged states."""
+        """Yield tensors that only have shapes, which DeepSpeed itself puts on meta, and paged states."""
         yield from chain.from_iterable(getattr(self._zero, "round_robin_bit16_meta", []))
         tensors = (tensor for state in self.optimizer.state.values() for tensor in state.values())
         yield from (tensor for tensor in tensors if getattr(tensor, "is_paged", False))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def applies(request: Request, sharding: Sharding) -> bool:
-    """Whether the model is built so; one in 4 bits is not (modeling_utils.py, get_init_context)."""
+    """Return whether the model is built so; one in 4 bits is not (modeling_utils.py, get_init_context)."""
     return sharding.stage == 3 and sharding.zero3_init_flag and not request.method.facts.quantizes_base
 
 

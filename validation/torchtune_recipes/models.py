@@ -20,7 +20,7 @@ ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj
 
 
 def builder(request: Request, *, adapted: bool) -> tuple[str, dict[str, Any]]:
-    """The path of the builder of a request's model, with LoRA or without, and its arguments.
+    """Return the path of the builder of a request's model, with LoRA or without, and its arguments.
 
     Raises:
         PlanError: if torchtune has no such model.
@@ -61,7 +61,7 @@ def _family(request: Request) -> tuple[str, dict[str, Any]]:
 
 
 def _lora(request: Request) -> dict[str, Any]:
-    """The arguments of LoRA: what it adapts, its size, and whether the base is stored in NF4."""
+    """Return the arguments of LoRA: what it adapts, its size, and whether the base is stored in NF4."""
     method = request.method
     assert isinstance(method, LoRA | QLoRA)
     names = _adapted(request)
@@ -76,7 +76,7 @@ def _lora(request: Request) -> dict[str, Any]:
 
 
 def _adapted(request: Request) -> set[str]:
-    """The names of the modules that the request adapts."""
+    """Return the names of the modules that the request adapts."""
     model = model_of(request.model)
     prepared = PreparedModel(model, request.method, request.training, request.device, request.stack)
     return {path.rpartition(".")[2] for path, module in model.paths if prepared.module_spec(path, module).added}

@@ -22,7 +22,7 @@ STEPS = 2
 
 
 def build(request: Request, folder: str) -> Any:
-    """The request's recipe, ready to train. It may write to `folder`.
+    """Return the request's recipe, ready to train. It may write to `folder`.
 
     Raises:
         PlanError: if torchtune has no such model.
@@ -82,7 +82,7 @@ def _config(request: Request, folder: str) -> dict[str, Any]:
 
 
 def _class(kind: str) -> Any:
-    """The recipe's class, from the file in torchtune's package of recipes, which cannot be imported."""
+    """Return the recipe's class, from the file in torchtune's package of recipes, which cannot be imported."""
     found = importlib.util.find_spec("recipes")
     assert found is not None
     assert found.origin is not None

@@ -44,5 +44,5 @@ class Logger:
 
 
 def optimizer(parameters: Iterable[torch.nn.Parameter], name: OptimizerName) -> torch.optim.Optimizer:
-    """The optimizer of a request, over all parameters, as a recipe creates it."""
+    """Return the optimizer of a request, over all parameters, as a recipe creates it."""
     return optimizer_for(name, [*parameters])

@@ -95,7 +95,7 @@ class RecipeStep:
             self.recipe.train()
 
     def static(self) -> dict[str, int]:
-        """Bytes of the tensors that stay through the step, by component, and of the gradients."""
+        """Return bytes of the tensors that stay through the step, by component, and of the gradients."""
         return {**self.ledger.static(), "gradients": self.gradients}
 
     def _track_model(self) -> None:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(body: Any, cpu_seconds: int, out: TextIO) -> str:
-    """The last line of the answer; `out` gets those before it."""
+    """Return the last line of the answer; `out` gets those before it."""
 
     def progress(what: str) -> None:
         out.write(f"{json.dumps({'progress': what})}\n")

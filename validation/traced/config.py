@@ -28,7 +28,7 @@ SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 def checked(config: dict[str, Any], task: TaskName = "causal_lm") -> dict[str, Any]:
-    """The fields of a config that its class may read.
+    """Return the fields of a config that its class may read.
 
     Raises:
         PlanError: if transformers has no language model of its type, or it names code outside transformers.
@@ -69,7 +69,7 @@ def _switches(config: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _public_value(value: Any) -> Any:
-    """A value without private fields and those that the request replaces, and with infinities as numbers."""
+    """Return a value without private fields and those that the request replaces, and with infinities as numbers."""
     if isinstance(value, dict) and value.get("__float__") in SPECIAL_FLOATS:
         return float(value["__float__"])
     if isinstance(value, list):

@@ -37,7 +37,7 @@ def document_of(
     guesses: tuple[str, ...],
     kernel_packages: dict[str, tuple[str, ...]],
 ) -> TraceDocument:
-    """The document of a trace and of the model that it ran."""
+    """Return the document of a trace and of the model that it ran."""
     ledger = trace.ledger
     kinds: dict[Kind, int] = {}
     operations = allocating(ledger.storages)
@@ -69,7 +69,7 @@ def _base_model(reference: ReferenceModel) -> Any:
 
 
 def saved_bytes(model: Any) -> int:
-    """The bytes of the tensors that `save_pretrained` writes of what is trained; a shared storage is written once."""
+    """Return the bytes of the trained tensors that `save_pretrained` writes. A shared storage is written once."""
     if isinstance(model, PeftModel):
         # A 4-bit layer's own state_dict reads values, which are not known here.
         tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(_persistent_buffers(model))}
@@ -83,7 +83,7 @@ def saved_bytes(model: Any) -> int:
 
 
 def _persistent_buffers(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The buffers that a checkpoint has, by name."""
+    """Yield the buffers that a checkpoint has, by name."""
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(path, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
@@ -95,7 +95,7 @@ LOADED = ("base_weights", "quantization_constants", "adapter_weights")
 
 
 def _loaded(ledger: Ledger[PhaseName], reference: ReferenceModel) -> Iterator[Loaded]:
-    """Weights, buffers and constants as the trace found them, with the number of parameters in each."""
+    """Yield weights, buffers and constants as the trace found them, with the number of parameters in each."""
     parameters = dict(reference.named_parameters())
     for storage in ledger.storages:
         if storage.moment != "static" or storage.component not in LOADED:
@@ -126,7 +126,7 @@ def _kind(storage: Storage) -> Kind:
 
 
 def _name(storage: Storage) -> str:
-    """A row's name for a storage: the parameter's name, or the module and the operation that allocated it."""
+    """Return a row's name for a storage: the parameter's name, or the module and the operation that allocated it."""
     if storage.component == "gradients" and storage.name:
         return f"{wildcard_path(storage.name.removesuffix('.grad'))}: gradient"
     if storage.name:
@@ -137,7 +137,7 @@ def _name(storage: Storage) -> str:
 
 
 def _operation(op: str) -> str:
-    """An operation without PyTorch's namespace: `mm (MmBackward0)` for a product of the backward pass."""
+    """Return an operation without PyTorch's namespace: `mm (MmBackward0)` for a product of the backward pass."""
     site, _, node = op.removesuffix(">").partition("<")
     place, colon, name = site.rpartition(":")
     name = name.replace("aten.", "")
@@ -146,7 +146,7 @@ def _operation(op: str) -> str:
 
 
 def _timeline(ledger: Ledger[PhaseName]) -> Iterator[Span]:
-    """The peaks of each phase's parts: every layer, and what runs before the first and after the last."""
+    """Yield the peaks of each phase's parts: every layer, and what runs before the first and after the last."""
     sizes = [storage.bytes for storage in ledger.storages]
     starts = [*(at for at, _ in ledger.phase_starts), len(ledger.events)]
     live = sum(sizes[event] if event >= 0 else -sizes[~event] for event in ledger.events[: starts[0]])
@@ -171,7 +171,7 @@ ENDS: dict[PhaseName, tuple[str, str]] = {
 
 
 def _parts_of_events(ledger: Ledger[PhaseName], events: list[int], ends: tuple[str, str]) -> list[str]:
-    """The part of each event of a phase."""
+    """Return the part of each event of a phase."""
     layers = [_layer(ledger.storages[event].module) if event >= 0 else "" for event in events]
     last = max((at for at, layer in enumerate(layers) if layer), default=-1)
     parts: list[str] = []
@@ -184,7 +184,7 @@ def _parts_of_events(ledger: Ledger[PhaseName], events: list[int], ends: tuple[s
 
 
 def _layer(module: str) -> str:
-    """The layer that a module is in, with its stack if the model has an encoder and a decoder; empty if in none."""
+    """Return the layer that contains a module, with its stack in an encoder-decoder. Empty if no layer contains it."""
     found = _LAYER.search(module)
     if not found:
         return ""

@@ -50,7 +50,7 @@ def answer(request: Request, progress: Callable[[str], None] = lambda _: None) -
 
 
 def untraceable(error: Exception) -> str:
-    """Why a step cannot be traced, in a sentence."""
+    """Return why a step cannot be traced, in a sentence."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, NotImplementedError) and "meta" in reason.lower():
         return f"the step depends on values that a trace does not have ({reason})"

@@ -88,7 +88,7 @@ def _write(operations: list[str], command: str) -> None:
 
 
 def answered(family: str, seed: int) -> Iterator[tuple[Request, Estimate]]:
-    """Random requests of a family that the calculator answers, with its answers."""
+    """Yield random requests of a family that the calculator answers, with its answers."""
     for number in count(crc32(family.encode())):  # each family has settings of its own
         body = random_request(seed, number, [family])
         body["training"]["sequence_length"] = min(body["training"]["sequence_length"], LONGEST)
@@ -100,14 +100,17 @@ def answered(family: str, seed: int) -> Iterator[tuple[Request, Estimate]]:
 
 
 def traced(request: Request) -> TraceDocument:
-    """The trace of a request, in this process."""
+    """Return the trace of a request, in this process."""
     from validation.traced.engine import answer  # noqa: PLC0415  (takes seconds to import)
 
     return answer(request)
 
 
 def _components(answer: Estimate) -> dict[str, int]:
-    """Bytes by component. The engines agree on the sum of activations, logits and loss, but not on small labels."""
+    """Return the bytes by component.
+
+    The engines agree on activations, logits and loss together, but not on small labels.
+    """
     parts: Counter[str] = Counter()
     for part in answer.memory.components:
         parts["activations" if part.name == "logits_and_loss" else part.name] += part.bytes
@@ -115,7 +118,7 @@ def _components(answer: Estimate) -> dict[str, int]:
 
 
 def differences(calculated: Estimate, traced: Estimate) -> Iterator[tuple[str, Any]]:
-    """The differences, as pairs of the calculator's figure and the trace's."""
+    """Yield the differences, as pairs of the calculator's figure and the trace's."""
     pairs = {
         "parameters": (calculated.parameters, traced.parameters),
         "phases": (calculated.memory.phases, traced.memory.phases),

@@ -59,7 +59,7 @@ def _set(kind: int, soft: int, hard: int) -> None:
 
 
 def auditor(allowed: frozenset[str]) -> Any:
-    """The hook that refuses imports of other packages than the allowed ones, connections and programs."""
+    """Return the hook that refuses imports of other packages than the allowed ones, connections and programs."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "import" and arguments[0].partition(".")[0] not in allowed:

@@ -27,13 +27,16 @@ WITH_WORKSPACE = frozenset({"convolution", "convolution_backward", "linalg_solve
 
 @cache
 def validated() -> frozenset[str]:
-    """The operations of the file."""
+    """Return the operations of the file."""
     listed: dict[str, Any] = json.loads(files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
     return frozenset(listed["operations"])
 
 
 def allocating(storages: Iterable[Storage]) -> tuple[str, ...]:
-    """The operations that allocate in a step, as PyTorch names them, sorted; those of an emulated kernel are one."""
+    """Return the sorted names of the PyTorch operations that allocate in a step.
+
+    An emulated kernel is one operation.
+    """
     names = {storage.op.partition("<")[0].partition("/")[0] for storage in storages if storage.moment != "static"}
     return tuple(sorted(name.removeprefix("aten.") for name in names))
 

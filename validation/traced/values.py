@@ -79,13 +79,13 @@ class SpreadValues(HostValues):
 
 
 def evenly(shape: Sequence[int], count: int) -> torch.Tensor:
-    """Indices below `count` in turn: each row of the last dimension goes on where the one before it ends."""
+    """Return indices below `count` in turn: each row of the last dimension goes on where the one before it ends."""
     indices = torch.arange(torch.Size(shape).numel()) % count
     return indices.reshape(*shape)
 
 
 def _dim(func: Any, args: Any, kwargs: Any) -> int | None:
-    """The dimension that an operation chooses along; None if it chooses among all elements."""
+    """Return the dimension that an operation chooses along; None if it chooses among all elements."""
     names = [argument.name for argument in func._schema.arguments]
     defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
     given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}

@@ -24,7 +24,7 @@ _BETWEEN = frozenset({"_called_by_engine", "adds_in_place", "__torch_dispatch__"
 
 
 def adds_in_place(first: torch.Tensor, second: object, *_: object) -> bool:
-    """Whether CUDA would add in place: both are gradients of one tensor, and nothing else refers to the first."""
+    """Return whether CUDA would add in place. It does to a tensor's gradient to which nothing else refers."""
     if torch.is_grad_enabled() or not isinstance(second, torch.Tensor) or first.shape != second.shape:
         return False
     dense = not first.is_sparse and torch.ops.aten.is_non_overlapping_and_dense(first)
@@ -32,7 +32,7 @@ def adds_in_place(first: torch.Tensor, second: object, *_: object) -> bool:
 
 
 def _called_by_engine() -> bool:
-    """Whether the autograd engine itself adds, and not a Python function of the backward pass."""
+    """Return whether the autograd engine itself adds, and not a Python function of the backward pass."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name in _BETWEEN:
         frame = frame.f_back
@@ -54,7 +54,7 @@ class _CountReferences(TorchDispatchMode):
 
 @cache
 def unshared_reference_counts() -> tuple[int, int]:
-    """The reference counts, in this version of torch, of a gradient that only its buffer refers to.
+    """Return the reference counts, in this version of torch, of a gradient that only its buffer refers to.
 
     Call this once before a dispatch mode is active, because autograd records nothing below one.
     """

@@ -127,7 +127,7 @@ def _set_language(wrapped: Any, model: Model) -> None:
 
 
 def _rows_by_labels(training: Training) -> list[int]:
-    """The rows of a micro-batch, the one with padding first, and then those with the most labels."""
+    """Return the rows of a micro-batch, the one with padding first, and then those with the most labels."""
     order = [*reversed(range(training.micro_batch_size))]
     return [order.pop(), *order] if training.padding else order
 

@@ -87,7 +87,7 @@ class Generation:
             )
 
     def _extended_mask(self, tokens: int) -> torch.Tensor | None:
-        """The mask with `tokens` more; PEFT's mask of its virtual tokens is float32."""
+        """Return the mask with `tokens` more; PEFT's mask of its virtual tokens is float32."""
         if self.mask is None:
             return None
         if tokens > 1:

@@ -76,7 +76,7 @@ class HostValues:
         self._keep(tensor, host)
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The values of a tensor, if they are known."""
+        """Return the values of a tensor, if they are known."""
         if tensor.device.type != "meta":
             return tensor
         copy = self._copies.get(tensor.untyped_storage()._cdata)
@@ -96,7 +96,7 @@ class HostValues:
         return UNKNOWN.get(tensor.dtype, self._unknown) if value is None else value.item()
 
     def _copied_to_host(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-        """A copy on the host, of zeros if the values are not known."""
+        """Return a copy on the host, of zeros if the values are not known."""
         value = self.value(tensor)
         host = torch.zeros(tensor.shape, dtype=tensor.dtype) if value is None else value.clone()
         return host.to(dtype or tensor.dtype)
@@ -149,12 +149,12 @@ class HostValues:
 
 
 def _is_sparse(tensor: torch.Tensor) -> bool:
-    """Whether it is a sparse COO tensor, which has no storage of its own."""
+    """Return whether it is a sparse COO tensor, which has no storage of its own."""
     return tensor.layout is torch.sparse_coo
 
 
 def _is_on_meta(leaf: Any) -> bool:
-    """Whether an argument is on the meta device, or is that device."""
+    """Return whether an argument is on the meta device, or is that device."""
     device = leaf.device if isinstance(leaf, torch.Tensor) else leaf
     return isinstance(device, torch.device) and device.type == "meta"
 

@@ -66,7 +66,7 @@ def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:
 
 
 def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a QuantState, and the code book that bitsandbytes keeps after it quantized the constants."""
+    """Yield the tensors of a QuantState, and the code book that bitsandbytes keeps after it quantized the constants."""
     if state is None:
         return
     for field in ("absmax", "code", "offset"):
@@ -102,7 +102,7 @@ def track_loss(tracker: MemoryTracker, loss: torch.Tensor) -> None:
 
 
 def _nodes(loss: torch.Tensor) -> Iterator[Any]:
-    """Every node of a loss's graph.
+    """Yield every node of a loss's graph.
 
     After backward it still refers to leaves, such as embeddings that require a gradient, and to what functions keep as
     attributes, as the inputs of 8-bit layers and the offsets of experts.

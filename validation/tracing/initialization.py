@@ -45,7 +45,7 @@ def _moved_to_meta(value: Any) -> Any:
 
 
 def trace_initialization(request: Request) -> int:
-    """The most bytes alive while PEFT adds and initializes a request's adapter."""
+    """Return the most bytes alive while PEFT adds and initializes a request's adapter."""
     ledger: Ledger[str] = Ledger()
     with emulate_cuda():
         reference = build_base(request)
@@ -95,7 +95,7 @@ def _with_gradients(model: Any, config: Any) -> None:
 
 
 def _moved(layer: BaseTunerLayer, adapter_name: str, device: torch.device | None = None) -> None:
-    """PEFT's function of that name, which leaves out what is on the meta device."""
+    """Move an adapter as PEFT's function does. PEFT leaves out what is on the meta device."""
     layer_device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
     for name in layer.adapter_layer_names:
         adapters = getattr(layer, name, {})

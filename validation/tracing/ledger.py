@@ -16,7 +16,7 @@ GRANULE = 512
 
 
 def rounded(nbytes: int) -> int:
-    """Bytes rounded up as the caching allocator rounds them."""
+    """Return bytes rounded up as the caching allocator rounds them."""
     return -(-nbytes // GRANULE) * GRANULE
 
 
@@ -105,12 +105,12 @@ class Ledger(Generic[P]):
             self.allocate(storage)
 
     def static(self) -> dict[str, int]:
-        """Bytes of the components that exist before the step."""
+        """Return bytes of the components that exist before the step."""
         before = [storage for storage in self.storages if storage.moment == "static"]
         return {name: sum(s.bytes for s in before if s.component == name) for name in STATIC_COMPONENTS}
 
     def alive_after(self, event: int) -> Iterator[Storage]:
-        """The storages that are alive right after an event."""
+        """Return the storages that are alive right after an event."""
         numbers: dict[int, None] = {}
         for number in self.events[: event + 1]:
             if number >= 0:

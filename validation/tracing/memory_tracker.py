@@ -98,7 +98,7 @@ class MemoryTracker(TorchDispatchMode):
             yield
 
     def live_bytes(self, component: ComponentName) -> int:
-        """Bytes of a component that are alive now."""
+        """Return bytes of a component that are alive now."""
         live = (self.ledger.storages[number] for number in self._numbers.values())
         return sum(storage.bytes for storage in live if storage.component == component)
 
@@ -165,7 +165,7 @@ class MemoryTracker(TorchDispatchMode):
         storage.component = self._component(module, storage.op)
 
     def _site(self, op: str) -> tuple[str, str, str]:
-        """Where an operation allocates: the module's path, the operation, and the moment."""
+        """Return where an operation allocates: the module's path, the operation, and the moment."""
         if self._emulated is not None and op != self._emulated:
             op = f"{self._emulated}/{op}"
         if self._owner is not None:
@@ -224,7 +224,7 @@ class MemoryTracker(TorchDispatchMode):
         storage.component, storage.name = component, name
 
     def number(self, tensor: torch.Tensor) -> int:
-        """The number of a tracked tensor's storage."""
+        """Return the number of a tracked tensor's storage."""
         return self._numbers[tensor.untyped_storage()._cdata]
 
     def forget(self, tensor: torch.Tensor) -> None:
@@ -242,7 +242,7 @@ class MemoryTracker(TorchDispatchMode):
             self._add(storage, self._renamed_record(storage))
 
     def _renamed_record(self, storage: torch.UntypedStorage) -> Storage:
-        """The record of a storage that has been resized, under the name that it had before."""
+        """Return the record of a storage that has been resized, under the name that it had before."""
         module, op, moment = self._site("resize_")
         changes = {"nbytes": storage.nbytes(), "moment": moment, "stream": self._stream()}
         if storage._cdata in self._resized:

@@ -36,14 +36,14 @@ class CopyMetaToCPU(TorchDispatchMode):
 
 
 def trace(model: ModelReference, served: ServedMethod, serving: Serving) -> int:
-    """The most bytes alive while an adapter is merged into its base."""
+    """Return the most bytes alive while an adapter is merged into its base."""
     return trace_merge(model, served, serving, in_run=False)[1]
 
 
 def trace_merge(
     model: ModelReference, served: ServedMethod, serving: Serving, *, in_run: bool = True
 ) -> tuple[int, int]:
-    """The bytes of the model before an adapter is merged into its base, and the most bytes alive while it is.
+    """Return the bytes of the model before an adapter is merged into its base, and the most bytes alive while it is.
 
     `in_run`: whether parameters that need a gradient are referred to, as by an optimizer.
     """

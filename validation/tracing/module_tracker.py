@@ -57,7 +57,7 @@ class ModuleTracker:
         self._nodes.setdefault(torch.autograd._get_sequence_nr() - 1, (self._stack[-1], op))
 
     def backward_module(self) -> tuple[str, str]:
-        """The module, and the autograd node, whose backward runs."""
+        """Return the module, and the autograd node, whose backward runs."""
         node = torch._C._current_autograd_node()
         if node is None:
             return "", "backward"

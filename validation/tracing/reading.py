@@ -78,11 +78,11 @@ class _ReadsAhead:
         return future
 
     def shutdown(self, **_: Any) -> None:
-        """Nothing is left to do."""
+        """Do nothing. Nothing is left to do."""
 
 
 def trace_reading(request: Request) -> int:
-    """The most bytes alive while from_pretrained reads a request's model onto a GPU."""
+    """Return the most bytes alive while from_pretrained reads a request's model onto a GPU."""
     live = _LiveBytes()
     convert = modeling_utils.convert_and_load_state_dict_in_model
 
@@ -99,7 +99,7 @@ def trace_reading(request: Request) -> int:
 
 
 def _quantization(request: Request) -> dict[str, Any]:
-    """The argument that quantizes the weights as they are read."""
+    """Return the argument that quantizes the weights as they are read."""
     packed = request.method.base_quantization(request.training)
     if not isinstance(packed, Quantization):
         return {}

@@ -28,7 +28,10 @@ FUSED: dict[str, Any] = {
 
 
 def _masks_nothing(mask: Any) -> bool:
-    """Whether a mask is known to have only ones, such as that of an image's pixels. That of a text has padding."""
+    """Return whether a mask is known to have only ones, such as that of an image's pixels.
+
+    A text's mask has padding.
+    """
     try:
         return bool(mask.all())
     except RuntimeError:  # its values are not known
@@ -36,7 +39,7 @@ def _masks_nothing(mask: Any) -> bool:
 
 
 def _needs_no_bidirectional_mask(mask: Any, length: int, window: int | None = None) -> bool:
-    """Whether no token is masked: no mask is passed or it masks nothing, and every token is in the window."""
+    """Return whether no token is masked: no mask is passed or it masks nothing, and every token is in the window."""
     return (mask is None or _masks_nothing(mask)) and (window is None or length < window)
 
 

@@ -81,12 +81,12 @@ class Snapshot:
 
 
 def total(rows: Counter[Row]) -> int:
-    """Bytes of all rows together."""
+    """Return bytes of all rows together."""
     return sum(row.bytes * count for row, count in rows.items())
 
 
 def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
-    """The snapshot of a step by the calculator."""
+    """Return the snapshot of a step by the calculator."""
     peaks = step.every_peak()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
@@ -111,7 +111,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
 
 
 def traced(trace: Trace) -> Snapshot:
-    """The snapshot of a traced step."""
+    """Return the snapshot of a traced step."""
     return Snapshot(
         parameters=trace.parameters,
         static=trace.static,
@@ -159,12 +159,12 @@ def _storage_row(storage: Storage) -> Row:
 
 
 def wildcard_path(path: str) -> str:
-    """A module path with `*` for every number, without the name of PEFT's adapter."""
+    """Return a module path with `*` for every number, without the name of PEFT's adapter."""
     return _NUMBER.sub("*", path.replace(".default", ""))
 
 
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as JSON-ready values."""
+    """Return a snapshot as JSON-ready values."""
     return {
         "parameters": snapshot.parameters,
         "static": snapshot.static,
@@ -175,7 +175,7 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def from_json(document: dict[str, Any]) -> Snapshot:
-    """The snapshot of a document that `to_json` made."""
+    """Return the snapshot of a document that `to_json` made."""
     return Snapshot(
         parameters=document["parameters"],
         static=document["static"],

@@ -73,7 +73,7 @@ class Step:
             values.know(labeled, torch.zeros(labeled.shape, dtype=labeled.dtype))
 
     def _reads_labels(self, request: Request) -> bool:
-        """Whether the model's own code selects the sequences that have a label."""
+        """Return whether the model's own code selects the sequences that have a label."""
         return request.task == "seq_cls" and self.model.config.model_type == "deberta-v2"
 
     def _optimizer(self, request: Request) -> torch.optim.Optimizer:
@@ -101,7 +101,7 @@ class Step:
             self._update()
 
     def static(self) -> dict[str, int]:
-        """Bytes of the tensors that stay through the step, by component, and of the gradients."""
+        """Return bytes of the tensors that stay through the step, by component, and of the gradients."""
         return {**self.ledger.static(), "gradients": self.gradients}
 
     def _run_first(self) -> None:
@@ -143,7 +143,7 @@ class Step:
         return [(ids, torch.ones_like(ids)) for ids in (self.input_ids, *others)]
 
     def _inputs(self) -> dict[str, torch.Tensor | None]:
-        """Tokens with their mask, or the features of images or audio."""
+        """Return tokens with their mask, or the features of images or audio."""
         return self.features or {"input_ids": self.input_ids, "attention_mask": self.mask}
 
     def _update(self) -> None:
@@ -154,7 +154,7 @@ class Step:
 
 
 def features(request: Request, reference: ReferenceModel) -> dict[str, torch.Tensor | None]:
-    """The features of a batch of images or audio by their name; none for a batch of tokens.
+    """Return the features of a batch of images or audio by their name; none for a batch of tokens.
 
     Pixels are in float32, as their processor makes them. Features of audio have the dtype of the first convolution,
     which does not cast them.
@@ -172,7 +172,7 @@ def features(request: Request, reference: ReferenceModel) -> dict[str, torch.Ten
 
 
 def labels(request: Request, config: Any) -> dict[str, torch.Tensor]:
-    """The labels of a batch by their names; none if the tokens are the labels.
+    """Return the labels of a batch by their names; none if the tokens are the labels.
 
     Targets have the length of sources, or of audio the most that the model has positions for.
     """
@@ -199,7 +199,7 @@ def _whole_numbers(*shape: int) -> torch.Tensor:
 
 
 def _labels_of_sequences(request: Request) -> torch.Tensor:
-    """A number for each sequence, or one for each output."""
+    """Return a number for each sequence, or one for each output."""
     task, batch = request.model.task, request.training.micro_batch_size
     if task.loss == "single_label_classification":
         return _whole_numbers(batch)

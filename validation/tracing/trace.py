@@ -63,7 +63,7 @@ class Trace:
         return self.ledger.events
 
     def alive_at_peak(self, phase: PhaseName | None = None) -> list[Storage]:
-        """The storages alive at a phase's peak (by default the step's), in the order of allocation."""
+        """Return the storages alive at a phase's peak (by default the step's), in the order of allocation."""
         return list(self.ledger.alive_after(self.ledger.peaks[phase or self.peak_phase].event))
 
 

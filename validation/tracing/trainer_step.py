@@ -60,7 +60,7 @@ class TrainerStep:
             self.trainer.train()
 
     def static(self) -> dict[str, int]:
-        """Bytes of the tensors that stay through the step, by component, and of the gradients."""
+        """Return bytes of the tensors that stay through the step, by component, and of the gradients."""
         return {**self.ledger.static(), "gradients": self.gradients}
 
     def _begin_step(self) -> None:

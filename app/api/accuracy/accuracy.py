@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(slots=True, kw_only=True)
 class Accuracy:
-    """How far estimates of a method were from measurements. It is never changed, but for the JSON kept with it."""
+    """How far estimates of a method were from measurements. It never changes, except that its JSON is cached."""
 
     method: str
     sentence: str
@@ -44,7 +44,7 @@ class Accuracy:
     #: `required_bytes` corrected by the errors of nvidia-smi's figures. None if there are none, or if reserved memory
     #: is by the rule: the measurements were compared with replays.
     interval: Interval | None
-    #: Its JSON, kept by what writes it: all estimates of a method by the rule have the same accuracy.
+    #: Its JSON, cached by the encoder. All estimates of a method by the rule have the same accuracy.
     json: str | None = field(default=None, init=False, repr=False, compare=False)
 
 
@@ -92,7 +92,7 @@ def errors_of_method(method: str) -> tuple[Errors, ...]:
 
 
 def method_name(method: Method) -> str:
-    """Return the name of a method; DoRA has a name of its own."""
+    """Return the name of a method. DoRA has its own name."""
     return "dora" if getattr(method, "use_dora", False) else method.name
 
 
@@ -102,10 +102,11 @@ def _sentence(method: str) -> str:
     if not errors:
         return f"No GPU measurement of {label} is known with which such an estimate could be compared."
     figures = sum(error.figures for error in errors)
-    ranges = "; ".join(f"{STATISTICS[error.statistic]}, {_range(error)} ({error.figures})" for error in errors)
-    counted = f"{figures} measured figures" if figures > 1 else "one measured figure"
-    by_replay = ", reserved memory by replay" if any(error.statistic in RESERVED for error in errors) else ""
-    return f"Estimates of {label} were compared with {counted}{by_replay}: {ranges}."
+    ranges = "; ".join(f"{STATISTICS[error.statistic]} {_range(error)} (in {error.figures})" for error in errors)
+    counted = f"{figures} measurements" if figures > 1 else "one measurement"
+    by_replay = any(error.statistic in RESERVED for error in errors)
+    replayed = " Reserved memory was estimated by replay." if by_replay else ""
+    return f"Estimates of {label} were compared with {counted}: {ranges}.{replayed}"
 
 
 def _rule_sentence(estimate: Estimate) -> str:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 #: Labels of the measured statistics, in the order of the sentences.
 STATISTICS = {
     "max_memory_allocated": "allocated peak",
-    "memory_allocated": "allocated at a point of the step",
+    "memory_allocated": "allocated memory at a point of the step",
     "max_memory_reserved": "reserved peak",
-    "nvidia_smi": "shown by nvidia-smi",
+    "nvidia_smi": "memory in nvidia-smi",
 }
 
-#: Protocols of runs whose code no answer is for: other kernels in transformers' place, and passes that train nothing.
+#: Protocols of runs that no estimate is for: they replace transformers' kernels, or train nothing.
 OTHER_CODE = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
 
 
@@ -93,7 +93,7 @@ def step_figures(step: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
 
 
 def method_name(method: dict[str, Any]) -> str:
-    """Return the name of a request's method; DoRA has a name of its own."""
+    """Return the name of a request's method. DoRA has its own name."""
     return "dora" if method.get("use_dora") else str(method["name"])
 
 

@@ -1,4 +1,4 @@
-"""The base class of every response model, and the field that documents itself."""
+"""The base class of every response model, and fields with a description and an example."""
 
 from typing import Any, ClassVar, Self
 
@@ -12,15 +12,15 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    #: Whether the calculator's value keeps its JSON, in `json`, since it is in many answers.
+    #: Whether the calculator's value caches its JSON in `json`, because many answers contain it.
     keeps_json: ClassVar[bool] = False
 
-    #: The members that a value has of its own, where it shares all others with further values: `form` keeps their JSON,
-    #: and the value its own in `json`.
+    #: The members that differ between values that share all others. `form` caches the JSON of the shared members, and
+    #: `json` that of the value.
     varying: ClassVar[tuple[str, ...]] = ()
 
-    #: The whole number of each value in a list whose form keeps the JSON of all other members. The list has these
-    #: numbers under the same name.
+    #: The member that differs between the values of a list: a whole number. The list has these numbers under the same
+    #: name, and its form caches the JSON of all other members.
     column: ClassVar[str] = ""
 
     @classmethod
@@ -28,7 +28,7 @@ class Answer(BaseModel):
         """Return the model of a calculator value.
 
         Raises:
-            OverBudgetError: if what is computed when it is first read takes too long: Pydantic hides that error.
+            OverBudgetError: if a value that is computed on first access takes too long. Pydantic hides that error.
         """
         try:
             return super().model_validate(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Answers of `GET /api/v1/cards` and `GET /api/v1/cards/{id}`: what cards can train."""
+"""Answers of `GET /api/v1/cards` and `GET /api/v1/cards/{id}`: what GPUs can train."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from calculator.devices import GPU, caveats, usable
 
 
 class LargestModel(Answer):
-    """The largest model that a method trains on a card."""
+    """The largest model that a method trains on a GPU."""
 
     id: str = described("The hub id.", "meta-llama/Llama-3.1-8B")
     parameters: int = described("Its number of parameters.", 8_030_261_248)
 
 
 class MethodOnCardAnswer(Answer):
-    """One method on a card."""
+    """One method on a GPU."""
 
     method: CardMethod = described("The method.", "qlora")
     models: int = described("How many models of the catalogue fit.", 160)
@@ -29,7 +29,7 @@ class MethodOnCardAnswer(Answer):
 
 
 class CardSummaryAnswer(Answer):
-    """A card in short."""
+    """A summary of a GPU."""
 
     id: str = described("The catalogue id.", "rtx-4090")
     name: str = described("The product name.", "GeForce RTX 4090")
@@ -38,14 +38,14 @@ class CardSummaryAnswer(Answer):
 
 
 class CardList(Answer):
-    """Every card in short."""
+    """A summary of every GPU."""
 
     settings: str = described("The settings of every run.", SETTINGS)
-    cards: tuple[CardSummaryAnswer, ...] = described("The cards, the smallest first.", [{"id": "rtx-4090"}])
+    cards: tuple[CardSummaryAnswer, ...] = described("The GPUs, the smallest first.", [{"id": "rtx-4090"}])
 
 
 class CardRowAnswer(Answer):
-    """One model and method on a card."""
+    """One model and method on a GPU."""
 
     model: str = described("The hub id of the model.", "meta-llama/Llama-3.1-8B")
     parameters: int = described("Its number of parameters.", 8_030_261_248)
@@ -90,7 +90,7 @@ class CardRowAnswer(Answer):
 
 
 class CardAnswer(Answer):
-    """The models and methods that a card can train."""
+    """The models and methods that a GPU can train."""
 
     id: str = described("The catalogue id.", "rtx-4090")
     name: str = described("The product name.", "GeForce RTX 4090")
@@ -99,7 +99,7 @@ class CardAnswer(Answer):
     sequence_lengths: tuple[int, ...] = described("The sequence lengths that are tried.", [256, 512])
     micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried in addition to 1.", [2, 3])
     assumptions: tuple[str, ...] = described("What the figures assume.", ["A process can use 24,081 MiB"])
-    warnings: tuple[str, ...] = described("How the card differs from what the figures assume.", [])
+    warnings: tuple[str, ...] = described("How the GPU differs from what the figures assume.", [])
     missing: tuple[str, ...] = described(
         "Models of the catalogue that are not in the table: the newest ones, and those that only a trace supports.", []
     )
@@ -108,7 +108,7 @@ class CardAnswer(Answer):
 
 
 def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
-    """Return the models and methods that a card can train: the rows that match a query."""
+    """Return the models and methods that a GPU can train: the rows that match a query."""
     rows = matching(card_rows(card), query)
     return CardAnswer.model_validate(
         {
@@ -129,7 +129,7 @@ def card_answer(card: GPU, query: CardQuery) -> CardAnswer:
 
 
 def card_list(q: str = "") -> CardList:
-    """Return the cards whose name, id, aliases or architecture have all words of a search text."""
+    """Return the GPUs whose name, id, aliases or architecture have all words of a search text."""
     words = q.lower().split()
     return CardList(settings=SETTINGS, cards=tuple(_summary(card) for card in overview() if _has(card.card, words)))
 

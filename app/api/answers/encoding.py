@@ -1,7 +1,7 @@
-"""The JSON of an answer, written from the calculator's value: its model declares the members, and is not built.
+"""The JSON of an answer, written from the calculator's value. The response model is not built.
 
-What the calculator returns is valid. To build a model of it, or a dictionary for each of its rows, takes longer than
-the estimate; the text is the same.
+The calculator's values are valid. Building a model, or a dictionary for each row, takes longer than the estimate, and
+gives the same text.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _model_writer(kind: type[BaseModel]) -> Writer:
 
 
 def _keeping(write: Writer) -> Writer:
-    """Return a function that keeps the JSON with the value, and writes it once."""
+    """Return a function that writes the JSON once, and caches it with the value."""
 
     def kept(value: Any) -> Any:
         if value.json is None:
@@ -62,7 +62,7 @@ def _keeping(write: Writer) -> Writer:
 
 
 def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
-    """Return a function that fills an f-string with the members: ten times as fast as a loop over their names."""
+    """Return a function that fills an f-string with the members. It is ten times as fast as a loop over their names."""
     values = {name: member.format(name) for name in writers}
     texts = (f"{name}({values[name]})" if write else values[name] for name, write in writers.items())
     pairs = ",".join(f'"{name}":{{{text}}}' for name, text in zip(writers, texts, strict=True))
@@ -71,7 +71,7 @@ def _template(writers: Mapping[str, Writer | None], member: str) -> Writer:
 
 
 def _form_writer(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) -> Writer:
-    """Return a function that fills the JSON of a value's form with what is the value's own. Both are written once."""
+    """Return a function that inserts a value's own members into the JSON of its form. Both are written once."""
     of_form = _room_for(writers, varying)
     texts = "".join(f"{name}(value.{name})," if writers[name] else f"value.{name}," for name in varying)
     texts_of = eval(f"lambda value: ({texts})", dict(writers))  # noqa: S307  the names of declared fields
@@ -98,12 +98,12 @@ def _room_for(writers: Mapping[str, Writer | None], varying: tuple[str, ...]) ->
 
 
 def _column(kind: Any) -> str:
-    """Return the name of the column of a model; empty for what has none."""
+    """Return the name of the column of a model. Empty if it has none."""
     return str(getattr(kind, "column", ""))
 
 
 def _column_writer(kind: type[Answer]) -> Writer:
-    """Return how a list of values becomes JSON that differ in a whole number alone: the list's form is written once."""
+    """Return a function that writes a list of values that differ only in a whole number. Their form is written once."""
     of_form = _list_writer(
         _room_for({name: _field_writer(field) for name, field in kind.model_fields.items()}, (kind.column,))
     )
@@ -120,7 +120,7 @@ def _column_writer(kind: type[Answer]) -> Writer:
 
 
 def _field_writer(field: FieldInfo) -> Writer | None:
-    """Return how a field's value becomes JSON; None if it is a whole number."""
+    """Return a function that writes a field's value. None if it is a whole number."""
     prepare = next((constraint.func for constraint in field.metadata if isinstance(constraint, BeforeValidator)), None)
     if prepare is not None:
         return lambda value: _plain(prepare(value))  # type: ignore[call-arg]  # a validator of one argument
@@ -132,13 +132,13 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a decimal number's JSON, in which exponents have another form than in Python."""
+    """Return a decimal number's JSON, whose exponents differ from Python's."""
     value = float(value)
     return repr(value) if 1e-4 <= abs(value) < 1e15 else _plain(value)
 
 
 def _writer(annotation: Any) -> Writer:
-    """Return how a value of a type becomes JSON."""
+    """Return a function that writes a value of a type."""
     arguments = get_args(annotation)
     if annotation is str or (get_origin(annotation) is Literal and set(map(type, arguments)) == {str}):
         return encode_basestring

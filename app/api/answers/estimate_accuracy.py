@@ -13,7 +13,7 @@ class StatisticErrors(Answer):
         " max_memory_reserved or nvidia_smi.",
         "max_memory_allocated",
     )
-    figures: int = described("Number of measured figures.", 5)
+    figures: int = described("Number of measurements.", 5)
     configurations: int = described("Number of configurations that were measured.", 4)
     lowest_error: float = described("The lowest error; negative if the estimate is too low.", -0.005194)
     highest_error: float = described("The highest error.", -0.005045)
@@ -33,7 +33,7 @@ class Accuracy(Answer):
     keeps_json: ClassVar[bool] = True
 
     method: str = described("The method that was measured. DoRA is listed under its own name.", "lora")
-    sentence: str = described("A summary.", "Estimates of LoRA were compared with 17 measured figures: ...")
+    sentence: str = described("A summary.", "Estimates of LoRA were compared with 17 measurements: ...")
     errors: tuple[StatisticErrors, ...] = described("The errors per statistic; empty if nothing was measured.", [])
     interval: Interval | None = described(
         "required_bytes corrected by the errors of measured nvidia-smi figures. Null if there are none, or if"

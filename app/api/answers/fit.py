@@ -79,7 +79,7 @@ class ReplayedFit(Fit):
 
 
 class DeviceFit(ReplayedFit):
-    """Whether the run fits the requested device, and how it goes there. The added fields are null by the rule."""
+    """Whether the run fits the requested device, and what happens there. The added fields are null by the rule."""
 
     with_expandable_segments: ExpandableSegmentsAnswer | None = described(
         "The run with expandable segments; null if it fits without them, or has them already.", None

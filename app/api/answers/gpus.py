@@ -35,7 +35,7 @@ class GPUAnswer(Answer):
     bitsandbytes_4bit: bool | None = described("Whether the 4-bit layers of bitsandbytes run on the GPU.", True)
     nvlink: bool | None = described("Whether the GPU has NVLink.", False)
     note: str | None = described("A remark on the GPU; null if there is none.", None)
-    origin: str = described("The list that names the GPU.", "the GPU database's page of the card")
+    origin: str = described("The list that names the GPU.", "the GPU database's page of it")
 
 
 class GPUList(Answer):

@@ -1,4 +1,4 @@
-"""The answer of `python -m app lengths --json`: the lengths of a data set's samples, and what shorter ones save."""
+"""The answer of `python -m app lengths --json`: the lengths of a data set's samples, and what shorter samples save."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ class LimitBound(Answer):
         "The bound: usable bytes if memory is the bound, else a value of the setting.", 25_250_758_656
     )
     reason: str = described(
-        "An explanation.", "1,065 would require 12.00 MiB more than the 23.52 GiB that the card offers"
+        "An explanation.", "1,065 would require 12.00 MiB more than the 23.52 GiB that the GPU offers"
     )
 
 

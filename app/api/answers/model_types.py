@@ -1,4 +1,4 @@
-"""Answer of `GET /api/v1/models/types`: the model types of transformers, and which engine answers each."""
+"""Answer of `GET /api/v1/models/types`: the model types of transformers, and the engine that estimates each."""
 
 from app.api.answers.answer import Answer, described
 from calculator.estimation.traced.grade import EngineName, Grade
@@ -29,7 +29,7 @@ class ModelTypeAnswer(Answer):
 
 
 class TaskAnswer(Answer):
-    """How many model types of a task are answered."""
+    """The number of model types of a task that an engine estimates."""
 
     task: str = described("The task.", "causal LM")
     types: int = described("Number of model types.", 196)
@@ -40,7 +40,7 @@ class TaskAnswer(Answer):
 
 
 class ModelTypeList(Answer):
-    """Model types of transformers, and how many are answered."""
+    """Model types of transformers, and how many an engine estimates."""
 
     date: str | None = described("When the types were traced; null without results.", "2026-11-27")
     versions: dict[str, str] = described("The releases of the libraries.", {"transformers": "5.24.0"})

@@ -14,7 +14,7 @@ class Published(Answer):
 
 
 class ModelListed(Answer):
-    """A catalogue model in short."""
+    """A summary of a catalogue model."""
 
     id: str = described("The hub id. Pass it as `model` in a request.", "meta-llama/Llama-3.1-8B")
     model_type: str = described("The model family, as config.json names it.", "llama")

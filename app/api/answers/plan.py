@@ -108,7 +108,7 @@ class RuledOutAnswer(Answer):
     """A method that is not proposed."""
 
     method: str = described("The method's name.", "prefix")
-    sentence: str = described("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the card offers.")
+    sentence: str = described("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the GPU offers.")
     rule: RuleAnswer | None = described(
         "The rule behind the decision; null if the libraries refuse the combination.", {"name": "fits"}
     )
@@ -117,7 +117,7 @@ class RuledOutAnswer(Answer):
 class ChangeAnswer(Answer):
     """A change to the request with which something fits."""
 
-    sentence: str = described("The change in words.", "With 1,472 tokens a sequence instead of 2,048 it fits.")
+    sentence: str = described("The change in words.", "With 1,472 tokens per sequence instead of 2,048 it fits.")
     sets: dict[str, Any] = described(
         "The needs to set, the model, or the device's count and sharding.", {"sequence_length": 1472}
     )

@@ -83,7 +83,7 @@ class PublishedSpeedAnswer(Answer):
     place: str = described("Where in it the figure is.", "Mistral-7B-v0.1, lora, batch 4")
     address: str = described("Its URL.", "https://github.com/foundation-model-stack/fms-acceleration")
     tokens_per_second: float = described("The published speed.", 3324.155)
-    efficiency: float = described("What it reached of its card's rated speed.", 0.499)
+    efficiency: float = described("What it reached of its GPU's rated speed.", 0.499)
 
 
 class RunTimeAnswer(Answer):
@@ -93,7 +93,7 @@ class RunTimeAnswer(Answer):
     seconds_per_step: IntervalAnswer = described("The time of one optimizer step.", {"low": 0.61, "high": 1.44})
     hours: IntervalAnswer = described("The time of all steps.", {"low": 0.17, "high": 0.4})
     efficiency: IntervalAnswer = described(
-        "What a run of a further source reaches of its card's rated speed, with a probability of 80 %.",
+        "What a run of a further source reaches of its GPU's rated speed, with a probability of 80 %.",
         {"low": 0.24, "high": 0.55},
     )
     steps: int = described("The optimizer steps of the run.", 1000)
@@ -101,7 +101,7 @@ class RunTimeAnswer(Answer):
         "The cost at device.price_per_hour, in its currency; null without a price.", {"low": 0.42, "high": 1.0}
     )
     list_costs: tuple[ListCostAnswer, ...] = described(
-        "The cost at list prices of some clouds, each with its date; empty if none lists the card.",
+        "The cost at list prices of some clouds, each with its date; empty if none lists the GPU.",
         [{"cloud": "Modal"}],
     )
     published: tuple[PublishedSpeedAnswer, ...] = described(
@@ -114,7 +114,7 @@ class RunTimeAnswer(Answer):
 
 
 class UnansweredPhaseAnswer(Answer):
-    """A phase that the run has and that has no figures."""
+    """A phase of the run without figures."""
 
     name: RunPhaseName = described("The phase.", "evaluation")
     reason: str = described(
@@ -149,7 +149,7 @@ class RunAnswer(Answer):
         "The files of the merged model; empty if nothing is merged.", [{"name": "model.safetensors"}]
     )
     time: RunTimeAnswer | None = described(
-        "How long the training steps take, and what they cost; null if no published run is near, or the card's speed is"
+        "How long the training steps take, and what they cost; null if no published run is near, or the GPU's speed is"
         " not known.",
         {"hours": {"low": 0.17, "high": 0.4}},
     )

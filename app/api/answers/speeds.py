@@ -15,12 +15,12 @@ class SpeedRunAnswer(Answer):
     place: str = described("Where in it the figure is.", "Mistral-7B-v0.1, lora, batch 4")
     address: str = described("Its URL.", "https://github.com/foundation-model-stack/fms-acceleration")
     date: str = described("When it was published.", "2025-02-07")
-    gpu: str = described("The card.", "a100-sxm4-80gb")
+    gpu: str = described("The GPU.", "a100-sxm4-80gb")
     kind: Kind = described("The kind of the run.", "frozen in 16 bits")
     request: dict[str, Any] = described("The request that describes it.", {"model": "mistralai/Mistral-7B-v0.1"})
     tokens_per_second: float = described("The published speed.", 3324.155)
     efficiency: float = described(
-        "The cost of the run at its card's rated speeds, divided by the time that it took. Above 1, a part of its"
+        "The cost of the run at its GPU's rated speeds, divided by the time that it took. Above 1, a part of its"
         " description is wrong, and it counts nowhere.",
         0.499,
     )

@@ -52,9 +52,9 @@ class ProcessMemoryAnswer(Answer):
 
 
 class NearLimitAnswer(Answer):
-    """The runs that were near their own card's limit."""
+    """The runs that nearly filled their GPU."""
 
-    share: float = described("The least share of the card that such a run used, or needs at least.", 0.9)
+    share: float = described("The least share of the GPU that such a run used, or needs at least.", 0.9)
     rows: tuple[str, ...] = described("The ids of their figures, the fullest first.", ["fms_acceleration/8/nvidia_smi"])
 
 
@@ -132,9 +132,9 @@ class PublishedRow(Answer):
     )
     blocks_error: float | None = described("The error of blocks_bytes.", None)
     verdict: str | None = described(
-        "The verdict on the run's own card, on which it ran; null without a request or a known card.", "fits"
+        "The verdict on the run's own GPU, on which it ran; null without a request or a known GPU.", "fits"
     )
-    usable_bytes: int | None = described("What that card offers a process.", 47_670_951_936)
+    usable_bytes: int | None = described("What that GPU offers a process.", 47_670_951_936)
     minimum_bytes: int | None = described("The smallest such memory on which the run was found to run.", 22_808_625_152)
     retries_per_step: int | None = described("How often cached blocks are freed for a request in a step.", 0)
     rule_bytes: int | None = described("The figure of process memory by the rule of sweeps.", 24_113_053_696)
@@ -180,7 +180,7 @@ class PublishedAnswer(Answer):
         [{"source": "peft_metamathqa"}],
     )
     verdicts: dict[str, int] = described(
-        "How many runs have each verdict on their own card. All of them ran.",
+        "How many runs have each verdict on their own GPU. All of them ran.",
         {"fits": 66, "tight": 0, "does_not_fit": 0},
     )
     near_limit: NearLimitAnswer = described("Which of the runs were near that limit.", {"share": 0.9})

@@ -11,7 +11,7 @@ from calculator.common.errors import PlanError, refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: The fields that are looked for if none is named, in order: all fields of the first group that the sample has.
+#: The fields that are read if none is named: all fields of the first of these groups that the sample has.
 USUAL = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "input", "output"))
 
 #: The keys of a message's text.
@@ -34,7 +34,7 @@ class Texts:
     """
 
     def __init__(self, path: str, fields: Sequence[str], seen: Callable[[int], None]) -> None:
-        """`seen` is called with the bytes that are read of the file."""
+        """`seen` is called with the number of bytes that were read."""
         self._path, self._fields, self._seen = path, fields, seen
         self.has_messages = False
 
@@ -52,7 +52,7 @@ class Texts:
 
 
 def size_of(path: str) -> int:
-    """The size of the file, in bytes.
+    """Return the size of the file, in bytes.
 
     Raises:
         PlanError: if there is none.
@@ -68,7 +68,7 @@ def _lines(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
             seen(len(line))
             if len(line) > LONGEST_LINE:
                 raise refusal(
-                    "DATA", f"line {number:,} is longer than {LONGEST_LINE >> 20} MiB: write one sample a line"
+                    "DATA", f"line {number:,} is longer than {LONGEST_LINE >> 20} MiB: write one sample per line"
                 )
             if line.strip():
                 yield _decoded(line, number)
@@ -82,7 +82,7 @@ def _decoded(line: bytes, number: int) -> Any:
         message = f"line {number:,} is not UTF-8 ({byte}): save the file as UTF-8"
         raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
     except (ValueError, RecursionError) as error:
-        message = f"line {number:,} is not JSON ({error}): write one object a line, as datasets' to_json does"
+        message = f"line {number:,} is not JSON ({error}): write one object per line, as datasets' to_json does"
         raise refusal("DATA", message, line[:80].decode("utf-8", "replace")) from error
 
 
@@ -103,9 +103,9 @@ def _parquet(path: str, seen: Callable[[int], None]) -> Iterator[Any]:
 
 
 def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
-    """The fields of a sample's text."""
+    """Return the fields of a sample's text."""
     if not isinstance(sample, dict):
-        raise refusal("DATA", f"sample {number:,} is not an object: write one object a line", sample)
+        raise refusal("DATA", f"sample {number:,} is not an object: write one object per line", sample)
     usual = next((group for group in USUAL if group[0] in sample), None)
     wanted = fields or (tuple(name for name in usual if name in sample) if usual else ())
     missing = [name for name in wanted if name not in sample]
@@ -119,7 +119,7 @@ def _values(sample: Any, fields: Sequence[str], number: int) -> dict[str, Any]:
 
 
 def _joined(value: Any, name: str, number: int) -> str:
-    """The text of a field: a string, or the messages of a conversation one after the other."""
+    """Return the text of a field: a string, or the messages of a conversation one after the other."""
     if value is None:
         return ""
     if isinstance(value, str):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The file of a tokenizer's directory.
 FILE = "tokenizer.json"
 
-#: How many texts are encoded at once.
+#: The number of texts that are encoded at once.
 BATCH = 256
 
 MISSING = "counting tokens needs the package tokenizers: pip install 'headroom-gpu[lengths]'"

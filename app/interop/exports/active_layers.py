@@ -27,8 +27,8 @@ def badam_keys(method: Full) -> dict[str, Any]:
     }
 
 
-def without_keys(planned: Planned, method: Full) -> Iterator[NotExpressed]:
-    """Yield what LLaMA-Factory does otherwise than the request with BAdam."""
+def badam_differences(planned: Planned, method: Full) -> Iterator[NotExpressed]:
+    """Yield settings of BAdam for which LLaMA-Factory has no key."""
     for name in ("include_embedding", "include_lm_head"):
         if getattr(method, name):
             yield differs(f"method.{name}", True, "LLaMA-Factory has no key for it: only layers are blocks")
@@ -45,7 +45,7 @@ def lisa_keys(planned: Planned, method: Full) -> dict[str, Any]:
     }
 
 
-def absent(method: Full, tool: str) -> NotExpressed:
-    """Return the setting of a method that a tool does not have, where every weight is trained."""
+def missing_setting(method: Full, tool: str) -> NotExpressed:
+    """Return the setting of full fine-tuning that a tool lacks."""
     name = "use_badam" if method.use_badam else "lisa_n_layers"
     return differs(f"method.{name}", getattr(method, name), f"{tool} has no {method.title}: every weight is trained")

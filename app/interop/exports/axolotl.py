@@ -14,20 +14,20 @@ from app.interop.exports.part import (
     Part,
     Precision,
     assembled,
-    cached,
     differs,
-    drawn,
-    emptied,
-    kept_on_gpu,
+    empty_cache_keys,
+    kv_cache_difference,
+    lengths_difference,
     loraplus,
     method_part,
+    muon_difference,
     named_model,
-    own_muon,
+    offloading_difference,
     precision,
     projection,
+    settings_without_key,
     targets,
     trainer_differences,
-    untaken,
     whole_alpha,
 )
 from app.interop.exports.planned import check_language_model
@@ -120,7 +120,7 @@ def _full(planned: Planned) -> Part:
         keys = {"adapter": None, **active_layers.lisa_keys(planned, method)}
         return Part(heading="Method: some layers at a time, so there is no adapter", keys=keys)
     if method.use_badam:
-        absent = (active_layers.absent(method, "axolotl"),)
+        absent = (active_layers.missing_setting(method, "axolotl"),)
         return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None}, not_expressed=absent)
     if method.unfrozen_parameters is None:
         return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})
@@ -143,7 +143,7 @@ def _lora(planned: Planned) -> Part:
 
 
 def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
-    """LoRA over a quantized checkpoint. Source: loaders/model.py, _set_quantization_config."""
+    """Return the keys of LoRA over a quantized checkpoint. Source: loaders/model.py, _set_quantization_config."""
     assert method.quantization_config is not None
     name = method.quantization_config.quant_method
     if name == "fp8":
@@ -155,7 +155,7 @@ def _over_checkpoint(method: LoRA, keys: dict[str, Any], not_expressed: tuple[No
 
 
 def _fp8_part(method: LoRA, keys: dict[str, Any], not_expressed: tuple[NotExpressed, ...]) -> Part:
-    """LoRA over a base that stays in FP8, with the arguments of FineGrainedFP8Config."""
+    """Return Return the keys of LoRA over a base that stays in FP8, with the arguments of FineGrainedFP8Config."""
     assert method.quantization_config is not None
     size, scheme = method.quantization_config.weight_block_size, method.quantization_config.activation_scheme
     arguments = {"weight_block_size": None if size is None else list(size), "activation_scheme": scheme}
@@ -185,11 +185,11 @@ def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[
     keys["peft_autocast_adapter_dtype"] = planned.request.training.adapter_dtype == "float32"
     why = "axolotl does not cast copies: they have the dtype of the model"
     cast = (differs("method.unfrozen_dtype", "float32", why),) if method.unfrozen_dtype == "float32" else ()
-    return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method), *cast)
+    return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *settings_without_key(method), *cast)
 
 
 def _layers(method: LowRank) -> dict[str, Any]:
-    """Return the keys of single modules and layers and of the initialization that are not PEFT's defaults."""
+    """Return the keys of modules, layers and initialization that differ from PEFT's defaults."""
     keys: dict[str, Any] = {}
     if method.rank_pattern:
         keys["lora_rank_pattern"] = dict(method.rank_pattern)
@@ -287,7 +287,7 @@ def _training(planned: Planned) -> Part:
     training = planned.request.training
     options = {"gradient_checkpointing_kwargs": {"use_reentrant": training.use_reentrant}}
     checkpointing = options if training.gradient_checkpointing else {}
-    empties, where = emptied(planned)
+    empties, where = empty_cache_keys(planned)
     keys = {
         "micro_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -306,16 +306,16 @@ def _training(planned: Planned) -> Part:
         **({"plugins": [CUT_PLUGIN], "cut_cross_entropy": True} if training.cut_cross_entropy else {}),
     }
     others = (
-        *own_muon(training, "axolotl"),
-        *cached(planned),
-        *kept_on_gpu(training, "axolotl's own option of that name is not modeled"),
+        *muon_difference(training, "axolotl"),
+        *kv_cache_difference(planned),
+        *offloading_difference(training, "axolotl's own option of that name is not modeled"),
     )
     not_expressed = (*where, *others, *trainer_differences(planned, "axolotl trains with a subclass of Trainer"))
     return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 
 
 def _data(planned: Planned) -> Part:
-    """Rows of text, truncated at sequence_len or padded to it. By default, axolotl pads to multiples of 64."""
+    """Return the keys of rows that are truncated at sequence_len or padded to it. axolotl pads to multiples of 64."""
     training = planned.request.training
     whole = training.padding and training.sequence_lengths is None
     multiples = training.sequence_lengths is not None or (training.padding and training.sequence_length % 64)
@@ -327,4 +327,4 @@ def _data(planned: Planned) -> Part:
         "pad_to_sequence_len": whole,
         **({"pad_to_multiple_of": 1} if multiples else {}),
     }
-    return Part(heading="Data", keys=keys, not_expressed=drawn(planned))
+    return Part(heading="Data", keys=keys, not_expressed=lengths_difference(planned))

@@ -1,4 +1,4 @@
-"""Quantized bases that only a checkpoint has."""
+"""Quantized bases that exist only in a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
 
 
-def unquantized(request: Request) -> Iterator[NotExpressed]:
+def unquantized_base(request: Request) -> Iterator[NotExpressed]:
     """Yield a base that the named checkpoint does not have."""
     method = request.method
     weight = method.base_quantization(request.training)
@@ -27,7 +27,7 @@ def unquantized(request: Request) -> Iterator[NotExpressed]:
     yield NotExpressed(loc=loc, value=method.quantization_config.quant_method, why=why)
 
 
-def unloaded(request: Request, keys: tuple[str, ...] = ()) -> Iterator[NotExpressed]:
+def base_without_key(request: Request, keys: tuple[str, ...] = ()) -> Iterator[NotExpressed]:
     """Yield a base that is quantized as the model is loaded, for which a tool's file has no key.
 
     `keys`: the bases for which it has one.

@@ -37,7 +37,7 @@ STORAGE = "LLaMA-Factory stores packed 4-bit weights in the compute dtype"
 
 
 def axolotl(planned: Planned) -> tuple[Part, ...]:
-    """Return the keys of axolotl; nothing for one GPU."""
+    """Return the keys of axolotl. Empty for one GPU."""
     request, keys = planned.request, dict[str, Any]()
     not_expressed: list[NotExpressed] = []
     match request.device.sharding:
@@ -53,12 +53,15 @@ def axolotl(planned: Planned) -> tuple[Part, ...]:
             not_expressed += reference_step_differences(planned, "axolotl")
         case _:
             keys = {"deepspeed": DEEPSPEED}
-            not_expressed += (*reference_step_differences(planned, "axolotl"), *loaded_whole(request, "axolotl"))
+            not_expressed += (
+                *reference_step_differences(planned, "axolotl"),
+                *zero3_loading_difference(request, "axolotl"),
+            )
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
 def llama_factory(planned: Planned) -> tuple[Part, ...]:
-    """Return the keys of LLaMA-Factory; nothing for one GPU."""
+    """Return the keys of LLaMA-Factory. Empty for one GPU."""
     request, keys = planned.request, dict[str, Any]()
     not_expressed: list[NotExpressed] = []
     storage, dtype = getattr(request.method, "quant_storage", None), request.training.dtype
@@ -76,21 +79,21 @@ def llama_factory(planned: Planned) -> tuple[Part, ...]:
             keys = {"deepspeed": DEEPSPEED}
             not_expressed += (
                 *reference_step_differences(planned, "LLaMA-Factory"),
-                *loaded_whole(request, "LLaMA-Factory"),
+                *zero3_loading_difference(request, "LLaMA-Factory"),
             )
     return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
 
 
 def reference_step_differences(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
-    """Return the trainer of figures that are of the reference step, which a tool does not run."""
+    """Return the setting `trainer` if the figures are of the reference step, which the tool does not run."""
     if planned.request.training.trainer is not None:
         return ()
     why = f"{tool} trains with a Trainer: the figures are of a plain loop"
     return (differs("training.trainer", None, why),)
 
 
-def loaded_whole(request: Request, tool: str) -> tuple[NotExpressed, ...]:
-    """Return a model that is loaded before ZeRO-3 is known; a tool parses its TrainingArguments first.
+def zero3_loading_difference(request: Request, tool: str) -> tuple[NotExpressed, ...]:
+    """Return the setting of ZeRO-3 if the tool loads the model before it knows the stage.
 
     Source: axolotl, setup_deepspeed_env, which sets ACCELERATE_DEEPSPEED_ZERO3_INIT; LLaMA-Factory, get_train_args.
     """

@@ -17,7 +17,7 @@ class NotExpressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdditionalFile:
-    """A file that the exported one needs next to it: how several GPUs divide the run."""
+    """A file that the exported one needs next to it, such as a configuration for several GPUs."""
 
     filename: str
     media_type: str

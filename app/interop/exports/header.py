@@ -26,7 +26,7 @@ def title(request: Request, plan: Estimate) -> str:
 
 
 def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:
-    """Return the comment; `run` are the lines that explain how to run the file."""
+    """Return the comment. `run` has the lines that explain how to run the file."""
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]
@@ -40,9 +40,9 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
 def _figures(plan: Estimate) -> Iterator[str]:
     memory = plan.memory
     allocated = memory.peak_allocated_bytes + memory.library_workspace_bytes
-    yield f"Peak of the tensors: {_size_and_bytes(memory.peak_allocated_bytes)}."
+    yield f"Allocated at the peak: {_size_and_bytes(memory.peak_allocated_bytes)}."
     yield f"torch.cuda.max_memory_allocated(): {_size_and_bytes(allocated)}, library workspaces included."
-    yield f"Required of the card, as nvidia-smi shows it: {_size_and_bytes(memory.required_bytes)}."
+    yield f"Required of the GPU, as nvidia-smi shows it: {_size_and_bytes(memory.required_bytes)}."
     if plan.fit is not None:
         yield f"On {verdict.device_name(plan.fit)}: {verdict.sentence(plan)}"
 

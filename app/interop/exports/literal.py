@@ -10,7 +10,7 @@ WIDTH = 120
 
 
 def literal(value: Any, indent: int = 0) -> str:
-    """Return a JSON value as Python source; objects and long lists have one line per entry."""
+    """Return a JSON value as Python source. Objects and long lists have one line per entry."""
     if isinstance(value, dict):
         entries = [f"{literal(str(key))}: {literal(part, indent + 4)}" for key, part in value.items()]
         return _laid_out("{", entries, "}", indent) if entries else "{}"

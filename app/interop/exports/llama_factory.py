@@ -15,21 +15,21 @@ from app.interop.exports.part import (
     Part,
     Precision,
     assembled,
-    cached,
+    cut_cross_entropy_difference,
     differs,
-    drawn,
-    emptied,
-    kept_on_gpu,
+    empty_cache_keys,
+    kv_cache_difference,
+    lengths_difference,
     loraplus,
     method_part,
+    muon_difference,
     named_model,
-    own_muon,
+    offloading_difference,
     precision,
     projection,
+    settings_without_key,
     targets,
     trainer_differences,
-    uncut,
-    untaken,
     whole_alpha,
 )
 from app.interop.exports.planned import check_language_model
@@ -108,7 +108,7 @@ def _model(planned: Planned) -> Part:
 
 
 def _quantization(method: LoRA | QLoRA) -> dict[str, Any]:
-    """The keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
+    """Return the keys of a base in 4 or 8 bits. Source: model/model_utils/quantization.py, configure_quantization."""
     if isinstance(method, LoRA):
         return {"quantization_method": "eetq" if _is_eetq(method) else "bnb", "quantization_bit": 8}
     return {
@@ -129,9 +129,11 @@ def _full(planned: Planned) -> Part:
     keys = {**_stage(planned), "finetuning_type": "full"}
     if method.use_badam:
         keys |= active_layers.badam_keys(method)
-        return Part(heading="Method", keys=keys, not_expressed=tuple(active_layers.without_keys(planned, method)))
+        return Part(heading="Method", keys=keys, not_expressed=tuple(active_layers.badam_differences(planned, method)))
     if method.trains_active_layers:
-        return Part(heading="Method", keys=keys, not_expressed=(active_layers.absent(method, "LLaMA-Factory"),))
+        return Part(
+            heading="Method", keys=keys, not_expressed=(active_layers.missing_setting(method, "LLaMA-Factory"),)
+        )
     if method.unfrozen_parameters is None:
         return Part(heading="Method", keys=keys)
     chosen = chosen_layers(method, planned.model)
@@ -168,7 +170,7 @@ def _low_rank(planned: Planned) -> Part:
     return Part(
         heading="Method",
         keys=keys,
-        not_expressed=(*rounded, *untaken(method, _without_keys(method)), *_adapters(planned)),
+        not_expressed=(*rounded, *settings_without_key(method, _without_keys(method)), *_adapters(planned)),
     )
 
 
@@ -219,7 +221,7 @@ def _data(planned: Planned) -> Part:
     if training.packing and training.flattened:
         keys["neat_packing"] = True
     heading = "Data: packed into full sequences, or padded up to the longest of a batch"
-    return Part(heading=heading, keys=keys, not_expressed=drawn(planned))
+    return Part(heading=heading, keys=keys, not_expressed=lengths_difference(planned))
 
 
 def _training(planned: Planned) -> Part:
@@ -227,7 +229,7 @@ def _training(planned: Planned) -> Part:
     method = planned.request.method
     full = method.facts.trains_base and not method.trains_part
     dtypes, not_expressed = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
-    empties, where = emptied(planned)
+    empties, where = empty_cache_keys(planned)
     keys = {
         "per_device_train_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -244,10 +246,10 @@ def _training(planned: Planned) -> Part:
         **empties,
     }
     others = (
-        *uncut(planned.request.training, "LLaMA-Factory has no such setting"),
-        *kept_on_gpu(planned.request.training, "LLaMA-Factory has no such setting"),
-        *own_muon(training, "LLaMA-Factory"),
-        *cached(planned),
+        *cut_cross_entropy_difference(planned.request.training, "LLaMA-Factory has no such setting"),
+        *offloading_difference(planned.request.training, "LLaMA-Factory has no such setting"),
+        *muon_difference(training, "LLaMA-Factory"),
+        *kv_cache_difference(planned),
         *trainer_differences(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"),
     )
     return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

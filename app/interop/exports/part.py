@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from app.interop.exports.checkpoint import unloaded, unquantized
+from app.interop.exports.checkpoint import base_without_key, unquantized_base
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header
 from calculator.common.errors import refusal
@@ -45,7 +45,7 @@ def differs(loc: str, value: Any, why: str) -> NotExpressed:
 
 
 def loraplus(training: Training) -> dict[str, float]:
-    """Return the key of LoRA+, which has one name in the tools."""
+    """Return the key of LoRA+, which has the same name in all tools."""
     ratio = training.loraplus_lr_ratio
     return {} if ratio is None else {"loraplus_lr_ratio": ratio}
 
@@ -60,8 +60,8 @@ def projection(training: Training, every: str = "all-linear") -> dict[str, Any]:
     return ({} if named is None else keys) | ({} if given is None else {"optim_args": given})
 
 
-def own_muon(training: Training, tool: str) -> Iterator[NotExpressed]:
-    """Yield that a tool's Muon is another implementation than PyTorch's.
+def muon_difference(training: Training, tool: str) -> Iterator[NotExpressed]:
+    """Yield the optimizer muon if the tool has its own implementation.
 
     Source: axolotl/contribs/mit/muon; LLaMA-Factory's third_party/muon.
     """
@@ -100,14 +100,14 @@ def dumped(keys: dict[str, Any]) -> str:
 def named_model(planned: Planned, key: str, bases: tuple[str, ...] = ()) -> Part:
     """Return the key of the model: its hub id, or a folder if it has none. `bases`: those that the tool quantizes."""
     if planned.model.id is not None:
-        not_expressed = (*unquantized(planned.request), *unloaded(planned.request, bases))
+        not_expressed = (*unquantized_base(planned.request), *base_without_key(planned.request, bases))
         return Part(heading="Model", keys={key: planned.model.id}, not_expressed=not_expressed)
     why = f"a model without a hub id is read from a folder: copy its config.json and weights to {FOLDER}"
     return Part(heading="Model", keys={key: FOLDER}, not_expressed=(differs("model.config", None, why),))
 
 
 def targets(method: LowRank, model: Model) -> tuple[str, ...] | None:
-    """The names of the modules to adapt; None if those are all that a tool finds by looking for linear layers.
+    """Return the names of the modules to adapt. None if the tool's search for linear layers finds the same ones.
 
     Both look for classes with Linear in their name, which Conv1D is not, and leave out the head by its usual name,
     which axolotl takes for embed_out in gpt_neox. Source: axolotl, loaders/adapter.py, find_all_linear_names, and
@@ -131,8 +131,10 @@ def whole_alpha(method: LowRank) -> tuple[int, tuple[NotExpressed, ...]]:
     return max(alpha, 1), (differs("method.lora_alpha", method.lora_alpha, why),)
 
 
-def untaken(method: LowRank, without_keys: Sequence[str] = ("lora_bias", "use_bdlora")) -> tuple[NotExpressed, ...]:
-    """Return the settings of low-rank methods for which neither tool has a key, or one of them has none."""
+def settings_without_key(
+    method: LowRank, without_keys: Sequence[str] = ("lora_bias", "use_bdlora")
+) -> tuple[NotExpressed, ...]:
+    """Return the settings of low-rank methods for which the tool has no key."""
     defaults = {setting.name: setting.default for setting in declared(LoRA)}
     arguments = config_arguments(method)
     not_expressed = [
@@ -172,8 +174,11 @@ def precision(planned: Planned, supported: Sequence[Precision]) -> tuple[dict[st
     )
 
 
-def cached(planned: Planned) -> tuple[NotExpressed, ...]:
-    """The Trainer of transformers 5 disables the KV cache. Source: transformers/trainer.py, args.use_cache."""
+def kv_cache_difference(planned: Planned) -> tuple[NotExpressed, ...]:
+    """Return that the Trainer of transformers 5 disables the KV cache.
+
+    Source: transformers/trainer.py, args.use_cache.
+    """
     training = planned.request.training
     keeps_cache = trainer_of(training).facts.uses_cache and not training.gradient_checkpointing
     if not keeps_cache or not planned.model.config.get("use_cache"):
@@ -202,18 +207,18 @@ def trainer_differences(planned: Planned, subject: str) -> tuple[NotExpressed, .
     return tuple(found)
 
 
-def uncut(training: Training, why: str) -> tuple[NotExpressed, ...]:
-    """Return that Cut Cross-Entropy is left out, and why, if a plan has it."""
+def cut_cross_entropy_difference(training: Training, why: str) -> tuple[NotExpressed, ...]:
+    """Return Cut Cross-Entropy, if the plan has it, as a setting that the tool leaves out, and the reason."""
     return (differs("training.cut_cross_entropy", True, why),) if training.cut_cross_entropy else ()
 
 
-def kept_on_gpu(training: Training, why: str) -> tuple[NotExpressed, ...]:
-    """Return that a tool does not offload saved tensors as TRL does, and why, if a plan does."""
+def offloading_difference(training: Training, why: str) -> tuple[NotExpressed, ...]:
+    """Return offloading of activations, if the plan has it, as a setting that the tool lacks, and the reason."""
     return (differs("training.activation_offloading", True, why),) if training.activation_offloading else ()
 
 
-def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
-    """The lengths of samples, which a tool takes from the dataset."""
+def lengths_difference(planned: Planned) -> tuple[NotExpressed, ...]:
+    """Return the histogram of lengths as not expressed: a tool takes lengths from the dataset."""
     lengths = planned.request.training.sequence_lengths
     if lengths is None:
         return ()
@@ -221,8 +226,8 @@ def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
     return (differs("training.sequence_lengths", shown, "the lengths are those of the dataset that the file names"),)
 
 
-def emptied(planned: Planned) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
-    """The key of the Trainer that empties the cache, which it does after the forward pass only."""
+def empty_cache_keys(planned: Planned) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
+    """Return the Trainer's key for emptying the cache, which it does only after the forward pass."""
     training = planned.request.training
     if training.torch_empty_cache_steps is None:
         return {}, ()

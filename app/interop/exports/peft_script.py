@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import image_script, script_imports, several_gpus, task_script, unsloth_script
-from app.interop.exports.checkpoint import unquantized
+from app.interop.exports.checkpoint import unquantized_base
 from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
-from app.interop.exports.part import uncut
+from app.interop.exports.part import cut_cross_entropy_difference
 from app.interop.exports.script_imports import quantization_call
 from app.interop.exports.script_kinds import COMPARED, SCRIPTS, TRAINER_SCRIPTS, UNPADDED, MethodScript, TrainerScript
 from app.interop.exports.script_optimizer import optimizer_call, projection_options
@@ -193,7 +193,7 @@ def _run(request: Request) -> tuple[str, ...]:
             lines.append("Without --images it makes images of the planned size; it needs Pillow and torchvision.")
         lines.append(f"Install {_releases(request)}: other releases can need other memory.")
     elif request.training.padding and request.task == "causal_lm":
-        lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")
+        lines.append("The labels are a separate tensor here, 8 bytes per token, so that padding is not learned.")
     return tuple(lines)
 
 
@@ -204,13 +204,13 @@ def _releases(request: Request) -> str:
 
 
 def _is_unpadded(request: Request) -> bool:
-    """Return whether the trainer cannot pad a batch to SEQUENCE_LENGTH, or not one with images."""
+    """Return whether the trainer cannot pad a batch to SEQUENCE_LENGTH, as with images."""
     name = request.training.trainer
     return name in UNPADDED or (request.training.has_images and TRAINER_SCRIPTS[name].adds_adapters)
 
 
 def _check_compared(request: Request, trainer: str | None) -> None:
-    """Refuse a script of a trainer that tokenizes texts itself and adds the adapters, where it lacks one of both."""
+    """Refuse a script of a trainer that should tokenize texts and add the adapters, if it lacks one of these."""
     if request.model.id is None:
         message = f"{trainer} tokenizes texts itself, and a config has no tokenizer: give a hub id"
         raise refusal("model.config", message, None)
@@ -229,13 +229,15 @@ ON_SAMPLES = {
 
 
 def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
-    """Return the settings that the sample text cannot show, or that the trainer has its own value of."""
+    """Return the settings that the sample text cannot show, or that the trainer overrides."""
     training, found = request.training, []
     if training.completion_tokens is not None:
         why = "the labeled tokens are those of the script's text"
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
-    found += uncut(training, "the script loads the model unpatched: call the package's cce_patch before")
-    found += unquantized(request)
+    found += cut_cross_entropy_difference(
+        training, "the script loads the model unpatched: call the package's cce_patch before"
+    )
+    found += unquantized_base(request)
     if training.padding and _is_unpadded(request):
         images = training.has_images
         why = "TRL pads rows with images to the longest" if images else "the rows of the script's text are equally long"

@@ -41,7 +41,7 @@ class TrainerScript:
     row: Literal["tokens", "pair", "rated answer", "pair of texts", "prompt"] = "tokens"
     #: Whether it takes a second model as the reference.
     takes_reference: bool = False
-    #: The class of its model, where it is not that of the family, and PEFT's name of its task, if it has one.
+    #: The class of its model if it differs from the family's, and PEFT's name of its task if it has one.
     auto_model: str = ""
     #: The class that reads a row for a model with a hub id.
     reader: Literal["AutoTokenizer", "AutoProcessor"] = "AutoTokenizer"

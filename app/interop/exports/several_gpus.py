@@ -79,7 +79,7 @@ def accelerate_config(request: Request) -> dict[str, Any]:
 
 
 def partitions_while_loading(request: Request) -> bool:
-    """Whether the model is built under deepspeed.zero.Init, which partitions each parameter at once.
+    """Return whether the model is built under deepspeed.zero.Init, which partitions each parameter at once.
 
     transformers loads 4-bit models whole (modeling_utils.py, _load_pretrained_model).
     """

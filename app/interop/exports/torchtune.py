@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.interop.exports.part import Part, assembled, differs, method_part, untaken
+from app.interop.exports.part import Part, assembled, differs, method_part, settings_without_key
 from app.interop.exports.planned import check_language_model
 from calculator.common.errors import refusal
 from calculator.methods import QLoRA
@@ -156,7 +156,7 @@ def _low_rank(planned: Planned) -> Part:
         **({"quantize_base": True} if in_4_bits and not has_builder else {}),
     }
     lacks = ("use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "alpha_pattern", "use_bdlora")
-    return Part(heading="Model", keys={"model": keys}, not_expressed=untaken(method, lacks))
+    return Part(heading="Model", keys={"model": keys}, not_expressed=settings_without_key(method, lacks))
 
 
 #: The methods of the recipes.

@@ -28,7 +28,7 @@ _LAYERS = "model.layers"
 
 
 def badam(keys: Keys, method: str) -> dict[str, Any]:
-    """Return the settings of BAdam with a finetuning_type; empty without BAdam, or with an adapter."""
+    """Return the settings of BAdam with a finetuning_type. Empty without BAdam, or with an adapter."""
     if not keys.flag("use_badam"):
         keys.forget(tuple(key for key in keys.left if key.startswith("badam_")))
         return {}

@@ -57,7 +57,7 @@ def trainer_or_warn(keys: Keys, name: str) -> TrainerName:
     return "trl-sft"
 
 
-#: The settings that are read by themselves.
+#: The settings that have functions of their own here.
 OWN = ("trainer", "dtype", "attention", "activation_offloading")
 
 #: Names of attention implementations, kernels of the Hub included.

@@ -11,7 +11,7 @@ from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.target_patterns import targets
-from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger
+from app.interop.imports.trainer_keys import empty_cache_settings, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
@@ -222,7 +222,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         "attention": _attention(keys),
         **optimizer(keys, "optimizer", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
-        **emptied(keys),
+        **empty_cache_settings(keys),
     }
 
 

@@ -35,7 +35,7 @@ _SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
 
 
 def is_command(text: str) -> bool:
-    """Whether a text is a command line that runs a trainer of TRL, or another script."""
+    """Return whether a text is a command line that runs a trainer of TRL, or another script."""
     found = _COMMAND.search(text[:LONGEST])
     return found is not None and ":" not in _COMMENT.sub("", text[: found.start()]).replace("://", "")
 
@@ -62,7 +62,7 @@ def keys_of(text: str) -> dict[str, Any]:
 
 
 def _one_command(text: str) -> str:
-    """Return the only command line of a text that runs a trainer, with the lines that go on.
+    """Return the only command line of a text that runs a trainer, with its continuation lines.
 
     Raises:
         PlanError: if there are several.

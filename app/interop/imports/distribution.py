@@ -64,7 +64,7 @@ class Distribution:
 
 
 def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distribution:  # noqa: A002  the API's word
-    """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
+    """Consume every key of sharding, and return what they set. `training` has the file's other settings."""
     _read_accelerate_config(keys)
     nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
     # torchrun counts the processes of a node, accelerate those of all nodes.

@@ -1,4 +1,4 @@
-"""The request of a file, and what of the file it does not reproduce."""
+"""The request of a file, and the keys of the file that it does not reproduce."""
 
 from __future__ import annotations
 

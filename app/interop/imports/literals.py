@@ -1,4 +1,4 @@
-"""Values of expressions that need no code to run: literals, names of them, data types and arithmetic of integers."""
+"""Values of expressions without running code: literals, names of literals, data types and integer arithmetic."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ UNREAD: Final = _Unread()
 
 _DTYPES = frozenset({"bfloat16", "float16", "float32"})
 
-#: Functions that ask the GPU; from compute capability 8.0 on it has bfloat16.
+#: Functions that query the GPU. From compute capability 8.0 on it has bfloat16.
 _HAS_BFLOAT16 = frozenset({"is_bfloat16_supported", "is_bf16_supported", "is_torch_bf16_gpu_available"})
 
-#: The largest number that arithmetic yields.
+#: The largest number that arithmetic may return.
 _LARGEST = 1 << 40
 
 #: The major compute capability from which on a GPU has bfloat16.

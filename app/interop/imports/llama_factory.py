@@ -11,7 +11,7 @@ from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets, trained_in_full
 from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import model_or_none, reference
-from app.interop.imports.trainer_keys import emptied, optimizer, unpadded, with_liger, written
+from app.interop.imports.trainer_keys import empty_cache_settings, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 
@@ -269,7 +269,7 @@ def _training(keys: Keys, model: Model | None) -> dict[str, Any]:
         "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
         **_optimizer(keys, model),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
-        **emptied(keys),
+        **empty_cache_settings(keys),
     }
 
 

@@ -92,7 +92,7 @@ def target_parameters(keys: Keys) -> Any:
 
 
 def is_loras(setting: Declared) -> bool:
-    """Whether a setting of a method is LoRA's, and not another one of the same name."""
+    """Return whether a setting of a method is LoRA's, and not another one of the same name."""
     return setting.name not in _SETTINGS or setting.type == _SETTINGS[setting.name].type
 
 

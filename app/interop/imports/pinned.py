@@ -35,7 +35,7 @@ _PIN = re.compile(rf"(?<![\w-])({'|'.join(_PACKAGES)})==(\d{{1,4}}(?:\.\d{{1,4}}
 
 
 def pins(text: str) -> dict[str, str]:
-    """Return the pinned release of each library of a stack; the first of several counts."""
+    """Return the pinned release of each library of a stack. If there are several, the first one counts."""
     found: dict[str, str] = {}
     for name, version in _PIN.findall(text):
         found.setdefault(name.replace("-", "_"), version)

@@ -64,7 +64,7 @@ _OBJECTS = frozenset({"args", "peft_config", "quantization_config", "config", "t
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is Python code, or a notebook with it."""
+    """Return whether a text is Python code, or a notebook with it."""
     return is_notebook(text) or bool(_CODE.search(text[:LONGEST]))
 
 
@@ -135,13 +135,13 @@ def _nested() -> PlanError:
 
 
 class _Calls(ast.NodeVisitor):
-    """The calls of a module in the order of its lines, and what its names stand for there."""
+    """The calls of a module in the order of its lines, and the values of its names at each."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
         self.calls: list[str] = []
         self.arguments: dict[str, Any] = {}
-        #: Those of the calls that load a model for a task, which may score answers only.
+        #: Those of the calls that load a model for a task. Such a model may only score answers.
         self.of_tasks: dict[str, list[Argument]] = {}
         #: Those of the calls that set up a run with TRL, of which one is read.
         self.of_trainers: list[tuple[str, list[Argument]]] = []

@@ -15,7 +15,7 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What documentation leaves out of a call: a line of its own, or the last arguments.
+#: An ellipsis with which documentation shortens a call: a line of its own, or the last argument.
 _ELLIPSES = re.compile(r"(?m)^[ \t]*\.\.\.,?[ \t]*(?=#|$)|,[ \t]*\.\.\.(?=,?\s*\))")
 
 
@@ -35,7 +35,7 @@ def parsed(code: str) -> ast.Module:
 
 
 def is_notebook(text: str) -> bool:
-    """Whether a text is a notebook."""
+    """Return whether a text is a notebook."""
     return text.lstrip().startswith("{") and '"cells"' in text and '"cell_type"' in text
 
 

@@ -49,7 +49,7 @@ class Names:
         return value_of(node, self)
 
     def is_default(self, node: ast.expr) -> bool:
-        """Whether the value of an expression is one of defaults."""
+        """Return whether the value of an expression is one of defaults."""
         return any(
             self.defaults.get(part.id, False) or (part.id in self.parsed and part.id not in self.values)
             for part in ast.walk(node)
@@ -138,7 +138,7 @@ def _parameters(function: Function) -> Mapping[str, ast.expr | None]:
 
 
 def _is_parsed(node: ast.expr) -> bool:
-    """Whether an expression is what the parser of a command returns, by the name of what is called."""
+    """Return whether an expression is what the parser of a command returns, by the name of what is called."""
     called = node.func if isinstance(node, ast.Call) else None
     name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
     return name.startswith("parse_")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
 
 
-def emptied(keys: Keys) -> dict[str, Any]:
+def empty_cache_settings(keys: Keys) -> dict[str, Any]:
     """Return the steps between two calls of empty_cache, if the file sets them."""
     steps = keys.integer("torch_empty_cache_steps", 0)
     return {"torch_empty_cache_steps": steps} if steps > 0 else {}

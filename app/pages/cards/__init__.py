@@ -1,1 +1,1 @@
-"""The pages `/cards` and `/cards/{id}`: what cards can train."""
+"""The pages `/cards` and `/cards/{id}`: what GPUs can train."""

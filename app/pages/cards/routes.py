@@ -20,7 +20,7 @@ LABELS = {name: METHODS[name].facts.label for name in CARD_METHODS}
 
 @router.get("/cards")
 def get_cards(q: str = "") -> Response:
-    """Show every card with what it can train, or those that a search finds."""
+    """Show every GPU with what it can train, or those that a search finds."""
     query = q[:LONGEST]
     return page(
         "cards/list.html",
@@ -28,13 +28,13 @@ def get_cards(q: str = "") -> Response:
         labels=LABELS,
         longest=LONGEST,
         query=query,
-        title="What can I do with my card?",
+        title="What can I do with my GPU?",
     )
 
 
 @router.get("/cards/{id}")
 def get_card(id: str, request: Request) -> Response:  # noqa: A002  the catalogue's word
-    """Show what one card can train. Another name of the card redirects to its id."""
+    """Show what one GPU can train. Another name of the GPU redirects to its id."""
     card, form = card_of(id), read(request.query_params.multi_items())
     if id != card.id:
         return RedirectResponse(f"/cards/{card.id}{form.address()}", 307)

@@ -1,4 +1,4 @@
-"""The rows of a card as the page shows them, with links to the plans behind their figures."""
+"""The rows of a GPU as the page shows them, with links to the plans behind their figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Column:
 
 
 def answered(card: GPU, form: CardForm) -> tuple[CardAnswer | None, Mapping[str, str]]:
-    """Return the rows of a card, or the messages of the filters that are not accepted."""
+    """Return the rows of a GPU, or the messages of the filters that are not accepted."""
     try:
         return card_answer(card, form.query()), {}
     except PlanError as error:
@@ -61,7 +61,7 @@ def _column(form: CardForm, name: SortKey, label: str) -> Column:
 
 
 def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
-    """Return the addresses of the rows before and after those of the answer, by what a link says."""
+    """Return the addresses of the rows before and after those of the answer, by the text of the link."""
     query = form.query()
     found = {}
     if query.offset:

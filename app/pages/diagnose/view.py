@@ -28,7 +28,7 @@ LABELS = {
     **{field.name: field.declared.setting.label for field in PHASES},
 }
 
-#: Why a setting of the file is listed that the pages behind the changes have no field for.
+#: The reason that is stated with a setting of the file for which no page has a field.
 _NOT_LINKED = "has no field on the pages that the changes link to: those figures do not include it, the figures here do"
 
 #: The typed text of a run without an evaluation and a merge.
@@ -47,7 +47,7 @@ class Phases:
         return self.typed != DEFAULTS
 
     def body(self) -> dict[str, Any]:
-        """The run of a request, which has none if it states nothing."""
+        """Return the run of a request. Empty if no field of it is set."""
         return {"run": non_default(PHASES, self.typed)} if self.stated else {}
 
 
@@ -125,7 +125,7 @@ class Shown:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The content of the file that the request does not reproduce."""
+        """Sentences about the content of the file that the request does not reproduce."""
         imported = self.diagnosed.imported
         return not_reproduced(imported and with_hidden(imported, _NOT_LINKED))
 

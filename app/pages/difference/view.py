@@ -148,7 +148,7 @@ def address_of(plans: Iterable[str]) -> str:
 
 
 def setting_label(path: str, methods: Collection[str] = ()) -> str:
-    """Return the label of a setting; of one that the form does not have, its path in a request.
+    """Return the label of a setting, or its path in a request if the form does not have it.
 
     Settings of the same name can differ between methods: `methods` are those of the plans.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def answer(form: Form, requests: tuple[Request, ...], client: Client | None) -> Iterator[Part]:
-    """Yield the parts of the answer to a form, whose requests are given; a refusal if its method is refused.
+    """Yield the parts of the answer to a form and its requests. Yield a refusal if its method is refused.
 
     Raises:
         PlanError: if every method is refused.

@@ -1,4 +1,4 @@
-"""The view of the estimate page: the compared methods, savings, and the cards that fit."""
+"""The view of the estimate page: the compared methods, savings, and the GPUs that fit."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Suggested:
 
 
 def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
-    """Return the tasks that the step of a form's model is modeled for, if it is not for causal language models."""
+    """Return the tasks for which a form's model is modeled, if it is not modeled as a causal language model."""
     try:
         reference = parse_request(form.estimate()).model
         config = catalogue.model(reference.id).config if reference.id is not None else reference.config
@@ -129,14 +129,14 @@ def modelled_tasks(form: Form) -> tuple[TaskName, ...]:
 
 
 def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:
-    """Return the fewest GPUs on which a run fits that does not fit, if they divide its state; else None."""
+    """Return the fewest GPUs on which a run fits that does not fit now. None if GPUs do not divide its state."""
     if answer.fit is None or answer.fit.verdict is not Verdict.DOES_NOT_FIT or request.device.sharded_over is None:
         return None
     return limit(LimitRequest(request=on_one_node(request), solve_for="count"))
 
 
 def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:
-    """Return changes that save memory, largest saving first; none for a trace, which answers one plan."""
+    """Return changes that save memory, the largest saving first. Empty for a traced plan."""
     if answer.engine == "traced":
         return ()
 
@@ -148,19 +148,19 @@ def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardGroup:
-    """Cards with the same memory on the data sheet and the same verdict, by ascending usable memory."""
+    """GPUs with the same memory on the data sheet and the same verdict, by ascending usable memory."""
 
     memory_gb: int
     fits: tuple[Fit, ...]
 
     @property
     def least(self) -> Fit:
-        """The card with the least usable memory."""
+        """The GPU with the least usable memory."""
         return self.fits[0]
 
 
 def card_groups(estimate: Estimate, attention: str, device: Device) -> tuple[CardGroup, ...]:
-    """Return every card that supports the attention implementation, grouped by memory and verdict, smallest first."""
+    """Return every GPU that supports the attention implementation, grouped by memory and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
         assert fit.gpu is not None
@@ -175,7 +175,7 @@ def card_groups(estimate: Estimate, attention: str, device: Device) -> tuple[Car
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestSizes:
-    """The smallest group of cards that fits, and the groups around it."""
+    """The smallest group of GPUs that fits, and the groups around it."""
 
     smallest: CardGroup | None
     groups: tuple[CardGroup, ...]

@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 #: The fields that a plan of an imported file keeps, because such files do not describe a device.
 DEVICE_FIELDS = tuple(field.name for field in DEVICE)
 
-#: Those of them that a file can describe.
+#: Those fields that a file can describe.
 DISTRIBUTION = ("count", "sharding", "nodes")
 
 

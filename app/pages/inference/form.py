@@ -52,7 +52,7 @@ class InferenceForm(TypedForm):
 
     @property
     def shown_methods(self) -> tuple[str, ...]:
-        """The methods whose settings the form shows: all, because another one is chosen without a new page."""
+        """The methods whose settings the form shows. It shows all, because choosing another one loads no new page."""
         return tuple(METHODS)
 
     def body(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> InferenceForm:
 
 
 def address_of(plan: Form, **serving: str) -> str:
-    """Return the address of the page for what a plan trains, on its card, with serving fields."""
+    """Return the address of the page for what a plan trains, on its GPU, with serving fields."""
     names = ("model", "config", "gpu", "memory_gib", "method", *(field.name for field in METHOD.get(plan.method, ())))
     typed = {**DEFAULTS, **{name: plan.typed[name] for name in names}, **serving}
     return f"/inference{InferenceForm(typed=typed).address()}"

@@ -45,7 +45,7 @@ LABELS: dict[str, str] = {
     "gpu": "GPU",
     "memory_gib": MEMORY.declared.setting.label,
     "price_per_hour": PRICE.declared.setting.label,
-    "gpus": "More cards",
+    "gpus": "Other GPUs",
     **{field.name: field.declared.setting.label for field in SEVERAL},
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
@@ -121,7 +121,7 @@ class NeedsForm(TypedForm):
         return [*one, *(("gpus", {"gpu": name, **several}) for name in more)]
 
     def _several(self) -> dict[str, Any]:
-        """Return the settings that differ from one GPU. Without a sharding, the plan chooses it."""
+        """Return the settings for several GPUs. Without a sharding, the plan chooses one."""
         typed = {field.name: (field, self.typed[field.name].strip()) for field in SEVERAL}
         values = {name: field.value(text) for name, (field, text) in typed.items() if text}
         return {name: value for name, value in values.items() if name == "sharding" or value != 1}
@@ -134,7 +134,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> NeedsForm:
 
 
 def address_of(plan: plan_form.Form, request: Request) -> str:
-    """Return the address of the page for a plan's model, card, batch and sequence length."""
+    """Return the address of the page for a plan's model, GPU, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps * request.device.count
     names = (

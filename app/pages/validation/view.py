@@ -74,7 +74,7 @@ class Unexpressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """A card and the versions with which figures were measured."""
+    """A GPU and the versions with which figures were measured."""
 
     source: str
     gpu: str
@@ -132,7 +132,7 @@ def counts(published: PublishedAnswer) -> tuple[Counts, ...]:
 
 
 def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
-    """Return the figures of runs near their card's limit, the fullest first."""
+    """Return the figures of runs near their GPU's limit, the fullest first."""
     rows = {row.id: row for row in published.rows}
     return tuple(rows[name] for name in published.near_limit.rows)
 
@@ -172,7 +172,7 @@ def _unexpressed(source: str, rows: list[PublishedRow]) -> Unexpressed:
 
 
 def environments(rows: Iterable[PublishedRow]) -> tuple[Environment, ...]:
-    """Return the cards and versions of the measurements, most figures first."""
+    """Return the GPUs and versions of the measurements, most figures first."""
     counts = Counter((row.source, row.gpu, _versions(row.versions)) for row in rows)
     return tuple(
         Environment(source=source, gpu=gpu, versions=versions, figures=figures)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calculator import catalogue
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.estimation.several_gpus import one_card
+from calculator.estimation.several_gpus import single_gpu_problems
 from calculator.estimation.trainer_settings import OF_TRAINERS
 from calculator.families import FAMILIES
 from calculator.inputs.stack import DEFAULT_STACK
@@ -97,7 +97,7 @@ def _problems(request: Request) -> Iterator[Problem]:
             catalogue.model(request.model.id)
         message = "a number of parameters cannot be traced: give an id or a config"
         yield Problem(loc="model.parameters", msg=message, input=request.model.parameters)
-    yield from one_card(request.device)
+    yield from single_gpu_problems(request.device)
     for name, value in OTHER_STEPS.items():
         given = getattr(training, name)
         if given != value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.estimation.textbook import accounting, cards_needed, lora_parameters
+from calculator.estimation.textbook import accounting, fewest_gpus, lora_parameters
 from calculator.inputs.settings import setting
 from calculator.lesson.runs import GB, qlora
 from calculator.lesson.worked.line import Line, Worked
@@ -23,23 +23,23 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullAccount:
-    """A parameter count, and the nominal memory of a card."""
+    """A parameter count, and the nominal memory of a GPU."""
 
     base: int = setting(70 * 10**9, label="Parameters", help="N, all of them trained.", minimum=1, maximum=10**15)
     card: int = setting(80, label="Card", help="GB on its data sheet.", minimum=1, maximum=10_000, unit="GB")
 
 
 def full(typed: FullAccount) -> tuple[Line, ...]:
-    """Return the memory at twelve bytes per parameter, and the number of cards with that much memory."""
+    """Return the memory at twelve bytes per parameter, and the number of GPUs with that much memory."""
     account = accounting(base=typed.base, added=0, trainable=typed.base)
     return (
         *_lines(account),
         Line(
-            name="cards, counting memory only",
-            formula="⌈total ÷ card⌉",
+            name="GPUs, counting memory only",
+            formula="⌈total ÷ GPU⌉",
             substituted=f"⌈{account.bytes / GB:,.4g} GB ÷ {typed.card:,} GB⌉",
-            value=cards_needed(account.bytes, typed.card * GB),
-            unit="cards",
+            value=fewest_gpus(account.bytes, typed.card * GB),
+            unit="GPUs",
         ),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Unit = Literal["parameters", "bytes", "bytes a parameter", "bits", "cards", "×", "%", ""]
+Unit = Literal["parameters", "bytes", "bytes per parameter", "bits", "GPUs", "×", "%", ""]
 
 #: A number, or a matrix as a list of rows. A vector is a matrix with one column.
 Value = int | float | tuple[tuple[float, ...], ...]

@@ -135,7 +135,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
                 unit="×",
             ),
             Line(
-                name="required of a card",
+                name="required of a GPU",
                 formula="peak + allocator + CUDA",
                 substituted="what nvidia-smi would show",
                 value=memory.required_bytes,

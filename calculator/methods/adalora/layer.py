@@ -38,11 +38,12 @@ def _scaled(bound: BoundModule) -> Tensor:
 
 
 def _divided(x: Tensor, ranks: Tensor) -> Tensor:
-    """Divide by a tensor with one number, which is saved."""
+    """Divide by a tensor with one number, which is saved. Under autocast its data type is wider than the update's."""
     node = Node(x.tape, _divided_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(ranks)
-    return x.tape.new(x.shape, x.dtype, "update over the number of ranks", node)
+    dtype = ops.result_type(x.dtype, ranks.dtype)
+    return x.tape.new(x.shape, dtype, "update over the number of ranks", node)
 
 
 def _divided_back(_: Node, grad: Tensor) -> tuple[Tensor]:

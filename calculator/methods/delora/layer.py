@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place, indexing, products
 from calculator.engine import operations as ops
+from calculator.engine.autocast import cast_to
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
 from calculator.methods.targeted.adapted_linear import dropped
@@ -60,7 +61,8 @@ def _thin(x: Tensor, norm: Tensor, a: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, dim: int) -> Tensor:
-    """Return x.norm(dim). x and the result are saved."""
+    """Return x.norm(dim), in float32 under autocast. x and the result are saved."""
+    x = x if x.tape.autocast is None else cast_to(x, "float32", "factor")
     node = Node(x.tape, _norm_back, (x.edge,)) if x.edge else None
     out = x.tape.new((x.shape[1 - dim],), x.dtype, "norms", node)
     if node is not None:

@@ -37,7 +37,7 @@ def _path(bound: BoundModule, name: str) -> Tensor:
         return ops.cast(ops.slice_from_end(x, ()) if x.shape == (1,) else x, dtype, "path in the weight's dtype")
     left, right = added[f"{name}.Xd"], added[f"{name}.Xu"]
     return ops.cast(
-        products.matmul(left, ops.view(right, right.shape), None, right.shape[1], "path"),
+        products.matmul(left, right, None, right.shape[1], "path", turns=False),
         dtype,
         "path in the weight's dtype",
     )

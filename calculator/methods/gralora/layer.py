@@ -36,18 +36,20 @@ def _scaled(output: Tensor, result: Tensor) -> Tensor:
 
 
 def _plain(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
-    return _product(bound, called_dropout(bound, "gralora_dropout", _cast(bound, x), dropout))
+    """Return the plain low-rank update. Its input is freed before the product with B."""
+    name, b = f"{bound.name}.{PLAIN_B.removesuffix('.weight')}", bound.added[PLAIN_B]
+    after_a = enter(name, _times_plain_a(bound, x, dropout))
+    return leave(name, products.matmul(after_a, b, None, b.shape[0], "B·A·x"))
+
+
+def _times_plain_a(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
+    name, a = f"{bound.name}.{PLAIN_A.removesuffix('.weight')}", bound.added[PLAIN_A]
+    x = called_dropout(bound, "gralora_dropout", _cast(bound, x), dropout)
+    return leave(name, products.matmul(enter(name, x), a, None, a.shape[0], "A·x"))
 
 
 def _cast(bound: BoundModule, x: Tensor) -> Tensor:
     return ops.cast(x, bound.added[A].dtype, "input in the factors' dtype")
-
-
-def _product(bound: BoundModule, x: Tensor) -> Tensor:
-    a, b = bound.added[PLAIN_A], bound.added[PLAIN_B]
-    of_a, of_b = (f"{bound.name}.{name.removesuffix('.weight')}" for name in (PLAIN_A, PLAIN_B))
-    after_a = leave(of_a, products.matmul(enter(of_a, x), a, None, a.shape[0], "A·x"))
-    return leave(of_b, products.matmul(enter(of_b, after_a), b, None, b.shape[0], "B·A·x"))
 
 
 def _blocks(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:

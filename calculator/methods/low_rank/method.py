@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from calculator.architecture.per_model import per_model
 from calculator.checkpoint.safetensors_file import SavedTensor
 from calculator.inputs.by_name import DecimalsByName, WholeNumbersByName
 from calculator.inputs.settings import setting
@@ -152,6 +153,8 @@ class LowRank(TargetedMethod):
 
     def for_model(self, model: Model) -> Self:
         """Return the method with the names of fused experts as parameters, and the head of the model's task."""
+        if not _changes_methods(model):
+            return self
         changes = converted(self, model)
         return TargetedMethod.for_model(replace(self, **changes) if changes else self, model)
 
@@ -319,3 +322,9 @@ class LowRank(TargetedMethod):
             or self.layer_replication
         )
         return None if unknown else merge.merge_step(module, module_spec)
+
+
+@per_model
+def _changes_methods(model: Model) -> bool:
+    """Return whether PEFT changes the names that a method gives: those of fused experts, or the head of a task."""
+    return model.model_type in FUSED_EXPERTS or model.task.trains_head

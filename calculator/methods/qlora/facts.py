@@ -10,7 +10,7 @@ FACTS = MethodFacts(
     trainable="r · (in_features + out_features) per adapted matrix",
     inference_overhead="none once merged; served in 4 bits, each product dequantizes its weight first",
     mergeable=True,
-    best_for="models whose 16-bit weights do not fit the card",
+    best_for="models whose 16-bit weights do not fit the GPU",
     source="Dettmers et al. 2023, arXiv 2305.14314, section 3; merging into 4 bits rounds again:"
     " peft, tuners/lora/bnb.py, Linear4bit.merge",
     quality_tier=0,

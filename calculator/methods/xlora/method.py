@@ -172,8 +172,10 @@ class XLoRA(AdaptedLinear):
         return {**own, "adapters": {str(number): path for number, path in enumerate(self.adapters)}}
 
     def for_model(self, model: Model) -> XLoRA:
-        """Return the method with the model's hidden size."""
-        return self if self.hidden_size else replace(self, hidden_size=int(model.embedding.out_features))
+        """Return the method with the model's hidden size. A model of images has none for X-LoRA."""
+        if self.hidden_size or "embedding" not in model.kinds:
+            return self
+        return replace(self, hidden_size=int(model.embedding.out_features))
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what PEFT refuses, and steps that fail."""

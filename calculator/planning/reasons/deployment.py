@@ -52,7 +52,7 @@ def _merging(evaluation: Evaluation) -> Iterator[Reason]:
 
 def _sixteen_bits(evaluation: Evaluation, whole: int) -> str:
     usable = evaluation.answer.fit.usable_bytes if evaluation.answer.fit else whole
-    where = "more than this card has, so merge in CPU memory" if whole > usable else "which fits this card"
+    where = "more than this GPU has, so merge in CPU memory" if whole > usable else "which fits this GPU"
     return f"Merging without rounding again needs the base in 16 bits, {size(whole)}: {where}."
 
 
@@ -96,7 +96,7 @@ def _preferred_does_not_fit(evaluation: Evaluation) -> Iterator[Reason]:
     if footprint is not None and not footprint.fits:
         sentence = (
             f"{label(larger)}, would need {size(footprint.bytes)} of {size(footprint.usable_bytes)} for all"
-            f" {footprint.tasks:,} tasks; the card has room for {footprint.max_tasks:,}."
+            f" {footprint.tasks:,} tasks; the GPU has room for {footprint.max_tasks:,}."
         )
         yield speaks_against("held_at_once", sentence)
 

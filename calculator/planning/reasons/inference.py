@@ -44,12 +44,12 @@ def unmerged(evaluation: Evaluation) -> Reason:
 def mixed_batch(evaluation: Evaluation) -> Reason:
     """Yield reasons from requests for several tasks in one batch."""
     tasks, share = evaluation.needs.tasks, percent(added_operations(evaluation))
-    sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations a token."
+    sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations per token."
     return speaks_for("mixed_batch", sentence)
 
 
 def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
-    """Yield the memory of serving the merged model in 16 and in 4 bits, if it does not fit the card in 16 bits."""
+    """Yield the memory of serving the merged model in 16 and in 4 bits, if it does not fit the GPU in 16 bits."""
     whole = _merged(evaluation, "dtype")
     if whole.fit is None or whole.fit.verdict is Verdict.FITS:
         return
@@ -58,14 +58,14 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
     usable_text = f"of the {size(whole.fit.usable_bytes)} usable"
     request = f"one request of {whole.serving.context_length:,} tokens"
     needs = f"The merged model in 16 bits needs {size(whole.memory.required_bytes)} to serve {request}, {usable_text}"
-    yield speaks_against("served_merged", f"{needs}: this card can't serve it.")
+    yield speaks_against("served_merged", f"{needs}: this GPU can't serve it.")
     needs = (
         f"Stored in 4 bits (nf4), the merged model needs {size(packed.memory.required_bytes)} {usable_text} to serve"
     )
     if packed.fit.verdict is Verdict.FITS:
         yield speaks_for("served_merged", f"{needs} {request}, with its weights rounded again.")
     else:
-        yield speaks_against("served_merged", f"{needs} {request}: even so, this card can't serve it.")
+        yield speaks_against("served_merged", f"{needs} {request}: even so, this GPU can't serve it.")
 
 
 def added_operations(evaluation: Evaluation) -> float:

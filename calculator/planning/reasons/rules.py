@@ -33,7 +33,7 @@ RULES: dict[str, Rule] = {
     for rule in (
         Rule(
             name="fits",
-            statement="A configuration is proposed only where its required bytes are within what the card offers.",
+            statement="A configuration is proposed only where its required bytes are within what the GPU offers.",
             source="POST /api/v1/estimate: the same figures",
         ),
         Rule(
@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="held_at_once",
-            statement="Where tasks switch per request, the base and every task's adapter are on the card.",
+            statement="Where tasks switch per request, the base and every task's adapter are on the GPU.",
             source="needs.switch_per_request; what one request needs: POST /api/v1/inference",
         ),
         Rule(
@@ -239,7 +239,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="paged_states",
-            statement="Paged states are in managed memory: where the card is full they move to the host, slowly.",
+            statement="Paged states are in managed memory: where the GPU is full they move to the host, slowly.",
             source=f"{_DETTMERS}, section 3, Paged Optimizers",
         ),
         Rule(

@@ -109,7 +109,7 @@ def _optimizer(evaluation: Evaluation) -> Iterator[Reason]:
         state_bytes = 4 if evaluation.method.facts.trains_base and training.autocast is None else 8
         here = -(-trainable // device.count) if device.sharded_over else trainable
         whole, less = size(state_bytes * here), size(2 * here)
-        where = ", in managed memory that moves to the CPU where the card is full" if optimizer.paged else ""
+        where = ", in managed memory that moves to the CPU where the GPU is full" if optimizer.paged else ""
         sentence = f"{evaluation.candidate.optimizer} keeps about {less} of states instead of {whole}{where}."
         yield speaks_for("states_8bit", sentence)
 

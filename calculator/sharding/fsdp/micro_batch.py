@@ -84,6 +84,7 @@ class MicroBatch(Hooks):
     )
 
     couples_layers = True
+    runs_in_checkpoints = True
 
     def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
         training = prepared.training

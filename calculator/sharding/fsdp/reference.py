@@ -34,6 +34,7 @@ class SameUnits(Hooks):
     __slots__ = ("order", "param_dtype", "trained")
 
     couples_layers = True
+    runs_in_checkpoints = True
 
     def __init__(self, trained: MicroBatch) -> None:
         self.trained = trained

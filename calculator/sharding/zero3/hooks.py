@@ -88,6 +88,7 @@ class PartitionedHooks(FlatHooks):
     __slots__ = ("_decoders", "_embeddings", "_is_child_twice", "_outer", "_runs", "_runs_first", "_tape")
 
     couples_layers = True
+    runs_in_checkpoints = True
     calls_modules = True
 
     def __init__(self, prepared: Prepared, outer: tuple[str, ...], runs: str | None = None) -> None:

@@ -104,8 +104,8 @@ def problems(training: Training, trainer: str, ranks: int) -> Iterator[Problem]:
         yield Problem(loc="training.micro_batch_size", msg=message, input=training.micro_batch_size)
     if group is not None and rows % group:
         message = (
-            f"the {rows:,} rows of a step cannot be divided into groups of {group:,} completions: use a divisor of"
-            f" {rows:,}, or leave it out, since no figure depends on it"
+            f"a step has {rows:,} {'row' if rows == 1 else 'rows'}, which cannot be divided into groups of {group:,}"
+            f" completions: use a divisor of {rows:,}, or leave it out, since no figure depends on it"
         )
         yield Problem(loc="training.num_generations", msg=message, input=group)
     limit = training.max_completion_length

@@ -28,11 +28,11 @@ def test_the_request_of_a_row_is_answered_by_an_estimate(client):
 
 
 @pytest.mark.parametrize("name", ["RTX 4060", "4060", "rtx-4060"])
-def test_a_card_is_found_by_every_name(client, name):
+def test_a_gpu_is_found_by_every_name(client, name):
     assert get(client, name).json()["id"] == "rtx-4060"
 
 
-def test_an_unknown_card_is_not_found_and_the_closest_ones_are_named(client):
+def test_an_unknown_gpu_is_not_found_and_the_closest_ones_are_named(client):
     response = get(client, "rtx-4061")
     assert response.status_code == 404
     assert "GeForce RTX 4060" in response.json()["detail"]
@@ -54,12 +54,12 @@ def test_a_wrong_parameter_is_refused_by_name(client, parameters, loc):
     assert [error["loc"] for error in response.json()["errors"]] == [loc]
 
 
-def test_no_match_is_an_answer(client):
+def test_a_query_without_matches_is_answered_with_an_empty_list(client):
     answer = get(client, q="no-such-model").json()
     assert (answer["total"], answer["rows"]) == (0, [])
 
 
-def test_the_list_has_the_cards_of_a_search(client):
+def test_the_list_has_the_gpus_of_a_search(client):
     cards = client.get("/api/v1/cards", params={"q": "4060 ada"}).json()["cards"]
     assert {"rtx-4060", "rtx-4060-ti-16gb"} <= {card["id"] for card in cards}
     assert all("4060" in card["name"] for card in cards)

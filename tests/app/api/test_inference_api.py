@@ -26,7 +26,7 @@ def answered(client, body):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.facts.refuses_unmerged])
-def test_a_method_that_is_served_merged_only_says_so(client, name):
+def test_a_method_that_is_only_served_merged_has_a_warning(client, name):
     answer = client.post("/api/v1/inference", json={**BODY, "method": {"name": name}})
     assert answer.status_code == 422
     assert [error["loc"] for error in answer.json()["errors"]] == ["serving.merged"]
@@ -107,7 +107,7 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
 def test_the_text_states_the_largest_component_and_the_cost(capsys):
     assert main(["inference", *OPTIONS]) == 0
     output = capsys.readouterr().out
-    for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):
+    for words in ("fits with", "KV cache", "last decoding step", "Operations per token", "Assumptions"):
         assert words in output
 
 

@@ -77,7 +77,7 @@ def test_the_page_shows_the_limits_that_the_api_answers(client, plan):
         assert limit["guarantee"] in text
 
 
-def test_the_plans_page_leads_to_its_limits(client):
+def test_the_estimate_page_links_to_the_limits(client):
     assert '<a href="/limits?method=prompt">' in client.get("/?method=prompt").text
     assert "/limits" not in client.get("/?gpu=").text
 
@@ -97,7 +97,7 @@ def test_a_plan_that_nothing_fits_has_a_page_too(client):
 
 
 @pytest.mark.parametrize(
-    ("address", "message"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")]
+    ("address", "message"), [("?gpu=", "a limit needs a GPU"), ("?r=0", "Rank: must be at least 1")]
 )
 def test_a_plan_without_limits_gives_the_reason_and_links_back(client, address, message):
     response = client.get(f"/limits{address}")
@@ -129,7 +129,7 @@ def test_the_fewest_gpus_are_the_same_on_the_api_and_the_page(client):
     assert answer["guarantee"] in text
 
 
-def test_a_run_that_more_gpus_do_not_help_leads_to_another_sharding(client):
+def test_a_run_that_needs_another_sharding_links_to_it(client):
     text = client.get(
         "/limits?model=meta-llama/Llama-3.1-8B&method=full&sharding=ddp&count=2&gpu=rtx-4090&reserved=rule"
     ).text

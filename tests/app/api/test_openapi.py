@@ -59,7 +59,7 @@ def document(client):
     return client.get("/api/v1/openapi.json").json()
 
 
-def test_the_document_is_also_where_clients_look_for_it(client, document):
+def test_the_document_has_the_usual_address_too(client, document):
     response = client.get("/openapi.json")
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.json() == document
@@ -90,7 +90,7 @@ def test_every_operation_states_what_it_does_and_shows_a_real_answer(document):
         assert next(iter(operation["responses"]["200"]["content"].values()))["examples"]
 
 
-def test_every_reference_leads_somewhere(document):
+def test_every_reference_resolves(document):
     text = json.dumps(document)
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names <= set(document["components"]["schemas"])
@@ -215,7 +215,7 @@ def drawn(cls):
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), extra=st.dictionaries(st.sampled_from(["r", "dtype", "nope"]), VALUES, max_size=1))
 @pytest.mark.parametrize("name", ["training", "device", "needs", *USUAL_METHODS, "miss", "oft"])
-def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, data, extra):
+def test_the_schema_accepts_exactly_what_the_calculator_accepts(name, data, extra):
     cls = {"training": Training, "device": Device, "needs": Needs, **METHODS}[name]
     value = {**data.draw(drawn(cls)), **extra}
     if name in METHODS:

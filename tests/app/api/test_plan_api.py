@@ -63,8 +63,8 @@ def test_a_plan_in_which_nothing_fits_has_the_nearest_miss_and_changes_that_fit(
     assert plan(client, body).json()["plans"][0]["configurations"]
 
 
-def test_the_smallest_card_has_the_request_of_its_headroom(client):
-    """A card with bfloat16 is planned in it, whatever dtype the given device computes in."""
+def test_the_smallest_gpu_has_the_request_of_its_headroom(client):
+    """A GPU with bfloat16 is planned in it, whatever dtype the given device computes in."""
     body = {"model": "bigscience/bloom-3b", "device": {"gpu": "rtx-2060"}, "needs": {"sequence_length": 1024}}
     miss = plan(client, body).json()["plans"][0]["nearest_miss"]
     dtypes = [miss[name]["training"]["dtype"] for name in ("request", "smallest_gpu_request")]

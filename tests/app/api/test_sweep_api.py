@@ -132,7 +132,7 @@ def test_no_object_is_refused(client):
     assert client.post("/api/v1/sweep", json=[]).status_code == 422
 
 
-def test_blocks_go_out_when_they_are_old_or_large_enough():
+def test_blocks_are_sent_when_they_are_old_or_large_enough():
     ticks = count(0, 0.03)
     sent = list(blocks(["line\n"] * 9, clock=lambda: next(ticks)))
     assert sent == ["line\n" * 4, "line\n" * 4, "line\n"]
@@ -140,7 +140,7 @@ def test_blocks_go_out_when_they_are_old_or_large_enough():
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])
-def test_the_rows_before_a_fault_are_sent(served, body, monkeypatch, kind):
+def test_the_rows_before_an_error_are_sent(served, body, monkeypatch, kind):
     """The connection then breaks, so that nobody takes them for all."""
 
     def faulty(request, _):

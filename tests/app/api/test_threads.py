@@ -30,7 +30,7 @@ SLOW = {
 REPLAYED = {"model": "gpt2", "method": {"name": "lora"}, "reserved": "replay"}
 
 
-def test_no_handler_is_a_coroutine_but_the_health_checks():
+def test_only_the_health_checks_are_coroutines():
     routes = [route for router in ALL_ROUTERS for route in router.routes]
     assert [route.path for route in routes if iscoroutinefunction(route.endpoint)] == ["/healthz", "/readyz"]
 

@@ -5,7 +5,7 @@ import json
 from app.__main__ import main
 
 
-def test_the_command_prints_the_rows_of_a_card(capsys):
+def test_the_command_prints_the_rows_of_a_gpu(capsys):
     assert main(["cards", "RTX 4060", "--q", "Qwen2.5-0.5B", "--method", "lora"]) == 0
     shown = capsys.readouterr().out
     assert "GeForce RTX 4060: a process can use" in shown
@@ -18,7 +18,7 @@ def test_the_json_is_the_answer_of_the_api(capsys, client):
     assert json.loads(capsys.readouterr().out) == expected
 
 
-def test_without_a_card_every_card_is_listed(capsys):
+def test_without_a_gpu_every_gpu_is_listed(capsys):
     assert main(["cards", "--q", "4060"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("GeForce RTX 4060") == 3
@@ -29,6 +29,6 @@ def test_the_status_is_1_if_nothing_matches(capsys):
     assert "No model and method matches these filters." in capsys.readouterr().out
 
 
-def test_an_unknown_card_is_refused(capsys):
+def test_an_unknown_gpu_is_refused(capsys):
     assert main(["cards", "rtx-4061"]) == 2
-    assert capsys.readouterr().err.startswith("card: 'rtx-4061' is not in the catalogue")
+    assert capsys.readouterr().err.startswith("GPU: 'rtx-4061' is not in the catalogue")

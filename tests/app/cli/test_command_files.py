@@ -54,13 +54,13 @@ def test_a_file_that_is_not_json_is_reported_by_its_option_and_name(raw, tmp_pat
     assert capsys.readouterr().err.startswith(f"--request: '{file}' is not ")
 
 
-def test_a_file_without_end_is_not_read_to_it(monkeypatch, capsys):
+def test_an_endless_file_is_read_only_up_to_the_limit(monkeypatch, capsys):
     monkeypatch.setattr(files, "LARGEST", 1 << 20)
     assert main(["estimate", "--request", "/dev/zero"]) == 2
     assert capsys.readouterr().err == f"--request: '/dev/zero' is larger than 1 MiB: {READ}\n"
 
 
-def test_a_mark_that_an_editor_begins_a_file_with_is_passed_over(plan, monkeypatch, capsys):
+def test_a_byte_order_mark_is_skipped(plan, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + json.dumps(plan).encode())))
     assert main(["estimate", "--request", "-", "--json"]) == 0
     capsys.readouterr()

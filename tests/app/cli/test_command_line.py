@@ -98,7 +98,7 @@ def test_the_status_states_whether_it_fits(options, status, capsys):
     capsys.readouterr()
 
 
-def test_a_tight_plan_is_no_success(capsys):
+def test_a_tight_plan_exits_with_1(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
     main(plan)
     required = json.loads(capsys.readouterr().out)["memory"]["required_bytes"]
@@ -242,7 +242,7 @@ def test_a_limit_equals_the_apis_answer(client, plan, capsys):
     assert answer["guarantee"] in text
 
 
-def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
+def test_a_limit_that_no_value_meets_exits_with_1(capsys):
     plan = ["--model", "meta-llama/Llama-3.1-70B", "--method", "lora", "--gpu", "rtx-4090"]
     assert main(["limits", "--solve_for", "micro_batch_size", *plan]) == 1
     assert "No micro_batch_size fits." in capsys.readouterr().out

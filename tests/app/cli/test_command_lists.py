@@ -42,7 +42,7 @@ def test_a_list_with_wrong_items_is_refused(arguments, message, capsys):
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_models_and_cards_are_comma_separated_or_lists(monkeypatch):
+def test_models_and_gpus_are_comma_separated_or_lists(monkeypatch):
     planned = []
 
     def plan(request):

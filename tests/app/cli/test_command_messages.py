@@ -23,7 +23,7 @@ GPT2 = ("estimate", "--model", "gpt2")
         ),
         (
             ("--method", "lora", "--gpu", "rtx-4090", "--sharding", "fsdp"),
-            "--count: fsdp needs 2 cards or more: set --count 2, or --sharding none",
+            "--count: fsdp needs 2 GPUs or more: set --count 2, or --sharding none",
         ),
         (
             ("--method", "lora", "--gpu", "rtx-4090", "--memory_gib", "24"),

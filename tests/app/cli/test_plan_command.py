@@ -67,7 +67,7 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
     assert answer == api_answer(client, body)
 
 
-def test_more_cards_can_be_planned_for(client, capsys):
+def test_more_gpus_can_be_planned_for(client, capsys):
     answer = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
     body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}]}
     assert answer == api_answer(client, body)
@@ -94,10 +94,10 @@ def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090", "--reserved", "rule"]) == 1
     text = capsys.readouterr().out
     assert "Nearest: QLoRA" in text
-    assert "The smallest card that fits it" in text
+    assert "The smallest GPU that fits it" in text
     assert "paged_adamw_8bit" in text
     assert "1 × 16" in text
-    assert "With 2,048 tokens a sequence, bfloat16, sdpa." in text
+    assert "With 2,048 tokens per sequence, bfloat16, sdpa." in text
     assert "meta-llama/Llama-3.1-8B" in text
 
 

@@ -127,7 +127,7 @@ def test_refusals_are_reported_next_to_the_rows(capsys):
     ]
 
 
-def test_combinations_that_the_stack_refuses_are_counted_and_no_more(capsys):
+def test_combinations_that_the_stack_refuses_are_only_counted(capsys):
     assert main([*CHECKPOINTED, "method=lora,prefix"]) == 0
     (remark,) = capsys.readouterr().err.splitlines()
     assert remark.startswith("1 of 2 points is refused, the first for training.gradient_checkpointing: ")

@@ -71,7 +71,7 @@ def test_without_the_extra_the_page_states_how_to_get_it(client):
     assert "pip install &#39;.[validation]&#39;" in page.text
 
 
-def test_the_calculator_alone_refuses_and_names_the_other_engine(client):
+def test_engine_calculator_refuses_the_model_and_names_engine_traced(client):
     answer = refused(client, {**UNKNOWN, "engine": "calculator"})
     assert "is not a known family" in answer["detail"]
     assert "set engine to auto or traced" in answer["detail"]
@@ -120,6 +120,6 @@ def test_too_many_traces_are_answered_with_503_and_when_to_try_again(client, mon
     assert answer.json()["type"] == "/docs#problem-busy"
 
 
-def test_a_trace_that_no_client_waits_for_ends_with_503(client, monkeypatch):
+def test_a_trace_whose_client_disconnects_ends_with_503(client, monkeypatch):
     monkeypatch.setattr(engine, "tracer", lambda: Stub(AbandonedError()))
     assert "the trace was ended" in refused(client, {**UNKNOWN, "engine": "traced"}, 503)["detail"]

@@ -81,7 +81,7 @@ def test_parameters_are_those_of_the_built_model(answer):
     assert answer["saved_bytes"] == 4 * answer["parameters"]["added"]
 
 
-def test_other_cards_and_the_rule_need_no_other_trace(client, answer):
+def test_other_gpus_and_the_rule_need_no_other_trace(client, answer):
     other = client.post("/api/v1/estimate", json={**BODY, "device": {"gpu": "a100-40gb"}, "reserved": "rule"}).json()
     assert other["trace"]["seconds"] == answer["trace"]["seconds"]
     assert other["memory"]["peak_allocated_bytes"] == answer["memory"]["peak_allocated_bytes"]
@@ -97,7 +97,7 @@ def test_the_page_shows_the_same_answer(client, answer):
     assert "The methods side by side" not in page.text
 
 
-def test_files_of_the_plan_are_of_the_same_trace(client, answer):
+def test_exported_files_use_the_same_trace(client, answer):
     assert client.get("/estimate.json", params=FORM).json()["memory"] == answer["memory"]
     assert "self_attn" in client.get("/estimate.csv", params=FORM).text
 

@@ -126,13 +126,13 @@ def test_the_typed_text_is_shown_with_the_allowed_values(client):
         ),
         ("/?gpu=foo", "GPU: 'foo' is not in the catalogue; give its size under “Memory”"),
         ("/?max_grad_norm=x", "Gradient clipping: must be a number, or empty, not 'x'"),
-        ("/limits?gpu=", "GPU: a limit needs a card: give “GPU” or “Memory”"),
+        ("/limits?gpu=", "GPU: a limit needs a GPU: give “GPU” or “Memory”"),
         (
             "/limits?accounting=textbook",
             "Accounting: textbook accounting counts no activations, so every “Sequence len",
         ),
         ("/inference?merged=true&method=prefix", "Merged: Prefix tuning can't be merged into the weights: untick it"),
-        ("/plan?gpu=", "GPU: a plan needs a card: name one, or give “Memory”"),
+        ("/plan?gpu=", "GPU: a plan needs a GPU: name one, or give “Memory”"),
         ("/plan?must_merge=true&frozen_base=true", "Must merge: merging changes the weights that “Imm"),
         (
             "/plan?must_merge=true&switch_per_request=true&tasks=3",
@@ -142,11 +142,11 @@ def test_the_typed_text_is_shown_with_the_allowed_values(client):
             "/plan?switch_per_request=true",
             "Tasks to serve: with one task, there is nothing to switch: set the number of tasks",
         ),
-        ("/plan?gpus=1,2,3,4,5,6,7,8", "More cards: name at most 8 cards, the one above among them, not 9"),
+        ("/plan?gpus=1,2,3,4,5,6,7,8", "Other GPUs: name at most 8 GPUs, including the one above, not 9"),
         ("/plan?model=a,b,c,d,e,f,g,h,i", "Model: name at most 8 models, not 9"),
         (
             "/plan?model=gpt2,distilgpt2,gpt2-xl,gpt2-large&gpus=l4,t4,l40s",
-            "More cards: 4 models on 4 devices are more",
+            "Other GPUs: 4 models on 4 devices are more",
         ),
         ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', 'cost', not 'x'"),
     ],
@@ -170,7 +170,7 @@ def test_a_page_names_fields_by_their_labels(client, address, message):
         ("/", "No “Sequence length” is set"),
     ],
 )
-def test_so_do_reasons_next_to_an_answer(client, address, message):
+def test_reasons_next_to_an_answer_use_labels_too(client, address, message):
     assert message in unescape(client.get(address).text)
 
 
@@ -194,19 +194,19 @@ def test_the_api_keeps_its_words(client):
     body = {"model": "gpt2", "method": {"name": "full"}, "solve_for": "sequence_length"}
     errors = client.post("/api/v1/limits", json=body).json()["errors"]
     assert errors == [
-        {"loc": "device", "msg": "a limit needs a card: give device.gpu or device.memory_bytes", "input": None}
+        {"loc": "device", "msg": "a limit needs a GPU: give device.gpu or device.memory_bytes", "input": None}
     ]
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_card_that_is_named_and_sized_is_reported_so_and_nothing_else(client, path):
+def test_a_gpu_with_both_a_name_and_a_size_is_the_only_error(client, path):
     assert wrong(client, path, gpu="rtx-4090", memory_gib="24") == [
         "Memory: give either it or “GPU” (GeForce RTX 4090), not both"
     ]
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_an_unknown_card_is_reported_and_nothing_else(client, path):
+def test_an_unknown_gpu_is_the_only_error(client, path):
     (line,) = wrong(client, path, gpu="foo")
     assert line.startswith("GPU: 'foo' is not in the catalogue")
 

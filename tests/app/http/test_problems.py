@@ -274,7 +274,7 @@ BODIES = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=BODIES | VALUES)
-def test_no_body_meets_a_fault(client, body):
+def test_no_body_causes_a_server_error(client, body):
     response = post(client, "/api/v1/estimate", json.dumps(body))
     assert response.status_code in (200, 422)
     if response.status_code == 422:
@@ -283,14 +283,14 @@ def test_no_body_meets_a_fault(client, body):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=BODIES, methods=st.lists(METHODS, max_size=3) | VALUES)
-def test_no_comparison_meets_a_fault(client, body, methods):
+def test_no_comparison_causes_a_server_error(client, body, methods):
     del body["method"]
     assert client.post("/api/v1/compare", json={**body, "methods": methods}).status_code in (200, 422)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(raw=st.binary(max_size=60))
-def test_no_bytes_meet_a_fault(client, raw):
+def test_no_bytes_cause_a_server_error(client, raw):
     assert post(client, "/api/v1/estimate", raw).status_code in (400, 422)
 
 
@@ -302,7 +302,7 @@ CONFIG_VALUES = st.none() | st.booleans() | st.integers(-4, 10**6) | st.floats(-
     name=st.sampled_from(["gpt2", "meta-llama/Llama-3.1-8B", "google/gemma-2-9b", "bigscience/bloom-560m"]),
     changes=st.data(),
 )
-def test_no_broken_config_meets_a_fault(client, name, changes):
+def test_no_broken_config_causes_a_server_error(client, name, changes):
     config = client.get(f"/api/v1/models/{name}").json()["config"]
     for key in changes.draw(st.lists(st.sampled_from(sorted(config)), max_size=3)):
         config[key] = changes.draw(CONFIG_VALUES)

@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_is_a_page_that_gives_the_reason(client, address, 
     assert message in response.text
 
 
-def test_a_file_leads_to_the_address_of_its_plan(client):
+def test_a_file_redirects_to_the_address_of_its_plan(client):
     response = client.post("/import", data={"content": AXOLOTL}, follow_redirects=False)
     assert response.status_code == 303
     text = client.get(response.headers["location"]).text
@@ -137,11 +137,11 @@ def test_a_file_that_cannot_be_read_is_reported_in_the_answers_place_and_no_othe
     ("typed", "sentence"),
     [
         ({"gpu": "l40s"}, "the plan keeps L40S"),
-        ({"gpu": "", "memory_gib": "12"}, "the plan keeps a card of 12.00 GiB"),
-        ({"gpu": ""}, "The file names no card, so the card of the plan does not change"),
+        ({"gpu": "", "memory_gib": "12"}, "the plan keeps a GPU of 12.00 GiB"),
+        ({"gpu": ""}, "The file names no GPU, so the GPU of the plan does not change"),
     ],
 )
-def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_states_which(client, typed, sentence):
+def test_a_file_is_planned_on_the_gpu_that_was_chosen_and_the_page_states_which(client, typed, sentence):
     response = client.post("/import", data={**typed, "r": "99", "content": AXOLOTL + "plugins: [liger]"})
     assert response.status_code == 200
     assert sentence in response.text
@@ -151,7 +151,7 @@ def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_states_which
     assert client.get(str(response.url)).text == response.text
 
 
-def test_a_card_that_is_wrong_is_reported_next_to_the_file(client):
+def test_a_gpu_that_is_wrong_is_reported_next_to_the_file(client):
     response = client.post("/import", data={"count": "4", "content": AXOLOTL + "plugins: [liger]"})
     assert response.status_code == 422
     assert '<a href="#count">' in response.text
@@ -178,7 +178,7 @@ def test_the_box_for_a_file_is_no_input_of_a_plan(client):
     assert client.get("/estimate.json?content=").json() == client.get("/estimate.json").json()
 
 
-def test_the_address_of_an_import_leads_to_the_page(client):
+def test_the_address_of_an_import_shows_the_page(client):
     assert client.get("/import", follow_redirects=False).headers["location"] == "/"
 
 

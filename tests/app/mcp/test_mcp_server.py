@@ -92,7 +92,7 @@ def test_an_error_is_a_problem_document_that_names_the_fields(answered):
     assert all(error.is_error for error in errors.values())
     problems = {name: json.loads(error.content[0].text) for name, error in errors.items()}
     assert {error["loc"] for error in problems["estimate"]["errors"]} == {"method.r", "trainig"}
-    assert problems["limits"]["detail"].startswith("device: a limit needs a card")
+    assert problems["limits"]["detail"].startswith("device: a limit needs a GPU")
     assert problems["diagnos"]["detail"] == "there is no tool 'diagnos'; there are estimate, plan, limits, diagnose"
 
 

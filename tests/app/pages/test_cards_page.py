@@ -18,24 +18,24 @@ class Links(HTMLParser):
             self.found.append(dict(attrs)["href"])
 
 
-def test_the_list_links_to_every_card(client):
+def test_the_list_links_to_every_gpu(client):
     page = client.get("/cards").text
     cards = client.get("/api/v1/cards").json()["cards"]
     assert {f"/cards/{card['id']}" for card in cards} <= {*Links(page).found}
 
 
-def test_a_search_of_the_list_without_a_result_says_so(client):
-    page = client.get("/cards", params={"q": "no <such> card"})
+def test_a_search_without_a_result_states_that(client):
+    page = client.get("/cards", params={"q": "no <such> GPU"})
     assert page.status_code == 200
-    assert "0 cards with “no &lt;such&gt; card”" in page.text
+    assert "0 GPUs with “no &lt;such&gt; GPU”" in page.text
 
 
-def test_another_name_of_a_card_redirects_to_its_page(client):
+def test_another_name_of_a_gpu_redirects_to_its_page(client):
     response = client.get("/cards/RTX 4060", params={"method": "lora"}, follow_redirects=False)
     assert (response.status_code, response.headers["location"]) == (307, "/cards/rtx-4060?method=lora")
 
 
-def test_an_unknown_card_is_a_page_with_the_closest_ones(client):
+def test_an_unknown_gpu_is_a_page_with_the_closest_ones(client):
     page = client.get("/cards/rtx-4061")
     assert page.status_code == 404
     assert "GeForce RTX 4060" in page.text
@@ -66,7 +66,7 @@ def test_the_rows_beyond_the_first_are_linked(client):
     assert "/cards/rtx-4060?fits=all&offset=200#rows" in Links(page).found
 
 
-def test_filters_that_leave_nothing_say_what_to_do(client):
+def test_filters_without_a_result_state_what_to_do(client):
     page = client.get("/cards/rtx-4060", params={"q": "no-such-model"})
     assert page.status_code == 200
     assert "No model and method matches these filters." in page.text

@@ -29,7 +29,7 @@ def test_the_page_states_the_apis_answer(client):
     assert text.count('data-label="When"') == len(answer["matches"])
 
 
-def test_a_change_links_to_the_plan_with_it(client):
+def test_a_change_links_to_the_changed_plan(client):
     text = unescape(client.post("/diagnose", data={**PLAN, "message": MESSAGE}).text)
     addresses = re.findall(r'<th scope="row"><a href="(/\?[^"]*)">', text)
     answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
@@ -49,7 +49,7 @@ def test_the_page_of_a_plan_keeps_it_in_the_form_and_the_plan_links_to_it(client
     assert 'href="/diagnose" aria-current="page"' in text
 
 
-def test_an_error_of_the_evaluation_is_explained_and_its_changes_lead_to_the_run(client):
+def test_an_error_of_the_evaluation_is_explained_and_its_changes_link_to_the_run(client):
     run = {"eval_strategy": "epoch", "compute_metrics": "true", "eval_samples": "200"}
     text = unescape(client.post("/diagnose", data={**PLAN, **run, "message": IN_EVALUATION}).text)
     answer = client.post("/api/v1/diagnose", json={"message": IN_EVALUATION, "request": {**RUN, "run": EVALUATION}})
@@ -70,7 +70,7 @@ def test_a_file_replaces_the_plan(client):
     assert all(sentence in unescape(response.text) for sentence in answer["sentences"])
 
 
-def test_wrong_input_is_a_422_that_leads_to_the_field_and_keeps_the_text(client):
+def test_wrong_input_is_a_422_that_links_to_the_field_and_keeps_the_text(client):
     cut = client.post("/diagnose", data={**PLAN, "message": MESSAGE[:100]})
     assert (cut.status_code, '<a href="#message">' in cut.text, MESSAGE[:100] in cut.text) == (422, True, True)
     file = client.post("/diagnose", data={**PLAN, "message": MESSAGE, "content": "foo: [bar"})

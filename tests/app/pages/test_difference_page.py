@@ -81,7 +81,7 @@ def test_the_same_plan_twice_differs_in_nothing(client):
     assert "No row differs." in text
 
 
-def test_a_plan_leads_to_the_comparison_and_each_suggestion_to_its_rows(client):
+def test_a_plan_links_to_the_comparison_and_each_suggestion_to_its_rows(client):
     text = unescape(client.get("/?r=32").text)
     assert "/difference?plan=%2F%3Fr%3D32" in text
     assert "/difference?plan=%2F%3Fr%3D32&plan=%2F%3Fr%3D32%26prepare_model_for_kbit_training%3Dfalse" in text

@@ -22,7 +22,7 @@ def test_the_first_view_answers_something(client):
     response = client.get("/inference")
     assert response.status_code == 200
     shown = text(response.text)
-    for words in ("Fits", "Cached keys and values", "The last token", "Operations a token", "Assumptions and limits"):
+    for words in ("Fits", "KV cache", "Last decoding step", "Operations per token", "Assumptions and limits"):
         assert words in shown
     assert '<nav aria-label="Pages">' in response.text
     assert 'href="/inference" aria-current="page"' in response.text
@@ -83,7 +83,7 @@ def test_unknown_names_in_an_address_are_noted_on_the_page_and_refused_in_json(c
     assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
 
 
-def test_a_pasted_config_is_served_and_leads_to_its_address(client):
+def test_a_pasted_config_is_served_and_redirects_to_its_address(client):
     config = (
         '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 2,'
         ' "num_attention_heads": 4, "vocab_size": 1000}'

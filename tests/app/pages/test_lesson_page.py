@@ -25,7 +25,7 @@ def text_of(client, address):
     return unescape(client.get(f"/lesson{address}").text)
 
 
-def test_every_page_leads_to_the_lesson_and_the_lesson_to_every_chapter(client):
+def test_every_page_links_to_the_lesson_and_the_lesson_to_every_chapter(client):
     for address in ("/", "/plan", "/validation", "/docs"):
         assert '<a href="/lesson">Lesson</a>' in client.get(address).text
     text = text_of(client, "")
@@ -80,7 +80,7 @@ def test_the_figures_of_the_page_are_those_of_its_json(client, name):
         if name != "comparison":
             assert line["name"] in text
             assert line["substituted"] in text
-        if line["unit"] in ("bytes", "parameters", "cards") and name != "comparison":
+        if line["unit"] in ("bytes", "parameters", "GPUs") and name != "comparison":
             assert f'<data value="{line["value"]}"' in text
 
 
@@ -101,7 +101,7 @@ def test_one_example_keeps_what_is_typed_into_the_others(client):
     assert 'type="hidden" name="count-r"' not in forms[0]
 
 
-def test_an_example_on_a_model_leads_to_the_plan_of_the_same_run(client):
+def test_an_example_on_a_model_links_to_the_estimate_of_the_same_run(client):
     link = re.search(r'href="(/\?[^"]*)">The full estimate of this run', text_of(client, "/qlora"))[1]
     planned = client.get(f"/estimate.json{link[1:]}").json()["memory"]
     lines = client.get("/lesson/qlora.json").json()["examples"][1]["lines"]
@@ -111,7 +111,7 @@ def test_an_example_on_a_model_leads_to_the_plan_of_the_same_run(client):
 WRONG = {"count-r": "0", "count-d": "many", "forward-A": "0.1, abc", "model-model": "no-such-model"}
 
 
-def test_wrong_input_is_a_422_with_a_summary_that_leads_to_each_field(client):
+def test_wrong_input_is_a_422_with_a_summary_that_links_to_each_field(client):
     response = client.get("/lesson/lora", params=WRONG)
     assert response.status_code == 422
     assert "<title>Error: LoRA" in response.text
@@ -147,7 +147,7 @@ def test_a_chapter_that_is_not_there_is_a_404(client, address):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
-def test_no_text_meets_a_fault(client, chapter):
+def test_no_text_causes_a_server_error(client, chapter):
     """Each text in every input, and in each input one text, drawn."""
     texts, chance = ("", "x" * 300, "é\x00", "1e400", ",", "-1", "9" * 30), random.Random(chapter.name)
     typed = [dict.fromkeys(defaults(chapter), text) for text in texts]
@@ -156,7 +156,7 @@ def test_no_text_meets_a_fault(client, chapter):
         assert client.get(f"/lesson/{chapter.name}", params=text).status_code in (200, 422), text
 
 
-def test_the_levels_of_nf4_are_drawn_and_stand_in_a_table(client):
+def test_the_levels_of_nf4_are_in_a_chart_and_in_a_table(client):
     text = text_of(client, "/quantisation")
     for level, share in zip(nf4.levels(), nf4.bin_masses(), strict=True):
         assert plain(level) in text
@@ -203,7 +203,7 @@ def test_every_result_that_is_committed_is_shown_where_it_belongs(client):
             assert result.title in shown
 
 
-def test_the_contents_count_the_claims_and_lead_to_those_that_do_not_hold(client):
+def test_the_contents_count_the_claims_and_link_to_those_that_do_not_hold(client):
     text = text_of(client, "")
     for experiment in proven().experiments:
         for claim in experiment.claims:
@@ -222,7 +222,7 @@ def test_the_lesson_as_json_has_all_of_it(client):
 
 
 @pytest.mark.parametrize("name", ["", *(f"/{name}" for name in NAMES)])
-def test_pages_are_light_and_lead_a_browser_to_no_other_server(client, name):
+def test_pages_are_small_and_load_nothing_from_other_servers(client, name):
     response = client.get(f"/lesson{name}", headers={"Accept-Encoding": "gzip"})
     assert int(response.headers["content-length"]) < 40_000
     assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', response.text) == []

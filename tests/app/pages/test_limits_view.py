@@ -33,7 +33,7 @@ def test_by_the_rule_no_limit_and_no_cell_is_replayed(client):
     assert {limit["estimate"]["reserved"] for limit in answer["limits"]} == {"rule"}
     ruled, replayed = (client.get(f"/limits?reserved={reserved}").text for reserved in ("rule", "replay"))
     assert ruled.count("Reserved memory is computed by the rule.") == 2
-    assert "near the card's limit are replayed" in unescape(replayed)
+    assert "near the GPU's limit are replayed" in unescape(replayed)
 
 
 def test_a_refused_pair_is_reported_with_its_reason(client):

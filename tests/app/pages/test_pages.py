@@ -103,7 +103,7 @@ def test_the_limits_of_a_plan_show_the_default_of_an_empty_field(client):
     assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the plan">8</td>', text)
 
 
-def test_every_card_and_every_model_can_be_chosen(client):
+def test_every_gpu_and_every_model_can_be_chosen(client):
     text = client.get("/").text
     for card in gpus():
         assert f'<option value="{card.id}"' in text
@@ -111,7 +111,7 @@ def test_every_card_and_every_model_can_be_chosen(client):
         assert f'<option value="{model["id"]}"' in text
 
 
-def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(client):
+def test_a_refused_combination_gives_the_reason_and_links_to_the_nearest_plan(client):
     response = client.get("/?method=prefix")
     assert response.status_code == 422
     link = re.search(r'<a href="(/\?[^"]*)">without gradient checkpointing</a>', response.text)
@@ -127,7 +127,7 @@ def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(cl
         ("Qwen/Qwen3-235B-A22B", "gate", "qlora"),
     ],
 )
-def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, target_modules, method):
+def test_a_mixture_of_experts_links_to_the_nearest_targets_that_can_be_adapted(client, model, target_modules, method):
     typed = {"model": model, "target_modules": target_modules, "method": method, "gpu": "", "reserved": "rule"}
     response = client.get("/", params=typed)
     assert response.status_code == 422
@@ -158,22 +158,22 @@ def test_an_unknown_method_is_named(client):
     assert "must be one of" in response.text
 
 
-def test_a_card_may_be_named_as_people_name_it(client):
+def test_a_gpu_may_be_named_as_people_name_it(client):
     text = client.get("/?gpu=4090").text
     assert '<option value="rtx-4090" selected>' in text
 
 
-def test_without_a_card_the_required_memory_is_shown(client):
+def test_without_a_gpu_the_required_memory_is_shown(client):
     text = client.get("/?gpu=").text
-    assert "Choose a card to see whether it fits" in text
-    assert "Which cards fit" in text
+    assert "Choose a GPU to see whether it fits" in text
+    assert "Which GPUs fit" in text
 
 
-def test_a_plan_that_does_not_fit_states_that_several_cards_take_sharding(client):
+def test_a_plan_that_does_not_fit_states_that_several_gpus_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B&reserved=rule").text
     assert "does not fit" in text
-    assert re.search(r"With sharding \(ZeRO or FSDP\), it takes at least \d+ such cards\.", text)
-    assert "Without it, and with DDP, more cards do not help" in text
+    assert re.search(r"With sharding \(ZeRO or FSDP\), it takes at least \d+ such GPUs\.", text)
+    assert "Without it, and with DDP, more GPUs do not help" in text
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_a_sharded_plan_that_does_not_fit_states_the_fewest_gpus(client, memory_
     assert "With sharding (ZeRO or FSDP), it takes at least" not in text
 
 
-def test_the_table_of_cards_states_that_several_take_sharding(client):
+def test_the_table_of_gpus_states_that_several_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B&reserved=rule").text
-    assert '<th scope="col" class="figure">Cards, sharded</th>' in text
-    assert "is a lower bound on the number of cards with ZeRO or FSDP" in text
+    assert '<th scope="col" class="figure">GPUs, sharded</th>' in text
+    assert "is a lower bound on the number of GPUs with ZeRO or FSDP" in text
 
 
-def test_a_plan_of_images_asks_for_no_length(client):
+def test_the_form_for_images_has_no_sequence_length(client):
     plan = "/?model=google/vit-base-patch16-224-in21k&method=lora&target_modules=q_proj,v_proj&reserved=rule"
     text = client.get(f"{plan}&task=image_cls").text
     assert re.search(r'data-field="sequence_length" hidden', text)

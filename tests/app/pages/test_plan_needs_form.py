@@ -30,7 +30,7 @@ def test_needs_are_typed_as_the_api_names_them():
     assert typed("?priorities=memory").body()["needs"] == {"priorities": ["memory"]}
 
 
-def test_several_models_and_cards_are_a_shortlist():
+def test_several_models_and_gpus_are_a_shortlist():
     body = typed("?model=gpt2,+distilgpt2&gpus=L4,+RTX+5090").body()
     assert body["models"] == ["gpt2", "distilgpt2"]
     assert body["devices"] == [{"gpu": "rtx-4090"}, {"gpu": "L4"}, {"gpu": "RTX 5090"}]
@@ -110,7 +110,7 @@ def test_a_trainer_and_its_settings_go_into_the_request_and_the_address():
     assert form.field_of("training.autocast") == "autocast"
 
 
-def test_several_gpus_are_of_every_card_and_have_a_sharding_only_if_it_is_typed():
+def test_several_gpus_are_of_every_gpu_and_have_a_sharding_only_if_it_is_typed():
     body = typed("?gpus=L4&count=4&nodes=2").body()
     assert body["devices"] == [{"gpu": "rtx-4090", "count": 4, "nodes": 2}, {"gpu": "L4", "count": 4, "nodes": 2}]
     assert typed("?count=4&sharding=fsdp").body()["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp"}

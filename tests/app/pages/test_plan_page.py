@@ -79,7 +79,7 @@ def test_every_input_has_a_label_and_its_help(client):
 WRONG = "?sequence_length=abc&tasks=0&model=no-such-model&gpu=no-such-card&max_trainable_fraction=2&priorities=price"
 
 
-def test_wrong_input_is_a_422_with_a_summary_that_leads_to_each_field(client):
+def test_wrong_input_is_a_422_with_a_summary_that_links_to_each_field(client):
     response = client.get(f"/plan{WRONG}")
     assert response.status_code == 422
     for name in ("sequence_length", "tasks", "gpu", "max_trainable_fraction", "priorities"):
@@ -106,10 +106,10 @@ def test_needs_that_contradict_each_other_are_reported_at_their_field(client):
 def test_a_plan_in_which_nothing_fits_links_to_changes_that_fit(client):
     text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-70B&reserved=rule"))
     assert "Nothing fits" in text
-    assert "Of the catalogue's NVIDIA cards with compute capability 8.0 or later, the smallest that fits it" in text
+    assert "Of the catalogue's NVIDIA GPUs with compute capability 8.0 or later, the smallest that fits it" in text
     spare = re.search(r'href="([^"]+)">[^<]+ to spare</a>', text)[1]
     assert 'data-verdict="fits"' in client.get(spare).text
-    card = re.search(r'href="(/plan\?[^"]+)">plan for this card</a>', text)[1]
+    card = re.search(r'href="(/plan\?[^"]+)">plan for this GPU</a>', text)[1]
     change = re.search(r'href="(/plan[^"]*)">meta-llama/Llama-3.1-8B, of the same series', text)[1]
     assert change == "/plan?reserved=rule"
     for address in (card, change):
@@ -131,7 +131,7 @@ def test_a_warning_of_all_estimates_is_shown_once(client):
     )
 
 
-def test_a_roomier_change_is_a_link_to_it(client):
+def test_a_change_that_leaves_more_memory_free_is_a_link(client):
     text = text_of(client, "?model=meta-llama/Llama-3.2-3B&gpu=rtx-3070&reserved=rule")
     link, spare = re.search(r'href="([^"]+)">With rank 8</a>: ([^ ]+) GiB to spare', text).groups()
     assert spare in client.get(unescape(link)).text
@@ -143,7 +143,7 @@ def test_a_priority_that_is_named_twice_is_reported_at_its_field(client):
     assert '<a href="#priorities">' in response.text
 
 
-def test_a_posted_config_leads_to_its_address(client):
+def test_a_posted_config_redirects_to_its_address(client):
     config = json.dumps(SMALL, indent=4)
     response = client.post("/plan", data={"config": config}, follow_redirects=False)
     assert response.status_code == 303
@@ -164,7 +164,7 @@ TEXTS = ("", "x" * 300, "é\x00", "1e400", "9" * 5000, ",")
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
-def test_no_text_in_an_input_meets_a_fault(client, name):
+def test_no_text_in_an_input_causes_a_server_error(client, name):
     """Every text as a request, and one of them, drawn, as a page."""
     small = {"model": "gpt2", "gpu": "t4", "reserved": "rule"}
     for text in TEXTS:
@@ -178,12 +178,12 @@ def test_no_text_in_an_input_meets_a_fault(client, name):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:5]))
-def test_no_text_in_every_input_meets_a_fault(client, text):
+def test_no_text_in_every_input_causes_a_server_error(client, text):
     typed = dict.fromkeys(DEFAULTS.keys() - {"model", "config"}, text)
     assert client.post("/plan", data=typed).status_code in (200, 422)
 
 
-def test_no_page_leads_a_browser_to_another_server(client):
+def test_no_page_loads_anything_from_another_server(client):
     for address in ("", WRONG, "?model=meta-llama/Llama-3.1-70B&reserved=rule"):
         text = text_of(client, address)
         assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', text) == []

@@ -9,7 +9,7 @@ from calculator.devices import gpus
 from calculator.methods import METHODS, USUAL_METHODS
 
 
-def test_a_posted_config_leads_to_its_address(client):
+def test_a_posted_config_redirects_to_its_address(client):
     config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     response = client.post("/", data={"config": json.dumps(config, indent=4)}, follow_redirects=False)
     assert response.status_code == 303
@@ -54,7 +54,7 @@ def changes(text):
     return {words: value.replace("&amp;", "&") for value, words in found}
 
 
-def test_buttons_lead_from_a_long_config_where_links_lead_from_others(client):
+def test_with_a_long_config_buttons_replace_links(client):
     typed = {"config": long_config(client, 500), "r": "32", "gpu": "", "memory_gib": "12"}
     buttons = changes(client.post("/", data=typed).text)
     assert {METHODS[name].facts.label for name in USUAL_METHODS} <= buttons.keys()

@@ -37,7 +37,7 @@ def test_a_remark_states_that_we_measured_nothing(client):
     assert (NOT_MEASURED in client.get("/validation").text) == (not validation().measured)
 
 
-def test_every_page_leads_to_it(client):
+def test_every_page_links_to_it(client):
     for address in ("/", "/docs"):
         assert '<a href="/validation">Validation</a>' in client.get(address).text
 

@@ -13,7 +13,7 @@ from calculator.estimation.request import parse_request
 WRONG = "/?sequence_length=abc&r=0&model=no-such-model&gpu=no-such-card&memory_gib=24+GB&optimizer=magic"
 
 
-def test_wrong_input_is_a_422_with_a_summary_that_leads_to_each_field(client):
+def test_wrong_input_is_a_422_with_a_summary_that_links_to_each_field(client):
     response = client.get(WRONG)
     assert response.status_code == 422
     for name in ("sequence_length", "r", "memory_gib", "optimizer"):

@@ -1,4 +1,4 @@
-"""Charts have the comparison's bytes, a line for the card, and the style sheet's colors only."""
+"""Charts have the comparison's bytes, a line for the GPU, and the style sheet's colors only."""
 
 import json
 
@@ -25,14 +25,14 @@ def test_the_bars_of_a_method_sum_to_what_it_requires():
         assert abs(total - gib(estimate.memory.required_bytes)) < 0.001
 
 
-def test_the_line_is_at_the_memory_of_the_card():
+def test_the_line_is_at_the_memory_of_the_gpu():
     plan = compared()
     fit = plan.chosen.estimate.fit
     shape = json.loads(methods_figure(plan.estimates, fit))["layout"]["shapes"][0]
     assert shape["x0"] == shape["x1"] == gib(fit.usable_bytes)
 
 
-def test_a_figure_can_stand_in_a_page():
+def test_a_figure_is_safe_inside_a_page():
     plan = compared(("gpu", ""))
     figure = methods_figure({"</script><b>": plan.chosen.estimate}, None)
     assert "<" not in figure

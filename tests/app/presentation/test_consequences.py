@@ -1,4 +1,4 @@
-"""Statements of the pages and the command line about a run that fills its card or runs out of memory."""
+"""Statements of the pages and the command line about a run that fills its GPU or runs out of memory."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def tight():
     return estimate(parse_request(MISTRAL))
 
 
-def test_a_run_that_fits_meets_nothing():
+def test_a_run_that_fits_has_no_consequences():
     assert [*consequences(estimate(parse_request({**SMALL, "device": {"gpu": "rtx-4090"}})).fit)] == []
 
 
@@ -29,7 +29,7 @@ def test_a_tight_run_is_shown_with_its_retries_its_dangers_and_what_helps(tight)
     assert retries.startswith(
         "The allocator frees its cached blocks and tries again once in the first steps (num_alloc_retries"
     )
-    assert dangers.startswith("With another process on the card")
+    assert dangers.startswith("With another process on the GPU")
     assert help_.startswith("With PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True it fits without a retry")
 
 
@@ -37,7 +37,7 @@ def test_a_run_whose_tensors_do_not_fit_is_not_replayed_with_expandable_segments
     fit = estimate(parse_request({**SMALL, "device": {"memory_bytes": 4 << 30}})).fit
     never = dataclasses.replace(fit.outcome, with_expandable_segments=Deferred(lambda: pytest.fail("replayed")))
     _, help_ = consequences(dataclasses.replace(fit, outcome=never))
-    assert help_ == "No setting of the allocator helps: the live tensors alone need more memory than the card has."
+    assert help_ == "No setting of the allocator helps: the live tensors alone need more memory than the GPU has."
 
 
 def test_the_rule_has_its_advice_instead():

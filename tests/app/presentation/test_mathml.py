@@ -36,7 +36,7 @@ def test_a_function_is_applied_and_not_multiplied():
     assert "".join(tree(r"σ \apply (W x)").itertext()) == "σ\u2061(W\u2062x)"
 
 
-def test_scripts_stand_below_and_above():
+def test_subscripts_and_superscripts_are_rendered():
     assert [child.tag for child in tree("W_0 + x^2 + y_i^{n+1}")] == ["msub", "mo", "msup", "mo", "msubsup"]
 
 

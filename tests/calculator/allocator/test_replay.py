@@ -111,7 +111,7 @@ def test_events_outside_the_layers_reserve_what_those_of_all_layers_do(case):
 @pytest.mark.parametrize(
     "method", [{"name": "lora"}, {"name": "qlora", "prepare_model_for_kbit_training": False}, {"name": "full"}]
 )
-def test_a_replay_runs_the_attention_kernels_of_its_card(method):
+def test_a_replay_runs_the_attention_kernels_of_its_gpu(method):
     body = LLAMA_8B | {"method": method, "training": {"dtype": "float16"}}
     names = {}
     for gpu in ("t4", "l4"):
@@ -121,7 +121,7 @@ def test_a_replay_runs_the_attention_kernels_of_its_card(method):
     assert "memory-efficient attention: delta" in names["t4"] - names["l4"]
 
 
-def test_a_card_without_flash_attention_reserves_what_its_own_kernels_need():
+def test_a_gpu_without_flash_attention_reserves_what_its_own_kernels_need():
     training = {"dtype": "float16", "gradient_checkpointing": True, "micro_batch_size": 4}
     body = LLAMA_8B | {"method": {"name": "full"}, "training": training, "reserved": "replay"}
     t4, l4 = (estimate(parse_request(body | {"device": {"gpu": gpu}})).memory for gpu in ("t4", "l4"))
@@ -141,7 +141,7 @@ def test_a_run_stops_growing():
     assert full_peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
 
 
-def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
+def test_only_states_gradients_and_the_loss_outlive_a_step():
     state = resident(LLAMA_8B)
     passes = events(state.prepared)
     trained = [tensor for tensor in state.tensors if tensor.trained]

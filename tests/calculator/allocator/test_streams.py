@@ -135,7 +135,7 @@ def test_a_verdict_is_by_the_replay():
     assert any("Each stream has blocks of its own" in line for line in answer.assumptions)
 
 
-def test_no_number_of_cards_is_enough_for_a_model_in_four_bits_that_each_has_whole_until_it_is_sharded():
+def test_no_number_of_gpus_is_enough_for_a_model_in_four_bits_that_each_has_whole_until_it_is_sharded():
     given = body("meta-llama/Llama-3.1-70B", QLORA, count=2, gradient_checkpointing=True, autocast="bfloat16")
     for memory, enough in ((24 * 10**9, False), (60 * 10**9, True)):
         fit = estimate(parse_request({**given, "device": {**given["device"], "memory_bytes": memory}})).fit

@@ -244,7 +244,7 @@ def test_a_contradiction_in_a_computed_value_names_its_field():
         read((Field(name="x", type="count", default=0), Computed(name="y", value=impossible)), {})
 
 
-def test_a_check_sees_the_values_computed_before_it():
+def test_a_check_receives_the_values_computed_before_it():
     entries = (
         Field(name="x", type="size"),
         Computed(name="y", value=lambda config: config["x"] + 1),

@@ -58,7 +58,7 @@ def test_no_two_weights_share_a_name(family):
     assert len(names) == len(set(names))
 
 
-def test_weights_know_their_layer():
+def test_weights_have_the_index_of_their_layer():
     model = model_from_config({"model_type": "llama", **TINY})
     layers = {weight.name.split(".")[2]: weight.layer for weight in model.weights() if weight.layer is not None}
     assert layers == {"0": 0, "1": 1, "2": 2}
@@ -72,7 +72,7 @@ def test_tied_heads_are_counted_once_and_not_listed():
     assert "lm_head.weight" not in {weight.name for weight in tied.weights()}
 
 
-def test_layers_of_several_kinds_stand_in_their_order():
+def test_layers_of_several_kinds_keep_their_order():
     window = {"sliding_window": 8, "sliding_window_pattern": 2, "num_key_value_heads": 4, "pad_token_id": 0}
     stack = _stack(model_from_config({"model_type": "cohere2", **TINY, **window}))
     assert [layer.kind for layer in stack.layers] == [SLIDING, LayerKind(rotated=False), SLIDING]

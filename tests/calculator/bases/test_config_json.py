@@ -65,7 +65,7 @@ def test_a_base_that_is_not_modeled_is_refused_by_its_name(stated, loc, why):
 
 
 @pytest.mark.parametrize("name", config_json.DEQUANTIZED)
-def test_a_checkpoint_that_is_dequantized_for_training_says_so(name):
+def test_a_checkpoint_that_is_dequantized_for_training_has_an_assumption(name):
     answer = answered({"quant_method": name}, {"name": "full"})
     (line,) = [warning for warning in answer.warnings if name in warning]
     assert "dequantize=True" in line

@@ -1,4 +1,4 @@
-"""The table of what cards can train, compared with fresh estimates, and its rows on a card."""
+"""The table of what GPUs can train, compared with fresh estimates, and its rows on a GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_few_models_of_the_catalogue_are_newer_than_the_table():
     assert len(modeled & set(missing())) < len(modeled) / 10
 
 
-def test_the_table_has_every_group_of_cards():
+def test_the_table_has_every_group_of_gpus():
     assert catalogue.read(FILE)["groups"] == [*groups()]
     assert sorted(card.id for cards in groups().values() for card in cards) == sorted(card.id for card in gpus())
 

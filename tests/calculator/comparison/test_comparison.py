@@ -80,13 +80,13 @@ def plan():
     return estimate(parse_request({**PLAN, "method": {"name": "qlora"}}))
 
 
-def test_a_plan_is_compared_with_every_card_smallest_first(plan):
+def test_a_plan_is_compared_with_every_gpu_smallest_first(plan):
     fits = cards(plan)
     assert {fit.gpu.id for fit in fits} == {card.id for card in gpus()}
     assert [fit.usable_bytes for fit in fits] == sorted(fit.usable_bytes for fit in fits)
 
 
-def test_a_plan_with_flash_attention_is_compared_only_with_cards_that_have_it():
+def test_a_plan_with_flash_attention_is_compared_only_with_gpus_that_have_it():
     flash = {**PLAN, "method": {"name": "lora"}, "training": {"attention": "flash_attention_2"}}
     answer = estimate(parse_request(flash))
     compared = {fit.gpu.id for fit in cards(answer, "flash_attention_2")}
@@ -97,12 +97,12 @@ def test_a_plan_with_flash_attention_is_compared_only_with_cards_that_have_it():
             estimate(parse_request({**flash, "device": {"gpu": name}}))
 
 
-def test_against_its_own_card_a_plan_has_its_own_verdict(plan):
+def test_against_its_own_gpu_a_plan_has_its_own_verdict(plan):
     mine = next(fit for fit in cards(plan) if fit.gpu.id == "rtx-4090")
     assert mine == plan.fit
 
 
-def test_as_many_gpus_of_another_card_are_needed_as_of_one_that_the_request_names():
+def test_as_many_gpus_of_another_gpu_are_needed_as_of_one_that_the_request_names():
     device = {"count": 4, "sharding": "fsdp", "gpu": "rtx-4090"}
     request = parse_request({**PLAN, "method": {"name": "full"}, "reserved": "rule", "device": device})
     plan = estimate(request)
@@ -111,7 +111,7 @@ def test_as_many_gpus_of_another_card_are_needed_as_of_one_that_the_request_name
 
 
 @pytest.mark.parametrize(("length", "verdicts"), [(2048, {"fits", "tight"}), (4096, {"fits", "does_not_fit"})])
-def test_near_the_limit_of_a_card_the_run_is_replayed_there(length, verdicts):
+def test_near_the_limit_of_a_gpu_the_run_is_replayed_there(length, verdicts):
     training = {"gradient_checkpointing": True, "sequence_length": length}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "training": training}
     near = [fit for fit in cards(estimate(parse_request(body))) if fit.outcome is not None]
@@ -121,13 +121,13 @@ def test_near_the_limit_of_a_card_the_run_is_replayed_there(length, verdicts):
         assert (there, there.retries, there.minimum_bytes) == (fit, fit.retries, fit.minimum_bytes)
 
 
-def test_by_the_rule_no_card_is_replayed():
+def test_by_the_rule_no_gpu_is_replayed():
     ruled = estimate(parse_request({**PLAN, "method": {"name": "qlora"}, "reserved": "rule"}))
     assert all(fit.outcome is None for fit in cards(ruled))
 
 
 @pytest.mark.parametrize("name", ["h100-sxm5-80gb", "l4", "mi300x"])
-def test_against_another_card_its_own_workspaces_and_context_count(plan, name):
+def test_against_another_gpu_its_own_workspaces_and_context_count(plan, name):
     card = gpu(name)
     fit = next(fit for fit in cards(plan) if fit.gpu.id == name)
     tensors = plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes

@@ -40,7 +40,7 @@ GIB = 1 << 30
         ("MI300X", "mi300x"),
     ],
 )
-def test_a_card_is_found_by_every_spelling_of_its_name(name, identifier):
+def test_a_gpu_is_found_by_every_spelling_of_its_name(name, identifier):
     assert gpu(name).id == identifier
 
 
@@ -48,7 +48,7 @@ def test_a_card_is_found_by_every_spelling_of_its_name(name, identifier):
     ("name", "named"),
     [("RTX 4099", "GeForce RTX 4090"), ("A100", "A100 PCIe 40 GB, A100 PCIe 80 GB"), ("V100", "V100S")],
 )
-def test_an_unknown_or_ambiguous_card_is_refused_with_the_closest_ones(name, named):
+def test_an_unknown_or_ambiguous_gpu_is_refused_with_the_closest_ones(name, named):
     with pytest.raises(PlanError, match=re.escape(named)) as caught:
         gpu(name)
     (problem,) = caught.value.problems
@@ -57,7 +57,7 @@ def test_an_unknown_or_ambiguous_card_is_refused_with_the_closest_ones(name, nam
 
 
 @pytest.mark.parametrize("name", ["", " ", "nvidia", "\x00", "é" * 100_000])
-def test_a_name_of_no_card_is_refused_with_an_alternative(name):
+def test_a_name_of_no_gpu_is_refused_with_an_alternative(name):
     with pytest.raises(PlanError, match="memory_bytes") as caught:
         gpu(name)
     assert len(str(caught.value)) < 1_000
@@ -69,12 +69,12 @@ def test_every_name_is_unique():
             assert gpu(name) is card
 
 
-def test_the_catalogue_has_122_cards():
+def test_the_catalogue_has_122_gpus():
     assert len(gpus()) == len({card.id for card in gpus()}) == 122
 
 
 @pytest.mark.parametrize("card", gpus(), ids=lambda card: card.id)
-def test_every_figure_of_a_card_has_a_source(card):
+def test_every_figure_of_a_gpu_has_a_source(card):
     assert card.origin
     assert (card.memory_driver_mib is None) == (card.memory_driver_source is None)
     assert (card.memory_torch_mib is None) == (card.memory_torch_source is None)
@@ -107,7 +107,7 @@ def test_without_either_figure_reserve_and_error_correction_are_subtracted_from_
     assert "1/16" in memory.assumption
 
 
-def test_error_correction_uses_a_sixteenth_of_every_data_center_card_with_gddr_and_a_known_driver():
+def test_error_correction_uses_a_sixteenth_of_every_data_center_gpu_with_gddr_and_a_known_driver():
     cards = [card for card in gpus() if has_inline_ecc(card) and card.memory_driver_mib is not None]
     assert len(cards) >= 6
     for card in cards:
@@ -132,11 +132,11 @@ def test_each_of_two_threads_has_a_cublas_workspace(name, size):
     assert all("CublasHandlePool.cpp" in row.source for row in rows)
 
 
-def test_without_a_card_the_workspaces_are_an_a100s():
+def test_without_a_gpu_the_workspaces_are_an_a100s():
     assert library_workspace(None) == library_workspace(gpu("a100-sxm4-80gb"))
 
 
-def test_the_context_names_the_card_it_was_measured_on():
+def test_the_context_names_the_gpu_it_was_measured_on():
     assert cuda_context(None).bytes == 426 * MIB
     assert "RTX 6000 Ada" in cuda_context(None).source
     assert "used for L4" in cuda_context(gpu("l4")).source
@@ -154,10 +154,10 @@ def test_a_negative_constant_cannot_be_made():
         Sourced(name="x", bytes=-1, source="y")
 
 
-def test_a_card_before_ampere_has_caveats():
+def test_a_gpu_before_ampere_has_caveats():
     assert len(caveats(gpu("t4"))) == 2
     assert caveats(gpu("rtx-4090")) == ()
-    assert "not a CUDA card" in caveats(gpu("mi300x"))[0]
+    assert "not a CUDA GPU" in caveats(gpu("mi300x"))[0]
 
 
 def fit_of(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 * MIB, unsharded=None):
@@ -177,7 +177,7 @@ def test_no_device_gets_no_verdict():
     assert fit_of(Device(), allocated=GIB) is None
 
 
-def test_a_run_fits_if_the_card_has_the_required_memory():
+def test_a_run_fits_if_the_gpu_has_the_required_memory():
     answer = fit_of(Device(gpu="RTX 4090"), allocated=20 * GIB)
     assert answer is not None
     assert answer.verdict == "fits"
@@ -206,12 +206,12 @@ def test_a_run_does_not_fit_if_live_tensors_workspaces_and_context_are_too_much(
     assert fit_of(Device(gpu="4090"), allocated=24 * GIB).verdict == "does_not_fit"
 
 
-def test_the_cards_needed_have_the_required_memory_together():
+def test_the_gpus_needed_have_the_required_memory_together():
     answer = fit_of(Device(memory_bytes=10 * GIB), allocated=25 * GIB, workspace=0, context=0)
     assert answer.gpus_needed == 3
 
 
-def test_memory_that_no_sharding_divides_takes_its_part_of_every_card():
+def test_memory_that_no_sharding_divides_takes_its_part_of_every_gpu():
     device = Device(memory_bytes=10 * GIB)
     of_batch = fit_of(device, allocated=25 * GIB, workspace=0, context=0, unsharded=lambda: 5 * GIB)
     assert of_batch.gpus_needed == 4
@@ -219,23 +219,23 @@ def test_memory_that_no_sharding_divides_takes_its_part_of_every_card():
     assert fit_of(device, allocated=5 * GIB, unsharded=lambda: 10 * GIB).gpus_needed == 1
 
 
-def test_a_sharded_run_that_fits_needs_the_cards_it_is_sharded_over():
+def test_a_sharded_run_that_fits_needs_the_gpus_it_is_sharded_over():
     answer = fit_of(Device(memory_bytes=10 * GIB, count=4, sharding="zero3"), allocated=5 * GIB)
     assert answer.gpus_needed == 4
 
 
-def test_a_replicated_run_that_fits_needs_one_card():
+def test_a_replicated_run_that_fits_needs_one_gpu():
     answer = fit_of(Device(memory_bytes=10 * GIB, count=4, sharding="ddp"), allocated=5 * GIB)
     assert answer.gpus_needed == 1
 
 
-def test_a_card_and_a_size_together_are_refused():
+def test_a_gpu_and_a_size_together_are_refused():
     with pytest.raises(PlanError, match=r"device\.memory_bytes"):
         fit_of(Device(gpu="4090", memory_bytes=GIB), allocated=GIB)
 
 
 @given(st.integers(1, 10**13), st.integers(1, 10**12))
-def test_the_cards_needed_are_enough_and_one_fewer_is_not(required, offered):
+def test_the_gpus_needed_are_enough_and_one_fewer_is_not(required, offered):
     answer = fit_of(Device(memory_bytes=offered), allocated=required, workspace=0, context=0)
     assert answer.gpus_needed * offered >= required > (answer.gpus_needed - 1) * offered
     assert (answer.gpus_needed == 1) == (answer.verdict == "fits")

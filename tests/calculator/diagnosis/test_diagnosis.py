@@ -76,7 +76,7 @@ def test_the_journal_peaks_as_the_estimate(body):
 
 
 @pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
-def test_the_message_of_a_replay_leads_back_to_its_allocation(body):
+def test_the_message_of_a_replay_identifies_its_allocation(body):
     memory_bytes = int(0.7 * estimate(parse_request(body)).memory.required_bytes)
     event = on(body, memory_bytes).fit.out_of_memory
     assert event is not None
@@ -198,7 +198,7 @@ def test_changes_of_zero_are_stages_gpus_buckets_and_offload():
     assert (offload.verdict, offload.ends) == (outcome.verdict, outcome.verdict is not Verdict.DOES_NOT_FIT)
 
 
-def test_a_run_of_stage_2_with_offload_leads_back_from_its_own_message():
+def test_the_message_of_a_run_of_stage_2_with_offload_identifies_its_allocation():
     memory_bytes = int(0.7 * estimate(parse_request(OFFLOADED)).memory.required_bytes)
     event = on(OFFLOADED, memory_bytes).fit.out_of_memory
     found = diagnose(parse_request(OFFLOADED), parse_message(event.message))

@@ -168,7 +168,7 @@ def test_a_snapshot_without_a_failed_request_needs_the_message():
 
 
 @pytest.mark.parametrize("body", RUNS.values(), ids=RUNS)
-def test_the_snapshot_that_a_replay_writes_leads_back_to_its_end(body):
+def test_the_snapshot_of_a_replay_identifies_the_moment_of_its_error(body):
     answer = estimate(parse_request(body))
     replay = replay_of(answer)
     capacity = int(0.7 * answer.memory.peak_reserved_bytes)

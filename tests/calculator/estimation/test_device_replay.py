@@ -13,7 +13,7 @@ from calculator.planning.request import parse_plan
 
 MIB, GIB = 1 << 20, 1 << 30
 SMALL = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
-#: Published runs of this plan on an 80 GB A100 took 70 to 77 GiB; what an unlimited card would give it is more.
+#: Published runs of this plan on an 80 GB A100 took 70 to 77 GiB; what an unlimited GPU would give it is more.
 MISTRAL = {
     "model": "mistralai/Mistral-7B-v0.1",
     "method": {"name": "full"},
@@ -89,7 +89,7 @@ def test_a_tight_run_runs_with_retries_where_published_runs_did():
     assert fit.with_expandable_segments.minimum_bytes < fit.minimum_bytes
 
 
-def test_the_rule_answers_none_of_it():
+def test_by_the_rule_there_are_no_replayed_figures():
     fit = answered(MISTRAL, reserved="rule").fit
     assert fit.outcome is None
     found = (fit.minimum_bytes, fit.margin_bytes, fit.retries, fit.retries_per_step)

@@ -141,7 +141,7 @@ def test_muon_keeps_one_state_for_the_matrices_of_layers():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch_8bit", "stable_adamw", "muon"])
-def test_an_answer_says_what_is_not_traced(optimizer):
+def test_an_answer_states_what_is_not_traced(optimizer):
     assert set(OPTIMIZERS[optimizer].assumptions) <= set(estimate(parse_request(body(optimizer))).assumptions)
 
 

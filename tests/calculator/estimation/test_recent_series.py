@@ -145,7 +145,7 @@ def test_the_first_answer_is_traced_by_the_rule_on_one_gpu():
 
 
 @pytest.mark.parametrize("reserved", ["rule", "replay"])
-def test_a_run_on_another_card_shares_the_step_unless_its_kernels_differ(reserved):
+def test_a_run_on_another_gpu_shares_the_step_unless_its_kernels_differ(reserved):
     small = {"model": {"config": SMALL}, "method": {"name": "lora"}, "reserved": reserved}
     series, steps = SeriesCache(), []
     for gpu in ("rtx-4090", "h100-sxm5-80gb", None, "t4"):
@@ -155,7 +155,7 @@ def test_a_run_on_another_card_shares_the_step_unless_its_kernels_differ(reserve
     assert [step is steps[0] for step in steps] == [True, True, True, False]
 
 
-def test_the_rows_of_a_run_on_another_card_are_those_of_the_first():
+def test_the_rows_of_a_run_on_another_gpu_are_those_of_the_first():
     series, rows = SeriesCache(), []
     for gpu in ("rtx-4090", "l40s", "t4"):
         request = parse_request({**LORA, "device": {"gpu": gpu}, "reserved": "rule"})

@@ -11,8 +11,8 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.textbook import (
     accounting,
     adapter_parameters,
-    cards_needed,
     compression,
+    fewest_gpus,
     lora_parameters,
     prefix_parameters,
     prompt_parameters,
@@ -91,9 +91,9 @@ def test_a_prompt_has_one_embedding_a_token():
     assert prompt_parameters(20, 4096) == 81_920
 
 
-def test_840_gb_need_eleven_cards_of_80_gb():
-    assert cards_needed(840 * 10**9, 80 * 10**9) == 11
-    assert cards_needed(80 * 10**9, 80 * 10**9) == 1
+def test_840_gb_need_eleven_gpus_of_80_gb():
+    assert fewest_gpus(840 * 10**9, 80 * 10**9) == 11
+    assert fewest_gpus(80 * 10**9, 80 * 10**9) == 1
 
 
 FIGURES = [
@@ -102,14 +102,14 @@ FIGURES = [
     ("1.", "Adam's m in fp32", 280),
     ("1.", "Adam's v in fp32", 280),
     ("1.", "full fine-tuning of 70B with Adam", 840),
-    ("1.", "A100 80GB cards for that memory", 11),
+    ("1.", "A100 80GB GPUs for that memory", 11),
     ("3.", "70B in NF4", 35),
     ("3.", "FP16 optimizer states", 560),
     ("3.", "LoRA parameters, r = 64", 0.16777216),
     ("3.", "LoRA optimizer states", 0.67108864),
     ("3.", "QLoRA in total", 35.8388608),
     ("3.", "reduction against full fine-tuning", 840 / 35.8388608),
-    ("3.", "a single 24 GB card can fine-tune a 70B model", 36.00663296),
+    ("3.", "a single 24 GB GPU can fine-tune a 70B model", 36.00663296),
     ("4.", "two adapters a layer: d 4096, r 64, L 32", 33.820672),
     ("5.", "prefix on GPT-2 Medium: p 10, d 1024, L 24", 491.52),
     ("Example 1", "r 8 on one 4096 × 4096 matrix", 65_536),
@@ -118,7 +118,7 @@ FIGURES = [
     ("Example 2", "13B in NF4", 6.5),
     ("Example 2", "LoRA and optimizer, r 16", 26_214_400 * 12 / 10**9),
     ("Example 2", "total, batch 1", 7.3145728),
-    ("Example 2", "left on a 24 GB card", 16.6854272),
+    ("Example 2", "left on a 24 GB GPU", 16.6854272),
     ("Example 2", "r 256 on the 13B model", 419.4304),
     ("Example 2", "memory for r 256", 419_430_400 * 12 / 10**9),
     ("Example 2", "total with r 256 stays under", 12.0331648),
@@ -141,7 +141,7 @@ FIGURES = [
     ("Problem 3", "inference: 35 GB and one dequantized layer", 35 + 2 * 855_638_016 / 10**9),
     ("Problem 3", "training with 2 GB of activations", 38.00663296),
     ("Problem 3", "training with 3 GB of activations", 39.00663296),
-    ("Problem 3", "A100 80GB cards for full fine-tuning", 11),
+    ("Problem 3", "A100 80GB GPUs for full fine-tuning", 11),
     ("Problem 5", "prefix p 20, d 4096, L 40", 6_553_600),
     ("Problem 5", "share of 13B", 6_553_600 / 13e9 * 100),
 ]
@@ -166,7 +166,7 @@ def test_a_figure_that_is_wrong_has_a_remark(figure):
 def test_the_figures_that_do_not_hold_are_these():
     assert [f.claim for f in LESSON if not f.holds] == [
         "LoRA optimizer states",
-        "a single 24 GB card can fine-tune a 70B model",
+        "a single 24 GB GPU can fine-tune a 70B model",
         "share of a Gaussian in each of NF4's 16 bins: the smallest",
         "share of a Gaussian in each of NF4's 16 bins: the largest",
         "two adapters a layer: d 4096, r 64, L 32",
@@ -222,7 +222,7 @@ GPT2 = {"model": "gpt2", "method": {"name": "lora"}, "accounting": "textbook"}
         ({"sharding": "ddp"}, ["device.sharding"]),
     ],
 )
-def test_several_cards_are_refused_as_in_the_exact_accounting(device, refused):
+def test_several_gpus_are_refused_as_in_the_exact_accounting(device, refused):
     device = {"gpu": "a100-sxm4-80gb", **device}
     requests = (
         lambda: estimate(parse_request({**SEVENTY, "device": device})),

@@ -52,7 +52,7 @@ def test_a_trained_copy_of_the_correction_gets_no_gradient():
     gradients = next(part for part in answer.memory.components if part.name == "gradients")
     assert gradients.bytes == 14_336
     assert [phase.peak_bytes for phase in answer.memory.phases] == TRACED
-    assert any("get no gradient: they are on the card" in warning for warning in answer.warnings)
+    assert any("get no gradient: they are on the GPU" in warning for warning in answer.warnings)
 
 
 def test_ddp_refuses_the_copy_unless_it_finds_unused_parameters():

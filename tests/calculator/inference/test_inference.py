@@ -178,7 +178,7 @@ def test_merging_into_dense_weights_rounds_no_further():
     assert "4-bit" not in answered.merge.loss
 
 
-def test_a_merge_that_the_card_cannot_hold_is_warned_of():
+def test_a_merge_that_the_gpu_cannot_hold_is_warned_of():
     answered = answer({"name": "lora", "target_modules": "all-linear"}, merged=True, gpu="rtx-4060")
     assert any("merge in CPU memory" in sentence for sentence in answered.warnings)
 
@@ -216,7 +216,7 @@ def test_the_cost_of_generates_own_position_ids_is_stated():
     assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
 
 
-def test_routers_losses_and_padding_do_not_go_together():
+def test_a_router_loss_with_padding_is_refused():
     mixtral = {
         "model_type": "mixtral",
         "hidden_size": 192,

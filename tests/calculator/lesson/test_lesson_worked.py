@@ -166,7 +166,7 @@ def test_an_example_on_a_model_is_the_calculators_estimate(method):
     lines = worked.lines(typed)
     assert of(lines, "trained parameters") == answer.parameters.trainable
     assert of(lines, "the step's peak") == answer.memory.peak_allocated_bytes
-    assert of(lines, "required of a card") == answer.memory.required_bytes
+    assert of(lines, "required of a GPU") == answer.memory.required_bytes
 
 
 @pytest.mark.parametrize("worked", [w for chapter in CHAPTERS for w in chapter.worked], ids=lambda w: w.title)
@@ -177,7 +177,7 @@ def test_every_line_has_a_name_and_a_formula(worked):
 
 
 def test_practice_departs_from_twelve_bytes_a_parameter():
-    lines = [line for line in PRACTICE["full"]() if line.unit == "bytes a parameter"]
+    lines = [line for line in PRACTICE["full"]() if line.unit == "bytes per parameter"]
     assert {line.name: round(line.value, 3) for line in lines} == {
         "bfloat16 throughout: weights, gradients, states": 8,
         "bfloat16 throughout: at the peak": 10,
@@ -186,7 +186,7 @@ def test_practice_departs_from_twelve_bytes_a_parameter():
     }
 
 
-def test_each_of_eleven_cards_needs_more_than_its_part_of_840_gb_if_masters_are_in_float32():
+def test_each_of_eleven_gpus_needs_more_than_its_part_of_840_gb_if_masters_are_in_float32():
     sharded = {line.name.partition("each: ")[2]: line.value for line in PRACTICE["full"]() if line.unit == "bytes"}
     part = 840 * 10**9 / 11
     assert sharded["FSDP2, bf16 throughout"] < part < sharded["ZeRO-3, bf16 with float32 masters"]

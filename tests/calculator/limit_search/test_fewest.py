@@ -113,7 +113,7 @@ def test_the_verdict_is_that_of_a_replay_if_the_sharding_is_replayed():
     ("changes", "loc", "message"),
     [
         ({"device": {"memory_bytes": 1 << 30}}, "device.sharding", "set device.sharding to one of ddp, zero1"),
-        ({"device": {"sharding": "fsdp"}}, "device", "a limit needs a card"),
+        ({"device": {"sharding": "fsdp"}}, "device", "a limit needs a GPU"),
         ({"accounting": "textbook"}, "accounting", "divides nothing"),
     ],
 )

@@ -100,7 +100,7 @@ def test_values_are_halves_and_doubles_of_the_requests(value, least, most, expec
     assert doublings(value, least, most, 8) == expected
 
 
-def test_a_map_without_a_card_is_refused():
+def test_a_map_without_a_gpu_is_refused():
     with pytest.raises(PlanError) as error:
         fit_map(parse_request({**QLORA, "device": {}}))
     assert [problem.loc for problem in error.value.problems] == ["device"]

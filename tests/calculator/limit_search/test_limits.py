@@ -53,7 +53,7 @@ def test_the_estimates_show_that_the_value_fits_and_one_more_does_not():
 
 
 def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
-    """The lesson: 13B with QLoRA on a 24 GB card stays "under 8 GB" at r 256; how high it can go it leaves open."""
+    """The lesson: 13B with QLoRA on a 24 GB GPU stays "under 8 GB" at r 256; how high it can go it leaves open."""
     (lesson,) = [
         figure for figure in LESSON if figure.section.startswith("Example 2") and "stays under" in figure.claim
     ]
@@ -234,7 +234,7 @@ def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch)
 @pytest.mark.parametrize(
     ("body", "solve_for", "loc", "message"),
     [
-        ({**GPT2, "device": {}}, "sequence_length", "device", "a limit needs a card"),
+        ({**GPT2, "device": {}}, "sequence_length", "device", "a limit needs a GPU"),
         ({**GPT2, "device": {"gpu": "abacus"}}, "r", "device.gpu", "not in the catalogue"),
         (
             {**GPT2, "method": {"name": "full"}},
@@ -244,7 +244,7 @@ def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch)
         ),
         ({**GPT2, "accounting": "textbook"}, "sequence_length", "accounting", "counts no activations"),
         ({**GPT2, "device": {"gpu": "rtx-4090", "count": 2}}, "r", "device.count", "not modeled here"),
-        ({**GPT2, "device": {"gpu": "rtx-4090", "sharding": "zero3"}}, "r", "device.count", "needs 2 cards or more"),
+        ({**GPT2, "device": {"gpu": "rtx-4090", "sharding": "zero3"}}, "r", "device.count", "needs 2 GPUs or more"),
         (
             {**GPT2, "training": {"attention": "flash_attention_2", "padding": True}},
             "r",

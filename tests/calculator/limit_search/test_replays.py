@@ -17,7 +17,7 @@ QLORA = {
     "training": {"gradient_checkpointing": True},
     "device": {"gpu": "rtx-4090"},
 }
-#: Its tokens fill the card before the whole batch of logits does.
+#: Its tokens fill the GPU before the whole batch of logits does.
 TIGHT = {
     "model": "Qwen/Qwen3-0.6B",
     "method": {"name": "adapter"},
@@ -138,7 +138,7 @@ def test_no_value_runs_with_retries_if_the_next_one_runs_out_of_memory():
     assert answer.largest_with_retries == answer.value
 
 
-def test_the_rule_knows_of_no_retries():
+def test_the_rule_has_no_retries():
     assert solved(GPT2, "r", reserved="rule").largest_with_retries is None
     bounded = solved({**GPT2, "device": {"memory_bytes": 1 << 50}}, "sequence_length")
     assert bounded.largest_with_retries == bounded.value == 1024

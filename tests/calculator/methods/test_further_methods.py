@@ -9,6 +9,13 @@ from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 
 TIED, UNTIED = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 def answer(name, model=TIED, **method):
@@ -109,3 +116,9 @@ def test_ranks_of_layers_are_served():
     body = {"name": "lora", "target_modules": ["q_proj"], "layers_to_transform": [0, 1]}
     served = inference(parse_inference({"model": TIED, "method": body}))
     assert served.parameters.added_per_task == answer(**body).parameters.added == 2 * 8 * 4096
+
+
+def test_x_lora_of_images_is_refused_although_the_model_has_no_embedding():
+    body = {"model": {"config": VIT}, "method": {"name": "xlora"}, "task": "image_cls"}
+    with pytest.raises(PlanError, match="X-LoRA is modeled for causal_lm only"):
+        estimate(parse_request(body))

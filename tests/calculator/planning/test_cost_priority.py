@@ -44,7 +44,7 @@ def test_other_priorities_need_no_price():
         ({"devices": [{"gpu": "a100-sxm4-80gb"}, {"memory_bytes": 24 << 30}]}, "devices.1.price_per_hour"),
     ],
 )
-def test_a_card_without_a_price_is_refused(cards, loc):
+def test_a_gpu_without_a_price_is_refused(cards, loc):
     body = {key: value for key, value in BODY.items() if key != "device"}
     with pytest.raises(PlanError) as caught:
         plan(parse_plan({**body, **cards}))

@@ -15,7 +15,7 @@ def problems(body):
     return [problem.loc for problem in refused.value.problems]
 
 
-def test_a_model_and_a_card_are_enough():
+def test_a_model_and_a_gpu_are_enough():
     request = parse_plan(PLAN)
     assert request.needs == Needs()
     assert [model.id for model in request.models] == ["meta-llama/Llama-3.1-8B"]

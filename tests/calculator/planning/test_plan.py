@@ -116,7 +116,7 @@ def test_70b_on_80_gb_serves_20_tasks_by_unmerged_qlora_modules(plans):
     assert small.task_bytes < best.task_bytes / 3
 
 
-def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
+def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_gpu(plans):
     part = plans["13B on 16 GB, merged"]
     assert set(methods(part)) == {"qlora"}
     unmerged = dict.fromkeys(("adapter", "prefix", "prompt"), "stays_beside")
@@ -126,7 +126,7 @@ def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
         assert "merge in CPU memory" in reasons(configuration, "against")["merging_rounds"]
 
 
-def test_a_merged_model_that_the_card_cannot_serve_is_explained_with_the_memory_in_4_bits(plans):
+def test_a_merged_model_that_the_gpu_cannot_serve_is_explained_with_the_memory_in_4_bits(plans):
     part = plans["13B on 16 GB, merged"]
     for configuration in part.configurations:
         body = {"model": part.model, "method": {"name": "qlora"}, "device": {"gpu": "rtx-4080"}}
@@ -137,7 +137,7 @@ def test_a_merged_model_that_the_card_cannot_serve_is_explained_with_the_memory_
             assert (served.fit.verdict is Verdict.FITS) == fits
 
 
-def test_a_merged_model_that_the_card_serves_needs_no_word():
+def test_a_merged_model_that_the_gpu_serves_needs_no_word():
     body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"must_merge": True}}
     rules = {reason.rule.name for configuration in planned(body).configurations for reason in configuration.reasons}
     assert "merges" in rules
@@ -342,7 +342,7 @@ def test_a_four_bit_base_is_compared_at_the_same_micro_batch_if_a_larger_one_sav
     assert qlora.estimate.memory.required_bytes < lora.estimate.memory.required_bytes - 4 * GIB
 
 
-def test_a_card_without_bfloat16_gets_a_float16_base_and_no_float16_weights_to_train():
+def test_a_gpu_without_bfloat16_gets_a_float16_base_and_no_float16_weights_to_train():
     part = planned({"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "t4"}})
     dtypes = {c.request.method.name: c.request.training.dtype for c in part.configurations}
     assert dtypes["lora"] == "float16"

@@ -1,4 +1,4 @@
-"""Plans by replay: near a card's limit replays decide, and what is proposed has the figures of its own replay."""
+"""Plans by replay: near a GPU's limit replays decide, and what is proposed has the figures of its own replay."""
 
 from dataclasses import replace
 

@@ -125,7 +125,7 @@ def test_a_task_of_a_sharded_training_adds_an_unsharded_adapter():
     assert adapters == {11_272_192 * 4, 11_272_192 * 2}
 
 
-def test_the_smallest_card_of_a_miss_is_one_of_as_many_gpus():
+def test_the_smallest_gpu_of_a_miss_is_one_of_as_many_gpus():
     device = {"gpu": "rtx-4090", "count": 8, "sharding": "zero3"}
     miss = planned({"model": "meta-llama/Llama-3.1-405B", "device": device, "reserved": "rule"}).miss
     assert (miss.card_request.device.count, miss.card_request.device.sharding) == (8, "zero3")

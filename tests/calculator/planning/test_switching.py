@@ -88,7 +88,7 @@ def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_the_reason_is
     assert (
         "QLoRA, r 16 on every linear layer, not prepared, would need 85.5 GiB of 79.3 GiB for all 60 tasks" in sentence
     )
-    assert "the card has room for 51" in sentence
+    assert "the GPU has room for 51" in sentence
 
 
 def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
@@ -121,7 +121,7 @@ def test_a_plan_without_a_fitting_adapter_states_the_number_of_tasks_that_fits()
     assert not planned(LARGE, most + 1).configurations
 
 
-def test_the_smallest_card_of_a_miss_fits_every_task():
+def test_the_smallest_gpu_of_a_miss_fits_every_task():
     body = {"model": "meta-llama/Llama-2-13b-hf", "device": {"memory_bytes": 16 * GIB}}
     miss = planned(body, 4000).miss
     assert 16 * GIB < miss.footprint.bytes <= miss.card.usable_bytes

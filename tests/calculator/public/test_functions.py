@@ -91,7 +91,7 @@ def test_settings_and_objects_of_json_have_the_same_answer():
 def test_functions_refuse_what_the_api_refuses():
     with pytest.raises(PlanError, match="a method object is required"):
         estimate(SMALL, "lora")
-    with pytest.raises(PlanError, match="a limit needs a card"):
+    with pytest.raises(PlanError, match="a limit needs a GPU"):
         limits("r", SMALL, LoRA())
     with pytest.raises(PlanError, match="give either model or a list of models"):
         plan(device=Device(gpu="RTX 4090"), needs=Needs())

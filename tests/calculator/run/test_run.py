@@ -210,9 +210,9 @@ def test_an_evaluation_generates_completions_and_scores_them(trainer):
 
 def test_vllm_on_the_same_gpu_leaves_less_to_an_evaluation():
     training = {"trainer": "trl-grpo", "micro_batch_size": 2, "use_vllm": True, "num_generations": 2}
-    on_card = {"run": {"eval_strategy": "steps"}, "device": {"memory_bytes": 8 << 30}}
+    on_gpu = {"run": {"eval_strategy": "steps"}, "device": {"memory_bytes": 8 << 30}}
     alone, shared = (
-        phase(answer(training=training | {"vllm_mode": mode}, **on_card), "evaluation").fit
+        phase(answer(training=training | {"vllm_mode": mode}, **on_gpu), "evaluation").fit
         for mode in ("server", "colocate")
     )
     assert shared.usable_bytes < alone.usable_bytes

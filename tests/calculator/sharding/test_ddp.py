@@ -138,7 +138,7 @@ def test_the_order_of_gradients_is_that_of_the_step_and_of_a_micro_batch_by_itse
 
 
 @pytest.mark.parametrize("accumulated", [1, 4])
-def test_the_buckets_add_to_every_phase_of_the_step_of_one_card(accumulated):
+def test_the_buckets_add_to_every_phase_of_the_step_of_one_gpu(accumulated):
     one = phases(1, "none", gradient_accumulation_steps=accumulated)
     state = resident_state(request())
     added = sum(tensor.bytes for tensor in state.of_sharding)
@@ -157,7 +157,7 @@ def test_gradients_that_are_views_of_buckets_add_nothing_to_the_optimizer_step()
     assert later["backward"] == phases(gradient_accumulation_steps=3)["backward"]
 
 
-def test_the_number_of_cards_changes_what_is_sent_and_nothing_else():
+def test_the_number_of_gpus_changes_what_is_sent_and_nothing_else():
     two, eight = (estimate(request(count)) for count in (2, 8))
     assert two.memory == eight.memory
     (of_two,), (of_eight,) = two.communication, eight.communication

@@ -336,7 +336,7 @@ def test_kinds_of_layers_with_equal_counts_have_their_own_parameters(method, sha
     assert {name: found[name] for name in traced} == traced
 
 
-def test_no_number_of_cards_is_enough_if_whole_weights_need_more_than_one_has():
+def test_no_number_of_gpus_is_enough_if_whole_weights_need_more_than_one_has():
     """Stages 1 and 2 divide no weights, stage 3 does."""
     for sharding, enough in (("zero1", False), ("zero2", False), ("zero3", True)):
         given = {"gradient_checkpointing": True, "autocast": "bfloat16", "sequence_length": 128}

@@ -72,12 +72,12 @@ def test_more_micro_batches_take_more_time_at_the_same_speed():
     assert isclose(four.tokens_per_second.high, one.tokens_per_second.high)
 
 
-def test_a_card_with_fewer_than_three_sources_has_the_interval_of_all_cards():
+def test_a_gpu_with_fewer_than_three_sources_has_the_interval_of_all_gpus():
     cards = {run.card for run in speed(device={"gpu": "rtx-4090"}).runs}
     assert len(cards) > 1
 
 
-def test_a_run_faster_than_its_card_counts_nowhere():
+def test_a_run_faster_than_its_gpu_counts_nowhere():
     impossible = [run for run in published_runs() if not run.is_possible]
     assert {run.card for run in impossible} == {"rtx-a6000"}
     for run in impossible:
@@ -89,7 +89,7 @@ def test_two_sources_are_no_interval():
     assert similar_runs(two, two[0].rated_seconds, two[0].card) == ()
 
 
-def test_attention_in_float32_is_refused_on_a_card_whose_float32_speed_is_not_known():
+def test_attention_in_float32_is_refused_on_a_gpu_whose_float32_speed_is_not_known():
     method = {"name": "qlora"}
     with pytest.raises(PlanError) as caught:
         speed(method=method, device={"gpu": "b200"})
@@ -183,7 +183,7 @@ def test_list_prices_have_a_date_and_a_source():
 def test_a_run_without_a_speed_has_the_reason_and_everything_else():
     answer = run_of(device={"gpu": None, "memory_bytes": 80 << 30})
     assert answer.time is None
-    assert answer.time_refusal.startswith("device.gpu: a speed needs a card")
+    assert answer.time_refusal.startswith("device.gpu: a speed needs a GPU")
     assert answer.phases
 
 

@@ -6,7 +6,7 @@ from calculator.devices import gpu
 from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.request import parse_request
 from calculator.inference.matmul_counts import products
-from calculator.speed.step_cost import USUAL_CARD, step_cost
+from calculator.speed.step_cost import USUAL_GPU, step_cost
 
 CARD = gpu("rtx-4090")
 ALL = {"target_modules": "all-linear", "r": 16}
@@ -40,7 +40,7 @@ def test_only_layers_that_attend_have_products_of_attention(model, width):
     assert counted.attention == 2 * width
 
 
-def test_a_token_meets_only_the_experts_that_it_is_sent_to():
+def test_a_token_runs_only_the_experts_that_it_is_routed_to():
     """Mixtral 8x7B is published with 46.7 billion parameters, 12.9 billion of them used by a token."""
     request = parse_request({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}})
     assert products(model_of(request.model)).weights == pytest.approx(12.9e9, rel=0.02)
@@ -97,8 +97,8 @@ def test_the_parts_sum_to_the_cost_and_each_has_its_source():
     assert all(term.source and term.formula and term.substituted for term in step.terms)
 
 
-def test_a_card_without_published_speeds_is_weighed_as_another_which_is_stated():
-    assert cost({"name": "lora"}, card="l20").card == cost({"name": "lora"}, card=USUAL_CARD).card
+def test_a_gpu_without_published_speeds_is_weighed_as_another_which_is_stated():
+    assert cost({"name": "lora"}, card="l20").card == cost({"name": "lora"}, card=USUAL_GPU).card
 
 
 def test_a_prepared_4_bit_model_computes_attention_and_its_head_in_float32_unless_autocast_is_on():

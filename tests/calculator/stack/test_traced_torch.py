@@ -52,7 +52,7 @@ def peak(**changes: Any) -> int:
         ("2.7", "h100-sxm5-80gb", False),
     ],
 )
-def test_experts_have_a_grouped_product_if_the_release_and_the_card_have_one(
+def test_experts_have_a_grouped_product_if_the_release_and_the_gpu_have_one(
     torch: str, gpu: str | None, groups: bool
 ) -> None:
     assert kernels_of(Device(gpu=gpu), StackVersions(torch=torch), None).grouped_mm == groups
@@ -78,7 +78,7 @@ def test_a_step_on_several_gpus_needs_a_release_that_was_traced(sharding: str) -
     estimate(parse_request({**body, "stack": {"torch": "2.13"}}))
 
 
-def test_experts_of_transformers_without_a_check_of_the_card_need_a_grouped_product() -> None:
+def test_experts_of_transformers_without_a_check_of_the_gpu_need_a_grouped_product() -> None:
     versions = StackVersions(torch="2.6", transformers="5.4")
     (problem,) = expert_problems(versions, grouped_mm=False)
     assert problem.msg.startswith("how transformers 5.4 runs experts where PyTorch 2.6 has no grouped matrix product")

@@ -47,7 +47,7 @@ def test_no_row_has_logits_and_only_a_trained_head_has_a_gradient():
 @pytest.mark.parametrize(
     ("trainer", "trl"), [("trl-sft", "1.16"), ("trl-sft", "1.9"), ("trl-dpo", "1.16")], ids=lambda given: given
 )
-def test_losses_of_trl_take_no_notice_of_it(trainer, trl):
+def test_losses_of_trl_ignore_it(trainer, trl):
     on, off = (
         estimate(request(trainer=trainer, stack={"trl": trl}, cut_cross_entropy=given)) for given in (True, False)
     )

@@ -31,7 +31,7 @@ def test_answers_do_not_depend_on_the_plan_before():
         assert estimate(request, series) == estimate(request, SeriesCache())
 
 
-def test_a_config_that_python_compares_equal_is_read_for_itself():
+def test_equal_configs_of_other_types_are_read_separately():
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     config = {"model_type": "llama", "num_attention_heads": 2, **dict.fromkeys(sizes, 16)}
     right, wrong = (

@@ -53,7 +53,7 @@ def test_an_error_of_one_byte_is_detected():
 def test_a_run_that_is_small_enough_passes():
     selected = runs(quick=True)
     vars(selected["qlora"])["found"] = selected["lora"].found
-    assert savings_claims.small_card(selected).kind == "holds"
+    assert savings_claims.small_gpu(selected).kind == "holds"
 
 
 def test_stated_figures_are_the_lessons():

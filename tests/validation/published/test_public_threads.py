@@ -26,7 +26,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("thread", threads(), ids=lambda thread: thread["address"].split("/", 3)[3])
-def test_each_thread_leads_to_its_tensor(thread):
+def test_each_thread_names_its_tensor(thread):
     found = diagnosed(thread)
     first = found.diagnosis.matches[0].tensor if found.diagnosis.matches else None
     assert (None if first is None else (first, found.is_end)) == FOUND[thread["address"].rsplit("/", 1)[1]]

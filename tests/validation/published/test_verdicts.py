@@ -19,14 +19,14 @@ def test_no_run_that_ran_is_answered_does_not_fit():
     assert counts(ROWS) == COMMITTED["verdicts"]
 
 
-def test_every_run_on_a_known_card_has_a_verdict():
+def test_every_run_on_a_known_gpu_has_a_verdict():
     for row in ROWS:
         trains = row["expressed"] != "not" and row.get("protocol") != "logits"
-        on_card = trains and "gpu" in row["request"].get("device", {})
-        assert (row["verdict"] is not None) == (on_card and "measured_bytes" in row), row["id"]
+        on_gpu = trains and "gpu" in row["request"].get("device", {})
+        assert (row["verdict"] is not None) == (on_gpu and "measured_bytes" in row), row["id"]
 
 
-def test_runs_near_their_cards_limit_are_listed_the_fullest_first():
+def test_runs_near_their_gpus_limit_are_listed_the_fullest_first():
     listed = COMMITTED["near_limit"]
     assert listed == {"share": NEAR, "rows": [row["id"] for row in near_limit(ROWS)]}
     full = [row for row in ROWS if row["verdict"] and row["statistic"] in PROCESS_MEMORY]

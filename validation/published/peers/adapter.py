@@ -34,7 +34,7 @@ class UnsupportedError(Exception):
 
 
 def fitcheck(question: dict[str, Any]) -> int:
-    """The bytes that fitcheck-llm estimates."""
+    """Return the bytes that fitcheck-llm estimates."""
     from fitcheck import ModelConfig, TrainingConfig, estimate, get_gpu  # noqa: PLC0415
     from fitcheck.overhead_db import get_overhead_profile  # noqa: PLC0415
 
@@ -73,7 +73,7 @@ def fitcheck(question: dict[str, Any]) -> int:
 
 
 def canifinetune(question: dict[str, Any]) -> int:
-    """The bytes that canifinetune estimates."""
+    """Return the bytes that canifinetune estimates."""
     from canifinetune.estimator.memory import EstimateRequest, estimate  # noqa: PLC0415
 
     model, training, method = question["model"], question["training"], _known_method(question)
@@ -104,7 +104,7 @@ def canifinetune(question: dict[str, Any]) -> int:
 
 
 def accelerate(question: dict[str, Any]) -> int:
-    """The bytes that `accelerate estimate-memory` estimates from the model's size in float32."""
+    """Return the bytes that `accelerate estimate-memory` estimates from the model's size in float32."""
     from accelerate.commands.estimate import estimate_training_usage  # noqa: PLC0415
 
     if question["method"]["name"] != "full":
@@ -130,7 +130,7 @@ def _known_method(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def answers(peer: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
-    """A peer's version, and its answers by the questions' ids."""
+    """Return a peer's version, and its answers by the questions' ids."""
     try:
         result: dict[str, Any] = {"version": version(peer), "answers": {}}
     except PackageNotFoundError:

@@ -65,7 +65,7 @@ class Peer:
 
 @cache
 def peers() -> tuple[Peer, ...]:
-    """The peers' committed answers to the current questions; answers to earlier questions are left out."""
+    """Return the peers' committed answers to the current questions; answers to earlier questions are left out."""
     committed = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
     answered = {
         question["id"] for question in questions() if committed["questions"].get(question["id"]) == digest(question)

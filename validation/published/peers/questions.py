@@ -47,7 +47,7 @@ UNKNOWN = ("fast_kernels", "fast_kernels_and_fused_head", "logits")
 
 
 def questions() -> Iterator[dict[str, Any]]:
-    """A question for each peak that a request expresses; no peer estimates points inside a step."""
+    """Yield a question for each peak that a request expresses; no peer estimates points inside a step."""
     for measurement in measurements():
         found = question(measurement)
         if found is not None:
@@ -55,7 +55,7 @@ def questions() -> Iterator[dict[str, Any]]:
 
 
 def question(measured: Measurement) -> dict[str, Any] | None:
-    """The question for one figure; None if peers cannot answer it."""
+    """Return the question for one figure; None if peers cannot answer it."""
     body = measured.run.request
     if body is None or measured.point is not None or not measured.bytes or measured.run.protocol in UNKNOWN:
         return None
@@ -89,5 +89,5 @@ def _plain(value: Any) -> bool | int:
 
 
 def digest(question: dict[str, Any]) -> str:
-    """A hash of a question, which tells whether a committed answer is to the current question."""
+    """Return a hash of a question, which tells whether a committed answer is to the current question."""
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]

@@ -40,5 +40,5 @@ RULES = {
 
 @cache
 def measurements() -> tuple[Measurement, ...]:
-    """Every figure of every source."""
+    """Return every figure of every source."""
     return tuple(measurement for source in sources() for measurement in RULES[source.name].measurements(source))

@@ -21,7 +21,7 @@ FAMILIES: dict[str, tuple[Statistic, str]] = {
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure per row."""
+    """Yield one figure per row."""
     for row in source.rows:
         statistic, reason = FAMILIES[row["family"]]
         run = Run(differs=(reason, *_differs(row)))

@@ -61,7 +61,7 @@ UNSTATED = {"transformers": "4.39.3", "peft": "0.11.1", "bitsandbytes": "0.43.1"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The figures of each row, up to three."""
+    """Yield the figures of each row, up to three."""
     for row in source.rows:
         setting = row["framework_config"]
         for statistic, size in _figures(row["measured"]):
@@ -113,7 +113,7 @@ def _run(row: Row, statistic: Statistic) -> Run:
 
 
 def _differs_in_steps(row: Row) -> Iterator[str]:
-    """The tensors of a step that a request does not have; none is alive between steps."""
+    """Yield the tensors of a step that a request does not have; none is alive between steps."""
     if "foak" in row["framework_config"] and row["method"] == "QLoRA":
         yield FUSED_LORA
     if "padding-free" in row["framework_config"]:
@@ -129,7 +129,7 @@ def _protocol(row: Row) -> Protocol | None:
 
 
 def _is_plugin(row: Row) -> bool:
-    """Whether the plugin loads the 4-bit weights without casting other parameters to float32.
+    """Return whether the plugin loads the 4-bit weights without casting other parameters to float32.
 
     Source: fms-acceleration, plugins/accelerated-peft/src/fms_acceleration_peft/framework_plugin_bnb.py.
     """
@@ -159,7 +159,7 @@ def _request(row: Row) -> dict[str, Any]:
 
 
 def _stack(row: Row) -> dict[str, str]:
-    """The releases that change a figure. Those of torch do not: flash attention ran in the flash_attn package."""
+    """Return the releases that change a figure. Those of torch do not, because the package flash_attn ran attention."""
     names = UNSTATED if _is_plugin(row) else (*UNSTATED, "trl")
     stated = {name: row["versions"][name] for name in names if row["versions"].get(name)}
     return stated or {**UNSTATED, **({} if _is_plugin(row) else {"trl": "0.9.6"})}
@@ -190,7 +190,7 @@ def _autocast(row: Row) -> str | None:
 
 
 def _release(row: Row, package: str) -> tuple[int, int]:
-    """A package's major and minor release; (0, 0) for rows without versions."""
+    """Return a package's major and minor release; (0, 0) for rows without versions."""
     release = row["versions"].get(package)
     if not release:
         return (0, 0)

@@ -39,7 +39,7 @@ DIFFERS = (
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The bytes allocated after each phase, and the peak of rows that state it."""
+    """Yield the bytes allocated after each phase, and the peak of rows that state it."""
     for row in source.rows:
         run, setting = _run(row), f"{row['seq_len']} tokens"
         for key, point in POINTS.items():

@@ -16,7 +16,7 @@ SINGLE = Run(differs=("a single operation, no training step",))
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most bytes allocated during one operation."""
+    """Yield the most bytes allocated during one operation."""
     for row in source.rows:
         setting = f"{row['provider']}, {row['mode']}, {row['x_name']} {row['x_value']:g}"
         yield measurement(source, row, "max_memory_allocated", row["measured"]["bytes"], SINGLE, setting=setting)

@@ -18,7 +18,7 @@ PAGED = "paged optimizer states, which torch does not count"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most bytes allocated, published in GB with two decimals."""
+    """Yield the most bytes allocated, published in GB with two decimals."""
     for row in source.rows:
         run = Run(differs=tuple(_differs(row)))
         yield measurement(source, row, "max_memory_allocated", row["measured"]["bytes"], run, setting=row["file"])

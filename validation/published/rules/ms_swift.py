@@ -16,7 +16,7 @@ REMOTE_CODE = "the model's own remote code (model_type qwen), which transformers
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most bytes reserved, published in GiB with two decimals, summed over GPUs."""
+    """Yield the most bytes reserved, published in GiB with two decimals, summed over GPUs."""
     for row in source.rows:
         run = Run(differs=tuple(_differs(row)))
         yield measurement(source, row, "max_memory_reserved", row["measured"]["bytes"], run)

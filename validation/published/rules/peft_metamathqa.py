@@ -95,7 +95,7 @@ UNKNOWN = (
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most bytes reserved, and the mean of the bytes allocated after a step."""
+    """Yield the most bytes reserved, and the mean of the bytes allocated after a step."""
     for row in source.rows:
         run, setting = _run(row), row["experiment"]
         size = row["measured"]["accelerator_memory_max"]
@@ -151,14 +151,14 @@ def _differs(row: Row) -> Iterator[str]:
 
 
 def _protocol(row: Row) -> Protocol:
-    """The script of a row's date."""
+    """Return the script of a row's date."""
     if row["date"] < LOSS_BEFORE:
         return "buckets"
     return "buckets_after_loss" if row["date"] < LOSS_OF_BASE else "buckets_after_loss_of_base"
 
 
 def _passes_tokens_otherwise(row: Row) -> bool:
-    """Whether a release passes virtual tokens in a way that is not known."""
+    """Return whether a release passes virtual tokens in a way that is not known."""
     return row["method"] in VIRTUAL_TOKENS and _release(row, "transformers") < KNOWN_VIRTUAL_TOKENS
 
 
@@ -174,7 +174,7 @@ def _release(row: Row, package: str) -> tuple[int, int]:
 
 
 def _method(row: Row) -> dict[str, Any] | str:
-    """The request's method, or the reason why it has none."""
+    """Return the request's method, or the reason why it has none."""
     config = row["peft_config"]
     if row["method"] == "FULL":
         return {"name": "full"}
@@ -192,7 +192,7 @@ def _method(row: Row) -> dict[str, Any] | str:
 
 
 def _sorted(value: Any) -> Any:
-    """A list of names in order: PEFT writes sets."""
+    """Return a list of names in order: PEFT writes sets."""
     return sorted(value) if isinstance(value, list) else value
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure per row."""
+    """Yield one figure per row."""
     for row in source.rows:
         run = Run(differs=tuple(_differs(row)))
         yield measurement(source, row, "unstated", row["measured"]["bytes"], run, setting=row["variant"])

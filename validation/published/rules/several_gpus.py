@@ -69,7 +69,7 @@ FIGURES: dict[str, tuple[Statistic, int]] = {
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure of each row."""
+    """Yield one figure of each row."""
     for row in source.rows:
         field = next(name for name in FIGURES if name in row["measured"])
         statistic, unit = FIGURES[field]

@@ -27,14 +27,14 @@ PACKED = "packed samples, whose block mask is not modeled for torchtune"
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure per row, with the statistic that its text names."""
+    """Yield one figure per row, with the statistic that its text names."""
     for row in source.rows:
         run = Run(request=_requested(row), differs=tuple(_differs(row)))
         yield measurement(source, row, _statistic(row), row["measured"]["bytes"], run, setting=row.get("technique", ""))
 
 
 def _requested(row: Row) -> dict[str, Any] | None:
-    """The README's runs on an RTX 4090, with what their files in recipes/configs/llama3_1 set."""
+    """Return the README's runs on an RTX 4090, with what their files in recipes/configs/llama3_1 set."""
     if row["id"] not in OWN_SETTINGS:
         return None
     method, training = OWN_SETTINGS[row["id"]]

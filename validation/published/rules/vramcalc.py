@@ -29,7 +29,7 @@ WHOLE_BLOCKS = (
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most bytes allocated, one figure per row."""
+    """Yield the most bytes allocated, one figure per row."""
     for row in source.rows:
         run = _pass(row) if row["method"] == "inference" else Run(request=_request(row), protocol="output_in_backward")
         parts = (
@@ -45,7 +45,7 @@ def measurements(source: Source) -> Iterator[Measurement]:
 
 
 def _pass(row: Row) -> Run:
-    """One call of the model with a cache, without labels."""
+    """Return one call of the model with a cache, without labels."""
     request = _request({**row, "method": "full"})
     request["model"]["config"]["use_cache"] = True
     return Run(request=request, protocol="logits")

@@ -13,7 +13,7 @@ def _listed(named: Any) -> Any:
 
 
 def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
-    """The arguments of a recipe; a run writes nothing to its folder."""
+    """Return the arguments of a recipe; a run writes nothing to its folder."""
     training = recipe.request.training
     return {
         "output_dir": folder,

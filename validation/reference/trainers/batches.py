@@ -24,7 +24,7 @@ IGNORED = -100
 
 
 def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Rows of a task other than causal language modeling: tokens with their mask, pixels or audio; and labels."""
+    """Return rows of a task other than causal_lm: labels, and tokens with their mask, pixels or audio."""
     request = recipe.request
     model, training = model_of(request.model), request.training
     if model.hears:
@@ -37,13 +37,13 @@ def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
 
 
 def _row(tensors: list[BatchTensor], training: Training, row: int) -> dict[str, torch.Tensor]:
-    """One example of a batch with these tensors."""
+    """Return one example of a batch with these tensors."""
     made = {name: torch.ones(tuple(map(int, shape[1:])), dtype=getattr(torch, dtype)) for name, shape, dtype in tensors}
     return {**made, **({"attention_mask": _mask(training, row)} if "attention_mask" in made else {})}
 
 
 def labeled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
+    """Return rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
 
     The model shifts the labels, so that a row's first label counts only after virtual tokens; a completion has a prompt
     before it. The first row of a batch has the padding.
@@ -69,13 +69,13 @@ class ImageCollator:
     config: Any
 
     def __call__(self, rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """A batch of these rows, whose tokens are those of images and text."""
+        """Return a batch of these rows, whose tokens are those of images and text."""
         batch = default_data_collator(rows)
         return {**batch, **images.batch_on_host(self.recipe.request, self.config)}
 
 
 def labeled_tokens(recipe: Recipe, sequences: int = 1, prompt: int = 1) -> list[int]:
-    """The number of labeled tokens of each sequence in each row of a micro-batch, after the shift.
+    """Return the number of labeled tokens of each sequence in each row of a micro-batch, after the shift.
 
     `prompt` is the length of the shortest prompt.
 

@@ -43,14 +43,14 @@ class _Rewriter(ast.NodeTransformer):
 
 
 def _devices(node: ast.expr) -> list[Any]:
-    """The constants that a device's type is compared with."""
+    """Return the constants that a device's type is compared with."""
     nodes = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
     return [item.value for item in nodes if isinstance(item, ast.Constant)]
 
 
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the rewritten source; no cache keeps it."""
+        """Return the code of the rewritten source; no cache keeps it."""
         path = self.get_filename(fullname)
         tree = _Rewriter().visit(ast.parse(self.get_data(path), path))
         return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
@@ -61,7 +61,7 @@ class _Finder(PathFinder):
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The specification of a module of `PACKAGES`, with a loader that rewrites it."""
+        """Return the specification of a module of `PACKAGES`, with a loader that rewrites it."""
         if fullname.partition(".")[0] not in PACKAGES:
             return None
         spec: Any = super().find_spec(fullname, path, target)

@@ -54,7 +54,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """BAdam's optimizer; None for one that the Trainer makes."""
+    """Return BAdam's optimizer; None for one that the Trainer makes."""
     if not active_layers.is_badam(recipe.request):
         return None
     base = partial(optimizer_for, recipe.request.training.optimizer)

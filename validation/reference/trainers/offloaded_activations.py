@@ -27,7 +27,7 @@ _STRIDE = 1 << 48
 
 
 def pinned_block(nbytes: int) -> int:
-    """The bytes of the block that PyTorch's allocator of pinned memory has for a tensor: the next power of two.
+    """Return the bytes of the block that PyTorch's allocator of pinned memory has for a tensor: the next power of two.
 
     Source: aten/src/ATen/core/CachingHostAllocator.h, allocate.
     """
@@ -68,7 +68,7 @@ class HostTensor:
         """Copy nothing."""
 
     def to(self, device: str, **_: Any) -> torch.Tensor:
-        """A new tensor on the device."""
+        """Return a new tensor on the device."""
         return torch.empty(self.shape, dtype=self.dtype, device=device)
 
 
@@ -84,11 +84,11 @@ class _Torch:
         return getattr(torch, name)
 
     def empty(self, size: int, *, dtype: torch.dtype, **_: Any) -> HostTensor:
-        """A tensor in pinned host memory."""
+        """Return a tensor in pinned host memory."""
         return HostTensor((size,), dtype, self._memory)
 
     def empty_like(self, tensor: torch.Tensor, **_: Any) -> HostTensor:
-        """A tensor in pinned host memory, like one on the device."""
+        """Return a tensor in pinned host memory, like one on the device."""
         return HostTensor(tensor.shape, tensor.dtype, self._memory)
 
 
@@ -101,7 +101,7 @@ class _Addresses:
         self._of_others = torch.UntypedStorage.data_ptr
 
     def of(self, storage: torch.UntypedStorage) -> int:
-        """The address of a storage."""
+        """Return the address of a storage."""
         if storage.device.type != "meta":
             return int(self._of_others(storage))
         key = storage._cdata

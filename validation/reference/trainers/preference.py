@@ -85,7 +85,7 @@ class _Padded:
     collator: Any
 
     def __call__(self, examples: list[Row]) -> dict[str, torch.Tensor]:
-        """The batch of these examples."""
+        """Return the batch of these examples."""
         batch: dict[str, torch.Tensor] = self.collator(examples)
         for name, tensor in batch.items():
             if name.endswith("attention_mask") and name != "pixel_attention_mask":
@@ -117,7 +117,7 @@ def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
 
 
 def _pairs(recipe: Recipe) -> list[Row]:
-    """Pairs of completions to one prompt. A prompt has one token, or more if `completion_tokens` is set."""
+    """Return pairs of completions to one prompt. A prompt has one token, or more if `completion_tokens` is set."""
     length = recipe.request.training.sequence_length
     precomputed = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} if recipe.precompute_ref_log_probs else {}
     counts = labeled_tokens(recipe, sequences=2)
@@ -135,7 +135,7 @@ def _texts(recipe: Recipe) -> list[Row]:
 
 
 def _unpaired(recipe: Recipe) -> list[Row]:
-    """Completions, each desirable or not, and the completions of other prompts that estimate the KL divergence.
+    """Return completions, each desirable or not, and the completions of other prompts that estimate the KL divergence.
 
     The loss apo_zero_unpaired needs no such estimate, and TRL prepares nothing for it.
     """

@@ -42,7 +42,7 @@ class Processor(ProcessorMixin):
         return BatchFeature({**self._prompts(len(text), longest), "attention_mask": mask.flip(1)})
 
     def _prompts(self, rows: int, longest: int) -> dict[str, torch.Tensor]:
-        """The tensors of prompts with images, each after one token and others that make it long enough."""
+        """Return the tensors of prompts with images, each after one token and others that make it long enough."""
         shortest = prompt_length(self._request)
         training = replace(self._request.training, micro_batch_size=rows, sequence_length=shortest)
         batch = images_of.batch_on_host(replace(self._request, training=training), self._config)
@@ -85,18 +85,18 @@ def _cut(ids: torch.Tensor, lengths: list[int]) -> list[list[int]]:
 
 
 def prompt_length(request: Any) -> int:
-    """The tokens of the shortest prompt: one, and those of the images."""
+    """Return the tokens of the shortest prompt: one, and those of the images."""
     return 1 + int(request.training.images.images_per_sequence) * images_of.image_of(request).length
 
 
 def pairs(recipe: Recipe) -> list[Row]:
-    """Images, and the lengths of pairs of completions to one prompt."""
+    """Return images, and the lengths of pairs of completions to one prompt."""
     counts = labeled_tokens(recipe, sequences=2, prompt=prompt_length(recipe.request))
     return [{**_row(recipe, count), "chosen": str(count), "rejected": str(count)} for count in counts]
 
 
 def unpaired(recipe: Recipe) -> list[Row]:
-    """Images, and the lengths of completions, each desirable or not."""
+    """Return images, and the lengths of completions, each desirable or not."""
     counts = labeled_tokens(recipe, prompt=prompt_length(recipe.request))
     return [
         {**_row(recipe, count), "completion": str(count), "label": bool(number % 2)}
@@ -105,5 +105,5 @@ def unpaired(recipe: Recipe) -> list[Row]:
 
 
 def _row(recipe: Recipe, count: int) -> Row:
-    """An image that the stand-in does not read, and the tokens of a prompt before a completion."""
+    """Return an image that the stand-in does not read, and the tokens of a prompt before a completion."""
     return {"images": [0], "prompt": str(recipe.request.training.sequence_length - count)}

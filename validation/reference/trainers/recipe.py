@@ -88,7 +88,7 @@ DECLARED = {setting.name: setting.default for setting in declared(Training) if s
 
 
 def parse_recipe(body: Any) -> Recipe | None:
-    """The recipe of an estimate's request; None for the reference step.
+    """Return the recipe of an estimate's request; None for the reference step.
 
     A release of TRL that estimates don't know is traced too.
 
@@ -118,7 +118,7 @@ def parse_recipe(body: Any) -> Recipe | None:
 
 
 def _settings(training: Training) -> dict[str, Any]:
-    """The settings of a recipe that a request has."""
+    """Return the settings of a recipe that a request has."""
     options = training.gradient_checkpointing_kwargs
     values = {name: getattr(training, name) for name in DECLARED if name != "trainer"}
     return {**values, "gradient_checkpointing_kwargs": asdict(options) if options is not None else None}

@@ -84,7 +84,7 @@ def _processing_class(recipe: Recipe, config: Any) -> Any:
 
 
 def _prompt(recipe: Recipe) -> dict[str, Any]:
-    """A row of the dataset, whose values are not read: TRL asks for messages where there are images."""
+    """Return a row of the dataset, whose values are not read: TRL asks for messages where there are images."""
     images = recipe.request.training.images
     if images is None or not recipe.request.training.has_images:
         return {"prompt": "a"}
@@ -92,7 +92,10 @@ def _prompt(recipe: Recipe) -> dict[str, Any]:
 
 
 def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
-    """The arguments of these trainers; TRL needs a whole number of groups in the `rows` of a step on all GPUs."""
+    """Return the arguments of these trainers.
+
+    TRL needs a whole number of groups in the `rows` of a step on all GPUs.
+    """
     generations = recipe.num_generations or generated.generations(rows)
     if generations < 2 or rows % generations:
         reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
@@ -106,7 +109,7 @@ def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
 
 
 def _longest(recipe: Recipe) -> int:
-    """The tokens of the longest completion: all but one of a sequence, unless the request has fewer.
+    """Return the tokens of the longest completion: all but one of a sequence, unless the request has fewer.
 
     Without padding, completions are equally long.
     """
@@ -118,7 +121,7 @@ def _longest(recipe: Recipe) -> int:
 
 
 def _completions(recipe: Recipe) -> list[int]:
-    """The tokens of each completion of a micro-batch.
+    """Return the tokens of each completion of a micro-batch.
 
     Raises:
         PlanError: if none is the longest, or none is padded where the request has padding.
@@ -186,7 +189,7 @@ def _gathers_for_vllm(trainer: Any) -> None:
 
 
 def _with_completions(recipe: Recipe, kind: Generating, trainer: Any) -> Any:
-    """A replacement of `_generate`: it generates, and then gives completions of the labeled tokens to the prompts.
+    """Return a replacement of `_generate` that generates, and then returns completions with the labeled tokens.
 
     The prompts of a step are of one length, but for those of the longest completions where there is padding: these are
     one token shorter, so that every row has padding.
@@ -226,7 +229,7 @@ def _without_shuffle(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _filled(fields: tuple[Any, ...], rows: int) -> list[Any]:
-    """The fields of a batch: a text is one of each completion."""
+    """Return the fields of a batch: a text is one of each completion."""
     return [[field] * rows if isinstance(field, str) else field for field in fields]
 
 

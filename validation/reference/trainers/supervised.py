@@ -50,7 +50,7 @@ class Processor(ProcessorMixin):
         self._recipe, self._config = recipe, config
 
     def apply_chat_template(self, messages: list[Any], **_: Any) -> BatchFeature:
-        """The batch that SFTTrainer's collator asks for: of a micro-batch's messages with images."""
+        """Return the batch that SFTTrainer's collator asks for: of a micro-batch's messages with images."""
         rows = labeled_rows(self._recipe)[: len(messages)]
         masks = {"attention_mask": torch.stack([row["attention_mask"] for row in rows])}
         return BatchFeature(images_of.batch_on_host(self._recipe.request, self._config) | masks)
@@ -71,7 +71,7 @@ class _Labeled:
 
 
 def _image_dataset(recipe: Recipe) -> Dataset:
-    """Rows of images and messages, whose values the stand-in for the processor does not read."""
+    """Return rows of images and messages, whose values the stand-in for the processor does not read."""
     messages = [{"role": "user", "content": ""}]
     count = recipe.batches * recipe.request.training.micro_batch_size
     return Dataset.from_list([{"images": [row], "messages": messages} for row in range(count)])
@@ -93,7 +93,7 @@ def _own_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def _dataset(recipe: Recipe) -> Dataset:
-    """Rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one.
+    """Return rows of tokens and labels. A packed row is a sample, and its last token another in a batch of one.
 
     A row with padding has fewer tokens, and as many labels: a request says how many tokens are labeled.
     """

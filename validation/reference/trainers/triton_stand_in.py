@@ -68,12 +68,12 @@ class Placeholder:
 
 
 def next_power_of_2(n: int) -> int:
-    """The smallest power of two that is not less than n."""
+    """Return the smallest power of two that is not less than n."""
     return 1 << max(0, n - 1).bit_length()
 
 
 def cdiv(x: int, y: int) -> int:
-    """The quotient rounded up."""
+    """Return the quotient rounded up."""
     return -(-x // y)
 
 
@@ -103,11 +103,11 @@ class Finder(MetaPathFinder, Loader):
     """Finds `triton` and all its modules in this one."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        """The specification of a module of Triton."""
+        """Return the specification of a module of Triton."""
         return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == "triton" else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty module, whose missing names are placeholders."""
+        """Return an empty module, whose missing names are placeholders."""
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -33,7 +33,7 @@ TOKENS = ("<pad>", "<s>", "</s>", "a", "b")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of five words."""
+    """Return a tokenizer of five words."""
     words = Tokenizer(models.WordLevel({token: number for number, token in enumerate(TOKENS)}, unk_token="a"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
@@ -42,7 +42,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model_and_config(
     recipe: Recipe, device: torch.device, auto_model: Any = None, task_type: str = "CAUSAL_LM"
 ) -> tuple[ReferenceModel, peft.PeftConfig | None]:
-    """The model that a script passes to a trainer of TRL, and the config with which the trainer wraps it.
+    """Return the model that a script passes to a trainer of TRL, and the config with which the trainer wraps it.
 
     TRL has no option for adapters in the model's dtype, so a script wraps such a model itself.
     """
@@ -68,7 +68,7 @@ def model_and_config(
 
 
 def loaded(recipe: Recipe, device: torch.device) -> ReferenceModel:
-    """A model to compare with. TRL leaves it as `from_pretrained` returns it: in eval mode, and not frozen."""
+    """Return a model to compare with. TRL leaves it as `from_pretrained` returns it: in eval mode, and not frozen."""
     reference = build_base(recipe.request, device)
     reference.model.eval()
     return reference

@@ -76,25 +76,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def written() -> dict[str, dict[str, Any]]:
-    """The outcomes in the committed table by model type, without those that a census has not tried."""
+    """Return the outcomes in the committed table by model type, without those that a census has not tried."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))["types"] if TABLE.exists() else []
     return {listed["model_type"]: listed for listed in rows if listed["why"] != NOT_TRIED["why"]}
 
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
-    """The results of a file by model type; the last one of a type counts."""
+    """Return the results of a file by model type; the last one of a type counts."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return {listed["model_type"]: listed for listed in map(json.loads, lines)}
 
 
 def modeled(model_type: str) -> bool:
-    """Whether the calculator models the step of a type."""
+    """Return whether the calculator models the step of a type."""
     family = FAMILIES.get(model_type)
     return family is not None and family.forward is not None
 
 
 def document(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The table of every type."""
+    """Return the table of every type."""
     rows = []
     for name in model_types():
         answer = MODELED if modeled(name) else answers.get(name, NOT_TRIED)
@@ -108,7 +108,7 @@ def document(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def graded(answer: dict[str, Any]) -> dict[str, Any]:
-    """An outcome with its grade, by the operations that are validated now."""
+    """Return an outcome with its grade, by the operations that are validated now."""
     if answer["engine"] != "traced":
         return {**answer, "grade": "modelled" if answer["engine"] else None}
     left = unchecked(answer["unchecked_operations"])
@@ -117,7 +117,7 @@ def graded(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """How many types of each task are answered, and by which engine."""
+    """Return how many types of each task are answered, and by which engine."""
     lines = []
     for task in dict.fromkeys(task for name in model_types() for task in tasks_of(name)):
         of_task = [listed for listed in rows if task in listed["tasks"]]

@@ -47,14 +47,14 @@ VALID: dict[str, dict[str, Any]] = {
 
 
 def short_config(model_type: str) -> dict[str, Any]:
-    """A `config.json` of a model type: its class's defaults, with few layers."""
+    """Return a `config.json` of a model type: its class's defaults, with few layers."""
     config = default_config(model_type)
     shorten(config)
     return config | VALID.get(model_type, {})
 
 
 def default_config(model_type: str) -> dict[str, Any]:
-    """A `config.json` of a model type: its class's defaults."""
+    """Return a `config.json` of a model type: its class's defaults."""
     config: dict[str, Any] = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
     for unwanted in ("transformers_version", "dtype", "architectures"):
         config.pop(unwanted, None)
@@ -63,7 +63,7 @@ def default_config(model_type: str) -> dict[str, Any]:
 
 
 def catalogued_config(model_type: str) -> dict[str, Any]:
-    """The `config.json` of the catalogue's first model of a type, with few layers.
+    """Return the `config.json` of the catalogue's first model of a type, with few layers.
 
     Raises:
         ValueError: if the catalogue has none.

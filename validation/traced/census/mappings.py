@@ -23,10 +23,10 @@ TASKS: dict[str, Any] = {
 
 
 def model_types() -> list[str]:
-    """Every model type of a task, in the order of the tasks."""
+    """Return every model type of a task, in the order of the tasks."""
     return list(dict.fromkeys(name for types in TASKS.values() for name in types))
 
 
 def tasks_of(model_type: str) -> list[str]:
-    """The tasks of a model type."""
+    """Return the tasks of a model type."""
     return [task for task, types in TASKS.items() if model_type in types]

@@ -56,7 +56,7 @@ _LAYER_NORMS = (_ATEN.native_layer_norm.default, _ATEN.native_layer_norm_backwar
 
 
 def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
-    """The emulation of an operation; None if a trace runs it unchanged."""
+    """Return the emulation of an operation; None if a trace runs it unchanged."""
     if func is _ATEN.index.Tensor and not functional.has_mask(args[1]):
         return None
     if func in _LAYER_NORMS and not functional.needs_copies(func, args):

@@ -18,7 +18,7 @@ def _round_up(size: int, multiple: int) -> int:
 def flash_forward(
     query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor, None, None, int, int, Tensor, Tensor, Tensor]:
-    """The output, the log-sum-exp, and the dropout's state, which is on the device.
+    """Return the output, the log-sum-exp, and the dropout's state, which is on the device.
 
     The output's layout is (batch, seq, heads, head_dim). `mha_fwd` uses the queries' layout, which is this one if they
     come from a projection without a copy in between (a partial rotary embedding copies).
@@ -49,7 +49,7 @@ class VarlenFlash(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys and values."""
+        """Return gradients of queries, keys and values."""
         query, key, value, out, *_, cu_seqlens = ctx.saved_tensors
         rows = query.shape[2] + 128 * (cu_seqlens.numel() - 1)
         return *flash_backward(grads[0], query, key, value, out, rows=rows), None
@@ -65,7 +65,7 @@ def flash_backward(
     rows: int | None = None,
     **__: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of (batch, heads, seq, head_dim) queries, keys and values. `rows`: those of dq's accumulator.
+    """Return gradients of (batch, heads, seq, head_dim) queries, keys and values. `rows`: those of dq's accumulator.
 
     References:
         ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_bwd`: a float32 accumulator of dq, softmax_d,
@@ -95,7 +95,7 @@ def efficient_forward(
     *_: object,
     **__: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The output, the log-sum-exp, and the dropout's seed and offset, which are on the host.
+    """Return the output, the log-sum-exp, and the dropout's seed and offset, which are on the host.
 
     References:
         ATen/native/transformers/cuda/attention.cu, `_efficient_attention_forward`; Note [Seed and Offset Device].
@@ -122,7 +122,7 @@ def efficient_backward(
     *_: object,
     **__: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of (batch, heads, seq, head_dim) queries, keys and values, and of a bias if it is trained.
+    """Return gradients of (batch, heads, seq, head_dim) queries, keys and values, and of a bias if it is trained.
 
     References:
         ATen/native/transformers/cuda/attention_backward.cu, `_efficient_attention_backward`, and
@@ -146,7 +146,7 @@ def efficient_backward(
 
 
 def _grad_of_bias(bias: Tensor) -> Tensor:
-    """The gradient of a bias, of its expanded size with rows of a multiple of 16 elements."""
+    """Return the gradient of a bias, of its expanded size with rows of a multiple of 16 elements."""
     length = bias.shape[-1]
     return bias.new_empty((*bias.shape[:-1], _round_up(length, 16)))[..., :length]
 
@@ -157,7 +157,7 @@ def _reduced(grad: Tensor, heads: int) -> Tensor:
 
 
 def workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Bytes of the backward kernel's workspace on compute capability 8.0 and 9.0.
+    """Return bytes of the backward kernel's workspace on compute capability 8.0 and 9.0.
 
     References:
         mem_eff_attention/kernels/generate_kernels.py (which kernel runs), kernel_backward.h, `Params::workspace_size`.

@@ -98,7 +98,7 @@ class Autocast(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def lowered(self, value: Any) -> Any:
-        """A tensor in the lower precision; the copy of a trainable weight is cached until autocast ends.
+        """Return a tensor in the lower precision; the copy of a trainable weight is cached until autocast ends.
 
         The cached copy records gradients even if an operation without gradients creates it.
         """
@@ -140,7 +140,7 @@ def _raised(value: Any) -> Any:
 
 
 def _mapped(cast: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments and keyword arguments cast from the last to the first; a list's items in order."""
+    """Return arguments and keyword arguments cast from the last to the first; a list's items in order."""
     keywords = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
     return tuple(reversed([tree_map(cast, value) for value in reversed(args)])), keywords
 
@@ -154,12 +154,12 @@ def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 def current() -> Autocast | None:
-    """The autocast in effect, if it is enabled."""
+    """Return the autocast in effect, if it is enabled."""
     return Autocast.active[-1] if Autocast.active and Autocast.active[-1].enabled else None
 
 
 def lowered(*values: Any) -> tuple[Any, ...]:
-    """Tensors cast as for an operation in the list of lower precision."""
+    """Return tensors cast as for an operation in the list of lower precision."""
     mode = current()
     return values if mode is None else _mapped(mode.lowered, values, {})[0]
 
@@ -193,24 +193,24 @@ def autocast(
 
 
 def maybe_autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-    """transformers.utils.generic.maybe_autocast, for the meta device too."""
+    """Return transformers.utils.generic.maybe_autocast, for the meta device too."""
     return autocast(device_type, *args, **kwargs)
 
 
 def is_autocast_enabled(device_type: str | None = None) -> bool:
-    """Whether autocast is enabled; without a device the question is of CUDA, which meta emulates."""
+    """Return whether autocast is enabled; without a device the question is of CUDA, which meta emulates."""
     if device_type is None or device_type in EMULATED:
         return current() is not None
     return _is_enabled(device_type)
 
 
 def is_autocast_available(device_type: str) -> bool:
-    """Whether a device has autocast; checkpointing restores the forward's autocast in backward if so."""
+    """Return whether a device has autocast; checkpointing restores the forward's autocast in backward if so."""
     return device_type in EMULATED or _is_available(device_type)
 
 
 def get_autocast_dtype(device_type: str) -> torch.dtype:
-    """The dtype of autocast's lower precision."""
+    """Return the dtype of autocast's lower precision."""
     if device_type not in EMULATED:
         return _dtype(device_type)
     return Autocast.active[-1].dtype if Autocast.active else torch.float16

@@ -30,7 +30,7 @@ def int8_vectorwise_quant(A: Tensor, threshold: float = 0.0) -> tuple[Tensor, Te
 
 
 def int8_linear_matmul(A: Tensor, B: Tensor) -> Tensor:
-    """A (tokens, in_features) times the transpose of B (out_features, in_features), in int32."""
+    """Return a (tokens, in_features) times the transpose of B (out_features, in_features), in int32."""
     out = A.new_empty((*A.shape[:-1], B.shape[0]), dtype=torch.int32)
     if B.shape[-1] % 4:
         out.copy_(torch.matmul(A.float(), B.float().t()).to(torch.int32))
@@ -40,7 +40,7 @@ def int8_linear_matmul(A: Tensor, B: Tensor) -> Tensor:
 def int8_mm_dequant(
     A: Tensor, row_stats: Tensor, col_stats: Tensor, dtype: torch.dtype | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """The scaled product in float16, then in its dtype."""
+    """Return the scaled product in float16, then in its dtype."""
     del row_stats, col_stats
     out = A.new_empty(A.shape, dtype=torch.float16)
     if bias is not None and bias.dtype != torch.float16:
@@ -56,7 +56,7 @@ def int8_scaled_mm(
     bias: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The product of two matrices in 8 bits, scaled."""
+    """Return the product of two matrices in 8 bits, scaled."""
     product = torch.ops.bitsandbytes.int8_linear_matmul.default(A, B)
     return torch.ops.bitsandbytes.int8_mm_dequant.default(product, row_stats, col_stats, dtype=dtype, bias=bias)
 
@@ -70,12 +70,12 @@ def int8_mixed_scaled_mm(
     outlier_cols: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The scaled product, and no column of outliers."""
+    """Return the scaled product, and no column of outliers."""
     assert outlier_cols is None or not outlier_cols.numel()
     outliers = A.new_empty(0)
     return torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias=bias, dtype=A.dtype), outliers
 
 
 def int8_vectorwise_dequant(A: Tensor, stats: Tensor) -> Tensor:
-    """A dense copy in float32."""
+    """Return a dense copy in float32."""
     return A * stats.view(-1, 1) * 1.0

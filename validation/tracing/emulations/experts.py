@@ -17,7 +17,7 @@ def grouped_mm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """One product per group; only the output is allocated, with rows padded to 16 bytes.
+    """Return one product per group; only the output is allocated, with rows padded to 16 bytes.
 
     References:
         ATen/native/GroupedMMUtils.h, `create_grouped_gemm_output_tensor`; ATen/native/cuda/GroupedBlas.cpp, where

@@ -30,7 +30,7 @@ def gemm_4bit(
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
 ) -> Tensor:
-    """A (..., in_features) times the transpose of a 4-bit B (out_features, in_features); under autocast, in its dtype.
+    """Return A (..., in_features) times the transpose of a 4-bit B (out_features, in_features), in autocast's dtype.
 
     Up to 4 tokens run in one kernel on every GPU. Some GPUs run up to 1,536 so; the emulation assumes none does.
 

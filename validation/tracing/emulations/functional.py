@@ -28,7 +28,7 @@ _EINSUM = torch.einsum
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """A product of complex operands whose last dimension is the batch of torch.bmm, which copies both on CUDA.
+    """Return a product of complex operands whose last dimension is the batch of torch.bmm, which copies both on CUDA.
 
     Neither of the other strides is one (ATen/native/cuda/Blas.cpp, `prepare_batch_matrix_for_cublas`).
     """
@@ -62,12 +62,12 @@ def log_sigmoid_forward(input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: A002
 
 
 def log_sigmoid_backward(grad: Tensor, input: Tensor, buffer: Tensor) -> Tensor:  # noqa: A002
-    """The gradient of log-sigmoid, without the buffer that only the CPU fills."""
+    """Return the gradient of log-sigmoid, without the buffer that only the CPU fills."""
     return torch.empty_like(grad.expand_as(input), memory_format=torch.contiguous_format)
 
 
 def logsumexp(input: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:  # noqa: A002
-    """The logarithm of summed exponentials, which are a temporary (ATen/native/ReduceOps.cpp, `logsumexp_out_impl`)."""
+    """Return the logarithm of summed exponentials, a temporary (ATen/native/ReduceOps.cpp, `logsumexp_out_impl`)."""
     maxes = torch.amax(input, dim, keepdim=True)
     squeezed = maxes if keepdim else maxes.squeeze(dim)
     squeezed.masked_fill_(squeezed.abs() == math.inf, 0)
@@ -75,7 +75,7 @@ def logsumexp(input: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:  
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:  # noqa: A002  losses are averaged
-    """The mean of squared errors, which are a temporary (ATen/native/Loss.cpp, `mse_loss_out`)."""
+    """Return the mean of squared errors, which are a temporary (ATen/native/Loss.cpp, `mse_loss_out`)."""
     return (input - target).mean()
 
 
@@ -92,7 +92,7 @@ def binary_cross_entropy_with_logits(
 
 
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:  # noqa: A002
-    """One sample of each row: the largest of the probabilities over exponential numbers (Distributions.cpp)."""
+    """Return one sample of each row: the largest of the probabilities over exponential numbers (Distributions.cpp)."""
     assert num_samples == 1
     return torch.empty_like(input).argmax(-1, keepdim=True)
 
@@ -113,7 +113,7 @@ def tensor(data: Any, *, device: torch.device | str | None = None, **options: An
 
 
 def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002
-    """The math kernel's softmax, 0 in rows that are masked entirely (ATen/native/transformers/attention.cpp)."""
+    """Return the math kernel's softmax, 0 in rows that are masked entirely (ATen/native/transformers/attention.cpp)."""
     out = torch.softmax(input, dim, dtype=dtype)
     masked = input.eq(float("-inf"))
     rows = torch.all(masked, dim, keepdim=True)
@@ -136,7 +136,7 @@ def layer_norm_backward(
     bias: Tensor | None,
     mask: list[bool],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of layer norm, whose kernel copies an input and a gradient in another layout."""
+    """Return the gradients of layer norm, whose kernel copies an input and a gradient in another layout."""
     copied = input.contiguous()
     sources = zip((copied, weight, bias), mask, strict=True)
     outputs = tuple(torch.empty_like(source) if wanted and source is not None else None for source, wanted in sources)
@@ -145,18 +145,18 @@ def layer_norm_backward(
 
 
 def needs_copies(func: Any, args: Any) -> bool:
-    """Whether the kernel of a layer norm copies what it is given."""
+    """Return whether the kernel of a layer norm copies what it is given."""
     given = args[:2] if func is torch.ops.aten.native_layer_norm_backward.default else args[:1]
     return not all(value.is_contiguous() for value in given)
 
 
 def has_mask(indices: list[Tensor | None]) -> bool:
-    """Whether an index is boolean."""
+    """Return whether an index is boolean."""
     return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 def masked_index(input: Tensor, indices: list[Tensor | None]) -> Tensor:  # noqa: A002
-    """Rows where boolean indices are true, by their numbers (ATen/native/IndexingUtils.h, `expandTensors`)."""
+    """Return rows where boolean indices are true, by their numbers (ATen/native/IndexingUtils.h, `expandTensors`)."""
     numbers: list[Tensor | None] = []
     for index in indices:
         mask = index is not None and index.dtype == torch.bool
@@ -165,7 +165,7 @@ def masked_index(input: Tensor, indices: list[Tensor | None]) -> Tensor:  # noqa
 
 
 def is_in_backward() -> bool:
-    """Whether a formula of the backward pass runs, and not a recomputation in it."""
+    """Return whether a formula of the backward pass runs, and not a recomputation in it."""
     return torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
 
 
@@ -175,7 +175,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tenso
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:  # noqa: A002  only its shape counts
-    """A copy of the input, with the sums of the mask before each element and a contiguous mask as temporaries.
+    """Return a copy of the input, with the sums of the mask before each element and a contiguous mask as temporaries.
 
     References: ATen/native/cuda/IndexKernel.cpp, `masked_scatter__cuda`; cuda/IndexKernel.cu,
     `launch_masked_scatter_kernel`.
@@ -188,7 +188,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:  # no
 
 
 def masked_scatter_backward(grad: Tensor, mask: Tensor, sizes: list[int]) -> Tensor:
-    """The selected elements of the gradient, by the indices of the mask's elements that are true in each dimension.
+    """Return the selected elements of the gradient, by the indices of the mask's true elements in each dimension.
 
     References: torch/csrc/autograd/FunctionsManual.cpp, `masked_scatter_backward`; ATen/native/cuda/IndexKernel.cpp,
     `masked_select_out_cuda_impl`; ATen/native/IndexingUtils.h, `expandTensors`; cuda/Nonzero.cu.
@@ -219,7 +219,7 @@ def linalg_svd(
 
 
 def linalg_inv_ex(matrix: torch.Tensor, *, check_errors: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inverse, by solving with factors in a copy. cuSOLVER's workspace is left out.
+    """Return the inverse, by solving with factors in a copy. cuSOLVER's workspace is left out.
 
     Source: aten/src/ATen/native/BatchLinearAlgebra.cpp, linalg_inv_ex_out and _linalg_solve_ex_out.
     """
@@ -232,14 +232,14 @@ def linalg_inv_ex(matrix: torch.Tensor, *, check_errors: bool = False) -> tuple[
 
 
 def dist(input: torch.Tensor, other: torch.Tensor, p: float = 2) -> torch.Tensor:  # noqa: A002
-    """The norm of a difference (ATen/native/Distance.cpp); that of a matrix and the same matrix is 0."""
+    """Return the norm of a difference (ATen/native/Distance.cpp); that of a matrix and the same matrix is 0."""
     out = torch.linalg.vector_norm(input - other, p)
     out.known_value = 0.0
     return out
 
 
 def linalg_pinv(matrix: torch.Tensor) -> torch.Tensor:
-    """The pseudoinverse from singular vectors, with the default tolerances; a trace does not see its operations.
+    """Return the pseudoinverse from singular vectors, with the default tolerances; a trace does not see its operations.
 
     Source: aten/src/ATen/native/LinearAlgebra.cpp, linalg_pinv and get_atol_rtol.
     """

@@ -76,7 +76,7 @@ def flash(
     is_causal: bool,
     scale: float | None,
 ) -> Tensor:
-    """The flash kernel, on heads padded to a multiple of 8."""
+    """Return the flash kernel, on heads padded to a multiple of 8."""
     padded = (_padded(tensor) for tensor in (query, key, value))
     out = torch.ops.aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=scale)[0]
     return out[..., : value.shape[-1]]
@@ -93,7 +93,7 @@ def flash_attn_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """The flash_attn package's function over (batch, seq, heads, head_dim), run as SDPA's copy of the same kernel."""
+    """Run flash_attn's function over (batch, seq, heads, head_dim) as SDPA's copy of the same kernel."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (q, k, v))
     return flash(query, key, value, dropout_p, causal, softmax_scale).transpose(1, 2)
 
@@ -113,7 +113,7 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """The flash_attn package's function over (tokens, heads, head_dim) of packed sequences."""
+    """Return the flash_attn package's function over (tokens, heads, head_dim) of packed sequences."""
     query, key, value = (_padded(tensor[None].transpose(1, 2)) for tensor in (q, k, v))
     out = VarlenFlash.apply(query, key, value, cu_seqlens_q)
     return out[..., : v.shape[-1]].transpose(1, 2)[0]
@@ -147,7 +147,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """The mask of the memory-efficient kernel: additive, with rows padded to a multiple of 8 elements."""
+    """Return the mask of the memory-efficient kernel: additive, with rows padded to a multiple of 8 elements."""
     mask = _additive(mask, query.dtype)
     short = -mask.shape[-1] % 8
     if short:

@@ -20,7 +20,7 @@ def add_(dense: torch.Tensor, sparse: torch.Tensor, *, alpha: float = 1) -> torc
 
 
 def sparse_mask(dense: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The elements of a dense tensor at the indices of a sparse one, times ones.
+    """Return the elements of a dense tensor at the indices of a sparse one, times ones.
 
     Source: aten/src/ATen/native/sparse/SparseTensor.cpp, sparse_mask; SparseTensorMath.cpp, _mul_dense_sparse_out.
     """

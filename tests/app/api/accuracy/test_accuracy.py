@@ -44,7 +44,7 @@ def test_a_method_without_measurements_is_stated():
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
     plan = plan_of({"name": "full"}, reserved="replay")
     found = accuracy(plan)
-    assert "reserved memory by replay" in found.sentence
+    assert "Reserved memory was estimated by replay." in found.sentence
     assert "by a rule" not in found.sentence
     (shown,) = (error for error in found.errors if error.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
@@ -58,11 +58,11 @@ def test_the_rule_is_not_given_the_errors_of_replays():
     assert found.sentence.endswith("Reserved memory follows a rule here, which is " + RULE_ACCURACY + ".")
 
 
-def test_a_page_by_the_rule_leads_to_the_replay(client):
+def test_a_page_by_the_rule_links_to_the_replay(client):
     page = client.get("/?method=lora&r=16&reserved=rule").text
-    assert "With the errors found for nvidia-smi" not in page
+    assert "With the errors of nvidia-smi" not in page
     (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
-    assert "With the errors found for nvidia-smi" in client.get(unescape(link)).text
+    assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
 
 
 def test_a_rule_of_thumb_is_not_compared_with_measurements():
@@ -72,7 +72,7 @@ def test_a_rule_of_thumb_is_not_compared_with_measurements():
 
 
 @pytest.mark.parametrize("method", USUAL_METHODS)
-def test_page_and_api_tell_the_same(client, method):
+def test_the_page_and_the_api_state_the_same_accuracy(client, method):
     address = f"?method={method}&gradient_checkpointing=false"
     answer = client.get(f"/estimate.json{address}").json()
     page = client.get(f"/{address}").text

@@ -30,7 +30,7 @@ def test_runs_with_other_kernels_and_passes_without_training_are_no_residuals():
 
 
 def test_our_own_measurements_are_residuals_too(monkeypatch, tmp_path):
-    contents = {"environment": {"device": "a card", "driver": "1"}, "layers": [], "verdicts": []}
+    contents = {"environment": {"device": "a GPU", "driver": "1"}, "layers": [], "verdicts": []}
     (tmp_path / "card.json").write_text(json.dumps({**contents, "steps": [STEP, {**STEP, "measured": None}]}))
     monkeypatch.setattr(results, "published", lambda: None)
     monkeypatch.setattr(results, "measured", lambda: (json.loads((tmp_path / "card.json").read_text()),))

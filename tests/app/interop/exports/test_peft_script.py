@@ -129,7 +129,7 @@ def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch,
     ],
     ids=str,
 )
-def test_the_script_trains_as_the_settings_say(method, training, tmp_path, monkeypatch, capsys):
+def test_the_script_trains_with_the_settings(method, training, tmp_path, monkeypatch, capsys):
     trained_as_planned(ran(body(method, **training), tmp_path, monkeypatch, capsys))
 
 
@@ -173,7 +173,7 @@ def test_values_of_a_config_cannot_change_the_code_of_a_script(tmp_path):
     assert runpy.run_path(str(file))["CONFIG"] == hostile
 
 
-def test_adapters_go_where_the_figures_have_them():
+def test_the_script_inserts_adapters_where_the_estimate_has_them():
     assert (exported_bottleneck.ATTENTION, exported_bottleneck.MLP) == (bottleneck.ATTENTION, bottleneck.MLP)
     assert {
         name: getattr(torch.nn, cls) for name, cls in exported_bottleneck.ACTIVATIONS.items()

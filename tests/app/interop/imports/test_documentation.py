@@ -63,7 +63,7 @@ def test_copies_of_a_model_are_found_by_name(named, model):
     assert read(f"trl sft --model_name_or_path {named}").request["model"] == model
 
 
-def test_what_a_script_asks_of_the_gpu_is_known():
+def test_queries_of_the_gpu_in_a_script_have_known_answers():
     script = """
 device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 bf16 = torch.cuda.get_device_capability()[0] >= 8

@@ -86,7 +86,7 @@ def test_llama_factorys_precisions(text, dtypes):
     assert (training["dtype"], training["autocast"]) == dtypes
 
 
-def test_rows_that_axolotl_pads_go_up_to_a_multiple_of_64():
+def test_axolotl_pads_rows_to_a_multiple_of_64():
     lengths = axolotl("sequence_len: 1000\npad_to_sequence_len: true").request["training"]
     assert (lengths["sequence_length"], lengths["padding"]) == (1024, True)
 

@@ -92,7 +92,7 @@ def test_llama_factory_lists_a_choice_that_freeze_cannot_make():
 @pytest.mark.parametrize(
     "statement", ["for p in model.parameters():\n    p.requires_grad = False", "model.lm_head.requires_grad_(False)"]
 )
-def test_a_script_that_freezes_parameters_otherwise_lists_the_line(statement):
+def test_other_code_that_freezes_parameters_is_listed_by_line(statement):
     load = f'model = AutoModelForCausalLM.from_pretrained("{MODEL}")'
     code = f"{load}\n{statement}\nTrainer(model=model, args=TrainingArguments())\n"
     (missed,) = [remark for remark in read(code).not_understood if remark.key == "requires_grad"]

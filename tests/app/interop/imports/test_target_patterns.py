@@ -67,7 +67,7 @@ def test_a_text_model_has_the_names_of_the_model_that_reads_images():
         r"nothing\d+",
     ],
 )
-def test_a_pattern_that_names_cannot_say_is_listed_in_no_time(pattern):
+def test_a_pattern_that_names_cannot_express_is_listed_quickly(pattern):
     start = time.process_time()
     found = axolotl(LLAMA, pattern)
     assert time.process_time() - start < 5

@@ -155,7 +155,7 @@ def test_a_builder_of_another_model_needs_a_model():
     assert read(other, model="meta-llama/Llama-3.2-1B").request["method"]["r"] == 4
 
 
-def test_every_builder_is_of_the_catalogue():
+def test_every_builders_model_is_in_the_catalogue():
     assert [catalogue.model(builder.id).id for builder in own.BUILDERS] == [builder.id for builder in own.BUILDERS]
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from calculator.estimation.several_gpus import ONE_CARD, TWO_CARDS, not_modeled
+from calculator.estimation.several_gpus import ONE_GPU, TWO_GPUS, not_modeled
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
@@ -18,8 +18,8 @@ REQUESTS = {
     "export": {**LORA, "format": "peft"},
 }
 
-#: The request of each endpoint that answers one card only.
-OF_ONE_CARD = {"inference": LORA, "estimate": {**LORA, "accounting": "textbook"}}
+#: The request of each endpoint that answers one GPU only.
+OF_ONE_GPU = {"inference": LORA, "estimate": {**LORA, "accounting": "textbook"}}
 
 
 def device(count=1, sharding="none"):
@@ -36,8 +36,8 @@ def errors(answer):
     ("devices", "refused", "way_out"),
     [
         (device(2), "device.count", "or fsdp, or device.count 1 and device.sharding none"),
-        (device(1, "fsdp"), "device.count", TWO_CARDS),
-        (device(1, "ddp"), "device.count", TWO_CARDS),
+        (device(1, "fsdp"), "device.count", TWO_GPUS),
+        (device(1, "ddp"), "device.count", TWO_GPUS),
     ],
     ids=str,
 )
@@ -53,19 +53,19 @@ def test_a_sharding_is_answered_by_every_endpoint_that_trains(client, name, shar
     assert client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": device(2, sharding)}).status_code == 200
 
 
-@pytest.mark.parametrize("name", OF_ONE_CARD)
-def test_endpoints_for_one_card_refuse_ddp_with_a_solution(client, name):
-    found = errors(client.post(f"/api/v1/{name}", json={**OF_ONE_CARD[name], "device": device(2, "ddp")}))
+@pytest.mark.parametrize("name", OF_ONE_GPU)
+def test_endpoints_for_one_gpu_refuse_ddp_with_a_solution(client, name):
+    found = errors(client.post(f"/api/v1/{name}", json={**OF_ONE_GPU[name], "device": device(2, "ddp")}))
     assert "device.count 1" in found["device.count"]
     assert "sharding none" in found["device.count"]
-    assert client.post(f"/api/v1/{name}", json={**OF_ONE_CARD[name], "device": device()}).status_code == 200
+    assert client.post(f"/api/v1/{name}", json={**OF_ONE_GPU[name], "device": device()}).status_code == 200
 
 
 def test_a_sweep_answers_ddp_and_refuses_the_other_points(client):
     grid = {"device.count": [1, 2], "device.sharding": ["none", "ddp"]}
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     one, alone, unsharded, two = map(json.loads, lines)
-    assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_CARDS}"]
+    assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_GPUS}"]
     assert unsharded["problems"][0]["msg"].endswith(not_modeled())
     assert two["memory"]["peak_allocated_bytes"] > one["memory"]["peak_allocated_bytes"]
 
@@ -122,7 +122,7 @@ def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
     assert spoken.count("without sharding") == 1
 
 
-def test_the_page_of_a_run_on_several_cards_states_what_each_sends(client):
+def test_the_page_of_a_run_on_several_gpus_states_what_each_sends(client):
     assert "The figures are of each of 4 GPUs. In a step, each sends" in client.get("/?count=4&sharding=ddp").text
     page = client.get("/?count=4&sharding=fsdp").text
     assert "Each stream has blocks of its own" in page
@@ -163,9 +163,9 @@ def test_the_page_states_what_nodes_send_and_what_the_host_keeps(client):
     assert 'id="nodes"' in page
 
 
-def test_an_inference_is_of_one_card(client):
+def test_inference_on_several_gpus_is_refused(client):
     found = errors(client.post("/api/v1/inference", json={**LORA, "device": device(2, "ddp")}))
-    assert found == {"device.sharding": ONE_CARD, "device.count": ONE_CARD}
+    assert found == {"device.sharding": ONE_GPU, "device.count": ONE_GPU}
 
 
 def test_the_page_of_nodes_states_the_fewest_gpus(client):
