@@ -53,8 +53,8 @@ MOST_OF_WHOLE = {
     "trl-dpo": (1.24, 1.30),
     "trl-kto": (1.26, 1.33),
     "trl-orpo": (1.20, 1.26),
-    "trl-grpo": (1.49, 1.52),
-    "trl-rloo": (1.53, 1.63),
+    "trl-grpo": (1.34, 1.37),
+    "trl-rloo": (1.39, 1.48),
     "torchtune": (1.80, 1.41),
 }
 
