@@ -23,13 +23,13 @@ from app.http.body_params import BODY
 from app.http.middleware import OuterMiddleware
 from app.http.over_budget import over_budget_response
 from app.http.problems import INTERNAL_ERROR, MEANINGS, HTTPProblem, invalid_response, problem_response
-from app.http.progress import NDJSON, Streamed
+from app.http.progress import NDJSON, StreamingMiddleware
 from app.http.root_path import route_path
 from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
-from app.service.budgets import Budgeted
-from app.service.direct_estimates import DirectEstimates, ShortEstimates
+from app.service.budgets import BudgetMiddleware
+from app.service.direct_estimates import DirectEstimateMiddleware, ShortEstimateMiddleware
 from app.service.endpoints import OPENAPI_PATHS, STREAMED
 from app.service.metrics import MEDIA_TYPE, exposition
 from app.service.settings import ServiceSettings
@@ -107,18 +107,18 @@ def application() -> Application:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(DirectEstimates)
+    app.add_middleware(DirectEstimateMiddleware)
     settings = ServiceSettings.from_environment()
     app.add_middleware(
-        Budgeted,
+        BudgetMiddleware,
         seconds=settings.most_seconds,
         plain=settings.most_plain_seconds,
         streamed=settings.most_streamed_seconds,
     )
     app.state.whole_page_seconds = settings.whole_page_milliseconds / 1000
-    app.add_middleware(Streamed, paths=STREAMED)
+    app.add_middleware(StreamingMiddleware, paths=STREAMED)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
-    app.add_middleware(ShortEstimates)
+    app.add_middleware(ShortEstimateMiddleware)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)
     for router in ALL_ROUTERS:
         app.include_router(router)

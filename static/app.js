@@ -181,7 +181,7 @@
   const withhold = (why) => {
     unanswered.hidden = false;
     unanswered.querySelector("[role=alert]").textContent =
-      `${why} The figures below are still those of the plan before this change. Change the form or try again.`;
+      `${why} The figures below are still those of the run before this change. Change the form or try again.`;
     document.querySelector("[data-live=status]").textContent = "";
     document.title = `${unanswered.querySelector("h2").textContent} · Headroom`;
     strip.replaceChildren(document.getElementById("strip-unanswered").content.cloneNode(true));

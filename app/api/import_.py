@@ -55,7 +55,7 @@ def post_import(body: JsonBody) -> Response:
     parsed and never run: arguments count if they are literals.
 
     A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `warnings` states
-    which features of the file are not modeled, so that the figures are of another run. `not_understood` lists every
+    which features of the file are not modeled, so that the figures are for another run. `not_understood` lists every
     other key that the request does not reproduce exactly, with what it uses instead.
     """
     return json_response(answer(body))

@@ -36,7 +36,7 @@ class Checked:
     outcome: Outcome
     #: Sentences: the verdict and its reason, or what is wrong.
     sentences: tuple[str, ...]
-    #: Features of the file that the request does not reproduce: the figures are of another run.
+    #: Features of the file that the request does not reproduce: the figures are for another run.
     warnings: tuple[str, ...] = ()
     estimate: Estimate | None = None
 

@@ -7,7 +7,7 @@ import re
 from difflib import get_close_matches
 from typing import NoReturn
 
-from calculator.inputs.unknown_fields import meant_by
+from calculator.inputs.unknown_fields import suggested_field
 
 #: The longest usage that is printed in full, in lines. Some commands have over a hundred options.
 MOST_LINES = 12
@@ -60,7 +60,7 @@ def _close_options(message: str, usage: str) -> str:
 
 def _meant(name: str) -> str | None:
     """Return the option of a field that has another name in other libraries, with its value if it has one."""
-    meant = meant_by(name)
+    meant = suggested_field(name)
     return f"--{meant.field.rpartition('.')[2]} {meant.value}".rstrip() if meant is not None else None
 
 

@@ -44,4 +44,4 @@ def _remarks(config: dict[str, Any]) -> Iterator[str]:
     if family not in FAMILIES:
         yield f"model_type {family!r} is not supported; supported are {', '.join(sorted(FAMILIES))}"
     if "auto_map" in config:
-        yield "auto_map names code of the repository, which is never run: the figures are of transformers' own model."
+        yield "auto_map names code of the repository, which is never run: the figures are for transformers' own model."

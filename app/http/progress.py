@@ -24,7 +24,7 @@ STREAMED = "headroom.streamed"
 INTERVAL = 1.0
 
 
-class Streamed:
+class StreamingMiddleware:
     """ASGI middleware that streams the answers of some paths to clients that accept NDJSON.
 
     A refusal within the first interval has its own status and media type. Later ones are the last line of a response

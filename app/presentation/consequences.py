@@ -61,13 +61,13 @@ def _out_of_memory_sentence(event: OutOfMemory) -> str:
 
 def _tight(fit: Fit) -> Iterator[str]:
     rate, before = fit.retries_per_step or 0, fit.retries or 0
-    if fit.outcome is not None and fit.outcome.drawn:
+    if fit.outcome is not None and fit.outcome.has_history:
         yield (
             f"In the worst history the allocator frees its cached blocks and tries again {_times(before)}, at most"
             f" {_times(rate)} in a step, when no cached block is large enough for a longer micro-batch. {WAITS}."
         )
         return
-    if fit.outcome is not None and fit.outcome.passes:
+    if fit.outcome is not None and fit.outcome.generates:
         yield (
             f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(rate)} in a pass."
             f" {WAITS}."
@@ -94,14 +94,14 @@ def _expandable(fit: Fit) -> Iterator[str]:
         return
     changed = fit.with_expandable_segments
     if changed is None:
-        if fit.outcome is not None and fit.outcome.drawn:
+        if fit.outcome is not None and fit.outcome.has_history:
             yield DRAWN
         return
     least = f"at least {size(changed.minimum_bytes)}"
     if changed.verdict is Verdict.FITS:
         yield f"With {EXPANDABLE} it fits without a retry, and needs {least}."
     elif changed.verdict is Verdict.TIGHT:
-        often = "a pass at most" if fit.outcome is not None and fit.outcome.passes else "every step"
+        often = "a pass at most" if fit.outcome is not None and fit.outcome.generates else "every step"
         retries = f"tries again {_times(changed.retries_per_step)} in {often}" if changed.retries_per_step else "runs"
         yield f"With {EXPANDABLE} it {retries}, and needs {least}."
     else:

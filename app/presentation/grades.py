@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 #: The meaning of each grade.
 MEANINGS: dict[Grade, str] = {
     "modelled": "the calculator models this step.",
-    "from source, not traced": "the calculator models this step from its source. It was not traced as a whole.",
+    "modelled as an interval": (
+        "the calculator models this step, which depends on something that a request does not state. Both ends equal"
+        " traces of the trainer's own code, but for what torch.compile decides."
+    ),
     "traced, validated operations only": (
         "every operation that allocates memory is also in steps that the calculator models, which equal their traces to"
         " the byte."

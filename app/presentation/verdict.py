@@ -56,7 +56,8 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     required = size(required_bytes)
     if fit is None:
         return f"It needs {required}. Choose a GPU to see whether it fits."
-    needs = f"It needs {required} of the {size(fit.usable_bytes)} that a process can use"
+    usable = size(fit.usable_bytes)
+    needs = f"It needs {required} of the {usable} that a process can use"
     if fit.outcome is not None:
         return _replay_sentence(required, fit)
     margin = size(abs(fit.headroom_bytes))
@@ -64,7 +65,7 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
         return f"It fits with {margin} to spare. {needs}."
     if fit.verdict is Verdict.TIGHT:
         return f"It may run: the tensors fit, but the allocator may need {margin} too much. {needs}."
-    return f"It does not fit: {margin} are missing. {needs}."
+    return f"It does not fit. It needs {required}, {margin} more than the {usable} that a process can use."
 
 
 def _replay_sentence(required: str, fit: Fit) -> str:
@@ -94,15 +95,15 @@ def shards_weights(plan: Estimate) -> bool:
 def communication_sentences(plan: Estimate) -> Iterator[str]:
     """Yield the bytes that each of several GPUs sends in a step, as sentences."""
     collectives = plan.communication or ()
-    sent = ", and ".join(
-        f"{size(collective.sent_bytes)} to the others in {collective.name}: {collective.substituted} bytes"
+    sent = " and ".join(
+        f"{size(collective.sent_bytes)} in {collective.name} ({collective.substituted} bytes)"
         for collective in collectives
     )
     if sent:
-        yield f"The figures are of each of {collectives[0].ranks:,} GPUs. In a step, each sends {sent}."
+        yield f"The figures are for each of {collectives[0].ranks:,} GPUs. In a step, each GPU sends {sent}."
     between = sum(collective.node_sent_bytes for collective in collectives)
     if between:
-        yield f"By the ring algorithm, each node sends {size(between)} of a step to another node."
+        yield f"With the ring algorithm, each node sends {size(between)} to another node in a step."
     memory = plan.memory
     if memory.host_bytes is not None and memory.node_host_bytes is not None:
         yield (

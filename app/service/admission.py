@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Admission:
+class AdmissionMiddleware:
     """ASGI middleware that refuses requests while `most` others are answered or wait."""
 
     def __init__(self, app: ASGIApp, most: int, retry_after: int) -> None:

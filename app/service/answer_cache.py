@@ -54,7 +54,7 @@ class AnswerCache:
         return len(self._kept)
 
 
-class Cached:
+class CacheMiddleware:
     """ASGI middleware that answers a request from the cache, and keeps answers with status 200."""
 
     def __init__(self, app: ASGIApp, cache: AnswerCache) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _UNLIMITED = frozenset({"/api/v1/sweep", *OPENAPI_PATHS})
 
 
-class Budgeted:
+class BudgetMiddleware:
     """ASGI middleware that limits the CPU time of answers.
 
     `seconds` is the limit of pages in parts, `streamed` that of streamed answers, and `plain` that of all others.

@@ -40,7 +40,7 @@ THREADS = 4
 PARSED = "headroom.estimate"
 
 
-class ShortEstimates:
+class ShortEstimateMiddleware:
     """ASGI middleware that answers short requests at once, where the answer is neither compressed nor streamed.
 
     It is outside those that compress, stream and limit. All other requests and every refusal are theirs.
@@ -71,7 +71,7 @@ class ShortEstimates:
 _HEADERS = ((b"content-type", b"application/json"), (b"vary", b"Accept-Encoding"))
 
 
-class DirectEstimates:
+class DirectEstimateMiddleware:
     """ASGI middleware that answers the endpoint's usual requests."""
 
     def __init__(self, app: ASGIApp) -> None:

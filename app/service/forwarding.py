@@ -41,7 +41,7 @@ _OWN = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"content-
 _REPLACED = frozenset((b"connection", b"transfer-encoding", b"date"))
 
 
-class Forwarded:
+class ForwardingMiddleware:
     """ASGI middleware that forwards long requests to a socket."""
 
     def __init__(self, app: ASGIApp, socket: str, patience: float = _PATIENCE) -> None:

@@ -21,7 +21,7 @@ ENDPOINT, CACHE = "headroom.endpoint", "headroom.cache"
 LEFT = 499
 
 
-class Observed:
+class ObservationMiddleware:
     """ASGI middleware that names the endpoint of every request in its scope, and records the request."""
 
     def __init__(self, app: ASGIApp, endpoints: Endpoints, *, logged: bool) -> None:

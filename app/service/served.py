@@ -11,14 +11,14 @@ from app.api.estimate import answer
 from app.application import ALL_ROUTERS, application
 from app.presentation.templates import compile_pages
 from app.service import access_log
-from app.service.admission import Admission
-from app.service.answer_cache import AnswerCache, Cached
+from app.service.admission import AdmissionMiddleware
+from app.service.answer_cache import AnswerCache, CacheMiddleware
 from app.service.endpoints import OPENAPI_PATHS, Endpoints
-from app.service.forwarding import Forwarded
+from app.service.forwarding import ForwardingMiddleware
 from app.service.garbage import collect_between_answers
-from app.service.observation import Observed
+from app.service.observation import ObservationMiddleware
 from app.service.settings import ServiceSettings
-from app.service.validators import Validated, installed
+from app.service.validators import ETagMiddleware, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,11 +51,11 @@ def served() -> ASGIApp:
 def serviced(app: ASGIApp, settings: ServiceSettings) -> ASGIApp:
     """Return an application inside the service's middleware."""
     if settings.long_socket:
-        app = Forwarded(app, settings.long_socket)
-    app = Admission(app, settings.most_at_once, _SHORT_WAIT)
+        app = ForwardingMiddleware(app, settings.long_socket)
+    app = AdmissionMiddleware(app, settings.most_at_once, _SHORT_WAIT)
     if settings.cache_bytes:
-        app = Cached(app, AnswerCache(settings.cache_bytes))
-    return Observed(Validated(app), endpoints(), logged=settings.access_log)
+        app = CacheMiddleware(app, AnswerCache(settings.cache_bytes))
+    return ObservationMiddleware(ETagMiddleware(app), endpoints(), logged=settings.access_log)
 
 
 def long_served() -> ASGIApp:
@@ -66,7 +66,7 @@ def long_served() -> ASGIApp:
     """
     os.nice(_NICE)
     app = _ready()
-    admission = Admission(app, ServiceSettings.from_environment().most_long_at_once, _LONG_WAIT)
+    admission = AdmissionMiddleware(app, ServiceSettings.from_environment().most_long_at_once, _LONG_WAIT)
     Thread(target=_prepare, args=(app, lambda: admission.present > 0), name="openapi", daemon=True).start()
     return admission
 

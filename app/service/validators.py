@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CATALOGUE_SECONDS = 300
 
 
-class Validated:
+class ETagMiddleware:
     """ASGI middleware that adds ETag and Cache-Control to GET responses, and answers 304 to a client that has one."""
 
     def __init__(self, app: ASGIApp) -> None:

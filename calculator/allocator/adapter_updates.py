@@ -55,39 +55,43 @@ def play_updates(
 
     Tensors that only exist during an update may get no place.
     """
+    addresses, end_addresses = places
     at, count = 0, len(events)
     for start in starts:
         begin = count + start
-        end = begin + EVENTS
         pool.play(events[at:begin], sizes, places)
-        at = end if _place(pool, events[begin:end], sizes, places) else begin
+        at = begin
+        freed = ~events[begin + 5]
+        address, end = addresses[freed], end_addresses[freed]
+        if _takes_its_place(pool, sizes[events[begin]], sizes[freed], address, end):
+            output = events[begin + 6]
+            addresses[output], end_addresses[output] = address, end
+            at = begin + EVENTS
     pool.play(events[at:], sizes, places)
 
 
-def _place(pool: FlatPool, update: Sequence[int], sizes: Sequence[int], places: Places) -> bool:
-    """Place the output of an update where the old one is, if it is known to be placed there. Return whether it is."""
-    (addresses, end_addresses), free, edges, shift = places, pool.free_keys, pool.edges, pool.shift
-    freed, size, mask = ~update[5], sizes[update[0]], (1 << shift) - 1
-    address, end = addresses[freed], end_addresses[freed]
+def _takes_its_place(pool: FlatPool, size: int, wanted: int, address: int, end: int) -> bool:
+    """Return whether an update's output is known to be placed where the old one is.
+
+    `size` is that of the update, and `wanted` that of an output.
+    """
+    free, edges, shift = pool.free_keys, pool.edges, pool.shift
     at = bisect_left(free, size << shift)
     if address in edges or at == len(free):
         return False
     first = free[at]
-    start, rest = first & mask, (first >> shift) - size
+    start, rest = first & ((1 << shift) - 1), (first >> shift) - size
     if rest < size and (at + 1 == len(free) or size <= (free[at + 1] >> shift) - size <= size + rest):
         return False
-    wanted, key, merged = sizes[freed] << shift, end - address << shift | address, 0
+    key, merged = end - address << shift | address, 0
     if end in edges and end != start:
         merged = edges[end] - end << shift | end
-        if end - address != sizes[freed] or merged >> shift <= pool.waste:
+        if end - address != wanted or merged >> shift <= pool.waste:
             return False
         key = edges[end] - address << shift | address
-    before = bisect_left(free, key) - 1
-    while before >= 0 and free[before] >= wanted:
+    least, before = wanted << shift, bisect_left(free, key) - 1
+    while before >= 0 and free[before] >= least:
         if before != at and free[before] != merged:
             return False
         before -= 1
-    if wanted <= rest << shift | start + size < key:
-        return False
-    addresses[update[6]], end_addresses[update[6]] = address, end
-    return True
+    return not least <= rest << shift | start + size < key

@@ -105,7 +105,7 @@ def parse_alloc_conf(text: str) -> AllocConf:
 
 
 def _settings(text: str) -> Iterator[tuple[str, str]]:
-    """Return the keys and their values. Whitespace is ignored (ConfigTokenizer)."""
+    """Yield the keys and their values. Whitespace is ignored (ConfigTokenizer)."""
     rest = re.sub(r"\s", "", text)
     while rest:
         found = re.match(r"([^,:\[\]]+):(\[[^\[\]]*\]|[^,:\[\]]+)(?:,|$)", rest)

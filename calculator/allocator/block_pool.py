@@ -85,7 +85,7 @@ class Pool:
         return sum(key >> SHIFT for key in self._free)
 
     def chains(self) -> Iterator[list[Block]]:
-        """Return the blocks of each segment, in order of address."""
+        """Yield the blocks of each segment, in order of address."""
         for address in self.segments:
             block: Block | None = self._blocks[address]
             chain = []

@@ -98,7 +98,7 @@ class LoadedByBroadcast(HostLoading):
 
 
 def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
-    """Return every parameter in the order and with the names of the state dict.
+    """Yield every parameter in the order and with the names of the state dict.
 
     A shared parameter comes once for each of its names. A model with virtual tokens has the embeddings again under a
     name of their own (peft/peft_model.py, _setup_prompt_encoder).

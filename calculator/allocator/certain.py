@@ -20,7 +20,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 #: For each of several sizes of requests, the most that can be lost around blocks that are in use at the same time, and
 #: the least that is lost in a free block which does not serve a request.
@@ -38,8 +38,8 @@ class Condition(Protocol):
     sufficient_size: int
     most_lost: int
 
-    def needs(self) -> Needs:
-        """Return what can be lost for each size."""
+    def needs(self) -> Iterable[tuple[int, int, int]]:
+        """Return what can be lost for each size (see `Needs`). The largest size comes first."""
 
     def merges(self) -> bool:
         """Return whether tensors that were allocated before are freed meanwhile, so that free blocks may merge."""

@@ -6,6 +6,7 @@ Chunks do not depend on sizes, as long as no tensor changes its pool.
 from __future__ import annotations
 
 from itertools import chain
+from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.needs import Allocations
@@ -94,9 +95,10 @@ class Chunk:
         The chunk must be complete when this is first read.
         """
         if self._freed is None:
-            first = dict[int, int]()
-            for event in (*self.gap, *self.placed):
-                first.setdefault(max(event, ~event), event)
+            events = [*self.gap, *self.placed]
+            events.reverse()
+            # The first event of a row comes last here, and replaces the others.
+            first = dict(zip(map(max, events, map(invert, events)), events, strict=True))
             self._freed = [row for row, event in first.items() if event < 0]
         return self._freed
 

@@ -78,7 +78,7 @@ class AgedPool(ConfiguredPool):
         self._cached_at[prev.address if prev is not None and merged else block.address] = self.allocator.searches
 
     def ages(self) -> Iterator[tuple[int, Block]]:
-        """Return each segment that is wholly free, and the number of searches since it was cached (gc_count)."""
+        """Yield each segment that is wholly free, and the number of searches since it was cached (gc_count)."""
         for key in self._free:
             address = key & ADDRESS
             if self.segments.get(address) == key >> SHIFT:

@@ -311,7 +311,7 @@ class FlatPool:
         return [key >> self.shift for key in self.free_keys]
 
     def _unserved(self, free: list[int], sizes: Iterable[int]) -> Iterator[int]:
-        """Return the requests for which segments are added if none is freed before the last.
+        """Yield the requests for which segments are added if none is freed before the last.
 
         `free` has the sizes of free blocks. It does not matter which of several blocks of one size is used.
         """

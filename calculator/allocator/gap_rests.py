@@ -11,9 +11,11 @@ fewer for the largest requests.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from itertools import accumulate, compress
-from operator import invert, itemgetter, mul
+from itertools import compress, zip_longest
+from operator import invert
 from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.adapter_updates import EVENTS, play_updates, updates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,16 +64,17 @@ class GapRests:
 
     __slots__ = (
         "_births",
-        "_counts",
         "_first",
         "_frees",
         "_gap",
         "_largest",
         "_needs",
-        "_requests",
         "_rests",
         "_shifted",
         "_sizes",
+        "_updates",
+        "_updates_between",
+        "_waste",
     )
 
     def __init__(self, gap: Sequence[int], sizes: Sequence[int], waste: int, lowest: int = 0) -> None:
@@ -80,59 +83,75 @@ class GapRests:
         `waste` is the most that is lost at the end of a tensor's block. `lowest` is the lowest row that differs from
         repetition to repetition.
         """
-        #: For each event, the index of the tensor's allocation, or -1 if that is before the gap.
-        self._births: list[int] = []
-        allocates = [*map((0).__le__, gap)]
-        largest = self._largest = max(map(sizes.__getitem__, compress(gap, allocates)))
+        largest = self._largest = max(map(sizes.__getitem__, filter((-1).__lt__, gap)))
+        #: For each event, the index of the tensor's allocation, or -1 if that is before the gap; and by how much it
+        #: changes the sizes of live tensors.
+        births, changes = self._births, self._sizes = list[int](), list[int]()
         alive: dict[int, int] = {}
-        #: The allocations of tensors that are alive at requests of the largest size; and the requests of each size.
+        #: The allocations of tensors that are alive at requests of the largest size, and the last such request.
         before: list[list[int]] = []
-        requests: dict[int, list[int]] = {}
+        last = 0
         for at, event in enumerate(gap):
-            if event >= 0:
-                size = sizes[event]
-                if size == largest:
-                    before.append([*alive.values()])
-                requests.setdefault(size, []).append(at)
-                alive[event] = at
-                self._births.append(at)
-            else:
-                self._births.append(alive.pop(~event, -1))
-        self._requests = sorted(requests.items(), reverse=True)
+            if event < 0:
+                births.append(alive.pop(~event, -1))
+                changes.append(-sizes[~event] - waste)
+                continue
+            size = sizes[event]
+            if size == largest:
+                before.append([*alive.values()])
+                last = at
+            alive[event] = at
+            births.append(at)
+            changes.append(size + waste)
         #: The number of frees of tensors that were allocated before the gap.
-        self._frees = self._births.count(-1)
+        self._frees = births.count(-1)
         self._gap = gap
         #: The number of events before the first one whose row differs from repetition to repetition.
-        shifted = compress(range(len(gap)), map(lowest.__le__, map(max, gap, map(invert, gap))))
-        self._shifted = next(shifted, len(gap))
-        #: For each event, by how much it changes the number and the sizes of live tensors.
-        self._counts = [*map((-1, 1).__getitem__, allocates)]
-        self._sizes = [sizes[event] + waste if event >= 0 else -sizes[~event] - waste for event in gap]
-        self._rests = _found(before, requests[largest][-1])
+        self._shifted = next(compress(range(len(gap)), map(lowest.__le__, map(max, gap, map(invert, gap)))), len(gap))
+        self._waste = waste
+        self._rests = _found(before, last)
         #: The needs of rests by their numbers, once they are read.
         self._needs: dict[int, list[_Need]] = {}
-        #: The number of the first rest to try. In the next repetition, an earlier one may be certain to fit.
-        self._first = 0
+        #: Where updates of adapters begin (see `adapter_updates`).
+        self._updates = [len(gap) + start for start in updates(gap, sizes)]
+        #: The updates between two events, counted from the second one, once they are read.
+        self._updates_between: dict[tuple[int, int], list[int]] = {}
+        #: The number of the first rest to try, or None in the first repetition.
+        self._first: int | None = None
 
     def play(self, pool: FlatPool, item: Item, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a repetition, without the rest of the gap if that is certain to fit."""
         saved, events, at = pool.save(), self._gap, 0
         regions: list[int] = []
-        for number in range(self._first, len(self._rests)):
+        first = self._first_of(pool) if self._first is None else self._first
+        for number in range(first, len(self._rests)):
             start = self._rests[number].start
             if start > self._shifted and events is self._gap:
                 events = item.played(skips=False)
-            pool.play(events[at:start], sizes, places)
+            play_updates(pool, sizes, places, events[at:start], self._between(at, start))
             at = start
             if not self._may_serve(pool, number):
                 continue
             regions = regions or self._regions(pool, saved, item.played(skips=True)[: self._frees], places)
             if self._serves(pool, number, regions):
-                self._first = max(0, number - 2)
+                # In the next repetition, an earlier rest may be certain to fit.
+                self._first = max(0, number - 1)
                 pool.restore(saved)
                 pool.play(item.played(skips=True), sizes, places)
                 return
         pool.play(item.played(skips=False)[at:], sizes, places)
+
+    def _between(self, start: int, end: int) -> list[int]:
+        """Return where updates between two events begin, counted from the second one."""
+        key = start, end
+        if key not in self._updates_between:
+            self._updates_between[key] = [at - end for at in self._updates if start <= at <= end - EVENTS]
+        return self._updates_between[key]
+
+    def _first_of(self, pool: FlatPool) -> int:
+        """Return the number of the first rest that may be certain to fit if no large block is used before it."""
+        fitting = len(pool.free_keys) - bisect_left(pool.free_keys, self._largest << pool.shift)
+        return next(number for number, rest in enumerate(self._rests) if rest.alive < fitting)
 
     def _may_serve(self, pool: FlatPool, number: int) -> bool:
         """Return False if requests of the largest size are not certain to be served."""
@@ -171,20 +190,38 @@ class GapRests:
     def _needs_of(self, number: int) -> list[_Need]:
         """Return the needs of a rest, the largest size first."""
         if number not in self._needs:
-            start, needs = self._rests[number].start, list[_Need]()
-            own = [*map(start.__le__, self._births[start:])]
-            alive = [0] * start + [*accumulate(map(mul, own, self._counts[start:]), initial=0)]
-            taken = [0] * start + [*accumulate(map(mul, own, self._sizes[start:]), initial=0)]
-            most = 0
-            for size, requests in reversed(self._requests):
-                later = requests[bisect_left(requests, start) :]
-                if later:
-                    read = itemgetter(*later, later[-1])
-                    of_size = max(read(alive))
-                    most = max(most, of_size)
-                    needs.append(_Need(size, of_size, max(read(taken)) + of_size * (size - 1), most))
-            self._needs[number] = needs[::-1]
+            self._needs[number] = self._read_needs(self._rests[number].start)
         return self._needs[number]
+
+    def _read_needs(self, start: int) -> list[_Need]:
+        #: By size, the most tensors that are alive at a request, and their largest sizes.
+        found: dict[int, tuple[int, int]] = {}
+        alive = taken = most = 0
+        for size, birth in zip(self._sizes[start:], self._births[start:], strict=True):
+            if birth < start:
+                continue
+            if size > 0:
+                before, taken_before = found.get(size, (-1, -1))
+                if alive > before or taken > taken_before:
+                    found[size] = max(alive, before), max(taken, taken_before)
+                alive += 1
+            else:
+                alive -= 1
+            taken += size
+        needs = list[_Need]()
+        for size, (of_size, of_sizes) in sorted(found.items()):
+            most, least = max(most, of_size), size - self._waste
+            needs.append(_Need(least, of_size, of_sizes + of_size * (least - 1), most))
+        return _decisive(needs[::-1])
+
+
+def _decisive(needs: Sequence[_Need]) -> list[_Need]:
+    """Return the needs without those that are met where that of a larger size is. The largest size comes first."""
+    found = list[_Need]()
+    for need in needs:
+        if all(need.alive > larger.alive or need.lost > larger.lost for larger in found):
+            found.append(need)
+    return found
 
 
 def gap_rests(chunks: Sequence[Chunk], number: int, sizes: Sequence[int], waste: int, lowest: int) -> GapRests | None:
@@ -214,8 +251,8 @@ def _found(before: Sequence[Sequence[int]], last: int) -> list[_Rest]:
     """
     # Where no request of the largest size is left, other requests may need some more frees.
     found = [_Rest(last + 1 + 2 * _APART, -1), _Rest(last + 1, -1)]
-    for alive in range(max(map(len, before))):
-        start = 1 + max(allocations[-alive - 1] for allocations in before if len(allocations) > alive)
+    for alive, allocations in enumerate(zip_longest(*map(reversed, before), fillvalue=-1)):
+        start = 1 + max(allocations)
         if start <= found[-1].start - _APART:
             found.append(_Rest(start, alive))
     return found[::-1]

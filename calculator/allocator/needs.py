@@ -15,7 +15,7 @@ from calculator.allocator.gap_rests import gap_rests
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from calculator.allocator.certain import Needs
     from calculator.allocator.chunks import Chunk, Repeated
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The largest size in a small pool, and the largest remainder of a large block that is not split off.
 _SMALL = SMALL_REQUEST // BLOCK
+#: Of items with more allocations, the need of the largest size is read first.
+_MANY = 24
 
 
 class Need:
@@ -39,24 +41,19 @@ class Need:
         self.are_freed = are_freed
         #: For each size, the most that is lost. A size is left out if a larger one needs at least as much.
         self.sizes: dict[int, int] = {}
+        found: list[tuple[int, int, int]] = []
         for size in sorted(sizes, reverse=True):
-            if not any(self._needs_less(size, sizes[size], *larger) for larger in self.sizes.items()):
-                self.sizes[size] = sizes[size]
+            lost, least = sizes[size], size if are_freed else 1
+            for larger, lost_for_larger, most in found:
+                # What counts for a free block is more for the larger size only if it is the least that is lost there.
+                # For the size, it is at least `larger - size + 1` then.
+                if lost * most <= lost_for_larger * min(most, max(larger - size + 1, least)):
+                    break
+            else:
+                found.append((size, lost, least))
+                self.sizes[size] = lost
         self.most_lost = max(sizes.values(), default=-1)
-        self._needs = tuple([(size, lost, self._least(size)) for size, lost in self.sizes.items()])
-
-    def _least(self, size: int) -> int:
-        """Return the least that is lost in a free block without a part of a size left."""
-        return size if self.are_freed else 1
-
-    def _needs_less(self, size: int, lost: int, larger: int, lost_for_larger: int) -> bool:
-        """Return whether a size is certain to be served where a larger one is.
-
-        What counts for a free block is more for the larger size only if it is the least. For the size, it is at least
-        `larger - size + 1` then.
-        """
-        most = self._least(larger)
-        return lost * most <= lost_for_larger * min(most, max(larger - size + 1, self._least(size)))
+        self._needs = tuple(found)
 
     def needs(self) -> Needs:
         """Return each size with the most that is lost, and with the least that is lost in a free block."""
@@ -83,12 +80,6 @@ class Need:
             if len(lost) == distinct:
                 break
         return cls(sufficient_size, lost, are_freed=False)
-
-    def together(self, other: Need) -> Need:
-        """Return the need of both, one after the other."""
-        sizes = {size: max(self.sizes.get(size, 0), other.sizes.get(size, 0)) for size in self.sizes | other.sizes}
-        both = Need(max(self.sufficient_size, other.sufficient_size), sizes)
-        return other if (both.sufficient_size, both.needs()) == (other.sufficient_size, other.needs()) else both
 
 
 class Allocations(NamedTuple):
@@ -146,15 +137,35 @@ class ChunkNeeds:
         chunks = [slice(*bounds) for bounds in pairwise(self._starts)]
         self.sufficient_size = [max(needed[chunk], default=0) for chunk in chunks]
         self.most_lost = [max(self._lost[chunk], default=-1) for chunk in chunks]
-        self._known: dict[int, Need] = {}
+        #: The most that is lost for each size, by the numbers of chunks, once it is read.
+        self._known: dict[int, dict[int, int]] = {}
 
-    def of(self, number: int) -> Need:
-        """Return the need of a chunk."""
+    def is_known(self, number: int) -> bool:
+        """Return whether the need of a chunk is known."""
+        return number in self._known
+
+    def largest(self, number: int) -> tuple[int, int]:
+        """Return the largest size that a chunk requests, and the most that is lost for it."""
+        own = slice(*self._starts[number : number + 2])
+        return max(zip(self._sizes[own], self._lost[own], strict=True))
+
+    def of(self, numbers: Collection[int]) -> Need:
+        """Return the need of chunks, one after the other."""
+        lost = dict[int, int]()
+        for number in numbers:
+            for size, of_size in self._lost_of(number).items():
+                if of_size >= lost.get(size, 0):
+                    lost[size] = of_size
+        return Need(max([self.sufficient_size[number] for number in numbers], default=0), lost)
+
+    def _lost_of(self, number: int) -> dict[int, int]:
+        """Return the most that is lost for each size in a chunk."""
         if number not in self._known:
+            lost = self._known[number] = {}
             own = slice(*self._starts[number : number + 2])
-            # The last one of a size is the largest.
-            lost = dict(sorted(zip(self._sizes[own], self._lost[own], strict=True)))
-            self._known[number] = Need(self.sufficient_size[number], lost)
+            for size, of_request in zip(self._sizes[own], self._lost[own], strict=True):
+                if of_request >= lost.get(size, 0):
+                    lost[size] = of_request
         return self._known[number]
 
 
@@ -170,8 +181,8 @@ class StretchNeeds:
         "_chunks",
         "_gap_rests",
         "_known",
+        "_numbers",
         "_of_chunks",
-        "_together",
         "_updates",
         "most_lost",
         "sufficient_size",
@@ -180,13 +191,13 @@ class StretchNeeds:
     def __init__(self, repeated: Repeated, of_chunks: ChunkNeeds) -> None:
         self._chunks = [chunk for chunk, _, _ in repeated]
         self._of_chunks = of_chunks
-        self._known: dict[int, Need] = {}
+        #: The numbers of the chunks from each item up to the end of its stretch, and the needs of such chunks.
+        self._numbers: dict[int, frozenset[int]] = {}
+        self._known: dict[frozenset[int], Needs] = {}
         #: The rests of gaps by the numbers of chunks.
         self._gap_rests: dict[int, GapRests | None] = {}
         #: Where updates of adapters begin, by the numbers of chunks.
         self._updates: dict[int, list[int]] = {}
-        #: The needs of two, by their identities. Most layers have the same.
-        self._together: dict[tuple[int, int], Need] = {}
         self.sufficient_size, self.most_lost = self._ahead()
 
     def _ahead(self) -> tuple[list[int], list[int]]:
@@ -203,18 +214,31 @@ class StretchNeeds:
 
     def of(self, number: int) -> Needs:
         """Return the needs from an item on."""
-        if number not in self._known:
-            end = self._end(number)
-            ahead: Need | None = None
-            for n in range(end, number - 1, -1):
-                need = self._of_chunks.of(self._chunks[n].number)
-                if ahead is not None:
-                    key = id(need), id(ahead)
-                    if key not in self._together:
-                        self._together[key] = need.together(ahead)
-                    need = self._together[key]
-                ahead = self._known[n] = need
-        return self._known[number].needs()
+        chunks = self._ahead_of(number)
+        if chunks not in self._known:
+            self._known[chunks] = self._of_chunks.of(chunks).needs()
+        return self._known[chunks]
+
+    def _ahead_of(self, number: int) -> frozenset[int]:
+        """Return the numbers of the chunks with allocations from an item up to the end of its stretch."""
+        if number not in self._numbers:
+            ahead = frozenset[int]()
+            for n in range(self._end(number), number - 1, -1):
+                chunk = self._chunks[n]
+                if chunk.allocates and chunk.number not in ahead:
+                    ahead |= {chunk.number}
+                self._numbers[n] = ahead
+        return self._numbers[number]
+
+    def is_long(self, number: int) -> bool:
+        """Return whether an item has many allocations of which the needs are not known."""
+        chunk = self._chunks[number]
+        return len(chunk.counts) > _MANY and not self._of_chunks.is_known(chunk.number)
+
+    def largest(self, number: int) -> tuple[int, int, int]:
+        """Return the first of the needs from an item on, which is that of the largest size."""
+        size, lost = max(map(self._of_chunks.largest, self._ahead_of(number)))
+        return size, lost, size
 
     def merges(self, number: int) -> bool:
         """Return whether a gap from an item on frees placed tensors."""

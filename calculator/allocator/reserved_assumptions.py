@@ -4,12 +4,12 @@ from __future__ import annotations
 
 #: The error of the rule against the replay: the median of 1,000 random requests, and the range without 1 % at either
 #: end. Source: docs/decisions/0004-reserved-memory.md.
-RULE_ACCURACY = "7.4 % above the replay in the median of 1,000 random plans, 1 % below to 52 % above in 98 of 100"
+RULE_ACCURACY = "7.4 % above the replay in the median of 1,000 random runs, 1 % below to 52 % above in 98 of 100"
 #: The error of the rule under FSDP2, over 242 random requests. Source: docs/decisions/0015-streams.md.
-SHARDED_RULE_ACCURACY = "7 % above the replay in the median of 242 random plans, 19 % below to 44 % above in 98 of 100"
+SHARDED_RULE_ACCURACY = "7 % above the replay in the median of 242 random runs, 19 % below to 44 % above in 98 of 100"
 
 #: The error of the rule under ZeRO, over 300 random requests. Source: docs/decisions/0015-streams.md.
-ZERO_RULE_ACCURACY = "4 % above the replay in the median of 300 random plans, 19 % below to 48 % above in 98 of 100"
+ZERO_RULE_ACCURACY = "4 % above the replay in the median of 300 random runs, 19 % below to 48 % above in 98 of 100"
 
 RULE = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the"

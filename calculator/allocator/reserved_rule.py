@@ -316,7 +316,8 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     interpreted with them. If a first layer with too many live tensors could need fewer, its own events are used.
     """
     counts = _peak_counts(step)
-    references = reference_counts.bounds(step, counts)
+    leaves_out_passes = step.run.left_out is not None or step.first is not None
+    references = reference_counts.bounds(step, counts) if leaves_out_passes else {}
     found = _determined(step, counts, references)
     if found is None and references:
         exact = reference_counts.counts(step)
@@ -362,7 +363,7 @@ def _needs_more(counts: Mapping[int, int], bounds: Mapping[int, int]) -> bool:
 
 def _bounds(step: TrainingStep, counts: dict[int, int]) -> dict[int, int]:
     """Return bounds on the counts of some sizes in passes that are not interpreted."""
-    found = skipped_passes.bounds(step.recording, counts)
+    found = {} if step.run.left_out is None else skipped_passes.bounds(step.recording, counts)
     return found if step.first is None else most(found, skipped_passes.bounds(step.first.recording, counts))
 
 

@@ -52,7 +52,7 @@ def loading_of(resident: ResidentState) -> Loading:
 
 
 def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
-    """Return FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and the rest."""
+    """Yield FSDP2's units in the order in which they are sharded: layers, embeddings, the tail, and the rest."""
     outer, model = outer_units(prepared), prepared.model
     for stack in (*tower_stacks(model), model.decoder):
         yield from (layer_unit(prepared, layer, stack.name) for layer in stack.layers)

@@ -29,7 +29,7 @@ from calculator.common.budget import check_budget
 from calculator.training_step.periods import Window, first_product, shifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.allocator.certain import Condition, Needs
     from calculator.allocator.chunks import Chunk, Cut, Repeated
@@ -98,11 +98,19 @@ class Item:
         self.kept: Sequence[int] | None = None
         self.whole: Sequence[int] | None = None
 
-    def needs(self) -> Needs:
+    def needs(self) -> Iterable[tuple[int, int, int]]:
         """Return the needs of these gaps."""
         if self._found is None:
+            if self._needs.is_long(self._number):
+                return self._read()
             self._found = self._needs.of(self._number)
         return self._found
+
+    def _read(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the needs. Most often, the first one is not met, and the others are not computed."""
+        yield self._needs.largest(self._number)
+        self._found = self._needs.of(self._number)
+        yield from self._found[1:]
 
     def gap_rests(self) -> GapRests | None:
         """Return the rests of the gap, if these are left out."""

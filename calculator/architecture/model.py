@@ -249,14 +249,14 @@ class Model:
         return not path.startswith((*self.idle, *self.towers))
 
     @cached_property
-    def hears(self) -> bool:
+    def reads_audio(self) -> bool:
         """Whether the encoder reads audio. The config then gives the number of tokens."""
         return "tokens_of_audio" in self.config
 
     @cached_property
     def reads_ids(self) -> bool:
         """Whether ids of tokens are the model's main input (`main_input_name`), not audio or pixels."""
-        return not self.hears and self.task.name != "image_cls"
+        return not self.reads_audio and self.task.name != "image_cls"
 
     @property
     def with_images(self) -> Model:
@@ -298,7 +298,7 @@ class Model:
         return next(self._embeddings)
 
     @property
-    def reads_words(self) -> bool:
+    def has_word_embeddings(self) -> bool:
         """Whether the model has word embeddings."""
         return any(self._embeddings)
 

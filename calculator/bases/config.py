@@ -20,7 +20,7 @@ TorchAOType = Literal["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"]
 INSTEAD = {
     "bitsandbytes": "Choose qlora for 4 bits, or load_in_8bit",
     "mxfp4": "transformers trains over no experts in MXFP4 (their kernels have no backward pass): leave it out, and the"
-    " figures are of the model loaded with Mxfp4Config(dequantize=True)",
+    " figures are for the model loaded with Mxfp4Config(dequantize=True)",
     "fbgemm_fp8": "transformers does not train over FBGEMM's FP8 (is_trainable): use fp8",
 }
 

@@ -216,8 +216,8 @@ def loaded(stated: Any, dtype: str) -> Iterator[str]:
     name = method_of(stated)
     if name in DEQUANTIZED:
         yield (
-            f"The checkpoint is in {name}. The figures are of the model loaded with {DEQUANTIZED[name]}: weights are in"
-            f" {dtype}."
+            f"The checkpoint is in {name}. The figures are for the model loaded with {DEQUANTIZED[name]}: weights are"
+            f" in {dtype}."
         )
     elif stated and name not in BASES:
         yield (

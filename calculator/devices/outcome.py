@@ -43,7 +43,7 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class ReplayResult:
     """The result of a run on a device.
 
     Attributes:
@@ -79,18 +79,18 @@ class Outcome:
 
     Attributes:
         verdict: Whether the run fits.
-        course: The course of the run.
+        result: The retries of the replay, or where it runs out of memory.
         minimum_bytes: The smallest usable memory on which it was found to run, including the CUDA context.
         with_expandable_segments: The run with expandable segments. None if it fits without, or already has them.
         tensors_fit: Whether the live tensors and the CUDA context fit the device.
-        passes: Whether the run is an answer of `generate`, whose steps are passes that differ.
-        drawn: Whether micro-batches differ. The course is then that of the worst history, all of which is replayed.
+        generates: Whether the run is a call of `generate`, whose steps are passes that differ.
+        has_history: Whether micro-batches differ. `result` is then that of the worst history.
     """
 
     verdict: Verdict
-    course: Deferred[Course]
+    result: Deferred[ReplayResult]
     minimum_bytes: Deferred[int]
     with_expandable_segments: Deferred[ExpandableSegments | None]
     tensors_fit: bool = True
-    passes: bool = False
-    drawn: bool = False
+    generates: bool = False
+    has_history: bool = False

@@ -63,17 +63,17 @@ class Fit:
     @property
     def retries(self) -> int | None:
         """How often cached blocks are freed for a request before the run is in its steady state."""
-        return self.outcome.course().retries if self.outcome else None
+        return self.outcome.result().retries if self.outcome else None
 
     @property
     def retries_per_step(self) -> int | None:
         """The number of retries in each step of the steady state."""
-        return self.outcome.course().retries_per_step if self.outcome else None
+        return self.outcome.result().retries_per_step if self.outcome else None
 
     @property
     def out_of_memory(self) -> OutOfMemory | None:
         """Where the run runs out of memory. None if it does not."""
-        return self.outcome.course().out_of_memory if self.outcome else None
+        return self.outcome.result().out_of_memory if self.outcome else None
 
     @property
     def with_expandable_segments(self) -> ExpandableSegments | None:

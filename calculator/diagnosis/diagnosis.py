@@ -106,7 +106,7 @@ class Diagnosis:
     @property
     def predicted(self) -> OutOfMemory | None:
         """Where the run runs out of memory by replay on that device. None if it does not."""
-        return self.outcome.course().out_of_memory
+        return self.outcome.result().out_of_memory
 
     @property
     def reproduces(self) -> bool:

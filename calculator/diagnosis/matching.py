@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import ReplayPhase
     from calculator.diagnosis.journal import Journal, Kind
-    from calculator.diagnosis.message import Message, Stated
+    from calculator.diagnosis.message import Message, RoundedSize
     from calculator.training_step.unrolled import Events
 
 #: The name of a sequence's tokens in shapes.
@@ -97,7 +97,7 @@ def _reached(journal: Journal, message: Message) -> int:
     return next((n for n, request in enumerate(journal.requests) if request.allocated > most), len(journal.requests))
 
 
-def _match(journal: Journal, numbers: Sequence[int], allocated: Stated, reached: int) -> Match:
+def _match(journal: Journal, numbers: Sequence[int], allocated: RoundedSize, reached: int) -> Match:
     def distance(number: int) -> tuple[bool, int]:
         return number >= reached, abs(journal.requests[number].allocated - allocated.bytes)
 
@@ -138,7 +138,7 @@ class OtherLength:
     most: int
 
 
-def other_lengths(micro_batches: Iterable[Events], requested: Stated, length: int) -> tuple[OtherLength, ...]:
+def other_lengths(micro_batches: Iterable[Events], requested: RoundedSize, length: int) -> tuple[OtherLength, ...]:
     """Return the largest tensors that have the requested size at another sequence length."""
     found: dict[str, OtherLength] = {}
     rows = {row[0]: row for events in micro_batches for row in events.rows}
@@ -152,7 +152,7 @@ def other_lengths(micro_batches: Iterable[Events], requested: Stated, length: in
     return tuple(found.values())
 
 
-def _lengths(per_token: float, requested: Stated) -> tuple[int, int] | None:
+def _lengths(per_token: float, requested: RoundedSize) -> tuple[int, int] | None:
     """Return the lengths at which a tensor with some bytes per token has a segment of the requested size."""
     least = int(max(0, requested.bytes - requested.rounding - SMALL_SEGMENT) // per_token)
     most = int((requested.bytes + requested.rounding) // per_token) + 1

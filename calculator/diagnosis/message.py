@@ -57,9 +57,9 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 #: Errors that are not messages of the caching allocator, and what each is.
 _OTHERS: tuple[tuple[str, str], ...] = (
-    (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are of CUDA"),
-    (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are of CUDA"),
-    (r"XPU out of memory", "a message of PyTorch on an Intel GPU (XPU), and Headroom's figures are of CUDA"),
+    (r"HIP out of memory", "a message of PyTorch on an AMD GPU (HIP), and Headroom's figures are for CUDA"),
+    (r"MPS backend out of memory", "a message of PyTorch on an Apple GPU (MPS), and Headroom's figures are for CUDA"),
+    (r"XPU out of memory", "a message of PyTorch on an Intel GPU (XPU), and Headroom's figures are for CUDA"),
     (
         r"DefaultCPUAllocator|oom-kill|node running low on memory|^Killed\b| Killed\b",
         "about host memory, not about a GPU's",
@@ -77,7 +77,7 @@ _ADVICE = "paste torch.OutOfMemoryError's text from “CUDA out of memory. Tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
+class RoundedSize:
     """A size as a message writes it, with two decimals."""
 
     text: str
@@ -107,14 +107,14 @@ class Message:
         in_optimizer: Whether the text before it has a traceback through an optimizer of PyTorch.
     """
 
-    requested: Stated
+    requested: RoundedSize
     gpu: int
-    total: Stated
-    free: Stated
-    allocated: Stated
-    unallocated: Stated
-    in_use: Stated | None
-    allowed: Stated | None
+    total: RoundedSize
+    free: RoundedSize
+    allocated: RoundedSize
+    unallocated: RoundedSize
+    in_use: RoundedSize | None
+    allowed: RoundedSize | None
     found: int
     in_evaluation: bool = False
     in_optimizer: bool = False
@@ -165,7 +165,7 @@ def _parsed(flat: str, starts: list[re.Match[str]]) -> Message:
     allocated, cached, total = sizes["allocated"], sizes["cached"], sizes["total"]
     if (fields.get("kind") or "").startswith("reserved"):
         least = max(0, cached.bytes - allocated.bytes)
-        cached = Stated(text=cached.text, bytes=least, rounding=cached.rounding + allocated.rounding)
+        cached = RoundedSize(text=cached.text, bytes=least, rounding=cached.rounding + allocated.rounding)
     in_use = sizes.get("in_use")
     return Message(
         requested=stated(start["requested"]),
@@ -182,11 +182,11 @@ def _parsed(flat: str, starts: list[re.Match[str]]) -> Message:
     )
 
 
-def stated(text: str) -> Stated:
+def stated(text: str) -> RoundedSize:
     """Return a size from its text."""
     number, unit = text.split()
     exact = unit == "bytes"
-    return Stated(
+    return RoundedSize(
         text=text, bytes=round(float(number) * _UNITS[unit]), rounding=0 if exact else _UNITS[unit] * 5 // 1000 + 1
     )
 

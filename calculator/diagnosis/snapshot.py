@@ -13,7 +13,7 @@ from calculator.allocator.out_of_memory import format_size
 from calculator.allocator.segments import segment_bytes
 from calculator.common.dtype import rounded
 from calculator.common.errors import PlanError, refusal
-from calculator.diagnosis.message import Message, Stated
+from calculator.diagnosis.message import Message, RoundedSize
 from calculator.diagnosis.plain_pickle import LOC, plain
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Snapshot:
         )
 
 
-def _exact(size: int) -> Stated:
-    return Stated(text=format_size(size), bytes=size, rounding=0)
+def _exact(size: int) -> RoundedSize:
+    return RoundedSize(text=format_size(size), bytes=size, rounding=0)
 
 
 def read_snapshot(raw: bytes) -> Snapshot:

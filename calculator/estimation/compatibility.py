@@ -71,7 +71,7 @@ def check(request: Request, model: Model, prepared: Callable[[], PreparedModel] 
     """
     of_request = prepared or partial(_prepared, request, model)
     of_task = [*task_choice.problems(request, model)]
-    if of_task and (model.task.embeds or not model.reads_words):
+    if of_task and (model.task.embeds or not model.has_word_embeddings):
         # The following checks need a head and word embeddings.
         raise PlanError(*of_task)
     method = request.method.for_model(model)

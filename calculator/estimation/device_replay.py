@@ -15,7 +15,7 @@ from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.sharded_loading import loading_of
 from calculator.common.deferred import Deferred
-from calculator.devices.outcome import Course, ExpandableSegments, Outcome, Verdict
+from calculator.devices.outcome import ExpandableSegments, Outcome, ReplayResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -95,13 +95,13 @@ class DeviceReplay:
         """
         verdict = self._certain(usable_bytes)
         if verdict is Verdict.FITS:
-            course = Deferred(lambda: Course(retries=0, retries_per_step=0, out_of_memory=None))
+            result = Deferred(lambda: ReplayResult(retries=0, retries_per_step=0, out_of_memory=None))
         else:
-            course = Deferred(partial(self._course, self.conf, usable_bytes))
-        verdict = verdict or course().verdict
+            result = Deferred(partial(self._replay_result, self.conf, usable_bytes))
+        verdict = verdict or result().verdict
         return Outcome(
             verdict=verdict,
-            course=course,
+            result=result,
             minimum_bytes=Deferred(partial(self._minimum, self.conf)),
             with_expandable_segments=Deferred(partial(self._expandable, verdict, usable_bytes)),
             tensors_fit=self.live_bytes <= usable_bytes - self.context_bytes,
@@ -134,10 +134,10 @@ class DeviceReplay:
     def _device(self, capacity: int) -> DeviceMemory:
         return DeviceMemory(capacity=capacity, total=capacity + self.context_bytes, context=self.context_bytes)
 
-    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
+    def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         device = self._device(usable_bytes - self.context_bytes)
-        result = self._once(("course", conf, device), lambda: replay_within(self._run, device, conf))
-        return Course(
+        result = self._once(("result", conf, device), lambda: replay_within(self._run, device, conf))
+        return ReplayResult(
             retries=result.retries,
             retries_per_step=result.retries_per_step,
             out_of_memory=result.out_of_memory,
@@ -152,9 +152,9 @@ class DeviceReplay:
         if verdict is Verdict.FITS or self.conf.expandable_segments:
             return None
         conf = replace(self.conf, expandable_segments=True)
-        course = self._course(conf, usable_bytes)
+        result = self._replay_result(conf, usable_bytes)
         return ExpandableSegments(
-            verdict=course.verdict,
-            retries_per_step=course.retries_per_step,
+            verdict=result.verdict,
+            retries_per_step=result.retries_per_step,
             minimum_bytes=self._minimum(conf),
         )

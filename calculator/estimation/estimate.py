@@ -115,7 +115,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         stored=Deferred(partial(_stored, resident)),
         remarks=_with_remarks_of_figures(request, model, remarks, step, memory, verdict),
         communication=step.communication,
-        grade="from source, not traced" if resident.prepared.trainer.facts.is_interval else "modelled",
+        grade="modelled as an interval" if resident.prepared.trainer.facts.is_interval else "modelled",
     )
 
 

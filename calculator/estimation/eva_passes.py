@@ -98,7 +98,7 @@ def _check(calls: list[Call], adapted: Iterable[str]) -> None:
 
 
 def _hooks(calls: list[Call], order: Mapping[str, int], rho: float) -> Iterator[tuple[int, int]]:
-    """Return the calls with a hook, and the number of singular vectors that each looks for.
+    """Yield the calls with a hook, and the number of singular vectors that each looks for.
 
     The hook is on the first of the modules that share an input. A decoder's layers share the input of their
     cross-attention, so its hook is on a module of the first layer.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.allocator.alloc_conf import AllocConf
-    from calculator.devices.outcome import Course
+    from calculator.devices.outcome import ReplayResult
 
     #: Returns the bytes that generation reserves by the rule, including the workspaces. If they are at most the bytes
     #: that it is given, what it returns may be less, which takes less time.
@@ -53,15 +53,15 @@ class GeneratingReplay(DeviceReplay):
         of_step = super()._peak_reserved()
         return max(of_step, self.generation(of_step))
 
-    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
-        """Return the course of the run.
+    def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
+        """Return the result of the run.
 
         If generation reserves more than the device has, cached blocks are freed in every step.
         """
-        course, capacity = super()._course(conf, usable_bytes), usable_bytes - self.context_bytes
+        result, capacity = super()._replay_result(conf, usable_bytes), usable_bytes - self.context_bytes
         if self.generation(capacity) <= capacity:
-            return course
-        return replace(course, retries=max(1, course.retries), retries_per_step=max(1, course.retries_per_step))
+            return result
+        return replace(result, retries=max(1, result.retries), retries_per_step=max(1, result.retries_per_step))
 
     def _minimum(self, conf: AllocConf) -> int:
         return max(super()._minimum(conf), whole_pages(self.live_bytes) + self.context_bytes)

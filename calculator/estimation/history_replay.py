@@ -11,7 +11,7 @@ from calculator.allocator.history import EmptyCache, HistoryResult
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.played_steps import PlayedSteps
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
-from calculator.devices.outcome import Course
+from calculator.devices.outcome import ReplayResult
 from calculator.estimation.answer import History, SeedHistory
 from calculator.estimation.device_replay import DeviceReplay
 from calculator.estimation.sample_lengths import SEEDS, sample_lengths
@@ -113,25 +113,25 @@ class HistoryReplay(DeviceReplay):
 
     def outcome(self, usable_bytes: int) -> Outcome:
         """Return the outcome of the worst history on a device."""
-        return replace(super().outcome(usable_bytes), drawn=True)
+        return replace(super().outcome(usable_bytes), has_history=True)
 
-    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
-        return self._once(("course", conf, usable_bytes), lambda: self._worst(conf, usable_bytes))
+    def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
+        return self._once(("result", conf, usable_bytes), lambda: self._worst(conf, usable_bytes))
 
-    def _worst(self, conf: AllocConf, usable_bytes: int) -> Course:
+    def _worst(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         """Return the first history that runs out of memory, or else the one with the most retries."""
-        courses = []
+        results = []
         for result in self._replays(conf, self._device(usable_bytes - self.context_bytes)):
-            courses.append(
-                Course(
+            results.append(
+                ReplayResult(
                     retries=sum(result.retries),
                     retries_per_step=max(result.retries[1:], default=0),
                     out_of_memory=result.out_of_memory,
                 )
             )
             if result.out_of_memory is not None:
-                return courses[-1]
-        return max(courses, key=lambda course: course.retries)
+                return results[-1]
+        return max(results, key=lambda found: found.retries)
 
     def _replays(self, conf: AllocConf, device: DeviceMemory | None = None) -> Iterator[HistoryResult]:
         """Replay the history of each seed, without a limit or on a device."""
@@ -162,7 +162,7 @@ class HistoryReplay(DeviceReplay):
         return runs
 
     def _all_run(self, conf: AllocConf, capacity: int) -> bool:
-        return self._course(conf, capacity + self.context_bytes).out_of_memory is None
+        return self._replay_result(conf, capacity + self.context_bytes).out_of_memory is None
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:  # noqa: ARG002  as its base
         """Return None. device.alloc_conf requests expandable segments, whose histories take twice as long."""

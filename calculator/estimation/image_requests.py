@@ -90,7 +90,7 @@ def _without_number(images: Images) -> Iterator[Problem]:
 
 
 def _unread(request: Request, model: Model) -> Problem:
-    """Yield why images are refused for a model or a task that does not read them."""
+    """Return why images are refused for a model or a task that does not read them."""
     images = request.training.images
     value = asdict(images) if images is not None else None
     families = ", ".join(image_families())

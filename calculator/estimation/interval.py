@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.estimation.request import Request
 
 
-class Ends(NamedTuple):
+class FigureRange(NamedTuple):
     """The smallest and the largest value of a figure, in bytes."""
 
     low: int
@@ -50,23 +50,23 @@ class MemoryInterval:
         return None if self.lowest.fit is None else self.lowest.fit.verdict
 
     @property
-    def peak_allocated_bytes(self) -> Ends:
+    def peak_allocated_bytes(self) -> FigureRange:
         """The live bytes at the peak."""
         return self._interval_ends("peak_allocated_bytes")
 
     @property
-    def peak_reserved_bytes(self) -> Ends:
+    def peak_reserved_bytes(self) -> FigureRange:
         """Reserved memory."""
         return self._interval_ends("peak_reserved_bytes")
 
     @property
-    def required_bytes(self) -> Ends:
+    def required_bytes(self) -> FigureRange:
         """Reserved memory and the CUDA context."""
         return self._interval_ends("required_bytes")
 
-    def _interval_ends(self, name: str) -> Ends:
+    def _interval_ends(self, name: str) -> FigureRange:
         high: int = getattr(self.highest, name)
-        return Ends(min(high, getattr(self.lowest.memory, name)), high)
+        return FigureRange(min(high, getattr(self.lowest.memory, name)), high)
 
 
 def with_interval(memory: Memory, request: Request, model: Model, find: Callable[[Request], Estimate]) -> Memory:

@@ -65,7 +65,7 @@ def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
 
 
 def _of_storages(alive: LiveTensors) -> list[tuple[ComponentName, Row]]:
-    """Yield the rows of the step's own storages, with their components, in the order of allocation."""
+    """Return the rows of the step's own storages, with their components, in the order of allocation."""
     storages = alive.storages
     if storages is None or alive.left is not None:
         return [

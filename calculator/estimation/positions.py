@@ -52,7 +52,7 @@ def within_positions(request: Request, model: Model) -> Request:
     """
     if model.task.name == "image_cls":
         return image_classification.with_tokens(request, model)
-    if model.hears:
+    if model.reads_audio:
         return audio_requests.with_lengths(request, model)
     request = uncut(request)
     most = None if request.length_given else most_positions(model)
@@ -67,7 +67,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     """Yield a sequence or a target that is longer than the model can run."""
     most, virtual = most_positions(model), request.method.virtual_tokens
     target = request.training.target_length
-    if model.hears:
+    if model.reads_audio:
         return  # audio has a fixed number of positions, and audio_requests checks the target
     if most is not None and target is not None and target > most:
         message = f"{target:,} positions are needed; the model has {most:,} only"

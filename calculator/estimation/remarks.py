@@ -139,7 +139,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
     if "experts" in model.kinds:
         kernels = kernels_of(request.device, request.stack, request.training.kernels)
         lines += [EXPERTS if kernels.grouped_mm else EXPERTS_BY_GROUP, ROWS_OF_EXPERTS]
-    if not request.length_given and request.task != "image_cls" and not model.hears:
+    if not request.length_given and request.task != "image_cls" and not model.reads_audio:
         tokens = request.training.sequence_length
         lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
     lines += kernel_packages.notes(request, model)
@@ -168,7 +168,7 @@ def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
     others = (
         f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
     )
-    return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
+    return (f"The figures are for rank {rank}, which has the highest peak{others}.",)
 
 
 def _in_float32(request: Request) -> bool:
@@ -193,7 +193,7 @@ def _distributed(request: Request, prepared: PreparedModel) -> Iterator[str]:
         return
     views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
     yield (
-        f"The figures are of each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
+        f"The figures are for each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
         f" {config.bucket_cap_mb:,} MiB for all trained gradients during the whole run{views}. They are filled in the"
         " reverse order of the parameters; that of the backward pass can change each bucket's rounding to 512 bytes."
     )
@@ -204,7 +204,7 @@ def _distributed(request: Request, prepared: PreparedModel) -> Iterator[str]:
 
 
 def _found_unused(request: Request) -> Iterator[str]:
-    """Return how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
+    """Yield how a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
     zero = training.zero
     offloads = any(
@@ -262,7 +262,7 @@ def _histories(request: Request) -> Iterator[str]:
 
 
 def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[str, ...]:
-    """Yield risks that a user should know, except for those that depend on the figures."""
+    """Return risks that a user should know, except for those that depend on the figures."""
     lines: list[str] = []
     casts = request.device.sharding in STAGES and request.training.autocast is not None
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
@@ -302,7 +302,7 @@ def warnings(request: Request, model: Model, prepared: PreparedModel) -> tuple[s
         )
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
-    if positions and request.training.sequence_length > positions and not model.hears:
+    if positions and request.training.sequence_length > positions and not model.reads_audio:
         lines.append(
             f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
         )
@@ -324,7 +324,7 @@ def _cast_experts(request: Request, model: Model) -> Iterator[str]:
 
 
 def not_quantized(model: Model) -> list[str]:
-    """Yield the modules that bitsandbytes does not quantize."""
+    """Return the modules that bitsandbytes does not quantize."""
     lines = []
     if "experts" in model.kinds:
         lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
@@ -334,7 +334,7 @@ def not_quantized(model: Model) -> list[str]:
 
 
 def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[str]:
-    """Yield the number of trained parameters that get no gradient."""
+    """Return the number of trained parameters that get no gradient."""
     if not model.has_unused_parameters:
         return []
     count = sum(tensor.parameters * tensor.count for tensor in tensors if tensor.trained and not tensor.in_graph)
@@ -345,7 +345,7 @@ def without_gradient(model: Model, tensors: Iterable[ResidentTensor]) -> list[st
 
 
 def _not_counted(model: Model) -> list[str]:
-    """Yield options of a config that the step leaves out."""
+    """Return options of a config that the step leaves out."""
     lines = []
     if model.config.get("layerdrop"):
         lines.append("The config sets layerdrop: the figures are for a step that drops no layer.")

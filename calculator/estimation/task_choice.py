@@ -32,7 +32,7 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if task.name == "causal_lm":
         return
     yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
-    yield from audio_requests.problems(request, model) if model.hears else ()
+    yield from audio_requests.problems(request, model) if model.reads_audio else ()
     yield from image_classification.problems(request, model) if task.name == "image_cls" else ()
     if task.embeds and request.method.name == "prefix" and not forward_of(model).is_causal:
         message = f"the keys and values of a prefix in {model.model_type} are not modeled: use prompt or lora"

@@ -50,7 +50,7 @@ def assumptions(model: Model, method: Method, texts: int) -> Iterator[str]:
         yield f"The model is that of {TASK_MODELS[task.name]}, without a head."
         named = "an anchor and its positive" if texts == 2 else f"{texts} texts: an anchor, its positive and negatives"
         yield FEATURE_EXTRACTION.format(texts=named)
-    if model.hears:
+    if model.reads_audio:
         yield from _of_audio(model, method)
     elif task.name == "seq_2_seq_lm":
         yield SEQ_2_SEQ

@@ -116,8 +116,8 @@ class Family:
 
     def auto_model_for(self, task: TaskName) -> str:
         """Return the transformers class that builds the model for a task from a config."""
-        hears = task == "seq_2_seq_lm" and self.auto_class == "speech-seq2seq"
-        return self.auto_model if hears else TASK_MODELS.get(task, self.auto_model)
+        reads_audio = task == "seq_2_seq_lm" and self.auto_class == "speech-seq2seq"
+        return self.auto_model if reads_audio else TASK_MODELS.get(task, self.auto_model)
 
     @property
     def source(self) -> str:

@@ -267,7 +267,7 @@ def experts(
 
 def _too_few_experts(config: Config) -> str | None:
     chosen, among = config["num_experts_per_tok"], config["num_experts"]
-    return f"{shown(chosen)} experts a token are more than the {shown(among)} experts" if chosen > among else None
+    return f"{shown(chosen)} experts per token are more than the {shown(among)} experts" if chosen > among else None
 
 
 def listed_layer_types(layer_types: tuple[str, ...]) -> Check:

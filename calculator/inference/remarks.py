@@ -136,7 +136,7 @@ def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
 
 
 def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]:
-    """Yield a warning of a cache whose blocks outgrow their segments.
+    """Return a warning of a cache whose blocks outgrow their segments.
 
     The allocator keeps the old segments until the GPU is full.
 

@@ -10,7 +10,7 @@ from calculator.allocator.answer_capacity import EXPANDABLE, CappedAnswers
 from calculator.allocator.answer_replay import Answer
 from calculator.allocator.loading import Loading
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
-from calculator.devices.outcome import Course
+from calculator.devices.outcome import ReplayResult
 from calculator.estimation.device_replay import DeviceReplay
 from calculator.training_step.answer_trace import AnswerTraces
 
@@ -60,7 +60,7 @@ class ServingReplay(DeviceReplay):
 
     def outcome(self, usable_bytes: int) -> Outcome:
         """Return the outcome of the answer on a device."""
-        return replace(super().outcome(usable_bytes), passes=True)
+        return replace(super().outcome(usable_bytes), generates=True)
 
     def _capped(self, conf: AllocConf) -> CappedAnswers:
         if conf not in self._replays:
@@ -73,10 +73,10 @@ class ServingReplay(DeviceReplay):
     def _warmup(self) -> int:
         return self._answer.loading.warmup
 
-    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
+    def _replay_result(self, conf: AllocConf, usable_bytes: int) -> ReplayResult:
         device = self._device(usable_bytes - self.context_bytes)
-        result = self._once(("course", conf, device), lambda: self._capped(conf).within(device))
-        return Course(
+        result = self._once(("result", conf, device), lambda: self._capped(conf).within(device))
+        return ReplayResult(
             retries=result.retries,
             retries_per_step=result.retries_per_step,
             out_of_memory=result.out_of_memory,
@@ -100,4 +100,4 @@ class ServingReplay(DeviceReplay):
         return runs
 
     def _runs_out_of_memory(self, conf: AllocConf, capacity: int) -> bool:
-        return self._course(conf, capacity + self.context_bytes).out_of_memory is not None
+        return self._replay_result(conf, capacity + self.context_bytes).out_of_memory is not None

@@ -23,7 +23,12 @@ class StackVersions:
         help="The release of TRL, whose trainers changed their losses between releases.",
         example="1.16",
     )
-    unsloth: str = setting("2026.8", label="Unsloth", help="The release of Unsloth.", example="2026.8")
+    unsloth: str = setting(
+        "2026.10",
+        label="Unsloth",
+        help="The release of Unsloth, whose kernels and loss changed between releases.",
+        example="2026.10",
+    )
     liger_kernel: str = setting("0.8.5", label="Liger", help="The release of liger-kernel.", example="0.8.5")
     torch: str = setting("2.14", label="PyTorch", help="The release of PyTorch.", example="2.14")
 

@@ -113,9 +113,10 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     if _runs_flash(context, query, value):
-        out = _flash(query, key, value)
         # The kernel's output has the layout of the queries. The caller makes it contiguous by positions.
-        return by_positions(out, "attention output, by positions") if "contiguous_queries" in context.older else out
+        as_queries = "contiguous_queries" in context.older
+        out = _flash(query, key, value, as_queries=as_queries)
+        return by_positions(out, "attention output, by positions") if as_queries else out
     return _efficient(context, query, key, value, mask)
 
 
@@ -179,25 +180,27 @@ def samples_of(context: Context) -> Samples | None:
     return Samples(training.samples, bounds)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None) -> Tensor:
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None, *, as_queries: bool = False
+) -> Tensor:
     """Run FlashAttention.
 
     Head sizes that are not a multiple of 8 are padded, and the result is cut back.
     """
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
-        return flash(query, key, value, samples)
-    out = ops.narrow(_flash_of_padded(query, key, value, samples), (*query.shape[:-1], head_dim))
+        return flash(query, key, value, samples, as_queries=as_queries)
+    out = ops.narrow(_flash_of_padded(query, key, value, samples, as_queries=as_queries), (*query.shape[:-1], head_dim))
     return ops.contiguous(out, "attention output, cut back")
 
 
-def _flash_of_padded(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None) -> Tensor:
+def _flash_of_padded(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None, *, as_queries: bool) -> Tensor:
     """Run FlashAttention on padded heads, which are freed before the caller copies a part of the result.
 
     Source: aten/src/ATen/native/transformers/attention.cpp, post_process_flash_output.
     """
     query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
-    return flash(query, key, value, samples)
+    return flash(query, key, value, samples, as_queries=as_queries)
 
 
 def _padded(x: Tensor, name: str) -> Tensor:

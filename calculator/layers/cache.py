@@ -153,6 +153,26 @@ class Cache:
         return out
 
 
+class UnfilledCache(Cache):
+    """A cache that is passed to a model whose checkpointed layers leave it empty.
+
+    Source: transformers 4.57.6, modeling_layers.py, GradientCheckpointingLayer.__call__.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(windowed=False, given=(), component="kv_cache")
+
+    def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:  # noqa: ARG002  a hook's signature
+        """Return the keys and values of the pass alone."""
+        return key, value
+
+    def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of the pass alone."""
+        return key, value
+
+
 def entries_by_layer(layers: Iterable[Layer], entries: Sequence[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
     """Return the entries of each layer."""
     found, start = [], 0

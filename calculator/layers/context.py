@@ -98,6 +98,7 @@ class Context(BatchState):
         "tower_unit",
         "training",
         "unrolls",
+        "unsets_cache",
     )
 
     attn_weights: Tensor | None
@@ -140,6 +141,8 @@ class Context(BatchState):
         self.tape.module_dropout, self.tape.calls_modules = not prepared.disables_dropout, self.hooks.calls_modules
         #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
+        #: Whether use_cache is false in the model's own config, whatever the request's has.
+        self.unsets_cache = False
         #: Whether every layer's tensors have rows of their own, for a replay. And whether one period stands for the
         #: layers of a no-grad pass inside the step. Whether the first period of such a pass is not interpreted,
         #: because the second one is like it. And whether that has turned out to be wrong.

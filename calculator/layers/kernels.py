@@ -25,15 +25,20 @@ class Samples(NamedTuple):
     bounds: Tensor
 
 
-def flash(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None) -> Tensor:
+def flash(
+    query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None, *, as_queries: bool = False
+) -> Tensor:
     """Run FlashAttention 2. Grouped key/value heads are not repeated. It attends within each of `samples`.
+
+    `as_queries`: whether the queries are contiguous by heads, and the output is too. Its backward pass copies it then.
 
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd; of Dao-AILab's
     flash-attention, csrc/flash_attn/flash_api.cpp, mha_varlen_bwd, and flash_attn_interface.py, FlashAttnVarlenFunc.
     """
     tape = query.tape
     edges = (query.edge, key.edge, value.edge)
-    node = Node(tape, _flash_back, edges, samples and samples.number) if any(edges) else None
+    back = _flash_back_by_heads if as_queries else _flash_back
+    node = Node(tape, back, edges, samples and samples.number) if any(edges) else None
     if node is not None:
         _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
@@ -51,7 +56,15 @@ def _save_inputs(node: Node, *inputs: Tensor) -> None:
         node.save(by_heads(tensor))
 
 
-def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+def _flash_back_by_heads(node: Node, grad: Tensor) -> list[Tensor | None]:
+    """Run the backward pass of an output that is contiguous by heads.
+
+    Source: aten/src/ATen/native/transformers/cuda/attention_backward.cu, _flash_attention_backward (contiguous_out).
+    """
+    return _flash_back(node, grad, of_heads=True)
+
+
+def _flash_back(node: Node, grad: Tensor, *, of_heads: bool = False) -> list[Tensor | None]:
     key, query, value = node.saved[:3]
     tape = grad.tape
     batch, heads, length, head_dim = query.shape
@@ -60,8 +73,8 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     grads = [_empty_like(query, "query"), _empty_like(key, "key"), _empty_like(value, "value")]
     turned = grad.merged and heads > 1
     scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
-    if isinstance(node.hooks, OffloadedActivations) and heads > 1:
-        # The output was made contiguous by heads when it was copied to the host.
+    if (of_heads or isinstance(node.hooks, OffloadedActivations)) and heads > 1:
+        # A copy of the output to the host is contiguous by heads.
         scratch.append(tape.scratch(query.shape, query.dtype, "flash attention: output by rows"))
     scratch += [
         tape.scratch((batch, heads, rows), "float32", "flash attention: softmax_d"),

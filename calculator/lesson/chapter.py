@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from calculator.lesson.figure import Figure
-    from calculator.lesson.worked.line import Worked
+    from calculator.lesson.worked.line import WorkedExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Chapter:
     title: str
     summary: str
     formulas: tuple[Formula, ...]
-    worked: tuple[Worked, ...] = ()
+    worked: tuple[WorkedExample, ...] = ()
     figures: tuple[Figure, ...] = ()
     experiments: tuple[str, ...] = ()
     method: str | None = None

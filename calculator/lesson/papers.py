@@ -144,7 +144,7 @@ RUNS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class AnsweredRun:
     """A run with its lines, or the messages of its refusal."""
 
     run: PaperRun
@@ -153,18 +153,18 @@ class Answered:
 
 
 @cache
-def answered() -> tuple[Answered, ...]:
+def answered() -> tuple[AnsweredRun, ...]:
     """Return every run with the answer to its request."""
     return tuple(map(answer_of, RUNS))
 
 
-def answer_of(run: PaperRun) -> Answered:
+def answer_of(run: PaperRun) -> AnsweredRun:
     """Return a run with the answer to its request."""
     try:
         plan = estimate(parse_request({**run.request, "reserved": "rule"}))
     except PlanError as error:
-        return Answered(run=run, refused=tuple(problem.sentence for problem in error.problems))
-    return Answered(run=run, lines=(*_parameters(run, plan), *_memory(plan)))
+        return AnsweredRun(run=run, refused=tuple(problem.sentence for problem in error.problems))
+    return AnsweredRun(run=run, lines=(*_parameters(run, plan), *_memory(plan)))
 
 
 def _parameters(run: PaperRun, plan: Estimate) -> tuple[Line, ...]:

@@ -11,7 +11,7 @@ from calculator.comparison.methods import compare, parse_comparison
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.settings import setting
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 from calculator.lesson.worked.on_model import ATTENTION, OnModel
 from calculator.methods import USUAL_METHODS
 
@@ -212,7 +212,7 @@ def _of_row(row: TableRow) -> tuple[Line, ...]:
     return (trained, required, *overheads)
 
 
-COMPARISON = Worked(
+COMPARISON = WorkedExample(
     name="table",
     title="The compared model",
     introduction="Every figure in the table and the chart is computed for these inputs.",

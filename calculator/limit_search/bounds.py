@@ -65,7 +65,7 @@ def without_length(request: Request, model: Model, name: SizeName) -> None:
     Raises:
         PlanError: if it is solved for.
     """
-    if name == "sequence_length" and model.hears:
+    if name == "sequence_length" and model.reads_audio:
         others = (other for other in solvable(request.method, request.task) if other != name)
         raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(others)}", name)
 
@@ -104,7 +104,7 @@ def _positions(request: Request, model: Model, name: SizeName) -> Iterator[Bound
     if context is not None:
         reason = f"the model's context length is {context:,} positions (max_position_embeddings)"
         yield _context_length(request, int(context), name, reason)
-    if most is not None and not model.hears:
+    if most is not None and not model.reads_audio:
         yield _context_length(request, most, name, f"{positions_reason(model, most)} positions")
 
 
@@ -129,7 +129,7 @@ def _matrix(request: Request, model: Model) -> Bound:
 
 
 def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
-    """Yield a warning if a rank exceeds the smaller side of some adapted matrices."""
+    """Return a warning if a rank exceeds the smaller side of some adapted matrices."""
     sides = _smaller_sides(request, model)
     names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
     warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"

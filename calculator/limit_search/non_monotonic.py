@@ -76,7 +76,7 @@ def following(probes: Probes, low: int, high: int) -> list[int]:
 
 
 def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:
-    """Return values at which tensors have equal sizes, interpolated from three odd multiples of `aligned`."""
+    """Yield values at which tensors have equal sizes, interpolated from three odd multiples of `aligned`."""
     first, last = -(-(low + 1) // aligned), (high - 1) // aligned
     if last - first < 6:
         return
@@ -89,7 +89,7 @@ def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[i
 
 
 def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterator[int]:
-    """Return integers near the zeros of the parabola through the differences at three values."""
+    """Yield integers near the zeros of the parabola through the differences at three values."""
     if min(differences) > 0 or max(differences) < 0:
         return
     (start, middle, end), (at_start, at_middle, at_end) = values, differences

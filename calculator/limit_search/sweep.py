@@ -142,7 +142,7 @@ def _unlisted(values: Any) -> str | None:
 
 
 def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
-    """Yield values of the request that must be objects because a path leads into them."""
+    """Return values of the request that must be objects because a path leads into them."""
     found: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request

@@ -115,7 +115,7 @@ class PreparedModel:
     @property
     def _trained_embeddings_dtype(self) -> DType | None:
         """The dtype that trained word embeddings are cast to, or None if they are not cast."""
-        if getattr(self.method, "unfrozen_dtype", "model") == "model" or not self.model.reads_words:
+        if getattr(self.method, "unfrozen_dtype", "model") == "model" or not self.model.has_word_embeddings:
             return None
         embedding = self.model.embedding
         spec = self.module_spec(embedding.name, embedding)

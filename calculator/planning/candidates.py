@@ -119,7 +119,7 @@ def _qlora(evaluator: Evaluator) -> Iterator[Candidate]:
 
 
 def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
-    """Yield every admitted rank on the best targets.
+    """Return every admitted rank on the best targets.
 
     Other targets follow only if none of those is admitted and fits.
     """

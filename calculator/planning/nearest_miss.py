@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.speed.step_cost import StepCost
 
 #: The GPUs that a configuration is tried on if it fits none of the request's GPUs. The figures are valid for them.
-AMONG = "of the catalogue's NVIDIA GPUs from compute capability 8.0 on"
+AMONG = "among the catalogue's NVIDIA GPUs of compute capability 8.0 or later"
 
 #: Fields whose change makes the nearest miss itself fit.
 HELPING = {"sequence_length", "tasks"}

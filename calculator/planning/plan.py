@@ -145,7 +145,7 @@ def answer_of(request: PlanRequest, plans: Iterable[DevicePlan]) -> Plan:
 
 
 def _prices(request: PlanRequest) -> Iterator[str]:
-    """Return the price of each device, if cost is a priority."""
+    """Yield the price of each device, if cost is a priority."""
     if "cost" in request.needs.priorities:
         for device in request.devices:
             price = hour_price(device.requested)

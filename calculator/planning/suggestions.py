@@ -34,7 +34,7 @@ SHORTEST = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Idea:
+class CandidateChange:
     """Settings to change, by their paths in the request, and the rule that states the drawback of the change."""
 
     rule: str
@@ -77,7 +77,9 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
     return tuple(sorted(found, key=lambda suggestion: -suggestion.saved_bytes))
 
 
-def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:
+def _suggestion(
+    idea: CandidateChange, request: Request, answer: Estimate, model: Model, before: float
+) -> Suggestion | None:
     """Try an idea. Return None if it is refused or saves too little."""
     changed = with_changes(request, idea.changes)
     try:
@@ -122,49 +124,51 @@ def _changes_of_part(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {path.removeprefix(part): value for path, value in changes.items() if path.startswith(part)}
 
 
-def ideas(request: Request, model: Model) -> Iterator[Idea]:
+def ideas(request: Request, model: Model) -> Iterator[CandidateChange]:
     """Yield every change that might save memory."""
     yield from _training_ideas(request.training)
     for rule, changes in trainer_ideas(request):
-        yield Idea(rule=rule, changes=changes)
+        yield CandidateChange(rule=rule, changes=changes)
     yield from _optimizer_ideas(request.training)
     yield from _method_ideas(request, model)
 
 
-def _training_ideas(training: Training) -> Iterator[Idea]:
+def _training_ideas(training: Training) -> Iterator[CandidateChange]:
     if not training.gradient_checkpointing:
-        yield Idea(rule="recomputation", changes={"training.gradient_checkpointing": True})
+        yield CandidateChange(rule="recomputation", changes={"training.gradient_checkpointing": True})
     if training.attention == "eager":
-        yield Idea(rule="fused_attention", changes={"training.attention": "sdpa"})
+        yield CandidateChange(rule="fused_attention", changes={"training.attention": "sdpa"})
     if training.dtype == "float32" and (training.trainer is None or training.autocast is None):
-        yield Idea(rule="half_precision", changes={"training.dtype": "bfloat16", "training.autocast": None})
+        yield CandidateChange(rule="half_precision", changes={"training.dtype": "bfloat16", "training.autocast": None})
     if training.micro_batch_size > 1:
         halved, times = training.micro_batch_size // 2, training.gradient_accumulation_steps * 2
         if 2 * halved == training.micro_batch_size:
             changes = {"training.micro_batch_size": halved, "training.gradient_accumulation_steps": times}
-            yield Idea(rule="accumulation", changes=changes)
+            yield CandidateChange(rule="accumulation", changes=changes)
     if training.sequence_length >= 2 * SHORTEST:
-        yield Idea(rule="shorter_sequences", changes={"training.sequence_length": training.sequence_length // 2})
+        yield CandidateChange(
+            rule="shorter_sequences", changes={"training.sequence_length": training.sequence_length // 2}
+        )
 
 
-def _optimizer_ideas(training: Training) -> Iterator[Idea]:
+def _optimizer_ideas(training: Training) -> Iterator[CandidateChange]:
     if training.optimizer in ("adamw_torch", "adamw_torch_fused"):
-        yield Idea(rule="states_8bit", changes={"training.optimizer": "adamw_8bit"})
+        yield CandidateChange(rule="states_8bit", changes={"training.optimizer": "adamw_8bit"})
     if training.optimizer == "adamw_torch":
-        yield Idea(rule="fused_optimizer", changes={"training.optimizer": "adamw_torch_fused"})
+        yield CandidateChange(rule="fused_optimizer", changes={"training.optimizer": "adamw_torch_fused"})
     if training.optimizer == "adamw_8bit":
-        yield Idea(rule="paged_states", changes={"training.optimizer": "paged_adamw_8bit"})
+        yield CandidateChange(rule="paged_states", changes={"training.optimizer": "paged_adamw_8bit"})
 
 
-def _method_ideas(request: Request, model: Model) -> Iterator[Idea]:
+def _method_ideas(request: Request, model: Model) -> Iterator[CandidateChange]:
     method, training = request.method, request.training
     if not method.facts.trains_base and training.added_dtype == "float32" and training.dtype != "float32":
-        yield Idea(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
+        yield CandidateChange(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
     match method:
         case Full():
             yield from _instead_of_full()
         case LoRA():
-            yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
+            yield CandidateChange(rule="four_bits", changes={"method.name": QLoRA.name})
             yield from _low_rank_ideas(method, model)
         case QLoRA():
             yield from _low_rank_ideas(method, model)
@@ -173,21 +177,21 @@ def _method_ideas(request: Request, model: Model) -> Iterator[Idea]:
             return
 
 
-def _instead_of_full() -> Iterator[Idea]:
+def _instead_of_full() -> Iterator[CandidateChange]:
     low_rank = {"method.r": 16, "method.lora_alpha": 32, "method.target_modules": "all-linear"}
     for name in (LoRA.name, QLoRA.name):
-        yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
+        yield CandidateChange(rule="learns_less", changes={"method.name": name, **low_rank})
 
 
-def _low_rank_ideas(method: LowRank, model: Model) -> Iterator[Idea]:
+def _low_rank_ideas(method: LowRank, model: Model) -> Iterator[CandidateChange]:
     if method.r > 1:
-        yield Idea(rule="rank", changes={"method.r": method.r // 2})
+        yield CandidateChange(rule="rank", changes={"method.r": method.r // 2})
     if method.target_modules == "all-linear" and (names := attention_names(model)):
-        yield Idea(rule="all_linear", changes={"method.target_modules": names})
+        yield CandidateChange(rule="all_linear", changes={"method.target_modules": names})
 
 
-def _four_bit_ideas(method: QLoRA) -> Iterator[Idea]:
+def _four_bit_ideas(method: QLoRA) -> Iterator[CandidateChange]:
     if not method.double_quant:
-        yield Idea(rule="double_quantisation", changes={"method.double_quant": True})
+        yield CandidateChange(rule="double_quantisation", changes={"method.double_quant": True})
     if method.prepare_model_for_kbit_training:
-        yield Idea(rule="not_prepared", changes={"method.prepare_model_for_kbit_training": False})
+        yield CandidateChange(rule="not_prepared", changes={"method.prepare_model_for_kbit_training": False})

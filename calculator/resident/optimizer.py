@@ -144,7 +144,7 @@ class Optimizer:
         return [kept, *replace(self, projection=None).states(projection.projected(shape), dtype)]
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
-        """Return the states that all parameters share, which are code books of 8-bit states."""
+        """Yield the states that all parameters share, which are code books of 8-bit states."""
         if self.storage == "8bit" and any(elements(shape) >= SMALLEST_8BIT for shape in shapes):
             yield from ((f"qmap of {name}", (256,), "float32") for name in self.names)
 
@@ -160,7 +160,7 @@ class Optimizer:
 
 
 def _factored(shape: Shape) -> Iterator[State]:
-    """Return Adafactor's second moment (Shazeer & Stern 2018).
+    """Yield Adafactor's second moment (Shazeer & Stern 2018).
 
     It has a row and a column for a matrix, and full size for a vector. The parameter's root mean square is a state too.
     Source: transformers/optimization.py, Adafactor.step.
@@ -174,7 +174,7 @@ def _factored(shape: Shape) -> Iterator[State]:
 
 
 def _rows_and_columns(shape: Shape) -> Iterator[State]:
-    """Return AdaLOMO's second moment: the first two dimensions of a matrix, or a vector.
+    """Yield AdaLOMO's second moment: the first two dimensions of a matrix, or a vector.
 
     Source: lomo_optim/adalomo.py.
     """

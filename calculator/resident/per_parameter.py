@@ -97,7 +97,7 @@ def _like_parameters(tensors: Sequence[ResidentTensor], optimizer: Optimizer) ->
 def own_states(
     tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensors]:
-    """Return the states that each parameter has of its own."""
+    """Yield the states that each parameter has of its own."""
     if optimizer.is_like_parameters:
         yield _like_parameters(tensors, optimizer)
         return
@@ -118,7 +118,7 @@ def own_states(
 def shared_states(
     tensors: Sequence[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
 ) -> Iterator[ResidentTensor]:
-    """Return the states that all parameters share, which are code books."""
+    """Yield the states that all parameters share, which are code books."""
     if optimizer.is_like_parameters:
         return
     in_8_bits = (
@@ -137,7 +137,7 @@ def _with_states(tensors: Sequence[ResidentTensor], optimizer: Optimizer) -> lis
 
 
 def further_code_books(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
-    """Return the code books of all parameters but one, for optimizers that update one parameter each."""
+    """Yield the code books of all parameters but one, for optimizers that update one parameter each."""
     counts = (
         tensor.count
         for tensor in tensors

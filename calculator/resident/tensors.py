@@ -190,7 +190,7 @@ def _older_buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
 
 
 def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterator[tuple[Buffer, str, int]]:
-    """Return the buffers that GPT-2's attention has in older releases."""
+    """Yield the buffers that GPT-2's attention has in older releases."""
     attention, count = f"{model.decoder.name}.*.attn", len(model.decoder.layers)
     if "causal_mask_of_every_layer" in older:
         positions = Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings")
@@ -202,7 +202,7 @@ def _masks_of_every_layer(model: Model, older: frozenset[ChangeName]) -> Iterato
 
 
 def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
-    """Return cosines and sines of every layer, in the model's dtype."""
+    """Yield cosines and sines of every layer, in the model's dtype."""
     shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
     for name in ("cos_cached", "sin_cached"):
         name_in_layers = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
@@ -322,7 +322,7 @@ def _dense(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec,
 def _packed(
     parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: StoredWeight
 ) -> list[ResidentTensor]:
-    """Yield a stored weight and its constants."""
+    """Return a stored weight and its constants."""
     owner = name.removesuffix(parameter.name)
     shape, dtype = quantization.packed(parameter.shape)
     packed = new_tensor(

@@ -28,7 +28,7 @@ def is_quantized(size: int) -> bool:
 
 
 def states(names: tuple[str, ...], shape: Shape, dtype: DType, *, bits: int) -> Iterator[tuple[str, Shape, DType]]:
-    """Return the states of one parameter: codes, a scale for each block, and a code book of their own."""
+    """Yield the states of one parameter: codes, a scale for each block, and a code book of their own."""
     size = elements(shape)
     if not is_quantized(size):
         yield from ((name, shape, dtype) for name in names)

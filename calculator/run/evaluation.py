@@ -127,7 +127,7 @@ class Evaluation:
         return self.run.eval_samples * generated.completions_in_evaluation(training, together, ranks)
 
     def _outputs(self) -> Iterator[OfRow]:
-        """Return the model's outputs without the loss."""
+        """Yield the model's outputs without the loss."""
         prepared = self.resident.prepared
         found = self.passed(self.run.per_device_eval_batch_size, is_first=True).outputs
         for name, (shape, dtype) in zip(output_names(prepared.model.task.name), found, strict=True):
@@ -189,7 +189,7 @@ class Evaluation:
         return (*self.batch(count), *more)
 
     def _padded(self, count: int) -> Iterator[Row]:
-        """Return the labels of a batch. Padded labels are copies."""
+        """Yield the labels of a batch. Padded labels are copies."""
         if self.run.generates:
             pairs = zip(self.gathered.labels, self._labels(), strict=True)
             yield from (generation.batch_row(of_row, count) for of_row, labels in pairs if of_row.shape != labels.shape)
@@ -218,7 +218,7 @@ class Evaluation:
             yield Row.build(name=f"{name} of the batch", count=1, bytes=size, shape=shape, dtype=dtype, source=_BATCH)
 
     def _weights(self) -> Iterator[Row]:
-        """Return the weights that FSDP leaves gathered after a batch."""
+        """Yield the weights that FSDP leaves gathered after a batch."""
         prepared = self.resident.prepared
         for unit, count in left_gathered(prepared, self._left_gathered) if prepared.device.sharding == "fsdp" else ():
             for tensor, shape, dtype in unit.gathered:
@@ -237,7 +237,7 @@ class Evaluation:
         return 0 if self._stage_3 is None else self._stage_3.gathered_after(moment.number)
 
     def _gathered_by_stage_3(self, size: int) -> Iterator[Row]:
-        """Return the weights that stage 3 has gathered in addition to persistent ones."""
+        """Yield the weights that stage 3 has gathered in addition to persistent ones."""
         dtype, more = self.resident.prepared.cast_to or "float32", size - self.resident_bytes
         if more:
             shape = (named(more // ITEMSIZE[dtype], "gathered parameters"),)

@@ -84,7 +84,7 @@ def name_in_files(name: str, model_type: str) -> list[str]:
     return name.split(".")
 
 
-class Fused(NamedTuple):
+class FusedWeight(NamedTuple):
     """The bytes of a fused weight on a GPU: the parts that are read, the last operation's input, and its result."""
 
     parts: int
@@ -92,11 +92,11 @@ class Fused(NamedTuple):
     result: int
 
 
-def fused(tensor: ResidentTensor, model_type: str, dtype: DType) -> Fused:
+def fused(tensor: ResidentTensor, model_type: str, dtype: DType) -> FusedWeight:
     """Return the bytes that one weight requests while it is fused."""
     count, size = parts_of(tensor, model_type), tensor.parameters * ITEMSIZE[dtype]
     parts = count * rounded(size // count)
-    return Fused(parts, 2 * rounded(size // 2) if joins(tensor, model_type) else parts, rounded(size))
+    return FusedWeight(parts, 2 * rounded(size // 2) if joins(tensor, model_type) else parts, rounded(size))
 
 
 class FusesExperts(Loading):

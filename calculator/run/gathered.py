@@ -151,7 +151,7 @@ class Gathered:
         return min(batches * self.together, self.in_group)
 
     def concatenations(self, batches: int) -> tuple[Moment, ...]:
-        """Yield the moments at which the outputs and labels of a batch are appended to those of earlier batches."""
+        """Return the moments at which the outputs and labels of a batch are appended to those of earlier batches."""
         kept = self.rows_after(batches)
         new = self.rows_after(batches + 1) - kept
         return tuple(self._concat_moments(kept, new, batch=new if self.ranks == 1 else self.rows))
@@ -197,7 +197,7 @@ class Gathered:
         return max(most for before, new in self._moves for most in self._host_bytes(before, new))
 
     def _host_bytes(self, before: int, new: int) -> Iterator[int]:
-        """Return the bytes of arrays while rows are moved to the host, and while they are appended to earlier ones."""
+        """Yield the bytes of arrays while rows are moved to the host, and while they are appended to earlier ones."""
         outputs, labels = (sum(output.array_bytes for output in part) for part in (self.outputs, self.labels))
         yield (outputs + labels) * before + new * _most_in_move(self.outputs)
         copies = 2 if before else 1

@@ -94,7 +94,7 @@ def passes(prepared: PreparedModel, run: RunSettings, *, is_first: bool) -> tupl
     `is_first`: whether no other batch of the evaluation ran before it.
     """
     training, tokens = prepared.training, most_tokens(run)
-    if prepared.model.hears:
+    if prepared.model.reads_audio:
         return AudioGeneration(prepared).passes(prompt_tokens(prepared.model) + tokens)
     if prepared.model.encoder_layers:
         return Seq2SeqGeneration(prepared).passes(tokens)

@@ -76,7 +76,7 @@ def check_generation(run: RunSettings, prepared: PreparedModel) -> None:
     if not model.encoder_layers and most_tokens(run) <= length:
         message = f"counts the prompt of {length:,} tokens (training.sequence_length) too: give {length + 1:,} or more"
         raise PlanError(Problem(loc="run.generation_max_length", msg=message, input=run.generation_max_length))
-    if model.hears:
+    if model.reads_audio:
         _check_audio(run, model)
         return
     positions = model.config.get("max_position_embeddings")

@@ -102,7 +102,7 @@ class ModelLoading:
         return max(moments, key=lambda moment: moment.bytes)
 
     def _gpu_peaks(self, usable: int | None) -> list[PhasePeak]:
-        """Yield the peaks until the whole model is on the GPU, and of adding an adapter to it there."""
+        """Return the peaks until the whole model is on the GPU, and of adding an adapter to it there."""
         added = initialization_peak(self.resident) if self.reads_onto_gpu else None
         moments = [self._reading_peak(usable)]
         if added is not None:

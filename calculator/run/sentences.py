@@ -90,7 +90,7 @@ GENERATES = (
 #: is_fsdp_managed_module, which looks for what apply_fsdp2 sets. accelerate does not set it.
 GENERATES_UNDER_FSDP = (
     "Under fsdp, each token gathers every layer again, and transformers does not keep a GPU running whose sequences"
-    " have ended before another's: the others wait for it without end. The figures are of sequences that all reach"
+    " have ended before another's: the others wait for it without end. The figures are for sequences that all reach"
     " generation_max_length (min_new_tokens in generation_config.json sees to it)."
 )
 OF_TARGET = "The tokens of generation_max_length are those of the target, with the one that it starts with."
@@ -111,7 +111,7 @@ def generation_sentences(run: RunSettings, prepared: PreparedModel) -> Iterator[
         yield GENERATES
         if prepared.device.sharding == "fsdp":
             yield GENERATES_UNDER_FSDP
-        if prepared.model.hears:
+        if prepared.model.reads_audio:
             yield OF_AUDIO
         elif prepared.model.encoder_layers:
             yield OF_TARGET
@@ -141,7 +141,7 @@ CLONES = "Every process clones the whole model to the host (clone_tensors_for_to
 
 
 def warnings(run: RunSettings, prepared: PreparedModel) -> Iterator[str]:
-    """Return risks of the run's settings."""
+    """Yield risks of the run's settings."""
     ranks = prepared.device.count
     if run.gathers_logits and ranks > 1:
         yield f"Each GPU gathers the logits of all {ranks:,}: evaluation keeps {ranks:,} times those of its own rows."

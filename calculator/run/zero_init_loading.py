@@ -117,7 +117,7 @@ def gathered(parameters: Iterable[tuple[str, Partitioned]], state: PartitionedSt
 
 
 def _modules(parameters: Iterable[tuple[str, Partitioned]]) -> Iterator[tuple[str, list[tuple[str, Partitioned]]]]:
-    """Return the parameters of each module."""
+    """Yield the parameters of each module."""
     for module, group in groupby(parameters, key=lambda parameter: parameter[0].rpartition(".")[0]):
         yield module, [*group]
 

@@ -45,10 +45,23 @@ TRACED_PAIRS: dict[str, frozenset[tuple[Release, Release]]] = {
             ((0, 24), (4, 57)),
         }
     ),
-    "trl-grpo": frozenset({((0, 24), (4, 56)), ((0, 24), (4, 57))}),
+    "trl-grpo": frozenset(
+        {
+            ((0, 17), (4, 52)),
+            ((0, 18), (4, 55)),
+            ((0, 19), (4, 52)),
+            ((0, 20), (4, 57)),
+            ((0, 21), (4, 55)),
+            ((0, 22), (4, 55)),
+            ((0, 23), (4, 57)),
+            ((0, 24), (4, 56)),
+            ((0, 24), (4, 57)),
+        }
+    ),
     "trl-kto": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-orpo": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-reward": frozenset({((0, 24), (4, 57))}),
+    "trl-rloo": frozenset({((0, 23), (4, 57)), ((0, 24), (4, 57))}),
 }
 TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
 
@@ -58,10 +71,11 @@ TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
 #: The older releases of TRL whose other trainers are modeled, by trainer: the first and the last one.
 OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {
     "trl-dpo": ((0, 15), (0, 24)),
-    "trl-grpo": ((0, 24), (0, 24)),
+    "trl-grpo": ((0, 17), (0, 24)),
     "trl-kto": ((0, 15), (0, 24)),
     "trl-orpo": ((0, 15), (0, 24)),
     "trl-reward": ((0, 24), (0, 24)),
+    "trl-rloo": ((0, 22), (0, 24)),
 }
 
 

@@ -164,7 +164,31 @@ class Loop(ABC):
         """Return the batch that the model generates before the first forward pass of a step, or None."""
         return None
 
-    def runs_to_score(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
+    def rows_of_reference(self, training: Training, stack: StackVersions) -> Dim | None:  # noqa: ARG002  a hook's signature
+        """Return the number of rows of the reference's pass, or None if it is that of a micro-batch."""
+        return None
+
+    def unsets_cache(self, training: Training, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether use_cache is false in the config of a second model."""
+        return False
+
+    def warps_scores(self, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the defaults of a release of TRL change the scores of the next token."""
+        return False
+
+    def grads_inputs_of_all_passes(self, training: Training, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether embeddings require a gradient in `generate` too, whatever is trained."""
+        return False
+
+    def copies_reference(self, stack: StackVersions) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether a second model is a copy of the trained one, with its hooks."""
+        return False
+
+    def fills_cache(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
+        """Return whether the passes of `generate` in a step keep keys and values."""
+        return True
+
+    def runs_to_score(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
         """Return whether the model or its reference runs on a step's completions before the first micro-batch."""
         return False
 

@@ -157,7 +157,7 @@ def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTenso
 def _flattened(
     shape: tuple[Dim, Dim], training: Training, bounds: tuple[str, ...]
 ) -> Iterator[tuple[str, Shape, DType]]:
-    """Return the tensors that replace the mask in a batch of flattened sequences: positions, and bounds of samples."""
+    """Yield the tensors that replace the mask in a batch of flattened sequences: positions, and bounds of samples."""
     yield "position_ids", shape, "int64"
     starts = (named(training.samples, "samples") + 1,)
     for name in bounds:

@@ -32,7 +32,7 @@ def inputs(model: Model, training: Training, names: tuple[str, ...], dtype: DTyp
     `dtype` is that of the hidden states, which audio features have too.
     """
     batch = named(training.micro_batch_size, "B")
-    if model.hears:
+    if model.reads_audio:
         frames = 2 * model.config["max_source_positions"]
         return [("input_features", (batch, model.config["num_mel_bins"], frames), dtype)]
     if model.task.name == "image_cls":

@@ -44,7 +44,7 @@ def reads_images(model: Model) -> bool:
 
     Whisper's encoder is for audio, which each of its batches has.
     """
-    return bool(model.towers) and not model.hears
+    return bool(model.towers) and not model.reads_audio
 
 
 def makes_cache(model: Model) -> bool:

@@ -31,6 +31,7 @@ from calculator.training_step.recorded_layers import RecordedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from calculator.architecture.layer_kind import MixerType
     from calculator.common.dtype import DType
@@ -86,6 +87,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     checkpoints = context.training.gradient_checkpointing and "caches_of_checkpointed_layers" not in context.older
     uncached = (
         checkpoints
+        or context.unsets_cache
         or context.method.needs_no_cache
         or (context.tape.trains and "no_cache_in_training" in context.older)
     )
@@ -355,9 +357,12 @@ def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _types(context: Context, position: int) -> set[MixerType]:
+def _types(context: Context, position: int) -> AbstractSet[MixerType]:
     """Return the attention types of the layers up to the last one that the layer at a position represents."""
-    return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
+    end = context.repetition.last_represented(position) + 1
+    if end == len(context.layers):
+        return context.model.attention_types
+    return masks.attention_types(context.layers[:end])
 
 
 def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.OfLayer]:

@@ -9,6 +9,7 @@ from calculator.engine import autocast
 from calculator.engine.layer_loop import LayerLoop
 from calculator.engine.recorded_passes import named
 from calculator.engine.repetition import every_layer
+from calculator.engine.tape import Tensor
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.methods.compared import WithFrozenAdapters, compared_model, is_like_second
@@ -30,11 +31,12 @@ from calculator.training_step.skipped_references import decides_no_peak, has_kno
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.architecture.dimension import Dim
     from calculator.common.names import ComponentName
     from calculator.engine.recorded_passes import Outputs
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_passes import SkippedPasses
-    from calculator.engine.tape import Tape, Tensor
+    from calculator.engine.tape import Tape
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.trl.fused_head import FusedHead
     from calculator.methods.prepared_model import PreparedModel
@@ -145,13 +147,20 @@ class ModelPasses:
         if skips:
             leave_out(context)
         with _NoGrad(context.tape, in_eval_mode=compared == "model"):
-            outputs = self.forward(context)
+            outputs = self._forward(context, compared)
             if context.first_period_differs:
                 del outputs, context
                 before.restore(self.context.tape)
                 context = _context(self.context, prepared, compared, name)
-                outputs = self.forward(context)
+                outputs = self._forward(context, compared)
         return outputs, context.repetition
+
+    def _forward(self, context: Context, compared: Compared | None) -> Outputs:
+        """Run the model of a context on the ids of the batch, or on those of all rows of a step."""
+        if _rows(self.context, compared) is None:
+            return self.forward(context)
+        shape = (context.batch, context.length)
+        return self.forward(context, ids=Tensor(context.tape, None, shape, "int64", None))
 
 
 def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPasses) -> None:
@@ -218,6 +227,15 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     classes = outer.classes if hooks is NO_HOOKS and _has_classes_of(outer, forward, compared) else None
     context = Context(prepared, forward, hooks=hooks, tape=outer.tape, classes=classes)
     context.marks, context.compared, context.images = name, compared, outer.images
+    rows = _rows(outer, compared)
+    if rows is not None:
+        context.batch = rows
+    if compared == "model" and trainer_of(outer.training).copies_reference(prepared.stack):
+        grads = trainer_of(outer.training).grads_inputs_of_all_passes(outer.training, prepared.stack)
+        context.grads_inputs = context.grads_inputs or grads
+    context.unsets_cache = compared == "model" and trainer_of(outer.training).unsets_cache(
+        outer.training, prepared.stack
+    )
     if compared not in (None, "model"):
         # The hook of enable_input_require_grads stays on a model whose checkpointing is off for a pass.
         context.grads_inputs = outer.grads_inputs
@@ -231,6 +249,13 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
         context.layer_loop = LayerLoop(context.tape, context.repetition, len(context.layers))
         context.repetition = context.layer_loop.repetition
     return context
+
+
+def _rows(outer: Context, compared: Compared | None) -> Dim | None:
+    """Return the number of rows of a reference's pass, or None if it is that of a micro-batch."""
+    if compared is None:
+        return None
+    return trainer_of(outer.training).rows_of_reference(outer.training, outer.prepared.stack)
 
 
 def _has_classes_of(outer: Context, forward: DecoderForward, compared: Compared | None) -> bool:

@@ -125,11 +125,15 @@ class Sampling(Loop):
         self.probabilities = scores(context, "probabilities")
 
     def _choose(self, context: Context) -> None:
-        """Draw the next token: the largest ratio of a probability to an exponential random number."""
-        tape = context.tape
+        """Draw the next token from its logits."""
         self.logits = scores(context, "next_token_logits")
         if self.images:
             self.scores = suppressed(context)
+        self._draw(context)
+
+    def _draw(self, context: Context) -> None:
+        """Draw the next token: the largest ratio of a probability to an exponential random number."""
+        tape = context.tape
         self.probabilities = scores(context, "probabilities")
         quotients = scores(context, "probabilities / exponential numbers")
         drawn = tape.new((context.batch, 1), "int64", "drawn")
@@ -186,6 +190,36 @@ class OlderSampling(Sampling):
         self._choose(context)
         self.ids = context.tape.new(longer, "int64", "ids")
         del before, place
+
+
+class WarpedSampling(OlderSampling):
+    """The same with a temperature and a number of most likely tokens (`top_k`), which change the scores.
+
+    Source: transformers 4.52.4, generation/logits_process.py, TemperatureLogitsWarper and TopKLogitsWarper.
+    """
+
+    __slots__ = ()
+
+    def after_first_token(self, context: Context) -> None:
+        """Allocate the tensors that remain from the choice of the previous token, with the changed scores."""
+        OlderSampling.after_first_token(self, context)
+        self.scores = scores(context, "next_token_scores")
+
+    def _choose(self, context: Context) -> None:
+        self.logits = scores(context, "next_token_logits")
+        scaled = scores(context, "scores / temperature")
+        most = (context.batch, min(TOP_K, +context.model.output.out_features))
+        values, places = (context.tape.new(most, dtype, "most likely tokens") for dtype in _OF_TOP)
+        mask = context.tape.new(scaled.shape, "bool", "less likely tokens")
+        del values, places
+        self.scores = scores(context, "next_token_scores")
+        del scaled, mask
+        self._draw(context)
+
+
+#: The number of most likely tokens of WarpedSampling, and the dtypes of their scores and of their places.
+TOP_K = 50
+_OF_TOP: tuple[DType, DType] = ("float32", "int64")
 
 
 class GreedySearch(Loop):

@@ -76,7 +76,7 @@ def step_candidates(
 
 
 def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
-    """Yield the temporary lists of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
+    """Return the temporary lists of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
     The step runs one dtype after the other. There are at most two dtypes. A variable keeps its list until the next
     dtype assigns it. So when list n of the second dtype is allocated, its lists 0 to n and the first dtype's lists from

@@ -40,7 +40,7 @@ def with_projection(optimizer: Optimizer, model: Model, training: Training) -> O
 
 
 def _hidden_matrices(model: Model, tensors: Iterable[ResidentTensor]) -> Iterator[str]:
-    """Return the trained matrices, except those of embeddings and of a language model's output head with its adapters.
+    """Yield the trained matrices, except those of embeddings and of a language model's output head with its adapters.
 
     The head of a classifier counts as a hidden matrix. Source: the docs of torch.optim.Muon.
     """

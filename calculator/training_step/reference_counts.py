@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import invert
 from typing import TYPE_CHECKING
 
@@ -121,10 +121,11 @@ def _by_bytes(sizes: Sequence[int], counts: Mapping[int, int]) -> dict[int, int]
 
 def _allocated_by_base(run: Run, start: int, end: int) -> dict[int, int]:
     """Return the number of storages of each size that the base model allocates between two positions."""
-    kinds = run.copies.kinds
-    found = Counter(map(kinds.row_size, run.copies.lifetimes.allocated(start, end)))
-    found.subtract(map(kinds.row_size, _of_adapters(run)))
-    return dict(found)
+    size_of, of_row = run.copies.kinds.size_of, run.copies.kinds.of_row
+    rows = run.copies.lifetimes.allocated(start, end)
+    found = Counter(map(size_of.__getitem__, of_row[rows.start : rows.stop]))
+    of_adapters = Counter(map(size_of.__getitem__, map(of_row.__getitem__, _of_adapters(run))))
+    return {size: found[size] - of_adapters[size] for size in {**found, **of_adapters}}
 
 
 def _of_adapters(run: Run) -> list[int]:
@@ -139,8 +140,9 @@ def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, 
     left_out, counted = added.union(map(invert, added)), sizes.union(map(invert, sizes))
     alive: dict[int, int] = {}
     largest: dict[int, int] = {}
-    for event, size in zip(events, size_events, strict=True):
-        if size not in counted or event in left_out:
+    pairs = zip(events, size_events, strict=True)
+    for event, size in compress(pairs, map(counted.__contains__, size_events)):
+        if event in left_out:
             continue
         if size < 0:
             alive[~size] -= 1

@@ -26,7 +26,7 @@ from calculator.engine.sym_sizes import EvaluatedSizes
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Tape
 from calculator.families import forward_of
-from calculator.layers.cache import Cache, entries_by_layer
+from calculator.layers.cache import Cache, UnfilledCache, entries_by_layer
 from calculator.layers.context import Context
 from calculator.layers.sharding_hooks import NO_HOOKS
 from calculator.sharding.registry import generation_hooks
@@ -37,7 +37,7 @@ from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.earlier_tokens import EarlierTokens
 from calculator.training_step.first_period import leave_out, outputs_of
 from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
-from calculator.training_step.next_token import OlderSampling, Sampling
+from calculator.training_step.next_token import OlderSampling, Sampling, WarpedSampling
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 CHOOSES_POSITIONS = (5,)
 
 
-class RolledOut(NamedTuple):
+class RolloutPass(NamedTuple):
     """One pass: the events of its tape from `start` on, and the cache entries of the interpreted layers.
 
     `sizes` numbers the sizes of rows if they are symbolic. `inputs` are the rows of the ids and of what else the model
@@ -108,6 +108,8 @@ class Rollout:
         "batch",
         "classes",
         "encoded",
+        "fills_cache",
+        "grads_inputs",
         "is_first",
         "leaves_out_first_period",
         "loop",
@@ -146,7 +148,12 @@ class Rollout:
         #: Whether the model is in training mode.
         self.trains = trains
         #: The loop that chooses the next token.
-        self.loop = loop or (OlderSampling if is_older else Sampling)
+        self.loop = loop or _loop(prepared, is_older=is_older)
+        #: Whether the layers keep keys and values.
+        self.fills_cache = not trains or prepared.trainer.fills_cache(prepared)
+        grads = prepared.trainer.grads_inputs_of_all_passes(training, prepared.stack)
+        #: Whether embeddings require a gradient, which autocast then caches a copy of.
+        self.grads_inputs = grads and self.wrapped_dtype is not None
         #: Whether no batch of an evaluation ran before.
         self.is_first = is_first
         #: The classes of the layers, once a pass has found them, if they are the same in every pass.
@@ -154,9 +161,9 @@ class Rollout:
         #: What the tower returns for the images of the prompts.
         self.encoded: list[tuple[Shape, DType, str]] = []
         #: Whether the first period of layers is not interpreted (see `first_period`).
-        self.leaves_out_first_period = True
+        self.leaves_out_first_period = not self.grads_inputs
 
-    def passes(self) -> tuple[RolledOut, ...]:
+    def passes(self) -> tuple[RolloutPass, ...]:
         """Return the passes of the prompts, of the second token and of the last token."""
         prefill = self.prefill()
         passes, tokens = [prefill], self.batch.completion
@@ -180,7 +187,7 @@ class Rollout:
     def decodes_alike(self) -> bool:
         """Whether the passes of the second and of the last token run the same operations."""
         slides = "sliding_attention" in self.attention_types
-        return self.batch.completion > 2 and not slides and self.hooks("later token") is NO_HOOKS
+        return self.batch.completion > 2 and self.fills_cache and not slides and self.hooks("later token") is NO_HOOKS
 
     @property
     def prompts_decode_alike(self) -> bool:
@@ -201,28 +208,29 @@ class Rollout:
         return generation_hooks(self.prepared, which, is_first=self.is_first)
 
     @without_frame_snapshots
-    def prefill(self) -> RolledOut:
+    def prefill(self) -> RolloutPass:
         """Return the pass of the prompts."""
         return self._unless_periods_differ(self._prefill)
 
-    def _prefill(self) -> RolledOut | None:
+    def _prefill(self) -> RolloutPass | None:
         context = self._context("prompts", self.shape_env)
         given = () if "windows_without_counters" in context.older else None
-        context.cache = Cache(windowed=True, given=given, component="kv_cache")
+        cache = Cache(windowed=True, given=given, component="kv_cache")
+        context.cache = cache if self.fills_cache else UnfilledCache()
         loop = self.loop(context)
         return self._run(context, loop)
 
     @without_frame_snapshots
-    def decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut:
+    def decode(self, past: Dim, prefilled: RolloutPass, *, first: bool) -> RolloutPass:
         """Return the pass of a token after `past` tokens. With `first`, the pass of the prompts filled the cache."""
         return self._unless_periods_differ(partial(self._decode, past, prefilled, first=first))
 
     @without_frame_snapshots
-    def later(self, past: SymInt, length: SymInt) -> RolledOut:
+    def later(self, past: SymInt, length: SymInt) -> RolloutPass:
         """Return the pass of one or more tokens after `past` ones, without a pass of the prompts before it."""
         return self._unless_periods_differ(partial(self._later, past, length))
 
-    def _later(self, past: SymInt, length: SymInt) -> RolledOut | None:
+    def _later(self, past: SymInt, length: SymInt) -> RolloutPass | None:
         context = self._context("later token", past.shape_env)
         loop = self.loop(context)
         context.past, context.length = past, length
@@ -236,7 +244,7 @@ class Rollout:
         cache.shape_others(ran.interpretation.tape.rows)
         return ran._replace(earlier=earlier)
 
-    def _unless_periods_differ(self, run: Callable[[], RolledOut | None]) -> RolledOut:
+    def _unless_periods_differ(self, run: Callable[[], RolloutPass | None]) -> RolloutPass:
         """Return a pass, in which the first period of layers is interpreted if the second one differs from it."""
         found = run()
         if found is None:
@@ -245,13 +253,14 @@ class Rollout:
         assert found is not None
         return found
 
-    def _decode(self, past: Dim, prefilled: RolledOut, *, first: bool) -> RolledOut | None:
+    def _decode(self, past: Dim, prefilled: RolloutPass, *, first: bool) -> RolloutPass | None:
         shape_env = past.shape_env if isinstance(past, SymInt) else self.shape_env
         context = self._context("second token" if first else "later token", shape_env)
         windowed = _windowed(context.layers) if prefilled.cache.windows else 0
         windows = [context.tape.new((), "int64", "window") for _ in range(windowed)]
-        context.cache = Cache(windowed=True, given=windows, component="kv_cache")
-        del windows
+        cache = Cache(windowed=True, given=windows, component="kv_cache")
+        context.cache = cache if self.fills_cache else UnfilledCache()
+        del windows, cache
         loop = self.loop(context)
         context.past, context.length = past, ONE
         ran = prefilled.interpretation.repetition
@@ -285,6 +294,7 @@ class Rollout:
         forward = forward_for(self.prepared.model, self.prepared.training)
         context = Context(self.prepared, forward, hooks=hooks, tape=tape, classes=self.classes)
         context.router_logits = None
+        context.grads_inputs = context.grads_inputs or self.grads_inputs
         context.gives_positions = context.forward.takes_positions
         context.batch, context.length = self.batch.rows, self.batch.prompt
         if self.classes is None:
@@ -298,7 +308,7 @@ class Rollout:
             leave_out(context)
         return context
 
-    def _run(self, context: Context, loop: Loop) -> RolledOut | None:
+    def _run(self, context: Context, loop: Loop) -> RolloutPass | None:
         """Run the model on copies of the ids and positions, and choose the next token.
 
         Return None if the first period of layers is left out and differs from the second.
@@ -314,6 +324,8 @@ class Rollout:
         inputs = [ids, *loop.given(context)]
         loop.enter(inputs)
         rows = range(row, len(tape.rows))
+        seen = context.past
+        context.past = seen if self.fills_cache else 0
         with autocast.region(tape, self.wrapped_dtype):
             logits = last_logits(context, ids, forward_of(self.prepared.model))
         of_images: list[Tensor] = []
@@ -326,14 +338,14 @@ class Rollout:
         del ids
         if is_first:
             inputs.clear()
-        choice = len(tape.events)
+        choice, context.past = len(tape.events), seen
         loop.choose(context)
         context.drop_outputs()
         del inputs, logits, of_images
         if context.first_period_differs:
             return None
         interpretation = _interpretation(tape.copy(), context.repetition)
-        return RolledOut(interpretation, tape.sizes, start, context.cache, rows, choice)
+        return RolloutPass(interpretation, tape.sizes, start, context.cache, rows, choice)
 
 
 def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
@@ -381,6 +393,13 @@ def _represented(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[
     start, end = layers.start, layers.end
     repeated = [*of_interpreted[start:end]] * layers.copies
     return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
+
+
+def _loop(prepared: PreparedModel, *, is_older: bool) -> type[Loop]:
+    """Return the loop that chooses the next token for a trainer. `is_older`: whether transformers is before 5.0."""
+    if is_older and prepared.trainer.warps_scores(prepared.stack):
+        return WarpedSampling
+    return OlderSampling if is_older else Sampling
 
 
 def _windowed(layers: Sequence[Layer]) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.memory_curve import Window
     from calculator.training_step.generation import PassPeak
-    from calculator.training_step.rollout import RolledOut
+    from calculator.training_step.rollout import RolloutPass
 
 
 class CopiedLayers(NamedTuple):
@@ -37,7 +37,7 @@ class CopiedLayers(NamedTuple):
     is_simple: bool
 
     @classmethod
-    def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
+    def of(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> CopiedLayers:
         """Read the events of a pass. `names` and `sizes` are those of its rows."""
         if not ran.interpretation.no_grad:
             return cls(None, {}, (), is_simple=True)
@@ -93,7 +93,7 @@ class RolloutLayout:
 
     def __init__(
         self,
-        ran: RolledOut,
+        ran: RolloutPass,
         names: Sequence[str],
         sizes: Sequence[int],
         events: Sequence[int],
@@ -113,7 +113,7 @@ class RolloutLayout:
         self._runs = 0
 
     @classmethod
-    def of(cls, ran: RolledOut, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
+    def of(cls, ran: RolloutPass, names: Sequence[str], sizes: Sequence[int]) -> RolloutLayout:
         """Return the layout of a pass. `names` and `sizes` are those of its rows."""
         return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from calculator.training_step.generation import PassPeak
-    from calculator.training_step.rollout import RolledOut
+    from calculator.training_step.rollout import RolloutPass
 
 
 def rolled_out_in_step(prepared: PreparedModel) -> tuple[StepPass, ...]:
@@ -92,7 +92,7 @@ class RolloutTrace:
         if env.with_aliases(env.values, self._of_prompts) is None:
             self._alone = [self._by_itself(rollout.prefill())]
 
-    def _by_itself(self, ran: RolledOut) -> _Pass | _SymbolicPass:
+    def _by_itself(self, ran: RolloutPass) -> _Pass | _SymbolicPass:
         return _SymbolicPass(ran, self._shape_env) if self._is_symbolic else _Pass(ran)
 
     def with_sizes(self, sizes: Sequence[int]) -> tuple[StepPass, ...] | None:
@@ -137,7 +137,7 @@ class RolloutTrace:
         return found.peak
 
 
-def _prefilled(prepared: PreparedModel, shape_env: ShapeEnv | None) -> RolledOut:
+def _prefilled(prepared: PreparedModel, shape_env: ShapeEnv | None) -> RolloutPass:
     batch = trainer_of(prepared.training).generation(prepared.training)
     assert batch is not None
     return Rollout(prepared, batch, shape_env).prefill()
@@ -169,7 +169,7 @@ class _Pass:
     #: The indices of the values that its sizes are computed from.
     outputs: Iterable[int] = ()
 
-    def __init__(self, ran: RolledOut) -> None:
+    def __init__(self, ran: RolloutPass) -> None:
         names, _, _, _, sizes = zip(*ran.interpretation.tape.rows, strict=True)
         self._layout = RolloutLayout.of(ran, names, sizes)
 
@@ -187,7 +187,7 @@ class _SymbolicPass:
 
     __slots__ = ("_bytes", "_cached", "_layout", "_of_prompts", "_trace", "outputs")
 
-    def __init__(self, ran: RolledOut, shape_env: ShapeEnv) -> None:
+    def __init__(self, ran: RolloutPass, shape_env: ShapeEnv) -> None:
         """Read the numbers of a pass's sizes. Its shapes are numbered when they are read."""
         assert isinstance(ran.sizes, EvaluatedSizes)
         rows, self._bytes = ran.interpretation.tape.rows, ran.sizes

@@ -250,7 +250,7 @@ def of_no_grad_passes(context: Context) -> Run:
 
 
 def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: bool) -> Iterator[Window]:
-    """Return the forward and backward windows of the repeated layers.
+    """Yield the forward and backward windows of the repeated layers.
 
     A skipped first layer is not one of the copies.
     """

@@ -13,7 +13,7 @@ def error_message(page):
     assert page.locator("[data-live=status]").inner_text() == ""
     assert "No answer" in page.locator(".strip").text_content()
     message = page.locator("#unanswered [role=alert]").inner_text()
-    assert "still those of the plan before this change" in message
+    assert "still those of the run before this change" in message
     return message
 
 

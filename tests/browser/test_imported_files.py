@@ -45,7 +45,7 @@ def test_without_scripts_a_button_plans_the_config(open_page, origin):
     config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     page.locator("#config").fill(json.dumps(config))
-    page.get_by_role("button", name="Plan this config").click()
+    page.get_by_role("button", name="Use this config").click()
     assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
     assert "config=" in page.url
 
@@ -59,7 +59,7 @@ def test_without_scripts_a_plan_is_exported_and_imported(open_page):
     assert "base_model: meta-llama/Llama-3.1-8B" in text
     page.get_by_text("Start from a file", exact=False).click()
     page.get_by_label("The file, command or script").fill(text.replace("lora_r: 16", "lora_r: 32") + "plugins: [x]\n")
-    page.get_by_role("button", name="Plan this file").click()
+    page.get_by_role("button", name="Estimate this file").click()
     assert "plugins" in page.locator("#imported-title ~ ul").inner_text()
     assert page.get_by_label("Rank", exact=True).first.input_value() == "32"
 
@@ -68,7 +68,7 @@ def paste(page, text):
     """Import a file from its text."""
     page.get_by_text("Start from a file", exact=False).click()
     page.get_by_label("The file, command or script").fill(text)
-    page.get_by_role("button", name="Plan this file").click()
+    page.get_by_role("button", name="Estimate this file").click()
     page.wait_for_url("**/import*")
 
 

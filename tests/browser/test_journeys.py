@@ -123,7 +123,7 @@ def test_without_scripts_the_form_and_the_links_work(open_page):
     assert verdict(page) == "Does not fit"
     assert page.get_by_label("Micro-batch size").input_value() == "2"
     assert not page.get_by_label("Gradient checkpointing").is_checked()
-    page.get_by_role("link", name="Link to this plan").click()
+    page.get_by_role("link", name="Link to this estimate").click()
     assert page.url.endswith("/?method=full&gradient_checkpointing=false&micro_batch_size=2")
     page.get_by_role("link", name="QLoRA", exact=True).click()
     assert page.locator("#method-qlora").is_checked()
@@ -191,7 +191,7 @@ def test_the_choice_of_a_trainer_sets_its_defaults_in_the_form(open_page):
     after_update(page, lambda: page.get_by_label("TRL SFTTrainer").check())
     assert page.get_by_label("Precision", exact=True).input_value() == "float32"
     assert page.get_by_label("Autocast").input_value() == "bfloat16"
-    assert "This plan has its defaults" in page.locator(".tool").inner_text()
+    assert "This run has its defaults" in page.locator(".tool").inner_text()
     after_update(page, lambda: page.get_by_label("Precision", exact=True).select_option("bfloat16"))
     assert "here bfloat16" in page.locator(".tool").inner_text()
     after_update(page, lambda: page.get_by_label("Reference step").check())

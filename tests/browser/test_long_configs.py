@@ -13,7 +13,7 @@ def test_every_control_works_for_a_plan_too_long_for_a_link(open_page, origin, o
     config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     page.locator("#config").fill(json.dumps({**config, "note": "x" * 200_000}))
-    page.get_by_role("button", name="Plan this config").click()
+    page.get_by_role("button", name="Use this config").click()
     page.get_by_text("too long for a link").wait_for()
     longest = "() => Math.max(...[...document.links].map((link) => link.href.length))"
     assert page.evaluate(longest) < 200

@@ -145,7 +145,7 @@ SEARCHES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SlowestRequest:
     """The slowest request that was found, and how many were tried."""
 
     body: dict[str, Any]
@@ -176,10 +176,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def searched(search: Search, limit: float, rounds: int) -> Found:
+def searched(search: Search, limit: float, rounds: int) -> SlowestRequest:
     """Return the slowest request of a search."""
     seconds, over = spent(search.answer, search.plain, limit)
-    best = Found(body=search.plain, seconds=seconds, over=over, tried=1)
+    best = SlowestRequest(body=search.plain, seconds=seconds, over=over, tried=1)
     for path, value in [
         (path, value) for _ in range(rounds) for path, values in search.axes.items() for value in values
     ]:
@@ -188,7 +188,7 @@ def searched(search: Search, limit: float, rounds: int) -> Found:
         body = _with_value(best.body, path.split("."), value)
         seconds, over = spent(search.answer, body, limit) if body != best.body else (0.0, False)
         dearer = seconds > best.seconds
-        best = Found(
+        best = SlowestRequest(
             body=body if dearer else best.body,
             seconds=max(seconds, best.seconds),
             over=over,

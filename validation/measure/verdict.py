@@ -59,8 +59,8 @@ def caps(request: Request) -> list[tuple[int, int | None]]:
     above = max(ruled, replay.peak_reserved_bytes)
     found: list[tuple[int, int | None]] = []
     for cap in (above, least):
-        course = replay.outcome(cap + context).course()
-        found.append((cap, None if course.out_of_memory else course.retries))
+        result = replay.outcome(cap + context).result()
+        found.append((cap, None if result.out_of_memory else result.retries))
     return [*found, (int(replay.live_bytes * (1 - MARGIN)), None)]
 
 

@@ -50,7 +50,7 @@ QUICK = Plan(seeds=1, steps=80, ranks=(1, 8), dimensions=(16, 128))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tuned:
+class TuningResult:
     """The results of one change and one seed: accuracies on test images, and their gaps to training images."""
 
     parameters: int
@@ -76,7 +76,7 @@ class Tuned:
         return intrinsic_dimension(self.subspace[start], self.full)
 
 
-def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
+def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> TuningResult:
     """Pretrain a network, then fine-tune it in every way."""
     torch.manual_seed(seed)
     before, after = _split_task(change, digits.task(seed, setting.device))
@@ -90,7 +90,7 @@ def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned
     layers = zip(digits.linear_layers(full), digits.linear_layers(pretrained), strict=True)
     adapted = {r: _adapted(pretrained, r, after, plan, setting) for r in plan.ranks}
     starts: dict[Start, nn.Module] = {"pretrained": pretrained, "random": random}
-    return Tuned(
+    return TuningResult(
         parameters=sum(parameter.numel() for parameter in pretrained.parameters()),
         before=digits.accuracy(pretrained, after),
         full=digits.accuracy(full, after),

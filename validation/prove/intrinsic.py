@@ -10,7 +10,7 @@ import torch
 from validation.prove import intrinsic_drawings
 from validation.prove.claim import Check, Claim, Figure, spread
 from validation.prove.experiment import Experiment, Findings, Setting
-from validation.prove.fine_tuning import QUICK, WIDTH, Change, Plan, Tuned, fine_tuned
+from validation.prove.fine_tuning import QUICK, WIDTH, Change, Plan, TuningResult, fine_tuned
 from validation.prove.spectrum import energy
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ POINT = 0.01
 #: The lesson's smallest rank.
 SMALLEST = 4
 
-Runs = dict[Change, list[Tuned]]
+Runs = dict[Change, list[TuningResult]]
 
 CHANGES: tuple[Change, ...] = get_args(Change)
 
@@ -94,7 +94,7 @@ def _specializes(runs: Runs) -> Claim:
 
 def _as_good(runs: Runs, plan: Plan) -> Claim:
     lost = {
-        r: _figures_by_change(runs, f"lost_r{r}", f"accuracy lost at r {r}", partial(Tuned.lost, r=r))
+        r: _figures_by_change(runs, f"lost_r{r}", f"accuracy lost at r {r}", partial(TuningResult.lost, r=r))
         for r in plan.ranks
     }
     decisive = [figure for r in plan.ranks if r >= SMALLEST for figure in lost[r]]
@@ -145,7 +145,7 @@ def _regularizer(runs: Runs, plan: Plan) -> Claim:
     )
 
 
-def _figures_by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
+def _figures_by_change(runs: Runs, key: str, name: str, measure: Callable[[TuningResult], float]) -> tuple[Figure, ...]:
     """Return one figure per change, over its seeds."""
     return tuple(
         spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(seed) for seed in seeds])

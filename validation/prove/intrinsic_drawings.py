@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from validation.prove.fine_tuning import Change, Tuned
+    from validation.prove.fine_tuning import Change, TuningResult
 
 #: The layers, in the order of the updates.
 LAYERS = ("first", "hidden", "last")
 
-Runs = dict["Change", "list[Tuned]"]
+Runs = dict["Change", "list[TuningResult]"]
 
 
 def curves(runs: Runs) -> tuple[Curve, ...]:
@@ -81,7 +81,7 @@ def dimensions(runs: Runs) -> Table:
     return Table(id="d90", title="Intrinsic dimension d90", columns=columns, rows=tuple(rows))
 
 
-def _series_by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Series]:
+def _series_by_rank(change: Change, seeds: Sequence[TuningResult]) -> tuple[Series, Series]:
     ranks = list(seeds[0].lora)
     return (
         _line(f"LoRA, {change}", ranks, [[seed.lora[r] for seed in seeds] for r in ranks]),
@@ -89,7 +89,7 @@ def _series_by_rank(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, Ser
     )
 
 
-def _series_by_dimension(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, ...]:
+def _series_by_dimension(change: Change, seeds: Sequence[TuningResult]) -> tuple[Series, ...]:
     tried = list(seeds[0].subspace[STARTS[0]])
     lines = (
         _line(f"{start}, {change}", tried, [[seed.subspace[start][d] for seed in seeds] for d in tried])

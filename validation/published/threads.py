@@ -1,6 +1,6 @@
 """Diagnose out-of-memory messages of public threads that state their run, one by one.
 
-The messages are of other releases than those that the figures are of, so that the bytes in use before a request differ.
+The messages are of other releases than the figures, so that the bytes in use before a request differ.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def optimizer_for(
 def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer of a reference step, over the parameters of a model that are trained."""
     if training.optimizer_in_bwd:
-        return Releasing(training.optimizer, model)
+        return PerParameterOptimizer(training.optimizer, model)
     if training.optimizer in ("lomo", "adalomo"):
         return updating(training, model)
     if training.loraplus_lr_ratio is not None:
@@ -71,7 +71,7 @@ def optimizer_of(training: Training, model: torch.nn.Module) -> torch.optim.Opti
     return optimizer_for(training.optimizer, [parameter for parameter in model.parameters() if parameter.requires_grad])
 
 
-class Releasing(torch.optim.Optimizer):
+class PerParameterOptimizer(torch.optim.Optimizer):
     """An optimizer for each parameter, which a hook steps before it frees the gradient."""
 
     def __init__(self, name: OptimizerName, model: torch.nn.Module) -> None:

@@ -76,7 +76,7 @@ def whole_sequences(run: RunSettings, request: Request) -> Iterator[None]:
         yield
         return
     model = model_of(request.model)
-    most = most_tokens(run) + (prompt_tokens(model) if model.hears else 0)
+    most = most_tokens(run) + (prompt_tokens(model) if model.reads_audio else 0)
 
     def stop(_: Any, unfinished: torch.Tensor, tokens: torch.Tensor, length: int) -> bool:
         return length >= most
@@ -155,7 +155,7 @@ def evaluate_after(steps: int, trainer: Any, run: RunSettings, request: Request)
     }
     for name, value in settings.items():
         setattr(trainer.args, name, value)
-    if model_of(request.model).hears:
+    if model_of(request.model).reads_audio:
         _set_language(trainer.model, model_of(request.model))
     if hasattr(trainer, "num_generations_eval"):
         together = run.per_device_eval_batch_size * ranks

@@ -105,17 +105,17 @@ def _sentence(method: str) -> str:
     ranges = "; ".join(f"{STATISTICS[error.statistic]} {_range(error)} (in {error.figures})" for error in errors)
     counted = f"{figures} measurements" if figures > 1 else "one measurement"
     by_replay = any(error.statistic in RESERVED for error in errors)
-    replayed = " Reserved memory was estimated by replay." if by_replay else ""
+    replayed = " They replay the allocator for reserved memory." if by_replay else ""
     return f"Estimates of {label} were compared with {counted}: {ranges}.{replayed}"
 
 
 def _rule_sentence(estimate: Estimate) -> str:
     """Say how the rule compares with replays, if reserved memory is by the rule."""
     if RULE_OF_ZERO in estimate.assumptions:
-        return f" Reserved memory follows a rule here, which is {ZERO_RULE_ACCURACY}."
+        return f" Here, reserved memory follows a rule, which is {ZERO_RULE_ACCURACY}."
     if SHARDED_RULE in estimate.assumptions:
-        return f" Reserved memory follows a rule here, which is {SHARDED_RULE_ACCURACY}."
-    return f" Reserved memory follows a rule here, which is {RULE_ACCURACY}." if estimate.reserved == "rule" else ""
+        return f" Here, reserved memory follows a rule, which is {SHARDED_RULE_ACCURACY}."
+    return f" Here, reserved memory follows a rule, which is {RULE_ACCURACY}." if estimate.reserved == "rule" else ""
 
 
 def _inside_a_sentence(label: str) -> str:

@@ -19,7 +19,7 @@ class RuleAnswer(Answer):
     """A rule that the planner follows."""
 
     name: str = described("The rule's name.", "merges")
-    statement: str = described("The rule.", "A low-rank update can be added into the weights.")
+    statement: str = described("The rule.", "A low-rank update can be merged into the weights.")
     source: str = described("Source of the rule.", "Hu et al. 2021, arXiv 2106.09685, section 4.1")
 
 

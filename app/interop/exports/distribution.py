@@ -85,10 +85,10 @@ def llama_factory(planned: Planned) -> tuple[Part, ...]:
 
 
 def reference_step_differences(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
-    """Return the setting `trainer` if the figures are of the reference step, which the tool does not run."""
+    """Return the setting `trainer` if the figures are for the reference step, which the tool does not run."""
     if planned.request.training.trainer is not None:
         return ()
-    why = f"{tool} trains with a Trainer: the figures are of a plain loop"
+    why = f"{tool} trains with a Trainer: the figures are for a plain loop"
     return (differs("training.trainer", None, why),)
 
 

@@ -29,7 +29,7 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
     """Return the comment. `run` has the lines that explain how to run the file."""
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
-        lines += ["", "Where this file differs from the plan:"]
+        lines += ["", "Where this file differs from the run:"]
         lines += [f"- {setting.loc} {_shown(setting.value)}: {setting.why}" for setting in not_expressed]
     for heading, sentences in (("Assumptions:", plan.assumptions), ("Note:", plan.warnings)):
         if sentences:

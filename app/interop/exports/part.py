@@ -199,7 +199,7 @@ def trainer_differences(planned: Planned, subject: str) -> tuple[NotExpressed, .
     if training.padding_free:
         found.append(differs("training.padding_free", True, "needs DataCollatorWithFlattening, or a trainer of TRL"))
     if training.trainer not in (None, "transformers"):
-        what = _DIFFERS.get(training.trainer, "trains on texts: the figures are of another run")
+        what = _DIFFERS.get(training.trainer, "trains on texts: the figures are for another run")
         found.append(differs("training.trainer", training.trainer, f"{subject}, which {what}"))
     if training.completion_tokens is not None:
         why = "the labeled tokens are those of the dataset that the file names"

@@ -49,7 +49,7 @@ def exported(planned: Planned) -> Exported:
     if planned.request.task != "causal_lm":
         task_script.check(planned.request)
         classes = () if trainer is None else trainer.classes
-        task_type = None if planned.model.hears else planned.request.task.upper()
+        task_type = None if planned.model.reads_audio else planned.request.task.upper()
         trainer = TrainerScript(template="task", classes=classes, task_type=task_type)
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)

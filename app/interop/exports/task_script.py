@@ -49,7 +49,7 @@ def context(request: Request, model: Model) -> dict[str, Any]:
         "loss_call": "loss_of(model, next(batches))" if task.embeds else "model(**next(batches)).loss",
         "task_parent": f"{'peft' if request.training.trainer is None else 'trainer'}.py.jinja",
         "keeps_float32": task.name == "seq_2_seq_lm",
-        "audio": _audio(request, model) if model.hears else None,
+        "audio": _audio(request, model) if model.reads_audio else None,
     }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.interop.exports.planned import Planned
     from calculator.inputs.training import Training
 
-VERSIONS = "The figures are of torchtune 0.6.1. Later releases compute the loss differently."
+VERSIONS = "The figures are for torchtune 0.6.1. Later releases compute the loss differently."
 
 
 class Builder(NamedTuple):

@@ -1,6 +1,6 @@
 """A script that trains with Unsloth's FastLanguageModel and TRL's SFTTrainer.
 
-Source: unsloth at 015bdef, models/llama.py, from_pretrained and get_peft_model.
+Source: unsloth 2026.10.9, models/llama.py, from_pretrained and get_peft_model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from calculator.common.errors import refusal
 from calculator.inputs.settings import declared
 from calculator.methods import LoRA, QLoRA
 from calculator.methods.targeted.matching import target_names
+from calculator.trainers.unsloth.families import has_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,8 @@ PASSED_ON = (
     "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "init_lora_weights",
 )  # fmt: skip
 
-RUN = (
-    "Run it with: python train.py --text corpus.txt --steps 1000 --output trained",
-    "Install unsloth 2026.8.13 with the trl and transformers that it requires: other releases can need other memory.",
-)
+#: The patch release that was read of each known release.
+READ = {"2026.8": "2026.8.13", "2026.10": "2026.10.9"}
 
 
 def exported(planned: Planned) -> Exported:
@@ -46,7 +45,7 @@ def exported(planned: Planned) -> Exported:
     training, not_expressed = request.training, (*_not_expressed(method),)
     offloads = training.activation_offloading is not False
     content = script_template("unsloth.py.jinja").render(
-        header=header(request, planned.plan, RUN, not_expressed),
+        header=header(request, planned.plan, _run(request.stack.unsloth), not_expressed),
         title=title(request, planned.plan),
         model=planned.model.id,
         method=method,
@@ -55,8 +54,18 @@ def exported(planned: Planned) -> Exported:
         targets=_targets(method, planned.model),
         checkpointing=("unsloth" if offloads else True) if training.gradient_checkpointing else False,
         patterns=_passed_on(method),
+        padding_free=has_rows(request.stack, planned.model.model_type),
     )
     return Exported(filename="train.py", media_type="text/x-python", content=content, not_expressed=not_expressed)
+
+
+def _run(release: str) -> tuple[str, str]:
+    """Return how the script is run, and the release of Unsloth that it needs."""
+    installed = f"unsloth {READ.get(release, release)} with the trl and transformers that it requires"
+    return (
+        "Run it with: python train.py --text corpus.txt --steps 1000 --output trained",
+        f"Install {installed}: other releases can need other memory.",
+    )
 
 
 def _targets(method: LowRank, model: Model) -> tuple[str, ...]:

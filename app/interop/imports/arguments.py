@@ -137,9 +137,13 @@ def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, A
 
 def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> dict[str, Any]:
     """Return packing and padding. Without packing, a batch of several sequences is padded to its longest."""
+    is_padded = keys.left.get("padding_free") is False
     packing, free = keys.flag("packing"), keys.flag("padding_free")
     strategy = keys.choice("packing_strategy", {name: name for name in STRATEGIES}, "bfd", "bfd")
     if trainer == "unsloth":  # its rows are one row, packed or not
+        if is_padded and not packing:
+            effect = "Unsloth 2026.10 compiles the layers of padded rows with PyTorch 2.11 and later."
+            keys.warn("padding_free: false with Unsloth", effect, "one with rows without padding")
         return {"padding": False}
     if trainer == _PACKS and (packing or free):
         given: dict[str, Any] = {"packing": True} if packing else {}

@@ -24,7 +24,7 @@ class Imported:
     not_understood: tuple[NotUnderstood, ...]
     #: Keys that do not change the memory of a step.
     without_effect: tuple[str, ...]
-    #: Features that the file switches on and the request cannot express: the figures are of another run.
+    #: Features that the file switches on and the request cannot express: the figures are for another run.
     warnings: tuple[str, ...] = ()
     #: The tool that trains: one of `app.tools` that is not the request's trainer itself, or empty.
     tool: str = ""

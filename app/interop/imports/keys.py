@@ -62,8 +62,10 @@ class Keys:
         self.not_understood.append(NotUnderstood(key=self._older.get(key, key), value=shortened(value), why=why))
 
     def warn(self, settings: str, effect: str, modeled: str) -> None:
-        """Warn that settings of the file make it another run than the one that the figures are of."""
-        self.warnings.append(f"Headroom does not model {settings}. {effect} The figures are of another run: {modeled}.")
+        """Warn that settings of the file make it another run than the one that the figures are for."""
+        self.warnings.append(
+            f"Headroom does not model {settings}. {effect} The figures are for another run: {modeled}."
+        )
 
     def take(self, key: str, default: Any = None) -> Any:
         """Consume a key and return its value, or the tool's default if it is missing or null."""

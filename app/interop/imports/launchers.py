@@ -78,7 +78,7 @@ def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Im
     if given is None:
         raise refusal("model", f"{format}'s file names no model: give a catalogue id, or a config", None)
     spread = distributed(keys, format, training)
-    keys.miss("method", None, "is not in the file: full fine-tuning is used, or the plan's own method")
+    keys.miss("method", None, "is not in the file: full fine-tuning is used, or the request's own method")
     request = {"model": given, "method": {"name": "full"}, "training": spread.training, **spread.request}
     return keys.close(format, request)
 

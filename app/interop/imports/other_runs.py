@@ -1,4 +1,4 @@
-"""Features of other tools that are not modeled, and that change the memory of a step: the figures are of another run.
+"""Features of other tools that are not modeled, and that change the memory of a step: the figures are for another run.
 
 Sources: axolotl's keys in src/axolotl/utils/schemas and src/axolotl/integrations/{liger,cut_cross_entropy}/args.py;
 LLaMA-Factory's in src/llamafactory/hparams, TrainingArguments of transformers, and torchtune's in recipes/configs.
@@ -26,7 +26,7 @@ class Feature:
     keys: tuple[str, ...]
     #: The effect of the feature on memory.
     effect: str
-    #: The run that the figures are of.
+    #: The run that the figures are for.
     modeled: str
     #: A part of the names of the axolotl plugins that switch it on.
     plugin: str | None = None
@@ -189,6 +189,11 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             keys=("offload_embedding",),
             effect="Unsloth keeps the embeddings in host memory.",
             modeled="one with the embeddings on the GPU",
+        ),
+        Feature(
+            keys=("offload_layers", "checkpoint_skip_layers"),
+            effect="Unsloth keeps layers in host memory, or does not checkpoint them.",
+            modeled="one with all layers on the GPU, and checkpointed alike",
         ),
         Feature(
             keys=("load_in_fp8", "qat_scheme"),

@@ -42,22 +42,24 @@ def pins(text: str) -> dict[str, str]:
     return found
 
 
-def stack_of(keys: Keys, request: dict[str, Any], *, patches_trl: bool = False) -> dict[str, str]:
+def stack_of(
+    keys: Keys, request: dict[str, Any], known: dict[str, str], *, patches_trl: bool = False
+) -> dict[str, str]:
     """Return the pinned releases with which the request is still answered, and list the others.
 
-    In place of a release of TRL that is not known, a known one whose SFTTrainer computes the loss most like it.
-    `patches_trl`: whether the script replaces that.
+    `known` are releases that the request has in any case. In place of a release of TRL that is not known, a known one
+    whose SFTTrainer computes the loss most like it. `patches_trl`: whether the script replaces that.
     """
-    stack: dict[str, str] = {}
-    refused = _refusals(request)
+    stack = dict(known)
+    refused = refusals({**request, "stack": stack})
     for name, version in keys.script.pins.items():
-        wrong = _refusals({**request, "stack": {**stack, name: version}}) - refused
+        wrong = refusals({**request, "stack": {**stack, name: version}}) - refused
         if not wrong:
             stack[name] = version
             continue
         instead = getattr(DEFAULT_STACK, name)
         like, differs = _closest_release(version) if name == "trl" and not patches_trl else (instead, "")
-        if like != instead and not _refusals({**request, "stack": {**stack, name: like}}) - refused:
+        if like != instead and not refusals({**request, "stack": {**stack, name: like}}) - refused:
             stack[name] = instead = like
         how = differs if instead == like else ""
         keys.miss(name.replace("_", "-"), version, f"{min(wrong)}: {instead} is used{how}")
@@ -70,7 +72,7 @@ def _closest_release(version: str) -> tuple[str, str]:
     return next(found, (DEFAULT_STACK.trl, ""))
 
 
-def _refusals(request: dict[str, Any]) -> set[str]:
+def refusals(request: dict[str, Any]) -> set[str]:
     """Return why a request is refused."""
     try:
         parsed = parse_request(request, catalogued=False)

@@ -24,6 +24,8 @@ from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.architecture.model import Model
@@ -54,28 +56,11 @@ def imported(keys: Keys, given: Any) -> Imported:
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
     task = {"task": "feature_extraction"} if embeds else tasks.task_of(keys)
     training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
-    if is_unsloth:
-        other_runs.warn_of(keys, other_runs.VLLM)
-    defaults = _defaults(keys, calls, trainer, is_unsloth=is_unsloth)
-    if "sequence_length" in keys.script.images:
-        keys.left.setdefault("max_length", keys.script.images["sequence_length"])
     loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
-    if loop is not None:
-        training |= exported_loop.settings_of(keys, loop)
-    elif is_unsloth and (family := unsloth.modeled_family(calls, trainer, method, model)):
-        training = unsloth.training(keys, family, training, arguments(keys, "unsloth", defaults))
+    if is_unsloth:
+        training = _unsloth_training(keys, calls, method, model, training)
     else:
-        training |= arguments(keys, trainer, defaults)
-    if is_unsloth:
-        training = unsloth.training_in_groups(keys, training)
-    if is_unsloth and training["trainer"] != "unsloth":
-        keys.warn(
-            "Unsloth",
-            "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
-            f"one of {TRAINERS[trainer].facts.label} with the same settings",
-        )
-    if is_unsloth:
-        unsloth.warn_of_experts(keys, method, model_or_none(model))
+        training |= _plain_training(keys, calls, trainer, loop)
     training |= _images(keys, calls, task)
     if loop is None and tasks.has_fixed_length(keys, task):
         training = tasks.without_length(keys, training)
@@ -87,9 +72,48 @@ def imported(keys: Keys, given: Any) -> Imported:
     cast_copies(keys, method, training)
     spread = distributed(keys, "script", training)
     request = {"model": model, "method": method, "training": spread.training, **task, **spread.request}
-    stack = stack_of(keys, request, patches_trl=is_unsloth)
+    known = unsloth.release_of(keys, request) if spread.training.get("trainer") == "unsloth" else {}
+    stack = stack_of(keys, request, known, patches_trl=is_unsloth)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if training.get("trainer") == "unsloth" else "")
+
+
+def _plain_training(
+    keys: Keys, calls: tuple[str, ...], trainer: TrainerName, loop: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the settings of a loop that Headroom exported, or of the trainer's arguments."""
+    defaults = _defaults(keys, calls, trainer, is_unsloth=False)
+    _set_length_of_images(keys)
+    return exported_loop.settings_of(keys, loop) if loop is not None else arguments(keys, trainer, defaults)
+
+
+def _unsloth_training(
+    keys: Keys, calls: tuple[str, ...], method: dict[str, Any], model: Any, training: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the training settings of Unsloth, or those of TRL's trainer with a warning if Unsloth is not modeled."""
+    trainer: TrainerName = training["trainer"]
+    other_runs.warn_of(keys, other_runs.VLLM)
+    defaults = _defaults(keys, calls, trainer, is_unsloth=True)
+    _set_length_of_images(keys)
+    if family := unsloth.modeled_family(calls, trainer, method, model):
+        training = unsloth.training(keys, family, training, arguments(keys, "unsloth", defaults))
+    else:
+        training |= arguments(keys, trainer, defaults)
+    training = unsloth.training_in_groups(keys, training)
+    if training["trainer"] != "unsloth":
+        keys.warn(
+            "Unsloth",
+            "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
+            f"one of {TRAINERS[trainer].facts.label} with the same settings",
+        )
+    unsloth.warn_of_experts(keys, method, model_or_none(model))
+    return training
+
+
+def _set_length_of_images(keys: Keys) -> None:
+    """Set the length of rows with images, unless the script sets another one."""
+    if "sequence_length" in keys.script.images:
+        keys.left.setdefault("max_length", keys.script.images["sequence_length"])
 
 
 def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +188,8 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
         return {"name": "full", **settings_of(keys)}
     if not adapts:
         keys.miss("load_in_4bit", True, "4-bit weights are not trained themselves: LoRA with PEFT's defaults is used")
+    if is_unsloth:
+        unsloth.read_last_layers(keys, model)
     method = {
         "r": keys.integer("r", 16 if is_unsloth else 8),
         "lora_alpha": keys.number("lora_alpha", 16 if is_unsloth else 8),

@@ -1,6 +1,6 @@
 """Settings of an Unsloth script beyond those of TRL's SFTTrainer.
 
-Source: unsloth at 015bdef, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16, and the batch
+Source: unsloth 2026.10.9, models/llama.py, get_peft_model, and models/rl.py, which sets bf16 and fp16, and the batch
 of GRPO.
 """
 
@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports.pinned import refusals
 from app.interop.imports.reference import model_or_none
 from app.interop.imports.target_patterns import linear_modules, matched_by, settings, targets
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 OF_ADAPTERS = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora", "use_dora", "modules_to_save",
     "layers_to_transform", "layers_pattern", "finetune_vision_layers", "finetune_language_layers",
-    "finetune_attention_modules", "finetune_mlp_modules",
+    "finetune_attention_modules", "finetune_mlp_modules", "finetune_last_n_layers",
 )  # fmt: skip
+
+#: The release of a request that the newest one refuses and this one does not.
+OLDER = "2026.8"
 
 #: The modules that FastLanguageModel adapts by default.
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -82,6 +86,28 @@ def training(keys: Keys, family: UnslothFamily, read: dict[str, Any], arguments:
     if keys.take("activation_offloading") is False and found["gradient_checkpointing"]:
         found["activation_offloading"] = False
     return found
+
+
+def read_last_layers(keys: Keys, model: Model | None) -> None:
+    """Read `finetune_last_n_layers`, which counts without layers_to_transform.
+
+    Source: unsloth 2026.10.9, models/llama.py, get_peft_model.
+    """
+    last = keys.left.get("finetune_last_n_layers")
+    if isinstance(last, int) and model is not None:
+        keys.take("finetune_last_n_layers")
+        count = len(model.decoder.layers)
+        keys.left.setdefault("layers_to_transform", [*range(count - max(1, min(last, count)), count)])
+
+
+def release_of(keys: Keys, request: dict[str, Any]) -> dict[str, str]:
+    """Return the older release as the stack of a run that the newest one refuses, with a warning, or nothing."""
+    older = {"unsloth": OLDER}
+    wrong = refusals(request) - refusals({**request, "stack": older}) if "unsloth" not in keys.script.pins else set()
+    if not wrong:
+        return {}
+    keys.warn("this run with the newest Unsloth", f"Its refusal: {min(wrong)}.", f"one with Unsloth {OLDER}")
+    return older
 
 
 def warn_of_experts(keys: Keys, method: dict[str, Any], model: Model | None) -> None:

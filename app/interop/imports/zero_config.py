@@ -41,7 +41,7 @@ _OLDER_OFFLOADS = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "off
 _EAGER = ("torch.compile fuses operations and saves other tensors.", "one in eager mode")
 _SPLIT = ("It splits weights or sequences over the GPUs.", "one that shards only what ZeRO shards")
 
-#: Features of DeepSpeed that change the memory of a step: their effect, and the run that the figures are of.
+#: Features of DeepSpeed that change the memory of a step: their effect, and the run that the figures are for.
 _OTHER_RUNS = {
     "compile": _EAGER,
     "tensor_parallel": _SPLIT,

@@ -117,7 +117,7 @@ def case_of(pairs: list[tuple[str, str]]) -> Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownDiagnosis:
     """A diagnosis with the form of its run."""
 
     diagnosed: Diagnosed
@@ -139,7 +139,7 @@ class Shown:
         return f"/{self.form.address(**_typed(change))}"
 
 
-def shown(case: Case, as_read: ReadCase) -> Shown:
+def shown(case: Case, as_read: ReadCase) -> ShownDiagnosis:
     """Return what the page shows of a case.
 
     Raises:
@@ -148,7 +148,7 @@ def shown(case: Case, as_read: ReadCase) -> Shown:
     found, form = as_read.diagnosed(), case.plan
     if found.imported is not None:
         form = filled(found.imported.request, found.imported.tool).changed(gpu=case.plan.typed["gpu"])
-    return Shown(diagnosed=found, form=form)
+    return ShownDiagnosis(diagnosed=found, form=form)
 
 
 def _typed(change: Change) -> dict[str, Any]:

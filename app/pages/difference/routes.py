@@ -25,7 +25,7 @@ def get_difference(request: Request) -> Response:
         "address": view.address_of(typed),
         "errors": {},
         "most": MOST_PLANS,
-        "title": "What differs between plans",
+        "title": "What differs between runs",
         "typed": typed,
         "view": view,
     }
@@ -42,7 +42,7 @@ def get_difference_json(request: Request) -> Response:
     """Return the page as JSON."""
     typed = request.query_params.getlist(INPUT)
     if not 1 < len(typed) <= MOST_PLANS:
-        raise refusal(INPUT, f"give 2 to {MOST_PLANS} addresses of plans, each as {INPUT}=", typed)
+        raise refusal(INPUT, f"give 2 to {MOST_PLANS} addresses of estimates, each as {INPUT}=", typed)
     return json_response(difference_answer(Difference(plans=tuple(map(view.compared, typed)))))
 
 
@@ -54,7 +54,7 @@ def _check(typed: list[str]) -> None:
     """
     problems = _problems(typed[:MOST_PLANS], view.requested)
     if len(typed) > MOST_PLANS:
-        problems.append(Problem(loc=str(MOST_PLANS), msg=f"at most {MOST_PLANS} plans can be compared"))
+        problems.append(Problem(loc=str(MOST_PLANS), msg=f"at most {MOST_PLANS} runs can be compared"))
     if problems:
         raise PlanError(*problems)
 
@@ -81,5 +81,5 @@ def _problems(typed: Iterable[str], answer: Callable[[str], object]) -> list[Pro
 
 def _refusal(problems: Sequence[Problem]) -> Part:
     errors = {int(problem.loc) if problem.loc.isdecimal() else None: problem.msg for problem in problems}
-    context = {"errors": errors, "title": "These plans can't be compared"}
+    context = {"errors": errors, "title": "These runs can't be compared"}
     return Part(template="difference/refusal.html", context=context, refuses=True)

@@ -97,10 +97,10 @@ def read(typed: str) -> plan_form.Form:
         PlanError: if it is not the address of a plan.
     """
     if urlsplit(typed.strip()).path not in ("", "/", from_root("/")) and not _query_only(typed):
-        raise refusal(INPUT, "is not the link of a plan: copy the address of a plan's page", typed)
+        raise refusal(INPUT, "is not the link of an estimate: copy the address of an estimate's page", typed)
     form = plan_form.read(_pairs(typed))
     if form.unknown:
-        message = f"has {form.unknown[0]}, which is not a field of a plan: copy the address of a plan's page"
+        message = f"has {form.unknown[0]}, which is not a field of an estimate: copy the address of an estimate's page"
         raise refusal(INPUT, message, typed)
     return form
 

@@ -98,7 +98,7 @@ def _refused(form: Form, messages: Mapping[str, str], context: Mapping[str, Any]
             "plan": None,
             "problems": messages,
             "tasks": view.modelled_tasks(form) if "task" in messages else (),
-            "title": "This plan can't be estimated",
+            "title": "This run can't be estimated",
             **context,
         },
         refuses=True,

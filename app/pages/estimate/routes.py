@@ -114,7 +114,7 @@ def plan_page(form: Form, origin: str, box: ImportBox | None = None, client: Cli
 
 def _subject(form: Form) -> str:
     """Return the title of a page without an answer."""
-    label = METHODS[form.method].facts.label if form.method in METHODS else "A plan"
+    label = METHODS[form.method].facts.label if form.method in METHODS else "A run"
     return f"{label} on {form.typed['model'] or 'a model of your own'}"
 
 

@@ -127,12 +127,12 @@ def _exported(name: str, form: Form, filename: str = "") -> Response:
     if name not in FORMATS:
         raise HTTPException(404)
     if form.unknown:
-        return error_page(422, "No file for this plan", f"No field is called {form.unknown[0]}.")
+        return error_page(422, "No file for this run", f"No field is called {form.unknown[0]}.")
     try:
         file = export(parse_request(form.estimate()), name)
     except PlanError as error:
         message = "; ".join(problem.msg for problem in error.problems)
-        return error_page(422, "No file for this plan", message)
+        return error_page(422, "No file for this run", message)
     if filename:
         others = {additional_file.filename: additional_file for additional_file in file.additional_files}
         if filename not in others:

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.api.answers.answer import Answer, described
 from app.pages.lesson.experiments import ExperimentAnswer, proven
-from app.pages.lesson.form import ChapterForm, Tried, read
+from app.pages.lesson.form import ChapterForm, TriedExample, read
 from calculator.lesson.chapters import CHAPTERS
 from calculator.lesson.papers import answered
 from calculator.lesson.practice import PRACTICE
@@ -134,7 +134,7 @@ def lesson_answer() -> LessonAnswer:
     )
 
 
-def _tried(tried: Tried) -> TriedAnswer:
+def _tried(tried: TriedExample) -> TriedAnswer:
     return TriedAnswer(
         name=tried.worked.name,
         title=tried.worked.title,

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from calculator.common.errors import Problem
     from calculator.lesson.chapter import Chapter
-    from calculator.lesson.worked.line import Line, Worked
+    from calculator.lesson.worked.line import Line, WorkedExample
 
 BY_NAME: dict[str, Chapter] = {chapter.name: chapter for chapter in CHAPTERS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class TriedExample:
     """A worked example with the reader's inputs: its result, or error messages by field."""
 
-    worked: Worked
+    worked: WorkedExample
     fields: tuple[Field, ...]
     #: The parsed inputs.
     settings: Any = None
@@ -55,18 +55,18 @@ class ChapterForm:
         fields = self.query()
         return f"?{urlencode(fields)}" if fields else ""
 
-    def elsewhere(self, worked: Worked) -> dict[str, str]:
+    def elsewhere(self, worked: WorkedExample) -> dict[str, str]:
         """Return the fields of the chapter's other examples, which the form of an example submits as hidden fields."""
         names = {field.name for field in fields_of(worked)}
         return {name: value for name, value in self.query().items() if name not in names}
 
-    def tried(self) -> tuple[Tried, ...]:
+    def tried(self) -> tuple[TriedExample, ...]:
         """Return every worked example with its inputs and result."""
         return tuple(_tried(worked, self.typed) for worked in self.chapter.worked)
 
 
 @cache
-def fields_of(worked: Worked) -> tuple[Field, ...]:
+def fields_of(worked: WorkedExample) -> tuple[Field, ...]:
     """Return the fields of an example. The example's name is their prefix, because a page has several examples."""
     return tuple(
         Field(part=worked.name, declared=replace(declaration, name=f"{worked.name}-{declaration.name}"))
@@ -87,19 +87,19 @@ def read(chapter: Chapter, pairs: Iterable[tuple[str, str]]) -> ChapterForm:
     return ChapterForm(chapter=chapter, typed=typed, unknown=tuple(sorted(submitted.keys() - initial.keys())))
 
 
-def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
+def _tried(worked: WorkedExample, typed: Mapping[str, str]) -> TriedExample:
     fields = fields_of(worked)
     body = {field.name.removeprefix(f"{worked.name}-"): field.value(typed[field.name]) for field in fields}
     try:
         settings: Any = parse(worked.settings, body, worked.name)
         lines = worked.lines(settings)
     except PlanError as error:
-        return Tried(worked=worked, fields=fields, errors=_messages(worked, error.problems))
+        return TriedExample(worked=worked, fields=fields, errors=_messages(worked, error.problems))
     plan = f"/{filled(worked.request(settings)).address()}" if worked.request else ""
-    return Tried(worked=worked, fields=fields, settings=settings, lines=lines, errors={}, plan=plan)
+    return TriedExample(worked=worked, fields=fields, settings=settings, lines=lines, errors={}, plan=plan)
 
 
-def _messages(worked: Worked, problems: Iterable[Problem]) -> dict[str, str]:
+def _messages(worked: WorkedExample, problems: Iterable[Problem]) -> dict[str, str]:
     """Return the messages by field; problems of no single field have the empty name."""
     declared_names = {field.name for field in fields_of(worked)}
     messages: dict[str, str] = {}

@@ -12,7 +12,7 @@ from app.forms.plan_form import filled
 from app.pages.lesson import drawings
 from app.pages.lesson.answers import chapter_answer, lesson_answer
 from app.pages.lesson.experiments import proven
-from app.pages.lesson.form import BY_NAME, ChapterForm, Tried, read
+from app.pages.lesson.form import BY_NAME, ChapterForm, TriedExample, read
 from app.presentation.charts import methods_figure
 from app.presentation.labels import COMPONENTS, parts
 from app.presentation.templates import page
@@ -107,7 +107,7 @@ def _chapter(name: str) -> Chapter:
     return BY_NAME[name]
 
 
-def _comparison(tried: Tried) -> dict[str, Any]:
+def _comparison(tried: TriedExample) -> dict[str, Any]:
     """Return the context of the comparison's table and chart."""
     if tried.settings is None or tried.errors:
         return {"rows": (), "costs": COSTS, "figure": None, "chart_components": {}}

@@ -22,14 +22,14 @@ def get_limits(request: Request) -> Response:
     form = read(request.query_params.multi_items())
 
     def refusal(problems: Sequence[Problem]) -> Part:
-        title = "The limits of this plan can't be computed"
+        title = "The limits of this run can't be computed"
         return Part(
             template="limits/refusal.html",
             context={"problems": form.messages(problems), "title": title},
             refuses=True,
         )
 
-    context = {"form": form, "labels": LABELS, "problems": {}, "title": "The largest that fits"}
+    context = {"form": form, "labels": LABELS, "problems": {}, "title": "Largest settings that fit"}
     page = PageInParts(template="limits/page.html", context=context, refusal=refusal)
     try:
         body = form.estimate()

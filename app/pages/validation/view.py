@@ -30,7 +30,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worst:
+class WorstFigures:
     """The worst figures of one source, method and statistic."""
 
     rows: tuple[PublishedRow, ...]
@@ -137,7 +137,7 @@ def near_limit(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
     return tuple(rows[name] for name in published.near_limit.rows)
 
 
-def worst(rows: Iterable[PublishedRow]) -> tuple[Worst, ...]:
+def worst(rows: Iterable[PublishedRow]) -> tuple[WorstFigures, ...]:
     """Return the worst figures, grouped by source, method and statistic, largest error first."""
     groups: defaultdict[tuple[str, str, str], list[PublishedRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: -abs(row.error or 0)):
@@ -146,9 +146,9 @@ def worst(rows: Iterable[PublishedRow]) -> tuple[Worst, ...]:
     return tuple(_worst(tuple(group)) for group in groups.values())
 
 
-def _worst(rows: tuple[PublishedRow, ...]) -> Worst:
+def _worst(rows: tuple[PublishedRow, ...]) -> WorstFigures:
     errors = [row.error or 0.0 for row in rows]
-    return Worst(rows=rows, lowest_error=min(errors), highest_error=max(errors))
+    return WorstFigures(rows=rows, lowest_error=min(errors), highest_error=max(errors))
 
 
 def unexpressed(published: PublishedAnswer, expressed: str) -> tuple[Unexpressed, ...]:

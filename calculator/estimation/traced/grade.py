@@ -19,7 +19,7 @@ EngineName = Literal["calculator", "traced"]
 #: The grades of confidence in an answer's figures, from the highest to the lowest.
 Grade = Literal[
     "modelled",
-    "from source, not traced",
+    "modelled as an interval",
     "traced, validated operations only",
     "traced, kernel scratch unchecked",
     "traced, but a kernel package changes it",

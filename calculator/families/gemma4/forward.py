@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FLASH_HEAD = 256
 
 
-class Passed:
+class LayerInputs:
     """The tensors that the decoder passes to its layers: inputs of each layer, and keys and values by attention type.
 
     `ids` are those whose rows are the layers' inputs, until they are looked up.
@@ -56,7 +56,7 @@ def rows_of_layers(context: Context, ids: Tensor, path: str = "model") -> Tensor
 def _embeddings(context: Context, ids: Tensor) -> Tensor:
     """Look up word embeddings, and the embeddings of the per-layer inputs."""
     inputs_embeds = embed(context, ids, scaled=True)
-    context.passed = Passed(None, ids)
+    context.passed = LayerInputs(None, ids)
     return inputs_embeds
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine import selection
-from calculator.families.gemma4.forward import GEMMA4_TEXT, Passed, project_inputs, rows_of_layers
+from calculator.families.gemma4.forward import GEMMA4_TEXT, LayerInputs, project_inputs, rows_of_layers
 from calculator.families.gemma4.images import GEMMA4_IMAGES
 from calculator.families.gemma4.norms import rms_norm
 from calculator.layers.decoder_forward import embed, final
@@ -35,7 +35,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
     embeddings up, it receives them instead of ids.
     """
     if context.method.embeds_inputs and not context.past:
-        context.passed = Passed(None)
+        context.passed = LayerInputs(None)
         return embed(context, ids, f"{_PATH}.embed_tokens", scaled=True)
     places = _placeholders(context)
     given = context.tape.new(ids.shape, "int64", "ids, copied")
@@ -49,7 +49,7 @@ def _embeddings(context: Context, ids: Tensor) -> Tensor:
         padding = ops.view(ops.narrow(table, (1, table.shape[1])), (1, 1, table.shape[1]))
         context.decoder_locals.append(selection.where(places, padding, inputs_embeds, "words and padding"))
     rows = rows_of_layers(context, ids, _PATH)
-    context.passed = Passed(rows)
+    context.passed = LayerInputs(rows)
     context.decoder_locals += [rows] if rows is not None else []
     return inputs_embeds
 

@@ -54,8 +54,8 @@ def _mixture(config: Config) -> Owned:
 
 #: Source: config.json of openai/gpt-oss-20b; transformers 5.24, quantizers/quantizer_mxfp4.py (is_trainable).
 PUBLISHED_IN_MXFP4 = (
-    "OpenAI publishes GPT-OSS with experts in MXFP4, over which transformers does not train. The figures are of weights"
-    " in the given dtype, as Mxfp4Config(dequantize=True) loads them."
+    "OpenAI publishes GPT-OSS with experts in MXFP4, over which transformers does not train. The figures are for"
+    " weights in the given dtype, as Mxfp4Config(dequantize=True) loads them."
 )
 
 

@@ -55,7 +55,7 @@ def _too_few(config: Config) -> str | None:
     chosen, among = config["num_experts_per_tok"], config["num_experts"]
     if not among or 0 < chosen <= among:
         return None
-    return f"{shown(chosen)} experts a token are not from 1 to the {shown(among)} experts"
+    return f"{shown(chosen)} experts per token are not from 1 to the {shown(among)} experts"
 
 
 def _shared(config: Config) -> tuple[Module, ...]:

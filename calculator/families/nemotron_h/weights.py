@@ -74,7 +74,7 @@ def _as_pattern(config: Config) -> str:
 
 def _too_few(config: Config) -> str | None:
     chosen, among = config["num_experts_per_tok"], config["num_experts"]
-    return f"{shown(chosen)} experts a token are more than the {shown(among)} experts" if chosen > among else None
+    return f"{shown(chosen)} experts per token are more than the {shown(among)} experts" if chosen > among else None
 
 
 def _mlp(config: Config, width: int, name: str = "mixer") -> Owned:

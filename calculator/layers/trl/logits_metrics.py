@@ -79,10 +79,10 @@ def _entropies_of(logits: Tensor, chunks: Chunks | None, shape: Shape) -> Tensor
         case "rows":
             return entropies_by_rows(logits, shape)
         case "sequences":
-            return _entropies_by_sequence(logits, shape)
+            return entropies_by_sequence(logits, shape)
 
 
-def _entropies_by_sequence(logits: Tensor, shape: Shape) -> Tensor:
+def entropies_by_sequence(logits: Tensor, shape: Shape) -> Tensor:
     """Return the entropy of each position, computed from one sequence at once."""
     tape, dtype, (batch, length) = logits.tape, logits.dtype, shape
     before: list[Tensor] = []

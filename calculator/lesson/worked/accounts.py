@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.estimation.textbook import accounting, fewest_gpus, lora_parameters
 from calculator.inputs.settings import setting
 from calculator.lesson.runs import GB, qlora
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 
 if TYPE_CHECKING:
     from calculator.estimation.textbook import Accounting
@@ -94,14 +94,14 @@ def _lines(account: Accounting) -> tuple[Line, ...]:
     return (*parts, Line(name="total", formula="the sum", substituted="", value=account.bytes, unit="bytes", main=True))
 
 
-FULL = Worked(
+FULL = WorkedExample(
     name="account",
     title="By the lesson's rules",
     introduction="The lesson's 70B model. Its rules count only weights, gradients and Adam's two states.",
     settings=FullAccount,
     lines=full,
 )
-QLORA = Worked(
+QLORA = WorkedExample(
     name="account",
     title="By the lesson's rules",
     introduction="The lesson's table for a 70B model at r 64, with gradients.",

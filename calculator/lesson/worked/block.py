@@ -11,7 +11,7 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 from calculator.lesson.worked.matrices import matrix
 from calculator.resident import nf4
 from calculator.resident.quantization import NESTED_BLOCKSIZE, Quantization, blocksize_setting, check_blocksize
@@ -165,14 +165,14 @@ def _allocated(typed: Bits) -> tuple[int, int]:
     return elements(shape) * ITEMSIZE[dtype], sum(elements(size) * ITEMSIZE[kind] for _, size, kind in constants)
 
 
-BLOCK = Worked(
+BLOCK = WorkedExample(
     name="block",
     title="A block by hand",
     introduction="Each weight is rounded to the nearest level of its block. The largest weight is always exact.",
     settings=Block,
     lines=stored_block,
 )
-BITS = Worked(
+BITS = WorkedExample(
     name="bits",
     title="Bits per weight",
     introduction="The lesson counts 4; the constants come on top.",

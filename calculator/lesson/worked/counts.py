@@ -13,7 +13,7 @@ from calculator.estimation.textbook import (
     prompt_parameters,
 )
 from calculator.inputs.settings import setting
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,28 +166,28 @@ def _share(count: int, base: int) -> tuple[Line, ...]:
     )
 
 
-LORA = Worked(
+LORA = WorkedExample(
     name="count",
     title="Parameters of the update",
     introduction="The lesson's first example. Its first problem has one matrix of 1024 × 4096 with r 16.",
     settings=LoraCount,
     lines=lora,
 )
-ADAPTER = Worked(
+ADAPTER = WorkedExample(
     name="count",
     title="Parameters of the adapters",
     introduction="The lesson's figures: two adapters in each of 32 layers.",
     settings=AdapterCount,
     lines=adapter,
 )
-PREFIX = Worked(
+PREFIX = WorkedExample(
     name="count",
     title="Parameters of the prefix",
     introduction="The lesson's fifth problem. With fewer key heads the prefix is narrower.",
     settings=PrefixCount,
     lines=prefix,
 )
-PROMPT = Worked(
+PROMPT = WorkedExample(
     name="count",
     title="Parameters of the prompt",
     introduction="Embeddings in front of the input; nothing in the layers.",

@@ -30,7 +30,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worked:
+class WorkedExample:
     """A worked example: its name in addresses, a title, an introduction, the inputs, and the function for its lines.
 
     `request` returns the request for the same run if the example runs on a real model.

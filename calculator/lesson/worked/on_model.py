@@ -9,7 +9,7 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 from calculator.inputs.settings import setting
 from calculator.inputs.training import Training
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ SETTINGS: dict[MethodName, type] = {
 }
 
 ON_MODEL = {
-    method: Worked(
+    method: WorkedExample(
         name="model",
         title="On a real model",
         introduction="The same method on a model from the catalogue: the rule of thumb and a training step's peak.",

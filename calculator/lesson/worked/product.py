@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 from calculator.lesson.worked.matrices import add, column, floats, matrix, product, scale, shape
 from calculator.lesson.worked.rounding import STORED
 
@@ -131,14 +131,14 @@ def merged(typed: Merge) -> tuple[Line, ...]:
     )
 
 
-FORWARD = Worked(
+FORWARD = WorkedExample(
     name="forward",
     title="A forward pass by hand",
     introduction="The lesson's third example. With B = 0 the output is W₀x, whatever A is.",
     settings=Product,
     lines=forward,
 )
-MERGE = Worked(
+MERGE = WorkedExample(
     name="merge",
     title="Merging by hand",
     introduction="The same matrices. The storage format rounds twice: W₀ first, then the sum.",

@@ -8,7 +8,7 @@ from math import sqrt
 
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
-from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.line import Line, WorkedExample
 from calculator.lesson.worked.matrices import matrix
 
 #: The share of the energy that counts as sufficient, as d₉₀ does for accuracy (Li et al. 2018, section 2).
@@ -70,7 +70,7 @@ def _values(text: str) -> list[float]:
     return sorted(numbers, reverse=True)
 
 
-SPECTRUM = Worked(
+SPECTRUM = WorkedExample(
     name="spectrum",
     title="Energy in the first r",
     introduction="No matrix of rank r is closer to ΔW than the one that keeps its r largest singular values.",

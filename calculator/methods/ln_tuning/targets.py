@@ -36,7 +36,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 
 
 def norms_without_weight(model: Model) -> Iterator[str]:
-    """Return the paths of norms without parameters. PEFT fails when it asks for their device.
+    """Yield the paths of norms without parameters. PEFT fails when it asks for their device.
 
     Source: transformers/models/gemma4/modeling_gemma4.py, Gemma4RMSNorm; modernbert/modeling_modernbert.py,
     ModernBertEncoderLayer, whose first has an Identity for a norm; internvl/modeling_internvl.py,

@@ -74,7 +74,7 @@ _SENTENCES = {
 
 
 def before_the_steps(method: LowRank) -> tuple[str, ...]:
-    """Yield sentences on what the initialization does before the first step."""
+    """Return sentences on what the initialization does before the first step."""
     kind = method.init_lora_weights
     return (_SENTENCES[kind],) if isinstance(kind, str) and kind in _SENTENCES else ()
 

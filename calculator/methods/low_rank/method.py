@@ -231,7 +231,9 @@ class LowRank(TargetedMethod):
         if bound.module.kind != "experts":
             return parameters.FoldedMatrix(bound)
         path = full_name(bound.name, bound.module)
-        return parameters.Folded(self, path, bound, transposed=parameters.is_transposed(context.model.model_type))
+        return parameters.ExpertWeights(
+            self, path, bound, transposed=parameters.is_transposed(context.model.model_type)
+        )
 
     def rank_of(self, name: str) -> int:
         """Return the rank of a parameter's update."""

@@ -29,7 +29,7 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 _INNER, _OUTER = "gate_up_proj", "down_proj"
 
 
-class Adapting(Protocol):
+class AdapterSettings(Protocol):
     """The settings of a method that adapts parameters."""
 
     @property
@@ -58,7 +58,7 @@ def is_transposed(model_type: str) -> bool:
     return model_type == "gpt_oss"
 
 
-def updates(method: Adapting, name: str, module: Module, dtype: DType, *, transposed: bool) -> tuple[Added, ...]:
+def updates(method: AdapterSettings, name: str, module: Module, dtype: DType, *, transposed: bool) -> tuple[Added, ...]:
     """Return A and B of every adapted parameter of a module, for all experts.
 
     `name` is the module's name in its first layer.
@@ -84,12 +84,12 @@ def wrapped_name(names: tuple[str, ...] | None, name: str) -> str:
     return f"{module}{'.base_layer' if is_inner else ''}{dot}{last}"
 
 
-class Folded:
+class ExpertWeights:
     """The weights of running experts, each with its update. An update is computed once in a call."""
 
     __slots__ = ("_cached", "_factors", "_own")
 
-    def __init__(self, method: Adapting, path: str, bound: BoundModule, *, transposed: bool) -> None:
+    def __init__(self, method: AdapterSettings, path: str, bound: BoundModule, *, transposed: bool) -> None:
         self._own = bound.own
         self._cached: dict[str, Tensor] = {}
         self._factors: dict[str, tuple[Tensor, Tensor, bool]] = {}

@@ -191,7 +191,7 @@ def _layers(method: LowRank, model: Model, found: Mapping[str, Module]) -> Itera
 
 
 def _full_names(model: Model, found: Mapping[str, Module]) -> Iterator[str]:
-    """Return the names of modules outside the layers, and of those in every layer that has them."""
+    """Yield the names of modules outside the layers, and of those in every layer that has them."""
     yield from (path for path in found if "*" not in path)
     for part in model.parts:
         if isinstance(part, Stack):

@@ -60,7 +60,7 @@ class OSF(AdaptedLinear):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences on what happens before the first step."""
-        return ("OSF decomposes each adapted weight before the first step. The figures are of steps after that.",)
+        return ("OSF decomposes each adapted weight before the first step. The figures are for steps after that.",)
 
     def warnings(self, model: Model, training: Training) -> tuple[str, ...]:
         """Return the warning that a cast drops the hooks."""

@@ -59,7 +59,7 @@ class PSOFT(AdaptedLinear):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences on what happens before the first step, and on what is not counted."""
-        before = "PSOFT decomposes each adapted weight before the first step. The figures are of steps after that."
+        before = "PSOFT decomposes each adapted weight before the first step. The figures are for steps after that."
         if not self.psoft_orth or self.use_cayley_neumann:
             return (before,)
         return (before, "The workspace of cuSOLVER, which solves PSOFT's linear equations, is not counted.")

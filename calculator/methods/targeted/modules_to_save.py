@@ -75,7 +75,7 @@ def check_dtype(method: TargetedMethod, training: Training) -> None:
 
 
 def _partial_names(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -> Iterator[str]:
-    """Return names that are only the end of a module's name.
+    """Yield names that are only the end of a module's name.
 
     PEFT copies that module. From its targets, it only excludes modules whose whole name is given.
     """

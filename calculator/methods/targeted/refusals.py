@@ -62,7 +62,7 @@ def check(method: TargetedMethod, model: Model) -> None:
 
 
 def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> Problem:
-    """Yield names that no module has."""
+    """Return names that no module has."""
     last_names = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
     adaptable = ", ".join(sorted(last_names.difference(method.refused_names(model))))
     message = f"no module is named {' or '.join(names)}; those that can be adapted are {adaptable}"

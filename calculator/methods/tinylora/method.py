@@ -58,7 +58,7 @@ class TinyLoRA(AdaptedLinear):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences on what happens before the first step."""
-        return ("TinyLoRA decomposes each adapted weight before the first step. The figures are of steps after that.",)
+        return ("TinyLoRA decomposes each adapted weight before the first step. The figures are for steps after that.",)
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
         """Yield vectors that only some targets share."""

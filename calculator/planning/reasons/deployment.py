@@ -36,11 +36,11 @@ def _merging(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_against("unmergeable_base", f"PEFT does not merge it into a base in {base.label}.")
         return
     if facts.mergeable and needs.must_merge:
-        models = "a plain model" if needs.tasks == 1 else f"{needs.tasks:,} plain models, one a task,"
+        models = "a plain model" if needs.tasks == 1 else f"{needs.tasks:,} plain models, one per task,"
         yield speaks_for("merges", f"Merges into {models} of {size(whole)} in 16 bits, at no cost at inference.")
     elif facts.mergeable and not needs.switches and not needs.frozen_base:
         added = millions(evaluation.answer.parameters.added)
-        how = "replace the base's" if evaluation.method.facts.trains_copies else "be added into the weights"
+        how = "replace the base's" if evaluation.method.facts.trains_copies else "be merged into the weights"
         yield speaks_for("merges", f"Its {added} parameters can {how}: then inference costs no more.")
     if facts.quantizes_base and needs.must_merge:
         yield speaks_against("merging_rounds", _sixteen_bits(evaluation, whole))

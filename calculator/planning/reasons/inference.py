@@ -32,17 +32,17 @@ def unmerged(evaluation: Evaluation) -> Reason:
     if facts.mergeable:
         more = f"{products:,} more small products" if products else f"{_elementwise(evaluation):,} elementwise products"
         sentence = (
-            f"Unmerged, its {added} parameters stay separate. At inference: {more} a token,"
+            f"Unmerged, its {added} parameters stay separate. At inference: {more} per token,"
             f" whose launches count at batch 1, and {share} more operations."
         )
         return speaks_against("unmerged", sentence)
     more = f"{products:,} small products and {share} more operations" if products else f"{share} more operations"
-    sentence = f"Its {added} parameters can't be merged. At inference: {facts.inference_overhead}; {more} a token."
+    sentence = f"Its {added} parameters can't be merged. At inference: {facts.inference_overhead}; {more} per token."
     return speaks_against("stays_beside", sentence)
 
 
 def mixed_batch(evaluation: Evaluation) -> Reason:
-    """Yield reasons from requests for several tasks in one batch."""
+    """Return reasons from requests for several tasks in one batch."""
     tasks, share = evaluation.needs.tasks, percent(added_operations(evaluation))
     sentence = f"Unmerged, requests for {tasks:,} tasks can share a batch, at {share} more operations per token."
     return speaks_for("mixed_batch", sentence)
@@ -69,7 +69,7 @@ def merged_serving(evaluation: Evaluation) -> Iterator[Reason]:
 
 
 def added_operations(evaluation: Evaluation) -> float:
-    """Yield the operations that the method adds to a token, as a share of the base's."""
+    """Return the operations that the method adds to a token, as a share of the base's."""
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
     resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.alone))

@@ -36,7 +36,7 @@ def _low_rank(evaluation: Evaluation) -> Iterator[Reason]:
     else:
         yield speaks_against("all_linear", f"Adapts attention only, at r {method.r}: {added} parameters.")
     if method.r < 16:
-        yield speaks_against("rank", f"r {method.r} is below the 16 to begin with.")
+        yield speaks_against("rank", f"r {method.r} is below 16, the usual start.")
     elif method.r > 16:
         yield speaks_for("rank", f"r {method.r} has more capacity than r 16, for more data than instructions.")
     yield speaks_for("forgets_less", _trains_little(evaluation))
@@ -59,7 +59,7 @@ def _prefix(evaluation: Evaluation) -> Iterator[Reason]:  # noqa: ARG001
 def _prompt(evaluation: Evaluation) -> Iterator[Reason]:
     base = evaluation.answer.parameters.base
     if base < LARGE_MODEL:
-        sentence = f"With {millions(base)} parameters the model is below the 10 billion where prompts keep up."
+        sentence = f"With {millions(base)} parameters the model is below 10 billion, where prompt tuning falls behind."
         yield speaks_against("prompt_scale", sentence)
     else:
         yield speaks_for("prompt_scale", f"With {millions(base)} parameters the model is large enough for prompts.")

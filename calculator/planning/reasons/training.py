@@ -38,15 +38,15 @@ def _room(evaluation: Evaluation) -> Reason:
     memory, fit = evaluation.answer.memory, evaluation.answer.fit
     assert fit is not None
     sentence = (
-        f"Needs {size(memory.required_bytes)} of {size(fit.usable_bytes)} usable: {size(fit.headroom_bytes)} to spare"
+        f"Needs {size(memory.required_bytes)} of {size(fit.usable_bytes)}, with {size(fit.headroom_bytes)} to spare"
     )
     if evaluation.evaluator.is_close(evaluation.candidate):
         share = percent(fit.headroom_bytes / fit.usable_bytes)
-        sentence = f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little."
+        sentence = f"{sentence}. That is {share} of the memory; less than {percent(MARGIN)} is a small margin."
         if evaluation.answer.reserved == "rule":
             sentence = (
-                f"{sentence} Reserved memory is by a rule that is mostly high ({RULE_ACCURACY}): the estimate with"
-                " reserved: replay shows how much there is."
+                f"{sentence} Reserved memory follows a rule, which usually overestimates it ({RULE_ACCURACY}). For the"
+                " margin itself, estimate the run with reserved: replay."
             )
         return speaks_against("little_room", sentence)
     return speaks_for("fits", f"{sentence}.")

@@ -72,7 +72,7 @@ class EvaluationBatch(MicroBatch):
 
 
 def left_gathered(prepared: PreparedModel, outside: frozenset[str]) -> Iterator[tuple[UnitParameters, int]]:
-    """Return the units that a batch of an evaluation leaves gathered, with their number.
+    """Yield the units that a batch of an evaluation leaves gathered, with their number.
 
     `outside` are the names of those outside the layers. Every layer that is not freed after its forward pass is
     included.

@@ -37,7 +37,7 @@ def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training
 
 
 def cast_biases(whole: Iterable[ResidentTensor], training: Training) -> Iterator[ResidentTensor]:
-    """Return the biases that their 4-bit layers cast when they first run, from the dtype in which FSDP gathers them.
+    """Yield the biases that their 4-bit layers cast when they first run, from the dtype in which FSDP gathers them.
 
     The cast tensor replaces the gathered one permanently.
 

@@ -21,7 +21,7 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
     config = training.fsdp_config or FSDPConfig()
     after = "frees them after its forward pass" if config.reshard_after_forward else "keeps them to its backward pass"
     yield (
-        f"The figures are of the first of {count:,} GPUs under FSDP2, as accelerate wraps the model: each decoder"
+        f"The figures are for the first of {count:,} GPUs under FSDP2, as accelerate wraps the model: each decoder"
         " layer, the input embeddings, and the output head with the final norm are units of their own. A unit gathers"
         f" its weights before it runs and {after}. The first GPU's shards are never smaller than another's."
     )

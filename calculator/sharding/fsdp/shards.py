@@ -58,14 +58,14 @@ class FSDPShards(Shards):
         return (*(shard(tensor, self.prepared.device.count) for tensor in whole), *biases)
 
     def _cast_biases(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-        """Return the whole biases in the dtype to which their 4-bit layers have cast them."""
+        """Yield the whole biases in the dtype to which their 4-bit layers have cast them."""
         training = self.prepared.training
         for bias in cast_biases(whole, training):
             cast = recast(bias, training.dtype)
             yield replace(cast, name=f"{bias.name}: cast by its 4-bit layer", parameters=0, trained=False)
 
     def _with_reference(self, whole: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-        """Return the tensors, in which a second model has the parameters that TRL shards."""
+        """Yield the tensors, in which a second model has the parameters that TRL shards."""
         prepared = self.prepared
         if trainer_of(prepared.training).compared(prepared) != "model":
             yield from whole

@@ -219,7 +219,7 @@ class Partitions:
         return found
 
     def slices(self, place: Place) -> Iterator[tuple[int, int]]:
-        """Return the rank and the elements of each part of a place."""
+        """Yield the rank and the elements of each part of a place."""
         partition = self.groups[place.group].partition
         end = place.offset + place.elements
         for rank in place.ranks:

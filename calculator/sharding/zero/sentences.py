@@ -29,7 +29,7 @@ CAST = (
 )
 #: For requests that leave the flag out. Their scripts may create either of the two first.
 MAY_NOT_BE_CAST = (
-    "The figures are of a model that is loaded before TrainingArguments and accelerate's Accelerator exist, as in the"
+    "The figures are for a model that is loaded before TrainingArguments and accelerate's Accelerator exist, as in the"
     " reference step. In a script that creates one of them first, transformers builds the model under"
     " deepspeed.zero.Init, and DeepSpeed casts no adapters: they, and what their layers compute, stay in float32, which"
     " needs more memory. Set training.deepspeed.zero3_init_flag true for its figures, or choose its training.trainer."

@@ -339,7 +339,7 @@ class FlatState:
 def _group_parameters(
     ordered: Iterable[tuple[int | None, Sequence[ResidentTensor]]], group: Sequence[ResidentTensor]
 ) -> Iterator[tuple[int | None, Pattern, frozenset[str]]]:
-    """Return the parameters of a group in the model's order, with the names of those that get no gradient."""
+    """Yield the parameters of a group in the model's order, with the names of those that get no gradient."""
     names = {tensor.name for tensor in group}
     patterns: dict[int, tuple[Pattern, frozenset[str]]] = {}
     kept = []  # keeps the objects alive, so that their ids are not reused

@@ -76,7 +76,7 @@ def evaluation_gathering(
 
 
 def _events(tape: Tape, program: Program) -> Iterator[Event]:
-    """Return the calls of a batch in which every layer is interpreted, with the modules of the training."""
+    """Yield the calls of a batch in which every layer is interpreted, with the modules of the training."""
     layer: int | None = None
     model, inside = "", False
     for position, label in tape.marks:

@@ -100,6 +100,7 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
     if (
         trains_more
         and not qlora.prepares(prepared.training, prepared.stack)
+        and not qlora.leaves_alone(prepared.training, prepared.stack)
         and (is_prepared or prepared.training.dtype != "bfloat16")
     ):
         message = (

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.engine import autocast, indexing, selection
 from calculator.engine import operations as ops
-from calculator.layers.trl.logits_metrics import entropies_by_rows
 from calculator.layers.trl.sequence_logps import masked_labels
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import GenerationBatch
 from calculator.trainers.resident import MOST_LISTED
+from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl import generated, generated_images, older_generating, vllm
 from calculator.trainers.trl.comparing import ComparingTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.architecture.dimension import Shape
+    from calculator.architecture.dimension import Dim, Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
@@ -48,9 +50,9 @@ class GeneratingTrainer(ComparingTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that the trainer refuses, or that are not modeled."""
         yield from ComparingTrainer.problems(self, prepared)
-        if self.is_older(prepared.stack):
-            yield from older_generating.problems(prepared)
         label = self.facts.label.removeprefix("TRL ")
+        if self.is_older(prepared.stack):
+            yield from older_generating.problems(prepared, label)
         yield from generated.problems(prepared.training, label, prepared.device.count)
         if not prepared.training.use_vllm:
             yield from generated.cache_problems(prepared.model, prepared.training)
@@ -68,34 +70,88 @@ class GeneratingTrainer(ComparingTrainer):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield sentences on the reference model, and on the length of completions."""
         yield from ComparingTrainer.assumptions(self, prepared)
+        if self.is_older(prepared.stack):
+            yield from older_generating.sentences(
+                prepared, scores=self.uses_reference(prepared.training, prepared.stack)
+            )
         yield generated.lengths(prepared.training)
         if prepared.training.use_vllm:
             yield from vllm.sentences(prepared)
         else:
             yield generated.by_generate(prepared.training)
 
-    def uses_reference(self, training: Training) -> bool:
+    def beta_by_default(self, stack: StackVersions) -> float:  # noqa: ARG002  a hook's signature
+        """Return the default of `beta` in a release of TRL."""
+        return self.default_beta
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield the settings in which the request differs from the config's defaults, and a cache that stays empty."""
+        yield from ComparingTrainer.warnings(self, prepared)
+        if not self.fills_cache(prepared):
+            yield older_generating.leaves_cache_empty(prepared.stack)
+
+    def defaults(self, stack: StackVersions) -> tuple[str, ...]:
+        """Return the arguments that are true by default in a release of TRL."""
+        is_older = self.is_older(stack)
+        return older_generating.defaults(stack) if is_older else ComparingTrainer.defaults(self, stack)
+
+    def rows_of_reference(self, training: Training, stack: StackVersions) -> Dim | None:
+        """Return the number of rows of the reference's pass, or None if it is that of a micro-batch."""
+        at_once = self.is_older(stack) and older_generating.scores_at_once(stack)
+        return generated.rows(training) if at_once and training.micro_batches > 1 else None
+
+    def uses_reference(self, training: Training, stack: StackVersions) -> bool:
         """Return whether the loss or the rewards have a term for the KL divergence from the reference."""
-        return bool(self.default_beta if training.beta is None else training.beta)
+        return bool(self.beta_by_default(stack) if training.beta is None else training.beta)
 
     def compared(self, prepared: Subject) -> Compared | None:
         """Return the reference model that the loss compares with, or None if `beta` is 0."""
-        return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
+        return (
+            ComparingTrainer.compared(self, prepared)
+            if self.uses_reference(prepared.training, prepared.stack)
+            else None
+        )
 
-    def freezes_reference(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
-        """Return False: the reference is loaded as another model."""
-        return False
+    def freezes_reference(self, prepared: Subject) -> bool:
+        """Return whether the reference is a frozen copy. From TRL 0.19 on it is loaded as another model."""
+        return self.copies_reference(prepared.stack)
 
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant.
 
-        Older releases turn it on again after `generate` without its settings, and transformers 4 is re-entrant then.
+        TRL 0.22 to 0.24 turn it on again after `generate` without its settings, and transformers 4 is re-entrant then.
 
         Source: TRL 0.24, trl/models/utils.py, unwrap_model_for_generation.
         """
-        if self.is_older(context.prepared.stack) and not context.training.use_vllm:
-            return True
+        stack = context.prepared.stack
+        if self.is_older(stack) and not context.training.use_vllm:
+            return older_generating.turns_checkpointing_off(stack) or Transformers.is_reentrant(self, context)
         return ComparingTrainer.is_reentrant(self, context)
+
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
+        """Return whether a cache is created. From TRL 0.22 on, GRPOTrainer passes use_cache=False to the model."""
+        passes = not self.is_older(stack) or older_generating.passes_no_cache(stack)
+        return not passes and Transformers.uses_cache(self, model, stack)
+
+    def unsets_cache(self, training: Training, stack: StackVersions) -> bool:
+        """Return whether use_cache is false in the config of a second model."""
+        return self.is_older(stack) and older_generating.unsets_cache(training, stack)
+
+    def warps_scores(self, stack: StackVersions) -> bool:
+        """Return whether the defaults of a release of TRL change the scores of the next token."""
+        return self.is_older(stack) and older_generating.warps_scores(stack)
+
+    def grads_inputs_of_all_passes(self, training: Training, stack: StackVersions) -> bool:
+        """Return whether embeddings require a gradient in `generate` too, whatever is trained."""
+        return self.is_older(stack) and older_generating.grads_inputs(training, stack)
+
+    def copies_reference(self, stack: StackVersions) -> bool:
+        """Return whether a second model is a copy of the trained one, with its hooks."""
+        return self.is_older(stack) and older_generating.copies_reference(stack)
+
+    def fills_cache(self, prepared: Subject) -> bool:
+        """Return whether the passes of `generate` in a step keep keys and values."""
+        return not self.is_older(prepared.stack) or older_generating.fills_cache(prepared)
 
     def turns_checkpointing_on_again(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: checkpointing is disabled while completions are generated and scored."""
@@ -103,7 +159,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def reference_sentence(self, prepared: Subject) -> str:
         """Return a sentence on the reference model, and on the memory that it keeps."""
-        if not self.uses_reference(prepared.training):
+        if not self.uses_reference(prepared.training, prepared.stack):
             return "beta is 0: there is no reference."
         return ComparingTrainer.reference_sentence(self, prepared)
 
@@ -117,8 +173,14 @@ class GeneratingTrainer(ComparingTrainer):
 
     def kept_for_step(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the scored generation batch, which stays until the next one replaces it."""
-        tokens = generated.tokens(prepared.training)
+        tokens = self._tokens(prepared)
         return [*tokens, *self._scored(prepared, tokens[0][1][0])]
+
+    def _tokens(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
+        """Return the tokens of a generation batch, and their masks."""
+        return (
+            older_generating.tokens(prepared) if self.is_older(prepared.stack) else generated.tokens(prepared.training)
+        )
 
     def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
         """Return what is kept of a step's generation batch in addition to its tokens."""
@@ -197,16 +259,20 @@ class GeneratingTrainer(ComparingTrainer):
         with autocast.region(tape, context.training.autocast):
             outputs = forward(ids)[1]
         tape.component = "logits_and_loss"
-        logits = older_generating.scaled(context, older_generating.returned_logits(context, outputs))
+        logits = older_generating.returned_logits(context, outputs)
         context.drop_outputs()
+        logits = older_generating.scaled(context, logits)
         logps = older_generating.log_probs(logits, ids)
-        shape = logps.shape
-        entropies = entropies_by_rows(logits.detach(), shape)
-        whole = ops.cat((logps,), shape, "log-probabilities of completions")
-        entropies = tape.new(shape, entropies.dtype, "entropies of completions")
+        entropies = older_generating.entropies(context.prepared.stack, logits, logps.shape)
+        whole = ops.cat((logps,), logps.shape, "log-probabilities of completions")
+        if entropies is not None:
+            entropies = tape.new(entropies.shape, entropies.dtype, "entropies of completions")
         del logits, logps, outputs
+        stack, reference = context.prepared.stack, None
+        if older_generating.scores_in_loss(stack) and self.uses_reference(context.training, stack):
+            reference = self._older_logps(context, forward, "reference: ", reference=True)
         loss = self.policy_loss(context, whole, None)
-        del whole, entropies
+        del whole, entropies, reference
         tape.component = "activations"
         return loss
 
@@ -216,7 +282,8 @@ class GeneratingTrainer(ComparingTrainer):
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         tape.scope, tape.component = name, "logits_and_loss"
         dtype = older_generating.dtype_of_logps(prepared)
-        others, shape = training.micro_batches - 1, (context.batch, generated.completion(training))
+        others, rows, of_all = older_generating.rows_of_pass(context)
+        shape = (rows, generated.completion(training))
         earlier = [tape.new(shape, dtype, "log-probabilities of other rows") for _ in range(others)]
         left = older_generating.left_by_other_rows(context, dtype) if others else []
         with autocast.region(tape, training.autocast):
@@ -226,7 +293,7 @@ class GeneratingTrainer(ComparingTrainer):
         del left
         logits = older_generating.scaled(context, logits)
         own = older_generating.log_probs(logits, generated.unowned(context, shape, "int64"))
-        out = tape.new((generated.rows(training), shape[1]), dtype, "log-probabilities of completions")
+        out = tape.new((of_all, shape[1]), dtype, "log-probabilities of completions")
         del outputs, logits, own, earlier
         return out
 
@@ -234,11 +301,10 @@ class GeneratingTrainer(ComparingTrainer):
         """Score the generation batch, which replaces that of the previous step. In evaluation, return it."""
         tape, training = context.tape, context.training
         tape.scope, tape.component = "generation batch: ", "activations"
-        tokens = generated.tokens(training)
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        tokens = self._tokens(prepared)
         rows = tokens[0][1][0]
-        batch = [tape.new(shape, dtype, name) for name, shape, dtype in tokens]
-        shape = (rows, context.length)
-        whole = [tape.new(shape, "int64", name) for name in ("prompt_completion_ids", "attention_mask")]
+        batch, whole = older_generating.unshuffled(context)
         images, of_tokens, prompts = generated_images.processed(context)
         scores = self.score(context, forward)
         tape.scope = "generation batch: "
@@ -246,8 +312,9 @@ class GeneratingTrainer(ComparingTrainer):
         del whole, prompts
         if not tape.trains:
             return [*batch, advantages, *scores, *images, *of_tokens]
-        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         of_step = (*tokens, *self._scored(prepared, rows))
+        if self.is_older(prepared.stack) and not older_generating.shuffles(prepared.stack):
+            return []
         shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in of_step]
         del batch, advantages, scores, of_tokens
         of_rows = self.fetched(prepared) * training.micro_batches

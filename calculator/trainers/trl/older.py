@@ -31,8 +31,6 @@ OTHER_LOSSES = ("aot_unpaired", "sft", "sigmoid_norm")
 #: What each trainer of the older releases computes and keeps.
 _SENTENCES: dict[str, str] = {
     "trl-dpo": "computes log-probabilities from the logits of every token",
-    "trl-grpo": "computes log-probabilities and entropies from the logits of the completions, which are copied. Its"
-    " generate keeps the inputs of a pass until the next one, and turns checkpointing on again as re-entrant",
     "trl-kto": "computes log-probabilities from the logits of every token, and copies the logits of the desirable and"
     " of the undesirable rows, which stay until the loss is computed",
     "trl-orpo": "computes log-probabilities from the logits of every token",

@@ -31,9 +31,21 @@ CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
 MAGNITUDE, KEEPS_MAGNITUDES = "lora_magnitude_vector", (1, 15)
 
 
+#: The first release whose GRPOTrainer prepares a 4-bit model. Before, it does not change the dtypes of one.
+#: Source: TRL 0.21.0, trainer/grpo_trainer.py, GRPOTrainer.__init__ (get_peft_model).
+GRPO_PREPARES = (0, 22)
+
+
 def prepares(training: Training, stack: StackVersions) -> bool:
     """Return whether the trainer calls prepare_model_for_kbit_training."""
+    if leaves_alone(training, stack):
+        return False
     return training.trainer == "trl-orpo" or release(stack.trl) < (1, 0)
+
+
+def leaves_alone(training: Training, stack: StackVersions) -> bool:
+    """Return whether the trainer changes no dtype of a 4-bit model."""
+    return training.trainer == "trl-grpo" and release(stack.trl)[:2] < GRPO_PREPARES
 
 
 def is_prepared_by_trl(prepared: Prepared) -> bool:
@@ -52,6 +64,8 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
             return spec
         added = tuple(replace(parameter, dtype="bfloat16") for parameter in spec.added)
         return replace(spec, dtype="bfloat16", added=added) if spec.dtype == "float32" else replace(spec, added=added)
+    if leaves_alone(prepared.training, prepared.stack):
+        return replace(spec, added=tuple(replace(parameter, dtype="float32") for parameter in spec.added))
     keeps = release(prepared.stack.trl) >= KEEPS_MAGNITUDES
     dtypes: list[DType] = [
         "float32" if keeps and MAGNITUDE in parameter.name else "bfloat16" for parameter in spec.added

@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
 
 
-def defaults(training: Training, config: str) -> Iterator[str]:
-    """Yield the defaults of a config's class that differ from the request."""
-    if training.autocast is None:
+def defaults(training: Training, config: str, names: Container[str]) -> Iterator[str]:
+    """Yield the defaults of a config's class that differ from the request. `names` are arguments that are true."""
+    if training.autocast is None and "bf16" in names:
         yield f"{config} sets bf16=True by default: set training.autocast to bfloat16 for figures of that default."
-    if not training.gradient_checkpointing:
+    if not training.gradient_checkpointing and "gradient_checkpointing" in names:
         yield (
             f"{config} sets gradient_checkpointing=True by default: set training.gradient_checkpointing for figures of "
             "that default."

@@ -80,19 +80,23 @@ class TrlTrainer(Transformers):
         yield from Transformers.assumptions(self, prepared)
         if self.is_older(prepared.stack):
             yield from older.sentences(prepared, self.layer_outputs(prepared))
-        if in_4_bits(prepared):
+        if in_4_bits(prepared) and not qlora.leaves_alone(prepared.training, prepared.stack):
             by_trl = qlora.prepares(prepared.training, prepared.stack)
             yield (sentences.prepared_by_trl if by_trl else sentences.casts_to_bfloat16)(prepared.stack)
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
         """Yield the settings in which the request differs from the config's defaults."""
         training, trainer = prepared.training, self.facts.label.removeprefix("TRL ")
-        yield from sentences.defaults(training, trainer.replace("Trainer", "Config"))
+        yield from sentences.defaults(training, trainer.replace("Trainer", "Config"), self.defaults(prepared.stack))
         is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype
         if is_prepared and not qlora.prepares(training, prepared.stack):
             yield sentences.prepared_by_script(prepared.stack)
         elif training.dtype != "float32" and not self.is_older(prepared.stack):
             yield sentences.loaded_in_float32(training, trainer)
+
+    def defaults(self, stack: StackVersions) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
+        """Return the arguments that are true by default in a release of TRL."""
+        return ("bf16", "gradient_checkpointing")
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return how a module is stored, in the dtypes that TRL casts a 4-bit model to."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Passes
@@ -51,34 +52,48 @@ class TrlGrpo(GeneratingTrainer):
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the number of tokens, and the reference's log-probabilities."""
         training = prepared.training
-        count: list[tuple[str, Shape, DType]] = [("num_items_in_batch", (), "int64")]
-        if not self.runs_to_score(training):
+        counts, is_older = self._counts_tokens(prepared.stack), self.is_older(prepared.stack)
+        count: list[tuple[str, Shape, DType]] = [("num_items_in_batch", (), "int64")] if counts else []
+        if not self.runs_to_score(prepared):
             return count
         shape: Shape = (generated.rows(training), generated.completion(training))
-        is_older = self.is_older(prepared.stack)
         dtype = (older_generating if is_older else generated).dtype_of_logps(prepared)
         reference: list[tuple[str, Shape, DType]] = [("ref_per_token_logps", shape, dtype)]
         return [
             *count,
             *(_corrections(shape, dtype) if training.use_vllm else ()),
-            *(reference if self.uses_reference(training) else ()),
+            *(reference if self._scores_before(training, prepared.stack) else ()),
         ]
 
-    def runs_to_score(self, training: Training) -> bool:
+    def beta_by_default(self, stack: StackVersions) -> float:
+        """Return the default of `beta` in a release of TRL."""
+        return older_generating.beta_by_default(stack) if self.is_older(stack) else self.default_beta
+
+    def runs_to_score(self, prepared: Subject) -> bool:
         """Return whether vLLM generates, or there is a reference."""
-        return training.use_vllm or self.uses_reference(training)
+        return prepared.training.use_vllm or self._scores_before(prepared.training, prepared.stack)
+
+    def _scores_before(self, training: Training, stack: StackVersions) -> bool:
+        """Return whether a reference runs before the first micro-batch."""
+        in_loss = self.is_older(stack) and older_generating.scores_in_loss(stack)
+        return self.uses_reference(training, stack) and not in_loss
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
         """Count the tokens. Run the trained model if vLLM generated them, and the reference if there is one."""
-        scores = [context.tape.new((), "int64", "num_items_in_batch")]
+        counts = self._counts_tokens(context.prepared.stack)
+        scores = [context.tape.new((), "int64", "num_items_in_batch")] if counts else []
         local: list[Tensor] = []
         if context.training.use_vllm:
             corrected, local = self._corrected(context, forward)
             scores += corrected
-        if self.uses_reference(context.training):
+        if self._scores_before(context.training, context.prepared.stack):
             scores.append(self.logps(context, forward, "reference: ", reference=True))
         del local
         return scores
+
+    def _counts_tokens(self, stack: StackVersions) -> bool:
+        """Return whether the number of the completions' tokens is part of the generation batch."""
+        return not self.is_older(stack) or older_generating.counts_tokens(stack)
 
     def _corrected(self, context: Context, forward: Passes) -> tuple[list[Tensor], list[Tensor]]:
         """Return vLLM's log-probabilities, the model's own, and the ratio of a sequence's probabilities by both.
@@ -103,7 +118,7 @@ class TrlGrpo(GeneratingTrainer):
         vllm = context.training.use_vllm
         old = generated.unowned(context, logps.shape, logps.dtype) if vllm else logps.detach()
         ratios = ops.unary(ops.subtract(logps, old, "log-ratios"), "ratios", saves="result")
-        kl = self._kl(context, logps) if self.uses_reference(context.training) else None
+        kl = self._kl(context, logps) if self.uses_reference(context.training, context.prepared.stack) else None
         per_token = clipped(ratios, advantages)
         if vllm:
             corrections = generated.unowned(context, (rows, 1), "float32")

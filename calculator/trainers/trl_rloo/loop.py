@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import operations as ops
-from calculator.trainers.trl import generated
+from calculator.trainers.trl import generated, older_generating
 from calculator.trainers.trl.comparing import ComparingTrainer
 from calculator.trainers.trl.generating import GeneratingTrainer, clipped
 from calculator.trainers.trl_rloo.facts import FACTS
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
-    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.trainers.loop import Compared, Passes
     from calculator.trainers.subject import Subject
@@ -41,20 +40,21 @@ class TrlRloo(GeneratingTrainer):
         RLOOTrainer copies the adapters of a model that is passed to it, whatever `beta` is.
         """
         found = ComparingTrainer.compared(self, prepared)
-        return found if found == "adapter copies" or self.uses_reference(prepared.training) else None
+        return found if found == "adapter copies" or self.uses_reference(prepared.training, prepared.stack) else None
 
     def reference_sentence(self, prepared: Subject) -> str:
         """Return a sentence on the reference model, and on the memory that it keeps."""
         sentence = GeneratingTrainer.reference_sentence(self, prepared)
-        if self.uses_reference(prepared.training) or self.compared(prepared) is None:
+        if self.uses_reference(prepared.training, prepared.stack) or self.compared(prepared) is None:
             return sentence
         return f"{sentence} RLOOTrainer copies the adapters in float32 all the same, as adapter_dtype is model."
 
     def scores(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the log-probabilities of sequences."""
-        return [("old_logps", (generated.rows(prepared.training),), generated.dtype_of_logps(prepared))]
+        dtype = (older_generating if self.is_older(prepared.stack) else generated).dtype_of_logps(prepared)
+        return [("old_logps", (generated.rows(prepared.training),), dtype)]
 
-    def runs_to_score(self, training: Training) -> bool:  # noqa: ARG002  a hook's signature
+    def runs_to_score(self, prepared: Subject) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: the loss reads the model's log-probabilities before the step."""
         return True
 
@@ -65,7 +65,7 @@ class TrlRloo(GeneratingTrainer):
         masked = tape.new(old.shape, old.dtype, "log-probabilities, masked")
         sums = tape.new(rows, old.dtype, "log-probabilities of sequences")
         del masked
-        if self.uses_reference(context.training):
+        if self.uses_reference(context.training, context.prepared.stack):
             reference = self.logps(context, forward, "reference: ", reference=True)
             divergence = tape.new(old.shape, old.dtype, "KL of each token")
             del reference, divergence

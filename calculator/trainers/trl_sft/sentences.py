@@ -51,7 +51,7 @@ def _computed(training: Training, stack: StackVersions) -> str:
 
 def warnings(training: Training, stack: StackVersions, *, is_prepared: bool) -> Iterator[str]:
     """Yield the trainer's own defaults that differ from the request."""
-    yield from sentences.defaults(training, "SFTConfig")
+    yield from sentences.defaults(training, "SFTConfig", ("bf16", "gradient_checkpointing"))
     if training.flattened and training.attention != "flash_attention_2" and release(stack.trl) < BOUNDS:
         yield f"TRL {stack.trl} warns that padding-free training is known to work with FlashAttention only."
     newest = release(stack.trl) >= (1, 0)

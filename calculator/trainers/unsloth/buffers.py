@@ -14,7 +14,8 @@ from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.resident.quantization import Quantization
 from calculator.resident.tensor import ResidentTensor
-from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.eras import is_rewritten
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES, has_rows
 from calculator.trainers.unsloth.modules import MLP, OUTPUT, QKV
 from calculator.trainers.unsloth.products import FACTORS
 
@@ -89,13 +90,15 @@ def buffers(prepared: Subject) -> Iterator[ResidentTensor]:
     yield from _rotary(prepared)
     yield from _layer_inputs(prepared)
     yield from _dequantized(prepared)
+    if has_rows(prepared.stack, prepared.model.model_type):
+        bounds = named(prepared.training.micro_batch_size + 1, "B + 1")
+        yield ResidentTensor(name="cu_seqlens", shape=(bounds,), dtype="int32", component="activations", base=False)
 
 
 def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
+    """Yield the tables of the rotary embedding. Those of 2026.10 grow to the tokens of a row without padding."""
     config, training = prepared.model.config, prepared.training
-    positions = max(int(config["max_position_embeddings"]), training.sequence_length)
-    if positions > FIRST_POSITIONS:
-        positions = -(-positions // POSITIONS) * POSITIONS
+    positions = _positions(prepared)
     shape = (named(positions, "positions"), named(int(config["head_dim"]), "head_dim"))
     if config.get("rope_type") != "longrope":
         dtype = "float32" if UNSLOTH_FAMILIES[prepared.model.model_type].float32_tables else training.dtype
@@ -110,12 +113,32 @@ def _rotary(prepared: Subject) -> Iterator[ResidentTensor]:
             yield _buffer(f"model.rotary_emb.{which}_{name}_cached", (), training.dtype)
 
 
+def _positions(prepared: Subject) -> int:
+    """Return the rows of a table of the rotary embedding.
+
+    2026.10 builds the rows that it needs: those of every position if a row has positions of its own.
+    """
+    most, tokens = int(prepared.model.config["max_position_embeddings"]), prepared.training.sequence_length
+    if not is_rewritten(prepared.stack):
+        return _rounded(max(most, tokens)) if max(most, tokens) > FIRST_POSITIONS else max(most, tokens)
+    if has_rows(prepared.stack, prepared.model.model_type):
+        tokens = max(most, tokens * prepared.training.micro_batch_size)
+    if max(most, tokens) > FIRST_POSITIONS:
+        return max(FIRST_POSITIONS, _rounded(tokens))
+    return _rounded(tokens) if tokens > most else most
+
+
+def _rounded(positions: int) -> int:
+    return -(-positions // POSITIONS) * POSITIONS
+
+
 def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
+    """Yield the buffers for inputs of layers. From 2026.10 on, the first input that is moved makes them."""
     training, hidden = prepared.training, _hidden(prepared.model, prepared.training)
-    if not _is_patched(training):
+    is_used = offloads(prepared.model, training)
+    if not (is_used if is_rewritten(prepared.stack) else _is_patched(training)):
         return
     first = named(FIRST_BUFFER, "2 × 256 × 2048")
-    is_used = offloads(prepared.model, training)
     largest = max(first, named(hidden, "B × S × hidden_size")) if is_used else first
     yield _buffer("GPU_BUFFERS", (largest,), training.dtype)
     if training.is_highest or not is_used:
@@ -123,12 +146,17 @@ def _layer_inputs(prepared: Subject) -> Iterator[ResidentTensor]:
 
 
 def _dequantized(prepared: Subject) -> Iterator[ResidentTensor]:
-    """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants."""
+    """Return the dense copy of the largest 4-bit weight that a fused function has read, and its block constants.
+
+    From 2026.10 on, one kernel dequantizes both.
+    """
     found = list(_read_by_functions(prepared))
     if not found:
         return
     module, quantization = max(found, key=lambda pair: pair[0].weight.elements)
     yield _buffer("WEIGHT_BUFFER", (named(_size(module), "largest weight"),), quantization.compute_dtype)
+    if is_rewritten(prepared.stack):
+        return
     blocks = ceil(_size(module) / quantization.blocksize)
     yield _buffer("ABSMAX_BUFFER", (named(blocks, "blocks"),), "float32")
 

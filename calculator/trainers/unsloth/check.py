@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import Problem
 from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
-from calculator.stack.changes import older_behavior
+from calculator.stack.changes import CHANGES, older_behavior
+from calculator.trainers.unsloth.eras import (
+    COMPILES_LAYERS,
+    FLOAT32_PRODUCTS,
+    PREFERS_SDPA,
+    REFUSED_TORCH,
+    is_rewritten,
+    torch_is,
+)
 from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
@@ -45,16 +53,53 @@ OF_TRAINING: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "use_liger_kernel": ((False,), "Unsloth has kernels of its own: use false"),
     "padding": ((False,), "Unsloth passes no mask to attention while it trains: use false"),
-    "completion_tokens": ((None,), "Unsloth's loss reads every token, labeled or not: leave it out"),
     "sequence_lengths": ((None,), "sample lengths are not modeled for Unsloth: give only sequence_length"),
 }
 
 
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with Unsloth."""
+    yield from (_rewritten if is_rewritten(prepared.stack) else _older)(prepared)
     yield from _model(prepared)
     yield from _method(prepared)
     yield from _training(prepared)
+
+
+def _older(prepared: Subject) -> Iterator[Problem]:
+    """Yield what releases before 2026.10 do not have."""
+    tokens = prepared.training.completion_tokens
+    if tokens is not None:
+        message = (
+            "the loss of Unsloth 2026.8 reads every token, labeled or not: leave it out, or use stack.unsloth 2026.10"
+        )
+        yield Problem(loc="training.completion_tokens", msg=message, input=tokens)
+
+
+def _rewritten(prepared: Subject) -> Iterator[Problem]:
+    """Yield what is not modeled of 2026.10, and the releases of PyTorch that it refuses.
+
+    Source: unsloth/models/llama.py, _legacy_block_compile; unsloth/utils/attention_dispatch.py, _sdpa_packed_segments.
+    """
+    training, stack, model = prepared.training, prepared.stack, prepared.model
+    family = UNSLOTH_FAMILIES.get(model.model_type)
+    if torch_is(stack, REFUSED_TORCH):
+        yield Problem(loc="stack.torch", msg="Unsloth 2026.10 requires PyTorch below 2.15: use 2.14", input=stack.torch)
+    elif not torch_is(stack, FLOAT32_PRODUCTS):
+        message = "the loss of Unsloth 2026.10 is modeled with PyTorch 2.8 and later: use 2.14, or stack.unsloth 2026.8"
+        yield Problem(loc="stack.torch", msg=message, input=stack.torch)
+    elif family is not None and not family.has_positions and torch_is(stack, COMPILES_LAYERS):
+        message = (
+            f"with PyTorch 2.11 and later, Unsloth 2026.10 compiles the layers of {model.model_type}, whose rows are"
+            " padded, so that torch.compile chooses what is saved: use 2.10, or stack.unsloth 2026.8"
+        )
+        yield Problem(loc="stack.torch", msg=message, input=stack.torch)
+    window = model.config.get("sliding_window") if model.model_type == "mistral" else None
+    if window and window < training.sequence_length and training.attention == "sdpa" and torch_is(stack, PREFERS_SDPA):
+        message = (
+            "without flash-attn, Unsloth 2026.10 makes a mask of each sample that is longer than the sliding window,"
+            " which is not modeled: use flash_attention_2"
+        )
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
 
 
 def _model(prepared: Subject) -> Iterator[Problem]:
@@ -66,7 +111,8 @@ def _model(prepared: Subject) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input="unsloth")
     elif family.needs_flash_attn and prepared.training.attention != "flash_attention_2":
         yield Problem(loc="training.attention", msg=_NEEDS_FLASH, input=prepared.training.attention)
-    if older_behavior(prepared.stack, model_type):
+    older = older_behavior(prepared.stack, model_type)
+    if any(CHANGES[name].package == "transformers" for name in older):
         message = "Unsloth replaces the forward pass of transformers, whose release changes nothing: leave it out"
         yield Problem(loc="stack.transformers", msg=message, input=prepared.stack.transformers)
 

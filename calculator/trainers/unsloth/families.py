@@ -6,6 +6,12 @@ Source: unsloth/models/loader.py, dispatch_model; models/gemma.py, FastGemmaMode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.trainers.unsloth.eras import is_rewritten
+
+if TYPE_CHECKING:
+    from calculator.inputs.stack import StackVersions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +44,9 @@ UNSLOTH_FAMILIES = {
     "gemma": _GEMMA,
     "gemma2": UnslothFamily(copied_gradients=True, float32_tables=True, needs_flash_attn=True, has_positions=False),
 }
+
+
+def has_rows(stack: StackVersions, model_type: str) -> bool:
+    """Return whether the sequences of a micro-batch are one row without padding, as from 2026.10 on."""
+    family = UNSLOTH_FAMILIES.get(model_type)
+    return is_rewritten(stack) and family is not None and family.has_positions

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.liger.norms import out_of_place_rms_norm, rms_norm
-from calculator.trainers.unsloth.modules import Attention, gated
+from calculator.trainers.unsloth.modules import Attention, Gated
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MixerType
@@ -24,17 +24,21 @@ if TYPE_CHECKING:
 
 
 @cache
-def patched(forward: DecoderForward, family: UnslothFamily) -> DecoderForward:
-    """Return a family's forward pass with Unsloth's layers. Attention gets no mask."""
+def patched(forward: DecoderForward, family: UnslothFamily, *, rewritten: bool) -> DecoderForward:
+    """Return a family's forward pass with Unsloth's layers. Attention gets no mask.
+
+    `rewritten`: whether the release has the kernels of 2026.10.
+    """
     norm = out_of_place_rms_norm if family.copied_gradients else rms_norm
     layer = forward.layer.args[0] if isinstance(forward.layer, partial) else forward.layer
     assert isinstance(layer, SequentialLayer)
-    attention = Attention(head_norms=family.head_norms)
+    attention = Attention(head_norms=family.head_norms, rewritten=rewritten)
+    positions = _positions_of_rows if rewritten else _positions
     return replace(
         forward,
-        layer=replace(layer, attention=attention, mlp=gated, norm=norm_by_name(norm)),
+        layer=replace(layer, attention=attention, mlp=Gated(rewritten=rewritten), norm=norm_by_name(norm)),
         final_norm=final(norm),
-        tables=_positions if family.has_positions else _no_tables,
+        tables=positions if family.has_positions else _no_tables,
         masks_of_batch=_no_masks,
         sdpa="sdpa",
     )
@@ -42,8 +46,11 @@ def patched(forward: DecoderForward, family: UnslothFamily) -> DecoderForward:
 
 def _positions(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Return the positions of a row if it has its own. The tables are buffers of the model."""
-    if not context.training.is_highest:
-        return ()
+    return _positions_of_rows(context, hidden_states) if context.training.is_highest else ()
+
+
+def _positions_of_rows(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return the positions of rows without padding."""
     context.set_scope("model.")
     return (hidden_states.tape.new(hidden_states.shape[:2], "int32", "position_ids in int32"),)
 

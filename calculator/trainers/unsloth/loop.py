@@ -8,18 +8,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from calculator.architecture.dimension import named
 from calculator.families import forward_of
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.unsloth import buffers, check, sentences
+from calculator.trainers.unsloth.eras import is_rewritten
 from calculator.trainers.unsloth.facts import FACTS
-from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES, has_rows
 from calculator.trainers.unsloth.forward import patched
 from calculator.trainers.unsloth.frequencies import with_frequencies
+from calculator.trainers.unsloth.labeled_loss import labeled_loss
 from calculator.trainers.unsloth.loss import fused_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
@@ -53,7 +57,6 @@ class Unsloth(Transformers):
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield the assumptions of the figures, and a sentence on the ends of the interval."""
-        yield from self.facts.assumptions
         yield from sentences.assumptions(prepared)
 
     def warnings(self, prepared: Subject) -> Iterator[str]:
@@ -84,7 +87,21 @@ class Unsloth(Transformers):
 
     def forward(self, prepared: Subject) -> DecoderForward:
         """Return the family's forward pass with Unsloth's modules."""
-        return patched(forward_of(prepared.model), UNSLOTH_FAMILIES[prepared.model.model_type])
+        family = UNSLOTH_FAMILIES[prepared.model.model_type]
+        return patched(forward_of(prepared.model), family, rewritten=is_rewritten(prepared.stack))
+
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
+        """Return the tensors of a micro-batch. From 2026.10 on, rows have no padding: positions replace the mask."""
+        tensors = super().fetched(prepared)
+        if not has_rows(prepared.stack, prepared.model.model_type):
+            return tensors
+        names = {"attention_mask": "position_ids"}
+        lengths: tuple[str, Shape, DType] = (
+            "packed_seq_lengths",
+            (named(prepared.training.micro_batch_size, "B"),),
+            "int32",
+        )
+        return [*((names.get(name, name), shape, dtype) for name, shape, dtype in tensors), lengths]
 
     def is_reentrant(self, context: Context) -> bool:  # noqa: ARG002  a hook's signature
         """Return True: checkpointing is re-entrant whatever the request says."""
@@ -102,6 +119,6 @@ class Unsloth(Transformers):
         """Return the bytes of the host buffers for inputs of layers."""
         return buffers.host_bytes(prepared)
 
-    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+    def head(self, context: Context) -> LossHead:
         """Return Unsloth's output head and loss."""
-        return fused_loss
+        return labeled_loss if is_rewritten(context.prepared.stack) else fused_loss

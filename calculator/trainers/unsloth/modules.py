@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.engine.autograd import NodeWithOutputs
-from calculator.engine.tape import Tensor
 from calculator.layers import mlp
 from calculator.layers.attention import repeat_kv
-from calculator.layers.kernels import flash
+from calculator.layers.kernels import Samples, flash
 from calculator.layers.liger.norms import rms_norm
 from calculator.layers.self_attention import split_heads
+from calculator.trainers.unsloth.eras import PREFERS_SDPA, torch_is
 from calculator.trainers.unsloth.functions import lora_mlp, lora_qkv, lora_w
 from calculator.trainers.unsloth.products import is_fused
+from calculator.trainers.unsloth.rotation import normed_and_rotated, norms_fuse, rotated, rotated_in_place
+from calculator.trainers.unsloth.segments import segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.engine.autograd import Node
+    from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.layer_modules import LayerModules
 
@@ -34,74 +35,112 @@ MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 OUTPUT = "self_attn.o_proj"
 
 
-def are_fused(context: Context, modules: LayerModules, names: Iterable[str]) -> bool:
+def are_fused(context: Context, modules: LayerModules, names: Iterable[str], *, rewritten: bool) -> bool:
     """Return whether Unsloth replaces these modules.
 
-    It does if there is no dropout, and each of them has an update and no bias.
+    It does if each of them has an update and no bias, and before 2026.10 if there is no dropout.
     """
-    return not getattr(context.method, "lora_dropout", 0.0) and all(is_fused(modules[name]) for name in names)
+    return (rewritten or not drops(context)) and all(is_fused(modules[name]) for name in names)
 
 
-def gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """Run the MLP."""
-    if not are_fused(context, modules, MLP):
-        return mlp.gated(context, modules, x)
-    context.set_scope(f"{modules.prefix}mlp: ")
-    return lora_mlp(x, *(modules[name] for name in MLP))
+def drops(context: Context) -> bool:
+    """Return whether the inputs of updates are dropped out."""
+    return bool(getattr(context.method, "lora_dropout", 0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """The MLP. `rewritten`: whether the release has the kernels of 2026.10."""
+
+    rewritten: bool
+
+    def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """Run the MLP."""
+        if not are_fused(context, modules, MLP, rewritten=self.rewritten):
+            return mlp.gated(context, modules, x)
+        context.set_scope(f"{modules.prefix}mlp: ")
+        return lora_mlp(x, *(modules[name] for name in MLP), keeps=self.rewritten, drops=drops(context))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """Attention with FlashAttention or xformers.
+    """Attention with FlashAttention, xformers or PyTorch's own.
 
-    `head_norms`: whether each head of queries and keys has a norm.
+    `head_norms`: whether each head of queries and keys has a norm. `rewritten`: whether the release has the kernels of
+    2026.10.
     """
 
     head_norms: bool = False
+    rewritten: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """Run attention: (batch, sequence, hidden_size) to the same."""
         query, key, value = self._project(context, modules, hidden_states)
-        context.set_scope(f"{modules.prefix}self_attn: ")
-        query, key = _rotated(context, query, key)
-        out = _attended(context, query, key, value)
+        query, key = self._rotated(context, modules, query, key)
+        out = (
+            _attended(context, query, key, value)
+            if not self.rewritten
+            else _attended_by_rows(context, query, key, value)
+        )
         batch, heads, length, head_dim = out.shape
         out = ops.view(out, (batch, length, heads * head_dim))
-        return lora_w(out, modules[OUTPUT]) if are_fused(context, modules, [OUTPUT]) else modules[OUTPUT](out)
+        fused = are_fused(context, modules, [OUTPUT], rewritten=self.rewritten)
+        return (
+            lora_w(out, modules[OUTPUT], keeps=self.rewritten, drops=drops(context)) if fused else modules[OUTPUT](out)
+        )
 
     def _project(self, context: Context, modules: LayerModules, x: Tensor) -> list[Tensor]:
         bound = [modules[name] for name in QKV]
-        whole = lora_qkv(x, bound) if are_fused(context, modules, QKV) else [module(x) for module in bound]
+        whole = (
+            lora_qkv(x, bound, keeps=self.rewritten, drops=drops(context))
+            if are_fused(context, modules, QKV, rewritten=self.rewritten)
+            else [module(x) for module in bound]
+        )
         counts = [context.config[f"num_{name}_heads"] for name in ("attention", "key_value", "key_value")]
         heads = [split_heads(context, tensor, count) for tensor, count in zip(whole, counts, strict=True)]
         del whole
-        if self.head_norms:
-            heads[0] = rms_norm(modules["self_attn.q_norm"], heads[0])
-            heads[1] = rms_norm(modules["self_attn.k_norm"], heads[1])
         return heads
 
-
-def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate queries and keys in place, or copies of them if the row has positions of its own, which are then saved."""
-    positions = context.position_tables
-    node = NodeWithOutputs(query.tape, _rotated_back, (query.edge, key.edge), bool(positions), outputs=2)
-    if positions:
-        query, key = (tensor.tape.new(tensor.shape, tensor.dtype, "copy to rotate") for tensor in (query, key))
-        node.save(positions[0])
-    return (
-        Tensor(query.tape, query.storage, query.shape, query.dtype, node, 0),
-        Tensor(key.tape, key.storage, key.shape, key.dtype, node, 1),
-    )
-
-
-def _rotated_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
-    if not node.context:
-        return grads
-    return [grad and grad.tape.new(grad.shape, grad.dtype, "copy to rotate: gradient") for grad in grads]
+    def _rotated(self, context: Context, modules: LayerModules, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        scope, positions = f"{modules.prefix}self_attn: ", context.position_tables
+        if self.head_norms:
+            if self.rewritten and norms_fuse(context.config["head_dim"]):
+                context.set_scope(scope)
+                return normed_and_rotated(query, key, positions[0])
+            query = rms_norm(modules["self_attn.q_norm"], query)
+            key = rms_norm(modules["self_attn.k_norm"], key)
+        context.set_scope(scope)
+        if self.rewritten:
+            return rotated(query, key, positions)
+        return rotated_in_place(query, key, positions)
 
 
 def _attended(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Run FlashAttention, or xformers with keys and values that are repeated for every head."""
     if context.training.is_highest and context.training.attention != "flash_attention_2":
-        key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
+        return _by_xformers(query, key, value)
     return flash(query, key, value)
+
+
+def _by_xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return flash(query, repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated"))
+
+
+def _attended_by_rows(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Run attention of 2026.10 within the samples of a row without padding.
+
+    FlashAttention gets their bounds. PyTorch's own attention runs on runs of samples of one length, whose outputs are
+    joined in a copy. It does not run on GPUs below compute capability 8.0, which have no bfloat16.
+
+    Source: unsloth/utils/attention_dispatch.py, _sdpa_packed_segments and select_attention_backend.
+    """
+    if not context.position_tables:
+        return _attended(context, query, key, value)
+    training = context.training
+    if not training.is_highest or training.attention == "flash_attention_2":
+        return flash(query, key, value, Samples(1, context.position_tables[0]))
+    groups = query.shape[1] // key.shape[1]
+    has_sdpa = torch_is(context.prepared.stack, PREFERS_SDPA)
+    if has_sdpa and (training.dtype == "bfloat16" or groups == 1):
+        return segments(query, key, value)
+    return _by_xformers(query, key, value)

@@ -23,11 +23,24 @@ def is_fused(bound: BoundModule) -> bool:
     return all(name in bound.added for name in FACTORS) and "bias" not in bound.own
 
 
-def product(x: Tensor, bound: BoundModule) -> Tensor:
-    """Return x · W + x · A · B under no_grad. A 4-bit weight is dequantized into a buffer of the process."""
+def product(x: Tensor, bound: BoundModule, *, in_buffer: bool = True) -> Tensor:
+    """Return x · W + x · A · B under no_grad.
+
+    `in_buffer`: whether a 4-bit weight is dequantized into a buffer of the process.
+    """
+    dense = None if in_buffer else dequantized(x, bound)
     out = x.tape.new((*x.shape[:-1], bound.module.out_features), x.dtype, "output")
+    del dense
     add_update(x, bound)
     return out
+
+
+def dequantized(x: Tensor, bound: BoundModule) -> Tensor | None:
+    """Return a 4-bit weight that one kernel dequantizes with its block constants. None if it has no 4 bits."""
+    quantization = bound.module_spec.quantization
+    if not isinstance(quantization, Quantization):
+        return None
+    return x.tape.scratch(bound.module.weight.shape, quantization.compute_dtype, "weight, dequantized")
 
 
 def add_update(x: Tensor, bound: BoundModule) -> None:
@@ -57,18 +70,31 @@ def new_gradients(bound: BoundModule, x: Tensor) -> list[Tensor]:
     return [x.tape.new(bound.added[name].shape, x.dtype, "factor: gradient") for name in FACTORS]
 
 
-def fill_gradients(bound: BoundModule, x: Tensor) -> None:
-    """Compute the gradients of both factors in place, from the input and the output's gradient."""
-    shape = (*x.shape[:-1], bound.added[FACTORS[0]].shape[0])
-    for name in ("output's gradient · B", "A · input"):
-        x.tape.scratch(shape, x.dtype, name)
+def times_b(bound: BoundModule, x: Tensor) -> Tensor:
+    """Return the product of the output's gradient and B."""
+    return x.tape.scratch((*x.shape[:-1], bound.added[FACTORS[0]].shape[0]), x.dtype, "output's gradient · B")
 
 
-def add_input_gradient(bound: BoundModule, grad: Tensor) -> None:
-    """Add a module's part of the input's gradient in place. A 4-bit weight is dequantized into a new tensor."""
+def fill_gradients(bound: BoundModule, x: Tensor, times_b_kept: Tensor | None = None) -> None:
+    """Compute the gradients of both factors in place, from the input and the output's gradient.
+
+    `times_b_kept`: the product of the output's gradient and B, if it is kept. It is computed here otherwise.
+    """
+    if times_b_kept is None:
+        times_b(bound, x)
+    x.tape.scratch((*x.shape[:-1], bound.added[FACTORS[0]].shape[0]), x.dtype, "A · input")
+
+
+def add_input_gradient(bound: BoundModule, grad: Tensor, times_b_kept: Tensor | None = None) -> None:
+    """Add a module's part of the input's gradient in place. A 4-bit weight is dequantized into a new tensor.
+
+    If the product of the output's gradient and B is kept, as from 2026.10 on, one kernel dequantizes the weight and
+    its block constants.
+    """
     quantization = bound.module_spec.quantization
-    dense = None
-    if isinstance(quantization, Quantization):
-        dense = four_bit.dequantize_4bit(grad.tape, bound.module, quantization)
-    del dense
-    grad.tape.scratch((*grad.shape[:-1], bound.added[FACTORS[0]].shape[0]), grad.dtype, "output's gradient · B")
+    if times_b_kept is not None:
+        dequantized(grad, bound)
+    elif isinstance(quantization, Quantization):
+        four_bit.dequantize_4bit(grad.tape, bound.module, quantization)
+    if times_b_kept is None:
+        times_b(bound, grad)

@@ -36,7 +36,7 @@ def temporaries(loop: Loop, trained: Sequence[ResidentTensor], optimizer: Optimi
 
 
 def _sequence(trained: Sequence[ResidentTensor]) -> Iterator[ResidentTensor]:
-    """Return the parameters in the optimizer's order.
+    """Yield the parameters in the optimizer's order.
 
     Those of a layer come twice, so that every pair of consecutive parameters occurs.
     """

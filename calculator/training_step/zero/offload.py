@@ -85,7 +85,7 @@ class OffloadedPeaks(FlatPeaks):
             yield row("gradient in float32", elements, "gradient", "float32")
 
     def _of_earlier(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Return the intervals of earlier micro-batches of stage 2.
+        """Yield the intervals of earlier micro-batches of stage 2.
 
         Each comes with the bytes of large gradients that the rank keeps.
         """

@@ -133,7 +133,7 @@ class FlatStep:
             self._added = [row for gradient in gradients for row in self.events.allocate_like(gradient, self._stream)]
 
     def _copies(self) -> Iterator[int]:
-        """Return the elements of each flat copy.
+        """Yield the elements of each flat copy.
 
         Parts for several ranks are copied together. A single part is a view.
         """
@@ -210,7 +210,7 @@ class FlatStep:
 
 
 def _gradients(tape: Tape) -> Iterator[tuple[int, Key | None]]:
-    """Return the positions at which gradients are ready, with their parameters, and the end of the pass."""
+    """Yield the positions at which gradients are ready, with their parameters, and the end of the pass."""
     backward = next(at for at, label in tape.marks if label == "backward")
     layer = 0
     for position, label in tape.marks:

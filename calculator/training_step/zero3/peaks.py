@@ -138,7 +138,7 @@ class PartitionedPeaks:
         return self._state.host_bytes
 
     def _added(self, moment: PeakMoment) -> Iterator[ResidentTensor]:
-        """Return the tensors that are gathered and reduced at a moment."""
+        """Yield the tensors that are gathered and reduced at a moment."""
         dtype = self._state.dtype
         if moment.gathered:
             yield self._gathered("base_weights", moment.gathered)

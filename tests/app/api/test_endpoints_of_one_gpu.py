@@ -123,11 +123,11 @@ def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
 
 
 def test_the_page_of_a_run_on_several_gpus_states_what_each_sends(client):
-    assert "The figures are of each of 4 GPUs. In a step, each sends" in client.get("/?count=4&sharding=ddp").text
+    assert "The figures are for each of 4 GPUs. In a step, each GPU sends" in client.get("/?count=4&sharding=ddp").text
     page = client.get("/?count=4&sharding=fsdp").text
     assert "Each stream has blocks of its own" in page
-    assert re.search(r"each sends [^<]* in all_gather: 3 / 4 × [\d,]+ bytes", page)
-    assert re.search(r", and [^<]* in reduce_scatter: 3 / 4 × [\d,]+ bytes", page)
+    assert re.search(r"each GPU sends [^<]* in all_gather \(3 / 4 × [\d,]+ bytes\)", page)
+    assert re.search(r" and [^<]* in reduce_scatter \(3 / 4 × [\d,]+ bytes\)", page)
 
 
 def test_nodes_change_communication_and_host_memory_only(client):
@@ -159,7 +159,7 @@ def test_nodes_that_do_not_divide_the_gpus_or_do_not_count_are_refused(client, n
 
 def test_the_page_states_what_nodes_send_and_what_the_host_keeps(client):
     page = client.get("/?model=gpt2&method=full&count=4&nodes=2&sharding=ddp&gradient_checkpointing=true").text
-    assert "By the ring algorithm, each node sends" in page
+    assert "With the ring algorithm, each node sends" in page
     assert 'id="nodes"' in page
 
 

@@ -103,7 +103,7 @@ def test_a_plan_without_limits_gives_the_reason_and_links_back(client, address, 
     response = client.get(f"/limits{address}")
     assert response.status_code == 422
     assert message in response.text
-    assert f'<a href="/{address}">Back to the plan</a>' in response.text
+    assert f'<a href="/{address}">Back to the estimate</a>' in response.text
 
 
 def test_the_json_page_refuses_settings_without_an_input(client):

@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import JSONResponse
 
 from app.http.problems import problem_response
-from app.http.progress import Streamed
+from app.http.progress import StreamingMiddleware
 
 NDJSON = {"Accept": "application/x-ndjson"}
 RUN = {"model": "gpt2", "method": {"name": "lora"}, "reserved": "rule"}
@@ -31,7 +31,7 @@ def sent(response, *, accept=b"application/x-ndjson", pauses=0, path="/plan"):
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"accept", accept)]}
     with ThreadPoolExecutor(max_workers=1) as thread:  # other tests may have left an event loop in this one
-        streamed = Streamed(app, ["/plan"], interval=0.02)
+        streamed = StreamingMiddleware(app, ["/plan"], interval=0.02)
         thread.submit(asyncio.run, streamed(scope, receive, send)).result()
     return messages[0]["status"], dict(messages[0]["headers"])[b"content-type"], [sent["body"] for sent in messages[1:]]
 

@@ -136,9 +136,9 @@ def test_a_file_that_cannot_be_read_is_reported_in_the_answers_place_and_no_othe
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ({"gpu": "l40s"}, "the plan keeps L40S"),
-        ({"gpu": "", "memory_gib": "12"}, "the plan keeps a GPU of 12.00 GiB"),
-        ({"gpu": ""}, "The file names no GPU, so the GPU of the plan does not change"),
+        ({"gpu": "l40s"}, "the form keeps L40S"),
+        ({"gpu": "", "memory_gib": "12"}, "the form keeps a GPU of 12.00 GiB"),
+        ({"gpu": ""}, "The file names no GPU, so the GPU in the form does not change"),
     ],
 )
 def test_a_file_is_planned_on_the_gpu_that_was_chosen_and_the_page_states_which(client, typed, sentence):
@@ -162,7 +162,7 @@ def test_a_file_too_long_for_an_address_is_answered_without_a_redirect(client):
     long = f"{AXOLOTL}plugins: [liger]\n# {'x' * LONGEST_ADDRESS}"
     response = client.post("/import", data={"gpu": "l40s", "content": long}, follow_redirects=False)
     assert response.status_code == 200
-    assert "the plan keeps L40S" in response.text
+    assert "the form keeps L40S" in response.text
     assert "liger" in response.text
 
 

@@ -51,8 +51,8 @@ def test_a_single_plan_shows_that_another_is_needed(client):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("/plan?tasks=2", "is not the link of a plan"),
-        ("/?seq_len=5", "has seq_len, which is not a field of a plan"),
+        ("/plan?tasks=2", "is not the link of an estimate"),
+        ("/?seq_len=5", "has seq_len, which is not a field of an estimate"),
         ("/?r=0", "Rank: must be at least 1"),
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],
@@ -71,13 +71,13 @@ def test_more_plans_than_are_side_by_side_are_refused(client):
     assert client.get(f"/difference{address(*['/'] * 6)}").status_code == 200
     response = client.get(f"/difference{address(*['/'] * 8)}")
     assert response.status_code == 422
-    assert "at most 6 plans" in response.text
+    assert "at most 6 runs" in response.text
     assert client.get(f"/difference.json{address(*['/'] * 7)}").json()["errors"][0]["loc"] == "plan"
 
 
 def test_the_same_plan_twice_differs_in_nothing(client):
     text = client.get(f"/difference{address('/', '/?r=16')}").text
-    assert "They are the same plan." in text
+    assert "They are the same run." in text
     assert "No row differs." in text
 
 

@@ -100,7 +100,7 @@ def test_every_number_has_its_default_as_placeholder(client, path):
 
 def test_the_limits_of_a_plan_show_the_default_of_an_empty_field(client):
     text = client.get("/limits?r=&sequence_length=256&reserved=rule").text
-    assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the plan">8</td>', text)
+    assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the run">8</td>', text)
 
 
 def test_every_gpu_and_every_model_can_be_chosen(client):
@@ -131,7 +131,7 @@ def test_a_mixture_of_experts_links_to_the_nearest_targets_that_can_be_adapted(c
     typed = {"model": model, "target_modules": target_modules, "method": method, "gpu": "", "reserved": "rule"}
     response = client.get("/", params=typed)
     assert response.status_code == 422
-    link = re.search(r'The nearest plan: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
+    link = re.search(r'The nearest accepted run: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
     assert client.get(unescape(link[1])).status_code == 200
 
 
@@ -145,11 +145,11 @@ def test_a_mixture_of_experts_links_to_the_nearest_targets_that_can_be_adapted(c
 def test_a_model_of_other_tasks_links_to_the_plan_of_each(client, model, tasks):
     response = client.get("/", params={"model": model, "method": "lora"})
     assert response.status_code == 422
-    proposed = response.text.partition("Plan it for: ")[2].partition("</p>")[0]
+    proposed = response.text.partition("Estimate it for: ")[2].partition("</p>")[0]
     links = re.findall(r'<a href="([^"]*)">([a-z_]+)</a>', proposed)
     assert [task for _, task in links] == tasks
     assert client.get(unescape(links[0][0])).status_code == 200
-    assert "Plan it for" not in client.get("/", params={"model": "gpt2", "r": "0"}).text
+    assert "Estimate it for" not in client.get("/", params={"model": "gpt2", "r": "0"}).text
 
 
 def test_an_unknown_method_is_named(client):

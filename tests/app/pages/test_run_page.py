@@ -69,7 +69,7 @@ LONGER = "&micro_batch_size=16&sequence_length=4096"
 def test_the_page_states_time_and_cost_with_their_basis(client):
     html = text(client.get(f"/run{SMALL}&gpu=a100-sxm4-80gb&eval_strategy=no&price_per_hour=2{LONGER}").text)
     assert "1,000 training steps take" in html
-    assert "At the price of the plan they cost" in html
+    assert "At the given price they cost" in html
     assert "an hour on 2026-11-09" in html
     assert "published speeds, the interval from the other sources contains" in html
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.service.admission import Admission
+from app.service.admission import AdmissionMiddleware
 from app.service.observation import ENDPOINT
 from tests.serving import run
 
@@ -19,7 +19,7 @@ async def _answers(requests, *, fail=False):
             raise ValueError
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    admission = Admission(app, most=2, retry_after=5)
+    admission = AdmissionMiddleware(app, most=2, retry_after=5)
 
     async def one(scope):
         sent = []

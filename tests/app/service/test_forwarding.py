@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.service.forwarding import Forwarded
+from app.service.forwarding import ForwardingMiddleware
 from app.service.observation import ENDPOINT
 from tests.serving import run
 
@@ -43,7 +43,7 @@ async def _answered(socket, delay, patience):
         return await asyncio.start_unix_server(respond, socket)
 
     starting = asyncio.ensure_future(process()) if delay is not None else None
-    await Forwarded(None, socket, patience)(dict(SCOPE), receive, send)
+    await ForwardingMiddleware(None, socket, patience)(dict(SCOPE), receive, send)
     if starting is not None:
         (await starting).close()
     return sent

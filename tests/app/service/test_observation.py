@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from app.service.observation import Observed
+from app.service.observation import ObservationMiddleware
 from app.service.served import endpoints
 from tests.serving import run
 
@@ -55,7 +55,7 @@ def test_estimates_durations_and_the_cache_are_counted(client_of, run):
 def test_a_line_of_the_log_has_neither_query_nor_body(app, caplog, run):
     from fastapi.testclient import TestClient
 
-    client = TestClient(Observed(app, endpoints(), logged=True))
+    client = TestClient(ObservationMiddleware(app, endpoints(), logged=True))
     log = logging.getLogger("headroom.access")
     log.propagate = True
     with caplog.at_level(logging.INFO, logger=log.name):
@@ -79,5 +79,5 @@ def test_a_request_without_a_response_is_of_a_client_that_left_or_an_error(clien
     before = value(client, name)
     scope = {"type": "http", "method": "GET", "path": "/nothing", "headers": []}
     with pytest.raises(ValueError, match=r"^$") if fails else nullcontext():
-        run(Observed(app, endpoints(), logged=False)(scope, None, None))
+        run(ObservationMiddleware(app, endpoints(), logged=False)(scope, None, None))
     assert value(client, name) == before + 1

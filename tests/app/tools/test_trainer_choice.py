@@ -123,7 +123,7 @@ def test_the_page_asks_for_the_trainer_first_and_shows_its_defaults(client):
     for name, tool in TOOLS.items():
         assert f'id="tool-{name}" name="tool" value="{name}"{" checked" if name == "trl-sft" else ""}>' in text
         assert tool.label in text
-    assert "This plan has its defaults:" in text
+    assert "This run has its defaults:" in text
     other = client.get(f"/?model={MODEL}&tool=trl-sft&dtype=bfloat16&reserved=rule").text
     assert "here bfloat16" in other
     assert "Set its defaults" in other

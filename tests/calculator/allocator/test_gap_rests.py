@@ -1,5 +1,6 @@
 """Gaps of which only the beginning is played: they leave the pool as if all of their events were."""
 
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -113,3 +114,43 @@ def test_less_than_half_of_a_checkpointed_backward_pass_is_played_with_a_fused_o
     events = len(FastReplay(resident, WORKSPACES).first.passes[1][1][-1].chunk.gap) * 32
     peak_reserved(resident, WORKSPACES)
     assert max(played) < events / 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_updates_of_adapters_in_a_gap_may_be_left_out(seed):
+    """The tensors of a gap's modules are freed at its end. Each module's output is that of an update."""
+    random, rows = Random(seed), []
+
+    def requested(size):
+        rows.append(size)
+        return len(rows) - 1
+
+    units = [2100 * random.choice((1, 2, 4, 7, 8)) for _ in range(30)]
+    before = [requested(size) for size in units]
+    outputs, events = [], []
+    for _ in range(8):
+        own, size = (2100 * random.choice((1, 2, 4, 7)) for _ in range(2))
+        output, cast, first, second = requested(own), requested(4200), requested(size), requested(size)
+        total, updated = requested(size), requested(own)
+        events += [output, cast, first, second, ~first, total, ~second, ~output, updated, ~total]
+        outputs += [cast, updated]
+    events += [~row for row in random.sample(outputs, len(outputs))]
+    pool, places = FlatPool(SHIFT, small=False), ([0] * len(rows), [0] * len(rows))
+    pool.play([*before, *(~row for row in before if random.random() < 0.6)], rows, places)
+    whole, others = pool.copied(), ([*places[0]], [*places[1]])
+    item, rests = SimpleNamespace(played=lambda *, skips: [] if skips else events), GapRests(events, rows, pool.waste)
+    for _ in range(3):
+        whole.play(events, rows, others)
+        rests.play(pool, item, rows, places)
+        assert (pool.free_keys, pool.edges, pool.segments) == (whole.free_keys, whole.edges, whole.segments)
+
+
+def test_the_need_of_the_largest_size_is_the_first_one():
+    training = {"trainer": "trl-kto", "micro_batch_size": 2, "gradient_checkpointing": True}
+    body = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora", "r": 8}, "training": training}
+    batch = FastReplay(resident_state(parse_request(body)), WORKSPACES).first
+    items = [item for passes in batch.passes for items in passes for item in items if item.chunk.allocates]
+    read = [(item, [*item.needs()]) for item in items]
+    assert any(len(item.chunk.counts) > 24 for item in items)
+    for item, needs in read:
+        assert needs == [*item.needs()] == [*item._needs.of(item._number)]

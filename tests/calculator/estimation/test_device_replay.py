@@ -48,10 +48,10 @@ def test_on_a_large_device_the_run_fits_without_a_retry(large):
 
 def test_a_run_that_certainly_fits_equals_its_replay_on_the_device(large, monkeypatch):
     """Without a replay on the device, if what it reserves without a limit is less than the device has."""
-    course = large.fit.outcome.course()
+    result = large.fit.outcome.result()
     request = parse_request({**SMALL, "device": {"memory_bytes": 48 * GIB}})
     monkeypatch.setattr(DeviceReplay, "_certain", lambda *_: None)
-    assert estimate(request, SeriesCache()).fit.outcome.course() == course
+    assert estimate(request, SeriesCache()).fit.outcome.result() == result
 
 
 def test_the_margin_is_usable_memory_less_the_minimum(large):

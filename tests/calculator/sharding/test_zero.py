@@ -242,7 +242,7 @@ def test_reserved_memory_is_replayed_but_with_offload_in_stage_3_as_the_answer_s
     assert answer.reserved == "replay"
     assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes
     assert any("record_stream" in line for line in answer.assumptions)
-    assert any(line.startswith("The figures are of rank") for line in answer.assumptions)
+    assert any(line.startswith("The figures are for rank") for line in answer.assumptions)
     assert not any("Autocast is on" in line for line in answer.assumptions)
 
 

@@ -94,6 +94,41 @@ def test_an_answer_says_that_generation_makes_checkpointing_reentrant() -> None:
     assert "turns checkpointing on again as re-entrant" in said
 
 
+@pytest.mark.parametrize(
+    ("trl", "beta", "said"),
+    [
+        ("0.21", 0.1, ["log-probabilities and entropies"]),
+        ("0.19", 0.1, ["scores all completions of a step at once"]),
+        ("0.19", None, ["beta is 0: there is no reference"]),
+        ("0.18", None, ["the reference runs in each micro-batch"]),
+        ("0.17", None, ["with its adapters off"]),
+    ],
+)
+def test_an_answer_says_how_a_release_scores_completions(trl: str, beta: float | None, said: list[str]) -> None:
+    answer = estimate(parse_request(request(trainer="trl-grpo", trl=trl, beta=beta)))
+    assert [sentence for sentence in said if sentence not in " ".join(answer.assumptions)] == []
+
+
+@pytest.mark.parametrize(
+    ("trl", "transformers", "warned"), [("0.21", "4.55", True), ("0.19", "4.52", False), ("0.22", "4.57", False)]
+)
+def test_an_answer_warns_of_checkpoints_that_leave_the_cache_empty(trl: str, transformers: str, warned: bool) -> None:
+    body = request(trainer="trl-grpo", trl=trl, transformers=transformers, gradient_checkpointing=True)
+    answer = estimate(parse_request(body))
+    assert any("leave the cache empty" in warning for warning in answer.warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("trl", "named"), [("0.18", []), ("0.21", ["bf16"]), ("0.24", ["bf16", "gradient_checkpointing"])]
+)
+def test_an_answer_names_the_defaults_of_its_release(trl: str, named: list[str]) -> None:
+    answer = estimate(parse_request(request(trainer="trl-grpo", trl=trl)))
+    said = [
+        name for name in ("bf16", "gradient_checkpointing") if f"{name}=True by default" in " ".join(answer.warnings)
+    ]
+    assert said == named
+
+
 def request(**training: Any) -> dict[str, Any]:
     stack = {"trl": training.pop("trl", "0.24"), "transformers": training.pop("transformers", "4.57")}
     training = {"trainer": "trl-sft", "micro_batch_size": 2, "sequence_length": 64, **training}
@@ -103,6 +138,12 @@ def request(**training: Any) -> dict[str, Any]:
 FLASH = {"dtype": "float16", "autocast": "bfloat16", "attention": "flash_attention_2"}
 UNFROZEN = {"name": "full", "unfrozen_parameters": ["model.layers.0.mlp."]}
 REENTRANT_ANYWAY = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+SLIDING = {
+    "config": {
+        "model_type": "mistral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "sliding_window": 32,
+    }
+}  # fmt: skip
 HEAD = {"name": "lora", "target_modules": ["query_key_value", "lm_head"]}
 OLMO = "allenai/OLMo-2-0425-1B"
 CACHED = {
@@ -142,6 +183,16 @@ CACHED = {
         (request(trainer="trl-grpo", padding=True), "training.padding"),
         (request(trainer="trl-grpo", attention="flash_attention_2"), "training.attention"),
         (request(trainer="trl-grpo", loss_type="cispo"), "training.loss_type"),
+        (request(trainer="trl-grpo", loss_type="dapo", trl="0.21"), "training.loss_type"),
+        ({**request(trainer="trl-grpo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
+        (request(trainer="trl-grpo", trl="0.17", transformers="4.48"), "stack.transformers"),
+        (request(trainer="trl-rloo", trl="0.21", transformers="5.24"), "stack.trl"),
+        (request(trainer="trl-rloo", padding=True), "training.padding"),
+        ({**request(trainer="trl-rloo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
+        (
+            {**request(trainer="trl-grpo", transformers="4.55", trl="0.21", sequence_length=40), "model": SLIDING},
+            "stack.transformers",
+        ),
         ({**request(trainer="trl-grpo"), "method": {"name": "ia3"}}, "method.name"),
         ({**request(trainer="trl-grpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         ({**request(trainer="trl-grpo", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),

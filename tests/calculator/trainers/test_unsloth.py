@@ -1,4 +1,4 @@
-"""Unsloth's step, from its source: chunks of the loss, offloaded layer inputs, fused functions, and the interval."""
+"""The step of Unsloth 2026.8: chunks of the loss, offloaded layer inputs, fused functions, and the interval."""
 
 import math
 from dataclasses import replace
@@ -40,6 +40,7 @@ def request(method="lora", config=CONFIG, settings=None, **training):
             "model": {"config": config},
             "method": {"name": method, "r": RANK, "target_modules": TARGETS, **(settings or {})},
             "training": {**TRAINING, **training},
+            "stack": {"unsloth": "2026.8"},
             "reserved": "rule",
         }
     )
@@ -140,7 +141,7 @@ def test_nothing_is_prepared_for_k_bit_training_and_adapters_stay_in_float32():
 def test_the_answer_is_the_high_end_and_says_what_decides():
     answer = estimate(request())
     interval = answer.memory.interval
-    assert answer.grade == "from source, not traced"
+    assert answer.grade == "modelled as an interval"
     low, high = interval.peak_allocated_bytes
     assert low < high == answer.memory.peak_allocated_bytes
     assert len(interval.reasons) == 4

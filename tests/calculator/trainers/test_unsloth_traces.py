@@ -1,6 +1,7 @@
 """Both ends of Unsloth's interval equal the traced steps of its own code, to the byte.
 
-Without checkpointing, the forward phase is left out where its peak is in the loss: the traced one is not compiled.
+Of 2026.8 without checkpointing, the forward phase is left out where its peak is in the loss: the traced one is not
+compiled.
 """
 
 import json

@@ -6,7 +6,7 @@ from torch import nn
 
 from validation.prove import digits, intrinsic
 from validation.prove.experiment import Setting
-from validation.prove.fine_tuning import Tuned
+from validation.prove.fine_tuning import TuningResult
 from validation.prove.intrinsic import EXPERIMENT, steps
 from validation.prove.spectrum import energy, singular_values
 from validation.prove.subspace import Subspace, intrinsic_dimension
@@ -47,7 +47,7 @@ def tuned(**changed):
         "lora_gap": {4: 0.01},
         "subspace": {"pretrained": {64: 0.95}, "random": {64: 0.5, 128: 0.95}},
     }
-    return Tuned(**fields | changed)
+    return TuningResult(**fields | changed)
 
 
 def kinds(**changed):

@@ -27,7 +27,7 @@ def task_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Return rows of a task other than causal_lm: labels, and tokens with their mask, pixels or audio."""
     request = recipe.request
     model, training = model_of(request.model), request.training
-    if model.hears:
+    if model.reads_audio:
         training = within_positions(request, model).training
     rows = [
         *task_labels.inputs(model, training, ("input_ids", "attention_mask"), request.method.hidden_dtype(training)),

@@ -99,7 +99,7 @@ class _Module(ModuleType):
         return Placeholder()
 
 
-class Finder(MetaPathFinder, Loader):
+class TritonFinder(MetaPathFinder, Loader):
     """Finds `triton` and all its modules in this one."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
@@ -117,8 +117,8 @@ class Finder(MetaPathFinder, Loader):
 
 def install() -> None:
     """Make `import triton` import the stand-in, also where Triton is installed."""
-    if any(isinstance(finder, Finder) for finder in sys.meta_path):
+    if any(isinstance(finder, TritonFinder) for finder in sys.meta_path):
         return
     for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
         del sys.modules[name]
-    sys.meta_path.insert(0, Finder())
+    sys.meta_path.insert(0, TritonFinder())

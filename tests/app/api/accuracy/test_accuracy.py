@@ -44,7 +44,7 @@ def test_a_method_without_measurements_is_stated():
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
     plan = plan_of({"name": "full"}, reserved="replay")
     found = accuracy(plan)
-    assert "Reserved memory was estimated by replay." in found.sentence
+    assert "They replay the allocator for reserved memory." in found.sentence
     assert "by a rule" not in found.sentence
     (shown,) = (error for error in found.errors if error.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
@@ -55,13 +55,13 @@ def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures(
 def test_the_rule_is_not_given_the_errors_of_replays():
     found = accuracy(plan_of({"name": "full"}, reserved="rule"))
     assert found.interval is None
-    assert found.sentence.endswith("Reserved memory follows a rule here, which is " + RULE_ACCURACY + ".")
+    assert found.sentence.endswith("Here, reserved memory follows a rule, which is " + RULE_ACCURACY + ".")
 
 
 def test_a_page_by_the_rule_links_to_the_replay(client):
     page = client.get("/?method=lora&r=16&reserved=rule").text
     assert "With the errors of nvidia-smi" not in page
-    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
+    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this run', page)
     assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
 
 

@@ -226,7 +226,7 @@ def test_a_config_is_read_from_a_folder():
     ("trainer", "why"),
     [
         ("trl-sft", "computes the loss from all logits"),
-        ("trl-kto", "the figures are of another run"),
+        ("trl-kto", "the figures are for another run"),
         ("unsloth", "without Unsloth's patches"),
     ],
 )

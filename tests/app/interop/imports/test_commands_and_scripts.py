@@ -224,7 +224,7 @@ def test_only_expressions_without_effects_have_values():
 def test_the_page_imports_a_command(client):
     text = client.get("/import", params={"content": "trl sft --model_name_or_path gpt2 --dataset_name x"}).text
     assert 'value="trl-sft" checked' in text
-    assert "This plan has its defaults:" not in text or "float32" in text
+    assert "This run has its defaults:" not in text or "float32" in text
     unsloth = client.get("/import", params={"content": UNSLOTH}).text
     assert 'value="unsloth" checked' in unsloth
 

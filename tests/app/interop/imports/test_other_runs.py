@@ -1,4 +1,4 @@
-"""A file that switches on an unsupported feature imports with a warning: the figures are of another run."""
+"""A file that switches on an unsupported feature imports with a warning: the figures are for another run."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_a_key_that_is_not_modeled_is_a_warning_and_counts_as_read(tool, text, w
         or f"plugins: {warning}" in found.warnings[0]
         or warning in (found.warnings[0])
     )
-    assert "The figures are of another run" in found.warnings[0]
+    assert "The figures are for another run" in found.warnings[0]
     keys = {line.partition(":")[0] for line in text.splitlines()}
     assert not keys & {remark.key for remark in found.not_understood}
     assert not keys & set(found.without_effect)

@@ -3,11 +3,11 @@
 "use strict";
 
 (() => {
-  const rivals = { gpu: "memory_gib", memory_gib: "gpu", model: "config", config: "model" };
+  const excludes = { gpu: "memory_gib", memory_gib: "gpu", model: "config", config: "model" };
   for (const form of document.querySelectorAll("form.plan-form")) {
     form.addEventListener("input", (event) => {
-      const rival = form.elements.namedItem(rivals[event.target.name] ?? "");
-      if (event.target.value && rival) rival.value = "";
+      const other = form.elements.namedItem(excludes[event.target.name] ?? "");
+      if (event.target.value && other) other.value = "";
     });
   }
 })();
