@@ -130,11 +130,11 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     what is returned may be less.
     """
     kept = _kept_in_generation(step, workspaces)
-    passes, derived = in_segments(sizes(step.before_generation)), step.derived_generation
-    if derived is not None and derived.sizes <= _room(derived.allocated, least - kept):
-        return kept + passes
-    bound = step.generation_bound
+    passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
     if bound is not None and _is_within(bound, least - kept):
+        return kept + passes
+    derived = step.derived_generation
+    if derived is not None and derived.sizes <= _room(derived.allocated, least - kept):
         return kept + passes
     waiting = [*step.generation]
     while waiting:

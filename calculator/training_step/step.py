@@ -192,9 +192,9 @@ class TrainingStep:
     def deciding_peaks(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
         peaks = self.peaks()
-        if self._batch is None or self._below(peaks) is not None:
+        if self._batch is None:
             return peaks
-        bound = None if self.derived_generation is not None else self.generation_bound
+        bound = self.generation_bound
         if bound is not None:
             most = max([peak.bytes for peak in peaks])
             if bound.is_below(most - _bytes(self.resident.always, self.carried)):
