@@ -122,9 +122,23 @@ def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def index_list(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """Return x[..., [index]], a copy of the parts that a list of indices selects."""
+def reorder(x: Tensor, name: str) -> Tensor:
+    """Return x[order], the rows of x in another order. The order is not allocated here."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new(x.shape, x.dtype, name, node)
+
+
+def index_list(x: Tensor, shape: Shape, numbers: int, name: str) -> Tensor:
+    """Return x[..., [index]], a copy of the parts that a Python list of `numbers` indices selects.
+
+    PyTorch copies the list to the device of x. The copy is saved.
+
+    Source: torch/csrc/autograd/python_variable_indexing.cpp, sequenceToVariable.
+    """
+    indices = x.tape.new((numbers,), "int64", f"{name}: indices")
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    if node is not None:
+        node.save(indices)
     return x.tape.new(shape, x.dtype, name, node)
 
 

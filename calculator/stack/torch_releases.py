@@ -20,8 +20,13 @@ MUON: Release = (2, 9)
 #: The releases of transformers with grouped products of experts that check the GPU's compute capability. Earlier ones
 #: of transformers 5 run another implementation, or fail. Source: transformers/integrations/moe.py, _can_use_grouped_mm.
 CHECKS_CAPABILITY: Release = (5, 6)
-#: The releases whose steps on several GPUs are modeled. Their FSDP2 and DDP are those of 2.13, which was traced.
-SEVERAL_GPUS: tuple[Release, Release] = ((2, 13), (2, 14))
+#: The releases whose steps on several GPUs are modeled.
+SEVERAL_GPUS: tuple[Release, Release] = ((2, 13), (2, 15))
+#: The first release whose FSDP2 frees the output of an all-gather before the next unit's weights are copied out of
+#: theirs, and a unit's last gradient before the output of its reduction is allocated. Earlier ones keep both in local
+#: variables. Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, FSDPCommContext and wait_for_unshard;
+#: _fsdp_collectives.py, foreach_reduce.
+FREES_EARLY: Release = (2, 15)
 
 
 def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Problem]:
@@ -29,7 +34,7 @@ def sharding_problems(versions: StackVersions, device: Device) -> Iterator[Probl
     first, last = SEVERAL_GPUS
     if device.sharding != "none" and not first <= release(versions.torch)[:2] <= last:
         message = (
-            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} or {dotted(last)}"
+            f"what PyTorch {versions.torch} does on several GPUs is not modeled: use {dotted(first)} to {dotted(last)}"
         )
         yield Problem(loc="stack.torch", msg=message, input=versions.torch)
 

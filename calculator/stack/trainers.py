@@ -47,6 +47,7 @@ TRACED_PAIRS: dict[str, frozenset[tuple[Release, Release]]] = {
     ),
     "trl-grpo": frozenset(
         {
+            ((0, 16), (4, 51)),
             ((0, 17), (4, 52)),
             ((0, 18), (4, 55)),
             ((0, 19), (4, 52)),
@@ -71,7 +72,7 @@ TRACED_TRL: tuple[Release, ...] = ((0, 24), (1, 0), (1, 9), (1, 15), (1, 16))
 #: The older releases of TRL whose other trainers are modeled, by trainer: the first and the last one.
 OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {
     "trl-dpo": ((0, 15), (0, 24)),
-    "trl-grpo": ((0, 17), (0, 24)),
+    "trl-grpo": ((0, 16), (0, 24)),
     "trl-kto": ((0, 15), (0, 24)),
     "trl-orpo": ((0, 15), (0, 24)),
     "trl-reward": ((0, 24), (0, 24)),

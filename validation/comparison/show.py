@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
 def traced_body(body: Any, *, rank: int = 0) -> Trace:
     """Return the trace of a request: of its trainer's step, of the reference step, or of one rank's in a sharded run.
 
-    PyTorch is the one that is imported. The attention kernels are those that the release in `stack.torch` chooses.
+    PyTorch is the one that is imported. The attention kernels are those that the release in `stack.torch` chooses. A
+    step under FSDP2 needs a release that frees its buffers at the same moments.
 
     Raises:
         PlanError: if the request is wrong, or a library refuses it.
@@ -77,8 +78,10 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
         from validation.tracing.trace import trace  # noqa: PLC0415  (as above)
 
         return trace(sharded.request, before_2_14=before_2_14)
+    from validation.sharding.refusals import check_torch  # noqa: PLC0415  (as above)
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
+    check_torch(sharded.request.stack, sharded.sharding)
     return trace_rank(sharded, rank, before_2_14=before_2_14)
 
 
@@ -125,8 +128,10 @@ def _trainer_trace(recipe: Recipe, body: Any, rank: int) -> Trace:
         from validation.tracing.trainer_trace import trace  # noqa: PLC0415  (takes seconds to import)
 
         return trace(recipe, before_2_14=before_2_14)
+    from validation.sharding.refusals import check_torch  # noqa: PLC0415  (as above)
     from validation.sharding.trainer_trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
+    check_torch(recipe.request.stack, sharding)
     return trace_rank(recipe, sharding, rank, before_2_14=before_2_14)
 
 

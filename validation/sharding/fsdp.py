@@ -156,9 +156,9 @@ def _shards_move(plugin: FullyShardedDataParallelPlugin) -> AbstractContextManag
 
 
 def _recorded(collective: Callable[..., Any], tracker: MemoryTracker) -> Callable[..., Any]:
-    def run(parameters: list[Any], *args: Any) -> Any:
+    def run(parameters: list[Any], *args: Any, **options: Any) -> Any:
         unit = parameters[0]._param_fqn.rpartition(".")[0]
         with tracker.owner(unit, collective.__name__):
-            return collective(parameters, *args)
+            return collective(parameters, *args, **options)
 
     return run

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from calculator.common.errors import refusal
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.sharding.fsdp.problems import ON_SHARDS
+from calculator.stack.releases import dotted, release
+from calculator.stack.torch_releases import FREES_EARLY
 
 if TYPE_CHECKING:
     from calculator.inputs.sharding import Sharding
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
 
 
@@ -28,3 +33,18 @@ def check(training: Training, sharding: Sharding, rank: int) -> None:
     if sharding.name == "fsdp" and not of_shards:
         reason = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
         raise refusal("training.optimizer", reason, training.optimizer)
+
+
+def check_torch(versions: StackVersions, sharding: Sharding) -> None:
+    """Refuse a step under FSDP2 if the installed PyTorch frees tensors at other moments than that of the request.
+
+    Raises:
+        PlanError: with the release to use.
+    """
+    installed = release(torch.__version__)[:2]
+    if sharding.name == "fsdp" and (installed < FREES_EARLY) != (release(versions.torch)[:2] < FREES_EARLY):
+        reason = (
+            f"the installed PyTorch is {dotted(installed)}, and FSDP2 frees buffers earlier from {dotted(FREES_EARLY)}"
+            f" on: use {dotted(installed)}, or install PyTorch {versions.torch}"
+        )
+        raise refusal("stack.torch", reason, versions.torch)

@@ -34,6 +34,9 @@ class Stream:
         type(self)._created += 1
         self.number = type(self)._created
         self.device = None
+        # FSDP2 of PyTorch 2.15 tells an operator the stream that reads a gradient; for CUDA it does nothing.
+        # Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, record_grad_output_stream.
+        self.stream_id, self.device_index, self.device_type = self.number, 0, 0
         #: The name in a trace; empty for the default stream.
         self.name = f"stream {self.number}" if self.number else ""
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from validation.tracing.known_values import KnownValues
     from validation.tracing.module_tracker import ModuleTracker
 
+#: Operations that take indices. Before PyTorch 2.15, no dispatch mode sees how a Python list becomes a tensor of them.
+INDEXING = frozenset({torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default})
+
+#: The operation that returns such a tensor from PyTorch 2.15 on.
+LIST_TO_INDICES = "aten.lift_fresh"
+
 #: Operations whose outputs are scratch wherever they run.
 SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_blockwise"})
 
@@ -112,6 +118,8 @@ class MemoryTracker(TorchDispatchMode):
         op = _name(func)
         if self._phase != "optimizer_step" and self._modules.forward_module is not None:
             self._modules.record_node(op)
+        if func in INDEXING:
+            self._record(args[1], LIST_TO_INDICES)
         kernel = kernel_for(func, args)
         if kernel is None:
             out = self._values.run(func, args, kwargs)

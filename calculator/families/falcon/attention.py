@@ -61,8 +61,8 @@ def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]
     query = ops.narrow(fused_qkv, head)
     return (
         query,
-        indexing.index_list(fused_qkv, one, "key, picked"),
-        indexing.index_list(fused_qkv, one, "value, picked"),
+        indexing.index_list(fused_qkv, one, 1, "key, picked"),
+        indexing.index_list(fused_qkv, one, 1, "value, picked"),
     )
 
 
@@ -77,8 +77,8 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
     of_group, one = (batch, groups, length, queries, head_dim), (batch, groups, length, 1, head_dim)
     qkv = ops.view(fused_qkv, (batch, groups, length, queries + 2, head_dim))
     query = ops.narrow(qkv, of_group)
-    key = ops.expand(indexing.index_list(qkv, one, "key, picked"), of_group)
-    value = ops.expand(indexing.index_list(qkv, one, "value, picked"), of_group)
+    key = ops.expand(indexing.index_list(qkv, one, 1, "key, picked"), of_group)
+    value = ops.expand(indexing.index_list(qkv, one, 1, "value, picked"), of_group)
     parts = ((query, "query, by heads"), (key, "key, by heads"), (value, "value, by heads"))
     spread = [_flattened(x, (batch, heads, length, head_dim), name) for x, name in parts]
     return spread[0], spread[1], spread[2]

@@ -81,10 +81,10 @@ def _windowed(
     shape = (patches, hidden_size)
     embedded = convolve_in(context, f"{_PATH}.patch_embed", "proj", pixel_values, shape, is_input=True)
     context.set_scope(f"{_PATH}: ")
-    inputs = [indexing.index_list(embedded, embedded.shape, "patches, by windows")]
+    inputs = [indexing.reorder(embedded, "patches, by windows")]
     del embedded
     tables = [
-        indexing.index_list(table, table.shape, f"rotary: {name}, by windows")
+        indexing.reorder(table, f"rotary: {name}, by windows")
         for table, name in zip(whole_tables(context, patches), ("cos", "sin"), strict=True)
     ]
 
@@ -100,7 +100,7 @@ def _windowed(
     hidden_states = run_layers(context, f"{_PATH}.blocks", inputs, run, captured)
     merged = _merger(context, hidden_states, image.tokens * count, norms.rms_norm)
     context.set_scope(f"{_PATH}: ")
-    merged = indexing.index_list(merged, merged.shape, "tokens, in order")
+    merged = indexing.reorder(merged, "tokens, in order")
     del position_ids
     return hidden_states, merged, []
 

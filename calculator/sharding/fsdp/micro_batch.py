@@ -33,6 +33,8 @@ from calculator.sharding.fsdp.units import (
     layer_unit,
     outer_units,
 )
+from calculator.stack.releases import release
+from calculator.stack.torch_releases import FREES_EARLY
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class MicroBatch(Hooks):
     __slots__ = (
         "__weakref__",
         "finds_gathered",
+        "frees_early",
         "has_gradients",
         "interprets_all",
         "is_begun",
@@ -89,6 +92,8 @@ class MicroBatch(Hooks):
     def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
         training = prepared.training
         self.prepared = prepared
+        #: Whether a buffer and a gradient are freed before what is copied from them is allocated.
+        self.frees_early = release(prepared.stack.torch)[:2] >= FREES_EARLY
         self.param_dtype = training.autocast
         self.reduces = reduces
         #: Whether the pass with a graph has begun.
@@ -310,11 +315,14 @@ class MicroBatch(Hooks):
     def copy_out(self, unit: FSDPUnit, *, keeps_buffer: bool) -> None:
         """Copy a unit's weights out of the buffer.
 
-        In the forward pass, the next unit's copy frees the buffer.
+        In the forward pass, the next unit's copy frees the buffer. Before PyTorch 2.15, a local variable keeps it until
+        the copy is made.
         """
         if unit.buffer is None:
             return
-        kept, self.kept_buffer = self.kept_buffer if keeps_buffer else None, None if keeps_buffer else self.kept_buffer
+        kept = self.kept_buffer if keeps_buffer and not self.frees_early else None
+        if keeps_buffer:
+            self.kept_buffer = None
         unit.gathered = self.gathered(unit.param_group)
         if keeps_buffer:
             self.kept_buffer = unit.buffer
@@ -363,8 +371,8 @@ class MicroBatch(Hooks):
         size = named(group.shard_elements(group.trained), "trained in unit / N")
         whole = named(group.count, RANKS), size
         self.reduce_input = self._new_tensor(whole, dtype, group.name + REDUCE_SCATTER_INPUT)
-        # A loop variable in PyTorch's code keeps the last gradient to the end.
-        last = grads.pop()
+        # Before PyTorch 2.15, a loop variable keeps the last gradient to the end.
+        last = None if self.frees_early else grads[-1]
         grads.clear()
         if stored == dtype:
             unit.shards = self._new_tensor((size,), dtype, group.name + GRADIENT_SHARDS, "gradients")

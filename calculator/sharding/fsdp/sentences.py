@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import FSDPConfig
 from calculator.resident.quantization import Quantization
+from calculator.stack.releases import release
+from calculator.stack.torch_releases import FREES_EARLY
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,13 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
         " layer, the input embeddings, and the output head with the final norm are units of their own. A unit gathers"
         f" its weights before it runs and {after}. The first GPU's shards are never smaller than another's."
     )
+    if release(prepared.stack.torch)[:2] >= FREES_EARLY:
+        yield (
+            f"PyTorch {prepared.stack.torch}: FSDP2 frees the output of an all-gather before the next unit's weights"
+            " are copied out of theirs, and a unit's last gradient before its reduced ones are allocated"
+            " (torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, wait_for_unshard; _fsdp_collectives.py,"
+            " foreach_reduce)."
+        )
     yield "NCCL's buffers are outside the caching allocator and not counted."
     if config.cpu_offload:
         yield (

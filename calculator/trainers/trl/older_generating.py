@@ -72,6 +72,13 @@ SLICES_ONCE = (0, 19)
 #: Source: transformers 4.53.3, modeling_layers.py, GradientCheckpointingLayer.__call__.
 LEAVES_CACHE_EMPTY = (4, 53)
 
+#: The first release that generates the completions of all micro-batches of a step at once, and has `loss_type`.
+GENERATES_STEPS = (0, 17)
+
+#: The first transformers whose Trainer calls `_get_train_sampler` with a dataset.
+#: Source: transformers 4.52.4, trainer.py, Trainer._get_dataloader.
+GIVES_DATASETS = (4, 52)
+
 #: The first transformers whose models take `logits_to_keep`.
 #: Source: transformers 4.48.3, models/llama/modeling_llama.py, LlamaForCausalLM.forward (num_logits_to_keep).
 KEEPS_LOGITS = (4, 49)
@@ -114,10 +121,29 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
             " both generation_batch_size and steps_per_generation: use stack.trl 0.23"
         )
         yield Problem(loc="method.name", msg=message, input=prepared.method.name)
+    if release(stack.trl)[:2] < GENERATES_STEPS:
+        yield from _before_steps(training, stack, trainer)
     has_dapo = release(stack.trl)[:2] >= PREPARES
     if training.loss_type in OTHER_LOSSES or (training.loss_type == "dapo" and not has_dapo):
         known = "dapo, grpo, bnpo or dr_grpo" if has_dapo else "grpo, bnpo or dr_grpo"
         message = f"{trainer} has no {training.loss_type}: use {known}"
+        yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+
+
+def _before_steps(training: Training, stack: StackVersions, trainer: str) -> Iterator[Problem]:
+    """Yield settings of a release that generates the completions of each micro-batch by themselves."""
+    if release(stack.transformers)[:2] >= GIVES_DATASETS:
+        message = f"{trainer} fails with transformers {stack.transformers}, which gives its sampler a dataset"
+        yield Problem(loc="stack.transformers", msg=f"{message}: use 4.49 to 4.51", input=stack.transformers)
+    if training.gradient_accumulation_steps > 1:
+        message = (
+            f"{trainer} generates in each micro-batch, which is not modeled with several: use 1, or stack.trl 0.17"
+        )
+        yield Problem(
+            loc="training.gradient_accumulation_steps", msg=message, input=training.gradient_accumulation_steps
+        )
+    if training.loss_type is not None:
+        message = f"{trainer} has one loss: leave it out, or use stack.trl 0.17"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
 
 

@@ -166,7 +166,7 @@ def _logps(context: Context, logits: Tensor) -> Tensor:
 
 def _rows(x: Tensor, size: int, name: str) -> Tensor:
     """Return a copy of some rows of a tensor, by a list of their numbers."""
-    return indexing.index_list(x, (size, *x.shape[1:]), name)
+    return indexing.index_list(x, (size, *x.shape[1:]), size, name)
 
 
 def _loss(context: Context, policy: _Output, reference: _Output) -> Tensor:

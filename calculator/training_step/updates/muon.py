@@ -27,7 +27,8 @@ def step(tape: Tape, parameters: list[ResidentTensor], optimizer: Optimizer) -> 
 def _orthogonalized(tape: Tape, p: ResidentTensor, grad: Tensor) -> Tensor:
     """Return the update after Newton-Schulz iterations in bfloat16.
 
-    The caller keeps `grad` alive meanwhile.
+    The caller keeps `grad` alive meanwhile. From PyTorch 2.15 on, an update in bfloat16 is copied too. The copy
+    is freed in the first iteration, which then needs as much as the second.
     """
     name, side = p.name, min(p.shape, key=lambda dim: elements((dim,)))
     ortho = grad if p.dtype == "bfloat16" else tape.new(p.shape, "bfloat16", f"{name}: update in bfloat16")

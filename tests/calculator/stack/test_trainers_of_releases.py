@@ -186,6 +186,12 @@ CACHED = {
         (request(trainer="trl-grpo", loss_type="dapo", trl="0.21"), "training.loss_type"),
         ({**request(trainer="trl-grpo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),
         (request(trainer="trl-grpo", trl="0.17", transformers="4.48"), "stack.transformers"),
+        (request(trainer="trl-grpo", trl="0.16", transformers="4.52"), "stack.transformers"),
+        (
+            request(trainer="trl-grpo", trl="0.16", transformers="4.51", gradient_accumulation_steps=2),
+            "training.gradient_accumulation_steps",
+        ),
+        (request(trainer="trl-grpo", trl="0.16", transformers="4.51", loss_type="grpo"), "training.loss_type"),
         (request(trainer="trl-rloo", trl="0.21", transformers="5.24"), "stack.trl"),
         (request(trainer="trl-rloo", padding=True), "training.padding"),
         ({**request(trainer="trl-rloo", trl="0.22"), "method": {"name": "qlora"}}, "method.name"),

@@ -103,3 +103,19 @@ def test_the_scratch_of_an_emulated_kernel_is_workspace_and_freed():
     assert [s.shape for s in scratch] == [(1, 8, 128), (1, 128, 8, 64), (1, 64, 8, 64), (1, 64, 8, 64)]
     assert {s.component for s in scratch} == {"workspace"}
     assert not {s.number for s in scratch} & {s.number for s in ledger.alive_after(len(ledger.events))}
+
+
+def test_the_indices_of_a_python_list_are_saved_for_the_backward_pass():
+    model = nn.Linear(H, H, bias=False, device="meta")
+    numbers = []
+
+    def run(tracker):
+        x = torch.ones(T, H, device="meta")
+        tracker.enter("forward")
+        loss = model(x)[[1, 2]].sum()
+        numbers.extend(storage.number for storage in tracker.ledger.storages if storage.dtype == "int64")
+        assert set(tracker.ledger.events).isdisjoint(~number for number in numbers)
+        loss.backward()
+
+    ledger = tracked(model, run)
+    assert [ledger.storages[number].shape for number in numbers] == [(2,)]
