@@ -22,8 +22,8 @@ from calculator.training_step.derived_passes import (
     is_symbolic,
     lists_every_adapter,
 )
-from calculator.training_step.derived_rollout import may_generate_alike
 from calculator.training_step.first_period import leave_out
+from calculator.training_step.like_trained_pass import may_generate_alike
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
 from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow

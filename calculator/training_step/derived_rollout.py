@@ -21,9 +21,7 @@ from calculator.architecture.dimension import Dim, elements
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, rounded
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.families import forward_of
-from calculator.layers.masks import attention_types
 from calculator.training_step.derived_passes import frees_earlier
-from calculator.training_step.rollout_bound import is_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,20 +47,6 @@ _OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
 _OTHER_SIZES = 24
 #: The formula of a tensor without bytes.
 _NOTHING: Formula = (0, "none", ())
-
-
-def may_generate_alike(prepared: PreparedModel) -> bool:
-    """Return whether the passes of `generate` may run the layers of the trained pass on other sizes."""
-    training, method, model = prepared.training, prepared.method, prepared.model
-    if not prepared.trainer.facts.generates or training.use_vllm or training.attention != "sdpa":
-        return False
-    if method.quantizes_base or prepared.sequences_per_row != 1 or len(model.stacks) != 1:
-        return False
-    layers = model.decoder.layers
-    if attention_types(layers) != {"full_attention"} or any(layer.kind.shares == "reuse" for layer in {*layers}):
-        return False
-    output = prepared.module_spec(model.output.name, model.output)
-    return not (output.added or output.copied) and is_bounded(prepared)
 
 
 class DerivedRollout(NamedTuple):
