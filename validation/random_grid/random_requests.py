@@ -17,6 +17,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.active_layer_options import active_layer_options
 from validation.random_grid.layer_options import RANKS, block_diagonal, layer_options, replication
 from validation.random_grid.random_configs import MIDDLING, random_config
+from validation.random_grid.rare_options import rare_options
 from validation.random_grid.unfrozen_options import cast_copies, unfrozen_options
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ def random_request(
     method = random_method(rng, f"{seed} {number}", model, name, is_alone=method_name is not None)
     training = _training(rng, name)
     cast_copies(random.Random(f"{seed} {number} copies"), method, training)
+    rare = random.Random(f"{seed} {number} rare")
+    rare_options(rare, model, method, training, is_alone=method_name is not None)
     return {"model": {"config": config}, "method": method, "training": training}
 
 

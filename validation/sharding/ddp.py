@@ -15,7 +15,11 @@ from validation.reference.optimizers import optimizer_of
 from validation.sharding.engine import Engine
 
 if TYPE_CHECKING:
+    from calculator.inputs.sharding import Sharding
+    from calculator.inputs.training import Training
+    from validation.reference.build import ReferenceModel
     from validation.sharding.engine import Record
+    from validation.sharding.streams import Streams
 
 
 #: The cap at which accelerate passes none (`KwargsHandler.to_kwargs`): then the first bucket is DDP's 1 MiB.
@@ -58,10 +62,13 @@ class RecordedDDP(parallel.DistributedDataParallel):
 class DDPEngine(Engine):
     """A replicated model, whose gradients are reduced in buckets.
 
-    DDP orders the buckets again after the first step, so the second is the first that is like all later ones.
+    DDP orders the buckets again before the second step, or with a static graph before the third, because in the first
+    step it only learns the graph. The next step is the first that is like all later ones.
     """
 
-    warm_up_steps = 2
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+        super().__init__(reference, training, sharding, streams)
+        self.warm_up_steps = 3 if sharding.ddp.static_graph else 2
 
     def build(self) -> None:
         """Wrap the model and create its optimizer."""

@@ -15,7 +15,7 @@ from validation.sharding.process_group import resizing_seen
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
-from validation.tracing.initial_tensors import quantization_constants, track_attributes, track_loss
+from validation.tracing.initial_tensors import quantization_constants, track_attributes, track_buffers, track_loss
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
 from validation.tracing.memory_tracker import EmulatedKernels, MemoryTracker
@@ -120,8 +120,7 @@ class ShardedStep:
         for path, module in reference.model.named_modules():
             for constant, tensor in quantization_constants(getattr(module, "quant_state", None)):
                 track(f"{path}.weight.{constant}", tensor, "quantization_constants")
-        for name, buffer in reference.named_buffers():
-            track(name, buffer, "base_weights")
+        track_buffers(self.tracker, reference)
         track_attributes(self.tracker, reference)
         for name, tensor in engine.states():
             track(name, tensor, "optimizer_states")

@@ -62,6 +62,8 @@ class ShardedTrainerStep(TrainerStep):
         engine.track(record)
         for name, parameter in self.reference.named_parameters():
             record(name, engine.local(parameter), engine.component(name))
+        for name, parameter in self.frozen.named_parameters() if self.frozen is not None else ():
+            record(f"ref_model.{name}", engine.local(parameter), "base_weights")
         for path, module in self.reference.model.named_modules():
             for constant, tensor in quantization_constants(getattr(module, "quant_state", None)):
                 record(f"{path}.weight.{constant}", tensor, "quantization_constants")

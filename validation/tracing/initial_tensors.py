@@ -43,6 +43,11 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             tracker.track_external(name, scales, "quantization_constants")
         if hasattr(module, "W_q"):
             _track_hqq(tracker, unwrapped(path, reference.root), module)
+    track_buffers(tracker, reference)
+
+
+def track_buffers(tracker: MemoryTracker, reference: ReferenceModel) -> None:
+    """Track a model's buffers: its own, those that a method added, and quantization constants."""
     components: dict[int, ComponentName] = dict.fromkeys(added_buffers(reference.model), "adapter_weights")
     components |= dict.fromkeys(constants(reference.model), "quantization_constants")
     for name, buffer in reference.named_buffers():

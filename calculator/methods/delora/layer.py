@@ -21,14 +21,13 @@ A, B, LAMBDA, NORM = "delora_A", "delora_B", "delora_lambda", "delora_w_norm"
 def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
     """Return the output of the frozen module plus a scaled low-rank update."""
     dtype = x.dtype
-    result = bound.base(x)
-    total = x.tape.new(result.shape, result.dtype, "zeros")
+    base = bound.base(x)
+    total = x.tape.new(base.shape, base.dtype, "zeros")
     x = dropped(x, dropout)
     update, local_variables = _update(bound, x)
     total = _add_to(total, update)
-    result = ops.add(result, total, "result + update")
-    output = ops.cast(result, dtype, "output")
-    del local_variables
+    output = ops.cast(ops.add(base, total, "result + update"), dtype, "output")
+    del base, local_variables
     return output
 
 

@@ -9,10 +9,12 @@ import pytest
 from calculator.common.dtype import rounded
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
 from calculator.estimation.sharded_request import parse_sharded_request
 from calculator.sharding.streams import STREAMS
 from calculator.training_step.step_batches import step_batches
 from validation.__main__ import main
+from validation.comparison.compare import estimate
 from validation.sharding.trace import trace
 from validation.tracing.trace import trace as trace_one_gpu
 
@@ -236,3 +238,16 @@ def test_zero_keeps_masters_and_states_of_one_partition(stage):
 def test_zero_refuses_half_precision_weights_without_autocast():
     with pytest.raises(PlanError, match=r"training\.autocast"):
         trace(parse_sharded_request(body("zero2")))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ({"name": "vera", "r": 4, "target_modules": ["q_proj"]}, {}),
+        ({**LORA, "modules_to_save": ["lm_head"]}, {"static_graph": True}),
+        (LORA, {"static_graph": True, "gradient_as_bucket_view": True}),
+    ],
+)
+def test_what_stays_through_a_step_under_ddp_has_the_components_of_an_estimate(method, options):
+    request = body("ddp", method, ddp=options)
+    assert traced("ddp", method, ddp=options).static == estimate(parse_request(request)).static
