@@ -133,6 +133,9 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
     passes, bound = in_segments(sizes(step.before_generation)), step.generation_bound
     if bound is not None and _is_within(bound, least - kept):
         return kept + passes
+    derived = step.derived_generation
+    if derived is not None and derived.sizes <= _room(derived.allocated, least - kept):
+        return kept + passes
     waiting = [*step.generation]
     while waiting:
         step_pass = waiting.pop()
@@ -148,10 +151,18 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    room = (size - 3 * bound.quick.allocated // 2) // LARGE_SEGMENT - 1
+    room = _room(bound.quick.allocated, size)
     if bound.quick.sizes <= room or (room > 0 and bound.sizes_above(SMALL_REQUEST) <= room):
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
+
+
+def _room(allocated: int, size: int) -> int:
+    """Return a number of sizes of which blocks with some bytes are certain to fit in some bytes of segments.
+
+    The shares of `_fits_by_bytes` hold.
+    """
+    return (size - 3 * allocated // 2) // LARGE_SEGMENT - 1
 
 
 def _most_in_segments(blocks: Iterable[tuple[int, int]]) -> int:

@@ -44,6 +44,7 @@ class Copies:
         "dropped",
         "first",
         "gained",
+        "generated",
         "has_backward",
         "hidden_states_row",
         "is_regular",
@@ -138,6 +139,8 @@ class Copies:
         self.skipped: list[list[tuple[int, int]]] | None = None
         #: The blocks of passes that generate, if there is a bound on them. None until they are counted.
         self.pass_blocks: Any = None
+        #: What the passes of `generate` are derived from. None until it is read.
+        self.generated: Any = None
         self._tables_freed: list[int] | None = None
         #: The sizes of which a skipped first layer may have the most storages alive, each with that number, by the
         #: sizes that are equal.

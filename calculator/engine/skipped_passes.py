@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.tape import AddedRows, Tape, Tensor
 
@@ -31,6 +32,40 @@ class DerivedLayer(NamedTuple):
     trains: bool
 
 
+class CachedPair(NamedTuple):
+    """The keys and values that a layer of a trained pass would append to a cache, if it had one.
+
+    Attributes:
+        at: The position among the events where it would append them.
+        rows: The rows of the keys and of the values.
+        shapes: Their shapes: (batch, heads, sequence, head_dim).
+        dtypes: Their dtypes.
+    """
+
+    at: int
+    rows: tuple[int, int]
+    shapes: tuple[Shape, Shape]
+    dtypes: tuple[DType, DType]
+
+
+class TrainedDecoder(NamedTuple):
+    """The decoder of a trained pass, whose layer has the same bytes alive in a pass without a graph.
+
+    Attributes:
+        start: The position among the events where the pass begins.
+        end: The position where the decoder ends.
+        first_row: The first row of the pass.
+        layer: The layer.
+        cached: What the layer would append to a cache.
+    """
+
+    start: int
+    end: int
+    first_row: int
+    layer: DerivedLayer
+    cached: CachedPair
+
+
 class LeftOut(NamedTuple):
     """The passes of a micro-batch that are not interpreted.
 
@@ -49,10 +84,14 @@ class SkippedPasses:
     """The passes of a micro-batch that are not interpreted."""
 
     __slots__ = (
+        "_cached",
         "_dtypes",
+        "_end",
+        "_generates",
         "added",
         "compared_at",
         "derives",
+        "finds_peaks",
         "first_row",
         "goes_on",
         "is_over",
@@ -71,9 +110,17 @@ class SkippedPasses:
         self.passes: list[tuple[str, str | None]] = []
         #: The dtype of the hidden states of each pass.
         self._dtypes: list[DType] = []
-        #: Whether the peaks of passes may be derived from the trained pass's layer, and this layer if they can.
+        #: Whether the trained pass's layer is observed, because the peaks of passes may be derived from it, and this
+        #: layer if they can.
         self.derives = False
         self.layer: DerivedLayer | None = None
+        #: Whether the peaks of passes inside the micro-batch are derived from it.
+        self.finds_peaks = False
+        #: Whether those of passes of `generate` are. What layers would append to a cache, and the position among the
+        #: events where the decoder ends.
+        self._generates = False
+        self._cached: list[CachedPair] = []
+        self._end = 0
         #: The first row of the trained pass.
         self.first_row = 0
         #: Whether the trained pass has begun, and whether references after it may be skipped too.
@@ -93,7 +140,14 @@ class SkippedPasses:
     @property
     def left_out(self) -> LeftOut | None:
         """The passes that were left out. None if there are none."""
-        return LeftOut(self.passes, self.layer, self.own) if self.passes else None
+        return LeftOut(self.passes, self.layer if self.finds_peaks else None, self.own) if self.passes else None
+
+    @property
+    def decoder(self) -> TrainedDecoder | None:
+        """The decoder of the trained pass. None if passes of `generate` cannot be derived from it."""
+        if self.layer is None or not self._generates or len(self._cached) != 1:
+            return None
+        return TrainedDecoder(self.start, self._end, self.first_row, self.layer, self._cached[0])
 
     def begin(self, tape: Tape, prefix: str, compared: str | None, dtype: DType) -> None:
         """Mark where a pass would run whose hidden states have a data type. Its marks begin with `prefix`."""
@@ -101,17 +155,24 @@ class SkippedPasses:
         self.passes.append((prefix, compared))
         self._dtypes.append(dtype)
 
-    def begin_trained(self, tape: Tape, *, lists_added: bool, derives: bool) -> None:
+    def begin_trained(self, tape: Tape, *, lists_added: bool, derives: bool, generates: bool) -> None:
         """Mark where the trained pass begins, if passes before it were left out, or those after it may be.
 
-        `lists_added`: whether to list the rows that adapters allocate. `derives`: whether the peaks of passes may be
-        derived from its layer.
+        `lists_added`: whether to list the rows that adapters allocate. `derives` and `generates`: whether the peaks of
+        passes of the micro-batch, and those of `generate`, may be derived from its layer.
         """
+        self.finds_peaks, self._generates, derives = derives, generates, derives or generates
         if (self._dtypes or lists_added or derives) and not self.is_over:
             tape.mark(TRAINED)
             self.start, self.first_row, self.derives = len(tape.events), len(tape.rows), derives
             tape.added = [] if lists_added else None
         self.is_over = True
+
+    def note_cached(self, key: Tensor, value: Tensor) -> None:
+        """Note what a layer would append to a cache here, if it is a layer of the trained pass."""
+        if self.derives and self._generates and key.storage is not None and value.storage is not None:
+            rows, dtypes = (key.storage.row, value.storage.row), (key.dtype, value.dtype)
+            self._cached.append(CachedPair(len(key.tape.events), rows, (key.shape, value.shape), dtypes))
 
     def end_trained(self, tape: Tape) -> None:
         """Mark where the trained pass ends, and keep the rows that adapters have allocated in it."""
@@ -122,6 +183,7 @@ class SkippedPasses:
             self.added, tape.added = tape.added, None
 
     def compare(self, hidden_states: Tensor) -> None:
-        """Mark that the trained pass computes hidden states of another dtype, if it does."""
+        """Note where the decoder of the trained pass ends. Mark that it computes another dtype, if it does."""
+        self._end = len(hidden_states.tape.events)
         if any(dtype != hidden_states.dtype for dtype in self._dtypes):
             hidden_states.tape.mark(DIFFERS)

@@ -61,8 +61,7 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     backward = backward or _line(later.recording.curve, after.throughout, back)
     layers = whole.layers
     ends = ("embeddings", "head and loss"), ("loss and head", first)
-    generated = [own for step_pass in step.generation for own in step_pass.with_smaller] if generation else []
-    passes = [peak.throughout + step_pass.moment.bytes for peak in generation for step_pass in generated[: len(PASSES)]]
+    passes = [peak.throughout + size for peak in generation for size in step.generation_peaks[: len(PASSES)]]
     ahead_form = _form("forward", ends[0], range(layers), len(forward))
     back_form = _form("backward", ends[1], range(layers - 1, -1, -1), len(backward))
     form = _joined(len(passes), ahead_form, back_form, optimizer.operation)

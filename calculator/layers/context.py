@@ -326,6 +326,8 @@ class Context(BatchState):
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one. Return all keys and values of the layer."""
         if self.cache is None:
+            if self.skipped is not None:
+                self.skipped.note_cached(key, value)
             return key, value
         if "cache_without_copies" in self.older:
             return self.cache.refer(key, value)

@@ -23,6 +23,7 @@ from calculator.training_step.derived_passes import (
     lists_every_adapter,
 )
 from calculator.training_step.first_period import leave_out
+from calculator.training_step.like_trained_pass import may_generate_alike
 from calculator.training_step.repeated_layers import of_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
 from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow
@@ -167,8 +168,11 @@ def _begin_trained(context: Context, prepared: PreparedModel, skipped: SkippedPa
     skipped.goes_on = may_follow(context, prepared) and (skipped.needs_peaks or not is_symbolic(context))
     lists_added = skipped.goes_on or (skipped.needs_peaks and bool(skipped.passes))
     derives = skipped.needs_peaks or (lists_added and trainer_of(context.training).compared(prepared) == "model")
-    derives = derives and lists_added and can_be_derived(context, prepared)
-    skipped.begin_trained(context.tape, lists_added=lists_added, derives=derives)
+    generates = skipped.needs_peaks and may_generate_alike(prepared)
+    if (derives and lists_added) or generates:
+        is_possible = can_be_derived(context, prepared)
+        derives, generates = derives and lists_added and is_possible, generates and is_possible
+    skipped.begin_trained(context.tape, lists_added=lists_added, derives=derives and lists_added, generates=generates)
 
 
 def _is_skipped(

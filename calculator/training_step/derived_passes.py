@@ -100,7 +100,7 @@ def observed(
     known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
     if known is None or (out.dtype, out.merged) != (x.dtype, x.merged):
         return out
-    if not _frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
+    if not frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
         skipped.layer = DerivedLayer(row, kept == row, tape.reads_trains)
     return out
 
@@ -123,7 +123,7 @@ def _is_kept_before(x: Tensor, others: set[int | None], first_row: int) -> bool:
     return False
 
 
-def _frees_earlier(events: Sequence[int], first_row: int) -> bool:
+def frees_earlier(events: Sequence[int], first_row: int) -> bool:
     """Return whether one of the events frees a row before the given one."""
     ordered = sorted(events)
     return bisect_left(ordered, -first_row) < bisect_left(ordered, 0)

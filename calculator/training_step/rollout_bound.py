@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, rounded
 from calculator.engine.forward_blocks import ForwardBlocks
 from calculator.families import forward_of
+from calculator.training_step.like_trained_pass import is_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,7 @@ class PassBlocks(NamedTuple):
         """Return the blocks from the run of a micro-batch, or None if it is not certain that they are all."""
         model, training = prepared.model, prepared.training
         widths = model.cached_widths
-        if widths is None or not _is_bounded(prepared):
+        if widths is None or not is_bounded(prepared):
             return None
         batch, head_dim = (training.micro_batch_size, training.sequence_length), model.config["head_dim"]
         heads = {head_dim, *chain.from_iterable([pair for pair, _ in widths])}
@@ -180,28 +181,6 @@ class PassBlocks(NamedTuple):
             (ALLOCATION_ROUNDING, self.small),
         ]
         return others, [(rounded(rows * attended * size), count) for size, count in self.cached]
-
-
-def _is_bounded(prepared: PreparedModel) -> bool:
-    """Return whether a pass allocates nothing but what the trained forward pass or a part of the bound has.
-
-    Masks are of every sequence, experts get copies of their matrices, and kernels of some bases depend on the number of
-    tokens.
-    """
-    training, method, model, forward = prepared.training, prepared.method, prepared.model, forward_of(prepared.model)
-    if prepared.device.sharding not in ("none", "ddp") or prepared.older or training.use_liger_kernel:
-        return False
-    if training.autocast or training.padding or training.has_images:
-        return False
-    if prepared.offloads_inputs or prepared.offloads_activations or training.attention == "eager":
-        return False
-    if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first or method.needs_no_cache:
-        return False
-    if method.quantizes_base != method.facts.quantizes_base or model.has_experts or model.encoder_layers:
-        return False
-    if forward.sdpa == "eager" or forward.own_masks or forward.always_masked or forward.masks_of_batch is not None:
-        return False
-    return not (forward.changes_positions or forward.bidirectional_masks) and "head_dim" in model.config
 
 
 def _cached(prepared: PreparedModel, widths: Widths, forward: ForwardBlocks) -> list[Blocks]:

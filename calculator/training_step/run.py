@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.engine.kinds import Kinds, Outputs, Storages
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
-    from calculator.engine.skipped_passes import LeftOut
+    from calculator.engine.skipped_passes import LeftOut, TrainedDecoder
     from calculator.engine.tape import AddedRows, Allocation, Tape
     from calculator.layers.context import Context
     from calculator.methods.prepared_model import PreparedModel
@@ -56,6 +56,8 @@ class Interpretation(NamedTuple):
     added: Sequence[AddedRows] | None = None
     #: The passes that are not interpreted.
     left_out: LeftOut | None = None
+    #: The decoder of the trained pass, if passes of `generate` may be derived from it.
+    decoder: TrainedDecoder | None = None
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -76,7 +78,7 @@ class Interpretation(NamedTuple):
         """Return the run with the rows on the tape."""
         storages = storages_of(self.tape, self.first, self.outputs)
         copies = self.with_kinds(storages.kinds)
-        return Run(self.tape, self.repetition, copies, storages, self.added, self.left_out)
+        return Run(self.tape, self.repetition, copies, storages, self.added, self.left_out, self.decoder)
 
 
 class Run(NamedTuple):
@@ -88,6 +90,7 @@ class Run(NamedTuple):
     storages: Storages
     added: Sequence[AddedRows] | None = None
     left_out: LeftOut | None = None
+    decoder: TrainedDecoder | None = None
 
     @property
     def rows(self) -> Sequence[Allocation]:
@@ -216,7 +219,16 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
         marks=marks,
         added=context.skipped.added if context.skipped is not None else None,
         left_out=context.skipped.left_out if context.skipped is not None else None,
+        decoder=_decoder(context),
     )
+
+
+def _decoder(context: Context) -> TrainedDecoder | None:
+    """Return the decoder of the trained pass, whose positions on the tape do not change when loops are expanded."""
+    found = context.skipped.decoder if context.skipped is not None else None
+    if found is None or any(loop.forward[0] < found.end for loop in context.tape.loops):
+        return None
+    return found
 
 
 def of_no_grad_passes(context: Context) -> Run:

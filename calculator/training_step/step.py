@@ -15,6 +15,7 @@ from calculator.sharding import ddp_buffers
 from calculator.sharding.communication import between_nodes
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.derived_passes import are_likely
+from calculator.training_step.derived_rollout import DerivedRollout
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.rollout_bound import RolloutBound
 from calculator.training_step.rollout_trace import RolloutTrace, rolled_out_in_step
@@ -27,7 +28,7 @@ from calculator.training_step.zero.peaks import FlatPeaks
 from calculator.training_step.zero3.peaks import PartitionedPeaks
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from calculator.common.names import PhaseName
     from calculator.methods.prepared_model import PreparedModel
@@ -160,6 +161,18 @@ class TrainingStep:
         return self._passes.of(prepared, rolled_out_in_step, RolloutTrace) or rolled_out_in_step(prepared)
 
     @cached_property
+    def derived_generation(self) -> DerivedRollout | None:
+        """The peaks of these passes. None if there are none, or if the trained pass does not determine them."""
+        return None if self._batch is None else DerivedRollout.of(self.run, self.resident.prepared, self._batch)
+
+    @property
+    def generation_peaks(self) -> Sequence[int]:
+        """The most bytes that are alive in each of these passes, in addition to those throughout."""
+        if self.derived_generation is not None:
+            return self.derived_generation.peaks
+        return [own.moment.bytes for step_pass in self.generation for own in step_pass.with_smaller]
+
+    @cached_property
     def generation_bound(self) -> RolloutBound | None:
         """No less than the passes of `generate` need. None if there are none, or if it is not certain or not used."""
         if self._batch is None or self._is_read_whole:
@@ -172,7 +185,9 @@ class TrainingStep:
 
     def with_generation(self, peaks: tuple[Peak, ...]) -> tuple[Peak, ...]:
         """Return the peaks of all phases, of which that of generation may be missing."""
-        return (self._of_generation(), *peaks) if self.generates and peaks[0].phase != "generation" else peaks
+        if not self.generates or peaks[0].phase == "generation":
+            return peaks
+        return (self._below(peaks) or self.peak_of_generation(), *peaks)
 
     def deciding_peaks(self) -> tuple[Peak, ...]:
         """Return the peaks of all phases, without that of generation if another one is certain to be higher."""
@@ -186,7 +201,28 @@ class TrainingStep:
                 return peaks
         return self.with_generation(peaks)
 
-    def _of_generation(self) -> Peak:
+    def _below(self, peaks: tuple[Peak, ...]) -> Peak | None:
+        """Return the peak of generation if it is derived and below the highest of other peaks.
+
+        Its operation and its tensors are not known.
+        """
+        if self.derived_generation is None:
+            return None
+        throughout = _bytes(self.resident.always, self.carried)
+        size = throughout + max(self.derived_generation.peaks)
+        if size >= max([peak.bytes for peak in peaks]):
+            return None
+        resident, traces = self.resident, self.traces
+        return Peak(
+            phase="generation",
+            bytes=size,
+            throughout=throughout,
+            operation="",
+            left=self.carried,
+            deferred=Deferred(lambda: TrainingStep(resident, traces=traces, whole=True).peak_of_generation().alive),
+        )
+
+    def peak_of_generation(self) -> Peak:
         """Return the peak of generation. No gradients exist then."""
         highest = max(self.generation, key=lambda step_pass: step_pass.moment.bytes)
         always, carried = self.resident.always, self.carried

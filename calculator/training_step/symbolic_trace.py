@@ -89,15 +89,8 @@ class SymbolicTrace:
         bytes_of = [*map(values.__getitem__, self.sizes)]
         made = partial(self._allocation, shared, values, {})
         storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
-        interpretation = self.interpretation
-        return Run(
-            tape=interpretation.tape,
-            repetition=interpretation.repetition,
-            copies=shared.copies,
-            storages=storages,
-            added=interpretation.added,
-            left_out=interpretation.left_out,
-        )
+        ran = self.interpretation
+        return Run(ran.tape, ran.repetition, shared.copies, storages, ran.added, ran.left_out, ran.decoder)
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""

@@ -1,0 +1,371 @@
+"""The peaks of the passes of `generate` in a step, from the decoder of the trained pass.
+
+A pass of `generate` runs the code of the trained forward pass without a graph, on other numbers of sequences and
+tokens. If the bytes of every tensor of the decoder are a multiple of both, they are known for a pass. So are those that
+are alive at each operation of a layer up to where it appends its keys and values to the cache, and once it has freed
+its own. In between, as before and after the layers, no more are alive than in the trained pass, apart from what the
+cache and the choice of a token add.
+
+The last layer has the most alive: earlier ones have left what they have cached. If it has more than all of the rest,
+the peak of the pass is the layer's, on top of what the loop around the passes has. Otherwise, the passes are
+interpreted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from calculator.architecture.dimension import Dim, elements
+from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, rounded
+from calculator.engine.symbolic_sizes import SymInt
+from calculator.families import forward_of
+from calculator.training_step.derived_passes import frees_earlier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
+    from calculator.engine.skipped_passes import CachedPair, TrainedDecoder
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.trainers.loop import GenerationBatch
+    from calculator.training_step.run import Run
+
+    #: Bytes of a tensor, what it has as many of (tokens of all sequences, positions, or none of both), and the indices
+    #: of symbolic sizes by which they are multiplied.
+    Formula = tuple[int, Literal["tokens", "positions", "none"], tuple[int, ...]]
+
+#: The names of the numbers of sequences and of tokens of a micro-batch, and the end of the name of position ids.
+_ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
+#: No fewer tensors than the head and the choice of a token have alive in addition to what the last token has left: with
+#: a score for each token that may come next, with a number for each token so far, and with few bytes.
+_OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
+#: No fewer sizes than tensors have that do not belong to the decoder.
+_OTHER_SIZES = 24
+#: The formula of a tensor without bytes.
+_NOTHING: Formula = (0, "none", ())
+
+
+class DerivedRollout(NamedTuple):
+    """The passes of `generate`: those of the prompts, of the second token and of the last token.
+
+    Attributes:
+        peaks: The most bytes that are alive in each pass.
+        sizes: No fewer sizes than the blocks of a pass have.
+        allocated: No fewer bytes than as many blocks of each size as are alive at once have together.
+    """
+
+    peaks: tuple[int, int, int]
+    sizes: int
+    allocated: int
+
+    @classmethod
+    def of(cls, run: Run, prepared: PreparedModel, batch: GenerationBatch) -> DerivedRollout | None:
+        """Return the passes from the run of a micro-batch, or None if it does not determine them."""
+        rows, completion, trained = int(batch.rows), int(batch.completion), int(prepared.training.micro_batch_size)
+        # A single sequence is a matrix.
+        if run.decoder is None or completion < 3 or (rows == 1) != (trained == 1):
+            return None
+        if trained * int(prepared.training.sequence_length) < ALLOCATION_ROUNDING:
+            return None  # tensors of one size may have several formulas
+        copies = run.copies
+        if copies.generated is None:
+            copies.generated = _Decoder.of(run, run.decoder, prepared) or ()
+        if not copies.generated:
+            return None
+        values = run.storages.digits.values_by_index if run.storages.digits is not None else ()
+        return _Passes(copies.generated, values, prepared.model, rows, int(batch.prompt)).derived(completion)
+
+
+class _Decoder(NamedTuple):
+    """The events of the layer of a trained decoder and of what follows it, and the formulas of its tensors.
+
+    Attributes:
+        events: The number of the size that is allocated by each event, or its inverse if it is freed.
+        formulas: The formula of each of these sizes.
+        before: The formulas of the tensors that are allocated before the layer.
+        alive: The formulas of those that are alive while it runs.
+        cached: The position where the layer appends keys and values to the cache.
+        freed: The position from which on it has freed its own keys and values.
+        end: The position after the layer.
+        pair: The bytes of keys and of values for each token of each sequence.
+        input: The formula of the layer's input.
+        keeps_input: Whether the decoder keeps the first layer's input while later layers run.
+    """
+
+    events: Sequence[int]
+    formulas: dict[int, Formula]
+    before: list[Formula]
+    alive: list[Formula]
+    cached: int
+    freed: int
+    end: int
+    pair: tuple[int, int]
+    input: Formula
+    keeps_input: bool
+
+    @classmethod
+    def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
+        """Read the events and the rows of a run, or return None if they do not determine a pass."""
+        copies, cached, rows = run.copies, decoder.cached, _Rows(run, prepared, decoder.layer.input_row)
+        start, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"]
+        events, ahead = copies.tape.events[start : decoder.end], copies.tape.events[decoder.start : start]
+        frees, pair = [~row for row in cached.rows], _widths(cached)
+        if pair is None or not {*frees}.issubset(events) or frees_earlier(events, decoder.first_row):
+            return None
+        if copies.kinds.formulas == ():
+            return None  # a kind has several symbolic shapes
+        freed = max(map(events.index, frees)) + 1
+        if not start <= cached.at < start + freed <= end or rows.of_heads(events[cached.at - start : freed]) > 1:
+            return None
+        allocated = [event for event in ahead if event >= 0]
+        before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(events)
+        if layer is None or None in before:
+            return None
+        found, gone = dict(zip(allocated, before, strict=True)), {~event for event in ahead if event < 0}
+        return cls(
+            events=copies.kinds.size_events[start : decoder.end],
+            formulas=layer,
+            before=[formula for formula in before if formula is not None],
+            alive=[formula for row, formula in found.items() if formula is not None and row not in gone],
+            cached=cached.at - start,
+            freed=freed,
+            end=end - start,
+            pair=pair,
+            input=found[decoder.layer.input_row] or _NOTHING,
+            keeps_input=decoder.layer.keeps_input,
+        )
+
+    def alive_in(self, values: Sequence[int], tokens: int, positions: int) -> _Alive:
+        """Return the bytes that are alive in a pass over some tokens of all sequences, without a cache.
+
+        `values` are those of symbolic sizes.
+        """
+        of = {"tokens": tokens, "positions": positions, "none": 1}
+
+        def size(formula: Formula) -> int:
+            size, multiple, indices = formula
+            for index in indices:
+                size *= values[index]
+            return rounded(size * of[multiple])
+
+        sizes = {number: size(formula) for number, formula in self.formulas.items()}
+        before, alive, (given,) = ([*map(size, formulas)] for formulas in (self.before, self.alive, (self.input,)))
+        both = sizes | {~number: -size for number, size in sizes.items()}
+        moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(alive))]
+        return _Alive(
+            before=sum(before),
+            until_cached=max(moments[: self.cached + 1]),
+            cached=moments[self.cached],
+            until_freed=max(moments[self.cached : self.freed]),
+            freed=max(moments[self.freed : self.end + 1]),
+            after=max(moments[self.end :]),
+            end=moments[-1],
+            input=given,
+            sizes=sizes,
+        )
+
+    def most(self) -> dict[int, int]:
+        """Return the most storages of each size that are alive at once."""
+        alive, most = dict.fromkeys(self.formulas, 0), dict.fromkeys(self.formulas, 0)
+        for number in self.events:
+            if number < 0:
+                alive[~number] -= 1
+            else:
+                alive[number] += 1
+                if alive[number] > most[number]:  # noqa: PLR1730  half the time of `max`
+                    most[number] = alive[number]
+        return most
+
+
+class _Alive(NamedTuple):
+    """The most bytes that are alive in a pass without a cache.
+
+    Attributes:
+        before: No fewer than before the layer.
+        until_cached: In the layer, until it would append to the cache.
+        cached: When it would.
+        until_freed: After that, until its own keys and values are freed.
+        freed: After that.
+        after: After the layer.
+        end: When the decoder ends.
+        input: Those of the layer's input.
+        sizes: Those of each size.
+    """
+
+    before: int
+    until_cached: int
+    cached: int
+    until_freed: int
+    freed: int
+    after: int
+    end: int
+    input: int
+    sizes: dict[int, int]
+
+
+def allocated_by(events: Sequence[int]) -> list[int]:
+    """Return the rows that events allocate, in order."""
+    ordered = sorted(events)
+    return ordered[bisect_left(ordered, 0) :]
+
+
+def _widths(cached: CachedPair) -> tuple[int, int] | None:
+    """Return the bytes of keys and of values for each token of each sequence. None if their shapes have others."""
+    widths: list[int] = []
+    for shape, dtype in zip(cached.shapes, cached.dtypes, strict=True):
+        if len(shape) != 4 or any(dim.__class__ is SymInt for dim in shape[1::2]):
+            return None
+        if not (_is_named(shape[0], _ROWS) and _is_named(shape[2], _LENGTH)):
+            return None
+        widths.append(+shape[1] * +shape[3] * ITEMSIZE[dtype])
+    return widths[0], widths[1]
+
+
+class _Rows:
+    """The formulas of the rows of a run."""
+
+    __slots__ = ("_batch", "_gives_positions", "_known", "_run", "_sizes")
+
+    def __init__(self, run: Run, prepared: PreparedModel, input_row: int) -> None:
+        """Read the numbers of sequences and of tokens of a layer's input."""
+        training, self._run = prepared.training, run
+        self._batch = run.storages.traced(run.copies.kinds.of_row[input_row])[1][:2]
+        self._gives_positions = forward_of(prepared.model).takes_positions
+        #: The numbers of tokens of a micro-batch, which a dimension without a name for them may have too.
+        self._sizes = {+training.sequence_length, +training.micro_batch_size * +training.sequence_length}
+        self._known: dict[tuple[object, ...], Formula | None] = {}
+
+    def formula_before(self, row: int) -> Formula | None:
+        """Return the formula of a row that is allocated before the layers. A caller that gives positions makes them."""
+        name, shape, dtype, _, _ = self._run.storages.traced(self._run.copies.kinds.of_row[row])
+        return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
+
+    def formulas_by_size(self, events: Sequence[int]) -> dict[int, Formula] | None:
+        """Return the formula of each size that events allocate. None if it has several, or one that is not known.
+
+        Tensors of one size that have as many bytes for each token have the same formula.
+        """
+        kinds, (rows, length) = self._run.copies.kinds, self._batch
+        listed = {*map(kinds.of_row.__getitem__, allocated_by(events))}
+        _, shapes, dtypes, _, _ = zip(*map(self._run.storages.traced, listed), strict=True)
+        layouts = zip(map(id, shapes), dtypes, map(kinds.size_of.__getitem__, listed), strict=True)
+        found: dict[int, Formula] = {}
+        for (_, dtype, number), shape in dict(zip(layouts, shapes, strict=True)).items():
+            known = found.get(number, _NOTHING)
+            if known[1] == "tokens" and len(shape) == 3 and shape[0] is rows and shape[1] is length is not shape[2]:
+                continue
+            formula = self._formula(shape, dtype)
+            if formula is None or found.setdefault(number, formula) != formula:
+                return None
+        return found
+
+    def of_heads(self, events: Sequence[int]) -> int:
+        """Return the number of tensors of heads that events allocate.
+
+        One is the output of attention. If there are others, they may have all tokens that are attended to.
+        """
+        of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
+        return sum([len(traced(of_row[row])[1]) > 3 for row in allocated_by(events)])
+
+    def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
+        """Return the formula of a shape, or None if it is not known."""
+        key = (*map(id, shape), dtype)
+        if key not in self._known:
+            self._known[key] = _formula(shape, ITEMSIZE[dtype], self._sizes)
+        return self._known[key]
+
+
+def _formula(shape: Shape, itemsize: int, sizes: set[int]) -> Formula | None:
+    named = [place for place, dim in enumerate(shape) if _is_named(dim, _LENGTH)]
+    symbolic = [dim for place, dim in enumerate(shape) if dim.__class__ is SymInt and place not in (0, *named)]
+    if not named:
+        if any(dim.__class__ is SymInt for dim in shape) or not sizes.isdisjoint(shape):
+            return None
+        return rounded(elements(shape) * itemsize), "none", ()
+    if len(named) > 1 or not named[0]:
+        return None
+    others = [dim for place, dim in enumerate(shape) if place not in (0, *named) and dim.__class__ is not SymInt]
+    size, indices = elements((*others,)) * itemsize, tuple([dim.index for dim in symbolic if isinstance(dim, SymInt)])
+    if _is_named(shape[0], _ROWS):
+        return size, "tokens", indices
+    return (size, "positions", indices) if shape[0].__class__ is not SymInt and shape[0] == 1 else None
+
+
+def _is_named(dim: int, name: str) -> bool:
+    return dim.__class__ is not int and isinstance(dim, Dim) and dim.is_named(name)
+
+
+class _Passes:
+    """The passes of `generate` over a number of sequences, after a number of tokens of each."""
+
+    __slots__ = ("_decoder", "_forward", "_layers", "_prompt", "_rows", "_scores", "_values")
+
+    def __init__(self, decoder: _Decoder, values: Sequence[int], model: Model, rows: int, prompt: int) -> None:
+        self._decoder, self._values, self._forward = decoder, values, forward_of(model)
+        self._rows, self._prompt = rows, prompt
+        self._layers, self._scores = len(model.layers), +model.output.out_features
+
+    def derived(self, completion: int) -> DerivedRollout | None:
+        """Return the passes that generate a number of tokens, or None if a layer does not have the peak of each."""
+        decoder, prompt, last = self._decoder, self._prompt, self._prompt + completion - 2
+        given = self._rows if self._forward.takes_positions else 1
+        of_prompts, of_token = (
+            decoder.alive_in(self._values, self._rows * tokens, given * tokens) for tokens in (prompt, 1)
+        )
+        first, second = self._peak(of_prompts, prompt, 0), self._peak(of_token, 1, prompt)
+        third = self._peak(of_token, 1, last)
+        if first is None or second is None or third is None:
+            return None
+        others = self._of_loop(1, last) + self._of_choice(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
+        others += of_prompts.before + of_prompts.input
+        allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.most().items()])
+        sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
+        return DerivedRollout((first, second, third), sizes, allocated + others)
+
+    def _peak(self, alive: _Alive, tokens: int, past: int) -> int | None:
+        """Return the most bytes that are alive in a pass after `past` tokens, or None if a layer may not have them."""
+        (keys_before, values_before), (keys, values) = self._pair(past), self._pair(past + tokens)
+        growth = keys + values - keys_before - values_before
+        appended = alive.cached + keys, alive.cached + keys - keys_before + values
+        most = max(alive.until_cached, *appended, alive.freed + growth)
+        if alive.until_freed + alive.input + growth > most:
+            return None
+        most += (self._layers - 1) * growth + (alive.input if self._decoder.keeps_input and self._layers > 1 else 0)
+        after = max(alive.after, alive.end + self._of_choice(past + tokens)) + self._layers * growth
+        if max(alive.before, after) > most:
+            return None
+        return self._of_loop(tokens, past) + self._layers * (keys_before + values_before) + most
+
+    def _pair(self, tokens: int) -> tuple[int, int]:
+        """Return the bytes of a layer's cached keys and of its cached values of some tokens."""
+        keys, values = self._decoder.pair
+        return rounded(self._rows * tokens * keys), rounded(self._rows * tokens * values)
+
+    def _of_loop(self, tokens: int, past: int) -> int:
+        """Return the bytes that the loop around the passes has while layers run (see `next_token.Sampling`)."""
+        prompts, inputs = (self._of_tokens(count) for count in (self._prompt, tokens))
+        positions = self._forward.positions_of_token if self._forward.takes_positions else 0
+        small = ALLOCATION_ROUNDING * len(self._forward.special_tokens) + self._of_tokens(1)
+        size = 2 * prompts + self._of_tokens(self._prompt * positions) + small + inputs
+        if not past:
+            return size
+        size += self._of_tokens(past + 1) + self._of_tokens((past + 1) * positions) + self._of_tokens(1)
+        return size + self._of_tokens(tokens * positions) + 2 * self._of_scores
+
+    def _of_choice(self, tokens: int) -> int:
+        """Return no fewer bytes than are alive in addition to that while the head runs and a token is chosen."""
+        of_tokens = self._of_tokens((tokens + 1) * self._forward.positions_of_token)
+        return _OF_SCORES * self._of_scores + _OF_TOKENS * of_tokens + _SMALL * ALLOCATION_ROUNDING
+
+    def _of_tokens(self, count: int) -> int:
+        """Return the bytes of numbers for some tokens of each sequence."""
+        return rounded(self._rows * count * ITEMSIZE["int64"])
+
+    @property
+    def _of_scores(self) -> int:
+        """The bytes of a score for each token that may come next."""
+        return rounded(self._rows * self._scores * ITEMSIZE["float32"])
