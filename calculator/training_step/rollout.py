@@ -36,8 +36,9 @@ from calculator.trainers.liger import forward_for
 from calculator.trainers.transformers.loop import images_in_float32, in_float32
 from calculator.training_step.earlier_tokens import EarlierTokens
 from calculator.training_step.first_period import leave_out, outputs_of
-from calculator.training_step.generation import ONE, PassPeak, cached_before, last_logits
+from calculator.training_step.generation import ONE, PassPeak, last_logits
 from calculator.training_step.next_token import OlderSampling, Sampling, WarpedSampling
+from calculator.training_step.rollout_cache import entries_before, entries_of_all
 from calculator.training_step.run import Interpretation
 
 if TYPE_CHECKING:
@@ -49,16 +50,13 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.repetition import Repetition
     from calculator.engine.symbolic_sizes import ShapeEnv
-    from calculator.engine.tape import Allocation, Sizes, Tensor
+    from calculator.engine.tape import Sizes, Tensor
     from calculator.layers.sharding_hooks import Hooks
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.generation import PassOf
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.next_token import Loop
     from calculator.training_step.run import Run
-
-    #: The tensors that a layer has in the cache.
-    Entries = list[tuple[Tensor, ...]]
 
 #: The first release whose `generate` drops a mask that is all ones, and extends positions in its place.
 CHOOSES_POSITIONS = (5,)
@@ -265,8 +263,8 @@ class Rollout:
         context.past, context.length = past, ONE
         ran = prefilled.interpretation.repetition
         interpreted = [context.layers[number] for number in ran.numbers]
-        like = _represented(ran, entries_by_layer(interpreted, prefilled.cache.kept))
-        context.cache.before = _before(context, like, first=first)
+        like = entries_of_all(ran, entries_by_layer(interpreted, prefilled.cache.kept))
+        context.cache.before = entries_before(context, like, first=first)
         loop.after_first_token(context)
         loop.kept += [context.tape.new(*output) for output in self.encoded]
         return self._run(context, loop)
@@ -367,32 +365,6 @@ def _interpretation(tape: Tape, layers: Repetition) -> Interpretation:
         no_grad=(window,) if window.copies else (),
         outputs=outputs_of(tape, [("", layers)]),
     )
-
-
-def _before(context: Context, entries: Sequence[Entries], *, first: bool) -> list[list[Tensor | None]]:
-    """Allocate the cache entries of every layer, and return those of the interpreted layers.
-
-    The entries of the other layers stay alive. They are like those of the layers that represent them.
-    """
-    tape, interpreted = context.tape, {*context.repetition.numbers}
-    made: list[list[Tensor | None]] = []
-    known: dict[tuple[MixerType, int], list[Allocation]] = {}
-    for number, (layer, own) in enumerate(zip(context.layers, entries, strict=True)):
-        key, row = (layer.kind.attention, id(own)), len(tape.rows)
-        if number in interpreted:
-            made += cached_before(context, layer, own, first=first)
-            known[key] = tape.rows[row:]
-        else:
-            tape.rows += known[key]
-            tape.events += range(row, len(tape.rows))
-    return made
-
-
-def _represented(layers: Repetition, of_interpreted: Sequence[Entries]) -> list[Entries]:
-    """Return the entries of each layer of the model, from those of the interpreted layers."""
-    start, end = layers.start, layers.end
-    repeated = [*of_interpreted[start:end]] * layers.copies
-    return [*of_interpreted[:end], *repeated, *of_interpreted[end:]]
 
 
 def _loop(prepared: PreparedModel, *, is_older: bool) -> type[Loop]:

@@ -15,21 +15,17 @@ from calculator.engine import operations as ops
 from calculator.engine.accumulation import Accumulation
 from calculator.engine.repetition import every_layer, repetition_before_last
 from calculator.inputs.sharding import FSDPConfig
-from calculator.layers.sharding_hooks import Hooks, Unit
-from calculator.sharding.fsdp.parameters import RANKS, shard_shape
+from calculator.sharding.fsdp.parameters import RANKS
 from calculator.sharding.fsdp.reference import EarlierPass, SameUnits, SecondModel
 from calculator.sharding.fsdp.unit import FSDPUnit, LayerAround, Nested, Part
+from calculator.sharding.fsdp.unit_tensors import UnitTensors
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
     ATTENTION,
-    CAST_SHARDS,
-    FULL,
-    GATHERED,
     GRADIENT_SHARDS,
     REDUCE_SCATTER_INPUT,
     REDUCE_SCATTER_OUTPUT,
     TOWER_ATTENTION,
-    UPLOADED,
     layer_unit,
     outer_units,
 )
@@ -40,21 +36,18 @@ from calculator.trainers import trainer_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Layer
-    from calculator.common.dtype import DType
-    from calculator.common.names import ComponentName
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import Parameters
     from calculator.layers.method_hooks import Prepared
-    from calculator.layers.sharding_hooks import Role
+    from calculator.layers.sharding_hooks import Hooks, Role, Unit
     from calculator.methods.prepared_model import PreparedModel
     from calculator.sharding.fsdp.units import UnitParameters
 
 
-class MicroBatch(Hooks):
+class MicroBatch(UnitTensors):
     """The hooks and the state of FSDP2 in one micro-batch.
 
     `reduces`: whether it is the last of a step, which reduces the gradients. `has_gradients`: whether earlier
@@ -65,7 +58,6 @@ class MicroBatch(Hooks):
         "__weakref__",
         "finds_gathered",
         "frees_early",
-        "has_gradients",
         "interprets_all",
         "is_begun",
         "kept_buffer",
@@ -74,7 +66,6 @@ class MicroBatch(Hooks):
         "offloads",
         "order",
         "param_dtype",
-        "parameters",
         "prepared",
         "ran_before",
         "reduce_input",
@@ -278,15 +269,6 @@ class MicroBatch(Hooks):
             loss, *outputs = [ops.cast(x, dtype, name) if x.dtype in FLOATS else x for x in (loss, *outputs)]
         return loss, outputs
 
-    def full_tensors(self, unit: UnitParameters) -> dict[str, Tensor]:
-        """Gather each frozen parameter of a unit by itself, in its stored dtype."""
-        tensors: dict[str, Tensor] = {}
-        for parameter in unit.parameters:
-            shape = (named(unit.count, RANKS), *shard_shape(parameter.shape, unit.count))
-            full = self._new_tensor(shape, parameter.dtype, parameter.name + FULL, parameter.component)
-            tensors[parameter.name.rpartition(".")[2]] = ops.view(full, parameter.shape)
-        return tensors
-
     def gather(self, unit: FSDPUnit) -> None:
         """Gather a unit's weights into one buffer, unless they are already gathered."""
         if unit.buffer is not None or unit.gathered:
@@ -294,23 +276,6 @@ class MicroBatch(Hooks):
         copies = self._uploaded(unit) if self.offloads else self._cast(unit)
         unit.buffer = self._new_tensor(*unit.param_group.all_gather_output, unit.param_group.name + ALL_GATHER_OUTPUT)
         del copies
-
-    def _cast(self, unit: FSDPUnit) -> list[Tensor]:
-        """Copy the shards that mixed precision casts into one tensor."""
-        cast = unit.param_group.cast_input
-        return [] if cast is None else [self._new_tensor(*cast, unit.param_group.name + CAST_SHARDS)]
-
-    def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
-        """Copy each shard from host memory, and cast it with mixed precision."""
-        copies = []
-        group = unit.param_group
-        for parameter in group.parameters:
-            shape, dtype = shard_shape(parameter.shape, group.count), group.gathered_dtype(parameter)
-            copy = self._new_tensor(shape, parameter.dtype, parameter.name + UPLOADED)
-            if dtype != parameter.dtype:
-                copy = self._new_tensor(shape, dtype, parameter.name + CAST_SHARDS)
-            copies.append(copy)
-        return copies
 
     def copy_out(self, unit: FSDPUnit, *, keeps_buffer: bool) -> None:
         """Copy a unit's weights out of the buffer.
@@ -328,13 +293,6 @@ class MicroBatch(Hooks):
             self.kept_buffer = unit.buffer
         unit.buffer = None
         del kept
-
-    def gathered(self, parameters: UnitParameters) -> list[Tensor]:
-        """Allocate a unit's whole weights."""
-        return [
-            self._new_tensor(shape, dtype, parameter.name + GATHERED, parameter.component)
-            for parameter, shape, dtype in parameters.gathered
-        ]
 
     def leave(self, unit: FSDPUnit) -> None:
         """Record the end of a unit's forward pass, and free its weights."""
@@ -392,18 +350,3 @@ class MicroBatch(Hooks):
         for unit in units:
             unit.buffer = None
         self.reduce_input = None
-
-    def whole_gradients(self, parameters: UnitParameters) -> list[Tensor]:
-        """Allocate the gradients of a unit that earlier micro-batches left."""
-        weights, dtype_of = parameters.trained if self.has_gradients else (), parameters.gathered_dtype
-        return [
-            self._new_tensor(weight.shape, dtype_of(weight), f"{weight.name}: gradient", "gradients")
-            for weight in weights
-        ]
-
-    def _new_tensor(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:
-        tape = self.parameters.tape
-        scope, tape.scope = tape.scope, ""
-        tensor = tape.new(shape, dtype, name, component=component)
-        tape.scope = scope
-        return tensor
