@@ -248,7 +248,7 @@ def test_no_label_of_a_chart_is_cut_on_a_phone(open_page, gpu):
 
 def test_the_reasons_of_an_interval_fit_a_phone(open_page):
     page = open_page("/?trainer=unsloth&autocast=bfloat16", viewport={"width": 320, "height": 800})
-    assert page.locator(".interval-reasons li").count() == 4
+    assert page.locator(".interval-reasons li").count() == 3
     assert_as_wide_as_the_screen(page, 320)
 
 
