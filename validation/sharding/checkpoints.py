@@ -15,6 +15,7 @@ import gc
 import multiprocessing
 import os
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,6 +178,8 @@ def _run_rank(body: dict[str, Any], folder: str, rank: int) -> None:
     torch.set_num_threads(1)
     parsed, device = parse_run(body), body["device"]
     sharding = parse_sharding({name: body[name] for name in body if name != "run"}, device["sharding"], device["count"])
+    # A run without a trainer is one of the Trainer, before which transformers knows of ZeRO-3.
+    sharding = replace(sharding, zero3_init_flag=parsed.estimate.training.zero3_init_flag)
     given = distributing(parsed.estimate.training, sharding)
     if "fsdp_config" in given:
         given["fsdp_config"] |= {"state_dict_type": parsed.run.state_dict_type}
