@@ -53,8 +53,8 @@ MOST_OF_WHOLE = {
     "trl-dpo": (1.26, 1.32),
     "trl-kto": (1.28, 1.35),
     "trl-orpo": (1.23, 1.29),
-    "trl-grpo": (1.57, 1.57),
-    "trl-rloo": (1.61, 1.70),
+    "trl-grpo": (1.34, 1.38),
+    "trl-rloo": (1.39, 1.48),
     "torchtune": (1.79, 1.43),
 }
 
