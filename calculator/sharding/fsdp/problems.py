@@ -142,10 +142,11 @@ def _broadcast_problems(prepared: PreparedModel) -> Iterator[Problem]:
 def _reference_problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Yield why a second model is refused.
 
-    It has no backward pass that frees its weights. TRL does not freeze it, and accelerate does not cast it.
+    It has no backward pass that frees its weights. TRL does not freeze it, and accelerate does not cast it. Releases of
+    TRL that freeze it are refused anyway.
     """
-    training = prepared.training
-    if trainer_of(training).compared(prepared) != "model":
+    training, trainer = prepared.training, trainer_of(prepared.training)
+    if trainer.compared(prepared) != "model" or trainer.freezes_reference(prepared):
         return
     second = compared_model(prepared, "model")
     dtype_of = {tensor.name: tensor.dtype for tensor in resident_tensors(second) if tensor.trained}

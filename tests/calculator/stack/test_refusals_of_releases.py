@@ -63,3 +63,10 @@ def test_experts_before_the_first_known_release_are_refused_with_the_reason() ->
         (found,) = refused.value.problems
         assert found.msg.endswith("; from 5.8 on it is: use 5.24")
         assert ("an expert is a module of its own" in found.msg) is known
+
+
+def test_a_frozen_reference_of_an_older_release_on_several_gpus_is_refused() -> None:
+    request = body("4.57", GEMMA3, trainer="trl-dpo")
+    request |= {"stack": {"transformers": "4.57", "trl": "0.24"}, "device": {"count": 2, "sharding": "fsdp"}}
+    with pytest.raises(PlanError, match=r"device\.count: DPOTrainer of TRL 0\.24 is modeled on one GPU only"):
+        estimate(parse_request(request))
