@@ -15,6 +15,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.training_step.rollout import rolled_out
+from tests.calculator.training_step.answered_step import answered_step
 from validation.random_grid.trainer_requests import GENERATING, random_trainer_request
 
 if TYPE_CHECKING:
@@ -57,15 +58,6 @@ def _random_request(family: str, number: int) -> Request | None:
         return None
 
 
-def _step(request: Request, *, traces_first: bool) -> TrainingStep | None:
-    series = SeriesCache(traces_first=traces_first)
-    try:
-        estimate(request, series, whole=True)
-    except PlanError:
-        return None
-    return series.step
-
-
 def _compare(step: TrainingStep) -> None:
     derived = step.derived_generation
     assert derived is not None
@@ -79,7 +71,7 @@ def _compare(step: TrainingStep) -> None:
 def test_derived_peaks_are_those_of_the_passes(family: str) -> None:
     for number in range(6):
         request = _random_request(family, number)
-        step = None if request is None else _step(request, traces_first=number % 2 > 0)
+        step = None if request is None else answered_step(request, traces_first=number % 2 > 0, whole=True)
         if step is not None and step.derived_generation is not None:
             _compare(step)
 
@@ -94,7 +86,7 @@ def _request(method: dict[str, Any], config: dict[str, Any], **training: Any) ->
 @pytest.mark.parametrize("trainer", ["trl-grpo", "trl-rloo"])
 def test_the_trained_pass_determines_the_passes(method: dict[str, Any], trainer: str) -> None:
     for traces_first in (False, True):
-        step = _step(_request(method, HEADS, trainer=trainer), traces_first=traces_first)
+        step = answered_step(_request(method, HEADS, trainer=trainer), traces_first=traces_first, whole=True)
         assert step is not None
         _compare(step)
 
@@ -121,7 +113,7 @@ def test_a_trace_determines_the_passes_of_each_size() -> None:
     ids=["copied keys", "two passes", "no checkpoints", "autocast", "wide head"],
 )
 def test_other_passes_are_interpreted(config: dict[str, Any], changes: dict[str, Any]) -> None:
-    step = _step(_request(LORA, config, **changes), traces_first=False)
+    step = answered_step(_request(LORA, config, **changes), traces_first=False, whole=True)
     assert step is not None
     assert step.derived_generation is None
 

@@ -15,6 +15,7 @@ from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.training_step.rollout import rolled_out
+from tests.calculator.training_step.answered_step import answered_step
 from validation.random_grid.trainer_requests import GENERATING, random_trainer_request
 
 if TYPE_CHECKING:
@@ -46,15 +47,6 @@ def _random_request(family: str, number: int) -> Request | None:
         return None
 
 
-def _step(request: Request, *, traces_first: bool) -> TrainingStep | None:
-    series = SeriesCache(traces_first=traces_first)
-    try:
-        estimate(request, series)
-    except PlanError:
-        return None
-    return series.step
-
-
 def _compare(step: TrainingStep) -> None:
     bound = step.generation_bound
     assert bound is not None
@@ -70,7 +62,7 @@ def _compare(step: TrainingStep) -> None:
 def test_no_pass_needs_more_than_its_bound(family: str) -> None:
     for number in range(6):
         request = _random_request(family, number)
-        step = None if request is None else _step(request, traces_first=number % 2 > 0)
+        step = None if request is None else answered_step(request, traces_first=number % 2 > 0)
         if step is not None and step.generation_bound is not None:
             _compare(step)
 
@@ -91,7 +83,7 @@ def test_a_bound_of_a_trace_holds_for_each_length() -> None:
 
 @pytest.mark.parametrize("changes", [{"autocast": "bfloat16"}, {"padding": True}])
 def test_passes_without_a_bound_are_interpreted(changes: dict[str, Any]) -> None:
-    step = _step(_request(**changes), traces_first=False)
+    step = answered_step(_request(**changes), traces_first=False)
     assert step is not None
     assert step.generation_bound is None
     assert step.deciding_peaks()[0].phase == "generation"
