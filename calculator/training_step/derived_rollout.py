@@ -13,18 +13,17 @@ interpreted.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.architecture.dimension import Dim, elements
+from calculator.architecture.dimension import Dim
 from calculator.common.dtype import ALLOCATION_ROUNDING, ITEMSIZE, rounded
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.families import forward_of
-from calculator.training_step.derived_passes import frees_earlier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from calculator.trainers.loop import GenerationBatch
     from calculator.training_step.run import Run
 
-    #: Bytes of a tensor, what it has as many of (tokens of all sequences, positions, or none of both), and the indices
-    #: of symbolic sizes by which they are multiplied.
-    Formula = tuple[int, Literal["tokens", "positions", "none"], tuple[int, ...]]
+    #: Bytes of a tensor for each token of all sequences, for each position, and apart from both, and the indices of
+    #: symbolic sizes by which they are multiplied. All but one of the bytes are 0.
+    Formula = tuple[int, int, int, tuple[int, ...]]
 
 #: The names of the numbers of sequences and of tokens of a micro-batch, and the end of the name of position ids.
 _ROWS, _LENGTH, _POSITIONS = "B", "S", "position_ids"
@@ -46,7 +45,7 @@ _OF_SCORES, _OF_TOKENS, _SMALL = 3, 2, 8
 #: No fewer sizes than tensors have that do not belong to the decoder.
 _OTHER_SIZES = 24
 #: The formula of a tensor without bytes.
-_NOTHING: Formula = (0, "none", ())
+_NOTHING: Formula = (0, 0, 0, ())
 
 
 class DerivedRollout(NamedTuple):
@@ -86,56 +85,55 @@ class _Decoder(NamedTuple):
     Attributes:
         events: The number of the size that is allocated by each event, or its inverse if it is freed.
         formulas: The formula of each of these sizes.
-        before: The formulas of the tensors that are allocated before the layer.
-        alive: The formulas of those that are alive while it runs.
+        before: The formulas of the tensors that are allocated before the layer, first those that are alive in it.
+        alive: The number of those that are alive while the layer runs.
+        input: The position of the layer's input among them.
         cached: The position where the layer appends keys and values to the cache.
         freed: The position from which on it has freed its own keys and values.
         end: The position after the layer.
         pair: The bytes of keys and of values for each token of each sequence.
-        input: The formula of the layer's input.
         keeps_input: Whether the decoder keeps the first layer's input while later layers run.
     """
 
     events: Sequence[int]
     formulas: dict[int, Formula]
     before: list[Formula]
-    alive: list[Formula]
+    alive: int
+    input: int
     cached: int
     freed: int
     end: int
     pair: tuple[int, int]
-    input: Formula
     keeps_input: bool
 
     @classmethod
     def of(cls, run: Run, decoder: TrainedDecoder, prepared: PreparedModel) -> _Decoder | None:
         """Read the events and the rows of a run, or return None if they do not determine a pass."""
-        copies, cached, rows = run.copies, decoder.cached, _Rows(run, prepared, decoder.layer.input_row)
-        start, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"]
-        events, ahead = copies.tape.events[start : decoder.end], copies.tape.events[decoder.start : start]
-        frees, pair = [~row for row in cached.rows], _widths(cached)
-        if pair is None or not {*frees}.issubset(events) or frees_earlier(events, decoder.first_row):
+        copies, cached, lifetimes = run.copies, decoder.cached, run.copies.lifetimes
+        start, after, end = copies.marks["layer 0 forward"], copies.marks["layer 1 forward"], decoder.end
+        freed, pair = max([lifetimes.ends[row] for row in cached.rows]) + 1, _widths(cached)
+        if pair is None or not start <= cached.at < freed <= after or copies.kinds.formulas == ():
+            return None  # a kind may have several symbolic shapes
+        if lifetimes.freed(range(decoder.first_row), start, end):
             return None
-        if copies.kinds.formulas == ():
-            return None  # a kind has several symbolic shapes
-        freed = max(map(events.index, frees)) + 1
-        if not start <= cached.at < start + freed <= end or rows.of_heads(events[cached.at - start : freed]) > 1:
+        rows, layer = _Rows(run, prepared, decoder.layer.input_row), lifetimes.next_row(start)
+        if rows.of_heads(lifetimes.allocated(cached.at, freed)) > 1:
             return None
-        allocated = [event for event in ahead if event >= 0]
-        before, layer = [*map(rows.formula_before, allocated)], rows.formulas_by_size(events)
-        if layer is None or None in before:
+        alive = lifetimes.surviving(decoder.start, start)
+        before = [*map(rows.formula_before, [*alive, *lifetimes.freed(range(decoder.first_row, layer), 0, start)])]
+        formulas = rows.formulas_by_size(range(layer, lifetimes.next_row(end)))
+        if formulas is None or None in before:
             return None
-        found, gone = dict(zip(allocated, before, strict=True)), {~event for event in ahead if event < 0}
         return cls(
-            events=copies.kinds.size_events[start : decoder.end],
-            formulas=layer,
+            events=copies.kinds.size_events[start:end],
+            formulas=formulas,
             before=[formula for formula in before if formula is not None],
-            alive=[formula for row, formula in found.items() if formula is not None and row not in gone],
+            alive=len(alive),
+            input=alive.index(decoder.layer.input_row),
             cached=cached.at - start,
-            freed=freed,
-            end=end - start,
+            freed=freed - start,
+            end=after - start,
             pair=pair,
-            input=found[decoder.layer.input_row] or _NOTHING,
             keeps_input=decoder.layer.keeps_input,
         )
 
@@ -144,18 +142,10 @@ class _Decoder(NamedTuple):
 
         `values` are those of symbolic sizes.
         """
-        of = {"tokens": tokens, "positions": positions, "none": 1}
-
-        def size(formula: Formula) -> int:
-            size, multiple, indices = formula
-            for index in indices:
-                size *= values[index]
-            return rounded(size * of[multiple])
-
-        sizes = {number: size(formula) for number, formula in self.formulas.items()}
-        before, alive, (given,) = ([*map(size, formulas)] for formulas in (self.before, self.alive, (self.input,)))
+        before = _sizes(self.before, values, tokens, positions)
+        sizes = dict(zip(self.formulas, _sizes(self.formulas.values(), values, tokens, positions), strict=True))
         both = sizes | {~number: -size for number, size in sizes.items()}
-        moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(alive))]
+        moments = [*accumulate(map(both.__getitem__, self.events), initial=sum(before[: self.alive]))]
         return _Alive(
             before=sum(before),
             until_cached=max(moments[: self.cached + 1]),
@@ -164,7 +154,7 @@ class _Decoder(NamedTuple):
             freed=max(moments[self.freed : self.end + 1]),
             after=max(moments[self.end :]),
             end=moments[-1],
-            input=given,
+            input=before[self.input],
             sizes=sizes,
         )
 
@@ -207,10 +197,14 @@ class _Alive(NamedTuple):
     sizes: dict[int, int]
 
 
-def allocated_by(events: Sequence[int]) -> list[int]:
-    """Return the rows that events allocate, in order."""
-    ordered = sorted(events)
-    return ordered[bisect_left(ordered, 0) :]
+def _sizes(formulas: Collection[Formula], values: Sequence[int], tokens: int, positions: int) -> list[int]:
+    """Return the bytes of tensors in a pass. `values` are those of symbolic sizes."""
+    if values:
+        return [
+            rounded((a * tokens + b * positions) * (prod([values[index] for index in indices]) if indices else 1) + c)
+            for a, b, c, indices in formulas
+        ]
+    return [rounded(a * tokens + b * positions + c) for a, b, c, _ in formulas]
 
 
 def _widths(cached: CachedPair) -> tuple[int, int] | None:
@@ -244,32 +238,32 @@ class _Rows:
         name, shape, dtype, _, _ = self._run.storages.traced(self._run.copies.kinds.of_row[row])
         return _NOTHING if self._gives_positions and name.endswith(_POSITIONS) else self._formula(shape, dtype)
 
-    def formulas_by_size(self, events: Sequence[int]) -> dict[int, Formula] | None:
-        """Return the formula of each size that events allocate. None if it has several, or one that is not known.
+    def formulas_by_size(self, rows: range) -> dict[int, Formula] | None:
+        """Return the formula of each size that rows have. None if it has several, or one that is not known.
 
         Tensors of one size that have as many bytes for each token have the same formula.
         """
-        kinds, (rows, length) = self._run.copies.kinds, self._batch
-        listed = {*map(kinds.of_row.__getitem__, allocated_by(events))}
-        _, shapes, dtypes, _, _ = zip(*map(self._run.storages.traced, listed), strict=True)
-        layouts = zip(map(id, shapes), dtypes, map(kinds.size_of.__getitem__, listed), strict=True)
+        kinds, traced, (batch, length) = self._run.copies.kinds, self._run.storages.traced, self._batch
+        size_of = kinds.size_of
         found: dict[int, Formula] = {}
-        for (_, dtype, number), shape in dict(zip(layouts, shapes, strict=True)).items():
+        for kind in {*kinds.of_row[rows.start : rows.stop]}:
+            _, shape, dtype, _, _ = traced(kind)
+            number = size_of[kind]
             known = found.get(number, _NOTHING)
-            if known[1] == "tokens" and len(shape) == 3 and shape[0] is rows and shape[1] is length is not shape[2]:
+            if known[0] and len(shape) == 3 and shape[0] is batch and shape[1] is length is not shape[2]:
                 continue
             formula = self._formula(shape, dtype)
             if formula is None or found.setdefault(number, formula) != formula:
                 return None
         return found
 
-    def of_heads(self, events: Sequence[int]) -> int:
-        """Return the number of tensors of heads that events allocate.
+    def of_heads(self, rows: range) -> int:
+        """Return the number of tensors of heads among rows.
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
         """
         of_row, traced = self._run.copies.kinds.of_row, self._run.storages.traced
-        return sum([len(traced(of_row[row])[1]) > 3 for row in allocated_by(events)])
+        return sum([len(traced(of_row[row])[1]) > 3 for row in rows])
 
     def _formula(self, shape: Shape, dtype: DType) -> Formula | None:
         """Return the formula of a shape, or None if it is not known."""
@@ -280,19 +274,22 @@ class _Rows:
 
 
 def _formula(shape: Shape, itemsize: int, sizes: set[int]) -> Formula | None:
-    named = [place for place, dim in enumerate(shape) if _is_named(dim, _LENGTH)]
-    symbolic = [dim for place, dim in enumerate(shape) if dim.__class__ is SymInt and place not in (0, *named)]
-    if not named:
-        if any(dim.__class__ is SymInt for dim in shape) or not sizes.isdisjoint(shape):
-            return None
-        return rounded(elements(shape) * itemsize), "none", ()
-    if len(named) > 1 or not named[0]:
+    of_length, size, indices = 0, itemsize, tuple[int, ...]()
+    for dim in shape[1:]:
+        if _is_named(dim, _LENGTH):
+            of_length += 1
+        elif isinstance(dim, SymInt):
+            indices += (dim.index,)
+        else:
+            size *= +dim
+    first = shape[0] if shape else 1
+    if of_length == 1 and _is_named(first, _ROWS):
+        return size, 0, 0, indices
+    if of_length == 1 and first.__class__ is not SymInt and first == 1:
+        return 0, size, 0, indices
+    if of_length or indices or first.__class__ is SymInt or not sizes.isdisjoint(shape):
         return None
-    others = [dim for place, dim in enumerate(shape) if place not in (0, *named) and dim.__class__ is not SymInt]
-    size, indices = elements((*others,)) * itemsize, tuple([dim.index for dim in symbolic if isinstance(dim, SymInt)])
-    if _is_named(shape[0], _ROWS):
-        return size, "tokens", indices
-    return (size, "positions", indices) if shape[0].__class__ is not SymInt and shape[0] == 1 else None
+    return 0, 0, rounded(size * +first), ()
 
 
 def _is_named(dim: int, name: str) -> bool:
