@@ -98,13 +98,16 @@ def untraced_trainer(versions: StackVersions, trainer: str | None) -> Iterator[s
 
 def is_older_trainer(trainer: str | None, versions: StackVersions) -> bool:
     """Return whether the release of TRL is an older one of a trainer other than trl-sft, and is modeled."""
-    return trainer in OLDER_TRAINERS and _is_between(versions.trl, *OLDER_TRAINERS[trainer])
+    return _is_older_trainer(trainer, versions.trl)
 
 
 @lru_cache(maxsize=256)
-def _is_between(text: str, first: Release, last: Release) -> bool:
-    """Return whether a release is one of those between the first and the last one."""
-    return first <= release(text)[:2] <= last
+def _is_older_trainer(trainer: str | None, trl: str) -> bool:
+    """Return the same for a release of TRL."""
+    if trainer not in OLDER_TRAINERS:
+        return False
+    first, last = OLDER_TRAINERS[trainer]
+    return first <= release(trl)[:2] <= last
 
 
 def knows_trainer(trainer: str | None, versions: StackVersions) -> bool:

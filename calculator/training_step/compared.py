@@ -103,7 +103,7 @@ class ModelPasses:
             skipped = None
         head = trainer_of(prepared.training).fused_head(compared)
         if skipped is not None and head is not None:
-            return named(tape, name, partial(self._skipped, name, compared, skipped, head))[0]
+            return self._skipped(name, compared, skipped, head)
         run = partial(self._run, prepared, name, compared, skips=skips)
         layers: Repetition | None
         if outer.hooks is not NO_HOOKS or (outer.unrolls and not outer.repeats_layers):
@@ -122,17 +122,15 @@ class ModelPasses:
         if before is not None:
             before(self.context.tape)
 
-    def _skipped(
-        self, name: str, compared: Compared | None, skipped: SkippedPasses, head: FusedHead
-    ) -> tuple[Outputs, Repetition]:
+    def _skipped(self, name: str, compared: Compared | None, skipped: SkippedPasses, head: FusedHead) -> Outputs:
         """Return the outputs of a pass that is left out."""
         context, tape = self.context, self.context.tape
         skipped.begin(tape, name, compared, context.dtype)
         with _NoGrad(tape, in_eval_mode=False):
             tape.component = "logits_and_loss"
-            outputs = head.allocate_outputs(context)
+            outputs = head.allocate_outputs(context, name)
             tape.component = "activations"
-        return outputs, context.repetition
+        return outputs
 
     def _run(
         self,

@@ -145,21 +145,33 @@ class TrainedPass(NamedTuple):
     last: int
     more: int
 
-    def own(self, layer: DerivedLayer, compared: str | None) -> int | None:
+    def own(self, layer: DerivedLayer, references: Iterable[str | None]) -> dict[str | None, int | None]:
         """Return the most bytes that a pass without a graph has alive itself, or None if its layers do not decide.
 
-        `compared` is the reference that runs, or None for the trained model.
+        `references` has the reference that each pass runs, or None for the trained model.
         """
-        if compared == "model" and layer.trains:
-            return None
-        both = self._of_base() if compared == "without adapters" else (self.sizes, self.sizes)
+        found: dict[str | None, int | None] = {}
+        of_model: dict[bool, int | None] = {}
+        for compared in references:
+            is_base = compared == "without adapters"
+            if compared == "model" and layer.trains:
+                found[compared] = None
+                continue
+            if is_base not in of_model:
+                of_model[is_base] = self._own(layer, is_base=is_base)
+            found[compared] = of_model[is_base]
+        return found
+
+    def _own(self, layer: DerivedLayer, *, is_base: bool) -> int | None:
+        """Return the same for the trained model with its adapters or without."""
+        both = self._of_base() if is_base else (self.sizes, self.sizes)
         if both is None:
             return None
         allocated, freed = both
         changes = [*allocated, *map(neg, reversed(freed))]
         alive = [*accumulate(map(changes.__getitem__, self.events), initial=0)]
         most = max(alive[self.first : self.last + 1]) + (self.more if layer.keeps_input else 0)
-        return most if most >= max(*alive[: self.first + 1], *alive[self.last :]) else None
+        return most if most >= max(alive) else None
 
     def _of_base(self) -> tuple[list[int], list[int]] | None:
         """Return what each row adds when it is allocated and frees later without adapters, or None if that is unknown.
@@ -199,14 +211,10 @@ def find_own(context: Context, skipped: SkippedPasses, references: Iterable[str 
     """
     missing = [compared for compared in references if compared not in skipped.own]
     layer, trained = skipped.layer, _trained_on_tape(context, skipped) if missing else None
-    for compared in missing:
-        skipped.own[compared] = None
-        if (
-            trained is not None
-            and layer is not None
-            and (compared != "without adapters" or lists_every_adapter(context))
-        ):
-            skipped.own[compared] = trained.own(layer, compared)
+    skipped.own |= dict.fromkeys(missing)
+    if trained is not None and layer is not None:
+        listed = [compared for compared in missing if compared != "without adapters" or lists_every_adapter(context)]
+        skipped.own |= trained.own(layer, listed)
 
 
 def _trained_on_tape(context: Context, skipped: SkippedPasses) -> TrainedPass | None:

@@ -52,4 +52,4 @@ def _own(run: Run, recording: Recording, left: LeftOut, layer: DerivedLayer) -> 
         marks["layer 1 forward"] - start,
         sizes[layer.input_row] if run.repetition.copies else 0,
     )
-    return {compared: trained.own(layer, compared) for compared in {reference for _, reference in left.passes}}
+    return trained.own(layer, {reference for _, reference in left.passes})

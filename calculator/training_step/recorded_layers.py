@@ -165,7 +165,7 @@ def _run_again(context: Context) -> bool:
     if training.use_liger_kernel or context.is_reentrant or not can_be_recorded(context):
         return False
     prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    if prepared.recorded_passes.are_replayed:
+    if prepared.recorded_passes.are_replayed or trainer.runs_to_score(prepared):
         return False
     return trainer.compared(prepared) == "model" and is_like_second(prepared)
 

@@ -45,6 +45,8 @@ def may_follow(context: Context, prepared: PreparedModel) -> bool:
     training, trainer = context.training, trainer_of(context.training)
     if not trainer.facts.compares or not training.gradient_checkpointing or training.autocast is not None:
         return False
+    if trainer.runs_to_score(prepared):
+        return False  # they run before it
     compared = trainer.compared(prepared)
     if compared is None or not isinstance(trainer.head(context), FusedHead):
         return False

@@ -68,10 +68,13 @@ class FusedHead:
         context.router_logits = None
         return ops.add(loss, ops.scale(aux_loss, "times the coefficient"), "loss of the model"), [*outputs, aux_loss]
 
-    def allocate_outputs(self, context: Context) -> tuple[Tensor, list[Tensor]]:
-        """Allocate what a no-grad call returns, in place of the call. No router has logits."""
+    def allocate_outputs(self, context: Context, prefix: str) -> tuple[Tensor, list[Tensor]]:
+        """Allocate what a no-grad call returns, in place of the call. No router has logits.
+
+        `prefix` is that of the names of the pass.
+        """
         tape, shape = context.tape, (context.batch, named(context.length - 1, "S - 1"))
-        context.set_scope("loss: ")
+        context.set_scope(f"{prefix}loss: ")
         mask = tape.new(shape, "bool", "labeled")
         log_probs = tape.new(shape, "float32", "log-probabilities")
         others = [tape.new(shape, "bool" if name == "is_top1" else "float32", name) for name in self.outputs]
