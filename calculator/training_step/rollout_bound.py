@@ -8,11 +8,15 @@ tokens of each. A graph only adds tensors and references. So each storage of a p
 the forward pass, times the number of micro-batches. At no operation are more storages of its formula alive. What only
 `generate` has is counted by itself: cached keys and values, tables of the positions of every sequence, the ids of its
 loop, and scores of the next token. A pass of which this is not certain has no bound.
+
+The first bound counts each storage of the forward pass as if none were freed. It takes the fewest steps. If it does not
+suffice, the storages of each formula that are alive at once are counted.
 """
 
 from __future__ import annotations
 
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.dtype import ALLOCATION_ROUNDING, FLOATS, rounded
@@ -41,6 +45,8 @@ _OF_TOKENS, _OF_POSITIONS, _OF_SCORES = 16, 16, 12
 #: No fewer small tensors than there are: special tokens and the numbers that one token makes, and the windows of each
 #: layer.
 _SMALL, _OF_WINDOWS = 512, 4
+#: The number of sizes of these kinds and of small tensors.
+_OTHER_SIZES = 4
 
 
 class Need(NamedTuple):
@@ -71,18 +77,20 @@ class Batch(NamedTuple):
 
 
 class RolloutBound:
-    """The bound on the passes of `generate` in a step: a quick one on all together, and a lower one on each.
+    """The bound on the passes of `generate` in a step: quick ones on all together, and a lower one on each.
 
-    The lower bound is computed when the quick one does not suffice.
+    Each is computed when those before it do not suffice.
     """
 
-    __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_sizes", "quick")
+    __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_quick", "_run", "total")
 
-    def __init__(self, blocks: PassBlocks, sizes: Sequence[int], training: Training, prompt: int) -> None:
-        """Compute the quick bound. `prompt` is the number of tokens of a prompt, and `sizes` are those of a run."""
-        self._blocks, self._sizes, self._prompt = blocks, sizes, prompt
+    def __init__(self, blocks: PassBlocks, run: Run, training: Training, prompt: int) -> None:
+        """Take the blocks of a pass, and the run of a micro-batch. `prompt` is the number of tokens of a prompt."""
+        self._blocks, self._run, self._prompt = blocks, run, prompt
         self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
-        self.quick = blocks.of_passes(sizes, self._batch, prompt)
+        #: The bound that counts each storage of the forward pass. None if sizes were symbolic.
+        self.total = blocks.of_each(run, self._batch, prompt) if run.storages.digits is None else None
+        self._quick: QuickNeed | None = None
         self._lower: tuple[Need, Need] | None = None
 
     @classmethod
@@ -93,19 +101,27 @@ class RolloutBound:
         """
         copies = run.copies
         if copies.pass_blocks is None:
-            copies.pass_blocks = PassBlocks.of(run, prepared) or ()
-        if not copies.pass_blocks:
-            return None
-        return cls(copies.pass_blocks, run.storages.sizes, prepared.training, prompt)
+            copies.pass_blocks = PassBlocks.of(prepared) or ()
+        return cls(copies.pass_blocks, run, prepared.training, prompt) if copies.pass_blocks else None
+
+    @property
+    def quick(self) -> QuickNeed | None:
+        """The bound that counts the storages of each formula. None if their formulas are not known."""
+        if self._quick is None and self._blocks.read(self._run, self._batch):
+            self._quick = self._blocks.of_passes(self._run.storages.sizes, self._batch, self._prompt)
+        return self._quick
 
     def is_below(self, size: int) -> bool:
         """Return whether all passes are certain to have fewer bytes alive."""
-        return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
+        if self.total is not None and self.total.bytes < size:
+            return True
+        quick = self.quick
+        return quick is not None and (quick.bytes < size or max([need.bytes for need in self.lower]) < size)
 
     def sizes_above(self, limit: int) -> int:
         """Return no fewer sizes than are above a limit in any pass."""
         batch = self._batch
-        blocks = self._blocks.of_pass(self._sizes, batch, self._prompt, batch.length).blocks
+        blocks = self._blocks.of_pass(self._run.storages.sizes, batch, self._prompt, batch.length).blocks
         return sum([size > limit for size, _ in blocks])
 
     @property
@@ -115,48 +131,65 @@ class RolloutBound:
         No later token attends to the prompts' own tensors, and one token has few.
         """
         if self._lower is None:
-            of_pass, sizes, batch = self._blocks.of_pass, self._sizes, self._batch
+            of_pass, sizes, batch = self._blocks.of_pass, self._run.storages.sizes, self._batch
             self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch.length)
         return self._lower
 
 
-class PassBlocks(NamedTuple):
-    """The blocks of a pass of `generate` for any sizes.
+class PassBlocks:
+    """The blocks of a pass of `generate` for any sizes. Those of the forward pass are read when they are needed."""
 
-    Attributes:
-        forward: The blocks of the trained forward pass.
-        cached: The bytes of keys and of values of a token, and their number.
-        others: The bytes of what else a token of the pass, any token and a sequence have.
-        small: The number of small tensors.
-    """
+    __slots__ = ("_cached", "_forward", "_head_dim", "_is_float32", "_is_sdpa", "_others", "_small", "_widths")
 
-    forward: ForwardBlocks
-    cached: list[Blocks]
-    others: tuple[int, int, int]
-    small: int
-
-    @classmethod
-    def of(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
-        """Return the blocks from the run of a micro-batch, or None if it is not certain that they are all."""
-        model, training = prepared.model, prepared.training
-        widths = model.cached_widths
-        if widths is None or not is_bounded(prepared):
-            return None
-        batch, head_dim = (training.micro_batch_size, training.sequence_length), model.config["head_dim"]
-        heads = {head_dim, *chain.from_iterable([pair for pair, _ in widths])}
-        forward = ForwardBlocks.of(run.copies, run.storages, batch, heads)
-        if forward is None:
-            return None
+    def __init__(self, prepared: PreparedModel, widths: Widths) -> None:
+        model = prepared.model
+        self._widths, self._head_dim = widths, model.config["head_dim"]
+        self._is_sdpa, self._is_float32 = prepared.training.attention == "sdpa", prepared.hidden_dtype == "float32"
         of_types = (model.config.get("rotary_dim_by_type") or {}).values()
         scores = max(model.output.out_features, model.output.in_features)
-        others = 4 * max(head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
-        small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
-        return cls(forward, _cached(prepared, widths, forward), others, small)
+        #: The bytes of what else than storages of the forward pass a token of the pass, any token and a sequence have.
+        self._others = 4 * max(self._head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
+        #: The number of small tensors.
+        self._small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
+        #: The blocks of the trained forward pass. An empty tuple if their formulas are not known, None until they are
+        #: read.
+        self._forward: ForwardBlocks | tuple[()] | None = None
+        #: The bytes of keys and of values of a token, and their number.
+        self._cached: list[Blocks] = []
+
+    @classmethod
+    def of(cls, prepared: PreparedModel) -> PassBlocks | None:
+        """Return the blocks, or None if it is not certain that they are all."""
+        widths = prepared.model.cached_widths
+        return None if widths is None or not is_bounded(prepared) else cls(prepared, widths)
+
+    def read(self, run: Run, batch: Batch) -> bool:
+        """Read the blocks of the forward pass from the run of a micro-batch. Return whether they are known."""
+        if self._forward is None:
+            heads = {self._head_dim, *chain.from_iterable([pair for pair, _ in self._widths])}
+            found = ForwardBlocks.of(run.copies, run.storages, (batch.rows, batch.length), heads)
+            self._forward = found or ()
+            self._cached = [] if found is None else self._cached_with(found)
+        return bool(self._forward)
+
+    def of_each(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
+        """Return no less than the need of any pass after a prompt, from each storage of a run whose sizes are known.
+
+        A number of a key or a value has at most 4 bytes.
+        """
+        copies, rows = run.copies, batch.times * batch.rows
+        count = copies.lifetimes.next_row(copies.marks["backward"])
+        total = batch.times * sum(map(itemgetter(4), copies.tape.rows[:count]))
+        others = sum([size * number for size, number in self._of_generate(rows, prompt, batch.length)])
+        cached = [(rounded(rows * batch.length * 4 * width), n + 1) for pair, n in self._widths for width in pair]
+        of_cache = sum([size * number for size, number in cached])
+        sizes = count + _OTHER_SIZES + 2 * len(cached)
+        return QuickNeed(total + others + of_cache, total + others + 2 * of_cache, sizes)
 
     def of_pass(self, sizes: Sequence[int], batch: Batch, tokens: int, attended: int) -> Need:
         """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
-        others, cached = self._of_generate(batch.times * batch.rows, tokens, attended)
-        blocks = self.forward.blocks(sizes, batch.times, (tokens, attended, batch.length)) + others + cached
+        others, cached = self._of_both(batch.times * batch.rows, tokens, attended)
+        blocks = self._known.blocks(sizes, batch.times, (tokens, attended, batch.length)) + others + cached
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
         if tokens == attended:
@@ -165,30 +198,42 @@ class PassBlocks(NamedTuple):
 
     def of_passes(self, sizes: Sequence[int], batch: Batch, prompt: int) -> QuickNeed:
         """Return no less than the need of any pass after a prompt, in fewer steps than `of_pass` takes."""
-        others, cached = self._of_generate(batch.times * batch.rows, prompt, batch.length)
-        total, count = self.forward.most(sizes, batch.times, (prompt, batch.length, batch.length))
+        others, cached = self._of_both(batch.times * batch.rows, prompt, batch.length)
+        total, count = self._known.most(sizes, batch.times, (prompt, batch.length, batch.length))
         of_cache = sum([size * count for size, count in cached])
         alive = total + sum([size * count for size, count in others]) + of_cache
-        return QuickNeed(alive, alive + of_cache, count + len(others) + 2 * len(cached))
+        return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(cached))
 
-    def _of_generate(self, rows: int, tokens: int, attended: int) -> tuple[list[Blocks], list[Blocks]]:
+    @property
+    def _known(self) -> ForwardBlocks:
+        assert self._forward, "the blocks are read first"
+        return self._forward
+
+    def _of_both(self, rows: int, tokens: int, attended: int) -> tuple[list[Blocks], list[Blocks]]:
         """Return what only `generate` has in a pass, and the keys and values that it has cached."""
-        of_position, of_token, of_row = self.others
-        others = [
+        cached = [(rounded(rows * attended * size), count) for size, count in self._cached]
+        return self._of_generate(rows, tokens, attended), cached
+
+    def _of_generate(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
+        """Return what only `generate` has in a pass, without what it has cached."""
+        of_position, of_token, of_row = self._others
+        return [
             (rounded(rows * tokens * of_position), _OF_POSITIONS),
             (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
             (rounded(rows * of_row), _OF_SCORES),
-            (ALLOCATION_ROUNDING, self.small),
+            (ALLOCATION_ROUNDING, self._small),
         ]
-        return others, [(rounded(rows * attended * size), count) for size, count in self.cached]
 
+    def _cached_with(self, forward: ForwardBlocks) -> list[Blocks]:
+        """Return the bytes of cached keys and values of a token, and the number of layers and of those replaced.
 
-def _cached(prepared: PreparedModel, widths: Widths, forward: ForwardBlocks) -> list[Blocks]:
-    """Return the bytes of cached keys and values of a token, and the number of layers and of those that are replaced.
-
-    Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
-    """
-    is_known = prepared.training.attention == "sdpa" and not forward.of_heads.isdisjoint(FLOATS)
-    in_float32 = frozenset[int]() if is_known else forward.float32
-    itemsize = 4 if prepared.hidden_dtype == "float32" or "float32" in forward.of_heads else 2
-    return [(width * (4 if width in in_float32 else itemsize), count + 1) for pair, count in widths for width in pair]
+        Queries, keys and values of sdpa have one dtype, which is that of heads if rotation makes tensors of these.
+        """
+        is_known = self._is_sdpa and not forward.of_heads.isdisjoint(FLOATS)
+        in_float32 = frozenset[int]() if is_known else forward.float32
+        itemsize = 4 if self._is_float32 or "float32" in forward.of_heads else 2
+        return [
+            (width * (4 if width in in_float32 else itemsize), count + 1)
+            for pair, count in self._widths
+            for width in pair
+        ]
