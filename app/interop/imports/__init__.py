@@ -19,6 +19,7 @@ from app.interop.imports import (
 )
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
+from app.interop.imports.modeled_settings import with_modeled_settings
 from app.interop.imports.text import mapping
 from calculator.common.errors import refusal
 from calculator.estimation.request import parse_request
@@ -81,7 +82,7 @@ def read(
         imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
     imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
-    return imported
+    return with_modeled_settings(imported)
 
 
 def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's word

@@ -21,7 +21,11 @@ class Script:
     """The calls of Python code, its arguments that are no literals or are defaults, and the releases that it pins."""
 
     calls: tuple[str, ...] = ()
+    #: The called classes that set up a run and are not modeled: trainers, and configurations of PEFT's methods.
+    others: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    #: The expression of the PEFT configuration that a trainer or get_peft_model gets; empty if there is none.
+    peft_config: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     frozen: FrozenParameters = field(default_factory=FrozenParameters)

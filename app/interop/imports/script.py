@@ -13,7 +13,9 @@ from app.interop.imports import base_storage, exported_loop, other_runs, tasks, 
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_parameters import cast_copies, settings_of
+from app.interop.imports.loaded_dtype import loaded_dtype
 from app.interop.imports.lora_layers import lora_layers
+from app.interop.imports.other_classes import other_trainer, refuse_other_method
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import model_or_none, reference
@@ -53,9 +55,10 @@ def imported(keys: Keys, given: Any) -> Imported:
     method = base_storage.but_for_stated(_method(keys, calls, model_or_none(model), is_unsloth=is_unsloth), model)
     if trainer == "trl-orpo" and method["name"] == "qlora":
         method["prepare_model_for_kbit_training"] = True  # by ORPOTrainer itself
-    loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
+    by_trl = by_name and trainer.startswith("trl") and not is_unsloth
     task = {"task": "feature_extraction"} if embeds else tasks.task_of(keys)
-    training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
+    dtype = loaded_dtype(keys, method, model, by_trl=by_trl, by_unsloth=is_unsloth)
+    training: dict[str, Any] = {"trainer": trainer, "dtype": dtype}
     loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
     if is_unsloth:
         training = _unsloth_training(keys, calls, method, model, training)
@@ -138,6 +141,9 @@ def _list_unread(keys: Keys) -> None:
 
 
 def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> TrainerName:
+    other = other_trainer(keys.script.others)
+    if trainer_of(calls) is None and other is not None and not is_unsloth:
+        return trainer_or_warn(keys, other)
     return trainer_or_warn(keys, trainer_of(calls) or ("trl-sft" if is_unsloth else "transformers"))
 
 
@@ -147,20 +153,6 @@ def _defaults(keys: Keys, calls: tuple[str, ...], trainer: str, *, is_unsloth: b
         return UNSLOTH_CONFIG
     plain = trainer == "transformers" or not any(name in calls for name in CLASSES if name.endswith("Config"))
     return TRAINING_ARGUMENTS if (plain and "TrainingArguments" in calls) or trainer == "transformers" else TRL_CONFIG
-
-
-def _dtype(keys: Keys, *, loads_float32: bool) -> str:
-    init = keys.take("model_init_kwargs", {})
-    if isinstance(init, dict):
-        keys.left |= {key: value for key, value in init.items() if key not in keys.left}
-    else:
-        keys.miss("model_init_kwargs", init, "is not an object: it is not read")
-    keys.rename("torch_dtype", "dtype")
-    if keys.left.get("dtype") == "auto":
-        keys.take("dtype")
-        loads_float32 = False
-    default = "float32" if loads_float32 else "bfloat16"
-    return keys.choice("dtype", _DTYPES, default, default)
 
 
 def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unsloth: bool) -> dict[str, Any]:
@@ -184,6 +176,11 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"
         keys.miss("quantization_config", base["quant_method"], why)
+    if not adapts:
+        refuse_other_method(keys.script.others)
+    if not adapts and keys.script.peft_config:
+        why = "is not read, since its class is not called in the code: no adapter is assumed"
+        keys.miss("peft_config", keys.script.peft_config, why)
     if not adapts and not in_4_bits:
         return {"name": "full", **settings_of(keys)}
     if not adapts:
