@@ -135,6 +135,8 @@ def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, A
         keys.miss("max_length", None, f"rows are not cut: {defaults.length:,} tokens are assumed")
     elif not cuts and defaults.length is None:
         keys.take("max_length")
+        if keys.script.cut_length is not None:
+            return {"sequence_length": keys.script.cut_length}
         keys.miss("max_length", None, f"{trainer} takes the lengths from the dataset: set sequence_length yourself")
         return {}
     return {"sequence_length": keys.integer("max_length", defaults.length or 1024)}

@@ -30,6 +30,8 @@ def language_targets(
     whether the method has settings for single layers, as LoRA has.
     """
     freezes = keys.flag("freeze_vision_tower", default=True)
+    if keys.left.get("freeze_multi_modal_projector") is True:
+        keys.forget(("freeze_multi_modal_projector",))
     every = named in (None, ["all"])
     if model is not None and model.towers and model.model_type in KNOWN and freezes:
         names = {name for name, _ in linear_modules(model) if model.reads_text(name) and name != model.head}

@@ -56,6 +56,9 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         value = keys.take(name, modeled)
         if value != modeled:
             keys.miss(name, value, f"is modeled as {str(modeled).lower()}")
+    options = keys.left.get("generation_kwargs")
+    if isinstance(options, dict) and set(options) <= {"min_new_tokens"}:
+        keys.forget(["generation_kwargs"])
     groups = _groups(keys, trainer)
     return {
         "sequence_length": prompt + completion,

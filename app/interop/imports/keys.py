@@ -31,6 +31,10 @@ class Script:
     frozen: FrozenParameters = field(default_factory=FrozenParameters)
     #: The training settings of a loop that Headroom writes. None if there is no such loop.
     loop: Mapping[str, Any] | None = None
+    #: The training settings of the rows that Headroom writes for a trainer. Empty if there are none.
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    #: The number of tokens at which a tokenizer cuts texts. None if the code does not state it.
+    cut_length: int | None = None
     #: The method of the bottleneck adapters that Headroom writes. None if there are none.
     adapters: Mapping[str, Any] | None = None
     #: The training settings of rows with images that Headroom writes. Empty if there are none.

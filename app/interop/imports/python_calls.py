@@ -11,6 +11,7 @@ from app.interop.imports.exported_adapters import adapters_in
 from app.interop.imports.exported_images import images_in
 from app.interop.imports.exported_launch import launch_in
 from app.interop.imports.exported_loop import loop_in
+from app.interop.imports.exported_rows import rows_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD
@@ -103,6 +104,8 @@ def keys_of(text: str) -> Keys:
         pins=pins(code),
         frozen=frozen_in(modules),
         loop=loop_in(modules),
+        rows=rows_in(modules),
+        cut_length=found.cut_length,
         adapters=adapters_in(modules),
         images=images_in(modules),
     )
@@ -152,6 +155,7 @@ class _Calls(ast.NodeVisitor):
         self.of_trainers: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
         self.peft_config = ""
+        self.cut_length: int | None = None
         #: The arguments whose value is a default of the code.
         self.defaults: dict[str, str] = {}
 
@@ -192,6 +196,8 @@ class _Calls(ast.NodeVisitor):
         self.names.declare(node)
         self.names.called(node)
         called = _tail(node.func)
+        if called.endswith("tokenizer") and self.cut_length is None:
+            self.cut_length = self._cut_length(node)
         if is_other(called) and called not in OF_UNSLOTH and called not in self.names.classes:
             self.others.append(called)
         name = _READ.fullmatch(OF_UNSLOTH.get(called, loads(called)))
@@ -205,6 +211,13 @@ class _Calls(ast.NodeVisitor):
             self.of_trainers.append((name[0], given))
         else:
             self._note(given)
+
+    def _cut_length(self, node: ast.Call) -> int | None:
+        """Return the number of tokens at which a tokenizer's call cuts a text; None if it does not."""
+        given = {keyword.arg: self.names.value(keyword.value) for keyword in node.keywords}
+        length = given.get("max_length")
+        cuts = given.get("truncation") not in (None, False, UNREAD, "do_not_truncate")
+        return length if cuts and type(length) is int else None
 
     def settle(self) -> None:
         """Note the arguments of the trainer that is read, and of the call that loads a task's model."""

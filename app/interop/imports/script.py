@@ -7,11 +7,13 @@ models/llama.py and models/rl.py.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports import base_storage, exported_loop, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
+from app.interop.imports.exported_rows import with_rows
 from app.interop.imports.frozen_parameters import cast_copies, settings_of
 from app.interop.imports.loaded_dtype import loaded_dtype
 from app.interop.imports.lora_layers import lora_layers
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 #: Arguments that a script gives functions and classes of its own.
 FUNCTIONS = ("reward_funcs", "tools", "environment_factory")
+
+#: The name of a file in an expression.
+_JSON = re.compile(r"[\w.-]{1,100}\.json")
 
 _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
@@ -87,7 +92,11 @@ def _plain_training(
     """Return the settings of a loop that Headroom exported, or of the trainer's arguments."""
     defaults = _defaults(keys, calls, trainer, is_unsloth=False)
     _set_length_of_images(keys)
-    return exported_loop.settings_of(keys, loop) if loop is not None else arguments(keys, trainer, defaults)
+    if loop is not None:
+        return exported_loop.settings_of(keys, loop)
+    in_float32 = keys.take("autocast_adapter_dtype", default=True)
+    found = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
+    return found if in_float32 else {**found, "adapter_dtype": "model"}
 
 
 def _unsloth_training(
@@ -130,13 +139,19 @@ def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[st
 
 
 def _list_unread(keys: Keys) -> None:
+    file = _JSON.search(keys.script.unread.get("deepspeed", ""))
+    if file is not None:
+        keys.left.setdefault("deepspeed", file[0])
     for key, text in keys.script.unread.items():
+        if file is not None and key == "deepspeed":
+            continue
         if key not in (*WITHOUT_EFFECT["script"], *FUNCTIONS, "model_name") and not (
             key == tasks.AUTO_MODEL and tasks.is_read(text)
         ):
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
+    is_exported = bool(keys.script.rows or keys.script.images) or keys.script.loop is not None
     for key, text in keys.script.defaults.items():
-        if key not in WITHOUT_EFFECT["script"]:
+        if key not in WITHOUT_EFFECT["script"] and not (is_exported and key == "model_name"):
             keys.miss(key, text, "is an option or a parameter of the code: its default is used")
 
 
