@@ -28,7 +28,9 @@ def plan(trainer, **training):
         plan("trl-grpo", max_completion_length=400, num_generations=4, autocast="bfloat16"),
         {
             **plan("transformers", dtype="float32", sequence_length=300),
-            **{"model": "google-bert/bert-base-uncased", "task": "seq_cls", "num_labels": 3},
+            "model": "google-bert/bert-base-uncased",
+            "task": "seq_cls",
+            "num_labels": 3,
             "method": {"name": "lora", "r": 8, "target_modules": ["query"]},
         },
     ],
