@@ -5,13 +5,14 @@ Source: TRL 1.16, scripts/sft.py, trainer/model_config.py, and get_quantization_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from app.interop.imports.arguments import TRL_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.command import SUBCOMMAND
 from app.interop.imports.distribution import distributed
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
+from calculator.inputs.sharding import QuantStorage
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
@@ -21,6 +22,13 @@ _DTYPES = {"auto": "bfloat16", **{name: name for name in ("bfloat16", "float16",
 
 #: TRL prepares no model for k-bit training.
 UNPREPARED = {"prepare_model_for_kbit_training": False}
+
+
+def quant_storage(keys: Keys) -> dict[str, Any]:
+    """Return the dtype of the tensors with packed 4-bit weights, if the configuration names one."""
+    choices = {name: name for name in get_args(QuantStorage)}
+    name = keys.choice("bnb_4bit_quant_storage", choices, "uint8", "uint8")
+    return {"quant_storage": name} if name != "uint8" else {}
 
 
 def imported(keys: Keys, given: Any) -> Imported:
@@ -55,6 +63,7 @@ def _method(keys: Keys) -> dict[str, Any]:
     quantization = {
         "quant_type": keys.choice("bnb_4bit_quant_type", {n: n for n in ("nf4", "fp4")}, "nf4", "nf4"),
         "double_quant": keys.flag("use_bnb_nested_quant"),
+        **quant_storage(keys),
         **UNPREPARED,
     }
     if not adapts:

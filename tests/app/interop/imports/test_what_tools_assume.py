@@ -311,3 +311,31 @@ parallelism_config: {parallelism_config_cp_size: 2, parallelism_config_dp_shard_
 
 def test_a_formatted_string_is_a_value():
     assert read('n = "0.6B"\nSFTTrainer(model=f"Qwen/Qwen3-{n}")').request["model"] == "Qwen/Qwen3-0.6B"
+
+
+PEFTS = """accelerate launch --num_processes 2 train.py --model_name_or_path Qwen/Qwen3-4B --bf16 True --packing True \\
+  --max_length 1024 --chat_template_format none --use_flash_attn True --use_peft_lora True --use_reentrant True \\
+  --use_4bit_quantization True --bnb_4bit_compute_dtype bfloat16 --bnb_4bit_quant_storage_dtype bfloat16 --splits train
+"""
+
+
+def test_a_command_of_pefts_own_script_is_a_run_of_trls_sft_trainer_with_the_scripts_defaults():
+    found = read(PEFTS)
+    method, settings = found.request["method"], found.request["training"]
+    assert (method["name"], method["r"], method["lora_alpha"], method["lora_dropout"]) == ("qlora", 64, 16, 0.1)
+    assert (method["quant_storage"], len(method["target_modules"])) == ("bfloat16", 7)
+    assert (settings["trainer"], settings["dtype"], settings["attention"]) == (
+        "trl-sft",
+        "bfloat16",
+        "flash_attention_2",
+    )
+    assert settings["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert found.request["device"] == {"count": 2, "sharding": "ddp"}
+    assert found.not_understood == ()
+    plain = read("python train.py --model_name_or_path Qwen/Qwen3-4B --use_peft_lora True").request
+    assert (plain["training"]["dtype"], plain["training"]["gradient_checkpointing"]) == ("float32", True)
+
+
+def test_a_command_of_pefts_own_script_with_unsloth_is_refused():
+    with pytest.raises(PlanError, match="paste a script of Unsloth"):
+        read("python train.py --model_name_or_path Qwen/Qwen3-4B --use_peft_lora True --use_unsloth True")
