@@ -38,6 +38,16 @@ _COMMENT = re.compile(r"(?m)^[ \t]*#.*$")
 _SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
 
 
+#: A comment of a configuration that names its subcommand: `# dpo_config.yaml`, or the command that reads it.
+_NAMED = re.compile(rf"(?m)^[ \t]*#[^\n]{{0,200}}?(?:(?<![\w-])({_NAMES})_config\b|\btrl[ \t]+({_NAMES})\b)")
+
+
+def subcommand_in(text: str) -> dict[str, str]:
+    """Return the subcommand that a comment of a configuration names; nothing if there is none."""
+    found = _NAMED.search(text[:LONGEST])
+    return {SUBCOMMAND: found[1] or found[2]} if found else {}
+
+
 def is_command(text: str) -> bool:
     """Return whether a text is a command line that runs a trainer of TRL, or another script."""
     found = _COMMAND.search(text[:LONGEST])

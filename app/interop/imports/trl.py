@@ -33,7 +33,7 @@ def quant_storage(keys: Keys) -> dict[str, Any]:
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that it names."""
-    trainer = trainer_or_warn(keys, f"trl-{keys.take(SUBCOMMAND, 'sft')}")
+    trainer = trainer_or_warn(keys, f"trl-{keys.take(SUBCOMMAND) or _subcommand(keys)}")
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["trl"])
     keys.rename("torch_dtype", "dtype")
@@ -45,6 +45,23 @@ def imported(keys: Keys, given: Any) -> Imported:
     method, spread = _method(keys), distributed(keys, "trl", training)
     request = {"model": model, "method": method, "training": spread.training, **spread.request}
     return keys.close("trl", request)
+
+
+#: Keys that only configurations of a trainer other than SFTTrainer have, with its subcommand.
+_OF_TRAINERS = {
+    **dict.fromkeys(("desirable_weight", "undesirable_weight"), "kto"),
+    **dict.fromkeys(("ld_alpha", "f_divergence_type", "precompute_ref_log_probs", "label_smoothing"), "dpo"),
+    "center_rewards_coefficient": "reward",
+    **dict.fromkeys(("reward_funcs", "num_generations", "max_completion_length", "steps_per_generation"), "grpo"),
+}
+
+
+def _subcommand(keys: Keys) -> str:
+    """Return the subcommand that a configuration is for, by its keys. Without such a key, SFTTrainer is assumed."""
+    found = next((name for key, name in _OF_TRAINERS.items() if keys.left.get(key) is not None), None)
+    why = "is not in the file: " + (f"its keys are those of trl {found}" if found else "trl sft is assumed")
+    keys.miss("trl subcommand", None, why)
+    return found or "sft"
 
 
 def _method(keys: Keys) -> dict[str, Any]:

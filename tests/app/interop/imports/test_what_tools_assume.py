@@ -339,3 +339,26 @@ def test_a_command_of_pefts_own_script_is_a_run_of_trls_sft_trainer_with_the_scr
 def test_a_command_of_pefts_own_script_with_unsloth_is_refused():
     with pytest.raises(PlanError, match="paste a script of Unsloth"):
         read("python train.py --model_name_or_path Qwen/Qwen3-4B --use_peft_lora True --use_unsloth True")
+
+
+TRL = "model_name_or_path: Qwen/Qwen2.5-0.5B\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "trainer", "why"),
+    [
+        (f"# dpo_config.yaml\n{TRL}datasets:\n  - path: a/b\n", "trl-dpo", None),
+        (f"# trl reward --config mine.yaml\n{TRL}dataset_name: a/b\n", "trl-reward", None),
+        (f"{TRL}reward_funcs: [accuracy_reward]\n", "trl-grpo", "its keys are those of trl grpo"),
+        (f"{TRL}dataset_name: a/b\n", "trl-sft", "trl sft is assumed"),
+    ],
+)
+def test_a_configuration_of_trl_runs_the_trainer_that_its_comment_or_its_keys_name(text, trainer, why):
+    found = read(text)
+    assert found.request["training"]["trainer"] == trainer
+    assert (why or "") in listed(found).get("trl subcommand", "")
+    assert ("trl subcommand" in listed(found)) == (why is not None)
+
+
+def test_a_comment_on_trl_does_not_make_a_file_of_llama_factory_one_of_trl():
+    assert read(f"# as trl dpo\n{TRL}stage: sft\n").format == "llama-factory"
