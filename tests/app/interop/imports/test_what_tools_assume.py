@@ -61,6 +61,21 @@ def test_axolotl_reads_an_empty_bf16_as_none():
     assert (found["dtype"], found["autocast"]) == ("float32", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "fuses"),
+    [
+        ("adapter: qlora", True),
+        ("adapter: lora\nload_in_8bit: true", False),
+        ("adapter: qlora\nrl: dpo", False),
+        ("adapter: qlora\ntrust_remote_code: true", False),
+        ("adapter: qlora\nlora_mlp_kernel: false", False),
+        ("adapter: lora\nload_in_8bit: true\nlora_mlp_kernel: true", True),
+    ],
+)
+def test_axolotl_fuses_adapters_by_default_in_some_runs(text, fuses):
+    assert ("lora_*_kernel" in listed(read(f"base_model: meta-llama/Llama-3.2-1B\n{text}"))) == fuses
+
+
 FACTORY = "model_name_or_path: {}\nfinetuning_type: lora\nlora_target: all\nbf16: true\n"
 
 
