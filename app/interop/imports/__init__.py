@@ -17,8 +17,10 @@ from app.interop.imports import (
     torchtune,
     trl,
 )
+from app.interop.imports.exported_launch import launch_in
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
+from app.interop.imports.modeled_settings import with_modeled_settings
 from app.interop.imports.text import mapping
 from calculator.common.errors import refusal
 from calculator.estimation.request import parse_request
@@ -81,7 +83,7 @@ def read(
         imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
     imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
-    return imported
+    return with_modeled_settings(imported)
 
 
 def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's word
@@ -90,7 +92,7 @@ def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's wo
         return python_calls.keys_of(content)
     if isinstance(content, str) and command.is_command(content):
         return Keys(command.keys_of(content))
-    return Keys(mapping(content))
+    return Keys({**(launch_in(content) if isinstance(content, str) else {}), **mapping(content)})
 
 
 def _format(keys: Keys) -> str:
