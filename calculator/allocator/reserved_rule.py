@@ -151,14 +151,10 @@ def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0)
 
 def _is_within(bound: RolloutBound, size: int) -> bool:
     """Return whether the blocks of all passes of `generate` are certain to fit in some bytes of segments."""
-    total = bound.total
-    if total is not None and total.sizes <= _room(total.allocated, size):
+    if bound.total is not None and bound.total.sizes <= _room(bound.total.allocated, size):
         return True
-    quick = bound.quick
-    if quick is None:
-        return False
-    room = _room(quick.allocated, size)
-    if quick.sizes <= room or (room > 0 and bound.sizes_above(SMALL_REQUEST) <= room):
+    room = _room(bound.quick.allocated, size)
+    if bound.quick.sizes <= room or (room > 0 and bound.sizes_above(SMALL_REQUEST) <= room):
         return True
     return all(_most_in_segments(need.blocks) <= size for need in bound.lower)
 

@@ -64,13 +64,11 @@ class ForwardBlocks(NamedTuple):
     of_heads: frozenset[DType]
 
     @classmethod
-    def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks | None:
-        """Return the blocks of a run, or None if it is not known which rows have the same formula.
+    def of(cls, copies: Copies, storages: Storages, batch: tuple[int, int], heads: set[int]) -> ForwardBlocks:
+        """Return the blocks of a run of which it is known which rows have the same formula (see `Kinds.formulas`).
 
         `batch` is its shape: (sequences, tokens). `heads` are the widths of tensors that are attended to.
         """
-        if copies.kinds.formulas == ():
-            return None
         kinds, end = copies.kinds, copies.marks["backward"]
         of_row = kinds.of_row[: copies.lifetimes.next_row(end)]
         count = max(of_row) + 1

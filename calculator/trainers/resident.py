@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named, symbolic
+from calculator.architecture.per_model import per_model
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.families import forward_of
 from calculator.resident.module_spec import owner_of
@@ -172,12 +173,7 @@ def groups(
     if not facts.decay_groups:
         return [trained]
     change = next(filter(older.__contains__, _OLDER_NAMES), None)
-    by_class = change is not None
-    norms = {
-        path
-        for path, module in model.paths
-        if module.kind == "norm" and not _has_decay(model, path, module, by_class=by_class)
-    }
+    norms = _norms_without_decay(model) if change is None else _norms_of_classes_without_decay(model)
     without = {
         tensor.name for tensor in trained if _is_without_decay(tensor.name, change) or owner_of(tensor.name) in norms
     }
@@ -186,6 +182,26 @@ def groups(
         [tensor for tensor in trained if tensor.name in without],
     )
     return [tuple(group) for group in both if group]
+
+
+@per_model
+def _norms_without_decay(model: Model) -> set[str]:
+    """Return the paths of norms that their classes keep from weight decay."""
+    return _norms(model, by_class=False)
+
+
+@per_model
+def _norms_of_classes_without_decay(model: Model) -> set[str]:
+    """Return the same for releases that know some norms by their classes."""
+    return _norms(model, by_class=True)
+
+
+def _norms(model: Model, *, by_class: bool) -> set[str]:
+    return {
+        path
+        for path, module in model.paths
+        if module.kind == "norm" and not _has_decay(model, path, module, by_class=by_class)
+    }
 
 
 @lru_cache(maxsize=4096)

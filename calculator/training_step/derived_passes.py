@@ -23,7 +23,7 @@ from calculator.engine.tape import Sizes, Tensor
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.methods.low_rank.method import LowRank
 from calculator.trainers import trainer_of
-from calculator.training_step.recorded_layers import recorded, state_of
+from calculator.training_step.recorded_layers import leaves_its_output, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,10 +100,10 @@ def observed(
     if x.storage is None or x.__class__ is not Tensor:
         return out
     row, first_row = x.storage.row, skipped.first_row
-    known = None if tape.reads_graph else recorded(context, state, out, has_graph=True)
-    if known is None or (out.dtype, out.merged) != (x.dtype, x.merged):
+    if tape.reads_graph or not leaves_its_output(state, out) or (out.dtype, out.merged) != (x.dtype, x.merged):
         return out
-    if not frees_earlier(tape.events[skipped.start :], first_row) and not _is_kept_before(x, {row, kept}, first_row):
+    ahead = tape.events[skipped.start : state.events]
+    if not frees_earlier(ahead, first_row) and not _is_kept_before(x, {row, kept}, first_row):
         skipped.layer = DerivedLayer(row, kept == row, tape.reads_trains)
     return out
 

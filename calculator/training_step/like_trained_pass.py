@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.per_model import per_model
 from calculator.families import forward_of
 from calculator.layers.masks import attention_types
 
 if TYPE_CHECKING:
+    from calculator.architecture.model import Model
     from calculator.methods.prepared_model import PreparedModel
 
 
@@ -33,6 +35,13 @@ def is_bounded(prepared: PreparedModel) -> bool:
     return not (forward.changes_positions or forward.bidirectional_masks) and "head_dim" in model.config
 
 
+@per_model
+def _attends_alike(model: Model) -> bool:
+    """Return whether each layer attends to all tokens before it, with its own keys and values."""
+    layers = model.decoder.layers
+    return attention_types(layers) == {"full_attention"} and all(layer.kind.shares != "reuse" for layer in {*layers})
+
+
 def may_generate_alike(prepared: PreparedModel) -> bool:
     """Return whether the passes of `generate` may run the layers of the trained pass on other sizes."""
     training, method, model = prepared.training, prepared.method, prepared.model
@@ -40,8 +49,7 @@ def may_generate_alike(prepared: PreparedModel) -> bool:
         return False
     if method.quantizes_base or prepared.sequences_per_row != 1 or len(model.stacks) != 1:
         return False
-    layers = model.decoder.layers
-    if attention_types(layers) != {"full_attention"} or any(layer.kind.shares == "reuse" for layer in {*layers}):
+    if not _attends_alike(model):
         return False
     output = prepared.module_spec(model.output.name, model.output)
     return not (output.added or output.copied) and is_bounded(prepared)

@@ -228,6 +228,22 @@ def recorded(context: Context, state: _State, out: Tensor, *, has_graph: bool = 
     )
 
 
+def leaves_its_output(state: _State, out: Tensor) -> bool:
+    """Return whether a layer that ran since a state left its output alone, and freed nothing from before it.
+
+    The layer uses no cache, and no autocast.
+    """
+    tape, first = out.tape, state.rows
+    if len(tape.marks) != state.marks or len(tape.loops) != state.loops:
+        return False
+    if out.__class__ is not Tensor or out.viewed or out.storage is None or out.storage.row < first:
+        return False
+    # In order, these are the frees of the layer's own rows, those of earlier rows, and the allocations.
+    ordered = sorted(tape.events[state.events :])
+    own, earlier = bisect_left(ordered, -first), bisect_left(ordered, 0)
+    return own == earlier and len(ordered) - 2 * own == 1
+
+
 def again(context: Context, known: RecordedLayer) -> Tensor:
     """Record a known layer again. Return its output."""
     tape, cache = context.tape, context.cache

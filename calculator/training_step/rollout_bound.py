@@ -25,7 +25,6 @@ from calculator.families import forward_of
 from calculator.training_step.like_trained_pass import is_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
 
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
@@ -83,6 +82,8 @@ class RolloutBound:
     """
 
     __slots__ = ("_batch", "_blocks", "_lower", "_prompt", "_quick", "_run", "total")
+    _quick: QuickNeed | None
+    _lower: tuple[Need, Need] | None
 
     def __init__(self, blocks: PassBlocks, run: Run, training: Training, prompt: int) -> None:
         """Take the blocks of a pass, and the run of a micro-batch. `prompt` is the number of tokens of a prompt."""
@@ -90,8 +91,7 @@ class RolloutBound:
         self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
         #: The bound that counts each storage of the forward pass. None if sizes were symbolic.
         self.total = blocks.of_each(run, self._batch, prompt) if run.storages.digits is None else None
-        self._quick: QuickNeed | None = None
-        self._lower: tuple[Need, Need] | None = None
+        self._quick = self._lower = None
 
     @classmethod
     def of(cls, run: Run, prepared: PreparedModel, prompt: int) -> RolloutBound | None:
@@ -101,27 +101,26 @@ class RolloutBound:
         """
         copies = run.copies
         if copies.pass_blocks is None:
-            copies.pass_blocks = PassBlocks.of(prepared) or ()
+            copies.pass_blocks = PassBlocks.of(run, prepared) or ()
         return cls(copies.pass_blocks, run, prepared.training, prompt) if copies.pass_blocks else None
 
     @property
-    def quick(self) -> QuickNeed | None:
-        """The bound that counts the storages of each formula. None if their formulas are not known."""
-        if self._quick is None and self._blocks.read(self._run, self._batch):
-            self._quick = self._blocks.of_passes(self._run.storages.sizes, self._batch, self._prompt)
+    def quick(self) -> QuickNeed:
+        """The bound that counts the storages of each formula."""
+        if self._quick is None:
+            self._quick = self._blocks.of_passes(self._run, self._batch, self._prompt)
         return self._quick
 
     def is_below(self, size: int) -> bool:
         """Return whether all passes are certain to have fewer bytes alive."""
         if self.total is not None and self.total.bytes < size:
             return True
-        quick = self.quick
-        return quick is not None and (quick.bytes < size or max([need.bytes for need in self.lower]) < size)
+        return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size
 
     def sizes_above(self, limit: int) -> int:
         """Return no fewer sizes than are above a limit in any pass."""
         batch = self._batch
-        blocks = self._blocks.of_pass(self._run.storages.sizes, batch, self._prompt, batch.length).blocks
+        blocks = self._blocks.of_pass(self._run, batch, self._prompt, batch.length).blocks
         return sum([size > limit for size, _ in blocks])
 
     @property
@@ -131,8 +130,8 @@ class RolloutBound:
         No later token attends to the prompts' own tensors, and one token has few.
         """
         if self._lower is None:
-            of_pass, sizes, batch = self._blocks.of_pass, self._run.storages.sizes, self._batch
-            self._lower = of_pass(sizes, batch, self._prompt, self._prompt), of_pass(sizes, batch, 1, batch.length)
+            of_pass, run, batch = self._blocks.of_pass, self._run, self._batch
+            self._lower = of_pass(run, batch, self._prompt, self._prompt), of_pass(run, batch, 1, batch.length)
         return self._lower
 
 
@@ -151,26 +150,26 @@ class PassBlocks:
         self._others = 4 * max(self._head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
         #: The number of small tensors.
         self._small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
-        #: The blocks of the trained forward pass. An empty tuple if their formulas are not known, None until they are
-        #: read.
-        self._forward: ForwardBlocks | tuple[()] | None = None
+        #: The blocks of the trained forward pass. None until they are read.
+        self._forward: ForwardBlocks | None = None
         #: The bytes of keys and of values of a token, and their number.
         self._cached: list[Blocks] = []
 
     @classmethod
-    def of(cls, prepared: PreparedModel) -> PassBlocks | None:
+    def of(cls, run: Run, prepared: PreparedModel) -> PassBlocks | None:
         """Return the blocks, or None if it is not certain that they are all."""
         widths = prepared.model.cached_widths
-        return None if widths is None or not is_bounded(prepared) else cls(prepared, widths)
+        if widths is None or run.copies.kinds.formulas == () or not is_bounded(prepared):
+            return None
+        return cls(prepared, widths)
 
-    def read(self, run: Run, batch: Batch) -> bool:
-        """Read the blocks of the forward pass from the run of a micro-batch. Return whether they are known."""
+    def _read(self, run: Run, batch: Batch) -> ForwardBlocks:
+        """Return the blocks of the forward pass, which are read from the run of a micro-batch."""
         if self._forward is None:
             heads = {self._head_dim, *chain.from_iterable([pair for pair, _ in self._widths])}
-            found = ForwardBlocks.of(run.copies, run.storages, (batch.rows, batch.length), heads)
-            self._forward = found or ()
-            self._cached = [] if found is None else self._cached_with(found)
-        return bool(self._forward)
+            self._forward = ForwardBlocks.of(run.copies, run.storages, (batch.rows, batch.length), heads)
+            self._cached = self._cached_with(self._forward)
+        return self._forward
 
     def of_each(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
         """Return no less than the need of any pass after a prompt, from each storage of a run whose sizes are known.
@@ -186,43 +185,31 @@ class PassBlocks:
         sizes = count + _OTHER_SIZES + 2 * len(cached)
         return QuickNeed(total + others + of_cache, total + others + 2 * of_cache, sizes)
 
-    def of_pass(self, sizes: Sequence[int], batch: Batch, tokens: int, attended: int) -> Need:
+    def of_pass(self, run: Run, batch: Batch, tokens: int, attended: int) -> Need:
         """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
-        others, cached = self._of_both(batch.times * batch.rows, tokens, attended)
-        blocks = self._known.blocks(sizes, batch.times, (tokens, attended, batch.length)) + others + cached
+        forward, rows = self._read(run, batch), batch.times * batch.rows
+        blocks = forward.blocks(run.storages.sizes, batch.times, (tokens, attended, batch.length))
+        cached = [(rounded(rows * attended * size), count) for size, count in self._cached]
+        blocks += self._of_generate(rows, tokens, attended) + cached
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
         if tokens == attended:
             return Need(alive, alive, blocks)
         return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
 
-    def of_passes(self, sizes: Sequence[int], batch: Batch, prompt: int) -> QuickNeed:
+    def of_passes(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
         """Return no less than the need of any pass after a prompt, in fewer steps than `of_pass` takes."""
-        others, cached = self._of_both(batch.times * batch.rows, prompt, batch.length)
-        total, count = self._known.most(sizes, batch.times, (prompt, batch.length, batch.length))
-        of_cache = sum([size * count for size, count in cached])
-        alive = total + sum([size * count for size, count in others]) + of_cache
-        return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(cached))
-
-    @property
-    def _known(self) -> ForwardBlocks:
-        assert self._forward, "the blocks are read first"
-        return self._forward
-
-    def _of_both(self, rows: int, tokens: int, attended: int) -> tuple[list[Blocks], list[Blocks]]:
-        """Return what only `generate` has in a pass, and the keys and values that it has cached."""
-        cached = [(rounded(rows * attended * size), count) for size, count in self._cached]
-        return self._of_generate(rows, tokens, attended), cached
+        forward, rows, length = self._read(run, batch), batch.times * batch.rows, batch.length
+        total, count = forward.most(run.storages.sizes, batch.times, (prompt, length, length))
+        of_cache = sum([rounded(rows * length * size) * number for size, number in self._cached])
+        alive = total + sum([size * number for size, number in self._of_generate(rows, prompt, length)]) + of_cache
+        return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(self._cached))
 
     def _of_generate(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
         """Return what only `generate` has in a pass, without what it has cached."""
         of_position, of_token, of_row = self._others
-        return [
-            (rounded(rows * tokens * of_position), _OF_POSITIONS),
-            (rounded(rows * (attended + 1) * of_token), _OF_TOKENS),
-            (rounded(rows * of_row), _OF_SCORES),
-            (ALLOCATION_ROUNDING, self._small),
-        ]
+        sizes = rows * tokens * of_position, rows * (attended + 1) * of_token, rows * of_row, ALLOCATION_ROUNDING
+        return [*zip(map(rounded, sizes), (_OF_POSITIONS, _OF_TOKENS, _OF_SCORES, self._small), strict=True)]
 
     def _cached_with(self, forward: ForwardBlocks) -> list[Blocks]:
         """Return the bytes of cached keys and values of a token, and the number of layers and of those replaced.

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 NUM_GENERATIONS = (8, 4, 2, 3, 5, 7)
 
 
+#: The tokens of a generation batch, and their masks.
+_TOKENS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+
+
 def completion(training: Training) -> Dim:
     """Return the length of the completions: all tokens of a sequence but one, unless there is a limit."""
     limit = training.max_completion_length
@@ -42,12 +46,8 @@ def rows(training: Training) -> Dim:
 def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
     """Return the prompts and completions of a generation batch, and their masks."""
     count, length = rows(training), completion(training)
-    prompt = named(training.sequence_length - length, "P")
-    return [
-        (f"{which}_{name}", (count, size), "int64")
-        for which, size in (("prompt", prompt), ("completion", length))
-        for name in ("ids", "mask")
-    ]
+    prompts, completions = (count, named(training.sequence_length - length, "P")), (count, length)
+    return [(name, shape, "int64") for name, shape in zip(_TOKENS, 2 * [prompts] + 2 * [completions], strict=True)]
 
 
 def completions_in_evaluation(training: Training, together: int, ranks: int) -> int:

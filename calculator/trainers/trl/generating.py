@@ -304,7 +304,8 @@ class GeneratingTrainer(ComparingTrainer):
         prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
         tokens = self._tokens(prepared)
         rows = tokens[0][1][0]
-        batch, whole = older_generating.unshuffled(context)
+        is_older = self.is_older(prepared.stack)
+        batch, whole = older_generating.unshuffled(context, generated.tokens(training) if is_older else tokens)
         images, of_tokens, prompts = generated_images.processed(context)
         scores = self.score(context, forward)
         tape.scope = "generation batch: "
@@ -313,7 +314,7 @@ class GeneratingTrainer(ComparingTrainer):
         if not tape.trains:
             return [*batch, advantages, *scores, *images, *of_tokens]
         of_step = (*tokens, *self._scored(prepared, rows))
-        if self.is_older(prepared.stack) and not older_generating.shuffles(prepared.stack):
+        if is_older and not older_generating.shuffles(prepared.stack):
             return []
         shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in of_step]
         del batch, advantages, scores, of_tokens

@@ -277,10 +277,12 @@ def tokens(prepared: Subject) -> list[tuple[str, Shape, DType]]:
     return [(name, shape, "int32" if name == "completion_mask" else dtype) for name, shape, dtype in found]
 
 
-def unshuffled(context: Context) -> tuple[list[Tensor], list[Tensor]]:
-    """Create the tokens of a generation batch before they are shuffled, and what is alive while they are scored."""
+def unshuffled(context: Context, found: list[tuple[str, Shape, DType]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Create the tokens of a generation batch before they are shuffled, and what is alive while they are scored.
+
+    `found` are the tokens of the default release.
+    """
     tape, stack = context.tape, context.prepared.stack
-    found = generated.tokens(context.training)
     (_, (rows, prompt), _), _, (_, (_, length), _), _ = found
     whole = (rows, context.length)
     if release(stack.trl)[:2] >= PADS_LISTS:

@@ -56,10 +56,9 @@ def _compare(step: TrainingStep) -> None:
         assert not _is_within(bound, reserved)
         if bound.total is not None:
             assert pass_peak.moment.bytes < bound.total.bytes
-        if bound.quick is not None:
-            assert pass_peak.moment.bytes < bound.quick.bytes
-            assert pass_peak.moment.bytes < max(need.bytes for need in bound.lower)
-            assert reserved < max(_most_in_segments(need.blocks) for need in bound.lower)
+        assert pass_peak.moment.bytes < bound.quick.bytes
+        assert pass_peak.moment.bytes < max(need.bytes for need in bound.lower)
+        assert reserved < max(_most_in_segments(need.blocks) for need in bound.lower)
 
 
 @pytest.mark.parametrize("family", FAMILIES_WITH_FORWARD)
