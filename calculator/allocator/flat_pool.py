@@ -27,6 +27,8 @@ _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
 #: A block in use: its address and its end address.
 Placed = tuple[int, int]
+#: Blocks in use: their addresses and their end addresses.
+Blocks = tuple[tuple[int, ...], tuple[int, ...]]
 #: The places of many rows, as a list of addresses and a list of end addresses.
 Places = tuple[list[int], list[int]]
 #: A size, and how often it comes in a row.
@@ -220,12 +222,15 @@ class FlatPool:
 
     def release(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
-        gone = {*self.free_keys}.intersection(self.segments)
+        start = bisect_left(self.free_keys, _SMALL_SEGMENT << self.shift)
+        gone = {*self.free_keys[start:]}.intersection(self.segments)
+        if not gone:
+            return
         for key in gone:
             address = key & self._mask
             del self.edges[address], self.edges[address + (key >> self.shift)]
         self.reserved -= sum(key >> self.shift for key in gone)
-        self.free_keys[:] = [key for key in self.free_keys if key not in gone]
+        self.free_keys[start:] = [key for key in self.free_keys[start:] if key not in gone]
         self.segments = [key for key in self.segments if key not in gone]
         if self.segments:
             # Only the order of addresses matters. Replays that reach the same addresses can share what follows.
