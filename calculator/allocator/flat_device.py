@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from calculator.allocator.address_space import Totals
-    from calculator.allocator.flat_pool import Blocks, Placed, Places
+    from calculator.allocator.flat_pool import Blocks, Moves, Placed, Places
     from calculator.allocator.stage_cache import CachedStage, StageCache, StageResult
 
 #: The largest size in the small pool, in units.
@@ -232,6 +232,16 @@ class FlatDevice:
         small.free_keys = blocks.copy()
         small.edges = {key & mask: (key & mask) + (key >> self._shift) for key in blocks}
         small.edges |= {behind: address for address, behind in small.edges.items()}
+
+    def close_gaps(self) -> dict[int, Moves]:
+        """Close the gaps between the segments of large pools that were left when segments between them were released.
+
+        Return the moves of the pools that had any, by number. Small pools have many segments, and few events.
+        """
+        numbers = [number for number in range(1, len(self._pools), 2) if self._pools[number].has_gaps()]
+        if numbers:
+            self._own_pools()
+        return {number: self._pools[number].close_gaps() for number in numbers}
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""

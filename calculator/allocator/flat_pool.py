@@ -5,7 +5,7 @@ Sizes and addresses are in units of 512 bytes. A block is a pair of its address 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -236,6 +236,32 @@ class FlatPool:
             # Only the order of addresses matters. Replays that reach the same addresses can share what follows.
             self.next_address = (self.segments[-1] & self._mask) + (self.segments[-1] >> self.shift) + 1
 
+    def has_gaps(self) -> bool:
+        """Return whether segments between other ones were released."""
+        if not self.segments:
+            return False
+        size = sum([key >> self.shift for key in self.segments]) + len(self.segments)
+        return (self.segments[0] & self._mask) + size != self.next_address
+
+    def close_gaps(self) -> Moves:
+        """Move segments to lower addresses so that each follows the one before it. Return the moves.
+
+        Only the order of addresses matters.
+        """
+        mask, shift, starts, distances, address = self._mask, self.shift, list[int](), list[int](), 0
+        for key in self.segments:
+            start = key & mask
+            address = address or start
+            if start - address not in distances[-1:]:
+                starts.append(start)
+                distances.append(start - address)
+            address += (key >> shift) + 1
+        moves = Moves(starts, distances)
+        self.segments = [*moves.moved_keys(self.segments, mask)]
+        self.set_free(moves.moved_keys(self.free_keys, mask))
+        self.next_address = address
+        return moves
+
     def free_blocks(self) -> list[int]:
         """Return the keys of all free blocks. They determine the places of all further requests."""
         return self.free_keys.copy()
@@ -365,6 +391,28 @@ class FlatPool:
     def _segment(self, size: int) -> int:
         """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
+
+
+class Moves:
+    """Distances by which addresses become lower."""
+
+    __slots__ = ("_distances", "_first", "_starts")
+
+    def __init__(self, starts: Sequence[int], distances: Sequence[int]) -> None:
+        """Set up moves. From each of `starts` on, addresses become lower by the distance of the same index."""
+        self._starts = starts
+        self._distances = distances
+        self._first = starts[1]
+
+    def moved(self, address: int) -> int:
+        """Return an address after the moves."""
+        return address if address < self._first else address - self._distances[bisect_right(self._starts, address) - 1]
+
+    def moved_keys(self, keys: Iterable[int], mask: int) -> Iterator[int]:
+        """Yield keys with their addresses after the moves. `mask` has the bits of an address."""
+        for key in keys:
+            address = key & mask
+            yield key - address + self.moved(address)
 
 
 def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[Run]]:

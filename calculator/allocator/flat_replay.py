@@ -18,9 +18,9 @@ from calculator.common.deferred import Deferred
 from calculator.sharding import ddp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from calculator.allocator.flat_pool import Blocks, Places
+    from calculator.allocator.flat_pool import Blocks, Moves, Places
     from calculator.allocator.parts import Part
     from calculator.allocator.replay import Replay
     from calculator.allocator.stage_cache import StageCache, StageResult
@@ -60,6 +60,7 @@ class FlatRun:
 
     __slots__ = (
         "_last",
+        "_rows_by_pool",
         "_taken",
         "accumulated",
         "batches",
@@ -100,6 +101,7 @@ class FlatRun:
         bits = (_TIMES * most).bit_length()
         #: The number of pools. It is more than two if some tensors are not on the first stream.
         self.pools = count
+        self._rows_by_pool: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
         #: No blocks of any pool.
         self.nothing: Sequence[Blocks] = [((), ())] * count
         self.device: FlatDevice | FlatExpandable = (
@@ -151,6 +153,15 @@ class FlatRun:
     def makes_gradients(self, batch: FlatBatch | None) -> bool:
         """Return whether the gradients at the end of a micro-batch are those of the step."""
         return batch is not None and batch in (self.batches[0], self._last)
+
+    def rows_by_pool(self, number: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows of a pool: those of all micro-batches, and other rows."""
+        if number not in self._rows_by_pool:
+            batches = (*self.batches, *([self._last] if self._last else []))
+            found = {row for batch in batches for row, key in enumerate(batch.rows.keys) if key == number}
+            others = [row for row, key in enumerate(self.rows.keys) if key == number]
+            self._rows_by_pool[number] = [*found], others
+        return self._rows_by_pool[number]
 
     @property
     def most_rows(self) -> int:
@@ -276,6 +287,8 @@ class FlatReplay:
                 self._play(part.events(), rows, rows.sizes, rows.keys, places)
         if self.allocator.retries == before:
             self.refused.discard(self.stage)
+        elif self.stage_cache is not None and isinstance(self.allocator, FlatDevice):
+            self._close_gaps(self.allocator.close_gaps())
 
     def _play_separately(self, part: Part, rows: Rows, places: Places) -> bool:
         """Replay a part pool by pool, except in pools whose result is cached.
@@ -295,6 +308,16 @@ class FlatReplay:
         if not done:
             stage.restore()
         return done
+
+    def _close_gaps(self, moves: Mapping[int, Moves]) -> None:
+        """Move what is in pools whose gaps were closed. Replays that reach the same addresses share what follows."""
+        for number, of_pool in moves.items():
+            for rows, places in zip(self.run.rows_by_pool(number), self.places, strict=True):
+                for addresses in places:
+                    for row in rows:
+                        addresses[row] = of_pool.moved(addresses[row])
+            self.left = _moved(self.left, number, of_pool)
+            self.gradients = _moved(self.gradients, number, of_pool)
 
     def _free(self, blocks: Sequence[Blocks]) -> None:
         """Free blocks of each pool."""
@@ -339,6 +362,13 @@ class Layout:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self._counts == other._counts and self._found == other._found
+
+
+def _moved(blocks: Sequence[Blocks], number: int, moves: Moves) -> Sequence[Blocks]:
+    """Return blocks of each pool after those of one pool were moved."""
+    addresses, ends = blocks[number]
+    moved = tuple(map(moves.moved, addresses)), tuple(map(moves.moved, ends))
+    return [*blocks[:number], moved, *blocks[number + 1 :]]
 
 
 def _empty_places(count: int) -> Places:
