@@ -203,4 +203,4 @@ def reader(rows: Sequence[int]) -> Reader:
     """Return a function that reads the addresses of rows."""
     if len(rows) > 1:
         return itemgetter(*rows)
-    return lambda addresses: tuple([addresses[row] for row in rows])
+    return (lambda addresses: (addresses[rows[0]],)) if rows else lambda _: ()
