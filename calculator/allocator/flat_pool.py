@@ -256,7 +256,7 @@ class FlatPool:
                 starts.append(start)
                 distances.append(start - address)
             address += (key >> shift) + 1
-        moves = Moves(starts, distances)
+        moves = Moves(starts, distances, self.next_address)
         self.segments = [*moves.moved_keys(self.segments, mask)]
         self.set_free(moves.moved_keys(self.free_keys, mask))
         self.next_address = address
@@ -394,19 +394,25 @@ class FlatPool:
 
 
 class Moves:
-    """Distances by which addresses become lower."""
+    """Distances by which the addresses of a pool become lower."""
 
-    __slots__ = ("_distances", "_first", "_starts")
+    __slots__ = ("_distances", "_end", "_first", "_starts")
 
-    def __init__(self, starts: Sequence[int], distances: Sequence[int]) -> None:
-        """Set up moves. From each of `starts` on, addresses become lower by the distance of the same index."""
+    def __init__(self, starts: Sequence[int], distances: Sequence[int], end: int) -> None:
+        """Set up moves. From each of `starts` on, addresses become lower by the distance of the same index.
+
+        Those from `end` on are in other pools.
+        """
         self._starts = starts
         self._distances = distances
         self._first = starts[1]
+        self._end = end
 
     def moved(self, address: int) -> int:
         """Return an address after the moves."""
-        return address if address < self._first else address - self._distances[bisect_right(self._starts, address) - 1]
+        if self._first <= address < self._end:
+            return address - self._distances[bisect_right(self._starts, address) - 1]
+        return address
 
     def moved_keys(self, keys: Iterable[int], mask: int) -> Iterator[int]:
         """Yield keys with their addresses after the moves. `mask` has the bits of an address."""

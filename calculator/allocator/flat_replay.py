@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: An upper bound on how often a run requests each row, including repeated requests.
 _TIMES = 64
-#: The number of stages that allocate optimizer states.
-_STATES = 8
 
 
 class Stage(NamedTuple):
@@ -123,18 +121,13 @@ class FlatRun:
         second = [self._listed("forward", self._rebuilding(), self.rows)] if len(self.buckets) > 1 else []
         #: The stages of the first step, of the second step, and of every later step.
         self.stages = (
-            [*self._passes(first=True), *self._states(states), clipped],
+            [*self._passes(first=True), self._listed("optimizer_step", states, self.rows), clipped],
             [*second, *others],
             others,
         )
 
     def _listed(self, phase: ReplayPhase, events: Sequence[int], rows: Rows) -> Stage:
         return Stage(phase, ListedPart(events, rows), rows)
-
-    def _states(self, rows: Sequence[int]) -> list[Stage]:
-        """Return the stages that allocate optimizer states. Most devices first refuse a segment in one of them."""
-        size = -(-len(rows) // _STATES) or 1
-        return [self._listed("optimizer_step", rows[at : at + size], self.rows) for at in range(0, len(rows), size)]
 
     def _rebuilding(self) -> Sequence[int]:
         """Return the events that free the first buckets and allocate the others."""
