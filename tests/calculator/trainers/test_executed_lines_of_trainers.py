@@ -55,7 +55,7 @@ MOST_OF_WHOLE = {
     "trl-orpo": (1.23, 1.29),
     "trl-grpo": (1.34, 1.38),
     "trl-rloo": (1.39, 1.48),
-    "torchtune": (1.79, 1.43),
+    "torchtune": (1.4, 1.43),
 }
 
 
