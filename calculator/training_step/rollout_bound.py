@@ -25,7 +25,6 @@ from calculator.families import forward_of
 from calculator.training_step.like_trained_pass import is_bounded
 
 if TYPE_CHECKING:
-
     from calculator.inputs.training import Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.run import Run
