@@ -62,7 +62,7 @@ TRACED_PAIRS: dict[str, frozenset[tuple[Release, Release]]] = {
     "trl-kto": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-orpo": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-reward": frozenset({((0, 24), (4, 57))}),
-    "trl-rloo": frozenset({((0, 23), (4, 57)), ((0, 24), (4, 57))}),
+    "trl-rloo": frozenset({((0, 22), (4, 57)), ((0, 23), (4, 56)), ((0, 23), (4, 57)), ((0, 24), (4, 57))}),
 }
 TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
 
