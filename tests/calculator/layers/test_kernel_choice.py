@@ -1,4 +1,4 @@
-"""The kernels of scaled_dot_product_attention by GPU, dtype and release, as _fused_sdp_choice of PyTorch selects them."""
+"""The kernels of scaled_dot_product_attention by GPU, dtype and release, as PyTorch selects them."""
 
 import pytest
 
