@@ -15,7 +15,7 @@ from calculator.engine.module_calls import saved_copy
 from calculator.engine.tape import Storage, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
@@ -100,7 +100,7 @@ class RepeatedCheckpoint(Checkpoint):
     Only the order of tensors that are freed together at the end may differ. They are freed in the order of their rows.
     """
 
-    __slots__ = ("_counts", "_end", "_first", "_mode", "_places", "_start", "_stop", "_tape")
+    __slots__ = ("_counts", "_end", "_first", "_mode", "_places", "_start", "_stop", "_tape", "repeats")
 
     def __init__(self, function: Callable[..., object], inputs: tuple[Tensor, ...], captured: object) -> None:
         super().__init__(function, inputs, captured)
@@ -115,6 +115,8 @@ class RepeatedCheckpoint(Checkpoint):
         #: The numbers of rows and of events when the function has returned, and the row of its output. None if a
         #: second run may differ.
         self._end: tuple[int, int, int] | None = None
+        #: Is called when the first run is repeated, with the number of events before that.
+        self.repeats: Callable[[int], None] | None = None
 
     def pack(self, tensor: Tensor) -> Holder:
         """Return a number in place of a saved tensor, and drop the tensor. Store its place."""
@@ -146,6 +148,28 @@ class RepeatedCheckpoint(Checkpoint):
         self._places = []
         return saved
 
+    def freed_without(self, holders: Container[Holder]) -> list[tuple[int, int]] | None:
+        """Return the rows that a repetition does not keep if no node has some holders, each with where it is freed.
+
+        Rows and events are counted from the beginning of the repetition. Return None if it would end earlier, or if
+        other storages than its inputs would have fewer references.
+        """
+        kept: set[int | Storage | None] = {None, *[x.storage for x in self.inputs.read()]}
+        places = {place for place, _, _ in self._places}
+        kept.update(
+            [saved[0] for holder, saved in zip(self.holders, self._places, strict=True) if holder not in holders]
+        )
+        rows = [place for place in places - kept if isinstance(place, int)]
+        if self.holders[-1] in holders or not kept.issuperset(places.difference(rows)):
+            return None
+        position, freed = 0, dict.fromkeys(rows, -1)
+        for event in self._tape.events[self._start : self._stop[0]]:
+            if event >= 0 or ~event not in places:
+                position += 1
+            elif ~event in freed:
+                freed[~event] = position
+        return [(row - self._first, position if at < 0 else at) for row, at in freed.items()]
+
     def _frees_all_but_output(self, rows: int, end: int, output: int) -> bool:
         events = self._tape.events[self._start : end]
         frees = {*range(-rows, -self._first)}
@@ -157,6 +181,8 @@ class RepeatedCheckpoint(Checkpoint):
         kept = {~place for place, _, _ in self._places if isinstance(place, int)}
         freed = {event for event in events if event < 0}
         rows, ahead = len(events) - len(freed), len(tape.rows) - first
+        if self.repeats is not None:
+            self.repeats(len(tape.events))
         tape.rows += tape.rows[first : first + rows]
         tape.events += [
             event + ahead if event >= 0 else event - ahead for event in events if event >= 0 or event not in kept

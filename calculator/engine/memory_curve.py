@@ -93,6 +93,11 @@ class MemoryCurve:
         """Return the bytes alive before the event at a position, with the copies that are counted there."""
         return (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
 
+    def before_last_copy(self, window: Window) -> int:
+        """Return the bytes alive before the last copy of a window."""
+        growth = self.growth[self.windows.index(window)]
+        return self.before(window.start) + (0 if growth > 0 else window.copies * growth)
+
     def at(self, position: int) -> Moment:
         """Return the moment before the event at a position."""
         return Moment(event=position, bytes=self.before(position), repeats=self._repeats(position))

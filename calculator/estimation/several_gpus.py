@@ -153,6 +153,30 @@ def _ddp(request: Request, model: Model, prepared: Callable[[], PreparedModel]) 
         if any(tensor.trained and not tensor.in_graph for tensor in tensors):
             message = "DDP raises an error for trained parameters that get no gradient: set it true"
             yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)
+    if request.method.facts.quantizes_base and request.method.trains_biases:
+        yield from _cast_bias_problems(prepared())
+
+
+def _cast_bias_problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Yield a trained bias that its quantized layer casts in the first run.
+
+    A tensor of another dtype gives the parameter another AccumulateGrad node, which lacks DDP's hook. DDP never learns
+    that the gradient is ready.
+
+    Source: bitsandbytes/nn/modules.py, Linear4bit.forward and Linear8bitLt.forward (bias.data);
+    torch/csrc/autograd/variable.cpp, VariableHooks::set_data.
+    """
+    for path, module, spec in prepared.modules:
+        if module.bias is None or "bias" not in spec.trained or spec.quantization is None or not spec.runs:
+            continue
+        before, after = spec.dtype, spec.dtype_of(module.bias)
+        if before != after:
+            message = (
+                f"bitsandbytes casts {path}.bias from {before} to {after} in the first step. DDP does not reduce its"
+                " gradient then, and fails: set method.prepare_model_for_kbit_training false, or bias none"
+            )
+            yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
+            return
 
 
 def _fsdp(request: Request, prepared: Callable[[], PreparedModel]) -> Iterator[Problem]:

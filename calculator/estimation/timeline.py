@@ -50,7 +50,8 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     whole = step.whole
     *generation, before, after, optimizer = step.with_generation(peaks) if whole is step else whole.every_peak()
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
-    first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
+    is_bound = later.run.copies.bounds_first
+    first = "embeddings" if "layer 0 backward" in later.marks and not is_bound else "layer 0"
     ahead, back = _spans(earlier, "forward", "backward"), _spans(later, "backward", "end")
     if whole.partitioned is not None:
         forward = whole.partitioned.line(ahead, backward=False)
@@ -59,6 +60,8 @@ def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
         forward = _with_left_out(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
+    if is_bound:
+        backward[-2:] = [after.throughout + later.peak_of_first_layer]
     layers = whole.layers
     ends = ("embeddings", "head and loss"), ("loss and head", first)
     passes = [peak.throughout + size for peak in generation for size in step.generation_peaks[: len(PASSES)]]

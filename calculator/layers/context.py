@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.engine.layer_in_place import LayerInPlace
     from calculator.engine.layer_loop import LayerLoop
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
@@ -67,6 +68,7 @@ class Context(BatchState):
         "is_reentrant",
         "keeps_last",
         "kernels",
+        "layer_in_place",
         "layer_loop",
         "leaves_out_first_period",
         "length",
@@ -90,6 +92,7 @@ class Context(BatchState):
         "repetition",
         "returned_attn_weights",
         "router_logits",
+        "shows_first_layer",
         "skipped",
         "skipped_layer",
         "skipped_layer_tensors",
@@ -111,6 +114,8 @@ class Context(BatchState):
     #: The layer of a vision tower that runs. It is set while one does.
     tower_unit: Unit
     skipped_layer: SkippedLayer | None
+    #: The layer whose backward pass is a bound on that of the first one, if the latter is to be derived from it.
+    layer_in_place: LayerInPlace | None
 
     def __init__(
         self,
@@ -172,7 +177,7 @@ class Context(BatchState):
             keeps_inputs="inputs_of_frozen_4bit_layers" in self.older or method.keeps_inputs,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
-            shares=model.task.embeds,
+            shares=model.runs_several_times,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
@@ -214,12 +219,12 @@ class Context(BatchState):
         self.skipped_router_gradients: list[Tensor] = []
         #: Whether the first layer may be derived from the second instead of being interpreted. `skipped_layer` is that
         #: layer. Whether the first period represents later ones if it returns hidden states like those it receives.
-        #: Whether its backward pass is a bound on that of the first layer. Whether checkpointed layers may be recorded
-        #: again.
+        #: Whether its backward pass is a bound on that of the first layer, and whether the latter's peak is to be known
+        #: too. Whether checkpointed layers may be recorded again.
         self.may_skip_first_layer = self.may_repeat_first_period = self.bounds_first_layer = False
-        self.records_layers_again = False
+        self.shows_first_layer = self.records_layers_again = False
         #: `skipped` are the no-grad passes that need not be interpreted. None if all are.
-        self.skipped_layer = self.skipped = self.before_first_pass = None
+        self.skipped_layer = self.layer_in_place = self.skipped = self.before_first_pass = None
         #: The no-grad passes inside the step: the prefix of their marks, and the layers that they interpret.
         self.passes: list[tuple[str, Repetition]] = []
 
@@ -238,7 +243,7 @@ class Context(BatchState):
         offloads = self.parameters.graph and self.prepared.offloads_activations
         couples_layers = forward.couples_layers(self.config) or self.method.couples_layers or offloads
         returns_outputs = self.prepared.layer_outputs is not None
-        if self.model.encoder_layers or couples_layers or self.model.task.embeds or returns_outputs:
+        if self.model.encoder_layers or couples_layers or self.model.runs_several_times or returns_outputs:
             return tuple(range(len(self.layers)))
         several = len(self.model.attention_types) > 1
         types_differ = several and (masks.sliding_masks_differ(self) or self.hooks.couples_layers)

@@ -49,7 +49,7 @@ def micro_batch(context: Context) -> None:
     tape.mark("forward")
     loss = trainer.loss(context, ModelPasses(context, partial(forward_pass, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
-    first = context.skipped_layer
+    first = context.skipped_layer or context.layer_in_place
     roots = [*context.hooks.roots(loss if context.hooks.steps_in_backward else trainer.root(loss))]
     seen = None if first is None else partial(first.read_graph, tape)
     backward(tape, roots[-1], seen=seen, callback=context.hooks.final_callback)

@@ -46,10 +46,13 @@ _MOST_NODES = 8
 def are_likely(prepared: PreparedModel) -> bool:
     """Return whether layers are likely to have more alive than the head, so that peaks can be derived from them.
 
+    This is also true if the trained pass is the only one.
     A layer has three of its widest tensors alive and two hidden states, the head has a tile of logits and four hidden
     states. Kernels for float32 allocate more with a graph. A wrong answer costs time alone.
     """
     training, facts = prepared.training, prepared.trainer.facts
+    if not facts.runs_other_passes:
+        return True
     if not (facts.compares or facts.generates) or not training.gradient_checkpointing:
         return False
     if prepared.hidden_dtype == "float32":

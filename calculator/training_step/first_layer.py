@@ -6,7 +6,8 @@ layers after it. So only one layer is interpreted, with an input that requires a
 first layer saves.
 
 Under checkpointing every layer saves its input alone, so that only the backward pass of the first one differs. It is
-interpreted as if its input required a gradient (see `enter_layers`), and represents all layers.
+interpreted as if its input required a gradient (see `enter_layers`), and represents all layers. The peak of the first
+layer's own backward pass follows from it too (see `layer_in_place`).
 
 At each point, the first layer has at most as many bytes alive as the interpreted layer: it allocates nothing more and
 frees nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the
@@ -19,11 +20,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
-from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
+from calculator.engine.autograd import Mark, by_sequence_nr
 from calculator.engine.copies import add
+from calculator.engine.layer_in_place import LayerInPlace, saved_of_first, stop
 from calculator.engine.memory_curve import Window
 from calculator.engine.skipped_layer import Additions
-from calculator.engine.tape import Tensor
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from calculator.engine.autograd import Node
     from calculator.engine.copies import Copies
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Tape
+    from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
 
 
@@ -44,7 +45,9 @@ def enter_layers(context: Context, x: Tensor) -> Tensor:
         return first.output(x)
     if context.bounds_first_layer and _saves_less(context, x):
         context.repetition, context.may_repeat_first_period = context.repetition.from_first_period(), False
-        return Tensor(context.tape, x.storage, x.shape, x.dtype, Mark(context.tape, _stop, ()))
+        in_place = LayerInPlace(x, f"layer {context.repetition.end}")
+        context.layer_in_place = in_place if context.shows_first_layer else None
+        return in_place.input(x)
     context.bounds_first_layer = False
     return x
 
@@ -95,7 +98,7 @@ class FirstLayer:
         #: The event at which its forward pass would begin.
         self.start = len(x.tape.events)
         #: The autograd node that produces the input of the interpreted layer.
-        self.entry = Mark(x.tape, _stop, ())
+        self.entry = Mark(x.tape, stop, ())
         #: The rows that the cache holds until the forward pass ends.
         self.cached: set[int] = set()
         #: The rows that the interpreted layer saves for its backward pass, but the first layer does not.
@@ -128,7 +131,7 @@ class FirstLayer:
             for edge in node.edges:
                 if edge is not None and edge[0] in missing:
                     changed.append(saved)
-                    saved = self._saved(node, missing)
+                    saved = saved_of_first(node, missing)
                     break
             if saved:
                 kept.append(saved)
@@ -138,18 +141,6 @@ class FirstLayer:
         tensors = _by_row(kept)
         self.unsaved = _by_row(changed).keys() - tensors.keys()
         self.entry.saved = [tensors[row] for row in tensors if row < self.output_row]
-
-    @staticmethod
-    def _saved(node: Node, missing: set[Node]) -> Sequence[Any]:
-        """Return the tensors that the first layer's node saves.
-
-        A node that the first layer lacks is added to `missing`.
-        """
-        for edge in node.edges:
-            if edge is not None and edge[0] not in missing:
-                return saved_without(node, missing)
-        missing.add(node)
-        return ()
 
     def additions(self, copies: Copies) -> Additions:
         """Return the storages that the first layer adds outside the windows.
@@ -211,7 +202,3 @@ def _by_row(saved: list[Sequence[Any]]) -> dict[int, Tensor]:
 
 def _at(position: int) -> Window:
     return Window(before=position, start=position, end=position, copies=1)
-
-
-def _stop(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  nothing before the layers is trained
-    return ()

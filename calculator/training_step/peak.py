@@ -27,6 +27,18 @@ class MicroBatchRun(NamedTuple):
         """The position of each mark."""
         return self.run.copies.marks
 
+    @property
+    def has_first_layer(self) -> bool:
+        """Whether the first layer is interpreted, with a gradient of its input only if it has one."""
+        return self.recording.first is None and not self.run.copies.bounds_first
+
+    @property
+    def peak_of_first_layer(self) -> int:
+        """The most bytes alive from the beginning of the first layer's backward pass on, if it is derived."""
+        known = self.run.first_backward and self.run.first_backward.peak(self.recording)
+        assert known is not None, "it is derived if every layer is shown"
+        return known
+
     def most_left_out(self, start: int, end: int) -> int:
         """Return the most bytes alive in a pass that is left out between two positions. 0 if there is none."""
         return max([size for at, size in self.passes if start <= at <= end], default=0)

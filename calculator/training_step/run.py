@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from calculator.engine.kinds import Kinds, Outputs, Storages
+    from calculator.engine.layer_in_place import FirstBackward
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.skipped_passes import LeftOut, TrainedDecoder
@@ -58,6 +59,8 @@ class Interpretation(NamedTuple):
     left_out: LeftOut | None = None
     #: The decoder of the trained pass, if passes of `generate` may be derived from it.
     decoder: TrainedDecoder | None = None
+    #: The backward pass of a first layer that another layer is interpreted in place of, if it is known.
+    first_backward: FirstBackward | None = None
 
     def with_kinds(self, kinds: Kinds) -> Copies:
         """Count the storages that the copies of layers add, for rows of the given kinds."""
@@ -78,7 +81,12 @@ class Interpretation(NamedTuple):
         """Return the run with the rows on the tape."""
         storages = storages_of(self.tape, self.first, self.outputs)
         copies = self.with_kinds(storages.kinds)
-        return Run(self.tape, self.repetition, copies, storages, self.added, self.left_out, self.decoder)
+        return self.run_of(copies, storages)
+
+    def run_of(self, copies: Copies, storages: Storages) -> Run:
+        """Return the run with other sizes."""
+        others = self.added, self.left_out, self.decoder, self.first_backward
+        return Run(self.tape, self.repetition, copies, storages, *others)
 
 
 class Run(NamedTuple):
@@ -91,6 +99,7 @@ class Run(NamedTuple):
     added: Sequence[AddedRows] | None = None
     left_out: LeftOut | None = None
     decoder: TrainedDecoder | None = None
+    first_backward: FirstBackward | None = None
 
     @property
     def rows(self) -> Sequence[Allocation]:
@@ -120,8 +129,9 @@ def recorded_run(
 ) -> MicroBatchRun:
     """Interpret a micro-batch, or take its run from a cache, and record it.
 
-    The first layer is interpreted too if `whole` is true, or if the next layer does not determine it. Every pass is
-    interpreted if `every_pass` is true, or if the trained pass does not determine the others.
+    If `whole` is true, the recording has the figures of every layer. The first layer is interpreted if the next layer
+    does not determine it. Every pass is interpreted if `every_pass` is true, or if the trained pass does not determine
+    the others.
     """
 
     def run(*, whole: bool, every_pass: bool) -> Run:
@@ -154,8 +164,11 @@ def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> Pass
     passes = () if run.left_out is None else pass_peaks.peaks(run, recording, run.left_out, each_is_needed=whole)
     if recording.first is not None:
         return passes if recording.first.is_determined(recording) else None
-    if recording.copies.bounds_first and not first_layer_bound.is_before_peak(recording):
-        return None
+    if recording.copies.bounds_first:
+        if not first_layer_bound.is_before_peak(recording):
+            return None
+        if whole and (run.first_backward is None or run.first_backward.peak(recording) is None):
+            return None
     return passes
 
 
@@ -163,10 +176,11 @@ def _peaks_if_determined(run: Run, recording: Recording, *, whole: bool) -> Pass
 def interpreted(
     context: Context, *, whole: bool, every_pass: bool | None = None, another: Callable[[], Context] | None = None
 ) -> Interpretation:
-    """Interpret the micro-batch with one layer of each kind if that determines the first layer, else with two.
+    """Interpret the micro-batch with one layer of each kind if that may determine the first layer, else with two.
 
-    `every_pass`: whether all passes are interpreted. By default, they are if `whole` is true. If `another` returns a
-    new context, checkpointed layers are recorded again where they are like others.
+    `every_pass`: whether all passes are interpreted, and the first layer if its backward pass differs. By default, they
+    are if `whole` is true. If `another` returns a new context, checkpointed layers are recorded again where they are
+    like others.
     """
     context.records_layers_again = another is not None
     every_pass = whole if every_pass is None else every_pass
@@ -180,6 +194,10 @@ def interpreted(
 
 
 def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpretation:
+    prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+    # A replay depends on the order of tensors that are freed together.
+    is_replayed = prepared.recorded_passes.are_replayed
+    context.tape.repeats_checkpoints = repeats = not (is_replayed or context.hooks.runs_in_checkpoints)
     if _has_equal_layers(context):
         if not context.training.gradient_checkpointing:
             context.may_skip_first_layer = not (whole or context.hooks.couples_layers or context.training.has_images)
@@ -190,13 +208,12 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
             # whether a gradient flows to it; both are known when it has run.
             context.may_repeat_first_period = not (context.is_reentrant or context.training.has_images)
             context.bounds_first_layer = context.may_repeat_first_period and not (
-                whole or context.hooks.couples_layers or context.prepared.grads_inputs
+                context.hooks.couples_layers
+                or context.prepared.grads_inputs
+                or (whole and (every_pass or not repeats or context.training.autocast is not None))
             )
+            context.shows_first_layer = whole
     context.tape.folds_loops = not context.may_skip_first_layer
-    prepared: PreparedModel = context.prepared  # type: ignore[assignment]  # a step's model is prepared
-    # A replay depends on the order of tensors that are freed together.
-    is_replayed = prepared.recorded_passes.are_replayed
-    context.tape.repeats_checkpoints = not (is_replayed or context.hooks.runs_in_checkpoints)
     if trainer_of(context.training).facts.runs_other_passes and not every_pass:
         context.skipped = SkippedPasses(needs_peaks=whole)
     micro_batch(context)
@@ -220,7 +237,13 @@ def _interpreted(context: Context, *, whole: bool, every_pass: bool) -> Interpre
         added=context.skipped.added if context.skipped is not None else None,
         left_out=context.skipped.left_out if context.skipped is not None else None,
         decoder=_decoder(context),
+        first_backward=_first_backward(context, lifetimes, marks),
     )
+
+
+def _first_backward(context: Context, lifetimes: Lifetimes, marks: Mapping[str, int]) -> FirstBackward | None:
+    own = context.layer_in_place
+    return None if own is None else own.backward(context.tape, lifetimes, marks[own.label])
 
 
 def _decoder(context: Context) -> TrainedDecoder | None:

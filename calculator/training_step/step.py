@@ -126,16 +126,15 @@ class TrainingStep:
 
     @property
     def whole(self) -> TrainingStep:
-        """The same step with the first layer interpreted and the peak of every pass, for figures of every layer."""
-        has_first = self.recording.first is None and not self.run.copies.bounds_first
-        if has_first and (self._is_read_whole or not self.leaves_out_passes):
+        """The same step with figures of the first layer and the peak of every pass."""
+        if self._is_read_whole or (self.last.has_first_layer and not self.leaves_out_passes):
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
 
     @property
     def with_every_pass(self) -> TrainingStep:
         """The same step with the first layer and every pass interpreted."""
-        if self._is_read_whole and not self.leaves_out_passes:
+        if self._is_read_whole and self.last.has_first_layer and not self.leaves_out_passes:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True, every_pass=True)
 

@@ -89,8 +89,7 @@ class SymbolicTrace:
         bytes_of = [*map(values.__getitem__, self.sizes)]
         made = partial(self._allocation, shared, values, {})
         storages = Storages(shared.copies.kinds, bytes_of, made, partial(self._traced, shared), Digits(values))
-        ran = self.interpretation
-        return Run(ran.tape, ran.repetition, shared.copies, storages, ran.added, ran.left_out, ran.decoder)
+        return self.interpretation.run_of(shared.copies, storages)
 
     def _meeting(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes that kinds with the same name, dtype and component have, and that can be equal."""

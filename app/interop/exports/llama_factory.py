@@ -217,7 +217,8 @@ def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
 def _data(planned: Planned) -> Part:
     training = planned.request.training
     packed = training.packing or (not training.padding and training.sequence_lengths is None)
-    keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length, "packing": packed}
+    # Where a file sets packing, LLaMA-Factory cuts rows one token shorter. Source: hparams/data_args.py.
+    keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length + packed, "packing": packed}
     if training.packing and training.flattened:
         keys["neat_packing"] = True
     heading = "Data: packed into full sequences, or padded up to the longest of a batch"

@@ -17,8 +17,10 @@ from app.interop.imports import (
     torchtune,
     trl,
 )
+from app.interop.imports.exported_launch import launch_in
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
+from app.interop.imports.modeled_settings import with_modeled_settings
 from app.interop.imports.text import mapping
 from calculator.common.errors import refusal
 from calculator.estimation.request import parse_request
@@ -49,8 +51,12 @@ MARKS = {
         ("finetuning_type", "stage", "cutoff_len", "template", "dataset_dir", "lora_target"), "llama-factory"
     ),
     **dict.fromkeys(("use_peft", "dataset_name", "dataset_mixture", "lora_r", "load_in_4bit", "max_length"), "trl"),
+    **dict.fromkeys(("datasets", "accelerate_config", "reward_funcs", "max_completion_length"), "trl"),
     "model_name_or_path": "llama-factory",
 }
+
+#: The key under which TRL's configurations name the model.
+_OF_TRL = "model_name_or_path"
 
 #: The marks that a message names.
 NAMED_MARKS = ("peft_type", "base_model", "model_name_or_path")
@@ -81,7 +87,7 @@ def read(
         imported = launchers.applied(imported, plan) if plan else launchers.alone(imported)
     imported = fsdp_keys.with_modeled_classes(imported)
     parse_request(imported.request, catalogued=False)
-    return imported
+    return with_modeled_settings(imported)
 
 
 def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's word
@@ -90,7 +96,12 @@ def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's wo
         return python_calls.keys_of(content)
     if isinstance(content, str) and command.is_command(content):
         return Keys(command.keys_of(content))
-    return Keys(mapping(content))
+    if not isinstance(content, str):
+        return Keys(mapping(content))
+    given = mapping(content)
+    is_of_trl = _OF_TRL in given and all(MARKS.get(key) != "llama-factory" for key in given if key != _OF_TRL)
+    named = command.subcommand_in(content) if is_of_trl else {}
+    return Keys({**launch_in(content), **given, **named})
 
 
 def _format(keys: Keys) -> str:

@@ -129,7 +129,14 @@ def _checkpointing(keys: Keys, defaults: ArgumentDefaults) -> dict[str, Any]:
 def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, Any]:
     """Return the sequence length. The dataset decides where the configuration has none."""
     keys.rename("max_seq_length", "max_length")
-    if defaults.length is None and "max_length" not in keys.left:
+    cuts = keys.left.get("max_length") is not None
+    if not cuts and "max_length" in keys.left and defaults.length is not None:
+        keys.take("max_length")
+        keys.miss("max_length", None, f"rows are not cut: {defaults.length:,} tokens are assumed")
+    elif not cuts and defaults.length is None:
+        keys.take("max_length")
+        if keys.script.cut_length is not None:
+            return {"sequence_length": keys.script.cut_length}
         keys.miss("max_length", None, f"{trainer} takes the lengths from the dataset: set sequence_length yourself")
         return {}
     return {"sequence_length": keys.integer("max_length", defaults.length or 1024)}

@@ -10,7 +10,7 @@ from app.interop.imports.distribution import distributed
 from app.interop.imports.lora_layers import lora_layers
 from app.interop.imports.model_quantization import kept_base
 from app.interop.imports.reference import model_or_none, reference
-from app.interop.imports.target_patterns import targets
+from app.interop.imports.target_patterns import listed_of_quantized, targets
 from app.interop.imports.trainer_keys import empty_cache_settings, optimizer, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -43,6 +43,9 @@ LAYER_KEYS = {
     "peft_trainable_token_indices": "trainable_token_indices",
 }
 
+#: The model types, by their beginning, that axolotl never checkpoints re-entrantly. Source: utils/config.
+UNREENTRANT = "gemma4"
+
 ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2")}
 #: Flags of older configurations. Source: schemas/enums.py, LEGACY_ATTN_FLAG_TO_IMPL.
 FLAGS = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager"}
@@ -59,7 +62,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         "trainer": preferences.axolotl_trainer(keys, rl),
         "dtype": dtype,
         "autocast": autocast,
-        **_training(keys),
+        **_training(keys, model_or_none(model)),
     }
     training |= _lengths(keys, training) | _liger(keys, model_or_none(model))
     training |= preferences.axolotl_settings(keys, rl, training)
@@ -69,7 +72,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys, model_or_none(model))
-        method |= adapter
+        method |= adapter | listed_of_quantized(adapter, model, model_or_none(model))
     else:
         keys.forget([key for key in keys.left if key.startswith(("lora_", "peft_"))])
     unfrozen = _unfrozen(keys, model_or_none(model))
@@ -127,11 +130,18 @@ def _low_rank(keys: Keys, model: Model | None) -> tuple[dict[str, Any], str]:
         keys.rename(key, newer)
     method |= lora_layers(keys)
     fused = {name: keys.take(name) for name in axolotl.KERNELS}
-    if any(fused.values()) or not any(value is False for value in fused.values()):
+    if any(fused.values()) or (_fuses_adapters(keys) and all(value is None for value in fused.values())):
         why = "fused LoRA kernels, which are on by default, are not modeled: PEFT's own layers are used"
         keys.miss("lora_*_kernel", fused, why)
     dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", default=True) else "model"
     return method, dtype
+
+
+def _fuses_adapters(keys: Keys) -> bool:
+    """Return whether fused LoRA kernels are on by default. Source: check_auto_enable_lora_kernels."""
+    in_8_bits = keys.given("adapter") == "lora" and keys.given("load_in_8bit")
+    by_fsdp1 = keys.given("fsdp_config") is not None and str(keys.given("fsdp_version")) != "2"
+    return not (keys.given("rl") or in_8_bits or keys.given("trust_remote_code") or by_fsdp1)
 
 
 def _targets(keys: Keys, model: Model | None) -> dict[str, Any]:
@@ -201,7 +211,8 @@ def _keep_float32(keys: Keys, model: Model | None, method: dict[str, Any], train
 def _dtypes(keys: Keys) -> tuple[str, str | None]:
     """Return the dtypes of the weights and of autocast. Source: utils/config, resolve_dtype."""
     values: dict[Any, Any] = {True: True, False: False, "auto": "auto", "full": True}
-    bf16, fp16 = keys.choice("bf16", values, "auto", "auto"), keys.flag("fp16")
+    default = False if "bf16" in keys.left else "auto"  # axolotl reads an empty value as no bf16
+    bf16, fp16 = keys.choice("bf16", values, default, str(default)), keys.flag("fp16")
     bfloat16, float16 = keys.flag("bfloat16"), keys.flag("float16")
     keys.flag("float32")
     if (bf16 == "auto" and not fp16) or bf16 is True or bfloat16:
@@ -211,14 +222,14 @@ def _dtypes(keys: Keys) -> tuple[str, str | None]:
     return ("float16", None) if float16 else ("float32", None)
 
 
-def _training(keys: Keys) -> dict[str, Any]:
+def _training(keys: Keys, model: Model | None) -> dict[str, Any]:
     micro = keys.integer("micro_batch_size", 1)
     total = keys.integer("batch_size", 0)
     default = max(1, total // max(1, micro))
     return {
         "micro_batch_size": micro,
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", default),
-        **_checkpointing(keys),
+        **_checkpointing(keys, model),
         "attention": _attention(keys),
         **optimizer(keys, "optimizer", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
@@ -226,8 +237,8 @@ def _training(keys: Keys) -> dict[str, Any]:
     }
 
 
-def _checkpointing(keys: Keys) -> dict[str, Any]:
-    """Return checkpointing, re-entrant if the file leaves it out. Source: utils/config, normalize_config."""
+def _checkpointing(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return checkpointing. Source: utils/config, normalize_config; core/builders/base.py."""
     checkpointing = keys.take("gradient_checkpointing", False)
     if not checkpointing:
         keys.forget(("gradient_checkpointing_kwargs",))
@@ -235,12 +246,18 @@ def _checkpointing(keys: Keys) -> dict[str, Any]:
     if checkpointing is not True:
         why = "offloading is not modeled: checkpointing on the GPU is used"
         keys.miss("gradient_checkpointing", checkpointing, why)
-    kwargs = keys.take("gradient_checkpointing_kwargs", {"use_reentrant": True})
+    kwargs = keys.take("gradient_checkpointing_kwargs", {"use_reentrant": _is_reentrant(keys)})
     reentrant = kwargs.get("use_reentrant", False) if isinstance(kwargs, dict) else True
     if not isinstance(kwargs, dict) or not isinstance(reentrant, bool) or set(kwargs) - {"use_reentrant"}:
         keys.miss("gradient_checkpointing_kwargs", kwargs, "only use_reentrant is read")
-    options = {"use_reentrant": reentrant is True}
+    is_overruled = model is not None and model.model_type.startswith(UNREENTRANT)
+    options = {"use_reentrant": reentrant is True and not is_overruled}
     return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": options}
+
+
+def _is_reentrant(keys: Keys) -> bool:
+    """Return whether checkpointing without options is re-entrant: in supervised runs that freeze no parameter."""
+    return keys.given("rl") is None and keys.given("unfrozen_parameters") is None
 
 
 def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
@@ -287,9 +304,14 @@ def _attention(keys: Keys) -> str:
 
 
 def _lengths(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
-    """Return tokens and padding. Padded rows are rounded up to a multiple. Source: core/builders/causal.py."""
+    """Return tokens and padding. Padded rows are rounded up to a multiple, unless the file sets no padding.
+
+    Source: core/builders/causal.py, build_collator and build.
+    """
     length, packed = keys.integer("sequence_len", 512), keys.flag("sample_packing")
-    padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.integer("pad_to_multiple_of", 64))
+    in_multiples = keys.left.get("pad_to_sequence_len") is None and training["attention"] != "flash_attention_2"
+    padded = keys.flag("pad_to_sequence_len", default=in_multiples)
+    multiple = max(1, keys.integer("pad_to_multiple_of", 64))
     if packed and training["attention"] == "flash_attention_2":
         why = "a micro-batch is one row: the figures are for full sequences, with as many tokens in a micro-batch"
         keys.miss("sample_packing", True, why)

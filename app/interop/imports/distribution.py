@@ -87,7 +87,8 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     else:
         found, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
     if count < FEWEST:
-        keys.miss(COUNT, count or None, f"the file names no number of GPUs: {FEWEST} is used")
+        why = "one GPU shards nothing, which is not modeled" if count else "the file names no number of GPUs"
+        keys.miss(COUNT, count or None, f"{why}: {FEWEST} is used")
     count = max(count, FEWEST)
     device = {"count": count, "sharding": name}
     if nodes > 1 and count % nodes:
@@ -105,7 +106,7 @@ def _gpus_of_tool(keys: Keys, format: str) -> int:  # noqa: A002  the API's word
     """
     if format not in ("axolotl", "llama-factory"):
         return 0
-    workers = keys.integer("ray_num_workers", 1)
+    workers = keys.integer("ray_num_workers", 0)
     runs = format == "llama-factory" or keys.flag("use_ray")
     return keys.integer("dp_shard_size", 0) or (workers if runs else 0)
 

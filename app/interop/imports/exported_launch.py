@@ -1,6 +1,6 @@
-"""The launcher's options that a script of Headroom states at its head, with which it runs on several GPUs.
+"""The launcher's options that a file of Headroom states at its head, with which it runs on several GPUs.
 
-See app/interop/exports/peft_script.py.
+See app/interop/exports/peft_script.py and app/interop/exports/distribution.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ from typing import Any
 
 from app.interop.imports.command import options_of
 
+_HEAD = r"(?m)^# Run it with: "
+_UP_TO = r"(?:[^\n]|\n# ){0,400}?"
+
 #: The command up to the script. The comment can go on in another line.
-_COMMAND = re.compile(r"(?m)^# Run it with: (?:torchrun|accelerate launch)\s((?:[^\n]|\n# ){0,400}?)train\.py(?=\s)")
+_COMMAND = re.compile(rf"{_HEAD}(?:torchrun|accelerate launch)\s({_UP_TO})(?:src/)?train\.py(?=\s)")
+
+#: The number of processes in the command of axolotl or LLaMA-Factory.
+_PROCESSES = re.compile(rf"{_HEAD}{_UP_TO}(?:--nproc_per_node=|NPROC_PER_NODE=)(\d{{1,5}})(?=\s)")
 
 
 def launch_in(code: str) -> dict[str, Any]:
-    """Return the options by their names. Return none if the code has no such comment."""
+    """Return the options by their names. Return none if the text has no such comment."""
     found = _COMMAND.search(code)
-    return dict(options_of(found[1].replace("\n#", " ").split())) if found else {}
+    if found:
+        return dict(options_of(found[1].replace("\n#", " ").split()))
+    count = _PROCESSES.search(code)
+    return {"nproc_per_node": int(count[1])} if count else {}

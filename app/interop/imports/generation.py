@@ -45,18 +45,20 @@ _SAMPLING = ("generation_kwargs", "min_p", "repetition_penalty", "temperature", 
 
 def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
     """Return lengths and numbers of completions. The longest sequence that a model is loaded for has no effect."""
-    keys.forget(["max_seq_length"])
     _warn_of_rewards(keys)
-    completion = keys.integer("max_completion_length", COMPLETION)
     if keys.left.get("max_prompt_length") is None:
         keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")
     prompt = keys.integer("max_prompt_length", PROMPT)
+    completion = _completion(keys, prompt)
     if not keys.left.get("use_vllm"):
         keys.forget(["vllm_importance_sampling_correction"])
     for name, modeled in _FIXED.items():
         value = keys.take(name, modeled)
         if value != modeled:
             keys.miss(name, value, f"is modeled as {str(modeled).lower()}")
+    options = keys.left.get("generation_kwargs")
+    if isinstance(options, dict) and set(options) <= {"min_new_tokens"}:
+        keys.forget(["generation_kwargs"])
     groups = _groups(keys, trainer)
     return {
         "sequence_length": prompt + completion,
@@ -64,6 +66,22 @@ def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
         **groups,
         **_vllm(keys),
     }
+
+
+def _completion(keys: Keys, prompt: int) -> int:
+    """Return the longest completion. Where code computes it, it is what the longest sequence leaves after the prompt.
+
+    So do Unsloth's notebooks, which measure the prompts of their data.
+    """
+    longest = keys.left.get("max_seq_length")
+    keys.forget(["max_seq_length"])
+    if "max_completion_length" in keys.script.unread and isinstance(longest, int) and longest > prompt:
+        keys.not_understood = [entry for entry in keys.not_understood if entry.key != "max_completion_length"]
+        text = keys.script.unread["max_completion_length"]
+        why = f"is an expression that is not evaluated: {longest - prompt} tokens, up to max_seq_length, are assumed"
+        keys.miss("max_completion_length", text, why)
+        return longest - prompt
+    return keys.integer("max_completion_length", COMPLETION)
 
 
 def _groups(keys: Keys, trainer: TrainerName) -> dict[str, Any]:

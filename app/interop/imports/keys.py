@@ -21,12 +21,20 @@ class Script:
     """The calls of Python code, its arguments that are no literals or are defaults, and the releases that it pins."""
 
     calls: tuple[str, ...] = ()
+    #: The called classes that set up a run and are not modeled: trainers, and configurations of PEFT's methods.
+    others: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    #: The expression of the PEFT configuration that a trainer or get_peft_model gets; empty if there is none.
+    peft_config: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     frozen: FrozenParameters = field(default_factory=FrozenParameters)
     #: The training settings of a loop that Headroom writes. None if there is no such loop.
     loop: Mapping[str, Any] | None = None
+    #: The training settings of the rows that Headroom writes for a trainer. Empty if there are none.
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    #: The number of tokens at which a tokenizer cuts texts. None if the code does not state it.
+    cut_length: int | None = None
     #: The method of the bottleneck adapters that Headroom writes. None if there are none.
     adapters: Mapping[str, Any] | None = None
     #: The training settings of rows with images that Headroom writes. Empty if there are none.

@@ -50,10 +50,34 @@ def accelerate(keys: Keys, given: Any) -> Imported:
         elif str(kind).upper() == section:
             keys.left |= {"use_fsdp": True} if section == "FSDP" else {"use_deepspeed": True}
             keys.left |= nested
+    _warn_of_parallelism(keys)
+    if keys.left.get("mixed_precision") == "fp8":
+        keys.left["mixed_precision"] = "bf16"
+        effect = "Linear layers cast weights and activations to 8 bits, under autocast in bfloat16."
+        keys.warn("mixed_precision: fp8", effect, "one with mixed_precision bf16")
+        keys.forget(("fp8_config",))
     states = keys.left.get("mixed_precision") is not None
     precision = keys.choice("mixed_precision", _PRECISIONS, None, "no")
     training = {**({"autocast": precision} if states else {}), **_sizes(keys)}
     return _closed(keys, "accelerate", given, training)
+
+
+def _warn_of_parallelism(keys: Keys) -> None:
+    """Read `parallelism_config`, whose groups of GPUs other than those that shard the model are not modeled."""
+    given = keys.take("parallelism_config", {})
+    sizes = {key.removeprefix("parallelism_config_"): size for key, size in given.items()} if _is_map(given) else {}
+    split = [f"{name}: {sizes[name]}" for name in _GROUPS if sizes.get(name) not in (None, 1)]
+    if split:
+        effect = "They divide sequences or matrices among the GPUs, or replicate the model."
+        keys.warn(", ".join(split), effect, "one that shards the model over all GPUs")
+
+
+#: The sizes of accelerate's groups of GPUs that are not modeled.
+_GROUPS = ("tp_size", "cp_size", "sp_size", "ep_size", "dp_replicate_size")
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def deepspeed(keys: Keys, given: Any) -> Imported:

@@ -84,6 +84,10 @@ def value_of(node: ast.expr, names: Values) -> Any:
             sides = value_of(left, names), value_of(right, names)
             are_integers = all(isinstance(side, int) for side in sides)
             return _COMPARISONS[type(test)](*sides) if are_integers else UNREAD
+        case ast.JoinedStr(values=parts):
+            return _joined([value_of(part, names) for part in parts])
+        case ast.FormattedValue(value=inner, conversion=-1, format_spec=None):
+            return value_of(inner, names)
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             values = [value_of(part, names) for part in parts]
             return UNREAD if any(value is UNREAD for value in values) else values
@@ -96,6 +100,11 @@ def _calculated(operation: Callable[[int, int], int], left: Any, right: Any) -> 
     if not all(isinstance(side, int) and abs(side) < _LARGEST for side in (left, right)):
         return UNREAD
     return UNREAD if operation is floordiv and not right else operation(left, right)
+
+
+def _joined(values: list[Any]) -> Any:
+    """Return the text of a formatted string, all of whose values are text or whole numbers."""
+    return "".join(map(str, values)) if all(isinstance(value, str | int) for value in values) else UNREAD
 
 
 def _dictionary(keys: list[ast.expr | None], parts: list[ast.expr], names: Values) -> Any:

@@ -11,6 +11,7 @@ from app.interop.imports.distribution import distributed
 from app.interop.imports.frozen_towers import language_targets, trained_in_full
 from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import model_or_none, reference
+from app.interop.imports.target_patterns import listed_of_quantized
 from app.interop.imports.trainer_keys import empty_cache_settings, optimizer, unpadded, with_liger, written
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -41,6 +42,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     badam = active_layers.badam(keys, keys.left.get("finetuning_type", "lora"))
     method = _method(keys, model_or_none(model))
     method = {"name": "full", **badam} if badam else method
+    method |= listed_of_quantized(method, model, model_or_none(model))
     # DeepSpeed keeps float32 copies of what it trains.
     freezes = "unfrozen_parameters" in method and not keys.left.get("deepspeed")
     dtype, autocast = _dtypes(keys, full=method["name"] == "full" and not freezes and not badam)
@@ -111,7 +113,7 @@ def _method(keys: Keys, model: Model | None) -> dict[str, Any]:
     if name == "freeze":
         return _freeze(keys, model)
     if name == "oft":
-        return _oft(keys, quantized)
+        return _oft(keys, quantized, model)
     r = keys.integer("lora_rank", 8)
     method: dict[str, Any] = {
         "r": r,
@@ -154,7 +156,7 @@ def _freezes_later(keys: Keys) -> bool:
     return first or bool(keys.left.get("use_llama_pro")) or "embed" in str(keys.left.get("freeze_extra_modules"))
 
 
-def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:
+def _oft(keys: Keys, quantized: dict[str, Any], model: Model | None) -> dict[str, Any]:
     """Return the settings of OFT, for which lora_target names the modules too.
 
     Source: LLaMA-Factory at ff6d4d1, hparams/finetuning_args.py, OFTArguments; model/adapter.py, _setup_lora_tuning.
@@ -163,14 +165,14 @@ def _oft(keys: Keys, quantized: dict[str, Any]) -> dict[str, Any]:
         why = "OFT over quantized weights is not modeled: half-precision weights are used"
         keys.miss("quantization_bit", 4 if "quant_type" in quantized else 8, why)
     keys.forget(("oft_target",))
-    target, dropout = keys.names("lora_target"), keys.number("module_dropout", 0.0)
+    dropout = keys.number("module_dropout", 0.0)
     if dropout:
         keys.miss("module_dropout", dropout, "is not modeled with OFT: 0 is used")
     return {
         "name": "oft",
         "r": keys.integer("oft_rank", 0),
         "oft_block_size": keys.integer("oft_block_size", 32),
-        "target_modules": "all-linear" if target in (None, ["all"]) else target,
+        **language_targets(keys, keys.names("lora_target"), model, of_layers=False),
         "modules_to_save": keys.names("additional_target"),
     }
 
@@ -266,11 +268,20 @@ def _training(keys: Keys, model: Model | None) -> dict[str, Any]:
         "micro_batch_size": keys.integer("per_device_train_batch_size", 8),
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", 1),
         **_checkpointing(keys),
-        "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
+        "attention": _attention(keys, model),
         **_optimizer(keys, model),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
         **empty_cache_settings(keys),
     }
+
+
+def _attention(keys: Keys, model: Model | None) -> str:
+    """Return the attention. Source: model/model_utils/attention.py, configure_attn_implementation."""
+    if model is not None and model.model_type == "gemma2" and keys.left.get("flash_attn") in (None, "auto"):
+        why = "is fa2 for Gemma 2 if flash-attn is installed, and eager attention, which is used, without it"
+        keys.miss("flash_attn", keys.take("flash_attn", "auto"), why)
+        return "eager"
+    return keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa")
 
 
 def _checkpointing(keys: Keys) -> dict[str, Any]:
@@ -291,9 +302,15 @@ def _without_checkpointing(keys: Keys, training: dict[str, Any]) -> dict[str, An
 
 
 def _lengths(keys: Keys, stage: Any) -> dict[str, Any]:
-    """Return tokens and padding. Pre-training packs by default. Source: hparams/parser.py, get_train_args."""
+    """Return tokens and padding. Pre-training packs by default.
+
+    A file that sets packing shortens cutoff_len by one token, which supervised fine-tuning adds again. Source:
+    hparams/parser.py, get_train_args; hparams/data_args.py; data/processor.
+    """
+    states = keys.left.get("packing") is not None
     packed = keys.flag("packing", default=stage == "pt")
     if packed and stage != "pt":
         effect = "Packing puts several examples into one row, and pads the end of the row."
         keys.warn("packing: true", effect, "one with full sequences of cutoff_len tokens")
-    return {"sequence_length": keys.integer("cutoff_len", 2048), "padding": not packed}
+    shortened = packed and states and stage == "pt"
+    return {"sequence_length": keys.integer("cutoff_len", 2048) - shortened, "padding": not packed}

@@ -44,6 +44,9 @@ _COMPILED = Feature(
     modeled="one in eager mode",
 )
 
+_FP8 = "FP8 training casts weights and activations to 8 bits."
+_OTHER_LOSS = "This loss weighs the tokens by their logits, of which it makes copies."
+
 _OF_IMAGES = "The vision tower runs for each image of the dataset, and their tokens count in a sequence."
 
 #: TRL's offloading of activations where it is not modeled.
@@ -113,6 +116,39 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modeled="one without them",
         ),
         Feature(
+            keys=("fp8", "fp8_"),
+            effect=_FP8,
+            modeled="one with 16-bit or 32-bit tensors",
+        ),
+        Feature(
+            keys=("relora", "relora_", "jagged_restart_"),
+            effect="ReLoRA merges the adapter and prunes the optimizer's states at each restart.",
+            modeled="one that trains a single adapter",
+        ),
+        Feature(
+            keys=("use_eaft", "eaft_", "ebft"),
+            effect=_OTHER_LOSS,
+            modeled="one with the loss of the next token",
+        ),
+        Feature(
+            keys=("use_dsv4_kernels", "use_glm_dsa_kernels", "use_scattermoe", "use_sonicmoe"),
+            plugin="integrations.kernels",
+            effect="Other kernels run the experts or the attention, and save other tensors.",
+            modeled=TRANSFORMERS_LAYERS,
+        ),
+        Feature(
+            keys=("expert_parallel_",),
+            plugin="integrations.expert_parallel",
+            effect="It divides the experts among the GPUs.",
+            modeled="one that shards only what FSDP or ZeRO shards",
+        ),
+        Feature(
+            keys=("llmcompressor",),
+            plugin="integrations.llm_compressor",
+            effect="It keeps a mask of pruned weights.",
+            modeled="one without pruning",
+        ),
+        Feature(
             keys=("tiled_mlp", "tiled_mlp_"),
             effect="A tiled MLP computes parts of the sequence one after the other, with smaller temporary tensors.",
             modeled="one that computes the whole sequence at once",
@@ -140,13 +176,40 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             counts=True,
         ),
         Feature(
+            keys=(
+                *("use_distributed_optimizer", "overlap_param_gather", "overlap_grad_reduce", "sequence_parallel"),
+                *("bias_activation_fusion", "apply_rope_fusion", "recompute_granularity", "moe_grouped_gemm"),
+                *("moe_token_dispatcher_type", "mixed_precision"),
+            ),
+            effect="Megatron has layers, an optimizer and checkpointing of its own.",
+            modeled="one with transformers' Trainer",
+        ),
+        Feature(
+            keys=("use_asft_loss", "asft_alpha"),
+            effect="This loss compares the model with a frozen copy of it, which is in memory too.",
+            modeled="one with the loss of the next token",
+        ),
+        Feature(
+            keys=("use_dft_loss", "use_eaft_loss", "eaft_alpha"),
+            effect=_OTHER_LOSS,
+            modeled="one with the loss of the next token",
+        ),
+        Feature(
+            keys=("mixture_of_depths",),
+            effect="Mixture of depths lets some layers process some of the tokens.",
+            modeled="one in which each layer processes all tokens",
+        ),
+        Feature(
+            keys=("kt_",), effect="KTransformers keeps experts on the CPU.", modeled="one with all weights on GPUs"
+        ),
+        Feature(
             keys=("image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "video_"),
             effect=_OF_IMAGES,
             modeled="one with text only (images can be stated as training.images)",
         ),
         Feature(
-            keys=("fp8",),
-            effect="FP8 training casts weights and activations to 8 bits.",
+            keys=("fp8", "fp8_"),
+            effect=_FP8,
             modeled="one with 16-bit or 32-bit tensors",
         ),
         _COMPILED,

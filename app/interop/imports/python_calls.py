@@ -11,9 +11,11 @@ from app.interop.imports.exported_adapters import adapters_in
 from app.interop.imports.exported_images import images_in
 from app.interop.imports.exported_launch import launch_in
 from app.interop.imports.exported_loop import loop_in
+from app.interop.imports.exported_rows import rows_in
 from app.interop.imports.frozen_parameters import frozen_in
 from app.interop.imports.keys import Keys, Script
 from app.interop.imports.literals import UNREAD
+from app.interop.imports.other_classes import is_other, nothing_read
 from app.interop.imports.peft_adapter import OF_CLASSES
 from app.interop.imports.pinned import pins
 from app.interop.imports.python_cells import cells, is_notebook, parsed
@@ -91,15 +93,19 @@ def keys_of(text: str) -> Keys:
         message = f"is not Python: line {wrong[0].lineno}: {wrong[0].msg}"
         raise refusal("content", message, shortened(text)) from wrong[0]
     if not found.calls:
-        raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
+        raise nothing_read(found.others)
     found.settle()
     script = Script(
         calls=tuple(found.calls),
+        others=tuple(found.others),
+        peft_config=found.peft_config,
         unread=found.unread,
         defaults=found.defaults,
         pins=pins(code),
         frozen=frozen_in(modules),
         loop=loop_in(modules),
+        rows=rows_in(modules),
+        cut_length=found.cut_length,
         adapters=adapters_in(modules),
         images=images_in(modules),
     )
@@ -140,12 +146,16 @@ class _Calls(ast.NodeVisitor):
     def __init__(self, names: Names) -> None:
         self.names = names
         self.calls: list[str] = []
+        #: The classes that set up a run and are not modeled, but for those that the code defines itself.
+        self.others: list[str] = []
         self.arguments: dict[str, Any] = {}
         #: Those of the calls that load a model for a task. Such a model may only score answers.
         self.of_tasks: dict[str, list[Argument]] = {}
         #: Those of the calls that set up a run with TRL, of which one is read.
         self.of_trainers: list[tuple[str, list[Argument]]] = []
         self.unread: dict[str, str] = {}
+        self.peft_config = ""
+        self.cut_length: int | None = None
         #: The arguments whose value is a default of the code.
         self.defaults: dict[str, str] = {}
 
@@ -186,6 +196,10 @@ class _Calls(ast.NodeVisitor):
         self.names.declare(node)
         self.names.called(node)
         called = _tail(node.func)
+        if called.endswith("tokenizer") and self.cut_length is None:
+            self.cut_length = self._cut_length(node)
+        if is_other(called) and called not in OF_UNSLOTH and called not in self.names.classes:
+            self.others.append(called)
         name = _READ.fullmatch(OF_UNSLOTH.get(called, loads(called)))
         if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
             return
@@ -197,6 +211,13 @@ class _Calls(ast.NodeVisitor):
             self.of_trainers.append((name[0], given))
         else:
             self._note(given)
+
+    def _cut_length(self, node: ast.Call) -> int | None:
+        """Return the number of tokens at which a tokenizer's call cuts a text; None if it does not."""
+        given = {keyword.arg: self.names.value(keyword.value) for keyword in node.keywords}
+        length = given.get("max_length")
+        cuts = given.get("truncation") not in (None, False, UNREAD, "do_not_truncate")
+        return length if cuts and type(length) is int else None
 
     def settle(self) -> None:
         """Note the arguments of the trainer that is read, and of the call that loads a task's model."""
@@ -213,6 +234,8 @@ class _Calls(ast.NodeVisitor):
         first = _first_argument(name)
         if first and node.args:
             yield first, node.args[0]
+        if name == "get_peft_model" and node.args[1:]:
+            yield "peft_config", node.args[1]
         for keyword in node.keywords:
             if keyword.arg is None:
                 self.unread.setdefault("**", ast.unparse(keyword.value))
@@ -224,6 +247,8 @@ class _Calls(ast.NodeVisitor):
         for key, value, argument in given:
             if key == "model" and isinstance(argument, ast.Attribute) and value is UNREAD:
                 self.unread.setdefault("model_name", str(shortened(ast.unparse(argument))))
+            if key == "peft_config" and value is not None:
+                self.peft_config = str(shortened(ast.unparse(argument)))
             if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
                 continue
             if value is not UNREAD:

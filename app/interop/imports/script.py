@@ -7,19 +7,24 @@ models/llama.py and models/rl.py.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports import base_storage, exported_loop, other_runs, tasks, unsloth
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.distribution import distributed
+from app.interop.imports.exported_rows import with_rows
 from app.interop.imports.frozen_parameters import cast_copies, settings_of
+from app.interop.imports.loaded_dtype import loaded_dtype
 from app.interop.imports.lora_layers import lora_layers
+from app.interop.imports.other_classes import other_trainer, refuse_other_method
 from app.interop.imports.peft_adapter import OF_CLASSES, method_of
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_classes import CLASSES, trainer_of
+from app.interop.imports.trl import quant_storage
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.trainers import TRAINERS
 
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Arguments that a script gives functions and classes of its own.
 FUNCTIONS = ("reward_funcs", "tools", "environment_factory")
+
+#: The name of a file in an expression.
+_JSON = re.compile(r"[\w.-]{1,100}\.json")
 
 _DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
@@ -53,9 +61,10 @@ def imported(keys: Keys, given: Any) -> Imported:
     method = base_storage.but_for_stated(_method(keys, calls, model_or_none(model), is_unsloth=is_unsloth), model)
     if trainer == "trl-orpo" and method["name"] == "qlora":
         method["prepare_model_for_kbit_training"] = True  # by ORPOTrainer itself
-    loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
+    by_trl = by_name and trainer.startswith("trl") and not is_unsloth
     task = {"task": "feature_extraction"} if embeds else tasks.task_of(keys)
-    training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
+    dtype = loaded_dtype(keys, method, model, by_trl=by_trl, by_unsloth=is_unsloth)
+    training: dict[str, Any] = {"trainer": trainer, "dtype": dtype}
     loop = keys.script.loop if trainer_of(calls) is None and not is_unsloth else None
     if is_unsloth:
         training = _unsloth_training(keys, calls, method, model, training)
@@ -84,7 +93,11 @@ def _plain_training(
     """Return the settings of a loop that Headroom exported, or of the trainer's arguments."""
     defaults = _defaults(keys, calls, trainer, is_unsloth=False)
     _set_length_of_images(keys)
-    return exported_loop.settings_of(keys, loop) if loop is not None else arguments(keys, trainer, defaults)
+    if loop is not None:
+        return exported_loop.settings_of(keys, loop)
+    in_float32 = keys.take("autocast_adapter_dtype", default=True)
+    found = with_rows(keys, arguments(keys, trainer, defaults), keys.script.rows)
+    return found if in_float32 else {**found, "adapter_dtype": "model"}
 
 
 def _unsloth_training(
@@ -127,17 +140,26 @@ def _images(keys: Keys, calls: tuple[str, ...], task: dict[str, Any]) -> dict[st
 
 
 def _list_unread(keys: Keys) -> None:
+    file = _JSON.search(keys.script.unread.get("deepspeed", ""))
+    if file is not None:
+        keys.left.setdefault("deepspeed", file[0])
     for key, text in keys.script.unread.items():
+        if file is not None and key == "deepspeed":
+            continue
         if key not in (*WITHOUT_EFFECT["script"], *FUNCTIONS, "model_name") and not (
             key == tasks.AUTO_MODEL and tasks.is_read(text)
         ):
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
+    is_exported = bool(keys.script.rows or keys.script.images) or keys.script.loop is not None
     for key, text in keys.script.defaults.items():
-        if key not in WITHOUT_EFFECT["script"]:
+        if key not in WITHOUT_EFFECT["script"] and not (is_exported and key == "model_name"):
             keys.miss(key, text, "is an option or a parameter of the code: its default is used")
 
 
 def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> TrainerName:
+    other = other_trainer(keys.script.others)
+    if trainer_of(calls) is None and other is not None and not is_unsloth:
+        return trainer_or_warn(keys, other)
     return trainer_or_warn(keys, trainer_of(calls) or ("trl-sft" if is_unsloth else "transformers"))
 
 
@@ -147,20 +169,6 @@ def _defaults(keys: Keys, calls: tuple[str, ...], trainer: str, *, is_unsloth: b
         return UNSLOTH_CONFIG
     plain = trainer == "transformers" or not any(name in calls for name in CLASSES if name.endswith("Config"))
     return TRAINING_ARGUMENTS if (plain and "TrainingArguments" in calls) or trainer == "transformers" else TRL_CONFIG
-
-
-def _dtype(keys: Keys, *, loads_float32: bool) -> str:
-    init = keys.take("model_init_kwargs", {})
-    if isinstance(init, dict):
-        keys.left |= {key: value for key, value in init.items() if key not in keys.left}
-    else:
-        keys.miss("model_init_kwargs", init, "is not an object: it is not read")
-    keys.rename("torch_dtype", "dtype")
-    if keys.left.get("dtype") == "auto":
-        keys.take("dtype")
-        loads_float32 = False
-    default = "float32" if loads_float32 else "bfloat16"
-    return keys.choice("dtype", _DTYPES, default, default)
 
 
 def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unsloth: bool) -> dict[str, Any]:
@@ -180,10 +188,16 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
     if other is not None and not adapts:
         if in_4_bits:
             keys.miss("load_in_4bit", True, "4 bits are modeled under LoRA only: half-precision weights are used")
+            keys.forget((*base_storage.OF_4_BITS, "bnb_4bit_quant_storage"))
         return method_of(keys, other, model)
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"
         keys.miss("quantization_config", base["quant_method"], why)
+    if not adapts:
+        refuse_other_method(keys.script.others)
+    if not adapts and keys.script.peft_config:
+        why = "is not read, since its class is not called in the code: no adapter is assumed"
+        keys.miss("peft_config", keys.script.peft_config, why)
     if not adapts and not in_4_bits:
         return {"name": "full", **settings_of(keys)}
     if not adapts:
@@ -231,6 +245,7 @@ def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> di
     return {
         "quant_type": keys.choice("bnb_4bit_quant_type", types, default, default),
         "double_quant": keys.flag("bnb_4bit_use_double_quant", default=is_unsloth),
+        **quant_storage(keys),
         "prepare_model_for_kbit_training": _prepares(calls),
     }
 

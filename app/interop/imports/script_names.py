@@ -32,6 +32,8 @@ class Names:
         #: The options of all commands, by name, and the names of what their parsers return.
         self.options: dict[str, Any] = {}
         self.parsed: set[str] = set()
+        #: The names of the code's own classes.
+        self.classes: set[str] = set()
         #: The names of functions, with those of their parameters.
         self.functions: dict[str, list[str]] = {}
         #: The arguments of the first call of each function, and which of these are defaults.
@@ -84,7 +86,8 @@ class Names:
             self.options[name] = value
 
     def read_class(self, node: ast.ClassDef) -> None:
-        """Note the fields of a class with values: attributes of the class, and defaults of its objects."""
+        """Note a class and its fields with values: attributes of the class, and defaults of its objects."""
+        self.classes.add(node.name)
         for part in node.body:
             target: ast.expr | None = part.target if isinstance(part, ast.AnnAssign) else None
             if isinstance(part, ast.Assign) and len(part.targets) == 1:

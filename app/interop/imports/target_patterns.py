@@ -46,8 +46,11 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
     Modules of one list of layers are named with the layers of this list: others may have modules of these names.
     """
     linear = dict(linear_modules(model))
+    others = [name for name, part in model.outer.items() if part.kind == "other"]  # PEFT adapts convolutions too
     for parts in (1, 2):
         ends = sorted({_last_parts(name, parts) for name in matched})
+        if any(_last_parts(name, parts) in ends for name in others):
+            continue
         named = {name for name in linear if any(_last_parts(name, end.count(".") + 1) == end for end in ends)}
         stacks = {linear[name] for name in matched}
         if matched and matched == named:
@@ -56,6 +59,19 @@ def settings(matched: set[str], model: Model) -> dict[str, Any] | None:
         if len(stacks) == 1 and stack is not None and matched == {name for name in named if linear[name] == stack}:
             return {"target_modules": ends, **_settings_of_stack(stack, model)}
     return None
+
+
+def listed_of_quantized(method: dict[str, Any], reference: Any, model: Model | None) -> dict[str, Any]:
+    """Return the settings of a method that names every linear layer where the checkpoint's are of other classes.
+
+    axolotl and LLaMA-Factory find them by the names of classes, and PEFT's all-linear does not. Source: axolotl's
+    loaders/adapter.py, find_all_linear_names; LLaMA-Factory's model/model_utils/misc.py, find_all_linear_modules.
+    """
+    stored = reference["config"].get("quantization_config") if isinstance(reference, dict) else None
+    if stored is None or model is None or method.get("target_modules") != "all-linear":
+        return {}
+    names = {name.rpartition(".")[2] for name, _ in linear_modules(model) if name != model.head}
+    return {"target_modules": sorted(names)}
 
 
 def _last_parts(name: str, parts: int) -> str:

@@ -32,6 +32,8 @@ def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
         PlanError: if it cannot be read, with the place and the reason.
     """
     value = _read(content, loc) if isinstance(content, str) else content
+    if isinstance(content, str) and not isinstance(value, dict) and (other := _other_language(content)):
+        raise refusal(loc, other, shortened(content))
     if isinstance(value, str) and value:
         raise refusal(loc, f"has no keys with values, and is neither {NEITHER}", shortened(value))
     if not isinstance(value, dict) or not value:
@@ -50,13 +52,35 @@ def _read(text: str, loc: str) -> Any:
         return yaml.load(_LEFT_OUT.sub("", text), _Loader)  # noqa: S506
     except HTTPProblem as error:
         raise refusal(loc, error.detail.replace("the body", "it"), shortened(text)) from error
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise refusal(loc, f"is not YAML: {where}{error.problem}", shortened(text)) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise refusal(loc, f"is not YAML: {str(error).splitlines()[0]}", shortened(text)) from error
+        if other := _other_language(text):
+            raise refusal(loc, other, shortened(text)) from error
+        raise refusal(loc, f"is not YAML: {_mistake(error)}", shortened(text)) from error
     except RecursionError as error:
         raise refusal(loc, f"is nested more than {MAX_DEPTH} levels deep", shortened(text)) from error
+
+
+def _mistake(error: Exception) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error).splitlines()[0]
+    where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+    return f"{where}{error.problem}"
+
+
+#: Lines of shell scripts: an exported or assigned variable, a command of many, or the end of a block.
+_SHELL = re.compile(r"(?m)^#!.*sh\b|^[ \t]*(?:export \w|[A-Za-z_]\w*=\S|(?:echo|cd|set|pip|bash) |fi$|done$)")
+
+#: Lines of Python: an import, a function, a class, or a call whose value has a name.
+_PYTHON = re.compile(r"(?m)^(?:import \w|from [\w.]+ import |(?:async )?def \w|class \w|\w+ = [\w.]+\()")
+
+
+def _other_language(text: str) -> str | None:
+    """Return how a text that is no YAML is a program without anything that is read; None if it is none."""
+    if _PYTHON.search(text):
+        return "is Python that sets up no run that is read, such as SFTConfig, a Trainer or from_pretrained"
+    if _SHELL.search(text):
+        return "is a shell script without a command that is read, such as trl sft: paste the command that trains"
+    return None
 
 
 def scalar(text: str) -> Any:

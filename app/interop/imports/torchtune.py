@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import torchtune
+from app.interop.imports.reference import separated
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.trainers.torchtune.check import MLP
@@ -13,11 +14,22 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
+_QWEN2_5 = ("1.5B", "7B", "14B", "32B", "72B")
+_QWEN3 = ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
+
 #: Builders of models of which another has the same sizes, or whose step is not modeled, and the catalogue's models.
 OTHER_BUILDERS = {
     "llama3_3_70b": "meta-llama/Llama-3.1-70B",
-    **{f"qwen2_5_{size}_instruct": f"Qwen/Qwen2.5-{size.replace('_', '.').upper()}" for size in ("1_5b", "7b", "14b")},
-    **{f"qwen2_5_{size}_instruct": f"Qwen/Qwen2.5-{size.upper()}" for size in ("32b", "72b")},
+    **{
+        f"qwen2_5_{size}": f"Qwen/Qwen2.5-{size.replace('_', '.').upper()}"
+        for size in ("1_5b", "7b", "14b", "32b", "72b")
+    },
+    **{
+        f"qwen3_{size}": f"Qwen/Qwen3-{size.replace('_', '.').upper()}"
+        for size in ("0_6b", "1_7b", "4b", "8b", "14b", "32b")
+    },
+    "llama4_scout_17b_16e": "meta-llama/Llama-4-Scout-17B-16E",
+    "llama4_maverick_17b_128e": "meta-llama/Llama-4-Maverick-17B-128E",
     **{f"code_llama2_{size}": f"codellama/CodeLlama-{size}-hf" for size in ("7b", "13b", "70b")},
     "gemma_2b": "google/gemma-2b",
     "gemma_7b": "google/gemma-7b",
@@ -45,6 +57,7 @@ _ALIGNED = "Recipes of preferences run a reference in addition to the model."
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that its builder names."""
     _flatten(keys)
+    _warn_of_other_commands(keys)
     builder = keys.text("model._component_") or ""
     model = _model(keys, builder, given)
     method = _method(keys, builder)
@@ -55,6 +68,17 @@ def imported(keys: Keys, given: Any) -> Imported:
     _loss(keys)
     _forget(keys)
     return keys.close("torchtune", {"model": model, "method": method, "training": training})
+
+
+def _warn_of_other_commands(keys: Keys) -> None:
+    """Warn that a file has no optimizer: it is for a recipe that trains nothing."""
+    if any(key.startswith("optimizer.") for key in keys.left):
+        return
+    keys.warn(
+        "a file without an optimizer", "Its recipe evaluates, generates or quantizes.", "one that trains the model"
+    )
+    keys.forget(("tasks", "limit", "max_seq_length", "enable_kv_cache", "max_new_tokens", "temperature", "top_k"))
+    keys.forget([key for key in keys.left if key.startswith("prompt")])
 
 
 def _flatten(keys: Keys) -> None:
@@ -95,12 +119,17 @@ def _model(keys: Keys, builder: str, given: Any) -> Any:
     if given is not None:
         return given
     name = _name(builder)
+    if name not in _MODELS:  # those of chat models have the same sizes
+        name = name.removesuffix("_base").removesuffix("_instruct")
     if name not in _MODELS:
         message = f"the model is unknown for the builder {builder or 'of this file'}: give a catalogue id, or a config"
         raise refusal("model", message, None)
     if name == "llama3_3_70b":
         keys.miss("model._component_", builder, f"is not in the catalogue: {_MODELS[name]}, of the same sizes, is used")
-    return _MODELS[name]
+    split = separated(_MODELS[name])
+    if split is not None:
+        keys.miss("model._component_", builder, f"has separate projections: {_MODELS[name]} with those is used")
+    return split or _MODELS[name]
 
 
 def _method(keys: Keys, builder: str) -> dict[str, Any]:
@@ -144,6 +173,8 @@ def _dtypes() -> dict[str, str]:
 
 def _optimizer(keys: Keys) -> str:
     component, fused = keys.text("optimizer._component_"), keys.flag("optimizer.fused")
+    if component is None:
+        return "adamw_torch_fused"
     found = next(
         (
             name

@@ -9,7 +9,7 @@ from calculator.engine import in_place
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.module_calls import enter, leave
-from calculator.engine.tape import Tensor
+from calculator.engine.tape import LeafTensor, Tensor
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.module_spec import new_module_spec
 
@@ -104,11 +104,14 @@ class AdaptedLinear(TargetedMethod, ABC):
 def transposed_weight(bound: BoundModule, weight: Tensor) -> Tensor:
     """Transpose a Conv1D's weight into a parameter of its own, whose gradient is not used.
 
-    A cast weight is not transposed like this.
+    A cast weight is not transposed like this. In a pass under no_grad, the new parameter is in no graph.
 
     Source: peft/utils/other.py, transpose.
     """
     if bound.module.kind != "conv1d" or weight.storage is not None:
         return weight
+    shape = (weight.shape[1], weight.shape[0])
+    if not bound.tape.grad_enabled:
+        return LeafTensor(bound.tape, None, shape, weight.dtype)
     leaf = AccumulateGrad(bound.tape, f"{bound.name}.weight, transposed", "activations")
-    return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
+    return Tensor(bound.tape, None, shape, weight.dtype, leaf)

@@ -97,7 +97,7 @@ def test_a_file_redirects_to_the_address_of_its_plan(client):
     assert response.status_code == 303
     text = client.get(response.headers["location"]).text
     assert '<link rel="canonical" href="/?' in text
-    assert re.search(r'id="sequence_length"[^>]*value="600"', text)
+    assert re.search(r'id="sequence_length"[^>]*value="640"', text)
     assert re.search(r'id="method-lora"[^>]*checked', text)
     assert "openai-community/gpt2" in text
 

@@ -28,6 +28,14 @@ CONFIG = {
     "num_key_value_heads": 2,
     "vocab_size": 4000,
 }
+BIASED = CONFIG | {
+    "model_type": "qwen2",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "vocab_size": 1000,
+    "pad_token_id": 0,
+}
 VIEWS = {"gradient_as_bucket_view": True}
 WORKSPACES = (8 << 20, 8 << 20)
 MIB = 1 << 20
@@ -205,6 +213,21 @@ def test_a_refusal_names_its_field(loc, kwargs):
     with pytest.raises(PlanError) as caught:
         estimate(request(**kwargs))
     assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+@pytest.mark.parametrize("method", [{"bias": "lora_only"}, {"bias": "all"}])
+def test_a_bias_that_its_4_bit_layer_casts_is_refused(method):
+    """The real step fails: "Expected to have finished reduction in the prior iteration"."""
+    qlora = {"name": "qlora", "target_modules": "all-linear", **method}
+    with pytest.raises(PlanError, match=r"q_proj\.bias from float32 to bfloat16") as caught:
+        estimate(request(config=BIASED, method=qlora))
+    assert [problem.loc for problem in caught.value.problems] == ["method.bias"]
+
+
+def test_a_bias_in_the_dtype_of_its_4_bit_layer_is_trained_as_traced():
+    qlora = {"name": "qlora", "r": 4, "target_modules": "all-linear", "bias": "lora_only"}
+    traced = {"forward": 4_821_504, "backward": 4_915_200, "optimizer_step": 2_477_568}
+    assert phases(config=BIASED, method=qlora | {"prepare_model_for_kbit_training": False}) == traced
 
 
 def test_trained_parameters_without_a_gradient_need_find_unused_parameters():

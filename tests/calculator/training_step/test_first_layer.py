@@ -5,13 +5,17 @@ from dataclasses import replace
 import pytest
 
 from calculator.allocator.reserved_rule import by_rule
+from calculator.common.errors import PlanError
 from calculator.engine import operations as ops
+from calculator.engine.layer_in_place import FirstBackward
 from calculator.estimation.estimate import training_step
 from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.estimation.timeline import timeline
 from calculator.families import FAMILIES
 from calculator.training_step import causal_lm, first_layer_bound
 from tests.calculator.random_plans import plans
+from validation.random_grid.torchtune_requests import random_torchtune_request
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 SMALL = {
@@ -90,6 +94,35 @@ def test_a_checkpointed_layer_with_a_gradient_represents_a_first_one_without(r, 
     assert found.run.copies.bounds_first == (length == 2048 and targets != ["o_proj"])
     assert figures(found) == figures(found.whole)
     assert timeline(found, found.peaks())() == timeline(found.whole, found.whole.peaks())()
+
+
+def test_the_peak_of_a_checkpointed_first_layer_follows_from_a_layer_with_a_gradient():
+    bodies = [
+        random_torchtune_request(71306, number, method_name=name) for number in range(40) for name in ("lora", "qlora")
+    ]
+    derived = 0
+    for body in bodies:
+        request = parse_request(
+            {**body, "reserved": "rule", "training": {**body["training"], "gradient_checkpointing": True}}
+        )
+        try:
+            one = training_step(request, whole=True)
+        except PlanError:
+            continue
+        two = one.with_every_pass
+        derived += one.run.copies.bounds_first
+        assert two.last.has_first_layer
+        assert figures(one) == figures(two), body
+        assert timeline(one, one.peaks())() == timeline(two, two.peaks())(), body
+    assert derived > 25
+
+
+def test_a_checkpointed_first_layer_whose_peak_is_not_certain_is_interpreted(monkeypatch):
+    training = {"trainer": "torchtune", "adapter_dtype": "model", "gradient_checkpointing": True}
+    request = parse_request({"model": SMALL_LLAMA, "method": lora(), "training": training, "reserved": "rule"})
+    assert not training_step(request, whole=True).last.has_first_layer
+    monkeypatch.setattr(FirstBackward, "peak", lambda *_: None)
+    assert training_step(request, SeriesCache(), whole=True).last.has_first_layer
 
 
 def test_the_timeline_shows_every_layer():

@@ -35,6 +35,8 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN.linalg_pinv.atol_rtol_tensor: functional.linalg_pinv,
     # PyTorch has it from 2.8 on.
     **({_ATEN._grouped_mm.default: experts.grouped_mm} if hasattr(_ATEN, "_grouped_mm") else {}),
+    # PyTorch has it from 2.8 on, and for the meta device from a later release on.
+    **({_ATEN.addmm.dtype_out: functional.addmm_into} if hasattr(_ATEN.addmm, "dtype_out") else {}),
     _ATEN.add_.Tensor: sparse.add_,
     _ATEN.sparse_mask.default: sparse.sparse_mask,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,

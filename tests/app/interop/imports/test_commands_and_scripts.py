@@ -151,7 +151,7 @@ def test_offloading_is_read_with_checkpoints_that_do_not_reenter():
         ("trl sft --model_name_or_path 'gpt2", "is not a command line: no closing quotation"),
         ("SFTConfig(packing=True", "is not Python: line 1"),
         ("x = SFTConfig(" + "(" * 900 + ")" * 900 + ")", "Python"),
-        ("y = MyOwnTrainer()", "calls nothing"),
+        ("y = MyOwnTrainer()", "trains with MyOwnTrainer, which is not modeled"),
         ('{"cells": [{"cell_type": "code"}]}', "is not a notebook"),
         ("SFTConfig()\n" + "#" * python_calls.LONGEST, "is longer than"),
     ],
@@ -327,7 +327,9 @@ def test_a_script_without_a_trainer_lists_that_its_loop_is_not_read():
 
 def test_completions_of_one_batch_are_divided_into_groups_instead_of_the_rows_of_a_step():
     command = "trl grpo --model_name_or_path Qwen/Qwen3-0.6B --per_device_train_batch_size 2 --num_generations 16"
-    assert read(command).request["training"]["num_generations"] == 16
+    alone = read(command)
+    assert "num_generations" not in alone.request["training"]
+    assert missed(alone)["num_generations"] == 16
     found = read(f"{command} --generation_batch_size 16")
     assert "num_generations" not in found.request["training"]
     assert "generation_batch_size" in {remark.key for remark in found.not_understood}

@@ -77,7 +77,9 @@ def test_the_model_of_a_reward_trainer_is_that_of_its_classifier():
 
 
 def test_a_model_that_the_command_names_is_requested_by_the_name_of_its_variable():
-    with pytest.raises(PlanError, match=r"does not state model_args\.model_name_or_path: give a catalogue id"):
+    with pytest.raises(
+        PlanError, match=r"reads model_args\.model_name_or_path from its command line or a configuration: give"
+    ):
         read("SFTTrainer(model=model_args.model_name_or_path, args=training_args)")
 
 
