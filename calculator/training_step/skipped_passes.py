@@ -41,7 +41,7 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
     if context.skipped is None or context.skipped.is_over or context.hooks is not NO_HOOKS or context.older:
         return False
     model, method = context.model, context.method
-    if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.task.embeds:
+    if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.runs_several_times:
         return False
     if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first:
         return False
