@@ -45,7 +45,7 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
         return False
     if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first:
         return False
-    if prepared.offloads_activations or prepared.offloads_inputs or prepared.recorded_passes.are_replayed:
+    if prepared.offloads_activations or prepared.offloads_inputs:
         return False
     if context.training.autocast is not None and context.dtype != "float32":
         return False  # the last norm may return another dtype than the embeddings

@@ -51,8 +51,12 @@ MARKS = {
         ("finetuning_type", "stage", "cutoff_len", "template", "dataset_dir", "lora_target"), "llama-factory"
     ),
     **dict.fromkeys(("use_peft", "dataset_name", "dataset_mixture", "lora_r", "load_in_4bit", "max_length"), "trl"),
+    **dict.fromkeys(("datasets", "accelerate_config", "reward_funcs", "max_completion_length"), "trl"),
     "model_name_or_path": "llama-factory",
 }
+
+#: The key under which TRL's configurations name the model.
+_OF_TRL = "model_name_or_path"
 
 #: The marks that a message names.
 NAMED_MARKS = ("peft_type", "base_model", "model_name_or_path")
@@ -92,7 +96,12 @@ def _keys(content: Any, format: str | None) -> Keys:  # noqa: A002  the API's wo
         return python_calls.keys_of(content)
     if isinstance(content, str) and command.is_command(content):
         return Keys(command.keys_of(content))
-    return Keys({**(launch_in(content) if isinstance(content, str) else {}), **mapping(content)})
+    if not isinstance(content, str):
+        return Keys(mapping(content))
+    given = mapping(content)
+    is_of_trl = _OF_TRL in given and all(MARKS.get(key) != "llama-factory" for key in given if key != _OF_TRL)
+    named = command.subcommand_in(content) if is_of_trl else {}
+    return Keys({**launch_in(content), **given, **named})
 
 
 def _format(keys: Keys) -> str:

@@ -130,11 +130,18 @@ def _low_rank(keys: Keys, model: Model | None) -> tuple[dict[str, Any], str]:
         keys.rename(key, newer)
     method |= lora_layers(keys)
     fused = {name: keys.take(name) for name in axolotl.KERNELS}
-    if any(fused.values()) or not any(value is False for value in fused.values()):
+    if any(fused.values()) or (_fuses_adapters(keys) and all(value is None for value in fused.values())):
         why = "fused LoRA kernels, which are on by default, are not modeled: PEFT's own layers are used"
         keys.miss("lora_*_kernel", fused, why)
     dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", default=True) else "model"
     return method, dtype
+
+
+def _fuses_adapters(keys: Keys) -> bool:
+    """Return whether fused LoRA kernels are on by default. Source: check_auto_enable_lora_kernels."""
+    in_8_bits = keys.given("adapter") == "lora" and keys.given("load_in_8bit")
+    by_fsdp1 = keys.given("fsdp_config") is not None and str(keys.given("fsdp_version")) != "2"
+    return not (keys.given("rl") or in_8_bits or keys.given("trust_remote_code") or by_fsdp1)
 
 
 def _targets(keys: Keys, model: Model | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from app.http.problems import shortened
+from app.interop.imports.peft_command import is_of_peft, keys_of_peft
 from app.interop.imports.text import LONGEST, scalar
 from calculator.common.errors import refusal
 
@@ -23,6 +24,9 @@ SUBCOMMAND = "trl command"
 #: The key that it gets the name of a script for images under.
 SCRIPT = "script"
 
+#: What stands for the subcommand of a command that runs PEFT's own script.
+PEFT = "peft"
+
 _NAMES = "sft|dpo|kto|reward|orpo|grpo|rloo"
 #: The scripts of TRL's examples: `gspo.py` has a loss of GRPOTrainer, and `dpo_online.py` a trainer of its own.
 _SCRIPTS = rf"(?:({_NAMES})(?!_online)|gspo)(?:_\w{{1,40}})?\.py"
@@ -32,6 +36,16 @@ _COMMAND = re.compile(
 )
 _COMMENT = re.compile(r"(?m)^[ \t]*#.*$")
 _SCRIPT = re.compile(rf"(?:.*/)?{_SCRIPTS}")
+
+
+#: A comment of a configuration that names its subcommand: `# dpo_config.yaml`, or the command that reads it.
+_NAMED = re.compile(rf"(?m)^[ \t]*#[^\n]{{0,200}}?(?:(?<![\w-])({_NAMES})_config\b|\btrl[ \t]+({_NAMES})\b)")
+
+
+def subcommand_in(text: str) -> dict[str, str]:
+    """Return the subcommand that a comment of a configuration names; nothing if there is none."""
+    found = _NAMED.search(text[:LONGEST])
+    return {SUBCOMMAND: found[1] or found[2]} if found else {}
 
 
 def is_command(text: str) -> bool:
@@ -55,6 +69,8 @@ def keys_of(text: str) -> dict[str, Any]:
         raise refusal("content", f"is not a command line: {str(error).lower()}", shortened(text)) from error
     name, options = _split(words)
     keys = dict(options_of(options))
+    if name == PEFT:
+        return {SUBCOMMAND: "sft", **keys_of_peft(keys)}
     if "config" in keys:
         message = f"reads its keys from {keys['config']}: paste that file, with the command's other options in it"
         raise refusal("content", message, keys["config"])
@@ -87,6 +103,9 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
         if word.lstrip("!") == "trl" and place + 1 < len(words):
             return words[place + 1], [*words[:place], *words[place + 2 :]]
     script_of = next((word for word in words if word.endswith(".py")), None)
+    if script_of is not None and is_of_peft(dict(options_of(words))):
+        place = words.index(script_of)
+        return PEFT, [*words[:place], *words[place + 1 :]]
     named = f"runs {script_of}, whose code decides what it trains" if script_of else "runs no trainer of TRL"
     message = f"{named}: paste the code, or a command of trl {', '.join(_NAMES.split('|'))}"
     raise refusal("content", message, script_of)

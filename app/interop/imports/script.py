@@ -24,6 +24,7 @@ from app.interop.imports.reference import model_or_none, reference
 from app.interop.imports.script_bases import quantized_base
 from app.interop.imports.target_patterns import targets
 from app.interop.imports.trainer_classes import CLASSES, trainer_of
+from app.interop.imports.trl import quant_storage
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.trainers import TRAINERS
 
@@ -187,6 +188,7 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
     if other is not None and not adapts:
         if in_4_bits:
             keys.miss("load_in_4bit", True, "4 bits are modeled under LoRA only: half-precision weights are used")
+            keys.forget((*base_storage.OF_4_BITS, "bnb_4bit_quant_storage"))
         return method_of(keys, other, model)
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"
@@ -243,6 +245,7 @@ def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> di
     return {
         "quant_type": keys.choice("bnb_4bit_quant_type", types, default, default),
         "double_quant": keys.flag("bnb_4bit_use_double_quant", default=is_unsloth),
+        **quant_storage(keys),
         "prepare_model_for_kbit_training": _prepares(calls),
     }
 

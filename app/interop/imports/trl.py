@@ -5,38 +5,64 @@ Source: TRL 1.16, scripts/sft.py, trainer/model_config.py, and get_quantization_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from app.interop.imports.arguments import TRL_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.command import SUBCOMMAND
 from app.interop.imports.distribution import distributed
+from app.interop.imports.loaded_dtype import checkpoint_dtype
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
+from calculator.inputs.sharding import QuantStorage
 
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
-_DTYPES = {"auto": "bfloat16", **{name: name for name in ("bfloat16", "float16", "float32")}}
+_DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
 #: TRL prepares no model for k-bit training.
 UNPREPARED = {"prepare_model_for_kbit_training": False}
 
 
+def quant_storage(keys: Keys) -> dict[str, Any]:
+    """Return the dtype of the tensors with packed 4-bit weights, if the configuration names one."""
+    choices = {name: name for name in get_args(QuantStorage)}
+    name = keys.choice("bnb_4bit_quant_storage", choices, "uint8", "uint8")
+    return {"quant_storage": name} if name != "uint8" else {}
+
+
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of a configuration; `given` replaces the model that it names."""
-    trainer = trainer_or_warn(keys, f"trl-{keys.take(SUBCOMMAND, 'sft')}")
+    trainer = trainer_or_warn(keys, f"trl-{keys.take(SUBCOMMAND) or _subcommand(keys)}")
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["trl"])
     keys.rename("torch_dtype", "dtype")
     training = {
         "trainer": trainer,
-        "dtype": keys.choice("dtype", _DTYPES, "float32", "float32"),
+        "dtype": keys.choice("dtype", {**_DTYPES, "auto": checkpoint_dtype(model)}, "float32", "float32"),
         **arguments(keys, trainer, TRL_CONFIG),
     }
     method, spread = _method(keys), distributed(keys, "trl", training)
     request = {"model": model, "method": method, "training": spread.training, **spread.request}
     return keys.close("trl", request)
+
+
+#: Keys that only configurations of a trainer other than SFTTrainer have, with its subcommand.
+_OF_TRAINERS = {
+    **dict.fromkeys(("desirable_weight", "undesirable_weight"), "kto"),
+    **dict.fromkeys(("ld_alpha", "f_divergence_type", "precompute_ref_log_probs", "label_smoothing"), "dpo"),
+    "center_rewards_coefficient": "reward",
+    **dict.fromkeys(("reward_funcs", "num_generations", "max_completion_length", "steps_per_generation"), "grpo"),
+}
+
+
+def _subcommand(keys: Keys) -> str:
+    """Return the subcommand that a configuration is for, by its keys. Without such a key, SFTTrainer is assumed."""
+    found = next((name for key, name in _OF_TRAINERS.items() if keys.left.get(key) is not None), None)
+    why = "is not in the file: " + (f"its keys are those of trl {found}" if found else "trl sft is assumed")
+    keys.miss("trl subcommand", None, why)
+    return found or "sft"
 
 
 def _method(keys: Keys) -> dict[str, Any]:
@@ -55,6 +81,7 @@ def _method(keys: Keys) -> dict[str, Any]:
     quantization = {
         "quant_type": keys.choice("bnb_4bit_quant_type", {n: n for n in ("nf4", "fp4")}, "nf4", "nf4"),
         "double_quant": keys.flag("use_bnb_nested_quant"),
+        **quant_storage(keys),
         **UNPREPARED,
     }
     if not adapts:

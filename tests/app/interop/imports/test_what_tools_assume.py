@@ -61,6 +61,21 @@ def test_axolotl_reads_an_empty_bf16_as_none():
     assert (found["dtype"], found["autocast"]) == ("float32", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "fuses"),
+    [
+        ("adapter: qlora", True),
+        ("adapter: lora\nload_in_8bit: true", False),
+        ("adapter: qlora\nrl: dpo", False),
+        ("adapter: qlora\ntrust_remote_code: true", False),
+        ("adapter: qlora\nlora_mlp_kernel: false", False),
+        ("adapter: lora\nload_in_8bit: true\nlora_mlp_kernel: true", True),
+    ],
+)
+def test_axolotl_fuses_adapters_by_default_in_some_runs(text, fuses):
+    assert ("lora_*_kernel" in listed(read(f"base_model: meta-llama/Llama-3.2-1B\n{text}"))) == fuses
+
+
 FACTORY = "model_name_or_path: {}\nfinetuning_type: lora\nlora_target: all\nbf16: true\n"
 
 
@@ -103,8 +118,19 @@ def test_a_copy_in_gptq_has_the_usual_groups_and_lists_its_layers(name, stored):
     assert "groups of 128 as usual" in listed(found)["model_name_or_path"]
 
 
-def test_a_copy_in_bfloat16_is_its_original():
-    assert read(FACTORY.format("me/Qwen3-4B-BF16")).request["model"] == "Qwen/Qwen3-4B"
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("me/Qwen3-4B-BF16", "Qwen/Qwen3-4B"),
+        ("me/my-reward-Qwen3-4B", "Qwen/Qwen3-4B"),
+        ("bigscience/bloomz-560m", "bigscience/bloom-560m"),
+        ("me/tiny-gpt2", "me/tiny-gpt2"),
+    ],
+)
+def test_a_fine_tuned_model_is_read_by_its_name_as_its_original(name, original):
+    found = read(FACTORY.format(name))
+    assert found.request["model"] == original
+    assert "model_name_or_path" in listed(found)
 
 
 @pytest.mark.parametrize(
@@ -311,3 +337,54 @@ parallelism_config: {parallelism_config_cp_size: 2, parallelism_config_dp_shard_
 
 def test_a_formatted_string_is_a_value():
     assert read('n = "0.6B"\nSFTTrainer(model=f"Qwen/Qwen3-{n}")').request["model"] == "Qwen/Qwen3-0.6B"
+
+
+PEFTS = """accelerate launch --num_processes 2 train.py --model_name_or_path Qwen/Qwen3-4B --bf16 True --packing True \\
+  --max_length 1024 --chat_template_format none --use_flash_attn True --use_peft_lora True --use_reentrant True \\
+  --use_4bit_quantization True --bnb_4bit_compute_dtype bfloat16 --bnb_4bit_quant_storage_dtype bfloat16 --splits train
+"""
+
+
+def test_a_command_of_pefts_own_script_is_a_run_of_trls_sft_trainer_with_the_scripts_defaults():
+    found = read(PEFTS)
+    method, settings = found.request["method"], found.request["training"]
+    assert (method["name"], method["r"], method["lora_alpha"], method["lora_dropout"]) == ("qlora", 64, 16, 0.1)
+    assert (method["quant_storage"], len(method["target_modules"])) == ("bfloat16", 7)
+    assert (settings["trainer"], settings["dtype"], settings["attention"]) == (
+        "trl-sft",
+        "bfloat16",
+        "flash_attention_2",
+    )
+    assert settings["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert found.request["device"] == {"count": 2, "sharding": "ddp"}
+    assert found.not_understood == ()
+    plain = read("python train.py --model_name_or_path Qwen/Qwen3-4B --use_peft_lora True").request
+    assert (plain["training"]["dtype"], plain["training"]["gradient_checkpointing"]) == ("float32", True)
+
+
+def test_a_command_of_pefts_own_script_with_unsloth_is_refused():
+    with pytest.raises(PlanError, match="paste a script of Unsloth"):
+        read("python train.py --model_name_or_path Qwen/Qwen3-4B --use_peft_lora True --use_unsloth True")
+
+
+TRL = "model_name_or_path: Qwen/Qwen2.5-0.5B\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "trainer", "why"),
+    [
+        (f"# dpo_config.yaml\n{TRL}datasets:\n  - path: a/b\n", "trl-dpo", None),
+        (f"# trl reward --config mine.yaml\n{TRL}dataset_name: a/b\n", "trl-reward", None),
+        (f"{TRL}reward_funcs: [accuracy_reward]\n", "trl-grpo", "its keys are those of trl grpo"),
+        (f"{TRL}dataset_name: a/b\n", "trl-sft", "trl sft is assumed"),
+    ],
+)
+def test_a_configuration_of_trl_runs_the_trainer_that_its_comment_or_its_keys_name(text, trainer, why):
+    found = read(text)
+    assert found.request["training"]["trainer"] == trainer
+    assert (why or "") in listed(found).get("trl subcommand", "")
+    assert ("trl subcommand" in listed(found)) == (why is not None)
+
+
+def test_a_comment_on_trl_does_not_make_a_file_of_llama_factory_one_of_trl():
+    assert read(f"# as trl dpo\n{TRL}stage: sft\n").format == "llama-factory"
