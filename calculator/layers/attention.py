@@ -216,11 +216,18 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
 
     A mask is converted to a bias.
     """
-    grouped = key.shape[1] != query.shape[1]
-    if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+    if not runs_efficient(context, query, key, value):
         causal = context.is_causal and context.length > 1
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=causal)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
+
+
+def runs_efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Return whether the memory-efficient kernel runs on the GPU for these heads and this dtype."""
+    kernels = context.kernels
+    grouped = key.shape[1] != query.shape[1]
+    dtype_runs = query.dtype != "bfloat16" or kernels.efficient_bfloat16
+    return dtype_runs and is_aligned(query, value) and (kernels.grouped_efficient or not grouped)
 
 
 def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:
