@@ -51,12 +51,13 @@ def post_import(body: JsonBody) -> Response:
 
     Read are PEFT's adapter_config.json, the YAML files of axolotl, LLaMA-Factory, torchtune and TRL, accelerate's YAML
     and DeepSpeed's JSON for the `model` of the request, command lines such as
-    `trl sft --model_name_or_path ...`, and Python code that calls transformers, PEFT, TRL or Unsloth. Code is
-    parsed and never run: arguments count if they are literals.
+    `trl sft --model_name_or_path ...` or those of PEFT's examples/sft, and Python code that calls transformers, PEFT,
+    TRL or Unsloth. Code is parsed and never run: arguments count if they are literals.
 
     A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `warnings` states
-    which features of the file are not modeled, so that the figures are for another run. `not_understood` lists every
-    other key that the request does not reproduce exactly, with what it uses instead.
+    which features of the file are not modeled, so that the figures are for another run. A setting that an estimate
+    refuses is replaced, if there is a similar one, and is a warning too. `not_understood` lists every other key that
+    the request does not reproduce exactly, with what it uses instead.
     """
     return json_response(answer(body))
 

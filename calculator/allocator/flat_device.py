@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from calculator.allocator.address_space import Totals
-    from calculator.allocator.flat_pool import Placed, Places
-    from calculator.allocator.stage_cache import CachedStage
+    from calculator.allocator.flat_pool import Blocks, Moves, Placed, Places
+    from calculator.allocator.stage_cache import CachedStage, StageCache, StageResult
 
 #: The largest size in the small pool, in units.
 SMALL = SMALL_REQUEST // BLOCK
@@ -169,40 +169,46 @@ class FlatDevice:
                 edges[behind] = address
                 insort(free, behind - address << shift | address)
 
-    def free(self, blocks: Sequence[Placed]) -> None:
-        """Free blocks, in any order."""
+    def free(self, blocks: Sequence[Blocks]) -> None:
+        """Free blocks of each pool, in any order."""
         self._own_pools()
-        for number, pool in enumerate(self._pools):
-            in_pool = self._blocks_of_pool(number, blocks)
-            if in_pool:
-                pool.free(in_pool)
+        for pool, of_pool in zip(self._pools, blocks, strict=True):
+            pool.free([*zip(*of_pool, strict=True)])
+
+    def free_once(self, blocks: Sequence[Blocks], cache: StageCache, before: list[StageResult | None]) -> None:
+        """Free blocks of each pool as `free` does. A pool whose state after it is in the cache is not changed.
+
+        `before` has the cached state of each pool before it. It is replaced by the state after it.
+        """
+        self._pools = [
+            cache.free(number, pool, of_pool, before) if of_pool[0] else pool
+            for number, (pool, of_pool) in enumerate(zip(self._pools, blocks, strict=True))
+        ]
+        self._owns_pools = False
 
     def counts(self) -> object:
         """Return the number and the size of segments. Devices with the same layout have equal counts."""
         return [(pool.reserved, len(pool.segments)) for pool in self._pools]
 
-    def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+    def layout(self, left: Sequence[Blocks], gone: Sequence[Blocks]) -> object:
         """Return the state that the next requests depend on, by pool, computed when it is compared.
 
         The last pool comes first. Blocks in `gone` count as free. Blocks in `left` are freed later.
         """
-        pools = [*enumerate(self._pools)]
-        return [
-            Deferred(partial(self._layout, pool, self._blocks_of_pool(n, left), self._blocks_of_pool(n, gone)))
-            for n, pool in pools[::-1]
-        ]
+        pools = [*zip(self._pools, left, gone, strict=True)]
+        return [Deferred(partial(self._layout, *of_pool)) for of_pool in pools[::-1]]
 
-    def _layout(self, pool: FlatPool, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+    def _layout(self, pool: FlatPool, left: Blocks, gone: Blocks) -> object:
         """Return the segments of a pool, and its parts that are free or in `left`.
 
         Addresses are relative to the segment.
         """
-        starts = dict(gone)
+        starts = dict(zip(*gone, strict=True))
         starts.update((address, behind) for address, behind in pool.edges.items() if address < behind)
         mask = (1 << self._shift) - 1
         segments = [key & mask for key in pool.segments]
         parts: list[tuple[int, int, int, bool]] = []
-        for kept, blocks in ((False, sorted(starts.items())), (True, sorted(left))):
+        for kept, blocks in ((False, sorted(starts.items())), (True, sorted(zip(*left, strict=True)))):
             for address, behind in blocks:
                 number = bisect_right(segments, address) - 1
                 start, end = address - segments[number], behind - segments[number]
@@ -210,10 +216,6 @@ class FlatDevice:
                     start = parts.pop()[1]
                 parts.append((number, start, end, kept))
         return [key >> self._shift for key in pool.segments], parts
-
-    def _blocks_of_pool(self, number: int, blocks: Sequence[Placed]) -> list[Placed]:
-        """Return the blocks that belong to a pool."""
-        return [block for block in blocks if block[0] >> self._bits == number]
 
     def pools(self, addresses: Sequence[int]) -> list[int]:
         """Return the pool of each block, as `keys` does for requests."""
@@ -230,6 +232,16 @@ class FlatDevice:
         small.free_keys = blocks.copy()
         small.edges = {key & mask: (key & mask) + (key >> self._shift) for key in blocks}
         small.edges |= {behind: address for address, behind in small.edges.items()}
+
+    def close_gaps(self) -> dict[int, Moves]:
+        """Close the gaps between the segments of large pools that were left when segments between them were released.
+
+        Return the moves of the pools that had any, by number. Small pools have many segments, and few events.
+        """
+        numbers = [number for number in range(1, len(self._pools), 2) if self._pools[number].has_gaps()]
+        if numbers:
+            self._own_pools()
+        return {number: self._pools[number].close_gaps() for number in numbers}
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from copy import copy
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from calculator.allocator.address_space import space_of
@@ -18,11 +19,11 @@ from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from calculator.allocator.address_space import Totals
     from calculator.allocator.certain import Condition
-    from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.flat_pool import Blocks, Placed, Places
 
 SMALL = SMALL_REQUEST // BLOCK
 
@@ -211,28 +212,27 @@ class FlatExpandable:
                 ends[behind] = address
                 insort(free, behind - address << shift | address)
 
-    def free(self, blocks: Sequence[Placed]) -> None:
-        """Free blocks, in any order."""
-        sizes = [behind - address for address, behind in blocks]
-        places = [address for address, _ in blocks], [behind for _, behind in blocks]
-        self.play(range(-len(blocks), 0), sizes, self.pools(places[0]), places)
+    def free(self, blocks: Sequence[Blocks]) -> None:
+        """Free blocks of each range, in any order."""
+        addresses, ends = ([*chain.from_iterable(places)] for places in zip(*blocks, strict=True))
+        sizes = [behind - address for address, behind in zip(addresses, ends, strict=True)]
+        self.play(range(-len(sizes), 0), sizes, self.pools(addresses), (addresses, ends))
 
     def counts(self) -> object:
         """Return the numbers of unmapped blocks. Devices with the same layout have equal counts."""
         return [len(pool_range.unmapped) for pool_range in self._ranges]
 
-    def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+    def layout(self, left: Sequence[Blocks], gone: Sequence[Blocks]) -> object:
         """Return the state that the next requests depend on: the blocks that are free, unmapped, or in `left`.
 
         Blocks in `gone` count as free.
         """
         free: list[Placed] = []
-        for address, behind in sorted(
-            [*gone, *(block for pool_range in self._ranges for block in pool_range.starts.items())]
-        ):
+        in_ranges = (block for pool_range in self._ranges for block in pool_range.starts.items())
+        for address, behind in sorted([*_placed(gone), *in_ranges]):
             before = free.pop() if free and free[-1][1] == address else (address, address)
             free.append((before[0], behind))
-        return free, sorted(left), [sorted(pool_range.unmapped_starts.items()) for pool_range in self._ranges]
+        return free, sorted(_placed(left)), [sorted(pool_range.unmapped_starts.items()) for pool_range in self._ranges]
 
     def small_blocks(self) -> list[int]:
         """Return the free and unmapped blocks of the small range. They determine the places of its further requests."""
@@ -328,6 +328,11 @@ class _SingleRange:
 
     def free_blocks(self) -> None:
         """Return None, since requests also depend on the unmapped blocks."""
+
+
+def _placed(blocks: Sequence[Blocks]) -> Iterator[Placed]:
+    for of_range in blocks:
+        yield from zip(*of_range, strict=True)
 
 
 def _whole(size: int, page: int) -> int:

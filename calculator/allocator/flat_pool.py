@@ -5,7 +5,7 @@ Sizes and addresses are in units of 512 bytes. A block is a pair of its address 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ _SMALL_SEGMENT = SMALL_SEGMENT // BLOCK
 
 #: A block in use: its address and its end address.
 Placed = tuple[int, int]
+#: Blocks in use: their addresses and their end addresses.
+Blocks = tuple[tuple[int, ...], tuple[int, ...]]
 #: The places of many rows, as a list of addresses and a list of end addresses.
 Places = tuple[list[int], list[int]]
 #: A size, and how often it comes in a row.
@@ -220,16 +222,45 @@ class FlatPool:
 
     def release(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
-        gone = {*self.free_keys}.intersection(self.segments)
+        start = bisect_left(self.free_keys, _SMALL_SEGMENT << self.shift)
+        gone = {*self.free_keys[start:]}.intersection(self.segments)
+        if not gone:
+            return
         for key in gone:
             address = key & self._mask
             del self.edges[address], self.edges[address + (key >> self.shift)]
         self.reserved -= sum(key >> self.shift for key in gone)
-        self.free_keys[:] = [key for key in self.free_keys if key not in gone]
+        self.free_keys[start:] = [key for key in self.free_keys[start:] if key not in gone]
         self.segments = [key for key in self.segments if key not in gone]
         if self.segments:
             # Only the order of addresses matters. Replays that reach the same addresses can share what follows.
             self.next_address = (self.segments[-1] & self._mask) + (self.segments[-1] >> self.shift) + 1
+
+    def has_gaps(self) -> bool:
+        """Return whether segments between other ones were released."""
+        if not self.segments:
+            return False
+        size = sum([key >> self.shift for key in self.segments]) + len(self.segments)
+        return (self.segments[0] & self._mask) + size != self.next_address
+
+    def close_gaps(self) -> Moves:
+        """Move segments to lower addresses so that each follows the one before it. Return the moves.
+
+        Only the order of addresses matters.
+        """
+        mask, shift, starts, distances, address = self._mask, self.shift, list[int](), list[int](), 0
+        for key in self.segments:
+            start = key & mask
+            address = address or start
+            if start - address not in distances[-1:]:
+                starts.append(start)
+                distances.append(start - address)
+            address += (key >> shift) + 1
+        moves = Moves(starts, distances, self.next_address)
+        self.segments = [*moves.moved_keys(self.segments, mask)]
+        self.set_free(moves.moved_keys(self.free_keys, mask))
+        self.next_address = address
+        return moves
 
     def free_blocks(self) -> list[int]:
         """Return the keys of all free blocks. They determine the places of all further requests."""
@@ -360,6 +391,34 @@ class FlatPool:
     def _segment(self, size: int) -> int:
         """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
+
+
+class Moves:
+    """Distances by which the addresses of a pool become lower."""
+
+    __slots__ = ("_distances", "_end", "_first", "_starts")
+
+    def __init__(self, starts: Sequence[int], distances: Sequence[int], end: int) -> None:
+        """Set up moves. From each of `starts` on, addresses become lower by the distance of the same index.
+
+        Those from `end` on are in other pools.
+        """
+        self._starts = starts
+        self._distances = distances
+        self._first = starts[1]
+        self._end = end
+
+    def moved(self, address: int) -> int:
+        """Return an address after the moves."""
+        if self._first <= address < self._end:
+            return address - self._distances[bisect_right(self._starts, address) - 1]
+        return address
+
+    def moved_keys(self, keys: Iterable[int], mask: int) -> Iterator[int]:
+        """Yield keys with their addresses after the moves. `mask` has the bits of an address."""
+        for key in keys:
+            address = key & mask
+            yield key - address + self.moved(address)
 
 
 def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[Run]]:

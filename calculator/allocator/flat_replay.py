@@ -6,24 +6,23 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.chunks import pool_count, pools_of
+from calculator.allocator.flat_batch import FlatBatch, Outliving
 from calculator.allocator.flat_device import FlatDevice
 from calculator.allocator.flat_expandable import FlatExpandable
 from calculator.allocator.out_of_memory import OutOfMemoryError
-from calculator.allocator.parts import ListedPart, Rows, TemporaryPart, parts_of
-from calculator.allocator.replay import PASSES, WORKSPACE
+from calculator.allocator.parts import ListedPart, Rows, TemporaryPart
+from calculator.allocator.replay import PASSES
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
-from calculator.allocator.transients import PARTS, MicroBatch
 from calculator.common.budget import check_budget
 from calculator.common.deferred import Deferred
 from calculator.sharding import ddp
-from calculator.training_step.unrolled import Unrolled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.flat_pool import Blocks, Moves, Places
     from calculator.allocator.parts import Part
-    from calculator.allocator.replay import Batch, Replay
+    from calculator.allocator.replay import Replay
     from calculator.allocator.stage_cache import StageCache, StageResult
     from calculator.allocator.transients import Pool
     from calculator.devices.outcome import ReplayPhase
@@ -41,7 +40,7 @@ class Stage(NamedTuple):
         rows: The rows of the events.
         ends_pass: Whether the old loss and its graph are freed after it.
         ends_batch: The micro-batch that ends with the stage, or None.
-        takes: Rows that are gradients of an earlier micro-batch, each with the index of its place.
+        takes: Rows that are gradients of an earlier micro-batch, each with the pool and the index of its place.
     """
 
     phase: ReplayPhase
@@ -49,7 +48,7 @@ class Stage(NamedTuple):
     rows: Rows
     ends_pass: bool = False
     ends_batch: FlatBatch | None = None
-    takes: Sequence[tuple[int, int]] = ()
+    takes: Sequence[tuple[int, int, int]] = ()
 
 
 class FlatRun:
@@ -61,6 +60,7 @@ class FlatRun:
 
     __slots__ = (
         "_last",
+        "_rows_by_pool",
         "_taken",
         "accumulated",
         "batches",
@@ -70,6 +70,7 @@ class FlatRun:
         "has_streams",
         "load",
         "loading",
+        "nothing",
         "pools",
         "rows",
         "stages",
@@ -79,9 +80,6 @@ class FlatRun:
         workspaces = run.workspaces
         self.batches = [FlatBatch(run.first, workspaces), *([FlatBatch(run.later, None)] if run.later else [])]
         self._last = FlatBatch(run.last, None) if run.last else None
-        first = self.batches[0]
-        places = {row: n for n, row in enumerate(row for row in first.gradients if first.rows.sizes[row])}
-        self._taken = [(row, places[of_first]) for row, of_first in run.taken if of_first in places]
         self.rows = Rows()
         states = self.rows.add_resident(run.resident.replayed_states)
         temporaries = self.rows.add_resident(run.resident.replayed_temporaries)
@@ -103,11 +101,19 @@ class FlatRun:
         bits = (_TIMES * most).bit_length()
         #: The number of pools. It is more than two if some tensors are not on the first stream.
         self.pools = count
+        self._rows_by_pool: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
+        #: No blocks of any pool.
+        self.nothing: Sequence[Blocks] = [((), ())] * count
         self.device: FlatDevice | FlatExpandable = (
             FlatExpandable(bits, count) if expandable else FlatDevice(bits + (count - 1).bit_length(), count)
         )
         for rows in every:
             rows.keys = pools_of(rows.sizes, rows.streams)
+        for batch in (*self.batches, *([self._last] if self._last else [])):
+            batch.gradients, batch.left = (Outliving(rows, batch.rows, count) for rows in batch.outliving)
+        gradients = enumerate(self.batches[0].gradients.rows)
+        places = {row: (number, n) for number, rows in gradients for n, row in enumerate(rows)}
+        self._taken = [(row, *places[of_first]) for row, of_first in run.taken if of_first in places]
         self.load = self._listed("load", run.loading.events, load)
         clipped = Stage("optimizer_step", TemporaryPart(temporaries, self.rows), self.rows)
         fetching = [Stage("forward", TemporaryPart(before, self.rows), self.rows)] if before else []
@@ -148,52 +154,19 @@ class FlatRun:
         """Return whether the gradients at the end of a micro-batch are those of the step."""
         return batch is not None and batch in (self.batches[0], self._last)
 
+    def rows_by_pool(self, number: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows of a pool: those of all micro-batches, and other rows."""
+        if number not in self._rows_by_pool:
+            batches = (*self.batches, *([self._last] if self._last else []))
+            found = {row for batch in batches for row, key in enumerate(batch.rows.keys) if key == number}
+            others = [row for row, key in enumerate(self.rows.keys) if key == number]
+            self._rows_by_pool[number] = [*found], others
+        return self._rows_by_pool[number]
+
     @property
     def most_rows(self) -> int:
         """The number of rows of the largest micro-batch."""
         return max(len(batch.rows.sizes) for batch in (*self.batches, *([self._last] if self._last else [])))
-
-
-class FlatBatch:
-    """The rows of a micro-batch and the parts of its passes.
-
-    `parts_of_first` includes the allocation of workspaces, which only occurs in the first step of a run.
-    """
-
-    __slots__ = ("gradients", "left", "parts", "parts_of_first", "rows")
-
-    def __init__(self, batch: Batch, workspaces: tuple[int, int] | None) -> None:
-        """List the rows and parts of a micro-batch.
-
-        The first micro-batch of a run allocates `workspaces`. Their rows follow its own.
-        """
-        self.rows = Rows()
-        rows = batch.given.rows
-        self.rows.add([row[4] // BLOCK for row in rows], lambda n: rows[n][0])
-        self.rows.streams = batch.given.streams
-        workspace_rows = self.rows.add([size // BLOCK for size in workspaces or ()], lambda _: WORKSPACE)
-        self.parts: list[list[Part]]
-        self.parts_of_first: list[list[Part]]
-        if isinstance(batch.given, Unrolled):
-            cut = MicroBatch(batch.given, workspaces)
-            self.gradients, self.left = ([row for rows in of for row in rows] for of in (cut.gradients, cut.left))
-            cut_parts = [parts_of(cut, n) for n in range(len(PASSES))]
-            self.parts_of_first = [[*parts] for parts in cut_parts]
-            self.parts = [[part.without(workspace_rows) for part in parts] for parts in cut_parts]
-            return
-        self.gradients, self.left = [*batch.given.gradients], [*batch.given.left]
-        passes: list[Sequence[int]] = [batch.forward, batch.backward]
-        self.parts = [self._listed(events) for events in passes]
-        for n, row in enumerate(workspace_rows):
-            start = batch.given.first_product(passes[n])
-            passes[n] = [*passes[n][:start], row, *passes[n][start:]]
-        self.parts_of_first = [self._listed(events) for events in passes]
-
-    def _listed(self, events: Sequence[int]) -> list[Part]:
-        size = -(-len(events) // PARTS) or 1
-        return [ListedPart(events[at : at + size], self.rows) for at in range(0, len(events), size)] or [
-            ListedPart((), self.rows)
-        ]
 
 
 class FlatReplay:
@@ -233,8 +206,9 @@ class FlatReplay:
         self.refused: set[int] = set()
         #: The phase that is running.
         self.phase: ReplayPhase = "load"
-        self.left: list[Placed] = []
-        self.gradients: list[Placed] = []
+        #: The blocks of each pool that the last micro-batch left, and those of the step's gradients.
+        self.left: Sequence[Blocks] = run.nothing
+        self.gradients: Sequence[Blocks] = run.nothing
 
     def saved(self) -> FlatReplay:
         """Return a replay in the same state."""
@@ -281,24 +255,19 @@ class FlatReplay:
         stages = self.run.stages[min(self.steps, 2)]
         stage = stages[self.stage]
         self.phase = stage.phase
-        if stage.phase == "optimizer_step" and self.run.frees_gradients and self.gradients:
+        if stage.phase == "optimizer_step" and self.run.frees_gradients:
             self._free(self.gradients)
-            self.gradients = []
-        if stage.takes:
-            self._forget_pools()
-        for row, place in stage.takes:
-            self.places[0][0][row], self.places[0][1][row] = self.gradients[place]
-        is_other = stage.rows is self.run.rows
-        self._play_stage(stage, self.places[is_other])
-        if is_other:
-            self._forget_pools()
+            self.gradients = self.run.nothing
+        for row, number, n in stage.takes:
+            self.places[0][0][row], self.places[0][1][row] = (of[n] for of in self.gradients[number])
+        self._play_stage(stage, self.places[stage.rows is self.run.rows])
         if stage.ends_pass:
             self._free(self.left)
-            self.left = []
+            self.left = self.run.nothing
         if stage.ends_batch is not None:
-            self.left = self._blocks(stage.ends_batch.left, stage.rows)
+            self.left = stage.ends_batch.left.blocks(self.places[0])
             if self.run.makes_gradients(stage.ends_batch):
-                self.gradients = self._blocks(stage.ends_batch.gradients, stage.rows)
+                self.gradients = stage.ends_batch.gradients.blocks(self.places[0])
         self.stage += 1
         if self.stage == len(stages):
             self.stage = 0
@@ -318,26 +287,44 @@ class FlatReplay:
                 self._play(part.events(), rows, rows.sizes, rows.keys, places)
         if self.allocator.retries == before:
             self.refused.discard(self.stage)
+        elif self.stage_cache is not None and isinstance(self.allocator, FlatDevice):
+            self._close_gaps(self.allocator.close_gaps())
 
     def _play_separately(self, part: Part, rows: Rows, places: Places) -> bool:
         """Replay a part pool by pool, except in pools whose result is cached.
 
         Return False if a segment is refused.
         """
-        allocator, before = self.allocator, _copied(places)
+        allocator, cache = self.allocator, None if self.phase == "load" else self.stage_cache
 
         def play(number: int, pool: Pool) -> None:
             part.play(number, pool, rows.sizes, places)
 
-        if self.stage_cache is None or self.phase == "load" or not isinstance(allocator, FlatDevice):
-            done = allocator.play_separately(play)
-        else:
-            done = allocator.play_separately(play, self.stage_cache.of(part, rows, places, self.cached_results))
-        return done or _restore(places, before)
+        if cache is None or isinstance(allocator, FlatExpandable):
+            before = _copied(places)
+            return allocator.play_separately(play) or _restore(places, before)
+        stage = cache.of(part, rows, places, self.cached_results)
+        done = allocator.play_separately(play, stage)
+        if not done:
+            stage.restore()
+        return done
 
-    def _free(self, blocks: Sequence[Placed]) -> None:
-        self._forget_pools()
-        self.allocator.free(blocks)
+    def _close_gaps(self, moves: Mapping[int, Moves]) -> None:
+        """Move what is in pools whose gaps were closed. Replays that reach the same addresses share what follows."""
+        for number, of_pool in moves.items():
+            for rows, places in zip(self.run.rows_by_pool(number), self.places, strict=True):
+                for addresses in places:
+                    for row in rows:
+                        addresses[row] = of_pool.moved(addresses[row])
+            self.left = _moved(self.left, number, of_pool)
+            self.gradients = _moved(self.gradients, number, of_pool)
+
+    def _free(self, blocks: Sequence[Blocks]) -> None:
+        """Free blocks of each pool."""
+        if self.stage_cache is None or isinstance(self.allocator, FlatExpandable):
+            self.allocator.free(blocks)
+        else:
+            self.allocator.free_once(blocks, self.stage_cache, self.cached_results)
 
     def _forget_pools(self) -> None:
         self.cached_results = [None] * self.run.pools
@@ -348,10 +335,6 @@ class FlatReplay:
         The next step begins by freeing all gradients.
         """
         return Layout(self)
-
-    def _blocks(self, of: Sequence[int], rows: Rows) -> list[Placed]:
-        addresses, end_addresses = self.places[0]
-        return [(addresses[row], end_addresses[row]) for row in of if rows.sizes[row]]
 
     def _play(
         self, events: Sequence[int], rows: Rows, sizes: Sequence[int], keys: Sequence[int], places: Places
@@ -379,6 +362,13 @@ class Layout:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self._counts == other._counts and self._found == other._found
+
+
+def _moved(blocks: Sequence[Blocks], number: int, moves: Moves) -> Sequence[Blocks]:
+    """Return blocks of each pool after those of one pool were moved."""
+    addresses, ends = blocks[number]
+    moved = tuple(map(moves.moved, addresses)), tuple(map(moves.moved, ends))
+    return [*blocks[:number], moved, *blocks[number + 1 :]]
 
 
 def _empty_places(count: int) -> Places:

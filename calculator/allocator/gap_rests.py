@@ -11,8 +11,7 @@ fewer for the largest requests.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from itertools import compress, zip_longest
-from operator import invert
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.adapter_updates import EVENTS, play_updates, updates
@@ -107,7 +106,7 @@ class GapRests:
         self._frees = births.count(-1)
         self._gap = gap
         #: The number of events before the first one whose row differs from repetition to repetition.
-        self._shifted = next(compress(range(len(gap)), map(lowest.__le__, map(max, gap, map(invert, gap)))), len(gap))
+        self._shifted = next((at for at, event in enumerate(gap) if not ~lowest < event < lowest), len(gap))
         self._waste = waste
         self._rests = _found(before, last)
         #: The needs of rests by their numbers, once they are read.

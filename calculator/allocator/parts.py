@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.gap_rests import play_gap
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.needs import Need
 from calculator.allocator.segments import BLOCK
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 _Repetition = tuple[Window, int, list["list[Item]"], Deferred[list[int]]]
 #: The rows that a part allocates but does not free, and the rows that it frees but does not allocate.
 Net = tuple[set[int], set[int]]
+#: The least number of events of a piece of a part that is split.
+_LEAST = 64
+#: The most events of a short stretch of transients.
+_SHORT = 4
 _NO_WINDOW = Window((), 0, (0,))
 _NOTHING: Deferred[list[int]] = Deferred(list)
 
@@ -81,13 +88,14 @@ class Part(Protocol):
 class ListedPart:
     """A part whose events are all played."""
 
-    __slots__ = ("_apart", "_events", "_rows")
+    __slots__ = ("_apart", "_events", "_rows", "_split")
 
     def __init__(self, events: Sequence[int], rows: Rows) -> None:
         self._events = events
         self._rows = rows
         #: The events of each pool that has any.
         self._apart: dict[int, list[int]] | None = None
+        self._split: list[ListedPart] = []
 
     def events(self) -> Sequence[int]:
         """Return all events."""
@@ -102,8 +110,12 @@ class ListedPart:
         pool.play(self._apart.get(number, ()), sizes, places)
 
     def split(self) -> Sequence[Part]:
-        """Return the part itself."""
-        return (self,)
+        """Return pieces of the events, or the part itself if it is short."""
+        events, size = self._events, max(-(-len(self._events) // PARTS), _LEAST)
+        if not self._split and len(events) > size:
+            starts = range(0, len(events), size)
+            self._split = [ListedPart(events[at : at + size], self._rows) for at in starts]
+        return self._split or (self,)
 
     def net(self) -> Net:
         """Return the rows that the part only allocates, and the rows that it only frees."""
@@ -135,7 +147,7 @@ class WindowedPart:
     All tensors that are alive at its end are placed, so that the next part can be played event by event.
     """
 
-    __slots__ = ("_following", "_items", "_repeated", "_sizes", "_split", "_until")
+    __slots__ = ("_following", "_items", "_pieces", "_repeated", "_sizes", "_split", "_until")
 
     def __init__(self, repeated: list[_Repetition], sizes: Sequence[int], following: _Repetition | None) -> None:
         self._repeated = repeated
@@ -149,6 +161,8 @@ class WindowedPart:
         self._until = [
             _last_end(items) if carries else len(items) for items, carries in zip(self._items, ends, strict=True)
         ]
+        #: For each pool that was played, its items in pieces.
+        self._pieces: dict[int, list[_Piece]] = {}
 
     def events(self) -> list[int]:
         """Return all events of rows that have a block."""
@@ -162,7 +176,14 @@ class WindowedPart:
 
     def play(self, number: int, pool: Pool, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a pool, except those of transients that are certain to fit."""
-        play(pool, self._items[number], sizes, places, until=self._until[number])
+        if number not in self._pieces:
+            self._pieces[number] = _pieces(self._items[number], self._until[number])
+        gaps = partial(play_gap, pool, sizes, places) if isinstance(pool, FlatPool) else None
+        for events, items, until in self._pieces[number]:
+            if events:
+                pool.play(events, sizes, places)
+            elif items:
+                play(pool, items, sizes, places, until=until, play_gap=gaps)
 
     def split(self) -> Sequence[Part]:
         """Return a part for each repetition."""
@@ -202,6 +223,42 @@ class WindowedPart:
             for window, by, both, events in self._repeated
         ]
         return WindowedPart(repeated, self._sizes, self._following)
+
+
+class _Piece(NamedTuple):
+    """Some items of a part.
+
+    Attributes:
+        events: All of their events, if these are played. Otherwise empty.
+        items: The items, if their transients may be left out.
+        until: The index of the item from which on all transients are placed.
+    """
+
+    events: Sequence[int]
+    items: Sequence[Item] = ()
+    until: int = 0
+
+
+def _pieces(items: Sequence[Item], until: int) -> list[_Piece]:
+    """Return items in pieces. From item `until` on, all transients are placed.
+
+    A short stretch in one item takes less time than the proof that its transients fit, so all of its events are played.
+    """
+    found, at, ended = list[_Piece](), 0, True
+    are_short = list[bool]()
+    for item in items:
+        chunk = item.chunk
+        is_whole = ended and chunk.ends_stretch and not chunk.carried
+        are_short.append(is_whole and not chunk.recurs and len(chunk.gap) <= _SHORT)
+        ended = chunk.ends_stretch
+    for is_short, group in groupby(are_short):
+        of_group = items[at : at + len([*group])]
+        if is_short:
+            found.append(_Piece([event for item in of_group for event in item.played(skips=False)]))
+        else:
+            found.append(_Piece((), of_group, until - at))
+        at += len(of_group)
+    return found
 
 
 def _net(events: Sequence[int]) -> Net:

@@ -1,4 +1,4 @@
-"""A cache of the state of each pool after the parts of a run's steps.
+"""A cache of the state of each pool after the parts of a run's steps, and after blocks are freed between them.
 
 The state is the same if the pool has the same free blocks, and the tensors that the part frees are in the same
 places. If the part adds segments, the next address must be the same too. Replays of a run with several capacities often
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from calculator.allocator.flat_pool import FlatPool, Placed, Places
+    from calculator.allocator.flat_pool import Blocks, FlatPool, Places
     from calculator.allocator.parts import Part, Rows
 
-    #: A function that reads the places of some rows from those of all rows.
-    Reader = Callable[[Sequence[int]], object]
+    #: A function that reads the addresses of some rows from those of all rows.
+    Reader = Callable[[Sequence[int]], tuple[int, ...]]
 
 #: The maximum number of results that are cached for a run. Each takes about twenty kilobytes.
 MAX_RESULTS = 2048
@@ -28,7 +28,7 @@ class StageResult:
 
     __slots__ = ("_added", "_next_address", "_pool", "following", "placed")
 
-    def __init__(self, before: FlatPool, pool: FlatPool, placed: Sequence[Placed]) -> None:
+    def __init__(self, before: FlatPool, pool: FlatPool, placed: Blocks) -> None:
         self._next_address = before.next_address
         self._added = pool.segments[len(before.segments) :]
         self._pool = pool
@@ -53,12 +53,21 @@ class _PartRows(NamedTuple):
     """The rows of a part that it either frees or allocates, but not both, by pool.
 
     Attributes:
-        freed: For each pool, reads the places of the rows that the part frees.
+        freed: For each pool, the rows that the part frees.
         remaining: For each pool, the rows that are allocated after the part.
+        read_freed, read_remaining: For each pool, read the places of these rows.
     """
 
-    freed: Sequence[Reader]
+    freed: Sequence[Sequence[int]]
     remaining: Sequence[Sequence[int]]
+    read_freed: Sequence[Reader]
+    read_remaining: Sequence[Reader]
+
+    @classmethod
+    def of(cls, part: Part, rows: Rows, count: int) -> _PartRows:
+        """Return the rows of a part in each of `count` pools."""
+        remaining, freed = (by_pool(changed, rows, count) for changed in part.net())
+        return cls(freed, remaining, [*map(reader, freed)], [*map(reader, remaining)])
 
 
 class StageCache:
@@ -82,74 +91,116 @@ class StageCache:
         `before` has the cached state of each pool before the part. It is replaced by the state after it.
         """
         if id(part) not in self._rows:
-            allocated, freed = (_by_pool(changed, rows, self._count) for changed in part.net())
-            self._rows[id(part)] = part, _PartRows([*map(_reader, freed)], allocated)
-        return CachedStage(self._results, id(part), self._rows[id(part)][1], places, before)
+            self._rows[id(part)] = part, _PartRows.of(part, rows, self._count)
+        return CachedStage(self, id(part), self._rows[id(part)][1], places, before)
+
+    def after(
+        self, before: StageResult | None, pool: FlatPool, key: Hashable
+    ) -> tuple[StageResult, FlatPool] | tuple[None, None]:
+        """Return the result that a key has for a pool, and the pool in this state. Return None if it is not cached.
+
+        `before` is the cached result that led to the pool's state, or None.
+        """
+        result = before.following.get(key) if before is not None else None
+        after = result.pool(pool) if result is not None else None
+        if after is None:
+            result = self._results.get((key, tuple(pool.free_keys)))
+            after = result.pool(pool) if result is not None else None
+        if result is None or after is None:
+            return None, None
+        if before is not None:
+            before.following[key] = result
+        return result, after
+
+    def add(
+        self, before: StageResult | None, pool: FlatPool, key: Hashable, after: FlatPool, placed: Blocks
+    ) -> StageResult | None:
+        """Cache a pool's state after a part or after frees, for which `after` returned None.
+
+        Return the result, or None if the cache is full. The pools must not change afterwards.
+        """
+        if len(self._results) >= MAX_RESULTS:
+            return None
+        result = self._results[key, tuple(pool.free_keys)] = StageResult(pool, after, placed)
+        if before is not None:
+            before.following[key] = result
+        return result
+
+    def free(self, number: int, pool: FlatPool, blocks: Blocks, before: list[StageResult | None]) -> FlatPool:
+        """Return a pool after blocks were freed. `before` is as for `of`."""
+        key = number, *blocks
+        result, after = self.after(before[number], pool, key)
+        if after is None:
+            after = pool.copied()
+            after.free([*zip(*blocks, strict=True)])
+            result = self.add(before[number], pool, key, after, ((), ()))
+        before[number] = result
+        return after
 
 
 class CachedStage:
     """The cached results of a part, for one replay."""
 
-    __slots__ = ("_before", "_found", "_part", "_places", "_results", "_rows")
+    __slots__ = ("_before", "_cache", "_freed", "_part", "_places", "_rows")
 
     def __init__(
-        self,
-        results: dict[Hashable, StageResult],
-        part: int,
-        rows: _PartRows,
-        places: Places,
-        before: list[StageResult | None],
+        self, cache: StageCache, part: int, rows: _PartRows, places: Places, before: list[StageResult | None]
     ) -> None:
-        self._results = results
+        self._cache = cache
         self._part = part
         self._rows = rows
         self._places = places
         self._before = before
-        self._found: tuple[Hashable, Hashable] = None, None
+        #: For each pool whose state was sought, the places of the rows that the part frees.
+        self._freed: list[Blocks] = []
 
     def lookup(self, number: int, pool: FlatPool) -> FlatPool | None:
         """Return the pool after the part, and write the places of its rows.
 
-        Return None if the result is not cached.
+        Return None if the result is not cached. Pools are looked up in the order of their numbers.
         """
         addresses, end_addresses = self._places
-        before, read = self._before[number], self._rows.freed[number]
-        key = self._part, number, read(addresses), read(end_addresses)
-        result = before.following.get(key) if before is not None else None
-        after = result.pool(pool) if result is not None else None
-        if after is None:
-            self._found = key, tuple(pool.free_keys)
-            result = self._results.get(self._found)
-            after = result.pool(pool) if result is not None else None
-        if result is None or after is None:
+        read = self._rows.read_freed[number]
+        freed = read(addresses), read(end_addresses)
+        self._freed.append(freed)
+        result, after = self._cache.after(self._before[number], pool, (self._part, number, *freed))
+        if result is None:
             return None
-        self._follow(number, key, result)
-        for row, (address, behind) in zip(self._rows.remaining[number], result.placed, strict=True):
-            addresses[row], end_addresses[row] = address, behind
+        self._before[number] = result
+        self._write(self._rows.remaining[number], result.placed)
         return after
 
     def add(self, number: int, before: FlatPool, pool: FlatPool) -> None:
         """Cache the pool after the part, for which `lookup` returned None. The pool must not change afterwards."""
-        if len(self._results) < MAX_RESULTS:
-            addresses, end_addresses = self._places
-            placed = [(addresses[row], end_addresses[row]) for row in self._rows.remaining[number]]
-            result = self._results[self._found] = StageResult(before, pool, placed)
-            self._follow(number, self._found[0], result)
-        else:
-            self._before[number] = None
+        addresses, end_addresses = self._places
+        read = self._rows.read_remaining[number]
+        key, placed = (self._part, number, *self._freed[number]), (read(addresses), read(end_addresses))
+        self._before[number] = self._cache.add(self._before[number], before, key, pool, placed)
 
-    def _follow(self, number: int, key: Hashable, result: StageResult) -> None:
-        before, self._before[number] = self._before[number], result
-        if before is not None:
-            before.following[key] = result
+    def restore(self) -> None:
+        """Undo what the part wrote to places before a segment was refused.
+
+        The part may have overwritten the place of a row that it has freed and allocated again.
+        """
+        for rows, places in zip(self._rows.freed, self._freed, strict=False):
+            self._write(rows, places)
+
+    def _write(self, rows: Sequence[int], places: Blocks) -> None:
+        addresses, end_addresses = self._places
+        for row, address, end in zip(rows, *places, strict=True):
+            addresses[row], end_addresses[row] = address, end
 
 
-def _by_pool(of: Iterable[int], rows: Rows, count: int) -> list[list[int]]:
+def by_pool(of: Iterable[int], rows: Rows, count: int) -> list[list[int]]:
+    """Return rows by their pools."""
     pools: list[list[int]] = [[] for _ in range(count)]
     for row in of:
         pools[rows.keys[row]].append(row)
     return pools
 
 
-def _reader(rows: Sequence[int]) -> Reader:
-    return itemgetter(*rows) if rows else lambda _: None
+def reader(rows: Sequence[int]) -> Reader:
+    """Return a function that reads the addresses of rows."""
+    if len(rows) > 1:
+        return itemgetter(*rows)
+    return (lambda addresses: (addresses[rows[0]],)) if rows else lambda _: ()

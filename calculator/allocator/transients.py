@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
     from calculator.training_step.unrolled import Unrolled
 
+#: The minimum number of layers that are placed at once if each leaves one tensor, as checkpointed layers do. A state
+#: recurs after as many layers as fill a block, and it takes about as long to find the period as to place 64 layers.
+_MIN_CHECKPOINTED = 72
 #: About how many parts a pass is divided into. Windows that are not repeated are no longer than one part.
 PARTS = 16
 
@@ -219,12 +222,16 @@ class MicroBatch:
     def repetitions(self, pool: int) -> Iterator[tuple[int, int, Repetitions]]:
         """Yield the repetitions of layers in the forward pass, each from the end of a stretch of transients on.
 
-        Each comes with the index of its first item, and the number of items of one repetition.
+        Each comes with the index of its first item, and the number of items of one repetition. Repetitions for which
+        that would save no time are left out.
         """
         items, at = self.passes[pool][0], 0
         for window, count in zip(self.windows[0], self.counts[pool][0], strict=True):
             first, at = at, at + count * len(window.shifts)
-            if len(window.shifts) < MIN_REPETITIONS or not any(window.shifts):
+            times = len(window.shifts)
+            if times < MIN_REPETITIONS or not any(window.shifts):
+                continue
+            if times < _MIN_CHECKPOINTED and _growth(items[first : first + count]) <= 1:
                 continue
             starts = [first + n + 1 for n in range(count) if items[first + n].chunk.ends_stretch]
             for start in starts:
@@ -314,6 +321,11 @@ def play(
     if late:
         pool.play(late, sizes, places)
     return False
+
+
+def _growth(items: Sequence[Item]) -> int:
+    """Return by how many tensors more are alive after items than before."""
+    return sum([1 if event >= 0 else -1 for item in items for event in (*item.chunk.gap, *item.chunk.placed)])
 
 
 #: Returns 0 for a size of zero bytes, 1 for a size of the small pool, and 2 for one of the large pool.

@@ -129,6 +129,8 @@ class Model:
     has_router_loss: bool = False
     #: Whether the loss includes the load-balancing loss.
     adds_router_loss: bool = False
+    #: Whether the trainer runs the model on each sequence of a pair by itself.
+    runs_each_of_pair: bool = False
     #: The task that the model is trained for.
     task: Task = CAUSAL_LM
     #: Whether PEFT gave it other layers than its config has (LoRA's `layer_replication`).
@@ -306,10 +308,20 @@ class Model:
     def _embeddings(self) -> Iterator[Module]:
         return (module for module in self.outer.values() if module.kind == "embedding" and self.reads_text(module.name))
 
+    @property
+    def runs_several_times(self) -> bool:
+        """Whether a micro-batch runs the model several times, each time with a graph."""
+        return self.runs_each_of_pair or self.task.embeds
+
     @cached_property
     def reward(self) -> Model:
         """The model with a head that rates a sequence: a classifier with one label."""
         return self if self.head == SCORE else self.with_score(1)
+
+    @cached_property
+    def reward_of_each(self) -> Model:
+        """The model with such a head, which runs on each sequence of a pair by itself."""
+        return replace(self.reward, runs_each_of_pair=True)
 
     def with_score(self, num_labels: int) -> Model:
         """Return the model for sequence classification, in which `score` replaces the output projection.

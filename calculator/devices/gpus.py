@@ -142,7 +142,8 @@ def caveats(card: GPU) -> tuple[str, ...]:
     if not card.has_flash:
         warnings.append(
             f"{card.name} has no flash attention: sdpa uses the memory-efficient kernel, with the temporary memory of "
-            "compute capability 8.0"
+            "compute capability 8.0. In bfloat16 it uses the math kernel, which keeps the scores of all pairs of "
+            "positions; in float16 it does not"
         )
     return tuple(warnings)
 

@@ -33,6 +33,9 @@ class Kernels:
     #: Grouped heads in the memory-efficient kernel, from PyTorch 2.14 on. Before that, float32 with grouped heads and
     #: without a mask ran the math kernel.
     grouped_efficient: bool = True
+    #: bfloat16 in the memory-efficient kernel, which needs compute capability 8.0. Below it, bfloat16 runs the math
+    #: kernel. Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, can_use_mem_efficient_attention.
+    efficient_bfloat16: bool = True
     #: The grouped matrix product of experts. Without it, transformers multiplies group by group.
     grouped_mm: bool = True
     #: Products of half-precision matrices with a float32 result (torch.addmm with out_dtype).
@@ -50,6 +53,19 @@ _FIRST_GROUPED_MM, _GROUPED_MM = (2, 8), (2, 9)
 FLOAT32_PRODUCTS = (2, 8)
 
 
+#: The first release of PyTorch whose wheels prefer cuDNN's attention, on GPUs of these major compute capabilities. They
+#: are the first with a cuDNN above 9.15.0.
+_FIRST_CUDNN, _CUDNN_MAJORS = (2, 11), (9, 10)
+
+
+def prefers_cudnn(card: GPU, stack: StackVersions) -> bool:
+    """Return whether scaled_dot_product_attention tries cuDNN's kernel first on a GPU.
+
+    Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_prefer_cudnn_attention.
+    """
+    return card.compute_major in _CUDNN_MAJORS and release(stack.torch)[:2] >= _FIRST_CUDNN
+
+
 def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] | None) -> Kernels:
     """Return the kernels of a device, of a stack and of packages.
 
@@ -64,6 +80,7 @@ def _kernels_of(name: str | None, stack: StackVersions, *, fla: bool) -> Kernels
     large = fla and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
         flash=card is None or card.has_flash,
+        efficient_bfloat16=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,
         float32_products=torch >= FLOAT32_PRODUCTS,
         grouped_mm=_has_grouped_mm(card, torch),

@@ -92,7 +92,11 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
     if "contiguous_queries" in context.older:
         query, key, value = (_contiguous_heads(t, name) for t, name in _named(query, key, value))
-    return run_kernel(context, query, key, value, partial(_kernel, context))
+    out = run_kernel(context, query, key, value, partial(_kernel, context))
+    # Flash's output has the layout of the queries. It is copied after autocast's copies of the inputs are freed.
+    if "contiguous_queries" in context.older and _runs_flash(context, query, value):
+        return by_positions(out, "attention output, by positions")
+    return out
 
 
 def _contiguous_heads(x: Tensor, name: str) -> Tensor:
@@ -113,10 +117,7 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     if _runs_flash(context, query, value):
-        # The kernel's output has the layout of the queries. The caller makes it contiguous by positions.
-        as_queries = "contiguous_queries" in context.older
-        out = _flash(query, key, value, as_queries=as_queries)
-        return by_positions(out, "attention output, by positions") if as_queries else out
+        return _flash(query, key, value, as_queries="contiguous_queries" in context.older)
     return _efficient(context, query, key, value, mask)
 
 
@@ -156,7 +157,8 @@ def _runs_flash(context: Context, query: Tensor, value: Tensor) -> bool:
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
     """
     fits = query.shape[-1] == value.shape[-1] <= 256
-    return fits and context.mask is None and query.dtype in _HALF and context.kernels.flash
+    dtype = query.dtype if query.tape.autocast is None else query.tape.autocast.dtype
+    return fits and context.mask is None and dtype in _HALF and context.kernels.flash
 
 
 def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
@@ -214,11 +216,18 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
 
     A mask is converted to a bias.
     """
-    grouped = key.shape[1] != query.shape[1]
-    if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+    if not runs_efficient(context, query, key, value):
         causal = context.is_causal and context.length > 1
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=causal)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
+
+
+def runs_efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Return whether the memory-efficient kernel runs on the GPU for these heads and this dtype."""
+    kernels = context.kernels
+    grouped = key.shape[1] != query.shape[1]
+    dtype_runs = query.dtype != "bfloat16" or kernels.efficient_bfloat16
+    return dtype_runs and is_aligned(query, value) and (kernels.grouped_efficient or not grouped)
 
 
 def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:

@@ -177,7 +177,7 @@ class Context(BatchState):
             keeps_inputs="inputs_of_frozen_4bit_layers" in self.older or method.keeps_inputs,
             dtype=self.hooks.param_dtype,
             graph=tape is None,
-            shares=model.task.embeds,
+            shares=model.runs_several_times,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
@@ -243,7 +243,7 @@ class Context(BatchState):
         offloads = self.parameters.graph and self.prepared.offloads_activations
         couples_layers = forward.couples_layers(self.config) or self.method.couples_layers or offloads
         returns_outputs = self.prepared.layer_outputs is not None
-        if self.model.encoder_layers or couples_layers or self.model.task.embeds or returns_outputs:
+        if self.model.encoder_layers or couples_layers or self.model.runs_several_times or returns_outputs:
             return tuple(range(len(self.layers)))
         several = len(self.model.attention_types) > 1
         types_differ = several and (masks.sliding_masks_differ(self) or self.hooks.couples_layers)

@@ -66,8 +66,8 @@ class PreparedModel:
         #: The training loop.
         self.trainer = trainer_of(training)
         facts = self.trainer.facts
-        #: The number of sequences in each row of a micro-batch: two if a row is a pair.
-        self.sequences_per_row = facts.sequences
+        #: The number of sequences of each row that a pass of the model runs: two if a row is a pair.
+        self.sequences_per_row = self.trainer.sequences_in_a_pass(stack)
         #: Whether each sequence begins with a prompt, so that its first token has no label.
         self.has_prompts = facts.has_prompts
         #: Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0.

@@ -61,7 +61,17 @@ TRACED_PAIRS: dict[str, frozenset[tuple[Release, Release]]] = {
     ),
     "trl-kto": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
     "trl-orpo": frozenset({((0, 15), (4, 48)), ((0, 24), (4, 57))}),
-    "trl-reward": frozenset({((0, 24), (4, 57))}),
+    "trl-reward": frozenset(
+        {
+            ((0, 15), (4, 48)),
+            ((0, 17), (4, 51)),
+            ((0, 19), (4, 52)),
+            ((0, 21), (4, 55)),
+            ((0, 22), (4, 57)),
+            ((0, 23), (4, 56)),
+            ((0, 24), (4, 57)),
+        }
+    ),
     "trl-rloo": frozenset({((0, 22), (4, 57)), ((0, 23), (4, 56)), ((0, 23), (4, 57)), ((0, 24), (4, 57))}),
 }
 TRACED_TRAINER: tuple[Release, ...] = ((4, 45), (4, 47), (4, 48), (4, 52), (4, 53), (4, 57))
@@ -75,7 +85,7 @@ OLDER_TRAINERS: dict[str, tuple[Release, Release]] = {
     "trl-grpo": ((0, 16), (0, 24)),
     "trl-kto": ((0, 15), (0, 24)),
     "trl-orpo": ((0, 15), (0, 24)),
-    "trl-reward": ((0, 24), (0, 24)),
+    "trl-reward": ((0, 15), (0, 24)),
     "trl-rloo": ((0, 22), (0, 24)),
 }
 

@@ -192,6 +192,10 @@ class Loop(ABC):
         """Return whether the model or its reference runs on a step's completions before the first micro-batch."""
         return False
 
+    def sequences_in_a_pass(self, stack: StackVersions) -> int:  # noqa: ARG002  a hook's signature
+        """Return the number of sequences of each row that a pass of the model runs: two if it runs pairs."""
+        return self.facts.sequences
+
     @abstractmethod
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a micro-batch, `input_ids` first."""

@@ -124,7 +124,7 @@ class CheckpointedLayers:
         if any(other is not None for other in others) or context.position_biases or context.images or context.past:
             return None
         lists_calls = tape.calls_modules or tape.added is not None
-        couples = context.method.couples_layers or context.model.task.embeds or tape.hooks or lists_calls
+        couples = context.method.couples_layers or context.model.runs_several_times or tape.hooks or lists_calls
         if couples or tape.autocast is not None or len(context.repetition.numbers) <= _INTERPRETED:
             return None
         return cls(context)

@@ -93,7 +93,7 @@ def _remaining_rows(
     kinds = [[tape.rows[row] for row in own] for own in rows]
     own = {*second}
     found = {~event for event in own.difference(map(invert, own)) if event < 0}
-    if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not {~row for row in rows[1]}.issubset(rest):
+    if kinds[0] != kinds[1] or not found.issubset(rows[0]) or not _has_all(rest, {~row for row in rows[1]}):
         return None
     passed_on = [row in found for row in rows[0]]
     before, after = (
@@ -104,6 +104,15 @@ def _remaining_rows(
         for own in rows
     )
     return before, after
+
+
+def _has_all(events: Sequence[int], wanted: set[int]) -> bool:
+    """Return whether events have all of those that are wanted, most of which come early."""
+    for event in events:
+        wanted.discard(event)
+        if not wanted:
+            return True
+    return not wanted
 
 
 def _not_freed(period: Sequence[int]) -> list[int]:

@@ -41,11 +41,11 @@ def may_be_skipped(context: Context, prepared: PreparedModel, compared: Compared
     if context.skipped is None or context.skipped.is_over or context.hooks is not NO_HOOKS or context.older:
         return False
     model, method = context.model, context.method
-    if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.task.embeds:
+    if context.training.has_images or model.encoder_layers or model.adds_router_loss or model.runs_several_times:
         return False
     if method.virtual_tokens or method.couples_layers or method.runs_no_grad_first:
         return False
-    if prepared.offloads_activations or prepared.offloads_inputs or prepared.recorded_passes.are_replayed:
+    if prepared.offloads_activations or prepared.offloads_inputs:
         return False
     if context.training.autocast is not None and context.dtype != "float32":
         return False  # the last norm may return another dtype than the embeddings

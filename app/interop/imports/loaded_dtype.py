@@ -38,11 +38,15 @@ def loaded_dtype(keys: Keys, method: dict[str, Any], model: Any, *, by_trl: bool
 
 
 def _of_checkpoint(keys: Keys, method: dict[str, Any], model: Any) -> str:
-    """Return the dtype of the model's checkpoint, which is assumed to be bfloat16 unless it is known."""
+    """Return the dtype of the model's checkpoint, with a remark if it is assumed."""
+    dtype = checkpoint_dtype(model)
+    assumed = dtype == "bfloat16" and "dtype" not in keys.script.unread
+    if assumed and method["name"] != "qlora" and "quantization_config" not in method:
+        keys.miss("dtype", None, "is that of the checkpoint, which is assumed to be bfloat16")
+    return dtype
+
+
+def checkpoint_dtype(model: Any) -> str:
+    """Return the dtype of a model's checkpoint, which is assumed to be bfloat16 unless it is known."""
     found = model_or_none(model)
-    if found is not None and found.model_type in _IN_FLOAT32:
-        return "float32"
-    if "dtype" not in keys.script.unread and method["name"] != "qlora" and "quantization_config" not in method:
-        why = "is not in the code: transformers uses that of the checkpoint, and bfloat16 is assumed"
-        keys.miss("dtype", None, why)
-    return "bfloat16"
+    return "float32" if found is not None and found.model_type in _IN_FLOAT32 else "bfloat16"

@@ -13,6 +13,7 @@ from app.interop.imports.other_runs import text_of
 from calculator.common.errors import PlanError
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.estimation.traced.check import OTHER_STEPS, check_traced, is_traced
 from calculator.estimation.trainer_settings import OF_TRAINERS
@@ -82,7 +83,8 @@ def _problems(request: dict[str, Any]) -> tuple[Problem, ...]:
         if is_traced(parsed):
             check_traced(parsed)
         else:
-            check(parsed, model_of(parsed.model))
+            model = model_of(parsed.model)
+            check(within_positions(parsed, model), model)
     except PlanError as error:
         return error.problems
     return ()

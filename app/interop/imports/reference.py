@@ -74,16 +74,33 @@ def _other_form(named: str, original: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _original(named: str) -> str | None:
-    """Return the catalogue's model whose name, without its owner, a copy has; None if there is none."""
+    """Return the catalogue's model whose name, without its owner, a copy has; None if there is none.
+
+    The name of a fine-tuned model often ends with that of the model.
+    """
     name = named.rstrip("/").rsplit("/", 1)[-1].replace("___", ".")  # as ModelScope names its folders
+    for old, new in _FINE_TUNED.items():
+        name = name.replace(old, new) if name.startswith(old) else name
     for _ in range(4):
         for spelling in (name, name.removeprefix("Meta-")):
-            try:
-                return catalogue.model(spelling).id
-            except PlanError:
-                continue
+            if found := _catalogued(spelling):
+                return found
         name = _SUFFIXES.sub("", name)
-    return None
+    parts = name.split("-")
+    ends = ("-".join(parts[first:]) for first in range(1, len(parts) - 1))
+    return next((found for end in ends if (found := _catalogued(end))), None)
+
+
+#: The names of fine-tuned models that begin in another way than those of their originals.
+_FINE_TUNED = {"bloomz-": "bloom-", "mt0-": "mt5-"}
+
+
+def _catalogued(name: str) -> str | None:
+    """Return the id of the catalogue's model of that name; None if there is none."""
+    try:
+        return catalogue.model(name).id
+    except PlanError:
+        return None
 
 
 def _separated(named: str, original: str) -> dict[str, Any] | None:

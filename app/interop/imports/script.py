@@ -188,6 +188,7 @@ def _method(keys: Keys, calls: tuple[str, ...], model: Model | None, *, is_unslo
     if other is not None and not adapts:
         if in_4_bits:
             keys.miss("load_in_4bit", True, "4 bits are modeled under LoRA only: half-precision weights are used")
+            keys.forget((*base_storage.OF_4_BITS, "bnb_4bit_quant_storage"))
         return method_of(keys, other, model)
     if not adapts and base:
         why = "quantized weights are not trained themselves: half-precision weights are used"

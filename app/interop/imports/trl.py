@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from app.interop.imports.arguments import TRL_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.command import SUBCOMMAND
 from app.interop.imports.distribution import distributed
+from app.interop.imports.loaded_dtype import checkpoint_dtype
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.inputs.sharding import QuantStorage
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
 
-_DTYPES = {"auto": "bfloat16", **{name: name for name in ("bfloat16", "float16", "float32")}}
+_DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
 
 #: TRL prepares no model for k-bit training.
 UNPREPARED = {"prepare_model_for_kbit_training": False}
@@ -39,7 +40,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.rename("torch_dtype", "dtype")
     training = {
         "trainer": trainer,
-        "dtype": keys.choice("dtype", _DTYPES, "float32", "float32"),
+        "dtype": keys.choice("dtype", {**_DTYPES, "auto": checkpoint_dtype(model)}, "float32", "float32"),
         **arguments(keys, trainer, TRL_CONFIG),
     }
     method, spread = _method(keys), distributed(keys, "trl", training)

@@ -115,7 +115,7 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
-    if key.shape[1] != query.shape[1] or not attention.is_aligned(query, value):
+    if key.shape[1] != query.shape[1] or not attention.runs_efficient(context, query, key, value):
         return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
     return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
 

@@ -90,11 +90,6 @@ class GeneratingTrainer(ComparingTrainer):
         if not self.fills_cache(prepared):
             yield older_generating.leaves_cache_empty(prepared.stack)
 
-    def defaults(self, stack: StackVersions) -> tuple[str, ...]:
-        """Return the arguments that are true by default in a release of TRL."""
-        is_older = self.is_older(stack)
-        return older_generating.defaults(stack) if is_older else ComparingTrainer.defaults(self, stack)
-
     def rows_of_reference(self, training: Training, stack: StackVersions) -> Dim | None:
         """Return the number of rows of the reference's pass, or None if it is that of a micro-batch."""
         at_once = self.is_older(stack) and older_generating.scores_at_once(stack)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.names import LayerOutputs
+    from calculator.inputs.stack import StackVersions
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.subject import Subject
 
@@ -27,6 +28,10 @@ METHODS = ("full", "lora", "qlora")
 
 #: The losses of later releases, and the one that computes a cross-entropy too.
 OTHER_LOSSES = ("aot_unpaired", "sft", "sigmoid_norm")
+
+#: The arguments that are true by default from a release on.
+#: Source: TRL 0.19.1 and 0.22.2, trainer/dpo_config.py and the configs of the other trainers.
+TRUE_BY_DEFAULT = {"bf16": (0, 19), "gradient_checkpointing": (0, 22)}
 
 #: What each trainer of the older releases computes and keeps.
 _SENTENCES: dict[str, str] = {
@@ -51,6 +56,11 @@ def sentences(prepared: Subject, returned: LayerOutputs | None) -> Iterator[str]
         yield f"TRL {prepared.stack.trl} {computed}."
     if returned is not None:
         yield _RETURNED[returned]
+
+
+def defaults(stack: StackVersions) -> tuple[str, ...]:
+    """Return the arguments that are true by default in an older release."""
+    return tuple(name for name, first in TRUE_BY_DEFAULT.items() if release(stack.trl)[:2] >= first)
 
 
 def named(trainer: str | None) -> str:

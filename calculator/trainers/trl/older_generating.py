@@ -52,9 +52,6 @@ SCORES_AT_ONCE, SCORES_IN_LOSS = ((0, 19),), ((0, 18),)
 #: The first release whose `beta` is 0 by default, and the default before it.
 WITHOUT_REFERENCE, BETA = (0, 19), 0.04
 
-#: The first release whose `bf16` is true by default. From PREPARES on, `gradient_checkpointing` is too.
-AUTOCASTS = (0, 19)
-
 #: The first release that unsets use_cache in the trained model's config alone under checkpointing.
 UNSETS_ONE = (0, 20)
 
@@ -170,12 +167,6 @@ def leaves_cache_empty(stack: StackVersions) -> str:
         f" transformers {stack.transformers} leave the cache empty: each token follows from the token before it alone."
         " Use TRL 0.22 or later, or no gradient_checkpointing."
     )
-
-
-def defaults(stack: StackVersions) -> tuple[str, ...]:
-    """Return the arguments that are true by default."""
-    trl = release(stack.trl)[:2]
-    return tuple(name for name, first in (("bf16", AUTOCASTS), ("gradient_checkpointing", PREPARES)) if trl >= first)
 
 
 def beta_by_default(stack: StackVersions) -> float:

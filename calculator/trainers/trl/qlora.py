@@ -36,6 +36,11 @@ MAGNITUDE, KEEPS_MAGNITUDES = "lora_magnitude_vector", (1, 15)
 GRPO_PREPARES = (0, 22)
 
 
+#: The first release whose RewardTrainer casts embeddings and the output head back.
+#: Source: TRL 0.21.0, trainer/reward_trainer.py, RewardTrainer.__init__ (prepare_model_for_kbit_training).
+REWARD_CASTS_BACK = (0, 22)
+
+
 def prepares(training: Training, stack: StackVersions) -> bool:
     """Return whether the trainer calls prepare_model_for_kbit_training."""
     if leaves_alone(training, stack):
@@ -60,7 +65,7 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     if prepares(prepared.training, prepared.stack):
         # TRL wraps the model itself, with PEFT's default for the dtype of adapters, whatever adapter_dtype is.
         spec = replace(spec, added=tuple(replace(parameter, dtype="float32") for parameter in spec.added))
-        if prepared.training.autocast != "bfloat16" or not _is_cast_back(path):
+        if prepared.training.autocast != "bfloat16" or not _is_cast_back(path, prepared):
             return spec
         added = tuple(replace(parameter, dtype="bfloat16") for parameter in spec.added)
         return replace(spec, dtype="bfloat16", added=added) if spec.dtype == "float32" else replace(spec, added=added)
@@ -74,5 +79,7 @@ def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
     return replace(spec, added=added)
 
 
-def _is_cast_back(path: str) -> bool:
+def _is_cast_back(path: str, prepared: Subject) -> bool:
+    if prepared.training.trainer == "trl-reward" and release(prepared.stack.trl)[:2] < REWARD_CASTS_BACK:
+        return False
     return "norm" not in path and any(name in path for name in CAST_BACK)

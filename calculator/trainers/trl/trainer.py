@@ -94,9 +94,9 @@ class TrlTrainer(Transformers):
         elif training.dtype != "float32" and not self.is_older(prepared.stack):
             yield sentences.loaded_in_float32(training, trainer)
 
-    def defaults(self, stack: StackVersions) -> tuple[str, ...]:  # noqa: ARG002  a hook's signature
+    def defaults(self, stack: StackVersions) -> tuple[str, ...]:
         """Return the arguments that are true by default in a release of TRL."""
-        return ("bf16", "gradient_checkpointing")
+        return tuple(older.TRUE_BY_DEFAULT) if not self.is_older(stack) else older.defaults(stack)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return how a module is stored, in the dtypes that TRL casts a 4-bit model to."""

@@ -13,6 +13,9 @@ STEP = (
     "not counted."
 )
 
+#: Source: trl/trainer/reward_trainer.py of TRL 0.15.2 to 0.23.1, compute_loss.
+STEP_BEFORE_0_24 = STEP.replace("which the model runs together", "and the model runs each of them by itself")
+
 SUMMARY = (
     "A row is a chosen and a rejected sequence. The model has a head named score with one output in place of its "
     "output head: there are no logits of the vocabulary. PEFT trains a copy of that head too."

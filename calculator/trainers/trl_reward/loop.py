@@ -14,15 +14,18 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.layers.classification import ScoredSequences
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.transformers.loop import in_float32
+from calculator.trainers.transformers.loop import Transformers, in_float32
 from calculator.trainers.trl import qlora
 from calculator.trainers.trl.compared import BY_PEFT
 from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
-from calculator.trainers.trl_reward.facts import FACTS
+from calculator.trainers.trl_reward import older
+from calculator.trainers.trl_reward.facts import FACTS, STEP, STEP_BEFORE_0_24
+from calculator.trainers.trl_reward.pairs import loss_of_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.names import TrainerName
@@ -53,6 +56,8 @@ class TrlReward(TrlTrainer):
         """Yield settings that RewardTrainer refuses, or that are not modeled."""
         training, model = prepared.training, prepared.model
         yield from TrlTrainer.problems(self, prepared)
+        if self.is_older(prepared.stack):
+            yield from older.problems(prepared)
         if model.model_type not in FAMILIES:
             message = f"sequence classification of {model.model_type} is not modeled yet: use another trainer"
             yield Problem(loc="training.trainer", msg=message, input=training.trainer)
@@ -72,9 +77,29 @@ class TrlReward(TrlTrainer):
             message = f"a model for sequence classification has no {', '.join(names)}: name other modules"
             yield Problem(loc="method.target_modules", msg=message, input=names)
 
-    def model(self, model: Model, stack: StackVersions) -> Model:  # noqa: ARG002  a hook's signature
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield the assumptions about the loop."""
+        step = STEP_BEFORE_0_24 if older.runs_each(prepared.stack) else STEP
+        for sentence in TrlTrainer.assumptions(self, prepared):
+            yield step if sentence == STEP else sentence
+
+    def model(self, model: Model, stack: StackVersions) -> Model:
         """Return the model for sequence classification."""
-        return model.reward
+        return model.reward_of_each if older.runs_each(stack) else model.reward
+
+    def sequences_in_a_pass(self, stack: StackVersions) -> int:
+        """Return the number of sequences of each row that a pass of the model runs."""
+        return 1 if older.runs_each(stack) else TrlTrainer.sequences_in_a_pass(self, stack)
+
+    def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
+        """Return the tensors of each micro-batch."""
+        if older.runs_each(prepared.stack):
+            return older.fetched(prepared.training)
+        return TrlTrainer.fetched(self, prepared)
+
+    def uses_cache(self, model: Model, stack: StackVersions) -> bool:
+        """Return whether a cache is created. Older releases do not pass use_cache to the model."""
+        return older.runs_each(stack) and Transformers.uses_cache(self, model, stack)
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return how a module is stored and trained: PEFT adds the head to `modules_to_save`."""
@@ -98,6 +123,8 @@ class TrlReward(TrlTrainer):
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both sequences, and compute the loss from their scores."""
+        if older.runs_each(context.prepared.stack):
+            return older.loss(context, forward)
         tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
         with autocast.region(tape, dtype):
             scores, outputs = forward()
@@ -109,10 +136,8 @@ class TrlReward(TrlTrainer):
         scores, outputs = returned(context, scores, outputs)
         tape.scope = "loss: "
         chosen, rejected = ops.split(ops.view(scores, scores.shape[:1]), [(rows,), (rows,)])
-        difference = ops.subtract(chosen, rejected, "difference of rewards")
-        losses = ops.scale(ops.unary(difference, "log-sigmoid", saves="input"), "loss of each pair")
-        loss = ops.scale(ops.sum_over(losses, (), "loss, mean"), "loss")
-        del scores, chosen, rejected, difference, losses
+        loss = loss_of_pairs(chosen, rejected)
+        del scores, chosen, rejected
         loss = ops.scale(loss, "loss / gradient_accumulation_steps")
         tape.component = "activations"
         return loss

@@ -39,7 +39,8 @@ def test_pools_replayed_separately_end_as_in_the_order_of_events_unless_a_segmen
     device.play(begun, sizes, keys, places)
     device.capacity = (device.reserved + spare) * BLOCK
     other, others = device.saved(), tuple(place.copy() for place in places)
-    found = device.layout([], [])
+    nothing = [((), ())] * 6
+    found = device.layout(nothing, nothing)
     apart = tuple([event for event in events if keys[max(event, ~event)] == pool] for pool in range(6))
     played = device.play_separately(lambda number, pool: pool.play(apart[number], sizes, places))
     try:
@@ -50,6 +51,6 @@ def test_pools_replayed_separately_end_as_in_the_order_of_events_unless_a_segmen
     if played:
         assert places == others
         assert (device.reserved, device.max_reserved) == (other.reserved, other.max_reserved)
-        assert device.layout([], []) == other.layout([], [])
+        assert device.layout(nothing, nothing) == other.layout(nothing, nothing)
     else:
-        assert device.layout([], []) == found
+        assert device.layout(nothing, nothing) == found

@@ -117,6 +117,13 @@ def test_most_layers_of_a_llama_are_placed_together_in_its_first_forward_pass(mo
     assert len(numbers) < 16
 
 
+def test_a_few_checkpointed_layers_are_placed_one_by_one():
+    for model, layers in (("meta-llama/Llama-3.1-8B", 32), ("meta-llama/Llama-3.1-70B", 80)):
+        request = parse_request({**LLAMA_8B, "model": model, "training": {"gradient_checkpointing": True}})
+        run = FastReplay(resident_state(request), WORKSPACES)
+        assert any(run.first.repetitions(1)) == (layers == 80)
+
+
 def test_repetitions_are_few_or_free_what_others_allocated_one_by_one():
     assert repetitions_of([0, 1], [3, 3], times=5, step=2) is None
     assert repetitions_of([2, ~9], [3] * 100, times=20, step=1) is None

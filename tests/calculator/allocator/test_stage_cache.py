@@ -5,7 +5,8 @@ from random import Random
 import pytest
 
 from calculator.allocator.capacity import CappedReplays
-from calculator.allocator.segments import MIB
+from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.segments import BLOCK, MIB
 from calculator.allocator.stage_cache import CachedStage
 from calculator.estimation.request import parse_request
 from tests.calculator.allocator.test_capacity import FULL, GIB, LLAMA, LORA, device_of, live, run_of
@@ -52,3 +53,23 @@ def test_replays_of_random_plans_with_a_shared_cache_equal_replays_without_one(l
     for request in plans(seed=31, count=3):
         all_agree(request, Random(37), 2)
     assert lookups[True] > 50
+
+
+def test_segments_move_to_lower_addresses_if_those_between_them_are_released():
+    """The order of free blocks and of segments stays the same, and so does what is adjacent."""
+    pool, sizes = FlatPool(40, small=False, start=7), [40, 20, 30, 10]
+    sizes = [size * MIB // BLOCK for size in sizes]
+    places = [0] * 4, [0] * 4
+    pool.play([0, 1, 2, 3, ~1], sizes, places)
+    assert not pool.has_gaps()
+    pool.release()
+    assert pool.has_gaps()
+    before = [address - places[0][0] for address in places[0]]
+    moves = pool.close_gaps()
+    after = [moves.moved(address) - places[0][0] for address in places[0]]
+    assert not pool.has_gaps()
+    assert before[2:] != after[2:] == [sizes[0] + 1, sizes[0] + sizes[2] + 2]
+    assert (after[0], moves.moved(pool.next_address << 1)) == (0, pool.next_address << 1)
+    pool.play([~0, ~2, ~3], sizes, ([moves.moved(place) for place in places[0]], [*map(moves.moved, places[1])]))
+    pool.release()
+    assert (pool.reserved, pool.segments, pool.free_keys) == (0, [], [])

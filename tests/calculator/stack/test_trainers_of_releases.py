@@ -121,8 +121,9 @@ def test_an_answer_warns_of_checkpoints_that_leave_the_cache_empty(trl: str, tra
 @pytest.mark.parametrize(
     ("trl", "named"), [("0.18", []), ("0.21", ["bf16"]), ("0.24", ["bf16", "gradient_checkpointing"])]
 )
-def test_an_answer_names_the_defaults_of_its_release(trl: str, named: list[str]) -> None:
-    answer = estimate(parse_request(request(trainer="trl-grpo", trl=trl)))
+@pytest.mark.parametrize("trainer", ["trl-dpo", "trl-grpo", "trl-reward"])
+def test_an_answer_names_the_defaults_of_its_release(trainer: str, trl: str, named: list[str]) -> None:
+    answer = estimate(parse_request(request(trainer=trainer, trl=trl)))
     said = [
         name for name in ("bf16", "gradient_checkpointing") if f"{name}=True by default" in " ".join(answer.warnings)
     ]
@@ -177,6 +178,10 @@ CACHED = {
         ({**request(trainer="trl-dpo"), "method": {"name": "ia3"}}, "method.name"),
         ({**request(trainer="trl-dpo"), "device": {"count": 2, "sharding": "ddp"}}, "device.count"),
         (request(trainer="trl-reward", trl="0.23", transformers="5.24"), "stack.trl"),
+        (
+            request(trainer="trl-reward", trl="0.21", transformers="4.55", gradient_checkpointing=True),
+            "training.gradient_checkpointing",
+        ),
         ({**request(trainer="trl-reward"), "model": OLMO, "method": {"name": "full"}}, "stack.transformers"),
         ({**request(trainer="trl-kto", autocast="bfloat16"), "method": {"name": "qlora"}}, "training.autocast"),
         (request(trainer="trl-grpo", use_vllm=True), "training.use_vllm"),

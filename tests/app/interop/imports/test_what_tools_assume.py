@@ -118,8 +118,19 @@ def test_a_copy_in_gptq_has_the_usual_groups_and_lists_its_layers(name, stored):
     assert "groups of 128 as usual" in listed(found)["model_name_or_path"]
 
 
-def test_a_copy_in_bfloat16_is_its_original():
-    assert read(FACTORY.format("me/Qwen3-4B-BF16")).request["model"] == "Qwen/Qwen3-4B"
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("me/Qwen3-4B-BF16", "Qwen/Qwen3-4B"),
+        ("me/my-reward-Qwen3-4B", "Qwen/Qwen3-4B"),
+        ("bigscience/bloomz-560m", "bigscience/bloom-560m"),
+        ("me/tiny-gpt2", "me/tiny-gpt2"),
+    ],
+)
+def test_a_fine_tuned_model_is_read_by_its_name_as_its_original(name, original):
+    found = read(FACTORY.format(name))
+    assert found.request["model"] == original
+    assert "model_name_or_path" in listed(found)
 
 
 @pytest.mark.parametrize(
