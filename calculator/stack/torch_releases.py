@@ -34,6 +34,11 @@ REDUCES_NORMS: Release = (2, 11)
 #: _fsdp_collectives.py, foreach_reduce.
 FREES_EARLY: Release = (2, 15)
 
+#: The first release in which the root's forward pass ends that of a unit of which a module did not run, such as the
+#: output head that TRL's loss reads. Before, no unit's gradient gathers the last layer in advance there.
+#: Source: PyTorch 2.13, torch/distributed/fsdp/_fully_shard/_fsdp_state.py, _force_complete_incomplete_states.
+ENDS_UNITS: Release = (2, 13)
+
 
 def optimizer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
     """Yield an optimizer that the release of PyTorch does not have."""

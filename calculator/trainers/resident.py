@@ -6,8 +6,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import elements, named, symbolic
-from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.architecture.dimension import named, symbolic
+from calculator.common.dtype import ITEMSIZE
+from calculator.engine.tape import Sizes
 from calculator.families import forward_of
 from calculator.resident.module_spec import owner_of
 from calculator.resident.tensor import ResidentTensor, new_tensor
@@ -73,10 +74,10 @@ def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     of_images = _of_images(loop, prepared) if prepared.training.has_images else ()
     if loop.name is None:
         return (*rotary.kept(loop, prepared), *of_images)
-    steps = prepared.training.gradient_accumulation_steps
+    steps, sizes = prepared.training.gradient_accumulation_steps, Sizes()
     return (
-        *[_of_step(*tensor, steps) for tensor in loop.fetched(prepared)],
-        *[_of_step(*tensor, 1) for tensor in loop.kept_for_step(prepared)],
+        *[_of_step(*tensor, steps, sizes) for tensor in loop.fetched(prepared)],
+        *[_of_step(*tensor, 1, sizes) for tensor in loop.kept_for_step(prepared)],
         *map(scalar, loop.scalars(prepared)),
         *_rope_deltas(loop, prepared),
         *loop.buffers(prepared),
@@ -108,7 +109,8 @@ def _rope_deltas(loop: Loop, prepared: Subject) -> Iterator[ResidentTensor]:
 
 def while_fetching(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """Return the tensors alive in addition to a step's batches with images while these are fetched."""
-    return tuple(_of_step(*tensor) for tensor in loop.while_fetching(prepared))
+    sizes = Sizes()
+    return tuple(_of_step(*tensor, sizes) for tensor in loop.while_fetching(prepared))
 
 
 def _of_images(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
@@ -142,14 +144,15 @@ def batch(facts: TrainerFacts, training: Training, bounds: tuple[str, ...] = ())
     return [*tensors, *_flattened(shape, training, bounds)]
 
 
-def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:
+def _of_step(name: str, shape: Shape, dtype: DType, steps: int, sizes: Sizes) -> ResidentTensor:
     """Return one tensor for each micro-batch of a step.
 
     Many of them are combined in one, with each rounded up by itself.
     """
+    size = sizes[shape, dtype]
     if steps <= MOST_LISTED:
-        return new_tensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps)
-    rounded = allocated(elements(shape), ITEMSIZE[dtype]) // ITEMSIZE[dtype]
+        return new_tensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps, bytes=size * steps)
+    rounded = size // ITEMSIZE[dtype]
     whole = (named(steps, "gradient_accumulation_steps"), named(rounded, f"{symbolic(shape)}, rounded"))
     return ResidentTensor(name=f"{name} of every micro-batch", shape=whole, dtype=dtype, component="activations")
 

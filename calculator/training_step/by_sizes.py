@@ -48,6 +48,7 @@ class BySizes(Generic[Result]):
         self.traces_first = traces_first
         #: The sizes and the result of the first request, or of the last one with `traces_first`.
         self.kept: tuple[Deferred[tuple[int, ...]], Result] | None = None
+        #: The traces. The one that gave the last result comes first.
         self.traces: list[Traced[Result]] = []
 
     def of(
@@ -79,15 +80,25 @@ class BySizes(Generic[Result]):
             return result
         if self.kept is not None and settings == self.kept[0]:
             return self.kept[1]
-        found = next(filter(None, (trace.with_sizes(settings()) for trace in self.traces)), None)
+        found = self._of_traces(settings())
         if found is None and len(self.traces) < MAX_TRACES:
             shape_env = ShapeEnv()
             symbolic = resized(training, shape_env.create_symint), resized(method, shape_env.create_symint)
-            self.traces.append(traced(shape_env, *symbolic))
-            found = self.traces[-1].with_sizes(settings())
+            self.traces.insert(0, traced(shape_env, *symbolic))
+            found = self.traces[0].with_sizes(settings())
         if self.traces_first and found is not None:
             self.kept = settings, found
         return found
+
+    def _of_traces(self, sizes: Sequence[int]) -> Result | None:
+        """Return the result of a trace whose guards hold, which is tried first for the next sizes."""
+        for number, trace in enumerate(self.traces):
+            found = trace.with_sizes(sizes)
+            if found is not None:
+                if number:
+                    self.traces.insert(0, self.traces.pop(number))
+                return found
+        return None
 
 
 def _sizes(training: Training, method: Method) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from calculator.sharding.fsdp.units import (
     outer_units,
 )
 from calculator.stack.releases import release
-from calculator.stack.torch_releases import FREES_EARLY
+from calculator.stack.torch_releases import ENDS_UNITS, FREES_EARLY
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class MicroBatch(UnitTensors):
 
     __slots__ = (
         "__weakref__",
+        "ends_units",
         "finds_gathered",
         "frees_early",
         "interprets_all",
@@ -85,6 +86,8 @@ class MicroBatch(UnitTensors):
         self.prepared = prepared
         #: Whether a buffer and a gradient are freed before what is copied from them is allocated.
         self.frees_early = release(prepared.stack.torch)[:2] >= FREES_EARLY
+        #: Whether the root's forward pass ends that of a unit of which a module did not run.
+        self.ends_units = release(prepared.stack.torch)[:2] >= ENDS_UNITS
         self.param_dtype = training.autocast
         self.reduces = reduces
         #: Whether the pass with a graph has begun.
@@ -257,8 +260,11 @@ class MicroBatch(UnitTensors):
 
     @property
     def incomplete(self) -> list[FSDPUnit]:
-        """The units whose forward passes end with that of the root."""
-        units = (self.root, self.roles.get("head"))
+        """The units whose forward passes end with that of the root.
+
+        Before PyTorch 2.13, the forward pass of a unit of which a module does not run never ends.
+        """
+        units = (self.root, self.roles.get("head") if self.ends_units else None)
         return [unit for unit in units if unit is not None and unit.param_group.parameters and unit.is_incomplete]
 
     def returned(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
