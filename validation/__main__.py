@@ -34,6 +34,7 @@ COMMANDS = {
     "peers": "validation.published.peers.ask",
     "threads": "validation.published.threads",
     "measure": "validation.measure.command",
+    "allocator": "validation.stub_gpu.allocator",
     "prove": "validation.prove.command",
     "counts": "validation.comparison.counts",
     "generate": "validation.comparison.generate",

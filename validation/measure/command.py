@@ -4,6 +4,8 @@ Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixe
 whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
 above, close to and below the prediction, and histories of micro-batches that differ in length. On the CPU only storages
 are compared, because it has no caching allocator to read peaks from.
+
+With --stub-gpu, no GPU is needed: PyTorch's CUDA code runs on a stub of the CUDA runtime (see `stub_gpu`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cli.progress import Progress
+from validation.stub_gpu.process import add_arguments, run_on_stub
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--device", default=None, help="cuda, cuda:1 or cpu (default: cuda if available)")
+    add_arguments(parser)
     parser.add_argument(
         "--quick", action="store_true", help="measure one layer size and one small model, with every method"
     )
@@ -44,6 +48,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the missing cases; returns 1 if a storage or verdict differs from the prediction, 2 on wrong usage."""
+    if args.stub_gpu is not None:
+        return _on_stub(args)
     silence_libraries()
     import torch  # noqa: PLC0415  (takes seconds to import)
 
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if name.startswith("cuda") and not torch.cuda.is_available():
         print(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu", file=sys.stderr)
         return 2
-    device = torch.device(name)
+    device = torch.device("cuda:0" if name == "cuda" else name)
     found = environment(device)
     try:
         results = Results(args.results, found, SECTIONS)
@@ -75,6 +81,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"{left} cases are left when the time is up; run the same command to continue")
     print(f"written to {args.results}")
     return int(not _as_predicted(results))
+
+
+def _on_stub(args: argparse.Namespace) -> int:
+    """Run this command again on a stub."""
+    command = ["measure", "--device", "cuda", "--results", str(args.results), "--match", args.match]
+    command += ["--quick"] if args.quick else []
+    command += ["--budget", str(args.budget)] if args.budget is not None else []
+    return run_on_stub(args, [*command, "--only", *args.only] if args.only else command)
 
 
 def _measure(entries: list[Entry], results: Results, budget: float | None) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from validation.measure.arithmetic import output_error
 from validation.measure.layer_prediction import predicted
-from validation.measure.meter import Reading, meter_of
+from validation.measure.meter import Reading, every_block_split, meter_of
 from validation.measure.subjects import Subject
 from validation.reference.optimizers import optimizer_for, states
 from validation.tracing.emulations import functional
@@ -25,7 +25,7 @@ def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
     readings: dict[str, Reading] = {}
-    with meter_of(device) as meter, fused_dropout(device):
+    with every_block_split(device), meter_of(device) as meter, fused_dropout(device):
         subject = Subject(case, device)
         readings["load"] = meter.read()
         x = subject.input()

@@ -1,13 +1,15 @@
 """Meters of a device's memory: the counters of CUDA's caching allocator, or the live storages on the CPU.
 
 The allocator counts blocks. It does not split a large block if the remainder is 1 MiB or less, so `allocated` can
-exceed the tensors' sizes by that much per block. `requested` is the tensors' sizes before any rounding.
+exceed the tensors' sizes by that much per block, except with `every_block_split`. `requested` is the tensors' sizes
+before any rounding.
 """
 
 from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -18,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from validation.tracing.ledger import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,34 @@ class _StorageTracker(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor):
                 self._meter.track(leaf)
         return out
+
+
+@contextmanager
+def every_block_split(device: torch.device) -> Iterator[None]:
+    """Let CUDA's caching allocator split every block, so that `allocated` counts tensors rounded up to 512 bytes.
+
+    It does so with expandable segments (should_split in c10/cuda/CUDACachingAllocator.cpp). On the CPU this changes
+    nothing.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    _set_expandable(device, True)
+    try:
+        yield
+    finally:
+        _set_expandable(device, False)
+
+
+def _set_expandable(device: torch.device, value: bool) -> None:
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    settings = f"expandable_segments:{value}"
+    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
+        torch._C._accelerator_setAllocatorSettings(settings)
+    else:
+        torch.cuda.memory._set_allocator_settings(settings)
 
 
 class Counts(NamedTuple):

@@ -29,7 +29,10 @@ def step_line(row: dict[str, Any]) -> str:
     if measured["peak_allocated"] is None:
         changes = ", ".join(f"{name} {measured[name] - predicted[name]:+,}" for name in ("load", "end"))
         return f"{row['name']:56} {changes}"
-    return f"{row['name']:56} peak {error(row):+.3%}, {measured['seconds_per_step']:.3f} s a step"
+    allocated = "equal to the byte" if not phase_differences(row) else f"peak {error(row):+.3%}"
+    reserved = predicted["reserved_replay"] / measured["peak_reserved"] - 1
+    seconds = measured["seconds_per_step"]
+    return f"{row['name']:56} allocated: {allocated}; reserved: {reserved:+.2%}; {seconds:.3f} s a step"
 
 
 def verdict_line(row: dict[str, Any]) -> str:
@@ -58,6 +61,16 @@ def history_errors(row: dict[str, Any]) -> tuple[float, float]:
 LINES = {"layers": layer_line, "steps": step_line, "verdicts": verdict_line, "histories": history_line}
 
 
+def phase_differences(row: dict[str, Any]) -> dict[str, int]:
+    """Return measured minus predicted bytes of a step, of its peaks by phase and of its resident tensors, without 0."""
+    measured, predicted = row["measured"], row["predicted"]
+    found = {
+        phase: reading["peak_allocated"] - predicted["phases"][phase] for phase, reading in measured["phases"].items()
+    }
+    found |= {name: measured[name] - predicted[name] for name in ("load", "end")}
+    return {name: difference for name, difference in found.items() if difference}
+
+
 def error(row: dict[str, Any]) -> float:
     """Return the relative error of a step's predicted peak of allocated bytes."""
     return float(row["predicted"]["peak_allocated"] / row["measured"]["peak_allocated"] - 1)
@@ -71,7 +84,8 @@ def summary(results: Results) -> Iterator[str]:
     steps = results.rows("steps")
     with_peak = [row for row in steps if row["measured"] and row["measured"]["peak_allocated"] is not None]
     if with_peak:
-        yield f"steps: {len(with_peak)} measured, {_errors(map(error, with_peak))}"
+        exact = sum(not phase_differences(row) for row in with_peak)
+        yield f"steps: allocated bytes equal in {exact} of {len(with_peak)}, {_errors(map(error, with_peak))}"
     else:
         same = sum(_is_equal(row) for row in steps)
         yield f"steps: resident bytes equal in {same} of {len(steps)}; this device reports no peaks"

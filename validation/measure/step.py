@@ -12,7 +12,7 @@ import bitsandbytes as bnb
 import torch
 
 from validation.measure.layer import counters, fused_dropout
-from validation.measure.meter import Meter, Reading, driver_bytes, meter_of
+from validation.measure.meter import Meter, Reading, driver_bytes, every_block_split, meter_of
 from validation.measure.step_prediction import predicted
 from validation.reference.build import build_model
 from validation.reference.optimizers import optimizer_for
@@ -120,7 +120,21 @@ class Run:
 
 
 def measured(request: Request, device: torch.device) -> dict[str, Any]:
-    """Measure a step: its figures as the results file has them; running out of memory is recorded with its phase."""
+    """Measure a step: its figures as the results file has them; running out of memory is recorded with its phase.
+
+    On a GPU it runs twice: with the allocator's default settings, for what is reserved, and then with every block
+    split, for what is allocated.
+    """
+    figures = ran(request, device)
+    if figures["measured"] is None or device.type != "cuda":
+        return figures
+    with every_block_split(device):
+        split = ran(request, device)["measured"]
+    return figures if split is None else figures | {"measured": _merged(figures["measured"], split)}
+
+
+def ran(request: Request, device: torch.device) -> dict[str, Any]:
+    """Measure a step with the current settings of the allocator."""
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
     figures: dict[str, Any] = {"predicted": predicted(request), "measured": None, "out_of_memory": None}
@@ -139,6 +153,16 @@ def measured(request: Request, device: torch.device) -> dict[str, Any]:
         del run
         emptied(device)
     return figures
+
+
+def _merged(default: dict[str, Any], split: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a run with default settings, with the allocated bytes of one with every block split."""
+    reserved = ("reserved", "peak_reserved")
+    phases = {
+        phase: split["phases"][phase] | {name: reading[name] for name in reserved}
+        for phase, reading in default["phases"].items()
+    }
+    return default | {name: split[name] for name in ("load", "end", "peak_allocated")} | {"phases": phases}
 
 
 def emptied(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.estimation.series import SeriesCache
 from validation.measure.history import played, worst
 from validation.measure.meter import counts
-from validation.measure.step import measured
+from validation.measure.step import ran
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def _ran(request: Request, device: torch.device, cap: int, seed: int | None) -> 
     before = counts(device)
     torch.cuda.set_per_process_memory_fraction(cap / total, device)
     try:
-        figures = measured(request, device) if seed is None else played(request, device, seed)
+        figures = ran(request, device) if seed is None else played(request, device, seed)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
     after = counts(device)

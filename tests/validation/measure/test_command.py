@@ -90,9 +90,16 @@ def test_a_device_is_found_in_the_catalogue_by_its_name_or_else_by_its_generatio
 
 
 def test_the_report_has_peaks_out_of_memory_and_wrong_verdicts():
-    predicted = {"peak_allocated": 990}
-    row = {"name": "a", "predicted": predicted, "measured": {"peak_allocated": 1000, "seconds_per_step": 0.25}}
-    assert step_line(row).split(maxsplit=1) == ["a", "peak -1.000%, 0.250 s a step"]
+    predicted = {"peak_allocated": 990, "reserved_replay": 1980, "load": 500, "end": 600, "phases": {"forward": 990}}
+    measured = {**predicted, "peak_allocated": 1000, "peak_reserved": 2000, "seconds_per_step": 0.25}
+    row = {
+        "name": "a",
+        "predicted": predicted,
+        "measured": {**measured, "phases": {"forward": {"peak_allocated": 1000}}},
+    }
+    assert step_line(row).split(maxsplit=1) == ["a", "allocated: peak -1.000%; reserved: -1.00%; 0.250 s a step"]
+    row["measured"]["phases"]["forward"]["peak_allocated"] = 990
+    assert "allocated: equal to the byte" in step_line(row)
     assert "out of memory in backward" in step_line(
         {"name": "b", "predicted": predicted, "measured": None, "out_of_memory": {"phase": "backward"}}
     )

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none here"),
 ]
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda:0")
 
 
 @pytest.mark.parametrize("case", [case for case in layer_cases(TOKENS) if case.quick], ids=lambda case: case.name)
