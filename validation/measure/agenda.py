@@ -31,20 +31,19 @@ class Entry:
     measure: Callable[[], dict[str, Any]]
 
 
-def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry]:
+def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> list[Entry]:
     """Return the cases to measure on a device, in order; a CPU runs small steps only.
 
-    `card` is a GPU's id in the catalogue.
+    `machine` has the `device` and the `stack` of the steps' requests.
     """
     on_gpu = device.type == "cuda"
     layers = layer_cases(TOKENS if on_gpu else CPU_TOKENS)
     first = [*_layers((case for case in layers if case.quick), device)]
-    request_device = {"gpu": card} if card else {}
     if not on_gpu:
-        first += _steps(step_cases.small(request_device), device)
+        first += _steps(step_cases.small(machine), device)
         return first if quick else [*first, *_layers((case for case in layers if not case.quick), device)]
-    rounds = step_cases.rounds(request_device)
-    lengths = step_cases.length_cases(request_device)
+    rounds = step_cases.rounds(machine)
+    lengths = step_cases.length_cases(machine)
     first += [*_steps(rounds[0], device), *_verdicts(rounds[0][:6], device)]
     first += [*_histories(lengths, device), *_verdicts(lengths, device)]
     if quick:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415  (takes seconds to import)
 
     from validation.measure.agenda import SECTIONS, agenda  # noqa: PLC0415
-    from validation.measure.environment import environment  # noqa: PLC0415
+    from validation.measure.environment import environment, machine  # noqa: PLC0415
     from validation.measure.report import summary  # noqa: PLC0415
     from validation.measure.results import AnotherEnvironmentError, Results  # noqa: PLC0415
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     entries = [
         entry
-        for entry in agenda(device, found["card"], quick=args.quick)
+        for entry in agenda(device, machine(found), quick=args.quick)
         if entry.section in (args.only or SECTIONS) and args.match in entry.name
     ]
     results.write()

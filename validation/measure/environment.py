@@ -13,6 +13,7 @@ import torch
 
 from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
+from calculator.stack.releases import parse_stack
 from validation.measure.meter import driver_bytes, workspace_bytes
 from validation.random_grid.journal import STACK
 
@@ -57,6 +58,20 @@ def environment(device: torch.device) -> dict[str, Any]:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "context": (driver_bytes(device) or 0) - torch.cuda.memory_reserved(device),
     }
+
+
+def machine(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the `device` and the `stack` of a request for the machine of an environment.
+
+    A release of PyTorch that the calculator does not know counts as the default one.
+    """
+    device = {"gpu": found["card"]} if found["card"] else {}
+    stack = {"torch": found["versions"]["torch"].partition("+")[0]}
+    try:
+        parse_stack(stack)
+    except PlanError:
+        stack = {}
+    return {"device": device, "stack": stack}
 
 
 def card_named(name: str, memory: int, major: int) -> GPU:

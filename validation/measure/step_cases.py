@@ -113,25 +113,28 @@ class StepCase:
         return parse_request(self.body)
 
 
-def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
-    """Return the cases in rounds. `device` is the request's device, which decides the workspaces' sizes."""
-    least, half, billion = (list(_method_cases(model, device)) for model in (SMALL, HALF, BILLION))
+def rounds(machine: dict[str, Any]) -> list[list[StepCase]]:
+    """Return the cases in rounds. `machine` has the `device` and the `stack` of their requests."""
+    least, half, billion = (list(_method_cases(model, machine)) for model in (SMALL, HALF, BILLION))
     options = [
-        _case(HALF, option, method, {"micro_batch_size": 2, **training}, device) for option, method, training in OPTIONS
+        _case(HALF, option, method, {"micro_batch_size": 2, **training}, machine)
+        for option, method, training in OPTIONS
     ]
     families = [
-        _case(model, name, METHODS[name], {"micro_batch_size": 2, "sequence_length": 512}, device)
+        _case(model, name, METHODS[name], {"micro_batch_size": 2, "sequence_length": 512}, machine)
         for model in FAMILIES
         for name in ("full", "lora")
     ]
     large = [
-        _case(model, name, METHODS[name], {"sequence_length": 2048, "gradient_checkpointing": True, **training}, device)
+        _case(
+            model, name, METHODS[name], {"sequence_length": 2048, "gradient_checkpointing": True, **training}, machine
+        )
         for model, name, training in LARGE
     ]
     return [least, options, billion, families, large, half]
 
 
-def length_cases(device: dict[str, Any]) -> list[StepCase]:
+def length_cases(machine: dict[str, Any]) -> list[StepCase]:
     """Return runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
     emptied = {"torch_empty_cache_steps": 4}
     options: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
@@ -141,22 +144,22 @@ def length_cases(device: dict[str, Any]) -> list[StepCase]:
         ("drawn lengths, emptied after steps", METHODS["lora"], {**emptied, "empty_cache_at": "after_step"}),
     )
     common = {"micro_batch_size": 4, "sequence_length": 2048, "sequence_lengths": LENGTHS}
-    return [_case(SMALL, option, method, {**common, **training}, device) for option, method, training in options]
+    return [_case(SMALL, option, method, {**common, **training}, machine) for option, method, training in options]
 
 
-def small(device: dict[str, Any]) -> list[StepCase]:
+def small(machine: dict[str, Any]) -> list[StepCase]:
     """Return each method once on a small model and a short sequence, which a CPU runs in seconds."""
     return [
-        _case({"config": TINY}, name, method, {"sequence_length": 32}, device, title="two small layers")
+        _case({"config": TINY}, name, method, {"sequence_length": 32}, machine, title="two small layers")
         for name, method in METHODS.items()
     ]
 
 
-def _method_cases(model: str, device: dict[str, Any]) -> Iterator[StepCase]:
+def _method_cases(model: str, machine: dict[str, Any]) -> Iterator[StepCase]:
     for batch, length in SHAPES:
         for name, method in METHODS.items():
             training = {"micro_batch_size": batch, "sequence_length": length}
-            yield _case(model, name, method, training, device)
+            yield _case(model, name, method, training, machine)
 
 
 def _case(
@@ -164,11 +167,11 @@ def _case(
     option: str,
     method: dict[str, Any],
     training: dict[str, Any],
-    device: dict[str, Any],
+    machine: dict[str, Any],
     title: str = "",
 ) -> StepCase:
     training = {"sequence_length": 1024, **training}
     shape = f"{training.get('micro_batch_size', 1)} × {training['sequence_length']}"
     suffix = "" if option == method["name"] else f", {option}"
     name = f"{title or str(model).rpartition('/')[2]}, {method['name']}{suffix}, {shape}"
-    return StepCase(name=name, body={"model": model, "method": method, "training": training, "device": device})
+    return StepCase(name=name, body={"model": model, "method": method, "training": training, **machine})

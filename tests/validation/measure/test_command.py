@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 import validation.measure
 from validation.__main__ import main
 from validation.measure.agenda import SECTIONS, agenda
-from validation.measure.environment import card_named, environment
+from validation.measure.environment import card_named, environment, machine
 from validation.measure.report import history_line, step_line, summary, verdict_line
 from validation.measure.results import AnotherEnvironmentError, Results
 
@@ -62,16 +62,16 @@ def test_a_file_of_another_machine_is_not_resumed(tmp_path):
 
 
 def test_an_agenda_for_a_gpu_starts_with_every_method_and_verdicts():
-    quick = agenda(CUDA, "h100-sxm5-80gb", quick=True)
-    whole = agenda(CUDA, "h100-sxm5-80gb", quick=False)
+    quick = agenda(CUDA, {"device": {"gpu": "h100-sxm5-80gb"}}, quick=True)
+    whole = agenda(CUDA, {"device": {"gpu": "h100-sxm5-80gb"}}, quick=False)
     assert [entry.name for entry in whole[: len(quick)]] == [entry.name for entry in quick]
     assert {entry.section for entry in quick} == set(SECTIONS)
     assert len({(entry.section, entry.name) for entry in whole}) == len(whole)
 
 
 def test_an_agenda_for_the_cpu_has_every_layer_and_no_verdict():
-    layers = [entry for entry in agenda(CUDA, None, quick=False) if entry.section == "layers"]
-    here = agenda(CPU, None, quick=False)
+    layers = [entry for entry in agenda(CUDA, {}, quick=False) if entry.section == "layers"]
+    here = agenda(CPU, {}, quick=False)
     assert [entry.name for entry in here if entry.section == "layers"] == [entry.name for entry in layers]
     assert {entry.section for entry in here} == {"layers", "steps"}
 
@@ -87,6 +87,12 @@ def test_an_agenda_for_the_cpu_has_every_layer_and_no_verdict():
 )
 def test_a_device_is_found_in_the_catalogue_by_its_name_or_else_by_its_generation(name, mib, major, card):
     assert card_named(name, mib << 20, major).id == card
+
+
+@pytest.mark.parametrize(("torch", "stack"), [("2.9.1+cu128", {"torch": "2.9.1"}), ("2.99.0.dev20270101", {})])
+def test_requests_name_the_gpu_and_the_release_of_pytorch_if_the_calculator_knows_it(torch, stack):
+    found = {"card": "l4", "versions": {"torch": torch}}
+    assert machine(found) == {"device": {"gpu": "l4"}, "stack": stack}
 
 
 def test_the_report_has_peaks_out_of_memory_and_wrong_verdicts():

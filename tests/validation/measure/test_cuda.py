@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from validation.measure import history, layer, step, verdict
-from validation.measure.environment import environment
+from validation.measure.environment import environment, machine
 from validation.measure.layer_cases import TOKENS, layer_cases
 from validation.measure.report import history_errors
 from validation.measure.step_cases import length_cases, rounds
@@ -29,7 +29,7 @@ def test_a_layer_on_the_gpu_allocates_what_the_calculator_predicts(case):
 
 @pytest.fixture(scope="module")
 def first_round():
-    return rounds({"gpu": environment(CUDA)["card"]})[0]
+    return rounds(machine(environment(CUDA)))[0]
 
 
 def test_a_steps_peak_on_the_gpu_is_within_a_per_cent(first_round):
@@ -39,8 +39,8 @@ def test_a_steps_peak_on_the_gpu_is_within_a_per_cent(first_round):
 
 
 def test_a_capped_run_ends_as_predicted_and_frees_cached_blocks_where_the_replay_does(first_round):
-    card = {"gpu": environment(CUDA)["card"]}
-    for case in (first_round[1], *length_cases(card)[:2]):
+    here = machine(environment(CUDA))
+    for case in (first_round[1], *length_cases(here)[:2]):
         for run in verdict.capped(case, CUDA)["runs"]:
             assert run["ran"] == run["should_run"]
             if run["should_run"]:
@@ -48,7 +48,7 @@ def test_a_capped_run_ends_as_predicted_and_frees_cached_blocks_where_the_replay
 
 
 def test_a_history_reserves_what_its_replay_does_within_some_per_cent():
-    for case in length_cases({"gpu": environment(CUDA)["card"]}):
+    for case in length_cases(machine(environment(CUDA))):
         row = history.measured(case, CUDA)
         most, middle = history_errors(row)
         assert (abs(most) < 0.05, abs(middle) < 0.05) == (True, True)

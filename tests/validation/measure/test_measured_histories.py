@@ -100,7 +100,7 @@ def test_caps_are_above_close_to_and_below_what_a_run_needs(case):
 
 
 def test_the_cases_of_lengths_are_histories_with_a_cache_that_is_kept_and_one_that_is_emptied():
-    cases = length_cases({"gpu": "h100-sxm5-80gb"})
+    cases = length_cases({"device": {"gpu": "h100-sxm5-80gb"}})
     assert len({case.name for case in cases}) == len(cases)
     assert all(estimate(case.request).memory.history is not None for case in cases)
     training = [case.request.training for case in cases]

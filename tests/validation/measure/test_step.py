@@ -9,7 +9,7 @@ from validation.measure.step_cases import METHODS, rounds, small
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CPU = torch.device("cpu")
-H100 = {"gpu": "h100-sxm5-80gb"}
+H100 = {"device": {"gpu": "h100-sxm5-80gb"}}
 
 
 @pytest.mark.parametrize("case", small({}), ids=lambda case: case.name)
