@@ -167,10 +167,12 @@ class AnswerReplay:
         """Load the model onto the device, and allocate the workspace."""
         loading, workspace = self.run.answer.loading, self.run.answer.workspace // BLOCK
         requested, events = loading.on(self.total)
-        sizes = [*(size // BLOCK for size in requested), workspace]
+        sizes = [size // BLOCK for size in requested]
+        if workspace:
+            events, sizes = [*events, len(requested)], [*sizes, workspace]
         places = [0] * len(sizes), [0] * len(sizes)
         try:
-            self.allocator.play([*events, len(requested)], sizes, self.allocator.keys(sizes), places)
+            self.allocator.play(events, sizes, self.allocator.keys(sizes), places)
         except OutOfMemoryError as error:
             error.tensor = loading.names[error.row] if error.row < len(requested) else WORKSPACE
             raise

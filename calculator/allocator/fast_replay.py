@@ -87,7 +87,7 @@ class FastReplay:
         self.resident = resident
         self.training = resident.prepared.training
         batches = step_batches(resident)
-        self.first = MicroBatch(batches.first, workspaces)
+        self.first = MicroBatch(batches.first, workspaces if any(workspaces) else None)
         self.later = MicroBatch(batches.later, None) if batches.later is not None else None
         #: The last micro-batch if it differs from those before it, and the rows of the first one that it reuses.
         self.last = MicroBatch(batches.last, None) if batches.last is not None else None

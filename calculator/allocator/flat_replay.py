@@ -77,7 +77,7 @@ class FlatRun:
     )
 
     def __init__(self, run: Replay, *, expandable: bool = False) -> None:
-        workspaces = run.workspaces
+        workspaces = run.workspaces if any(run.workspaces) else None
         self.batches = [FlatBatch(run.first, workspaces), *([FlatBatch(run.later, None)] if run.later else [])]
         self._last = FlatBatch(run.last, None) if run.last else None
         self.rows = Rows()

@@ -217,7 +217,7 @@ class History:
         """
         check_budget()
         machine, names, count = self.machine, program.names, len(sizes)
-        first = not self.steps and not self.gradients
+        first = not self.steps and not self.gradients and any(self.run.workspaces)
         machine.begin(
             [*sizes, *self.run.workspaces] if first else sizes,
             lambda row: names[row] if row < count else WORKSPACE,

@@ -280,7 +280,8 @@ class Replay:
             self.phase = PASSES[n]
             if self.steps == 0 and batch is self.first:
                 batch.tensors.play(passed[:start])
-                self._allocate(self.workspaces[n], WORKSPACE)
+                if self.workspaces[n]:
+                    self._allocate(self.workspaces[n], WORKSPACE)
                 batch.tensors.play(passed[start:])
             else:
                 batch.tensors.play(passed)

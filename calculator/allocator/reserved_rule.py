@@ -107,7 +107,7 @@ def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradi
 def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> dict[int, int]:
     """Return the number of tensors by size that stay on the device in addition to the base and those of the loop."""
     kept = {**resident.sizes_of_kept(gradients=gradients)}
-    for size in workspaces:
+    for size in filter(None, workspaces):
         kept[size] = kept.get(size, 0) + 1
     return kept
 
@@ -239,7 +239,7 @@ def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int])
     They include the workspaces but not the frozen weights.
     """
     kept = Counter(sizes(tensors))
-    kept.update(workspaces)
+    kept.update(filter(None, workspaces))
     return kept
 
 
@@ -265,7 +265,7 @@ def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], work
     """
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     kept = Counter(sizes(tensor for tensor in state if not tensor.base))
-    kept[workspace] += 1
+    kept.update(filter(None, [workspace]))
     return loaded + in_segments(kept) + max(in_segments(peak_counts(recording)) for recording in passes)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
+from calculator.devices import GPU, Fit, cuda_context, fit, gpus, workspaces
 from calculator.devices.near_limit import is_near_limit
 from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import estimate, model_of
@@ -107,7 +107,7 @@ def _with_gpu(device: Device | None, card: GPU) -> Device:
 def _fit_on(plan: Estimate, device: Device) -> Fit:
     """Return the verdict on a GPU. Near the limit, the run is replayed on it."""
     card = card_of(device)
-    forward, backward = (part.bytes for part in library_workspace(card))
+    forward, backward = _workspaces(plan, card)
     ruled = _fit_with(plan, device, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
     if plan.memory.replay is None or not is_near_limit(ruled):
         return ruled
@@ -115,10 +115,19 @@ def _fit_on(plan: Estimate, device: Device) -> Fit:
     return _fit_with(plan, device, replay.peak_reserved_bytes - forward - backward, replay.outcome)
 
 
+def _workspaces(plan: Estimate, card: GPU | None) -> tuple[int, int]:
+    """Return the bytes of the workspaces on a GPU: those that threads keep, or what a product needs more than here."""
+    if plan.memory.library_workspace_bytes:
+        return workspaces(card)
+    own = plan.fit.gpu if plan.fit is not None else None
+    more = max(0, workspaces(card)[0] - workspaces(own)[0])
+    return more, more
+
+
 def _fit_with(plan: Estimate, device: Device, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
     """Return the verdict on a GPU, given the reserved bytes without workspaces."""
     memory, card = plan.memory, card_of(device)
-    workspace = sum(part.bytes for part in library_workspace(card))
+    workspace = sum(_workspaces(plan, card))
     context = cuda_context(card).bytes
     reserved = tensors + workspace
     answer = fit(

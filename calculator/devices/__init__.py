@@ -2,7 +2,7 @@
 
 from calculator.devices.gpus import GPU, Usable, caveats, gpu, gpus, usable
 from calculator.devices.outcome import Verdict
-from calculator.devices.overhead import cuda_context, library_workspace
+from calculator.devices.overhead import cuda_context, library_workspace, workspaces
 from calculator.devices.verdict import Fit, fit
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "gpus",
     "library_workspace",
     "usable",
+    "workspaces",
 ]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calculator.devices.gpus import gpu
+from calculator.devices.overhead import product_workspace
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 
@@ -40,6 +41,14 @@ class Kernels:
     grouped_mm: bool = True
     #: Products of half-precision matrices with a float32 result (torch.addmm with out_dtype).
     float32_products: bool = True
+    #: Whether flash has the state of its dropout on the GPU, from PyTorch 2.7 on. Before, it is on the CPU.
+    #: Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd (rng_state).
+    flash_state_on_gpu: bool = True
+    #: Whether the memory-efficient kernel has the seed and the offset of a dropout that drops nothing on the GPU.
+    #: Source: aten/src/ATen/native/transformers/cuda/attention.cu, _efficient_attention_forward.
+    efficient_state_on_gpu: bool = False
+    #: The bytes that each matrix product allocates while it runs, from PyTorch 2.15 on. Before, a thread keeps them.
+    product_workspace: int = 0
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
@@ -52,6 +61,13 @@ _FIRST_GROUPED_MM, _GROUPED_MM = (2, 8), (2, 9)
 #: Source: trl/kernels/chunked_logprob.py, _MM_OUT_DTYPE.
 FLOAT32_PRODUCTS = (2, 8)
 
+
+#: The first release of PyTorch whose flash kernel has the state of its dropout on the GPU.
+_FLASH_STATE_ON_GPU = (2, 7)
+
+#: The first release whose memory-efficient kernel counts with its seed and offset on the GPU. Those of 2.14 are there
+#: too, but the default figures are those of its steps on the meta device of 2.13.
+EFFICIENT_STATE_ON_GPU = (2, 15)
 
 #: The first release of PyTorch whose wheels prefer cuDNN's attention, on GPUs of these major compute capabilities. They
 #: are the first with a cuDNN above 9.15.0.
@@ -84,6 +100,9 @@ def _kernels_of(name: str | None, stack: StackVersions, *, fla: bool) -> Kernels
         delta_rule_block=128 if large else 64,
         float32_products=torch >= FLOAT32_PRODUCTS,
         grouped_mm=_has_grouped_mm(card, torch),
+        product_workspace=product_workspace(card, stack),
+        flash_state_on_gpu=torch >= _FLASH_STATE_ON_GPU,
+        efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU,
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
     )
 

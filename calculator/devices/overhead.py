@@ -1,9 +1,19 @@
 """The memory that CUDA and its libraries need in addition to tensors, with sources."""
 
+from __future__ import annotations
+
 from functools import cache
+from typing import TYPE_CHECKING
 
 from calculator.common.sourced import Sourced
-from calculator.devices.gpus import GPU, MIB, gpu
+from calculator.devices.gpus import MIB, gpu
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.stack.releases import release
+
+if TYPE_CHECKING:
+    from calculator.devices.gpus import GPU
+    from calculator.inputs.stack import StackVersions
+    from calculator.stack.releases import Release
 
 REFERENCE_GPU = "a100-sxm4-80gb"
 """The GPU whose workspaces count if a request names no GPU."""
@@ -22,20 +32,46 @@ _CONTEXT = Sourced(
 )
 
 
+#: The first release of PyTorch in which a matrix product frees its workspace when it has run. Source: PyTorch 2.15,
+#: ATen/cuda/CUDAContextLight.h, CUDABlasHandleWithWorkspace; TORCH_CUBLAS_WORKSPACE_CACHE=1 undoes it.
+FREES_WORKSPACES: Release = (2, 15)
+
+
+def frees_workspaces(stack: StackVersions) -> bool:
+    """Return whether a matrix product frees its workspace when it has run."""
+    return release(stack.torch)[:2] >= FREES_WORKSPACES
+
+
+def product_workspace(card: GPU | None, stack: StackVersions) -> int:
+    """Return the bytes that each matrix product allocates while it runs, or 0 if a thread keeps them."""
+    return _size(card) if frees_workspaces(stack) else 0
+
+
+def workspaces(card: GPU | None, stack: StackVersions = DEFAULT_STACK) -> tuple[int, int]:
+    """Return the bytes that the threads of the forward and of the backward pass keep for matrix products."""
+    return (0, 0) if frees_workspaces(stack) else (_size(card), _size(card))
+
+
+def _size(card: GPU | None) -> int:
+    large = (card or gpu(REFERENCE_GPU)).compute_major in _LARGE_MAJORS
+    return _CUBLAS_LARGE if large else _CUBLAS_SMALL
+
+
 @cache
-def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
+def library_workspace(card: GPU | None, stack: StackVersions = DEFAULT_STACK) -> tuple[Sourced, ...]:
     """Return the cuBLAS workspaces of a training step: one for the main thread, one for autograd's thread.
 
     The caching allocator allocates them, so `max_memory_allocated` includes them. Without a GPU, they are those of an
-    A100.
+    A100. There are none in releases whose products free their workspaces, which are among the tensors there.
     """
+    if frees_workspaces(stack):
+        return ()
     card = card or gpu(REFERENCE_GPU)
-    large = card.compute_major in _LARGE_MAJORS
     kind = f"compute capability {card.compute_capability}" if card.compute_capability else "no compute capability"
     return tuple(
         Sourced(
             name=f"cuBLAS workspace, {thread} thread",
-            bytes=_CUBLAS_LARGE if large else _CUBLAS_SMALL,
+            bytes=_size(card),
             source=f"{_SIZES} ({card.name}, {kind}); {_THREADS}",
         )
         for thread in ("forward", "backward")

@@ -55,7 +55,10 @@ def matmul(
             node.save(_saved_weight(weight, turns=turns))
         if weight_edge is not None and bias is None:
             node.save(x)
-    return tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
+    out = tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
+    if tape.product_workspace:
+        tape.multiply(adds_bias=bias is not None)
+    return out
 
 
 def _saved_weight(weight: Tensor, *, turns: bool) -> Tensor:
@@ -76,6 +79,8 @@ def _frozen_mm_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Saves the weight. Most weights are frozen, and a node with one edge is run faster."""
     x_grad = grad.tape.new(node.context, grad.dtype, "matmul: gradient")
     x_grad.viewed = len(node.context) > 2  # a view of a product of two matrices
+    if grad.tape.product_workspace:
+        grad.tape.multiply()
     return (x_grad,)
 
 
@@ -88,9 +93,13 @@ def _mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     if left is not None:
         x_grad = grad.tape.new(left[2], grad.dtype, "matmul: gradient")
         x_grad.viewed = len(left[2]) > 2  # a view of a product of two matrices
+        if grad.tape.product_workspace:
+            grad.tape.multiply()
     if right is not None:
         weight_grad = grad.tape.new(right[2], grad.dtype, "weight: gradient")
         weight_grad.viewed = True  # transposed
+        if grad.tape.product_workspace:
+            grad.tape.multiply()
     if len(edges) == 2:
         return x_grad, weight_grad
     return x_grad, weight_grad, grad  # the engine sums the bias's
@@ -109,6 +118,8 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
     """
     shape, dtype = (*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype)
     out = x.tape.new(shape, dtype, name)
+    if x.tape.product_workspace:
+        x.tape.multiply(adds_bias=bias is not None)
     edges = (x.edge, weight.edge, None if bias is None else bias.edge)
     if any(edges):
         node = Node(x.tape, _linear_of_stage_3_back, edges)
@@ -120,7 +131,7 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
 
 
 def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [grad.tape.new(edge[2], grad.dtype, "linear: gradient") if edge else None for edge in node.edges]
+    return _gradients(node, grad, "linear: gradient")
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:
@@ -151,12 +162,26 @@ def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
             node.save(b)
         if b.edge:
             node.save(a)
-    return a.tape.new(shape, a.dtype, name, node)
+    out = a.tape.new(shape, a.dtype, name, node)
+    if a.tape.product_workspace:
+        a.tape.multiply()
+    return out
+
+
+def _gradients(node: Node, grad: Tensor, name: str) -> list[Tensor | None]:
+    """Return a product for each argument that needs a gradient."""
+    tape = grad.tape
+    grads: list[Tensor | None] = []
+    for edge in node.edges:
+        grads.append(tape.new(edge[2], grad.dtype, name) if edge else None)
+        if edge and tape.product_workspace:
+            tape.multiply()
+    return grads
 
 
 @saves_factors(0, 1)
 def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
+    return _gradients(node, grad, "bmm: gradient")
 
 
 def matmul_from_left(weight: Tensor, x: Tensor, name: str) -> Tensor:

@@ -78,6 +78,10 @@ class Sizes(dict[tuple["Shape", DType], int]):
         return size
 
 
+#: The bytes of cuBLASLt's workspace. Source: aten/src/ATen/cuda/CublasHandlePool.cpp, getCUDABlasLtWorkspaceSize.
+_LT_WORKSPACE = 1 << 20
+
+
 class Tape:
     """The events of a step: `n` where row `n` is allocated, `~n` where it is freed, with marks between them."""
 
@@ -87,7 +91,9 @@ class Tape:
         "autocast",
         "calls_modules",
         "component",
+        "efficient_state_on_gpu",
         "events",
+        "flash_state_on_gpu",
         "folds_loops",
         "grad_enabled",
         "hooks",
@@ -97,6 +103,7 @@ class Tape:
         "marked_rows",
         "marks",
         "module_dropout",
+        "product_workspace",
         "reads_graph",
         "reads_trains",
         "recomputes",
@@ -151,6 +158,10 @@ class Tape:
         #: Whether hooks see the transposed weight that a linear layer saves as a view, not as the parameter, and what
         #: the weight's storage is: its own, or a part of a larger one.
         self.weight_views: Literal["own", "part"] | None = None
+        #: Whether the states of the attention kernels' dropouts are on the GPU (devices/kernels.py).
+        self.flash_state_on_gpu, self.efficient_state_on_gpu = True, False
+        #: The bytes that each matrix product allocates while it runs (devices/overhead.py).
+        self.product_workspace = 0
         #: The component that new rows count to.
         self.component: ComponentName = "activations"
         #: The sequence number of the latest node.
@@ -234,6 +245,11 @@ class Tape:
     def scratch(self, shape: Shape, dtype: DType, name: str) -> Tensor:
         """Allocate a temporary tensor that counts as workspace."""
         return self.new(shape, dtype, name, component="workspace")
+
+    def multiply(self, *, adds_bias: bool = False) -> None:
+        """Allocate and free the workspace of a matrix product, by cuBLAS or, if it adds a bias too, by cuBLASLt."""
+        size = self.product_workspace
+        self.scratch((min(size, _LT_WORKSPACE) if adds_bias else size,), "uint8", "cuBLAS workspace")
 
 
 class Storage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache, partial
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
@@ -14,7 +13,7 @@ from calculator.common.budget import check_budget
 from calculator.common.deferred import Deferred
 from calculator.common.errors import refusal
 from calculator.common.garbage import without_collections
-from calculator.devices import caveats, cuda_context, library_workspace
+from calculator.devices import caveats, cuda_context, workspaces
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
@@ -215,7 +214,7 @@ def device_replay(
     request: Request, step: TrainingStep, series: SeriesCache, peaks: Iterable[Peak] | None = None
 ) -> DeviceReplay:
     """Return a request's run for replays. `peaks` are those of its step."""
-    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    forward, backward = workspaces(card_of(request.device), request.stack)
     live = max(peak.bytes for peak in peaks or step.deciding_peaks())
     replay = replay_of(
         Histories.from_training(_emptying(request)),
@@ -242,13 +241,14 @@ def _emptying(request: Request) -> Training:
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
     shown = figures_of(step)
     replay = device_replay(request, step, series, shown.peaks) if request.reserved == "replay" else None
-    workspaces = tuple(map(attrgetter("bytes"), library_workspace(card_of(request.device))))
     memory, verdict = memory_and_fit(
         request,
         shown.parts,
         phases(step, shown.peaks),
         (shown.phase, shown.operation),
-        replay.peak_reserved_bytes if replay else reserved_by_rule(step, workspaces),
+        replay.peak_reserved_bytes
+        if replay
+        else reserved_by_rule(step, workspaces(card_of(request.device), request.stack)),
         timeline(step, shown.peaks),
         replay,
         _colocated(request, step),
@@ -284,7 +284,7 @@ def _colocated(request: Request, step: TrainingStep) -> ColocatedEngine | None:
     engine, card = request.training.colocated, card_of(request.device)
     if engine is None:
         return None
-    kept = between_steps(step.resident, [part.bytes for part in library_workspace(card)])
+    kept = between_steps(step.resident, workspaces(card, request.stack))
     return ColocatedEngine(engine=engine, kept_bytes=kept + cuda_context(card).bytes)
 
 

@@ -44,7 +44,7 @@ def memory_and_fit(
     workspaces and context.
     """
     card = card_of(request.device)
-    workspaces, context = library_workspace(card), cuda_context(card)
+    workspaces, context = library_workspace(card, request.stack), cuda_context(card)
     allocated = total_bytes(parts)
     workspace = total_bytes(workspaces)
     if reserved is None:

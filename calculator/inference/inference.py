@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
-from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices import caveats, cuda_context, fit, library_workspace, workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation import compatibility, positions, several_gpus
 from calculator.estimation.estimate import model_of, model_summary
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from calculator.inference.passes import Peak
     from calculator.inference.request import InferenceRequest
     from calculator.inputs.device import Device
+    from calculator.inputs.stack import StackVersions
 
 
 def inference(request: InferenceRequest) -> Inference:
@@ -57,7 +58,7 @@ def inference(request: InferenceRequest) -> Inference:
     reason = replay.refusal if replay else None
     if reason:
         replay = None
-    memory, verdict = _memory(request.device, passes, replay)
+    memory, verdict = _memory(request.device, request.stack, passes, replay)
     merge = _merge(resident, plan)
     usable = verdict.usable_bytes if verdict is not None else None
     return Inference(
@@ -101,7 +102,7 @@ def _replay(
 ) -> ServingReplay:
     """Return the answer for replays."""
     card, serving = card_of(request.device), request.serving
-    workspace = library_workspace(card)[0].bytes
+    workspace = workspaces(card, request.stack)[0]
     return ServingReplay(
         resident,
         state(resident, plan, serving),
@@ -113,31 +114,34 @@ def _replay(
     )
 
 
-def _memory(device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None) -> tuple[ServingMemory, Fit | None]:
+def _memory(
+    device: Device, stack: StackVersions, peaks: tuple[Peak, ...], replay: ServingReplay | None
+) -> tuple[ServingMemory, Fit | None]:
     """Return the memory that the peak needs on a GPU, and the verdict."""
     card = card_of(device)
-    workspace, context = library_workspace(card)[0], cuda_context(card)
+    listed, context = library_workspace(card, stack)[:1], cuda_context(card)
+    workspace = workspaces(card, stack)[0]
     highest = max(peaks, key=lambda peak: peak.bytes)
     if replay is not None:
         reserved = replay.peak_reserved_bytes
     else:
-        reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace.bytes)
-    slack = fragmentation(reserved, highest.bytes + workspace.bytes)
+        reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace)
+    slack = fragmentation(reserved, highest.bytes + workspace)
     memory = ServingMemory(
         components=components(highest.alive),
         passes=tuple(PassPeak(name=peak.name, peak_bytes=peak.bytes, operation=peak.operation) for peak in peaks),
         peak_pass=highest.name,
         peak_operation=highest.operation,
         peak_allocated_bytes=highest.bytes,
-        library_workspace_bytes=workspace.bytes,
+        library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
-        overheads=tuple(overhead_row(part) for part in (workspace, slack, context)),
+        overheads=tuple(overhead_row(part) for part in (*listed, slack, context)),
     )
     verdict = fit(
         device,
         peak_allocated_bytes=memory.peak_allocated_bytes,
-        library_workspace_bytes=workspace.bytes,
+        library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,

@@ -219,7 +219,8 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
     if not runs_efficient(context, query, key, value):
         causal = context.is_causal and context.length > 1
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=causal)
-    return efficient(query, key, value, None if mask is None else bias(query, key, mask))
+    added = None if mask is None else bias(query, key, mask)
+    return efficient(query, key, value, added, dropout=context.attention_dropout)
 
 
 def runs_efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> bool:

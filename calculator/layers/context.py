@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
 
 
+def _set_up(tape: Tape, prepared: Prepared, hooks: Hooks) -> None:
+    """Set what a tape needs to know of the model, the sharding and the kernels."""
+    kernels = prepared.kernels
+    tape.module_dropout, tape.calls_modules = not prepared.disables_dropout, hooks.calls_modules
+    # The package flash-attn has a kernel of its own.
+    tape.flash_state_on_gpu = kernels.flash_state_on_gpu or prepared.training.attention == "flash_attention_2"
+    tape.efficient_state_on_gpu, tape.product_workspace = kernels.efficient_state_on_gpu, kernels.product_workspace
+
+
 class Context(BatchState):
     """The state of one step, or of one pass of `generate`. It is passed to every layer."""
 
@@ -143,7 +152,7 @@ class Context(BatchState):
         self.tape = tape or Tape(trains=trains)
         #: The prefix of this pass's marks between layers.
         self.marks = ""
-        self.tape.module_dropout, self.tape.calls_modules = not prepared.disables_dropout, self.hooks.calls_modules
+        _set_up(self.tape, prepared, self.hooks)
         #: The reference model that runs in place of the trained model. None for the trained model.
         self.compared: str | None = None
         #: Whether use_cache is false in the model's own config, whatever the request's has.

@@ -11,7 +11,8 @@ from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import StridedTensor, Tensor
 
 if TYPE_CHECKING:
-    from calculator.engine.tape import Edge
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Edge, Tape
 
 
 def _multiple(size: int, of: int) -> int:
@@ -23,6 +24,10 @@ class Samples(NamedTuple):
 
     number: int
     bounds: Tensor
+
+
+#: The shapes and names of flash's state.
+_FLASH_STATE: tuple[tuple[Shape, str], ...] = (((2,), "attention: rng state"), ((1,), "attention: rng offset"))
 
 
 def flash(
@@ -43,11 +48,16 @@ def flash(
         _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
     kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), out if node is None else by_heads(out)]
-    kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
+    kept += [_state(tape, shape, name, on_gpu=tape.flash_state_on_gpu) for shape, name in _FLASH_STATE]
     if node is not None:
         for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):
             node.save(tensor)
     return out
+
+
+def _state(tape: Tape, shape: Shape, name: str, *, on_gpu: bool) -> Tensor:
+    """Return a part of the state of a kernel's dropout, on the GPU or on the CPU."""
+    return tape.new(shape, "int64", name) if on_gpu else Tensor(tape, None, shape, "int64", None)
 
 
 def _save_inputs(node: Node, *inputs: Tensor) -> None:
@@ -93,10 +103,11 @@ def _empty_like(tensor: Tensor, name: str) -> Tensor | None:
     return tensor.tape.new(tensor.shape, tensor.dtype, f"{name}: gradient")
 
 
-def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are saved on the CPU.
+def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, dropout: float = 0.0) -> Tensor:
+    """Run the memory-efficient kernel. A mask is an additive bias.
 
-    The logsumexp is only allocated if there is a backward pass. A bias that needs a gradient has an edge.
+    The random seed and offset are saved, on the CPU if the kernel drops weights. The logsumexp is only allocated if there
+    is a backward pass. A bias that needs a gradient has an edge.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
@@ -111,10 +122,11 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
             node.save(_for_every_head(bias, query))
         _save_inputs(node, key, query, value)
     batch, heads, length, _ = query.shape
+    on_gpu = tape.efficient_state_on_gpu and not (dropout and tape.trains)
+    state = [_state(tape, (), name, on_gpu=on_gpu) for name in ("attention: rng seed", "attention: rng offset")]
     out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node)
     summed = _multiple(length, 32) if node is not None else 0
-    kept = [tape.new((batch, heads, summed), "float32", "attention: logsumexp"), by_heads(out)]
-    kept += [Tensor(tape, None, (), "int64", None) for _ in ("philox_offset", "philox_seed")]
+    kept = [tape.new((batch, heads, summed), "float32", "attention: logsumexp"), by_heads(out), *state]
     if node is not None:
         for tensor in kept:
             node.save(tensor)

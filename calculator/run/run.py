@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.broadcast_loading import broadcasts
 from calculator.allocator.reserved_rule import between_steps as kept
 from calculator.allocator.reserved_rule import whole_segments
-from calculator.devices import Verdict, cuda_context, fit, library_workspace
+from calculator.devices import Verdict, cuda_context, fit, workspaces
 from calculator.devices.colocated_engine import ColocatedEngine
 from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import estimate, model_of, resident_state
@@ -294,7 +294,7 @@ class _Run:
 
     @cached_property
     def _workspace(self) -> int:
-        return library_workspace(card_of(self.device))[0].bytes
+        return workspaces(card_of(self.device), self.prepared.stack)[0]
 
     @cached_property
     def _context(self) -> int:
@@ -320,8 +320,8 @@ class _Run:
         engine = self.request.estimate.training.colocated
         if engine is None:
             return None
-        workspaces = [part.bytes for part in library_workspace(card_of(self.device))]
-        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, workspaces) + self._context)
+        of_threads = workspaces(card_of(self.device), self.prepared.stack)
+        return ColocatedEngine(engine=engine, kept_bytes=kept(self.resident, of_threads) + self._context)
 
     def _ended(self, phase: RunPhase) -> RunPhase:
         ends_by, limit = self._ends_by(phase), self.run.host_memory_bytes

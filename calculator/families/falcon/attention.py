@@ -117,7 +117,8 @@ def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: T
     dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
     if key.shape[1] != query.shape[1] or not attention.runs_efficient(context, query, key, value):
         return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
-    return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
+    bias = None if mask is None else attention.bias(query, key, mask)
+    return efficient(query, key, value, bias, dropout=dropout)
 
 
 def _eager(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
