@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from calculator.common.sourced import Sourced
 from calculator.devices.gpus import MIB, gpu
 from calculator.inputs.stack import DEFAULT_STACK
-from calculator.stack.releases import release
+from calculator.stack.torch_releases import frees_workspaces
 
 if TYPE_CHECKING:
     from calculator.devices.gpus import GPU
     from calculator.inputs.stack import StackVersions
-    from calculator.stack.releases import Release
 
 REFERENCE_GPU = "a100-sxm4-80gb"
 """The GPU whose workspaces count if a request names no GPU."""
@@ -30,16 +29,6 @@ _CONTEXT = Sourced(
     source="unslothai/unsloth-zoo pull request 1053: 426 MiB on an RTX 6000 Ada with nothing allocated,"
     " torch 2.10 + cu130",
 )
-
-
-#: The first release of PyTorch in which a matrix product frees its workspace when it has run. Source: PyTorch 2.15,
-#: ATen/cuda/CUDAContextLight.h, CUDABlasHandleWithWorkspace; TORCH_CUBLAS_WORKSPACE_CACHE=1 undoes it.
-FREES_WORKSPACES: Release = (2, 15)
-
-
-def frees_workspaces(stack: StackVersions) -> bool:
-    """Return whether a matrix product frees its workspace when it has run."""
-    return release(stack.torch)[:2] >= FREES_WORKSPACES
 
 
 def product_workspace(card: GPU | None, stack: StackVersions) -> int:

@@ -253,6 +253,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay,
         _colocated(request, step),
         lambda overheads: unsharded_bytes(request, step, shown.parts, overheads, training_step),
+        request.stack,
     )
     prepared = step.resident.prepared
     host = step.resident.host_bytes or prepared.trainer.host_bytes(prepared) or step.offloaded

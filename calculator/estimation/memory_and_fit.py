@@ -12,6 +12,7 @@ from calculator.devices import cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimation.answer import Memory, Phase, Row, Timeline
 from calculator.estimation.history_replay import HistoryReplay
+from calculator.inputs.stack import DEFAULT_STACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.estimation.answer import Component
     from calculator.estimation.device_replay import DeviceReplay
     from calculator.estimation.request import Request
+    from calculator.inputs.stack import StackVersions
 
 
 def memory_and_fit(
@@ -35,16 +37,17 @@ def memory_and_fit(
     replay: DeviceReplay | None = None,
     colocated: ColocatedEngine | None = None,
     unsharded: Callable[[int], int] | None = None,
+    stack: StackVersions = DEFAULT_STACK,
 ) -> tuple[Memory, Fit | None]:
     """Return the memory of a peak with its overheads, and the verdict on a GPU.
 
     `listed` returns the phases, and `peak` is the phase and the operation of the peak. The GPU may also run a
     `colocated` engine. Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, for a
     replay on the device. `unsharded` returns the bytes that a GPU needs with any number of GPUs, from those of
-    workspaces and context.
+    workspaces and context. `stack` decides whether threads keep workspaces.
     """
     card = card_of(request.device)
-    workspaces, context = library_workspace(card, request.stack), cuda_context(card)
+    workspaces, context = library_workspace(card, stack), cuda_context(card)
     allocated = total_bytes(parts)
     workspace = total_bytes(workspaces)
     if reserved is None:

@@ -28,6 +28,7 @@ from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import OF_ROWS, OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
+from calculator.stack.torch_releases import of_memory
 from calculator.stack.trainers import untraced_trainer
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
@@ -113,6 +114,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
         *untraced(request.stack, model.model_type, request.method.name),
         *untraced_trainer(request.stack, request.training.trainer),
         _reserved(request),
+        *of_memory(request.stack, request.device.alloc_conf),
         *_histories(request),
         *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared),

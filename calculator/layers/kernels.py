@@ -106,8 +106,8 @@ def _empty_like(tensor: Tensor, name: str) -> Tensor | None:
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, dropout: float = 0.0) -> Tensor:
     """Run the memory-efficient kernel. A mask is an additive bias.
 
-    The random seed and offset are saved, on the CPU if the kernel drops weights. The logsumexp is only allocated if there
-    is a backward pass. A bias that needs a gradient has an edge.
+    The random seed and offset are saved, on the CPU if the kernel drops weights. The logsumexp is only allocated if
+    there is a backward pass. A bias that needs a gradient has an edge.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
