@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, refusal
+from calculator.devices.kernels import kernels_of
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import model_of, training_step
 from calculator.estimation.request import parse_request
@@ -25,8 +26,10 @@ from validation.tracing.silence import silence_libraries
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from calculator.estimation.request import Request
+    from calculator.estimation.sharded_request import ShardedRequest
     from validation.reference.trainers.recipe import Recipe
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
@@ -71,8 +74,22 @@ def traced_body(body: Any, *, rank: int = 0) -> Trace:
         return _of_torchtune(parse_request(body))
     recipe = parse_recipe(body)
     if recipe is not None:
-        return _trainer_trace(recipe, body, rank)
+        with _release_of(recipe.request):
+            return _trainer_trace(recipe, body, rank)
     sharded = parse_sharded_request(body)
+    with _release_of(sharded.request):
+        return _reference_trace(sharded, rank)
+
+
+def _release_of(request: Request) -> AbstractContextManager[None]:
+    from validation.tracing.emulations.release import release_of  # noqa: PLC0415  (as above)
+
+    training = request.training
+    kernels = kernels_of(request.device, request.stack, training.kernels)
+    return release_of(kernels, has_flash_package=training.attention == "flash_attention_2")
+
+
+def _reference_trace(sharded: ShardedRequest, rank: int) -> Trace:
     before_2_14 = _is_before_2_14(sharded.request)
     if sharded.sharding.name == "none":
         from validation.tracing.trace import trace  # noqa: PLC0415  (as above)

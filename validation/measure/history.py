@@ -8,7 +8,7 @@ import bitsandbytes as bnb
 import torch
 
 from calculator.allocator.history_run import HistoryRun
-from calculator.devices import library_workspace
+from calculator.devices import workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation.estimate import resident_state
 from calculator.estimation.history_replay import Histories
@@ -60,8 +60,7 @@ def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
 
 def worst(request: Request, histories: Histories) -> tuple[int, HistoryResult]:
     """Return the seed whose replayed history reserves the most without a limit, and the replay."""
-    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
-    run = HistoryRun(resident_state(with_longest_batch(request)), (forward, backward))
+    run = HistoryRun(resident_state(with_longest_batch(request)), workspaces(card_of(request.device), request.stack))
     results = [run.replay(steps, empty_cache=histories.empty_cache) for steps in histories.steps]
     seed = max(range(len(results)), key=lambda seed: results[seed].peak_reserved_bytes)
     return seed, results[seed]

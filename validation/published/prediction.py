@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.devices import library_workspace
+from calculator.devices import workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation.compatibility import check
 from calculator.estimation.estimate import estimate, model_of
@@ -102,5 +102,4 @@ def _predict_at_point(measured: Measurement, request: Request, model: Model) -> 
 
 
 def _workspaces(request: Request) -> tuple[int, int]:
-    forward, backward = library_workspace(card_of(request.device))
-    return forward.bytes, backward.bytes
+    return workspaces(card_of(request.device), request.stack)

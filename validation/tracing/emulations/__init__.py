@@ -6,7 +6,7 @@ from typing import Any
 import bitsandbytes  # noqa: F401  (registers its operations)
 import torch
 
-from validation.tracing.emulations import attention, eightbit, experts, fourbit, functional, sparse
+from validation.tracing.emulations import attention, eightbit, experts, fourbit, functional, release, sparse
 
 _ATEN = torch.ops.aten
 
@@ -67,7 +67,7 @@ def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
         return None
     if func is _ATEN.scatter_add.default and not functional.is_in_backward():
         return None
-    return KERNELS.get(func)
+    return KERNELS.get(func) or release.product_of(func)
 
 
 def _is_sparse(value: Any) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from validation.tracing.emulations.release import efficient_state, flash_state
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,7 +20,7 @@ def _round_up(size: int, multiple: int) -> int:
 def flash_forward(
     query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor, None, None, int, int, Tensor, Tensor, Tensor]:
-    """Return the output, the log-sum-exp, and the dropout's state, which is on the device.
+    """Return the output, the log-sum-exp, and the dropout's state.
 
     The output's layout is (batch, seq, heads, head_dim). `mha_fwd` uses the queries' layout, which is this one if they
     come from a projection without a copy in between (a partial rotary embedding copies).
@@ -29,7 +31,7 @@ def flash_forward(
     batch, heads, seq, head_dim = query.shape
     out = query.new_empty((batch, seq, heads, head_dim)).transpose(1, 2)
     logsumexp = query.new_empty((batch, heads, seq), dtype=torch.float32)
-    rng_state, unused = query.new_empty((2,), dtype=torch.uint64), query.new_empty((), dtype=torch.uint64)
+    rng_state, unused = flash_state(query)
     return out, logsumexp, None, None, seq, key.shape[2], rng_state, unused, query.new_empty((0,))
 
 
@@ -92,18 +94,19 @@ def efficient_forward(
     value: Tensor,
     attn_bias: Tensor | None,
     compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
     *_: object,
     **__: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the output, the log-sum-exp, and the dropout's seed and offset, which are on the host.
+    """Return the output, the log-sum-exp, and the dropout's seed and offset.
 
     References:
         ATen/native/transformers/cuda/attention.cu, `_efficient_attention_forward`; Note [Seed and Offset Device].
     """
     batch, heads, seq, _ = query.shape
+    seed, offset = efficient_state(query, dropout_p)
     out = query.new_empty((batch, seq, heads, value.shape[-1]))
     logsumexp = query.new_empty((batch, heads, _round_up(seq, 32) if compute_log_sumexp else 0), dtype=torch.float32)
-    seed, offset = (torch.empty((), dtype=torch.long, device="cpu") for _ in range(2))
     return out.transpose(1, 2), logsumexp, seed, offset
 
 
