@@ -52,6 +52,8 @@ class Kernels:
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
+    #: What softmax and the math kernel allocate on CUDA. Without it, they allocate what traces on the meta device have.
+    cuda_softmax: bool = False
 
 
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, NodeWithOutputs, saves_factors
+from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import SlicedTensor, Tensor, TransposedTensor, transposed
 
 if TYPE_CHECKING:
@@ -343,7 +344,7 @@ def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
 
 
 def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, node.context, "softmax: gradient"),)
+    return (softmax_gradient(grad, node.context),)
 
 
 def mean(x: Tensor, name: str) -> Tensor:

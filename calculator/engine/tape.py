@@ -91,6 +91,7 @@ class Tape:
         "autocast",
         "calls_modules",
         "component",
+        "cuda_softmax",
         "efficient_state_on_gpu",
         "events",
         "flash_state_on_gpu",
@@ -117,7 +118,7 @@ class Tape:
         "weight_views",
     )
 
-    def __init__(self, *, trains: bool = True) -> None:
+    def __init__(self, *, trains: bool = True, cuda_softmax: bool = False) -> None:
         self._trains = trains
         #: The rows that adapters allocate. None unless they are listed.
         self.added: list[AddedRows] | None = None
@@ -145,6 +146,8 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
+        #: Whether softmax allocates what it does on CUDA and not in traces.
+        self.cuda_softmax = cuda_softmax
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
         #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.

@@ -105,7 +105,7 @@ def _of_inputs(request: Request, model: Model) -> Iterator[Problem]:
     if config is not None:
         yield from _switches(config, model)
     if training.attention == "flash_attention_2":
-        yield from _flash_attention(request, model)
+        yield from flash_problems(request, model)
     if training.kernels is not None:
         yield from kernel_packages.problems(request, model, training.kernels)
 
@@ -136,7 +136,8 @@ def _switches(config: Config, model: Model) -> Iterator[Problem]:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
-def _flash_attention(request: Request, model: Model) -> Iterator[Problem]:
+def flash_problems(request: Request, model: Model) -> Iterator[Problem]:
+    """Yield why flash_attention_2 is refused."""
     training = request.training
     where = "training.attention"
     card = card_of(request.device)

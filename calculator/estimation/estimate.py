@@ -28,6 +28,7 @@ from calculator.estimation.answer import (
     StoredBytes,
 )
 from calculator.estimation.checked import checked_by_sizes
+from calculator.estimation.cuda_softmax import remarks as of_softmax
 from calculator.estimation.cudnn_attention import remarks as of_kernel
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, replay_of
@@ -149,7 +150,13 @@ def _joined(
 ) -> Remarks:
     assumptions, warnings = remarks()
     return Remarks(
-        (*assumptions, *of_kernel(request, model, step.resident.prepared), *of_verdict(verdict), *of_ranks(step.flat)),
+        (
+            *assumptions,
+            *of_kernel(request, model, step.resident.prepared),
+            *of_softmax(request, model, step),
+            *of_verdict(verdict),
+            *of_ranks(step.flat),
+        ),
         (
             *without_gradient(model, step.resident.tensors),
             *warnings,

@@ -106,6 +106,10 @@ class PreparedModel:
             self._kernels = kernels_of(self.device, self.stack, self.training.kernels)
         return self._kernels
 
+    @kernels.setter
+    def kernels(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+
     @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states, which is that of the embeddings."""
@@ -224,6 +228,14 @@ class PreparedModel:
             self._kernels = other._kernels
 
     @property
+    def with_cuda_softmax(self) -> PreparedModel:
+        """The same model for the same run, with what softmax allocates on CUDA."""
+        prepared = self.for_run(self.given, self.device)
+        prepared.recorded_passes = RecordedPasses()
+        prepared.kernels = replace(self.kernels, cuda_softmax=True)
+        return prepared
+
+    @property
     def first_micro_batch(self) -> PreparedModel:
         """The same model for the first micro-batch of a step."""
         return self.for_run(self.training.first_micro_batch, self.device)
@@ -232,4 +244,5 @@ class PreparedModel:
         """Return the same model with every parameter gathered in a dtype, for a training without autocast."""
         prepared = PreparedModel(self.model, self.method, training, self.device, self.stack)
         prepared.param_dtype, prepared.adapter_dtype = dtype, self.adapter_dtype
+        prepared.share_releases(self)
         return prepared

@@ -61,8 +61,8 @@ def of_memory(versions: StackVersions, alloc_conf: str | None) -> Iterator[str]:
     if frees_workspaces(versions):
         yield (
             f"{named} frees the workspace of a matrix product when it has run. It is counted while a product runs, but"
-            " not in the optimizer's step and in fused losses; library_workspace_bytes is 0. TORCH_CUBLAS_WORKSPACE_CACHE=1 in the"
-            " environment makes threads keep their workspaces, as earlier releases do."
+            " not in the optimizer's step and in fused losses; library_workspace_bytes is 0."
+            " TORCH_CUBLAS_WORKSPACE_CACHE=1 in the environment makes threads keep theirs, as earlier releases do."
         )
     if release(versions.torch)[:2] == ORDERS_BY_AGE:
         yield (

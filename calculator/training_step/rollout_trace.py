@@ -153,6 +153,7 @@ class _PromptsTrace:
         training = resized(prepared.given, lambda _: self._shape_env.create_symint(next(following)))
         method = resized(prepared.method, lambda _: self._shape_env.create_symint(next(following)))
         symbolic = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
+        symbolic.kernels = prepared.kernels
         self._pass = _SymbolicPass(_prefilled(symbolic, self._shape_env), self._shape_env)
 
     def with_sizes(self, sizes: Sequence[int]) -> StepPass | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from validation.measure import history, layer, step, step_cases, verdict
+from validation.measure import history, layer, step, step_cases, trainer, verdict
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.trainer_cases import trainer_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from validation.measure.layer_cases import LayerCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts", "histories"]
+Section = Literal["layers", "steps", "verdicts", "histories", "trainers"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories")
+SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_layers((case for case in layers if not case.quick), device),
         *_steps(rest, device),
         *_verdicts(rounds[2][:6], device),
+        *_trainers(trainer_cases(machine), device),
     ]
 
 
@@ -75,6 +77,11 @@ def _verdicts(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry
 def _histories(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
         yield Entry(section="histories", name=case.name, measure=partial(history.measured, case, device))
+
+
+def _trainers(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="trainers", name=case.name, measure=partial(trainer.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:
