@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from validation.measure import history, layer, step, step_cases, verdict
+import torch
+
+from validation.measure import history, layer, step, step_cases, trainer, verdict
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.trainer_cases import trainer_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import torch
-
     from validation.measure.layer_cases import LayerCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts", "histories"]
+Section = Literal["layers", "steps", "verdicts", "histories", "trainers"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories")
+SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +50,14 @@ def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry
     first += [*_histories(lengths, device), *_verdicts(lengths, device)]
     if quick:
         return first
+    running = ".".join(torch.__version__.split(".")[:2])
     rest = [case for cases in rounds[1:] for case in cases]
     return [
         *first,
         *_layers((case for case in layers if not case.quick), device),
         *_steps(rest, device),
         *_verdicts(rounds[2][:6], device),
+        *_trainers(trainer_cases(request_device, running), device),
     ]
 
 
@@ -76,6 +79,11 @@ def _verdicts(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry
 def _histories(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
         yield Entry(section="histories", name=case.name, measure=partial(history.measured, case, device))
+
+
+def _trainers(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="trainers", name=case.name, measure=partial(trainer.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:

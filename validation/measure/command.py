@@ -2,8 +2,8 @@
 
 Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes. Steps are
 whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
-above, close to and below the prediction, and histories of micro-batches that differ in length. On the CPU only storages
-are compared, because it has no caching allocator to read peaks from.
+above, close to and below the prediction, histories of micro-batches that differ in length, and the `train()` of real
+trainers. On the CPU only storages are compared, because it has no caching allocator to read peaks from.
 
 With --stub-gpu, no GPU is needed: PyTorch's CUDA code runs on a stub of the CUDA runtime (see `stub_gpu`).
 """
@@ -35,7 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="start no case after this many minutes")
     parser.add_argument(
-        "--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts", "histories"), default=None
+        "--only",
+        nargs="+",
+        metavar="SECTION",
+        choices=("layers", "steps", "verdicts", "histories", "trainers"),
+        default=None,
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this text")
     parser.add_argument(

@@ -16,6 +16,7 @@ from calculator.estimation.sample_lengths import with_longest_batch
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import counts, meter_of
 from validation.measure.step import Run, emptied, release
+from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
     from calculator.allocator.history import EmptyCache, HistoryResult, Step
@@ -77,7 +78,7 @@ def played(request: Request, device: torch.device, seed: int) -> dict[str, Any]:
     run: LengthsRun | None = None
     before = counts(device)
     try:
-        with meter_of(device) as meter, fused_dropout(device):
+        with meter_of(device) as meter, fused_dropout(device), one_sequence_per_row():
             run = LengthsRun(with_longest_batch(request), device, meter)
             reserved = run.play(histories.steps[seed], histories.empty_cache)
             figures["measured"] = {"reserved": reserved}

@@ -58,7 +58,26 @@ def history_errors(row: dict[str, Any]) -> tuple[float, float]:
     return max(predicted) / max(measured) - 1, sum(predicted) / sum(measured) - 1
 
 
-LINES = {"layers": layer_line, "steps": step_line, "verdicts": verdict_line, "histories": history_line}
+def trainer_line(row: dict[str, Any]) -> str:
+    """Return a trainer's step: measured minus predicted bytes, by phase."""
+    changes = ", ".join(f"{phase} {difference:+,}" for phase, difference in peak_differences(row).items())
+    return f"{row['name']:72} {changes or 'allocated: equal to the byte'}"
+
+
+def peak_differences(row: dict[str, Any]) -> dict[str, int]:
+    """Return measured minus predicted bytes of the phases of a trainer's step, without 0."""
+    measured = row["measured"]
+    found = {phase: measured[phase] - predicted for phase, predicted in row["predicted"].items()}
+    return {phase: difference for phase, difference in found.items() if difference}
+
+
+LINES = {
+    "layers": layer_line,
+    "steps": step_line,
+    "verdicts": verdict_line,
+    "histories": history_line,
+    "trainers": trainer_line,
+}
 
 
 def phase_differences(row: dict[str, Any]) -> dict[str, int]:
@@ -96,6 +115,11 @@ def summary(results: Results) -> Iterator[str]:
     if histories:
         most, middle = zip(*histories, strict=True)
         yield f"histories: most bytes reserved {_errors(most)}; mean over the steps {_errors(middle)}"
+    trainers = results.rows("trainers")
+    if trainers:
+        exact = sum(not peak_differences(row) for row in trainers)
+        errors = [max(row["predicted"].values()) / max(row["measured"].values()) - 1 for row in trainers]
+        yield f"trainers: allocated bytes equal in {exact} of {len(trainers)}, {_errors(errors)}"
 
 
 def _is_equal(row: dict[str, Any]) -> bool:

@@ -59,4 +59,4 @@ class Results:
                 f"{self._path} is of another environment ({', '.join(differ) or 'format'} differ): name another file"
             )
             raise AnotherEnvironmentError(message)
-        return document
+        return self._document | document

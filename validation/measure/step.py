@@ -16,6 +16,7 @@ from validation.measure.meter import Meter, Reading, driver_bytes, every_block_s
 from validation.measure.step_prediction import predicted
 from validation.reference.build import build_model
 from validation.reference.optimizers import optimizer_for
+from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
     from calculator.estimation.request import Request
@@ -140,7 +141,7 @@ def ran(request: Request, device: torch.device) -> dict[str, Any]:
     figures: dict[str, Any] = {"predicted": predicted(request), "measured": None, "out_of_memory": None}
     run: Run | None = None
     try:
-        with meter_of(device) as meter, fused_dropout(device):
+        with meter_of(device) as meter, fused_dropout(device), one_sequence_per_row():
             run = Run(request, device, meter)
             for _ in range(WARM_UP if device.type == "cuda" else 1):
                 run.step()

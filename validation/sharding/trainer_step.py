@@ -6,6 +6,7 @@ import gc
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from validation.reference.trainers.phases import run_before
 from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
 from validation.tracing.gradients import gradients_labeled
@@ -50,7 +51,7 @@ class ShardedTrainerStep(TrainerStep):
             contexts.enter_context(self.engine.preparing())
             contexts.enter_context(resizing_seen(self.tracker.resized))
             contexts.enter_context(self.tracker.tracking())
-            self._run_before(self.trainer, "_maybe_log_save_evaluate", self._finish)
+            run_before(self.trainer, "_maybe_log_save_evaluate", self._finish)
             self.trainer.train()
         self.ledger.peaks = self._peaks or self.ledger.peaks
 
@@ -72,6 +73,6 @@ class ShardedTrainerStep(TrainerStep):
         for tensor in engine.on_host():
             self.tracker.forget(tensor)
         if engine.steps_in_backward:
-            self._run_before(engine.model, "step", self._begin_update)
+            run_before(engine.model, "step", self._begin_update)
         self._contexts.enter_context(gradients_labeled(self.tracker, engine.labeled()))
         self._contexts.enter_context(engine.tracing(self.tracker))

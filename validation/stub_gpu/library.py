@@ -32,6 +32,11 @@ _NVML_STRING = re.compile(rb"\0(nvml[A-Z]\w+)(?=\0)")
 _DRIVER_NAME, _NVML_NAME = "libcuda.so.1", "libnvidia-ml.so.1"
 
 
+def on_stub() -> bool:
+    """Return whether this process runs on a stub."""
+    return "STUB_GPU_NAME" in os.environ
+
+
 class NoStubError(Exception):
     """The stub cannot be built here."""
 

@@ -96,6 +96,9 @@ cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
     return cudaSuccess;
 }
 
+/* Managed memory, in which paged optimizers keep their states, is on the host here. */
+cudaError_t cudaMallocManaged(void **pointer, size_t bytes, unsigned flags) { return cudaHostAlloc(pointer, bytes, 0); }
+
 cudaError_t cudaFreeHost(void *pointer) {
     free(pointer);
     return cudaSuccess;

@@ -19,6 +19,7 @@ from calculator.training_step.audio_generation import ENGLISH_PROMPT, prompt_tok
 from validation.reference.optimizers import optimizers_on_meta
 from validation.reference.trainers.build import build_run
 from validation.reference.trainers.meta_device import accelerate_on_meta
+from validation.reference.trainers.phases import run_after, run_before
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.trainer_step import TrainerStep
@@ -37,12 +38,12 @@ class TracedEvaluation(TrainerStep):
 
     def __init__(self, *step: Any) -> None:
         super().__init__(*step)
-        self._run_before(self.trainer, "evaluation_loop", self._begin_evaluation)
+        run_before(self.trainer, "evaluation_loop", self._begin_evaluation)
         self.generates = getattr(self.trainer.args, "predict_with_generate", False)
         if self.generates:
             model = self.trainer.model
-            self._run_before(model, "generate", lambda: self.tracker.enter("generation"))
-            self._run_after(model, "generate", lambda: self.tracker.enter("forward"))
+            run_before(model, "generate", lambda: self.tracker.enter("generation"))
+            run_after(model, "generate", lambda: self.tracker.enter("forward"))
 
     def _begin_step(self) -> None:
         """Let the steps before the evaluation pass."""

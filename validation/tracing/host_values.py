@@ -40,11 +40,11 @@ UNKNOWN = {torch.bool: False}
 class HostValues:
     """Runs operations on the meta device, and on the host where every input's value is known.
 
-    `unknown` is read in place of a number that is not known.
+    `unknown` is read in place of a number that is not known. `device` is the type of the device.
     """
 
-    def __init__(self, unknown: float = 1) -> None:
-        self._unknown = unknown
+    def __init__(self, unknown: float = 1, device: str = "meta") -> None:
+        self._unknown, self._device = unknown, device
         self._copies: dict[int, torch.UntypedStorage] = {}
         self._finalizers: dict[int, weakref.ref] = {}
 
@@ -77,13 +77,17 @@ class HostValues:
 
     def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return the values of a tensor, if they are known."""
-        if tensor.device.type != "meta":
+        if tensor.device.type != self._device:
             return tensor
         copy = self._copies.get(tensor.untyped_storage()._cdata)
         if copy is None:
             return None
         host = torch.empty(0, dtype=tensor.dtype)
         return host.set_(copy, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Drop the values of a tensor."""
+        self._drop(tensor.untyped_storage()._cdata)
 
     def _repeat(self, gathered: torch.Tensor, of_rank: torch.Tensor) -> None:
         """Keep the values of a tensor that is gathered from all processes, whose values are those of this one."""
@@ -104,7 +108,7 @@ class HostValues:
     def _run_on_both(self, func: Any, args: Any, kwargs: Any) -> Any:
         host_args, host_kwargs = tree_map(self._to_host, (args, kwargs))
         on_host = func(*host_args, **host_kwargs)
-        if not list(_tensors(on_host)):
+        if not list(tensors(on_host)):
             return on_host
         try:
             out = None if func in SHAPED_BY_VALUES else func(*args, **kwargs)
@@ -112,7 +116,7 @@ class HostValues:
             out = None
         if out is None:
             out = tree_map(lambda leaf: torch.empty_like(leaf, device="meta"), on_host)
-        for ours, theirs in zip(_tensors(out), _tensors(on_host), strict=True):
+        for ours, theirs in zip(tensors(out), tensors(on_host), strict=True):
             self._keep(ours, theirs)
         return out
 
@@ -125,7 +129,7 @@ class HostValues:
         """Keep a new storage's values, laid out as the tensor is."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if tensor.device.type != "meta" or key in self._copies or tensor.numel() > LIMIT:
+        if tensor.device.type != self._device or key in self._copies or tensor.numel() > LIMIT:
             return
         laid_out = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(host)
         self._copies[key] = laid_out.untyped_storage()
@@ -138,14 +142,14 @@ class HostValues:
     def _all_known(self, tensors: list[torch.Tensor]) -> bool:
         return all(
             tensor.numel() <= LIMIT
-            and (tensor.device.type != "meta" or tensor.untyped_storage()._cdata in self._copies)
+            and (tensor.device.type != self._device or tensor.untyped_storage()._cdata in self._copies)
             for tensor in tensors
         )
 
     def _forget(self, inputs: list[torch.Tensor], func: Any) -> None:
         """Drop the values of a tensor that an operation overwrites with unknown ones."""
         if func._schema.is_mutable and inputs:
-            self._drop(inputs[0].untyped_storage()._cdata)
+            self.forget(inputs[0])
 
 
 def _is_sparse(tensor: torch.Tensor) -> bool:
@@ -159,5 +163,6 @@ def _is_on_meta(leaf: Any) -> bool:
     return isinstance(device, torch.device) and device.type == "meta"
 
 
-def _tensors(out: Any) -> Iterator[torch.Tensor]:
+def tensors(out: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors among what an operation returns."""
     return (leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, torch.Tensor))

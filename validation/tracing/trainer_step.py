@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from validation.reference.optimizers import make_steady, states
+from validation.reference.trainers.phases import mark_passes, mark_update
 from validation.tracing.gradients import gradients_labeled
 from validation.tracing.host_values import HostValues
 from validation.tracing.initial_tensors import track_model
@@ -14,8 +15,6 @@ from validation.tracing.module_tracker import ModuleTracker
 from validation.tracing.step import no_garbage_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from calculator.common.names import PhaseName
     from validation.reference.trainers.run import Run
 
@@ -43,17 +42,12 @@ class TrainerStep:
             for name, tensor in (*self.frozen.named_parameters(), *self.frozen.named_buffers()):
                 shard = getattr(tensor, "ds_tensor", getattr(tensor, "_local_tensor", tensor))  # DeepSpeed's, DTensor's
                 self.tracker.track_external(f"ref_model.{name}", shard, "base_weights")
-        self._run_before(self.trainer, "get_batch_samples", self._begin_step)
-        self._run_before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
-        if not getattr(self.trainer, "use_vllm", True):
-            self._run_before(self.trainer, "_generate", lambda: self.tracker.enter("generation"))
-            self._run_after(self.trainer, "_generate", lambda: self.tracker.enter("forward"))
-        self._run_before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
+        mark_passes(self.trainer, self._begin_step, self.tracker.enter)
         self._mark_update()
         self._train()
 
     def _mark_update(self) -> None:
-        self._run_before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
+        mark_update(self.trainer, self._begin_update)
 
     def _train(self) -> None:
         with no_garbage_collection(), gradients_labeled(self.tracker, self.trainable), self.tracker.tracking():
@@ -87,26 +81,3 @@ class TrainerStep:
         names = {id(parameter): name for name, parameter in self.trainable.items()}
         for parameter, name, tensor in states(self.trainer.optimizer):
             self.tracker.adopt(f"{names.get(id(parameter), 'frozen')}.{name}", tensor, "optimizer_states")
-
-    @staticmethod
-    def _run_before(owner: Any, method: str, effect: Callable[[], None]) -> None:
-        """Make a method have an effect before it runs."""
-        unchanged = getattr(owner, method)
-
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            effect()
-            return unchanged(*args, **kwargs)
-
-        setattr(owner, method, changed)
-
-    @staticmethod
-    def _run_after(owner: Any, method: str, effect: Callable[[], None]) -> None:
-        """Make a method have an effect after it has run."""
-        unchanged = getattr(owner, method)
-
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            out = unchanged(*args, **kwargs)
-            effect()
-            return out
-
-        setattr(owner, method, changed)

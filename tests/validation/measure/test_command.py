@@ -11,7 +11,7 @@ import validation.measure
 from validation.__main__ import main
 from validation.measure.agenda import SECTIONS, agenda
 from validation.measure.environment import card_named, environment
-from validation.measure.report import history_line, step_line, summary, verdict_line
+from validation.measure.report import history_line, step_line, summary, trainer_line, verdict_line
 from validation.measure.results import AnotherEnvironmentError, Results
 
 SCHEMA = json.loads((Path(validation.measure.__file__).parent / "schema.json").read_text())
@@ -65,7 +65,8 @@ def test_an_agenda_for_a_gpu_starts_with_every_method_and_verdicts():
     quick = agenda(CUDA, "h100-sxm5-80gb", quick=True)
     whole = agenda(CUDA, "h100-sxm5-80gb", quick=False)
     assert [entry.name for entry in whole[: len(quick)]] == [entry.name for entry in quick]
-    assert {entry.section for entry in quick} == set(SECTIONS)
+    assert {entry.section for entry in quick} == {*SECTIONS} - {"trainers"}
+    assert {entry.section for entry in whole} == {*SECTIONS}
     assert len({(entry.section, entry.name) for entry in whole}) == len(whole)
 
 
@@ -123,6 +124,28 @@ def test_the_report_has_the_errors_of_a_history():
     assert history_line(row).split(maxsplit=1) == ["a", "reserved: most +10.00%, mean +3.33%; 4 retries"]
     ended = {"name": "b", "measured": None, "out_of_memory": {"phase": "forward"}}
     assert "out of memory in forward" in history_line(ended)
+
+
+def test_the_report_has_the_differences_of_a_trainers_step(tmp_path):
+    peaks = {"forward": 1000, "backward": 2000, "optimizer_step": 500}
+    row = {"name": "a", "request": {}, "predicted": peaks, "measured": peaks}
+    off = row | {"name": "b", "measured": peaks | {"backward": 2512}}
+    assert trainer_line(row).split(maxsplit=1) == ["a", "allocated: equal to the byte"]
+    assert trainer_line(off).split(maxsplit=1) == ["b", "backward +512"]
+    path = tmp_path / "measured.json"
+    results = Results(path, environment(CPU), SECTIONS)
+    results.add("trainers", row)
+    results.add("trainers", off)
+    Draft202012Validator(SCHEMA).validate(json.loads(path.read_text()))
+    assert [*summary(results)][-1].startswith("trainers: allocated bytes equal in 1 of 2, median |error| 10.191%")
+
+
+def test_a_file_without_a_section_is_continued(tmp_path):
+    path, here = tmp_path / "measured.json", environment(CPU)
+    path.write_text(json.dumps({"format": 1, "environment": here, "layers": [{"name": "a"}]}))
+    results = Results(path, here, SECTIONS)
+    assert ("layers", "a") in results
+    assert results.rows("trainers") == []
 
 
 def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """A stub of the CUDA runtime, with which PyTorch's CUDA code runs without a GPU."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def test_pytorchs_cuda_code_on_the_stub_agrees_with_the_calculator(command, tmp_
     child = [sys.executable, "-m", "validation", *command, "--stub-gpu", "a100-sxm4-80gb", *results]
     completed = subprocess.run(child, capture_output=True, text=True, timeout=600, check=False)
     assert completed.returncode == 0, completed.stdout + completed.stderr
+
+
+@needs_stub
+def test_a_trainer_on_the_stub_allocates_what_the_calculator_states(tmp_path):
+    path = tmp_path / "measured.json"
+    command = ["measure", "--stub-gpu", "a100-sxm4-80gb", "--only", "trainers", "--match", "trl-sft, llama, lora"]
+    child = [sys.executable, "-m", "validation", *command, "--results", str(path)]
+    subprocess.run(child, capture_output=True, text=True, timeout=600, check=True)
+    (row,) = json.loads(path.read_text())["trainers"]
+    assert row["measured"] == row["predicted"]
 
 
 @pytest.mark.skipif(IS_CUDA_BUILD, reason="torch is a CUDA build")

@@ -51,7 +51,7 @@ def build_run(recipe: Recipe, folder: str, device: torch.device = META) -> Run:
     if recipe.trainer != "transformers":
         check_release(recipe.trl)
     if recipe.use_liger_kernel or recipe.cut_cross_entropy or recipe.trainer != "transformers":
-        kernels.install()
+        kernels.install(device)
     if recipe.cut_cross_entropy:
         install = import_module("validation.reference.trainers.cut_cross_entropy").install
         install(config_of(recipe.request)["model_type"])

@@ -1,4 +1,4 @@
-"""Libraries of Triton kernels, made to run on the meta device as on a GPU of compute capability 8.0.
+"""Libraries of Triton kernels, made to run on the meta device as on a GPU of compute capability 8.0, or on a stub.
 
 They patch classes for good, and so does this: a trace that uses them needs a process of its own.
 """
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from validation.reference.build import META
 from validation.reference.trainers import cuda_branches, triton_stand_in
+from validation.stub_gpu.library import on_stub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +29,15 @@ class Card:
     minor: ClassVar[int] = 0
 
 
-def install() -> None:
-    """Replace Triton, and answer the libraries' questions about the GPU, for the rest of the process."""
-    triton_stand_in.install()
+def install(device: torch.device = META) -> None:
+    """Replace Triton, and answer the libraries' questions about the GPU, for the rest of the process.
+
+    A GPU needs neither, and a stub of one answers them itself.
+    """
+    if device == META or on_stub():
+        triton_stand_in.install()
+    if device != META:
+        return
     cuda_branches.install()
     answers: dict[str, Callable[..., Any]] = {
         "get_device_properties": lambda *_: Card(),

@@ -29,12 +29,13 @@ def accelerate_on_meta() -> Iterator[None]:
         stack.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_TORCH_DEVICE": "meta"}))
         for name, answer in CAPABILITIES.items():
             stack.enter_context(mock.patch(name, answer))
-        stack.callback(_reset)
-        _reset()
+        stack.callback(forget_trainer)
+        forget_trainer()
         yield
 
 
-def _reset() -> None:
+def forget_trainer() -> None:
+    """Make the libraries forget the state of a trainer that ran in this process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     bnb.optim.GlobalOptimManager._instance = None
