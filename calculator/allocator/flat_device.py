@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.flat_pool import FlatPool, RefusedError
 from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.segment_moves import close_gaps, has_gaps
 from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
 from calculator.common.deferred import Deferred
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from calculator.allocator.address_space import Totals
-    from calculator.allocator.flat_pool import Blocks, Moves, Placed, Places
+    from calculator.allocator.flat_pool import Blocks, Placed, Places
+    from calculator.allocator.segment_moves import Moves
     from calculator.allocator.stage_cache import CachedStage, StageCache, StageResult
 
 #: The largest size in the small pool, in units.
@@ -238,10 +240,10 @@ class FlatDevice:
 
         Return the moves of the pools that had any, by number. Small pools have many segments, and few events.
         """
-        numbers = [number for number in range(1, len(self._pools), 2) if self._pools[number].has_gaps()]
+        numbers = [number for number in range(1, len(self._pools), 2) if has_gaps(self._pools[number])]
         if numbers:
             self._own_pools()
-        return {number: self._pools[number].close_gaps() for number in numbers}
+        return {number: close_gaps(self._pools[number]) for number in numbers}
 
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""

@@ -5,7 +5,7 @@ Sizes and addresses are in units of 512 bytes. A block is a pair of its address 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.allocator.certain import Condition
+    from calculator.allocator.segment_moves import Moves
 
 #: The largest remainder of a large block that is not split off.
 _LARGEST_WASTE = SMALL_REQUEST // BLOCK
@@ -50,6 +51,7 @@ class FlatPool:
 
     Attributes:
         shift: The number of bits of an address.
+        mask: A number with these bits set.
         limit: The most that it may reserve. None if no request is refused.
         reserved: The size of all segments.
         waste: The largest remainder of a block that is not split off.
@@ -59,7 +61,7 @@ class FlatPool:
         next_address: The address of the next segment.
     """
 
-    __slots__ = ("_mask", "edges", "free_keys", "limit", "next_address", "reserved", "segments", "shift", "waste")
+    __slots__ = ("edges", "free_keys", "limit", "mask", "next_address", "reserved", "segments", "shift", "waste")
 
     def __init__(self, shift: int, *, small: bool, start: int = 1) -> None:
         """Set up an empty pool.
@@ -70,7 +72,7 @@ class FlatPool:
         self.limit: int | None = None
         self.reserved = 0
         self.shift = shift
-        self._mask = (1 << shift) - 1
+        self.mask = (1 << shift) - 1
         self.next_address = start
         self.segments: list[int] = []
         self.free_keys: list[int] = []
@@ -83,7 +85,7 @@ class FlatPool:
         `places`.
         """
         free, edges = self.free_keys, self.edges
-        shift, mask, waste = self.shift, self._mask, self.waste
+        shift, mask, waste = self.shift, self.mask, self.waste
         addresses, end_addresses = places
         for event in events:
             if event >= 0:
@@ -131,7 +133,7 @@ class FlatPool:
         """Allocate blocks that are never freed, `times` over, on an unlimited device."""
         if not sizes:
             return
-        before, mask = {*self.free_keys}, self._mask
+        before, mask = {*self.free_keys}, self.mask
         start, repeated, end = _runs(sizes, times)
         self._place(start)
         if repeated:
@@ -216,7 +218,7 @@ class FlatPool:
         """Return a pool with other segments that shares the lists of free blocks. Neither pool may be changed."""
         other = object.__new__(FlatPool)  # replays copy pools often: this is faster than `copy`
         other.waste, other.limit, other.reserved = self.waste, self.limit, reserved
-        other.shift, other._mask, other.next_address = self.shift, self._mask, next_address
+        other.shift, other.mask, other.next_address = self.shift, self.mask, next_address
         other.segments, other.free_keys, other.edges = segments, self.free_keys, self.edges
         return other
 
@@ -227,40 +229,20 @@ class FlatPool:
         if not gone:
             return
         for key in gone:
-            address = key & self._mask
+            address = key & self.mask
             del self.edges[address], self.edges[address + (key >> self.shift)]
         self.reserved -= sum(key >> self.shift for key in gone)
         self.free_keys[start:] = [key for key in self.free_keys[start:] if key not in gone]
         self.segments = [key for key in self.segments if key not in gone]
         if self.segments:
             # Only the order of addresses matters. Replays that reach the same addresses can share what follows.
-            self.next_address = (self.segments[-1] & self._mask) + (self.segments[-1] >> self.shift) + 1
+            self.next_address = (self.segments[-1] & self.mask) + (self.segments[-1] >> self.shift) + 1
 
-    def has_gaps(self) -> bool:
-        """Return whether segments between other ones were released."""
-        if not self.segments:
-            return False
-        size = sum([key >> self.shift for key in self.segments]) + len(self.segments)
-        return (self.segments[0] & self._mask) + size != self.next_address
-
-    def close_gaps(self) -> Moves:
-        """Move segments to lower addresses so that each follows the one before it. Return the moves.
-
-        Only the order of addresses matters.
-        """
-        mask, shift, starts, distances, address = self._mask, self.shift, list[int](), list[int](), 0
-        for key in self.segments:
-            start = key & mask
-            address = address or start
-            if start - address not in distances[-1:]:
-                starts.append(start)
-                distances.append(start - address)
-            address += (key >> shift) + 1
-        moves = Moves(starts, distances, self.next_address)
-        self.segments = [*moves.moved_keys(self.segments, mask)]
-        self.set_free(moves.moved_keys(self.free_keys, mask))
-        self.next_address = address
-        return moves
+    def moved(self, moves: Moves, next_address: int) -> None:
+        """Move all segments. `next_address` is the address of the next segment."""
+        self.segments = [*moves.moved_keys(self.segments, self.mask)]
+        self.set_free(moves.moved_keys(self.free_keys, self.mask))
+        self.next_address = next_address
 
     def free_blocks(self) -> list[int]:
         """Return the keys of all free blocks. They determine the places of all further requests."""
@@ -268,7 +250,7 @@ class FlatPool:
 
     def blocks(self, keys: Iterable[int]) -> list[Placed]:
         """Return the blocks with these keys."""
-        mask, shift = self._mask, self.shift
+        mask, shift = self.mask, self.shift
         return [(key & mask, (key & mask) + (key >> shift)) for key in keys]
 
     def save(self) -> Saved:
@@ -279,7 +261,7 @@ class FlatPool:
         """Free everything that was allocated since a saved state. Segments that were added stay."""
         self.free_keys, self.edges, count = saved
         for key in self.segments[count:]:
-            address = key & self._mask
+            address = key & self.mask
             self._add(address, address + (key >> self.shift))
 
     def grow_again(self, since: int, times: int, by: int, free: Iterable[int]) -> None:
@@ -391,34 +373,6 @@ class FlatPool:
     def _segment(self, size: int) -> int:
         """Return the size of the segment that is added for a request."""
         return segment_bytes(size * BLOCK) // BLOCK if self.waste else _SMALL_SEGMENT
-
-
-class Moves:
-    """Distances by which the addresses of a pool become lower."""
-
-    __slots__ = ("_distances", "_end", "_first", "_starts")
-
-    def __init__(self, starts: Sequence[int], distances: Sequence[int], end: int) -> None:
-        """Set up moves. From each of `starts` on, addresses become lower by the distance of the same index.
-
-        Those from `end` on are in other pools.
-        """
-        self._starts = starts
-        self._distances = distances
-        self._first = starts[1]
-        self._end = end
-
-    def moved(self, address: int) -> int:
-        """Return an address after the moves."""
-        if self._first <= address < self._end:
-            return address - self._distances[bisect_right(self._starts, address) - 1]
-        return address
-
-    def moved_keys(self, keys: Iterable[int], mask: int) -> Iterator[int]:
-        """Yield keys with their addresses after the moves. `mask` has the bits of an address."""
-        for key in keys:
-            address = key & mask
-            yield key - address + self.moved(address)
 
 
 def _runs(sizes: Sequence[int], times: int) -> tuple[list[Run], list[Run], list[Run]]:

@@ -20,9 +20,10 @@ from calculator.sharding import ddp
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from calculator.allocator.flat_pool import Blocks, Moves, Places
+    from calculator.allocator.flat_pool import Blocks, Places
     from calculator.allocator.parts import Part
     from calculator.allocator.replay import Replay
+    from calculator.allocator.segment_moves import Moves
     from calculator.allocator.stage_cache import StageCache, StageResult
     from calculator.allocator.transients import Pool
     from calculator.devices.outcome import ReplayPhase

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from calculator.engine.softmax import SOFTMAX_GRADIENT, SOFTMAX_TEMPORARY
 from calculator.estimation.compatibility import flash_problems
 from calculator.families import forward_of
-from calculator.layers.math_attention import MASKED_SCORES
+from calculator.layers.math_attention import MASKED_SCORES, RETURNED_COPY
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -30,9 +30,7 @@ _SHARE = 1000
 
 _IN_BACKWARD = "On CUDA, the backward pass of softmax allocates one more tensor of its gradient's size"
 
-_IN_MATH_KERNEL = (
-    " The math kernel's forward pass allocates a float32 matrix of scores less, and a copy in half precision."
-)
+_IN_MATH_KERNEL = " The math kernel's forward pass allocates a float32 matrix of scores less"
 
 
 def remarks(request: Request, model: Model, step: TrainingStep) -> Iterator[str]:
@@ -44,7 +42,8 @@ def remarks(request: Request, model: Model, step: TrainingStep) -> Iterator[str]
     on_cuda = TrainingStep(ResidentState(step.resident.prepared.with_cuda_softmax))
     difference = _peak(on_cuda) - peak
     counts = f", up to {_largest(on_cuda, SOFTMAX_TEMPORARY):,} bytes here. The figures do not count it."
-    sentence = _IN_BACKWARD + counts + (_IN_MATH_KERNEL if runs_math else "") + _difference(difference)
+    of_math = _of_math_kernel(on_cuda) if runs_math else ""
+    sentence = _IN_BACKWARD + counts + of_math + _difference(difference)
     yield sentence + (_way_out(request, model) if difference > 0 else "")
 
 
@@ -63,6 +62,10 @@ def _largest(step: TrainingStep, name: str) -> int:
     storages = step.run.storages
     kinds = [kind for kind, key in enumerate(storages.kinds.keys) if key[0].endswith(name)]
     return max([storages.sizes[storages.kinds.size_of[kind]] for kind in kinds], default=0)
+
+
+def _of_math_kernel(on_cuda: TrainingStep) -> str:
+    return _IN_MATH_KERNEL + (", and a copy in half precision." if _largest(on_cuda, RETURNED_COPY) else ".")
 
 
 def _difference(bytes: int) -> str:  # noqa: A002

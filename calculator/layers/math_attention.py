@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
 
-#: The name of a tensor that only this kernel allocates.
-MASKED_SCORES = "masked scores"
+#: The names of a tensor that only this kernel allocates, and of one that it allocates on CUDA.
+MASKED_SCORES, RETURNED_COPY = "masked scores", "probabilities, cast back"
 
 
 def math_attention(
@@ -61,7 +61,7 @@ def math_attention(
     if mask is not None and mask.edge:
         attn = add_(attn, mask)
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
-    returned = attn.tape.scratch(attn.shape, dtype, "probabilities, cast back") if _returns_copy(attn, dtype) else None
+    returned = attn.tape.scratch(attn.shape, dtype, RETURNED_COPY) if _returns_copy(attn, dtype) else None
     value_rows = by_heads(mergeable(_for_all(value, heads), "value, contiguous"))
     out = products.bmm(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     out = ops.cast(out, dtype, "attention output, cast back")

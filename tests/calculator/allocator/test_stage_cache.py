@@ -6,6 +6,7 @@ import pytest
 
 from calculator.allocator.capacity import CappedReplays
 from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.segment_moves import close_gaps, has_gaps
 from calculator.allocator.segments import BLOCK, MIB
 from calculator.allocator.stage_cache import CachedStage
 from calculator.estimation.request import parse_request
@@ -61,13 +62,13 @@ def test_segments_move_to_lower_addresses_if_those_between_them_are_released():
     sizes = [size * MIB // BLOCK for size in sizes]
     places = [0] * 4, [0] * 4
     pool.play([0, 1, 2, 3, ~1], sizes, places)
-    assert not pool.has_gaps()
+    assert not has_gaps(pool)
     pool.release()
-    assert pool.has_gaps()
+    assert has_gaps(pool)
     before = [address - places[0][0] for address in places[0]]
-    moves = pool.close_gaps()
+    moves = close_gaps(pool)
     after = [moves.moved(address) - places[0][0] for address in places[0]]
-    assert not pool.has_gaps()
+    assert not has_gaps(pool)
     assert before[2:] != after[2:] == [sizes[0] + 1, sizes[0] + sizes[2] + 2]
     assert (after[0], moves.moved(pool.next_address << 1)) == (0, pool.next_address << 1)
     pool.play([~0, ~2, ~3], sizes, ([moves.moved(place) for place in places[0]], [*map(moves.moved, places[1])]))
