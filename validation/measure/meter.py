@@ -156,7 +156,11 @@ def _set_expandable(device: torch.device, value: bool) -> None:
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
-    settings = f"expandable_segments:{value}"
+    set_allocator(f"expandable_segments:{value}")
+
+
+def set_allocator(settings: str) -> None:
+    """Set CUDA's caching allocator of this process, in the spelling of PYTORCH_CUDA_ALLOC_CONF."""
     if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
         torch._C._accelerator_setAllocatorSettings(settings)
     else:

@@ -143,14 +143,11 @@ def played_by_torch(stream: RequestStream, free: int) -> Outcome:
 
 def _set(settings: str) -> None:
     """Set the allocator of the process."""
-    import torch  # noqa: PLC0415
+    from validation.measure.meter import set_allocator  # noqa: PLC0415  (imports torch)
 
     named = [f"{key}:{value}" for key, value in _UNDO.items() if key not in settings]
     text = ",".join([*named, settings] if settings else named)
-    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
-        torch._C._accelerator_setAllocatorSettings(text)
-    else:
-        torch.cuda.memory._set_allocator_settings(text)
+    set_allocator(text)
 
 
 def _without_advice(error: str | None) -> str | None:

@@ -9,17 +9,8 @@ from calculator.estimation.request import parse_request
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.stack import StackVersions
+from validation.measure.step_cases import TINY
 
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 4096,
-    "tie_word_embeddings": True,
-}
 LORA = {"target_modules": "all-linear", "r": 16}
 MIB = 1 << 20
 
