@@ -30,6 +30,8 @@ _SHARE = 1000
 
 _IN_BACKWARD = "On CUDA, the backward pass of softmax allocates one more tensor of its gradient's size"
 
+_NOT_COUNTED = "The figures do not count it. With device.type cuda, they do."
+
 _IN_MATH_KERNEL = " The math kernel's forward pass allocates a float32 matrix of scores less"
 
 
@@ -37,11 +39,13 @@ def remarks(request: Request, model: Model, step: TrainingStep) -> Iterator[str]
     """Yield by how much the peak differs on CUDA, if softmax is a part of the step that counts."""
     runs_math = _largest(step, MASKED_SCORES) > 0
     peak = _peak(step)
-    if step.resident.trainer.is_interval or not (runs_math or _largest(step, SOFTMAX_GRADIENT) * _SHARE > peak):
+    if request.device.type == "cuda" or step.resident.trainer.is_interval:
         return
-    on_cuda = TrainingStep(ResidentState(step.resident.prepared.with_cuda_softmax))
+    if not (runs_math or _largest(step, SOFTMAX_GRADIENT) * _SHARE > peak):
+        return
+    on_cuda = TrainingStep(ResidentState(step.resident.prepared.on_cuda))
     difference = _peak(on_cuda) - peak
-    counts = f", up to {_largest(on_cuda, SOFTMAX_TEMPORARY):,} bytes here. The figures do not count it."
+    counts = f", up to {_largest(on_cuda, SOFTMAX_TEMPORARY):,} bytes here. {_NOT_COUNTED}"
     of_math = _of_math_kernel(on_cuda) if runs_math else ""
     sentence = _IN_BACKWARD + counts + of_math + _difference(difference)
     yield sentence + (_way_out(request, model) if difference > 0 else "")

@@ -31,7 +31,7 @@ def body(card=A100, config=LLAMA, **training):
 def steps(*args, **training):
     """Return a request's step, and the same step with what softmax allocates on CUDA."""
     step = training_step(parse_request(body(*args, **training)))
-    return step, TrainingStep(ResidentState(step.resident.prepared.with_cuda_softmax))
+    return step, TrainingStep(ResidentState(step.resident.prepared.on_cuda))
 
 
 def sentences(*args, **training):
@@ -55,7 +55,7 @@ def sentences(*args, **training):
         (T4, UNGROUPED, {}, (217_365_504, 235_680_768)),
     ],
 )
-def test_peaks_with_cuda_softmax_are_those_of_cuda(card, config, training, measured):
+def test_peaks_on_cuda_are_those_of_cuda(card, config, training, measured):
     _, on_cuda = steps(card, config, **training)
     forward, backward, _ = (peak.bytes for peak in on_cuda.peaks())
     assert (forward + WORKSPACES, backward + WORKSPACES) == measured
@@ -71,7 +71,7 @@ def test_peaks_with_cuda_softmax_are_those_of_cuda(card, config, training, measu
     ],
 )
 def test_the_backward_pass_of_softmax_allocates_as_on_cuda(scores, softmax, measured):
-    tape = Tape(cuda_softmax=True)
+    tape = Tape(cuda=True)
     grad = tape.new((1, 4, 256, 256), softmax, "gradient of the output")
     before = len(tape.rows)
     softmax_gradient(grad, scores)
