@@ -146,7 +146,7 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
-        #: Whether softmax allocates what it does on CUDA and not in traces.
+        #: Whether kernels allocate what they do on CUDA and not in traces (devices/kernels.py).
         self.cuda = cuda
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
