@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from calculator.devices.gpus import GPU
-    from calculator.inputs.device import Device
+    from calculator.inputs.device import Device, DeviceType
     from calculator.inputs.stack import StackVersions
     from calculator.stack.releases import Release
 
@@ -52,8 +52,8 @@ class Kernels:
     #: The largest block of a key's elements in fla's gated delta rule, by the shared memory of a multiprocessor.
     #: Source: fla-org/flash-linear-attention 0.5.2, fla/utils/_device.py, check_shared_mem; ops/common/chunk_o.py.
     delta_rule_block: int = 64
-    #: What softmax and the math kernel allocate on CUDA. Without it, they allocate what traces on the meta device have.
-    cuda_softmax: bool = False
+    #: Whether kernels allocate what they do on CUDA. Otherwise they allocate what traces on the meta device have.
+    cuda: bool = False
 
 
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.
@@ -89,11 +89,11 @@ def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] |
 
     Without a named GPU, they are those of a current GPU.
     """
-    return _kernels_of(device.gpu, stack, fla="fla" in (packages or ()))
+    return _kernels_of(device.gpu, device.type, stack, fla="fla" in (packages or ()))
 
 
 @lru_cache(maxsize=256)
-def _kernels_of(name: str | None, stack: StackVersions, *, fla: bool) -> Kernels:
+def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla: bool) -> Kernels:
     card, torch = None if name is None else gpu(name), release(stack.torch)[:2]
     large = fla and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
     return Kernels(
@@ -106,6 +106,7 @@ def _kernels_of(name: str | None, stack: StackVersions, *, fla: bool) -> Kernels
         flash_state_on_gpu=torch >= _FLASH_STATE_ON_GPU,
         efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU,
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
+        cuda=kind == "cuda",
     )
 
 

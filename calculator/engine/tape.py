@@ -91,7 +91,7 @@ class Tape:
         "autocast",
         "calls_modules",
         "component",
-        "cuda_softmax",
+        "cuda",
         "efficient_state_on_gpu",
         "events",
         "flash_state_on_gpu",
@@ -118,7 +118,7 @@ class Tape:
         "weight_views",
     )
 
-    def __init__(self, *, trains: bool = True, cuda_softmax: bool = False) -> None:
+    def __init__(self, *, trains: bool = True, cuda: bool = False) -> None:
         self._trains = trains
         #: The rows that adapters allocate. None unless they are listed.
         self.added: list[AddedRows] | None = None
@@ -147,7 +147,7 @@ class Tape:
         #: (module_calls.py).
         self.calls_modules = False
         #: Whether softmax allocates what it does on CUDA and not in traces.
-        self.cuda_softmax = cuda_softmax
+        self.cuda = cuda
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
         #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.

@@ -1,9 +1,13 @@
 """The request's `device` object."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import ShardingName
+
+#: The device of PyTorch whose kernels an estimate models.
+DeviceType = Literal["meta", "cuda"]
 
 #: Other names of shardings, and what to use instead.
 OTHER_SHARDINGS = {
@@ -56,6 +60,12 @@ class Device:
         "only.",
         minimum=1,
         maximum=65_536,
+    )
+    type: DeviceType = setting(
+        "meta",
+        label="Kernels",
+        help="Whose tensors are counted where kernels differ. meta counts those of a trace on PyTorch's meta device. "
+        "cuda counts what PyTorch's CUDA kernels allocate, too: temporaries, workspaces and other layouts.",
     )
     alloc_conf: str | None = setting(
         None,

@@ -149,7 +149,7 @@ class Context(BatchState):
         self.buffer_dtype: DType = prepared.given.dtype
         prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
-        self.tape = tape or Tape(trains=trains, cuda_softmax=prepared.kernels.cuda_softmax)
+        self.tape = tape or Tape(trains=trains, cuda=prepared.kernels.cuda)
         #: The prefix of this pass's marks between layers.
         self.marks = ""
         _set_up(self.tape, prepared, self.hooks)
