@@ -198,10 +198,12 @@ def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -
     """
     given = grads[index].shape
     if given != shape and (len(given) > len(shape) or elements(given) != elements(shape)):
-        grads[index] = grads[index].tape.new(shape, grads[index].dtype, "gradient, summed")
-        grads[index].viewed = len(given) > len(shape)
-        if grads[index].tape.cuda:
-            sum_to(grads[index].tape, given, shape, grads[index].dtype)
+        summed = grads[index].tape.new(shape, grads[index].dtype, "gradient, summed")
+        summed.viewed = len(given) > len(shape)
+        if summed.tape.cuda:
+            sum_to(summed.tape, given, shape, summed.dtype)
+        grads[index] = summed
+        del summed
     if grads[index].dtype != dtype:
         grads[index] = grads[index].tape.new(shape, dtype, "gradient, cast")
 

@@ -25,7 +25,7 @@ def add_rows_of_equal_ids(tape: Tape, ids: int, weight: Shape) -> None:
     """
     if ids <= _UNSORTED:
         return
-    segments = ids if ids < weight[0] else weight[0]
+    segments = min(weight[0], ids)
     sums = ids // _ROWS + segments
     _sorted = [tape.scratch((ids,), "int64", name) for name in ("ids, sorted", "order of ids", "starts of segments")]
     _of_segments = [tape.scratch((segments,), "int64", f"partial sums of segments{name}") for name in ("", ", added")]

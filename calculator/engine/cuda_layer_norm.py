@@ -28,7 +28,7 @@ def sum_gradients(x: Tensor, grads: Sequence[Tensor | None]) -> None:
     if rows <= _MANY_ROWS or width // _COLUMNS >= tape.multiprocessors.count // 2:
         return
     most, count = _BLOCKS // ceil_div(width, _COLUMNS), ceil_div(rows, _ROWS)
-    blocks = most if most < count else count
+    blocks = min(count, most)
     named = [(grad, name) for grad, name in zip(grads, ("weight", "bias"), strict=True) if grad is not None]
     _of_blocks = [tape.scratch((blocks, width), grad.dtype, f"{name}: gradients of blocks") for grad, name in named]
     for grad, name in named:

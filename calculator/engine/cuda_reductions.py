@@ -1,8 +1,9 @@
 """The buffers of reductions on CUDA whose inputs are split over thread blocks.
 
-Each block writes the part of a sum that it has computed to a buffer, and the last one adds the parts up. A semaphore for
-each column of blocks counts those that are done. Source: aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig and
-gpu_reduce_kernel.
+Each block writes the part of a sum that it has computed to a buffer, and the last one adds the parts up. A semaphore
+for each column of blocks counts those that are done.
+
+Source: aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig and gpu_reduce_kernel.
 """
 
 from __future__ import annotations
