@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape
 
-#: The name of the sums of rows of equal ids.
-ROWS_SUMMED = "partial sums of rows"
+#: The name of the tensor of the sums.
+PARTIAL_ROWS = "partial sums of rows"
 
 #: Up to this many ids, a kernel adds up the rows of equal ids without temporaries.
 _UNSORTED = 3072
@@ -34,4 +34,4 @@ def add_rows_of_equal_ids(tape: Tape, ids: int, weight: Shape) -> None:
     _of_segments = [tape.scratch((segments,), "int64", f"partial sums of segments{name}") for name in ("", ", added")]
     _counts = [tape.scratch((), "int64", f"number of {name}") for name in ("segments", "partial sums")]
     _starts = tape.scratch((sums,), "int64", "starts of partial sums")
-    _sums = tape.scratch((sums, weight[1]), "float32", ROWS_SUMMED)
+    _sums = tape.scratch((sums, weight[1]), "float32", PARTIAL_ROWS)

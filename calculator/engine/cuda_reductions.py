@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.devices.multiprocessors import Multiprocessors
     from calculator.engine.tape import Tape
 
-#: The name of the partial sums.
+#: The name of the buffer of a split sum.
 PARTIAL_SUMS = "partial sums of thread blocks"
 
 #: Threads of a block and of a warp, and the values that a thread adds up at least and at most.

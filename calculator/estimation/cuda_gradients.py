@@ -15,7 +15,7 @@ from calculator.common.total import total_bytes
 from calculator.devices.kernels import kernels_of
 from calculator.devices.multiprocessors import multiprocessors_of
 from calculator.devices.verdict import card_of
-from calculator.engine.cuda_embedding import ROWS_SUMMED, add_rows_of_equal_ids
+from calculator.engine.cuda_embedding import PARTIAL_ROWS, add_rows_of_equal_ids
 from calculator.engine.cuda_reductions import PARTIAL_SUMS, sum_rows
 from calculator.engine.products import EMBEDDING_GRADIENT
 from calculator.engine.tape import Tape
@@ -66,11 +66,9 @@ def _for_embedding(step: TrainingStep) -> int:
 
 
 def _of_embedding(step: TrainingStep) -> str:
-    size = largest(step, ROWS_SUMMED)
-    summed = (
-        f"The gradient of an embedding adds up the rows of equal tokens in a float32 tensor, up to {size:,} bytes here."
-    )
-    return summed if size else ""
+    size = largest(step, PARTIAL_ROWS)
+    summed = "The gradient of an embedding adds up the rows of equal ids, in a temporary tensor of"
+    return f"{summed} up to {size:,} bytes here." if size else ""
 
 
 def _for_sums(step: TrainingStep) -> int:
@@ -85,7 +83,8 @@ def _for_sums(step: TrainingStep) -> int:
 
 def _of_sums(step: TrainingStep) -> str:
     size = largest(step, PARTIAL_SUMS)
-    return f"Gradients of norms and biases have partial sums, up to {size:,} bytes here." if size else ""
+    summed = "The gradient of a norm or a bias is a sum over tokens, whose thread blocks have a buffer of"
+    return f"{summed} up to {size:,} bytes here." if size else ""
 
 
 def _for_norms(step: TrainingStep) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calculator.engine.cuda_embedding import ROWS_SUMMED
+from calculator.engine.cuda_embedding import PARTIAL_ROWS
 from calculator.engine.cuda_reductions import PARTIAL_SUMS
 from calculator.estimation import cuda_remarks
 from calculator.estimation.cuda_difference import largest
@@ -39,7 +39,7 @@ def steps(**settings):
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_bytes_are_known_from_a_step_without_them(tied):
     traced, on_cuda = steps(config={**LLAMA, "vocab_size": 8192, "tie_word_embeddings": tied})
-    for difference, name in ((SUMS, PARTIAL_SUMS), (EMBEDDING, ROWS_SUMMED)):
+    for difference, name in ((SUMS, PARTIAL_SUMS), (EMBEDDING, PARTIAL_ROWS)):
         assert not largest(traced, name)
         assert largest(on_cuda, name) <= difference.most(traced) < 1.1 * largest(on_cuda, name)
         assert difference.most(on_cuda) == difference.most(traced)
@@ -52,8 +52,8 @@ def test_an_answer_says_by_how_much_partial_sums_raise_the_peak():
     (sentence,) = [line for line in traced.assumptions if line.startswith("On CUDA")]
     assert higher > 0
     assert f"is {higher:,} bytes higher; with device.type cuda" in sentence
-    assert "Gradients of norms and biases have partial sums" in sentence
-    assert any("partial sums" in line for line in on_cuda.assumptions)
+    assert "whose thread blocks have a buffer" in sentence
+    assert any("thread blocks" in line for line in on_cuda.assumptions)
 
 
 def test_frozen_norms_and_embeddings_have_no_sums():
