@@ -1,4 +1,4 @@
-"""What an answer says about gradients that kernels sum in parts on CUDA, and about the norms of gradients.
+"""What an answer says about gradients that kernels sum in parts on CUDA: over tokens, and over equal ids.
 
 A trace on the meta device has the results alone. `most` finds the gradients in it, and allocates on a tape of its own
 what their kernels do.
@@ -6,13 +6,10 @@ what their kernels do.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
-from calculator.common.total import total_bytes
-from calculator.devices.kernels import kernels_of
 from calculator.devices.multiprocessors import multiprocessors_of
 from calculator.devices.verdict import card_of
 from calculator.engine.cuda_embedding import PARTIAL_ROWS, add_rows_of_equal_ids
@@ -20,7 +17,6 @@ from calculator.engine.cuda_reductions import PARTIAL_SUMS, sum_rows
 from calculator.engine.products import EMBEDDING_GRADIENT
 from calculator.engine.tape import Tape
 from calculator.estimation.cuda_difference import CudaDifference, largest
-from calculator.training_step.foreach_norm import at_norms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,26 +83,6 @@ def _of_sums(step: TrainingStep) -> str:
     return f"{summed} up to {size:,} bytes here." if size else ""
 
 
-def _for_norms(step: TrainingStep) -> int:
-    """Return the bytes of the norms of all gradients and of their workspace."""
-    prepared = step.resident.prepared
-    trained = [tensor for tensor in step.resident.tensors if tensor.trained]
-    clips = prepared.training.max_grad_norm is not None and bool(trained)
-    return total_bytes(at_norms(trained)) if clips and _has_chunks(step) else 0
-
-
-def _has_chunks(step: TrainingStep) -> bool:
-    prepared = step.resident.prepared
-    return kernels_of(replace(prepared.device, type="cuda"), prepared.stack, None).norms_of_chunks
-
-
-def _of_norms(step: TrainingStep) -> str:
-    trained = [tensor for tensor in step.resident.tensors if tensor.trained]
-    return f"Clipping has a norm for each part of each gradient: {total_bytes(at_norms(trained)):,} bytes."
-
-
 EMBEDDING = CudaDifference(most=_for_embedding, sentence=_of_embedding, phases=("backward",))
 
 SUMS = CudaDifference(most=_for_sums, sentence=_of_sums, phases=("backward",))
-
-NORMS = CudaDifference(most=_for_norms, sentence=_of_norms, phases=("optimizer_step",))

@@ -6,8 +6,8 @@ from calculator.engine.cuda_embedding import PARTIAL_ROWS
 from calculator.engine.cuda_reductions import PARTIAL_SUMS
 from calculator.estimation import cuda_remarks
 from calculator.estimation.cuda_difference import largest
-from calculator.estimation.cuda_gradients import EMBEDDING, NORMS, SUMS
 from calculator.estimation.cuda_remarks import DIFFERENCES
+from calculator.estimation.cuda_sums import EMBEDDING, SUMS
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 
@@ -59,14 +59,6 @@ def test_an_answer_says_by_how_much_partial_sums_raise_the_peak():
 def test_frozen_norms_and_embeddings_have_no_sums():
     traced, on_cuda = steps(method="lora")
     assert SUMS.most(traced) == EMBEDDING.most(traced) == largest(on_cuda, PARTIAL_SUMS) == 0
-
-
-def test_norms_of_gradients_need_clipping():
-    traced, on_cuda = steps(config={**LLAMA, "vocab_size": 32_768}, optimizer="adamw_torch_fused")
-    temporaries = [step.resident.sizes_of_temporaries for step in (traced, on_cuda)]
-    before, after = (sum(size * count for size, count in sizes.items()) for sizes in temporaries)
-    assert before < after <= NORMS.most(traced)
-    assert NORMS.most(training_step(request(max_grad_norm=None))) == 0
 
 
 def test_a_second_step_is_interpreted_only_where_the_peak_can_differ(monkeypatch):
