@@ -55,6 +55,8 @@ class Kernels:
     delta_rule_block: int = 64
     #: Whether kernels allocate what they do on CUDA. Otherwise they allocate what traces on the meta device have.
     cuda: bool = False
+    #: Whether torch._foreach_norm allocates a norm for each chunk of each tensor, before PyTorch 2.15.
+    norms_of_chunks: bool = False
     #: The multiprocessors over which kernels split their work on CUDA.
     multiprocessors: Multiprocessors = ASSUMED
     #: The compute capability whose kernels run on CUDA. Without a named GPU it is 8.0.
@@ -89,6 +91,9 @@ EFFICIENT_STATE_ON_GPU: dict[DeviceType, Release] = {"meta": (2, 15), "cuda": (2
 
 #: The first major compute capability that older fused kernels do not support, and the first release that does.
 _BLACKWELL, _FUSED_ON_BLACKWELL = 10, (2, 7)
+
+#: The first release of PyTorch whose torch._foreach_norm has no workspace. Source: ForeachReduceOp.cu.
+_NORMS_WITHOUT_CHUNKS = (2, 15)
 
 #: The first release of PyTorch whose wheels prefer cuDNN's attention, on GPUs of these major compute capabilities. They
 #: are the first with a cuDNN above 9.15.0.
@@ -126,6 +131,7 @@ def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla
         efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU[kind],
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
         cuda=kind == "cuda",
+        norms_of_chunks=kind == "cuda" and torch < _NORMS_WITHOUT_CHUNKS,
     )
     return replace(kernels, **_of_cuda(card, torch)) if kind == "cuda" else kernels
 
