@@ -14,7 +14,7 @@ from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import by_heads, by_positions, columns_of, mergeable
 from calculator.layers.dropout import dropout
-from calculator.layers.flash import follows_queries, named_inputs, run_flash
+from calculator.layers.flash import BY_POSITIONS, follows_queries, named_inputs, run_flash
 from calculator.layers.kernels import Samples, efficient
 from calculator.layers.math_attention import math_attention
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     EagerAttention = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
 
 _HALF = ("bfloat16", "float16")
-
-#: The name of flash's output in the order that the output projection reads.
-_BY_POSITIONS = "attention output, by positions"
 
 
 def attend(
@@ -63,7 +60,7 @@ def attend(
         out = _cut(
             run_flash(query, key, value, samples or samples_of(context), dropout=context.attention_dropout), width
         )
-        out = by_positions(out, _BY_POSITIONS) if follows_queries(query) else out
+        out = by_positions(out, BY_POSITIONS) if follows_queries(query) else out
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
 
@@ -102,7 +99,7 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     out = run_kernel(context, query, key, value, partial(_kernel, context))
     # Flash's output has the layout of the queries. It is copied after autocast's copies of the inputs are freed.
     if _is_by_heads(context, query) and _runs_flash(context, query, key, value):
-        return by_positions(out, _BY_POSITIONS)
+        return by_positions(out, BY_POSITIONS)
     return out
 
 

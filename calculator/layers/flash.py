@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from calculator.layers.kernels import Samples
 
 
+#: The name of flash's output in the order that the output projection reads.
+BY_POSITIONS = "attention output, by positions"
+
+
 def named_inputs(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
     """Return the inputs with their names."""
     return (query, "query"), (key, "key"), (value, "value")

@@ -11,6 +11,9 @@ from calculator.architecture.dimension import ceil_div, named
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
 
+#: The name of the accumulated outputs.
+SPLITS = "output of splits"
+
 #: The queries of a block, the most parts, and the share of the best efficiency that is enough.
 _QUERIES, _MOST_SPLITS, _ENOUGH = 64, 128, 0.85
 #: The share of the multiprocessors that is busy enough without a split, as a fraction.
@@ -25,17 +28,21 @@ def accumulators(query: Tensor, key: Tensor, width: int) -> list[Tensor]:
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, set_params_splitkv.
     """
     tape, (batch, heads, length, head_dim) = query.tape, query.shape
-    slots = tape.multiprocessors.count * _BLOCKS
-    blocks = batch * heads * ceil_div(length, _QUERIES)
-    if blocks * _BUSY[1] >= slots * _BUSY[0]:
-        return []
-    count = num_splits(int(blocks), slots, int(ceil_div(key.shape[2], _keys_of_block(head_dim))))
+    count = splits(batch * heads, length, key.shape[2], head_dim, tape.multiprocessors.count)
     if count == 1:
         return []
-    splits = named(count, "splits")
-    logsumexp = tape.scratch((splits, batch, heads, length), "float32", "flash attention: logsumexp of splits")
-    out = tape.scratch((splits, batch, heads, length, width), "float32", "flash attention: output of splits")
+    parts = named(count, "splits")
+    logsumexp = tape.scratch((parts, batch, heads, length), "float32", "flash attention: logsumexp of splits")
+    out = tape.scratch((parts, batch, heads, length, width), "float32", f"flash attention: {SPLITS}")
     return [out, logsumexp]  # a list frees its last element first
+
+
+def splits(heads: int, length: int, keys: int, head_dim: int, multiprocessors: int) -> int:
+    """Return the number of parts of the keys, for the heads of all sequences. 1 if they are not split."""
+    slots, blocks = multiprocessors * _BLOCKS, heads * ceil_div(length, _QUERIES)
+    if blocks * _BUSY[1] >= slots * _BUSY[0]:
+        return 1
+    return num_splits(int(blocks), slots, int(ceil_div(keys, _keys_of_block(head_dim))))
 
 
 def _keys_of_block(head_dim: int) -> int:
