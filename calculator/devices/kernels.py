@@ -70,7 +70,7 @@ class Kernels:
         Source: sdp_utils.cpp, check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120.
         """
         small = (8, 6) <= self.capability <= (8, 9) or self.capability[0] == 12
-        return not (self.cuda and small) or head_dim <= 192 or (head_dim > 224 and not drops)
+        return not small or head_dim <= 192 or (head_dim > 224 and not drops)
 
 
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.

@@ -173,11 +173,11 @@ def _runs_flash(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
     """
     fits = query.shape[-1] == value.shape[-1] <= 256
     dtype = query.dtype if query.tape.autocast is None else query.tape.autocast.dtype
-    if not (fits and context.mask is None and dtype in _HALF and context.kernels.flash):
-        return False
+    runs = fits and context.mask is None and dtype in _HALF and context.kernels.flash
+    if not runs or not context.kernels.cuda or not any(x.edge for x in (query, key, value)):
+        return runs
     drops = bool(context.attention_dropout) and query.tape.trains
-    trains = any(x.edge for x in (query, key, value))
-    return not trains or context.kernels.flash_trains(query.shape[-1], drops=drops)
+    return context.kernels.flash_trains(query.shape[-1], drops=drops)
 
 
 def samples_of(context: Context) -> Samples | None:

@@ -63,16 +63,20 @@ def flash(
         _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
     kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), out if node is None else by_heads(out)]
-    drops = bool(dropout) and tape.trains
+    drops = tape.cuda and _drops(tape, dropout)
     splits = accumulators(query, key, _padded_width(query)) if tape.cuda and not drops and samples is None else []
     kept += [_state(tape, shape, name, on_gpu=tape.flash_state_on_gpu) for shape, name in _FLASH_STATE]
-    if tape.cuda and drops:
+    if drops:
         kept[-2] = _state(tape, *_FLASH_STATE[0], on_gpu=tape.flash_state_on_gpu)
     del splits
     if node is not None:
         for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):
             node.save(tensor)
     return out
+
+
+def _drops(tape: Tape, dropout: float) -> bool:
+    return bool(dropout) and tape.trains
 
 
 def _state(tape: Tape, shape: Shape, name: str, *, on_gpu: bool) -> Tensor:
@@ -141,7 +145,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *,
     tape = query.tape
     trained = () if bias is None or bias.edge is None else (bias,)
     edges = tuple([argument.edge for argument in (query, key, value, *trained)])
-    node = Node(tape, _efficient_back, edges, bool(dropout) and tape.trains) if any(edges) else None
+    node = Node(tape, _efficient_back, edges, tape.cuda and _drops(tape, dropout)) if any(edges) else None
     if node is not None:
         tape.reads_graph = True
         if bias is not None:
