@@ -226,6 +226,16 @@ def test_the_multiprocessors_are_those_of_the_gpu_or_of_an_a100():
     assert kernels_of(Device(gpu=RTX_4090), DEFAULT_STACK, None).multiprocessors == multiprocessors_of(None)
 
 
+#: Source: flash_api.cpp of PyTorch 2.6, mha_fwd (head_size_rounded).
+@pytest.mark.parametrize(("state_on_gpu", "width"), [(True, 192), (False, 160)])
+def test_flash_of_pytorch_2_6_pads_large_heads_less(state_on_gpu, width):
+    tape = tape_of(kernels(A100))
+    tape.flash_state_on_gpu = state_on_gpu
+    query, key, value = (tape.new((1, 4, 300, 160), "bfloat16", "input") for _ in range(3))
+    flash(query, key, value)
+    assert [row[1][-1] for row in tape.rows if row[0].endswith("output of splits")] == [width]
+
+
 def test_no_fused_kernel_of_pytorch_2_6_runs_on_blackwell():
     old, new = kernels(B200, "2.6"), kernels(B200, "2.7")
     assert (old.flash, old.efficient) == (False, False)
