@@ -136,8 +136,8 @@ class Periods:
         self.has_backward = f"layer {start} backward" in marks
         #: The layers at which the periods start, and the one at which the last period ends.
         self.boundaries = range(before, before + (self.interpreted + 1) * (end - start), end - start)
-        names = {name for name in {*map(itemgetter(0), tape.rows)} if name.endswith(NOT_RUN)}
-        skipped = [row for row, kind in enumerate(tape.rows) if kind[0] in names] if names else []
+        stands_for_others = NOT_RUN in "\n".join({*map(itemgetter(0), tape.rows)})
+        skipped = [row for row, kind in enumerate(tape.rows) if kind[0].endswith(NOT_RUN)] if stands_for_others else []
         #: The events of rows that stand for layers that are not interpreted. Here every layer has its own rows.
         self.skipped = {*skipped, *(~row for row in skipped)}
         self.events = tape.events[: marks["end"]]
@@ -227,6 +227,8 @@ class Periods:
         events = self.events[start:end]
         if self.skipped:
             events = [event for event in events if event not in self.skipped]
+        if before is None and self.middle.isdisjoint(events):
+            return [*self._shifted(events, self.base + 2 * self.stride, self.more)]
         for of_middle, group in groupby(events, self.middle.__contains__):
             rows = list(group)
             if not of_middle:
