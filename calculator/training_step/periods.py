@@ -136,8 +136,8 @@ class Periods:
         self.has_backward = f"layer {start} backward" in marks
         #: The layers at which the periods start, and the one at which the last period ends.
         self.boundaries = range(before, before + (self.interpreted + 1) * (end - start), end - start)
-        stands_for_others = NOT_RUN in "\n".join({*map(itemgetter(0), tape.rows)})
-        skipped = [row for row, kind in enumerate(tape.rows) if kind[0].endswith(NOT_RUN)] if stands_for_others else []
+        names = {name for name in {*map(itemgetter(0), tape.rows)} if name.endswith(NOT_RUN)}
+        skipped = [row for row, kind in enumerate(tape.rows) if kind[0] in names] if names else []
         #: The events of rows that stand for layers that are not interpreted. Here every layer has its own rows.
         self.skipped = {*skipped, *(~row for row in skipped)}
         self.events = tape.events[: marks["end"]]

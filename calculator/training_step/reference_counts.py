@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import accumulate, compress, pairwise
+from itertools import compress, pairwise
 from operator import invert
 from typing import TYPE_CHECKING
 
@@ -138,14 +138,18 @@ def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, 
     copies, added = run.copies, {*_of_adapters(run)}
     events, size_events = copies.lifetimes.events[start:end], copies.kinds.size_events[start:end]
     left_out, counted = added.union(map(invert, added)), sizes.union(map(invert, sizes))
-    pairs = compress(zip(events, size_events, strict=True), map(counted.__contains__, size_events))
-    of_base = [size for event, size in pairs if event not in left_out]
+    alive: dict[int, int] = {}
     largest: dict[int, int] = {}
-    for size in sizes:
-        changes = {size: 1, ~size: -1}
-        most_alive = max(accumulate(map(changes.__getitem__, filter(changes.__contains__, of_base))), default=0)
-        if most_alive > 0:
-            largest[size] = most_alive
+    pairs = zip(events, size_events, strict=True)
+    for event, size in compress(pairs, map(counted.__contains__, size_events)):
+        if event in left_out:
+            continue
+        if size < 0:
+            alive[~size] -= 1
+        else:
+            alive[size] = count = alive.get(size, 0) + 1
+            if count > largest.get(size, 0):
+                largest[size] = count
     return largest
 
 

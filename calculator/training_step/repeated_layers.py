@@ -69,8 +69,7 @@ def with_every_layer(tape: Tape, passes: Iterable[tuple[str, Repetition]]) -> li
         before, after = left
         other = _exchanged(before.passed_on, after.passed_on)
         if layers.repeats % 2:
-            for row, as_before in zip(after.passed_on, before.passed_on, strict=True):
-                rest[rest.index(~row)] = ~as_before
+            rest = [*map(other.get, rest, rest)]
         freed_at = [at for at, event in enumerate(rest, end) if ~event in after.stays] if after.stays else []
         if after.stays:
             added, rest = _with_rows_that_stay(tape, in_copy, other, after.stays, layers.repeats, rest)

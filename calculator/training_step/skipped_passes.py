@@ -12,7 +12,6 @@ or could change the segments of the rule, all passes are interpreted.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.skipped_passes import DIFFERS, SKIPPED, TRAINED
@@ -120,9 +119,11 @@ def _excess(copies: Copies) -> list[list[tuple[int, int]]]:
         copies.skipped = []
         trained = marks[TRAINED]
         for at in [position for label, position in marks.items() if label.endswith(SKIPPED) and position < trained]:
-            counts = Counter(events[at:trained])
-            found = dict.fromkeys([max(event, ~event) for event in counts])
-            copies.skipped.append(
-                [(size, counts[~size] - counts[size]) for size in found if counts[~size] - counts[size]]
-            )
+            freed: dict[int, int] = {}
+            for event in events[at:trained]:
+                if event < 0:
+                    freed[~event] = freed.get(~event, 0) + 1
+                else:
+                    freed[event] = freed.get(event, 0) - 1
+            copies.skipped.append([(size, count) for size, count in freed.items() if count])
     return copies.skipped
