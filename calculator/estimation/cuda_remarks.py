@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.estimation.cuda_attention import KEYS, LAYOUT
 from calculator.estimation.cuda_softmax import IN_BACKWARD, IN_MATH_KERNEL, MATH_KERNEL, SOFTMAX, runs_math_kernel
 from calculator.estimation.cuda_sums import EMBEDDING, SUMS
 from calculator.training_step.resident_state import ResidentState
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
 
 #: Everything that kernels allocate otherwise on CUDA, in the order of the sentences.
-DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, SUMS, EMBEDDING)
+DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING)
 
 #: The part of a peak below which differences are not mentioned.
 _SHARE = 1000

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 import validation.measure
 from validation.__main__ import main
-from validation.measure.agenda import SECTIONS, agenda
+from validation.measure.agenda import SECTIONS, agenda, random_agenda
 from validation.measure.environment import card_named, environment, machine
 from validation.measure.report import history_line, step_line, summary, trainer_line, verdict_line
 from validation.measure.results import AnotherEnvironmentError, Results
@@ -161,3 +161,11 @@ def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):
 def test_measuring_loads_nothing_of_the_web_stack():
     listing = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120, check=True)
     assert listing.stdout.split() == []
+
+
+def test_random_steps_of_a_seed_are_reproducible_and_are_what_the_calculator_models():
+    found = {"device": "NVIDIA A100-SXM4-80GB", "card": "a100-sxm4-80gb", "versions": {"torch": "2.14.1+cu130"}}
+    drawn = [[entry.name for entry in random_agenda(5, 12, CUDA, machine(found))] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert 6 <= len(drawn[0]) <= 12
+    assert all(name.startswith("seed 5, ") for name in drawn[0])
