@@ -17,6 +17,9 @@ GIB = 1 << 30
 #: What a request can state instead of a GPU that is not in the catalogue.
 INSTEAD = "give its size as device.memory_bytes"
 
+#: A memory size, after a name or instead of it: "RTX 4090 24GB", "24 GB".
+_SIZED = re.compile(r"(|.*[^0-9.])(\d{1,4})\s*gi?b", re.IGNORECASE)
+
 _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generation)\b")
 
 
@@ -25,9 +28,9 @@ class GPU:
     """A GPU. Each known figure has a source.
 
     Memory: `memory_gb` from the data sheet (in GiB, though data sheets write GB), `memory_driver_mib` from nvidia-smi,
-    `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux.
-    Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS. `origin` links the
-    row that the GPU comes from, with its float32 rate.
+    `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux. `multiprocessors` are those
+    of an NVIDIA GPU. Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS.
+    `origin` links the row that the GPU comes from, with its float32 rate.
     """
 
     id: str
@@ -37,6 +40,8 @@ class GPU:
     architecture: str
     segment: str
     compute_capability: str | None
+    multiprocessors: int | None
+    multiprocessors_source: str | None
     memory_gb: int
     memory_type: str
     memory_driver_mib: int | None
@@ -82,7 +87,14 @@ class Usable:
 
 @lru_cache(maxsize=256)
 def _gpu_named(name: str) -> GPU | None:
-    return _index().get(_key(name))
+    return _index().get(_key(name)) or _gpu_with_size(name)
+
+
+def _gpu_with_size(name: str) -> GPU | None:
+    """Return the GPU of a name that its memory size follows."""
+    sized = _SIZED.fullmatch(name.strip())
+    found = _index().get(_key(sized[1])) if sized else None
+    return found if sized and found and found.memory_gb == int(sized[2]) else None
 
 
 def gpu(name: str, loc: str = "device.gpu") -> GPU:
@@ -158,7 +170,13 @@ def has_inline_ecc(card: GPU) -> bool:
 
 def _card(row: dict[str, Any], texts: dict[str, str]) -> GPU:
     figures = {f.name: row[f.name] for f in fields(GPU)}
-    for key in ("memory_driver_source", "memory_torch_source", "bandwidth_source", "tflops_source"):
+    for key in (
+        "multiprocessors_source",
+        "memory_driver_source",
+        "memory_torch_source",
+        "bandwidth_source",
+        "tflops_source",
+    ):
         figures[key] = texts[row[key]] if row[key] else None
     figures["origin"] = texts.get(row["origin"], row["origin"])
     return GPU(**{**figures, "aliases": tuple(row["aliases"])})
@@ -182,5 +200,8 @@ def _key(name: str) -> str:
 def _suggestion(name: str) -> str:
     names = {_key(card.name): card.name for card in gpus()}
     key = _key(name)
-    near = [names[alias] for alias in names if key and key in alias] or [names[k] for k in closest(key, list(names))]
+    size = _SIZED.fullmatch(name.strip())
+    near = [card.name for card in gpus() if size and not size[1] and card.memory_gb == int(size[2])]
+    near = near or [names[alias] for alias in names if key and key in alias]
+    near = near or [names[k] for k in closest(key, list(names))]
     return f"did you mean {', '.join(near[:6])}? Or {INSTEAD}" if near else INSTEAD

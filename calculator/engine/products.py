@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calculator.architecture.dimension import elements
 from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.cuda_embedding import add_rows_of_equal_ids
+from calculator.engine.cuda_reductions import sum_to
 from calculator.engine.layout import strided
 from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor, WeightView
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
+
+#: The name of the gradient of an embedding's weight.
+EMBEDDING_GRADIENT = "embedding: gradient"
 
 
 def matmul(
@@ -131,7 +137,11 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
 
 
 def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return _gradients(node, grad, "linear: gradient")
+    """The bias's gradient is a sum over the rows."""
+    grads = _gradients(node, grad, "linear: gradient")
+    if grads[2] is not None and grad.tape.cuda:
+        sum_to(grad.tape, grad.shape, grads[2].shape, grad.dtype)
+    return grads
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:
@@ -225,4 +235,9 @@ def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
 
 def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
     edge = node.edges[0]
-    return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)
+    if edge is None:
+        return (None,)
+    out = grad.tape.new(edge[2], grad.dtype, EMBEDDING_GRADIENT)
+    if grad.tape.cuda:
+        add_rows_of_equal_ids(grad.tape, elements(node.saved[0].shape), edge[2])
+    return (out,)

@@ -18,6 +18,6 @@ def softmax_gradient(grad: Tensor, dtype: DType) -> Tensor:
     Source: aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out.
     """
     out = grad.tape.new(grad.shape, dtype, SOFTMAX_GRADIENT)
-    if grad.tape.cuda_softmax:
+    if grad.tape.cuda:
         grad.tape.scratch(grad.shape, grad.dtype, SOFTMAX_TEMPORARY)
     return out

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, DType, allocated
+from calculator.devices.multiprocessors import ASSUMED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,8 +91,9 @@ class Tape:
         "added",
         "autocast",
         "calls_modules",
+        "capability",
         "component",
-        "cuda_softmax",
+        "cuda",
         "efficient_state_on_gpu",
         "events",
         "flash_state_on_gpu",
@@ -104,6 +106,7 @@ class Tape:
         "marked_rows",
         "marks",
         "module_dropout",
+        "multiprocessors",
         "product_workspace",
         "reads_graph",
         "reads_trains",
@@ -118,7 +121,7 @@ class Tape:
         "weight_views",
     )
 
-    def __init__(self, *, trains: bool = True, cuda_softmax: bool = False) -> None:
+    def __init__(self, *, trains: bool = True, cuda: bool = False) -> None:
         self._trains = trains
         #: The rows that adapters allocate. None unless they are listed.
         self.added: list[AddedRows] | None = None
@@ -146,8 +149,11 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
-        #: Whether softmax allocates what it does on CUDA and not in traces.
-        self.cuda_softmax = cuda_softmax
+        #: Whether kernels allocate what they do on CUDA and not in traces, and over which multiprocessors they split
+        #: their work (devices/kernels.py).
+        self.cuda, self.multiprocessors = cuda, ASSUMED
+        #: The compute capability of the GPU whose kernels run on CUDA.
+        self.capability = (8, 0)
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
         #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.

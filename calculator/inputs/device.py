@@ -1,9 +1,13 @@
 """The request's `device` object."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import ShardingName
+
+#: The device of PyTorch whose kernels an estimate models.
+DeviceType = Literal["meta", "cuda"]
 
 #: Other names of shardings, and what to use instead.
 OTHER_SHARDINGS = {
@@ -56,6 +60,13 @@ class Device:
         "only.",
         minimum=1,
         maximum=65_536,
+    )
+    type: DeviceType = setting(
+        "meta",
+        label="Device type",
+        help="cuda counts every tensor that PyTorch's kernels allocate on a GPU. meta counts those of a trace on its "
+        "meta device, which lacks some temporaries and copies of kernels.",
+        field_name="device_type",
     )
     alloc_conf: str | None = setting(
         None,

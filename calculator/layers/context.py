@@ -47,6 +47,7 @@ def _set_up(tape: Tape, prepared: Prepared, hooks: Hooks) -> None:
     # The package flash-attn has a kernel of its own.
     tape.flash_state_on_gpu = kernels.flash_state_on_gpu or prepared.training.attention == "flash_attention_2"
     tape.efficient_state_on_gpu, tape.product_workspace = kernels.efficient_state_on_gpu, kernels.product_workspace
+    tape.multiprocessors, tape.capability = kernels.multiprocessors, kernels.capability
 
 
 class Context(BatchState):
@@ -149,7 +150,7 @@ class Context(BatchState):
         self.buffer_dtype: DType = prepared.given.dtype
         prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
-        self.tape = tape or Tape(trains=trains, cuda_softmax=prepared.kernels.cuda_softmax)
+        self.tape = tape or Tape(trains=trains, cuda=prepared.kernels.cuda)
         #: The prefix of this pass's marks between layers.
         self.marks = ""
         _set_up(self.tape, prepared, self.hooks)

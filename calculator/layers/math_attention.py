@@ -46,10 +46,10 @@ def math_attention(
     dtype, (batch, heads, length, _) = query.dtype, query.shape
     width = key.shape[2]
     query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
-    inputs = (query, key, value) if query.tape.cuda_softmax else ()  # the kernel's variables
+    inputs = (query, key, value) if query.tape.cuda else ()  # the kernel's variables
     query = ops.scale(query, "query, scaled")
     if mask is not None:
-        mask = _converted(mask, query, width, dtype if query.tape.cuda_softmax else query.dtype)
+        mask = _converted(mask, query, width, dtype if query.tape.cuda else query.dtype)
     elif causal:
         mask = _causal(query, width)
     if key.shape[1] != heads and grouped:
@@ -71,7 +71,7 @@ def math_attention(
 
 def _returns_copy(attn: Tensor, dtype: DType) -> bool:
     """Return whether the kernel returns probabilities in the queries' dtype too, which nothing uses."""
-    return attn.tape.cuda_softmax and attn.dtype != dtype
+    return attn.tape.cuda and attn.dtype != dtype
 
 
 def _for_all(x: Tensor, heads: int) -> Tensor:
@@ -114,7 +114,7 @@ def _safe_softmax(x: Tensor) -> Tensor:
     masked = tape.new(x.shape, "bool", MASKED_SCORES)
     rows = tape.new((*x.shape[:-1], 1), "bool", "masked rows")
     zero = tape.new((), x.dtype, "zero")
-    out = plain if tape.cuda_softmax else tape.new(x.shape, x.dtype, "probabilities", node)
+    out = plain if tape.cuda else tape.new(x.shape, x.dtype, "probabilities", node)
     del plain, masked, rows, zero
     if node is not None:
         node.save(out)

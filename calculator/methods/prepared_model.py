@@ -228,11 +228,10 @@ class PreparedModel:
             self._kernels = other._kernels
 
     @property
-    def with_cuda_softmax(self) -> PreparedModel:
-        """The same model for the same run, with what softmax allocates on CUDA."""
-        prepared = self.for_run(self.given, self.device)
+    def on_cuda(self) -> PreparedModel:
+        """The same model for the same run, with what kernels allocate on CUDA."""
+        prepared = self.for_run(self.given, replace(self.device, type="cuda"))
         prepared.recorded_passes = RecordedPasses()
-        prepared.kernels = replace(self.kernels, cuda_softmax=True)
         return prepared
 
     @property

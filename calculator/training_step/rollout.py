@@ -284,7 +284,7 @@ class Rollout:
         self.encoded = [(shape, dtype, f"{name}, returned") for name, shape, dtype, *_ in rows.values()]
 
     def _context(self, which: PassOf, shape_env: ShapeEnv | None) -> Context:
-        tape = Tape(trains=self.trains, cuda_softmax=self.prepared.kernels.cuda_softmax)
+        tape = Tape(trains=self.trains, cuda=self.prepared.kernels.cuda)
         if shape_env is not None:
             tape.sizes = EvaluatedSizes()
         tape.grad_enabled = False

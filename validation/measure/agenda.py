@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from validation.measure import history, layer, step, step_cases, trainer, verdict
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.random_cases import random_cases
 from validation.measure.trainer_cases import trainer_cases
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_verdicts(rounds[2][:6], device),
         *_trainers(trainer_cases(machine), device),
     ]
+
+
+def random_agenda(seed: int, count: int, device: torch.device, machine: dict[str, Any]) -> list[Entry]:
+    """Return random steps of a seed."""
+    return [*_steps(random_cases(seed, count, machine), device)]
 
 
 def _layers(cases: Iterable[LayerCase], device: torch.device) -> Iterator[Entry]:

@@ -4,9 +4,13 @@ import pytest
 
 from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import Tape
-from calculator.estimation.cuda_softmax import of_trace
+from calculator.estimation import cuda_remarks
+from calculator.estimation.cuda_remarks import COUNTED, NOT_IN_TRACE, of_trace
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -28,10 +32,15 @@ def body(card=A100, config=LLAMA, **training):
     return {**request, "device": {"gpu": card}}
 
 
+def typed(kind):
+    request = body(**EAGER)
+    return parse_request({**request, "device": {**request["device"], "type": kind}})
+
+
 def steps(*args, **training):
     """Return a request's step, and the same step with what softmax allocates on CUDA."""
     step = training_step(parse_request(body(*args, **training)))
-    return step, TrainingStep(ResidentState(step.resident.prepared.with_cuda_softmax))
+    return step, TrainingStep(ResidentState(step.resident.prepared.on_cuda))
 
 
 def sentences(*args, **training):
@@ -55,7 +64,7 @@ def sentences(*args, **training):
         (T4, UNGROUPED, {}, (217_365_504, 235_680_768)),
     ],
 )
-def test_peaks_with_cuda_softmax_are_those_of_cuda(card, config, training, measured):
+def test_peaks_on_cuda_are_those_of_cuda(card, config, training, measured):
     _, on_cuda = steps(card, config, **training)
     forward, backward, _ = (peak.bytes for peak in on_cuda.peaks())
     assert (forward + WORKSPACES, backward + WORKSPACES) == measured
@@ -71,7 +80,7 @@ def test_peaks_with_cuda_softmax_are_those_of_cuda(card, config, training, measu
     ],
 )
 def test_the_backward_pass_of_softmax_allocates_as_on_cuda(scores, softmax, measured):
-    tape = Tape(cuda_softmax=True)
+    tape = Tape(cuda=True)
     grad = tape.new((1, 4, 256, 256), softmax, "gradient of the output")
     before = len(tape.rows)
     softmax_gradient(grad, scores)
@@ -84,19 +93,21 @@ def test_an_answer_has_the_temporary_and_the_difference_of_the_peak():
     difference = max(peak.bytes for peak in on_cuda.peaks()) - max(peak.bytes for peak in step.peaks())
     assert difference == 2 * 8 * 512 * 512 * 4
     assert f"up to {difference:,} bytes here" in sentence
-    assert f"the peak of allocated memory is {difference:,} bytes higher" in sentence
+    assert sentence.startswith(f"On CUDA, the peak of allocated memory is {difference:,} bytes higher;")
     assert sentence.endswith("With attention sdpa, a fused kernel needs no such tensor.")
 
 
 def test_an_answer_whose_peak_is_elsewhere_says_so():
-    (sentence,) = sentences(config={**LLAMA, "vocab_size": 100_000}, **EAGER)
-    assert sentence.endswith("The peak of allocated memory is the same on CUDA, because it is at another moment.")
+    request = parse_request(body(config={**LLAMA, "vocab_size": 100_000}, **EAGER))
+    (sentence,) = [line for line in estimate(request).assumptions if "On CUDA" in line]
+    assert sentence.endswith("the peak of allocated memory is the same, at another moment.")
 
 
 def test_a_family_without_sdpa_is_given_flash_attention_if_the_gpu_has_it():
     (on_a100,), (on_t4,) = sentences(config=GEMMA2), sentences(T4, GEMMA2)
     assert on_a100.endswith("With attention flash_attention_2, the kernel needs no such tensor.")
-    assert on_t4.endswith("bytes higher.")
+    assert "bytes higher" in on_t4
+    assert "With attention" not in on_t4
 
 
 def test_the_math_kernel_is_named():
@@ -116,6 +127,42 @@ def test_the_figures_stay_those_of_the_trace():
     assert estimate(request).memory.peak_allocated_bytes == max(peak.bytes for peak in step.peaks())
 
 
+def test_figures_with_device_type_cuda_count_it_and_say_so():
+    _, on_cuda = steps(**EAGER)
+    answer = estimate(typed("cuda"))
+    assert answer.memory.peak_allocated_bytes == max(peak.bytes for peak in on_cuda.peaks())
+    (sentence,) = [line for line in answer.assumptions if "softmax" in line]
+    assert sentence.startswith(COUNTED)
+    assert f"up to {2 * 8 * 512 * 512 * 4:,} bytes here" in sentence
+
+
+def test_a_series_of_requests_keeps_both_device_types_apart():
+    series = SeriesCache()
+    by_type = {kind: estimate(typed(kind)).memory.peak_allocated_bytes for kind in ("meta", "cuda")}
+    for kind in ("meta", "cuda", "cuda", "meta", "meta", "cuda"):
+        assert estimate(typed(kind), series).memory.peak_allocated_bytes == by_type[kind]
+
+
+def test_a_step_without_a_difference_is_interpreted_once(monkeypatch):
+    monkeypatch.setattr(cuda_remarks, "TrainingStep", None)
+    experts = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    for config in (LLAMA, experts):
+        method = {"name": "lora", "target_modules": ["q_proj"]}
+        assert estimate(parse_request({**body(config=config), "method": method})).assumptions
+
+
 def test_an_answer_from_a_trace_says_that_eager_attention_needs_more():
     assert [*of_trace(parse_request(body(**EAGER)))]
     assert not [*of_trace(parse_request(body()))]
+    assert NOT_IN_TRACE in of_trace(typed("cuda"))
+
+
+def test_passes_of_generate_on_the_math_kernel_differ_on_cuda():
+    served = {"model": {"config": LLAMA}, "method": {"name": "lora"}, "serving": {"context_length": 1024}}
+    meta, cuda = (
+        inference(parse_inference({**served, "device": {"gpu": T4, "type": kind}})) for kind in ("meta", "cuda")
+    )
+    assert meta.memory.peak_allocated_bytes > cuda.memory.peak_allocated_bytes
+    assert [line for line in meta.assumptions if "math kernel" in line and "device.type cuda" in line]
+    assert COUNTED in cuda.assumptions
+    assert not [line for line in meta.assumptions if line == COUNTED]
