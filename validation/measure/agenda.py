@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from validation.measure import history, layer, step, step_cases, trainer, verdict
+from validation.measure import history, layer, sharded, step, step_cases, trainer, verdict
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.sharded_cases import sharded_cases
 from validation.measure.trainer_cases import trainer_cases
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from validation.measure.layer_cases import LayerCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts", "histories", "trainers"]
+Section = Literal["layers", "steps", "verdicts", "histories", "trainers", "sharded"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers")
+SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers", "sharded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_steps(rest, device),
         *_verdicts(rounds[2][:6], device),
         *_trainers(trainer_cases(machine), device),
+        *_sharded(sharded_cases(machine), device),
     ]
 
 
@@ -82,6 +84,11 @@ def _histories(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entr
 def _trainers(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
         yield Entry(section="trainers", name=case.name, measure=partial(trainer.measured, case, device))
+
+
+def _sharded(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="sharded", name=case.name, measure=partial(sharded.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:

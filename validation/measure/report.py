@@ -71,12 +71,35 @@ def peak_differences(row: dict[str, Any]) -> dict[str, int]:
     return {phase: difference for phase, difference in found.items() if difference}
 
 
+def sharded_line(row: dict[str, Any]) -> str:
+    """Return a sharded step: measured minus predicted bytes, by phase, and the error of what is reserved."""
+    measured = row["measured"]
+    if measured is None:
+        return f"{row['name']:72} out of memory in {row['out_of_memory']['phase']}"
+    found = sharded_differences(row)
+    changes = ", ".join(f"{phase} {difference:+,}" for phase, difference in found.items())
+    return f"{row['name']:72} allocated: {changes or 'equal to the byte'}; reserved: {reserved_error(row):+.2%}"
+
+
+def sharded_differences(row: dict[str, Any]) -> dict[str, int]:
+    """Return measured minus predicted bytes of the phases of a sharded step, without 0."""
+    measured = row["measured"]["phases"]
+    found = {phase: measured[phase] - predicted for phase, predicted in row["predicted"]["phases"].items()}
+    return {phase: difference for phase, difference in found.items() if difference}
+
+
+def reserved_error(row: dict[str, Any]) -> float:
+    """Return the relative error of the bytes that the replay of a step reserves."""
+    return float(row["predicted"]["reserved_replay"] / row["measured"]["peak_reserved"] - 1)
+
+
 LINES = {
     "layers": layer_line,
     "steps": step_line,
     "verdicts": verdict_line,
     "histories": history_line,
     "trainers": trainer_line,
+    "sharded": sharded_line,
 }
 
 
@@ -120,6 +143,11 @@ def summary(results: Results) -> Iterator[str]:
         exact = sum(not peak_differences(row) for row in trainers)
         errors = [max(row["predicted"].values()) / max(row["measured"].values()) - 1 for row in trainers]
         yield f"trainers: allocated bytes equal in {exact} of {len(trainers)}, {_errors(errors)}"
+    sharded = [row for row in results.rows("sharded") if row["measured"] is not None]
+    if sharded:
+        exact = sum(not sharded_differences(row) for row in sharded)
+        errors = [reserved_error(row) for row in sharded]
+        yield f"sharded: allocated bytes equal in {exact} of {len(sharded)}; reserved: {_errors(errors)}"
 
 
 def _is_equal(row: dict[str, Any]) -> bool:

@@ -19,14 +19,14 @@ from calculator.estimation.estimate import estimate
 from calculator.estimation.sharded_request import parse_sharded_request
 from validation.comparison.show import fullest_rank
 from validation.measure.layer import fused_dropout
-from validation.measure.meter import every_block_split, meter_of
+from validation.measure.meter import every_block_split, free_workspaces, meter_of
 from validation.measure.step import PHASES, emptied, release
 from validation.reference.build import build_model
 from validation.sharding.on_cuda import one_rank_on_cuda
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES
 from validation.stub_gpu.library import on_stub
-from validation.stub_gpu.values import one_sequence_per_row, received_as_sent
+from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +67,8 @@ class ShardedRun:
     def run(self) -> None:
         """Run the first steps, then measure one."""
         with self.engine.running():
-            for number in range(self.engine.warm_up_steps + MORE_STEPS):
-                with received_as_sent() if number <= self.engine.warm_up_steps else nullcontext():
-                    self._step()
+            for _ in range(self.engine.warm_up_steps + MORE_STEPS):
+                self._step()
                 self.engine.settle()
             self._read()
             self._step(read=True)
@@ -131,8 +130,9 @@ def _without_values() -> Iterator[None]:
 def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
     """Measure a case: the predicted bytes of each phase and those of its rank, as the results file has them.
 
-    It runs twice, as a step of one GPU does.
+    It runs twice, as a step of one GPU does. What is reserved depends on where in the run its workspaces are allocated.
     """
+    free_workspaces()
     figures = _ran(case, device)
     if figures["measured"] is not None:
         with every_block_split(device):
@@ -175,7 +175,9 @@ def _ran(case: StepCase, device: torch.device) -> dict[str, Any]:
         except torch.OutOfMemoryError as error:
             figures["out_of_memory"] = {"phase": run.phase if run else "load", "message": str(error)[:300]}
         finally:
-            release(run)  # type: ignore[arg-type]
+            if run is not None:
+                run.engine.close()
+            release(run)
             del run
             emptied(device)
     return figures

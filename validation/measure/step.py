@@ -191,7 +191,7 @@ def _largest(figures: Any) -> int | None:
     return max(measured) if measured else None
 
 
-def release(run: Run | None) -> None:
+def release(run: object | None) -> None:
     """Drop a run's attributes, so that an exception's frames do not keep its tensors alive."""
     if run is not None:
         vars(run).clear()

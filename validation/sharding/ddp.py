@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.reference.optimizers import optimizer_of
 from validation.sharding.engine import Engine
+from validation.stub_gpu.values import received_as_sent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +74,11 @@ class OneRankDDP(parallel.DistributedDataParallel):
         with mock.patch.object(parallel.distributed, "_verify_param_shape_across_processes"):
             super().__init__(module, device_ids=[0], output_device=0, **options)
         self.register_comm_hook(None, lambda _, bucket: _all_reduced(bucket))
+
+    def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Rebuild the buckets in their own order, where that is due."""
+        with received_as_sent():
+            return super()._pre_forward(*inputs, **kwargs)
 
 
 @contextmanager

@@ -117,6 +117,9 @@ class Engine:
             torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
 
+    def close(self) -> None:
+        """Drop what keeps the model alive after the run."""
+
     def settle(self) -> None:
         """Let an optimizer whose later steps differ from its second make one of those next."""
         make_steady(self.optimizer)

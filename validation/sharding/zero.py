@@ -188,6 +188,13 @@ class ZeROEngine(Engine):
         """Clip, update and drop the gradients, all of which `step` does."""
         self.model.step()
 
+    def close(self) -> None:
+        """Drop the tensors of DeepSpeed's optimizer and of partitions, to which hooks of the graph still refer."""
+        parameters = [*self.reference.model.parameters()]
+        self.model.destroy()
+        for owner in (self._zero, self.optimizer, *parameters):
+            vars(owner).clear()
+
     def zero_grad(self) -> None:
         """Do nothing: `step` has dropped the gradients."""
 
