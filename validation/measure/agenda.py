@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from validation.measure import history, layer, sharded, step, step_cases, trainer, verdict
+from validation.measure import history, layer, load, served, sharded, step, step_cases, trainer, verdict
+from validation.measure.child import in_child
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.load_cases import load_cases
+from validation.measure.served_cases import served_cases
 from validation.measure.sharded_cases import sharded_cases
 from validation.measure.trainer_cases import trainer_cases
 
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
     import torch
 
     from validation.measure.layer_cases import LayerCase
+    from validation.measure.served_cases import ServedCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts", "histories", "trainers", "sharded"]
+Section = Literal["layers", "steps", "verdicts", "histories", "trainers", "sharded", "loads", "served"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers", "sharded")
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,8 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_verdicts(rounds[2][:6], device),
         *_trainers(trainer_cases(machine), device),
         *_sharded(sharded_cases(machine), device),
+        *_loads(load_cases(machine), device),
+        *_served(served_cases(machine), device),
     ]
 
 
@@ -88,7 +94,17 @@ def _trainers(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry
 
 def _sharded(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
-        yield Entry(section="sharded", name=case.name, measure=partial(sharded.measured, case, device))
+        yield Entry(section="sharded", name=case.name, measure=partial(in_child, sharded.measured, case, device))
+
+
+def _loads(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="loads", name=case.name, measure=partial(in_child, load.measured, case, device))
+
+
+def _served(cases: Iterable[ServedCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="served", name=case.name, measure=partial(in_child, served.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:

@@ -204,12 +204,6 @@ def workspace_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.memory_allocated(device) - before)
 
 
-def free_workspaces() -> None:
-    """Free the matrix libraries' workspaces, so that a run allocates them where it first needs them."""
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-
-
 def driver_bytes(device: torch.device) -> int | None:
     """Return bytes in use on a GPU by all processes, as the driver reports them."""
     if device.type != "cuda":

@@ -5,21 +5,19 @@ The other ranks are missing: collectives return at once (PyTorch's `fake` proces
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import bitsandbytes as bnb
 import torch
-from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sharded_request import parse_sharded_request
 from validation.comparison.show import fullest_rank
+from validation.measure.checkpoint import without_values
 from validation.measure.layer import fused_dropout
-from validation.measure.meter import every_block_split, free_workspaces, meter_of
+from validation.measure.meter import every_block_split, meter_of
 from validation.measure.step import PHASES, emptied, release
 from validation.reference.build import build_model
 from validation.sharding.on_cuda import one_rank_on_cuda
@@ -29,8 +27,6 @@ from validation.stub_gpu.library import on_stub
 from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.estimation.request import Request
     from calculator.estimation.sharded_request import ShardedRequest
     from validation.measure.meter import Meter, Reading
@@ -111,28 +107,19 @@ class ShardedRun:
 
 
 def _model(sharded: ShardedRequest, device: torch.device) -> ReferenceModel:
-    """Build the model where the libraries get it: on the GPU if it is replicated or in 4 bits, otherwise on the host."""
+    """Build the model where the libraries get it: on the GPU if it is replicated or in 4 bits, else on the host."""
     request = sharded.request
     on_gpu = sharded.sharding.name == "ddp" or request.method.facts.quantizes_base
-    with _without_values() if on_stub() else nullcontext():
+    with without_values() if on_stub() else nullcontext():
         where = device if on_gpu else torch.device("cpu")
         return build_model(request, where, quant_storage=sharded.sharding.quant_storage)
-
-
-@contextmanager
-def _without_values() -> Iterator[None]:
-    """Leave weights as they are allocated, and tie them."""
-    tied = mock.patch.object(PreTrainedModel, "init_weights", lambda model: model.tie_weights(recompute_mapping=False))
-    with no_init_weights(), tied:
-        yield
 
 
 def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
     """Measure a case: the predicted bytes of each phase and those of its rank, as the results file has them.
 
-    It runs twice, as a step of one GPU does. What is reserved depends on where in the run its workspaces are allocated.
+    It runs twice, as a step of one GPU does, and belongs into a new process.
     """
-    free_workspaces()
     figures = _ran(case, device)
     if figures["measured"] is not None:
         with every_block_split(device):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHARDINGS: tuple[ShardingName, ...] = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 
 _CHECKPOINTED, _AUTOCAST = {"gradient_checkpointing": True}, {"autocast": "bfloat16"}
-#: The steps of each sharding: the model, the method, the number of GPUs, and the settings that differ from the defaults.
+#: The steps of each sharding: the model, the method, the number of GPUs, and the settings other than the defaults.
 _STEPS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("llama", "full", 2, {}),
     ("llama", "lora", 2, {}),
@@ -51,7 +51,7 @@ _SETTINGS: tuple[tuple[ShardingName, dict[str, Any]], ...] = (
 
 
 def sharded_cases(machine: dict[str, Any]) -> Iterator[StepCase]:
-    """Yield the cases that the installed libraries run. `machine` has the `device` and the `stack` of their requests."""
+    """Yield the cases that the installed libraries run, for the `device` and the `stack` of a machine."""
     has_deepspeed = find_spec("deepspeed") is not None
     runs = [name for name in SHARDINGS if has_deepspeed or not name.startswith("zero")]
     for family, method, count, training in _STEPS:

@@ -20,7 +20,12 @@ def one_sequence_per_row() -> AbstractContextManager[Any]:
     """
     if not on_stub():
         return nullcontext()
-    return mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None)
+    # A mock would keep the arguments of its calls, which are tensors.
+    return mock.patch("transformers.masking_utils.find_packed_sequence_indices", new=_no_indices)
+
+
+def _no_indices(*_: Any, **__: Any) -> None:
+    """Find one sequence in each row."""
 
 
 def received_as_sent() -> AbstractContextManager[Any]:
