@@ -309,7 +309,7 @@ _PLAN: dict[str, Any] = {
         Field(
             default=None,
             title="Device",
-            description="The GPU or GPUs. Of several GPUs without `sharding`, the plan chooses the sharding.",
+            description="The GPU or GPUs. Of several GPUs without `sharding`, Headroom chooses the sharding.",
             examples=[{"gpu": "rtx-4090"}],
         ),
     ),
@@ -327,7 +327,7 @@ _PLAN: dict[str, Any] = {
         Field(
             default_factory=TrainingModel,
             title="Training",
-            description=f"The trainer and its settings: {', '.join(SETTINGS)}. A plan decides the other settings.",
+            description=f"The trainer and its settings: {', '.join(SETTINGS)}. Headroom chooses the other settings.",
             examples=[{"trainer": "trl-sft", "autocast": "bfloat16"}],
         ),
     ),

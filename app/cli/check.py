@@ -1,6 +1,6 @@
 """Check files of runs against a GPU: requests, adapter_config.json, YAML of training tools, scripts.
 
-python -m app check plan.json --gpu "RTX 4090" --report markdown
+python -m app check run.json --gpu "RTX 4090" --report markdown
 
 The exit status is that of the worst file: 0 if it fits or no GPU is given, 1 if it is tight or does not fit, 2 if it is
 invalid. Scripts are parsed, never run.

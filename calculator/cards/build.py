@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.cards.settings import CARD_METHODS, LENGTHS, group_of, run_body
-from calculator.cards.table import SEGMENT, sizes_by_batch, sizes_by_length
+from calculator.cards.settings import CARD_METHODS, LENGTHS, group_of, has_one_length, run_body
+from calculator.cards.sizes import TriedSizes
+from calculator.cards.table import SEGMENT
 from calculator.comparison.methods import side_by_side
 from calculator.devices import Verdict, gpus
 from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.positions import within_positions
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
 from calculator.limit_search.bounds import bound
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.cards.settings import CardMethod
-    from calculator.cards.table import Sizes
+    from calculator.cards.sizes import Sizes
     from calculator.catalogue import ModelEntry
     from calculator.devices import GPU
+    from calculator.estimation.request import Request
 
 
 def groups() -> dict[str, tuple[GPU, ...]]:
@@ -37,18 +40,28 @@ def rows(entry: ModelEntry) -> Iterator[dict[str, Any]]:
 
 
 def _row(entry: ModelEntry, method: CardMethod) -> dict[str, Any]:
-    cards = groups()
-    body = run_body(entry, method, {}, batch=1, length=LENGTHS[0], gpu=next(iter(cards.values()))[0].id)
+    cards, one_length = groups(), has_one_length(entry)
+    first = None if one_length else LENGTHS[0]
+    body = run_body(entry, method, {}, batch=1, length=first, gpu=next(iter(cards.values()))[0].id)
     request = parse_request({**body, "reserved": "rule"})
     found = side_by_side((request,))[0]
     if found.estimate is None and found.alternative is None:
         return {"refusal": "; ".join(problem.msg for problem in found.problems)}
     changes = found.alternative.changes if found.alternative else {}
-    context = bound(request, model_of(request.model), "sequence_length").limit
+    context = _context(request, one_length=one_length)
+    tried = TriedSizes(context=context, one_length=one_length)
     builder = _Builder(entry, method, changes)
-    reserved = [builder.group(card, context) for card in cards.values()]
+    reserved = [builder.group(card, tried) for card in cards.values()]
     row: dict[str, Any] = {"context": context, "reserved": reserved}
     return row | ({"changes": changes} if changes else {}) | ({"unfit": builder.unfit} if builder.unfit else {})
+
+
+def _context(request: Request, *, one_length: bool) -> int:
+    """Return the longest sequence of a model, or the one of its config."""
+    model = model_of(request.model)
+    if one_length:
+        return within_positions(request, model).training.sequence_length
+    return bound(request, model, "sequence_length").limit
 
 
 class _Builder:
@@ -59,14 +72,14 @@ class _Builder:
         self.series = SeriesCache()
         self.unfit: dict[str, list[Sizes]] = {}
 
-    def group(self, cards: tuple[GPU, ...], context: int) -> tuple[list[int], list[int]]:
+    def group(self, cards: tuple[GPU, ...], tried: TriedSizes) -> tuple[list[int], list[int]]:
         """Return the reserved memory of the runs on a group of GPUs, in segments.
 
         The shortest sequence has a figure even if it fits no GPU.
         """
-        by_length = [*self._series(cards, sizes_by_length(context))]
-        least = by_length or [self._reserved(cards, sizes_by_length(context)[0])]
-        return least, [*self._series(cards, sizes_by_batch(context))]
+        by_length = [*self._series(cards, tried.by_length)]
+        least = by_length or [self._reserved(cards, tried.by_length[0])]
+        return least, [*self._series(cards, tried.by_batch)]
 
     def _series(self, cards: tuple[GPU, ...], sizes: tuple[Sizes, ...]) -> Iterator[int]:
         """Yield the reserved memory of runs of growing size, until the live tensors exceed the largest GPU."""

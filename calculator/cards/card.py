@@ -7,14 +7,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from calculator.cards.settings import group_of, run_body
-from calculator.cards.table import sizes_by_batch, sizes_by_length, table
+from calculator.cards.table import table
 from calculator.devices import cuda_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from calculator.cards.settings import CardMethod
-    from calculator.cards.table import Runs, Sizes
+    from calculator.cards.sizes import Sizes
+    from calculator.cards.table import Runs
     from calculator.catalogue import ModelEntry
     from calculator.devices import GPU
 
@@ -67,9 +68,9 @@ def _row(runs: Runs, card: GPU, group: str) -> CardRow:
     fits, entry = fitting(runs, card, group), runs.entry
     if runs.refusal:
         return _refused(runs)
-    by_length, by_batch = sizes_by_length(runs.context), sizes_by_batch(runs.context)
+    by_length, by_batch, batch_length = runs.tried.by_length, runs.tried.by_batch, runs.tried.batch_length
     length = _largest_fitting(by_length, fits)
-    batch = _largest_fitting(((1, runs.batch_length), *by_batch), fits)
+    batch = _largest_fitting(((1, batch_length), *by_batch), fits)
     shown = length or by_length[0]
     return CardRow(
         model=entry.id,
@@ -83,7 +84,7 @@ def _row(runs: Runs, card: GPU, group: str) -> CardRow:
         is_longest_tried=length == by_length[-1],
         micro_batch_size=batch[0] if batch else None,
         is_largest_tried=batch == by_batch[-1],
-        batch_sequence_length=runs.batch_length,
+        batch_sequence_length=batch_length,
         request=run_body(entry, runs.method, runs.changes, batch=shown[0], length=shown[1], gpu=card.id),
         searched=_searched(entry),
     )

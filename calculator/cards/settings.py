@@ -27,7 +27,8 @@ TRAINING: dict[str, Any] = {"dtype": "bfloat16", "gradient_checkpointing": True,
 SETTINGS = (
     "One training step of a plain PyTorch loop on one GPU: bfloat16 weights, the adamw_torch optimizer, gradient "
     "checkpointing, SDPA attention, no padding. LoRA and QLoRA have r 16 and all-linear; other methods have the "
-    "defaults of PEFT. A replay of PyTorch's caching allocator gives reserved memory. A row states what differs."
+    "defaults of PEFT. Images and audio have the number of tokens that the model's config determines. A replay of "
+    "PyTorch's caching allocator gives reserved memory. A row states what differs."
 )
 
 #: The sequence lengths that are tried with a micro-batch of 1, in tokens. The first is the minimum for a row.
@@ -54,6 +55,11 @@ def task_of(entry: ModelEntry) -> TaskName:
     return _TASKS.get(entry.auto_class, "causal_lm")
 
 
+def has_one_length(entry: ModelEntry) -> bool:
+    """Return whether the model's config determines the length of its input: the tokens of an image or of audio."""
+    return entry.auto_class in ("image-classification", "speech-seq2seq")
+
+
 def group_of(card: GPU) -> str:
     """Return the group of a GPU. A run reserves the same memory on all GPUs of a group.
 
@@ -64,14 +70,17 @@ def group_of(card: GPU) -> str:
 
 
 def run_body(
-    entry: ModelEntry, method: CardMethod, changes: Mapping[str, Any], *, batch: int, length: int, gpu: str
+    entry: ModelEntry, method: CardMethod, changes: Mapping[str, Any], *, batch: int, length: int | None, gpu: str
 ) -> dict[str, Any]:
-    """Return the request of a run. `changes` replaces settings of the table, by path."""
+    """Return the request of a run. `changes` replaces settings of the table, by path.
+
+    Without a length, it is that of the model's config.
+    """
     body: dict[str, Any] = {
         "model": entry.id,
         "task": task_of(entry),
         "method": {"name": method, **METHOD_SETTINGS.get(method, {})},
-        "training": {**TRAINING, "micro_batch_size": batch, "sequence_length": length},
+        "training": {**TRAINING, "micro_batch_size": batch, **({"sequence_length": length} if length else {})},
         "device": {"gpu": gpu},
     }
     for path, value in changes.items():

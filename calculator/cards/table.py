@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from calculator import catalogue
 from calculator.allocator.segments import SMALL_SEGMENT
-from calculator.cards.settings import BATCH_LENGTH, BATCHES, LENGTHS
+from calculator.cards.settings import has_one_length
+from calculator.cards.sizes import TriedSizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from calculator.cards.settings import CardMethod
+    from calculator.cards.sizes import Sizes
     from calculator.catalogue import ModelEntry
 
 FILE = "cards.json"
 
 #: The unit of the table's sizes in bytes. Every segment is a multiple of it.
 SEGMENT = SMALL_SEGMENT
-
-#: The micro-batch size and the sequence length of a run.
-Sizes = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,26 +40,10 @@ class Runs:
     changes: Mapping[str, Any]
     #: Why the model can't be trained with the method. Empty if it can.
     refusal: str
-    #: The longest sequence that the model's context, or the request's field, allows.
-    context: int
+    tried: TriedSizes
     reserved: Mapping[str, Mapping[Sizes, int]]
     #: The runs whose reserved memory fits a GPU but that fail in a replay on it, by GPU.
     unfit: Mapping[str, frozenset[Sizes]]
-
-    @property
-    def batch_length(self) -> int:
-        """The sequence length of the runs with several micro-batch sizes."""
-        return batch_length(self.context)
-
-
-def lengths(context: int) -> tuple[int, ...]:
-    """Return the sequence lengths of the table that a context allows."""
-    return tuple(length for length in LENGTHS if length <= context)
-
-
-def batch_length(context: int) -> int:
-    """Return the sequence length of the runs with several micro-batch sizes."""
-    return max(length for length in lengths(context) if length <= BATCH_LENGTH)
 
 
 @cache
@@ -81,33 +64,20 @@ def missing() -> tuple[str, ...]:
 
 
 def _runs(row: dict[str, Any], groups: list[str]) -> Runs:
+    entry = catalogue.model(row["model"])
+    tried = TriedSizes(context=row.get("context", 0), one_length=has_one_length(entry))
     return Runs(
-        entry=catalogue.model(row["model"]),
+        entry=entry,
         method=row["method"],
         changes=row.get("changes", {}),
         refusal=row.get("refusal", ""),
-        context=row.get("context", 0),
-        reserved={
-            group: _sizes(row["context"], *runs) for group, runs in zip(groups, row.get("reserved", ()), strict=False)
-        },
+        tried=tried,
+        reserved={group: _sizes(tried, *runs) for group, runs in zip(groups, row.get("reserved", ()), strict=False)},
         unfit={card: frozenset(map(tuple, sizes)) for card, sizes in row.get("unfit", {}).items()},
     )
 
 
-def _sizes(context: int, by_length: list[int], by_batch: list[int]) -> dict[Sizes, int]:
+def _sizes(tried: TriedSizes, by_length: list[int], by_batch: list[int]) -> dict[Sizes, int]:
     """Return the reserved bytes of each run."""
-    points = [
-        *zip(sizes_by_length(context), by_length, strict=False),
-        *zip(sizes_by_batch(context), by_batch, strict=False),
-    ]
+    points = [*zip(tried.by_length, by_length, strict=False), *zip(tried.by_batch, by_batch, strict=False)]
     return {sizes: segments * SEGMENT for sizes, segments in points}
-
-
-def sizes_by_length(context: int) -> tuple[Sizes, ...]:
-    """Return the sizes with a micro-batch of 1, the shortest first."""
-    return tuple((1, length) for length in lengths(context))
-
-
-def sizes_by_batch(context: int) -> tuple[Sizes, ...]:
-    """Return the sizes with larger micro-batches, the smallest first."""
-    return tuple((batch, batch_length(context)) for batch in BATCHES)

@@ -125,9 +125,21 @@ def _quoted(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:100]}…")
 
 
+def _owner(name: str) -> str:
+    return name.lower().rpartition("/")[0]
+
+
 def _suggestion(name: str) -> str:
-    key = _key(name)[:100]
-    bare = {entry.id.rsplit("/", 1)[-1]: entry.id for entry in models()}
-    near = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, list(bare.values()))
-    instead = 'give its config.json as {"config": {...}}'
+    near, instead = _near(_key(name)[:100].replace(" ", "-")), 'give its config.json as {"config": {...}}'
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead
+
+
+def _near(key: str) -> list[str]:
+    """Return the names that are similar to a name: one of each model, those of the same owner first."""
+    names = [name for entry in models() for name in (entry.id, *entry.aliases)]
+    bare = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}
+    similar = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, names)
+    of_model: dict[str, str] = {}
+    for name in similar:
+        of_model.setdefault(_index()[name.lower()].id, name)
+    return sorted(of_model.values(), key=lambda name: _owner(name) != _owner(key))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calculator.devices.gpus import gpu
+from calculator.devices.multiprocessors import Multiprocessors, multiprocessors_of
 from calculator.devices.overhead import product_workspace
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
@@ -54,6 +55,10 @@ class Kernels:
     delta_rule_block: int = 64
     #: Whether kernels allocate what they do on CUDA. Otherwise they allocate what traces on the meta device have.
     cuda: bool = False
+    #: Whether torch._foreach_norm allocates a norm for each chunk of each tensor, before PyTorch 2.15.
+    norms_of_chunks: bool = False
+    #: Those of the GPU, by which CUDA kernels split their work.
+    multiprocessors: Multiprocessors = field(default_factory=Multiprocessors)
 
 
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.
@@ -70,6 +75,9 @@ _FLASH_STATE_ON_GPU = (2, 7)
 #: The first release whose memory-efficient kernel counts with its seed and offset on the GPU. Those of 2.14 are there
 #: too, but the default figures are those of its steps on the meta device of 2.13.
 EFFICIENT_STATE_ON_GPU = (2, 15)
+
+#: The first release of PyTorch whose torch._foreach_norm has no workspace. Source: ForeachReduceOp.cu.
+_NORMS_WITHOUT_CHUNKS = (2, 15)
 
 #: The first release of PyTorch whose wheels prefer cuDNN's attention, on GPUs of these major compute capabilities. They
 #: are the first with a cuDNN above 9.15.0.
@@ -107,6 +115,8 @@ def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla
         efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU,
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
         cuda=kind == "cuda",
+        norms_of_chunks=kind == "cuda" and torch < _NORMS_WITHOUT_CHUNKS,
+        multiprocessors=multiprocessors_of(card),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import elements
 from calculator.common.budget import check_budget
 from calculator.engine.autograd import AccumulateGrad, by_sequence_nr
+from calculator.engine.cuda_reductions import sum_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,8 +198,12 @@ def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -
     """
     given = grads[index].shape
     if given != shape and (len(given) > len(shape) or elements(given) != elements(shape)):
-        grads[index] = grads[index].tape.new(shape, grads[index].dtype, "gradient, summed")
-        grads[index].viewed = len(given) > len(shape)
+        summed = grads[index].tape.new(shape, grads[index].dtype, "gradient, summed")
+        summed.viewed = len(given) > len(shape)
+        if summed.tape.cuda:
+            sum_to(summed.tape, given, shape, summed.dtype)
+        grads[index] = summed
+        del summed
     if grads[index].dtype != dtype:
         grads[index] = grads[index].tape.new(shape, dtype, "gradient, cast")
 

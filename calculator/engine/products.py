@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calculator.architecture.dimension import elements
 from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.cuda_embedding import add_rows_of_equal_ids
 from calculator.engine.layout import strided
 from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor, WeightView
@@ -225,4 +227,9 @@ def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
 
 def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
     edge = node.edges[0]
-    return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)
+    if edge is None:
+        return (None,)
+    out = grad.tape.new(edge[2], grad.dtype, "embedding: gradient")
+    if grad.tape.cuda:
+        add_rows_of_equal_ids(grad.tape, elements(node.saved[0].shape), edge[2])
+    return (out,)

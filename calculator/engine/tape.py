@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, DType, allocated
+from calculator.devices.multiprocessors import Multiprocessors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,7 @@ class Tape:
         "marked_rows",
         "marks",
         "module_dropout",
+        "multiprocessors",
         "product_workspace",
         "reads_graph",
         "reads_trains",
@@ -146,8 +148,8 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
-        #: Whether softmax allocates what it does on CUDA and not in traces.
-        self.cuda = cuda
+        #: Whether kernels allocate what they do on CUDA and not in traces, and the GPU's multiprocessors.
+        self.cuda, self.multiprocessors = cuda, Multiprocessors()
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
         #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.

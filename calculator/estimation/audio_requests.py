@@ -41,7 +41,10 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     training, method, config = request.training, request.method, model.config
     tokens, most = config["tokens_of_audio"], config["max_position_embeddings"]
     if training.sequence_length != tokens:
-        message = f"audio is {tokens:,} tokens, by max_source_positions of the config: leave it out"
+        message = (
+            f"audio is {tokens:,} tokens, by max_source_positions of the config: leave it out; target_length is the"
+            " length of the text"
+        )
         yield Problem(loc="training.sequence_length", msg=message, input=training.sequence_length)
     if training.target_length is not None and training.target_length > most:
         message = f"{training.target_length:,} is longer than max_target_positions of the config: at most {most:,}"

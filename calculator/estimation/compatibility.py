@@ -35,7 +35,7 @@ from calculator.layers.masks import attention_types
 from calculator.methods import Full
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import updates_in_backward
-from calculator.stack import renamed, torch_releases, verified
+from calculator.stack import activations, renamed, torch_releases, verified
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
 
@@ -197,6 +197,7 @@ def _stack(request: Request, model: Model) -> Iterator[Problem]:
     yield from verified.router_problems(stack, model)
     yield from verified.gpt2_problems(stack, model.model_type, training)
     yield from renamed.problems(stack, model.model_type, method)
+    yield from activations.problems(stack, model.config)
     if method.base_quantization(training) is None:
         # A quantized layer returns values in its input's dtype, so that they are cast with the queries.
         hidden_dtype = _prepared(request, model).hidden_dtype

@@ -28,7 +28,7 @@ from calculator.estimation.answer import (
     StoredBytes,
 )
 from calculator.estimation.checked import checked_by_sizes
-from calculator.estimation.cuda_softmax import remarks as of_softmax
+from calculator.estimation.cuda_remarks import remarks as of_cuda
 from calculator.estimation.cudnn_attention import remarks as of_kernel
 from calculator.estimation.generating_replay import GeneratingReplay
 from calculator.estimation.history_replay import Histories, replay_of
@@ -153,7 +153,7 @@ def _joined(
         (
             *assumptions,
             *of_kernel(request, model, step.resident.prepared),
-            *of_softmax(request, model, step),
+            *of_cuda(request, model, step),
             *of_verdict(verdict),
             *of_ranks(step.flat),
         ),

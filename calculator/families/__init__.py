@@ -103,7 +103,7 @@ def forward_of(model: Model) -> DecoderForward:
     forward = family.forward if task_forward is None else task_forward.forward
     if forward is None:
         tasks = " or ".join(family.tasks)
-        msg = f"the training step of {model.model_type} is modeled for some tasks: set task {tasks}"
+        msg = f"the training step of {model.model_type} is not modeled for {model.task.name}: set task {tasks}"
         raise refusal("task", msg, model.task.name)
     return forward
 

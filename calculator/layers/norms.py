@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
-from calculator.engine import autocast
+from calculator.engine import autocast, cuda_layer_norm
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.module_calls import enter, leave
@@ -210,4 +210,7 @@ def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     copies, has_bias = node.context
     x = node.saved[has_bias]
     _copied = x.tape.scratch(x.shape, x.dtype, "input, contiguous") if copies else None
-    return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]
+    grads = [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]
+    if grad.tape.cuda:
+        cuda_layer_norm.sum_gradients(x, grads[1:])
+    return grads

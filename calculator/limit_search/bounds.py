@@ -66,8 +66,14 @@ def without_length(request: Request, model: Model, name: SizeName) -> None:
         PlanError: if it is solved for.
     """
     if name == "sequence_length" and model.reads_audio:
-        others = (other for other in solvable(request.method, request.task) if other != name)
-        raise refusal("solve_for", f"audio has no {name} to choose: solve for {', '.join(others)}", name)
+        others = ", ".join(solvable_of(request, model))
+        raise refusal("solve_for", f"audio has no {name} to choose: solve for {others}", name)
+
+
+def solvable_of(request: Request, model: Model) -> dict[SizeName, Declared]:
+    """Return the sizes of a request that a limit can be requested for. Images and audio have no length to choose."""
+    sizes = solvable(request.method, request.task)
+    return {name: field for name, field in sizes.items() if name != "sequence_length" or not model.reads_audio}
 
 
 def solvable(method: Method, task: TaskName = "causal_lm") -> dict[SizeName, Declared]:

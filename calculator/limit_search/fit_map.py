@@ -15,7 +15,7 @@ from calculator.estimation.estimate import estimate, model_of
 from calculator.estimation.positions import within_positions
 from calculator.estimation.request import reserved_by
 from calculator.estimation.series import SeriesCache
-from calculator.limit_search.bounds import bound, solvable
+from calculator.limit_search.bounds import bound, solvable_of
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -118,9 +118,9 @@ def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
 
 
 def _lengths(request: Request, model: Model) -> tuple[int, ...]:
-    """Return the lengths of a map: doublings of the request's length, or that of an image alone."""
+    """Return the lengths of a map: doublings of the request's length, or that of an image or of audio alone."""
     length = request.training.sequence_length
-    if "sequence_length" not in solvable(request.method, request.task):
+    if "sequence_length" not in solvable_of(request, model):
         return (length,)
     return doublings(length, MIN_LENGTH, bound(request, model, "sequence_length").limit, MAX_LENGTHS)
 

@@ -41,7 +41,8 @@ def parse_limit(body: Any) -> LimitRequest:
     name: Any = body.get("solve_for")
     names = get_args(SolveFor)
     if name not in names:
-        problems.append(Problem(loc="solve_for", msg=f"must be one of {', '.join(names)}", input=name))
+        must = "is required, one of" if name is None else "must be one of"
+        problems.append(Problem(loc="solve_for", msg=f"{must} {', '.join(names)}", input=name))
     request = None
     try:
         request = parse_request({key: value for key, value in body.items() if key != "solve_for"})

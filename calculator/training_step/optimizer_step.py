@@ -11,6 +11,7 @@ from calculator.common.total import total_bytes
 from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensor import ResidentTensor, new_tensor
+from calculator.training_step import foreach_norm
 from calculator.training_step.updates import loop
 from calculator.training_step.updates.loops import LOOPS
 
@@ -37,6 +38,7 @@ def temporaries(
     norm_vectors: int = 1,
     reduces_total_norm: bool = False,
     returns_norm: bool = False,
+    allocates_chunks: bool = False,
 ) -> tuple[ResidentTensors, ...]:
     """Return the temporaries of clipping or of the optimizer's step, whichever are larger.
 
@@ -45,6 +47,7 @@ def temporaries(
     `keeps_norm`: whether the total norm is a resident tensor. `norm_vectors`: the number of tensors that have one norm
     for each gradient. `reduces_total_norm`: whether ranks reduce the total norm, and not that of each gradient.
     `returns_norm`: whether the loop refers to the norm of the clipped gradients while the optimizer steps.
+    `allocates_chunks`: whether torch._foreach_norm has a workspace.
     """
     trained = tuple([tensor for group in groups for tensor in group])
     candidates = step_candidates(groups, trained, optimizer)
@@ -53,6 +56,8 @@ def temporaries(
     if clips:
         factor = _REDUCED if reduces_total_norm else _FACTOR
         candidates.append(clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors, factor=factor))
+    if clips and allocates_chunks and trained:
+        candidates.append(foreach_norm.at_norms(trained))
     return max(candidates, key=total_bytes)
 
 

@@ -49,7 +49,7 @@ def test_the_readme_is_a_page():
 @pytest.mark.parametrize("line", [*commands(README, "    "), *(line for line in HELPED if not line.startswith(APART))])
 def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("plan.json").write_text(REQUEST)
+    Path("run.json").write_text(REQUEST)
     _, failed = diagnose.EXAMPLES.requests["file"]
     Path("train.log").write_text(failed["message"])
     Path("axolotl.yaml").write_text(failed["content"])

@@ -80,3 +80,16 @@ def test_a_memory_size_and_a_named_gpu_replace_each_other(open_page, address):
     page.wait_for_url("**memory_gib=48**")
     assert page.locator("#refusal").count() == 0
     assert (card.input_value(), size.input_value()) == ("", "48")
+
+
+def test_the_links_that_sort_a_table_are_visible_on_a_phone_when_they_have_the_focus(open_page):
+    page = open_page("/cards/rtx-4060?q=qwen", viewport={"width": 320, "height": 800})
+    link = page.locator("thead a").first
+    assert page.locator("thead").bounding_box()["width"] == 1
+    page.locator(".scroll").focus()
+    page.keyboard.press("Tab")
+    assert link.evaluate("element => element === document.activeElement")
+    heading, box = page.locator("thead").bounding_box(), link.bounding_box()
+    assert heading["x"] <= box["x"]
+    assert box["x"] + box["width"] <= heading["x"] + heading["width"]
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320

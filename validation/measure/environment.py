@@ -65,7 +65,7 @@ def machine(found: dict[str, Any]) -> dict[str, Any]:
 
     A release of PyTorch that the calculator does not know counts as the default one.
     """
-    device = {"gpu": found["card"]} if found["card"] else {}
+    device = {"gpu": found["card"], "type": "cuda"} if found["card"] else {}
     stack = {"torch": found["versions"]["torch"].partition("+")[0]}
     try:
         parse_stack(stack)

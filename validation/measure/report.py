@@ -148,14 +148,15 @@ def error(row: dict[str, Any]) -> float:
 def summary(results: Results) -> Iterator[str]:
     """Yield a few lines about everything measured."""
     layers = results.rows("layers")
-    exact = sum(layer_line(row).endswith("equal to the byte") for row in layers)
-    yield f"layers: allocated bytes equal in {exact} of {len(layers)}"
+    if layers:
+        exact = sum(layer_line(row).endswith("equal to the byte") for row in layers)
+        yield f"layers: allocated bytes equal in {exact} of {len(layers)}"
     steps = results.rows("steps")
     with_peak = [row for row in steps if row["measured"] and row["measured"]["peak_allocated"] is not None]
     if with_peak:
         exact = sum(not phase_differences(row) for row in with_peak)
         yield f"steps: allocated bytes equal in {exact} of {len(with_peak)}, {_errors(map(error, with_peak))}"
-    else:
+    elif steps:
         same = sum(_is_equal(row) for row in steps)
         yield f"steps: resident bytes equal in {same} of {len(steps)}; this device reports no peaks"
     ended = [run["should_run"] == run["ran"] for row in results.rows("verdicts") for run in row["runs"]]

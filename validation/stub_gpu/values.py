@@ -20,12 +20,11 @@ def one_sequence_per_row() -> AbstractContextManager[Any]:
     """
     if not on_stub():
         return nullcontext()
-    # A mock would keep the arguments of its calls, which are tensors.
-    return mock.patch("transformers.masking_utils.find_packed_sequence_indices", new=_no_indices)
+    return mock.patch("transformers.masking_utils.find_packed_sequence_indices", _no_indices)
 
 
-def _no_indices(*_: Any, **__: Any) -> None:
-    """Find one sequence in each row."""
+def _no_indices(*_args: Any, **_kwargs: Any) -> None:
+    """Find no packed rows. A mock would keep the tensors that it is called with."""
 
 
 def received_as_sent() -> AbstractContextManager[Any]:

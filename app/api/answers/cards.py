@@ -63,7 +63,9 @@ class CardRowAnswer(Answer):
         11_418_992_640,
     )
     sequence_length: int | None = described(
-        "The longest of `sequence_lengths` that fits with a micro-batch of 1; null if none does.", 8192
+        "The longest of `sequence_lengths` that fits with a micro-batch of 1, or that of images or audio; null if none"
+        " does.",
+        8192,
     )
     is_longest_tried: bool = described(
         "Whether no longer sequence was tried: the model's context or the list ends there.",
@@ -79,7 +81,8 @@ class CardRowAnswer(Answer):
         False,
     )
     batch_sequence_length: int | None = described(
-        "The sequence length of the micro-batches: 2048, or the longest one of the list that a shorter context allows.",
+        "The sequence length of the micro-batches: 2048, the longest one of the list that a shorter context allows, or"
+        " that of images or audio.",
         2048,
     )
     request: dict[str, Any] | None = described(
@@ -96,7 +99,10 @@ class CardAnswer(Answer):
     name: str = described("The product name.", "GeForce RTX 4090")
     usable_bytes: int = described("Bytes that a process can use.", 25_250_758_656)
     settings: str = described("The settings of every run.", SETTINGS)
-    sequence_lengths: tuple[int, ...] = described("The sequence lengths that are tried.", [256, 512])
+    sequence_lengths: tuple[int, ...] = described(
+        "The sequence lengths that are tried. Images and audio have the one that the model's config determines.",
+        [256, 512],
+    )
     micro_batch_sizes: tuple[int, ...] = described("The micro-batch sizes that are tried in addition to 1.", [2, 3])
     assumptions: tuple[str, ...] = described("What the figures assume.", ["A process can use 24,081 MiB"])
     warnings: tuple[str, ...] = described("How the GPU differs from what the figures assume.", [])

@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 from app.api.answers.cards import CardAnswer, CardRowAnswer, card_answer
 from app.forms import messages as form_messages
 from app.forms.plan_form import filled
+from calculator import catalogue
+from calculator.cards.settings import task_of
 from calculator.common.errors import PlanError
 
 if TYPE_CHECKING:
@@ -73,8 +75,9 @@ def pages(form: CardForm, answer: CardAnswer) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
-    """The addresses behind a row; without a request, those of the plan page only."""
+    """The addresses behind a row; without a request, that of the plan page only."""
 
+    #: Empty for a model that the plan page does not take: of another task than causal_lm.
     plan: str
     #: The estimate with the longest sequence that fits, or with the shortest one.
     longest: str
@@ -85,7 +88,8 @@ class Links:
 
 def links(row: CardRowAnswer, card: str) -> Links:
     """Return the addresses behind a row."""
-    plan = f"/plan?{urlencode({'model': row.model, 'gpu': card})}"
+    is_planned = task_of(catalogue.model(row.model)) == "causal_lm"
+    plan = f"/plan?{urlencode({'model': row.model, 'gpu': card})}" if is_planned else ""
     if row.request is None:
         return Links(plan=plan, longest="", largest="", limits="")
     form = filled(row.request)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.answers.limits import limits_answer
 from app.pages.limits.answers import FitMapAnswer, PlanLimitsAnswer
+from calculator.estimation.estimate import model_of
 from calculator.estimation.request import parse_request
-from calculator.limit_search.bounds import solvable
+from calculator.limit_search.bounds import solvable_of
 from calculator.limit_search.fewest import on_one_node
 from calculator.limit_search.fit_map import fit_map
 from calculator.limit_search.limits import LimitRequest, limit
@@ -31,7 +32,8 @@ class PlanLimits:
     @cached_property
     def largest(self) -> tuple[Limit, ...]:
         """The limit of each setting with the others unchanged."""
-        return tuple(_limit(self.request, name) for name in solvable(self.request.method, self.request.task))
+        model = model_of(self.request.model)
+        return tuple(_limit(self.request, name) for name in solvable_of(self.request, model))
 
     @cached_property
     def fewest(self) -> Limit | None:

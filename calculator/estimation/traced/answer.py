@@ -26,7 +26,7 @@ from calculator.estimation.answer import (
     StoredBytes,
     Timeline,
 )
-from calculator.estimation.cuda_softmax import of_trace as of_softmax
+from calculator.estimation.cuda_remarks import of_trace as of_cuda
 from calculator.estimation.cudnn_attention import of_trace as of_kernel
 from calculator.estimation.ledger import SOURCES
 from calculator.estimation.memory_and_fit import memory_and_fit
@@ -149,7 +149,7 @@ def _assumptions(request: Request, document: TraceDocument, verdict: Fit | None)
     yield REPLAY if request.reserved == "replay" else RULE_OF_TRACES
     yield from document.guesses
     yield from of_kernel(request)
-    yield from of_softmax(request)
+    yield from of_cuda(request)
     if not request.length_given:
         yield f"No sequence_length is set: the figures are for {request.training.sequence_length:,} tokens."
     if verdict is not None and verdict.assumption:

@@ -114,8 +114,8 @@ def _way_out(prepared: PreparedModel) -> str:
     """Return what to set where a class of the model's is missing: the classes of its layers, or another sharding."""
     classes = LAYER_CLASSES.get(prepared.model.model_type)
     if classes is None:
-        return "use ddp or zero2"
-    return f"set training.fsdp_config.transformer_layer_cls_to_wrap to {list(classes)}, or use ddp or zero2"
+        return "use zero3, zero2 or ddp"
+    return f"set training.fsdp_config.transformer_layer_cls_to_wrap to {list(classes)}, or use zero3, zero2 or ddp"
 
 
 def _broadcast_problems(prepared: PreparedModel) -> Iterator[Problem]:

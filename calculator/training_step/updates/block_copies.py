@@ -14,6 +14,7 @@ from calculator.common.total import total_bytes
 from calculator.methods.full.badam import COPY, in_float32
 from calculator.resident.per_parameter import own_states
 from calculator.resident.tensor import ResidentTensor
+from calculator.training_step import foreach_norm
 from calculator.training_step.optimizer_step import clipping, step_candidates, total_norm
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def temporaries(
     keeps_norm: bool,
     returns_norm: bool,
     drops_states: bool,
+    allocates_chunks: bool = False,
 ) -> Moment:
     """Return what is alive at the peak of the step besides weights, copies and kept states, with the gradients.
 
@@ -54,6 +56,8 @@ def temporaries(
     moments = [(*returned, *moment) for moment in moments]
     if clips:
         moments.append((*gradients, *clipping(tuple(trained), keeps_norm=keeps_norm, vectors=1)))
+    if clips and allocates_chunks:
+        moments.append((*gradients, *foreach_norm.at_norms(trained)))
     return max(moments, key=total_bytes)
 
 

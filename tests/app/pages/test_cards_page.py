@@ -1,6 +1,7 @@
 """The pages `/cards` and `/cards/{id}`."""
 
 from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -89,3 +90,11 @@ def test_a_parameter_without_an_input_is_named(client):
 def test_a_model_that_is_not_trained_with_a_method_has_the_reason(client):
     page = client.get("/cards/h100-sxm5-80gb", params={"q": "mpt-7b", "fits": "all"}).text
     assert "read the number of heads from a mpt config" in page
+
+
+@pytest.mark.parametrize("model", ["openai/whisper-small", "google/vit-base-patch16-224-in21k"])
+def test_a_model_of_audio_or_images_has_limits_and_no_plan(client, model):
+    links = map(unquote, Links(client.get("/cards/rtx-4090", params={"q": model}).text).found)
+    found = [link for link in links if f"model={model}&" in link]
+    assert {urlsplit(link).path for link in found} == {"/", "/limits"}
+    assert client.get(found[0]).status_code == 200

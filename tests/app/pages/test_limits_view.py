@@ -46,3 +46,12 @@ def test_the_plan_page_has_a_placeholder_for_the_limits(client):
     assert '<div class="limits" data-limits="/limits?r=32">' in client.get("/?r=32").text
     assert "data-limits" not in client.get("/?gpu=").text
     assert "data-limits" not in client.get("/?accounting=textbook").text
+
+
+def test_audio_has_limits_of_its_other_settings(client):
+    answer = client.get(
+        "/limits.json?model=openai/whisper-tiny&task=seq_2_seq_lm&method=lora&target_modules=q_proj&reserved=rule"
+    ).json()
+    assert [limit["solve_for"] for limit in answer["limits"]] == ["r", "micro_batch_size"]
+    assert answer["map"]["sequence_lengths"] == [1500]
+    assert {cell["verdict"] for cell in answer["map"]["rows"][0]} <= {"fits", "tight", "does_not_fit"}

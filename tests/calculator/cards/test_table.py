@@ -112,6 +112,19 @@ def test_a_model_that_does_not_fit_states_what_it_needs_at_least():
     assert row.required_bytes == fresh.memory.required_bytes > fresh.fit.usable_bytes
 
 
+@pytest.mark.parametrize(
+    ("model", "length"), [("openai/whisper-small", 1500), ("google/vit-large-patch16-224-in21k", 197)]
+)
+def test_audio_and_images_have_the_length_of_the_config(model, length):
+    rows = [row for row in card_rows(gpu("rtx-4090")) if row.model == model]
+    trained = [row for row in rows if not row.refusal]
+    assert [row.method for row in rows if row.refusal] == ["prompt"]
+    assert {(row.sequence_length, row.batch_sequence_length, row.is_longest_tried) for row in trained} == {
+        (length, length, True)
+    }
+    assert min(row.micro_batch_size for row in trained) > 1
+
+
 def test_settings_that_differ_in_a_row_are_in_its_request():
     row = next(row for row in card_rows(gpu("h100-sxm5-80gb")) if "method.target_modules" in row.changes)
     assert row.request["method"]["target_modules"] == row.changes["method.target_modules"]

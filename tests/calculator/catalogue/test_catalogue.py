@@ -68,6 +68,19 @@ def test_an_unknown_model_is_refused_with_the_closest_ones(name, named):
     assert problem.input == name
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct-FP8", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
+        ("gemma 3 27b", "google/gemma-3-27b-it"),
+    ],
+)
+def test_an_alias_of_the_same_owner_is_named_first(name, first):
+    with pytest.raises(PlanError, match=f"did you mean {re.escape(first)}, "):
+        model(name)
+
+
 @pytest.mark.parametrize("name", ["", " ", "/", "http://[", "https://huggingface.co/", "\x00", "é" * 100_000])
 def test_a_name_of_no_model_is_refused_with_an_alternative(name):
     with pytest.raises(PlanError, match=r"config\.json") as caught:

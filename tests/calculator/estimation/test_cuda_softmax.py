@@ -4,9 +4,11 @@ import pytest
 
 from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import Tape
-from calculator.estimation.cuda_softmax import of_trace
+from calculator.estimation import cuda_remarks
+from calculator.estimation.cuda_remarks import COUNTED, of_trace
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -26,6 +28,11 @@ def body(card=A100, config=LLAMA, **training):
     training = {"micro_batch_size": 2, "sequence_length": 512, **training}
     request = {"model": {"config": config}, "method": {"name": "full"}, "training": training, "reserved": "rule"}
     return {**request, "device": {"gpu": card}}
+
+
+def typed(kind):
+    request = body(**EAGER)
+    return parse_request({**request, "device": {**request["device"], "type": kind}})
 
 
 def steps(*args, **training):
@@ -84,19 +91,21 @@ def test_an_answer_has_the_temporary_and_the_difference_of_the_peak():
     difference = max(peak.bytes for peak in on_cuda.peaks()) - max(peak.bytes for peak in step.peaks())
     assert difference == 2 * 8 * 512 * 512 * 4
     assert f"up to {difference:,} bytes here" in sentence
-    assert f"the peak of allocated memory is {difference:,} bytes higher" in sentence
+    assert sentence.startswith(f"On CUDA, the peak of allocated memory is {difference:,} bytes higher;")
     assert sentence.endswith("With attention sdpa, a fused kernel needs no such tensor.")
 
 
 def test_an_answer_whose_peak_is_elsewhere_says_so():
     (sentence,) = sentences(config={**LLAMA, "vocab_size": 100_000}, **EAGER)
-    assert sentence.endswith("The peak of allocated memory is the same on CUDA, because it is at another moment.")
+    assert "the peak of allocated memory is the same, at another moment." in sentence
+    assert "With attention" not in sentence
 
 
 def test_a_family_without_sdpa_is_given_flash_attention_if_the_gpu_has_it():
     (on_a100,), (on_t4,) = sentences(config=GEMMA2), sentences(T4, GEMMA2)
     assert on_a100.endswith("With attention flash_attention_2, the kernel needs no such tensor.")
-    assert on_t4.endswith("bytes higher.")
+    assert "bytes higher" in on_t4
+    assert "With attention" not in on_t4
 
 
 def test_the_math_kernel_is_named():
@@ -114,6 +123,28 @@ def test_the_figures_stay_those_of_the_trace():
     assert step.peaks()[0].bytes == on_cuda.peaks()[0].bytes
     request = parse_request(body(**EAGER))
     assert estimate(request).memory.peak_allocated_bytes == max(peak.bytes for peak in step.peaks())
+
+
+def test_figures_with_device_type_cuda_count_it_and_say_so():
+    _, on_cuda = steps(**EAGER)
+    answer = estimate(typed("cuda"))
+    assert answer.memory.peak_allocated_bytes == max(peak.bytes for peak in on_cuda.peaks())
+    (sentence,) = [line for line in answer.assumptions if "softmax" in line]
+    assert sentence.startswith(COUNTED)
+    assert f"up to {2 * 8 * 512 * 512 * 4:,} bytes here" in sentence
+
+
+def test_a_series_of_requests_keeps_both_device_types_apart():
+    series = SeriesCache()
+    by_type = {kind: estimate(typed(kind)).memory.peak_allocated_bytes for kind in ("meta", "cuda")}
+    for kind in ("meta", "cuda", "cuda", "meta", "meta", "cuda"):
+        assert estimate(typed(kind), series).memory.peak_allocated_bytes == by_type[kind]
+
+
+def test_a_step_without_a_difference_is_interpreted_once(monkeypatch):
+    monkeypatch.setattr(cuda_remarks, "TrainingStep", None)
+    assert not sentences()
+    assert not sentences(config={**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2})
 
 
 def test_an_answer_from_a_trace_says_that_eager_attention_needs_more():

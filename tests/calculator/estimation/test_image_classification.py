@@ -67,7 +67,7 @@ def test_the_names_of_older_releases_are_refused_with_those_of_the_model():
 
 
 def test_a_model_without_its_task_names_it():
-    with pytest.raises(PlanError, match="vit is modeled for some tasks: set task image_cls"):
+    with pytest.raises(PlanError, match="vit is not modeled for causal_lm: set task image_cls"):
         estimate(parse_request({"model": {"config": VIT}, "method": {"name": "full"}}))
 
 

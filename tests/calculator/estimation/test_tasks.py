@@ -70,7 +70,7 @@ def test_a_language_model_has_no_labels():
 
 def test_an_encoder_is_answered_for_its_tasks_only():
     assert refusals(BERT, task="causal_lm")["task"].endswith(
-        "is modeled for some tasks: set task seq_cls or token_cls or question_ans or feature_extraction"
+        "is not modeled for causal_lm: set task seq_cls or token_cls or question_ans or feature_extraction"
     )
 
 

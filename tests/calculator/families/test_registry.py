@@ -58,13 +58,15 @@ def test_a_family_that_is_counted_as_another_has_that_ones_forward_pass():
 def test_the_forward_pass_of_a_family_without_one_is_refused():
     config = {"model_type": "deberta-v2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 48}
     config |= {"num_hidden_layers": 2, "num_attention_heads": 4}
-    with pytest.raises(PlanError, match="the training step of deberta-v2 is modeled for some tasks: set task seq_cls"):
+    with pytest.raises(
+        PlanError, match="the training step of deberta-v2 is not modeled for causal_lm: set task seq_cls"
+    ):
         forward_of(model_from_config(config))
 
 
 def test_a_family_whose_step_is_modeled_for_some_tasks_names_them():
     config = {"model_type": "distilbert", "vocab_size": 96, "dim": 64, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
-    with pytest.raises(PlanError, match="distilbert is modeled for some tasks: set task seq_cls"):
+    with pytest.raises(PlanError, match="distilbert is not modeled for causal_lm: set task seq_cls"):
         forward_of(model_from_config(config))
 
 

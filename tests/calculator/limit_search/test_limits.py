@@ -253,6 +253,7 @@ def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch)
         ),
         (GPT2, "lora_alpha", "solve_for", "must be one of r, sequence_length"),
         (GPT2, ["r"], "solve_for", "must be one of"),
+        (GPT2, None, "solve_for", "is required, one of r, sequence_length"),
     ],
 )
 def test_a_limit_that_has_no_answer_is_refused_by_its_field(body, solve_for, loc, message):

@@ -7,6 +7,8 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
+from calculator.layers.activation import ACTIVATIONS
+from calculator.stack import activations
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
 STARCODER2 = {**SIZES, "model_type": "starcoder2", "intermediate_size": 128, "vocab_size": 100}
@@ -63,6 +65,27 @@ def test_experts_before_the_first_known_release_are_refused_with_the_reason() ->
         (found,) = refused.value.problems
         assert found.msg.endswith("; from 5.8 on it is: use 5.24")
         assert ("an expert is a module of its own" in found.msg) is known
+
+
+def test_an_activation_function_that_a_release_does_not_have_is_refused() -> None:
+    config = {**SIZES, "model_type": "llama", "intermediate_size": 128, "vocab_size": 100}
+    for name, before, since in (
+        ("gelu_python_tanh", "4.56.2", "4.57"),
+        ("hardswish", "5.3", "5.4"),
+        ("sqrtsoftplus", "5.7", "5.8"),
+    ):
+        with pytest.raises(PlanError) as refused:
+            estimate(parse_request(body(before, {**config, "hidden_act": name})))
+        (found,) = refused.value.problems
+        assert (found.loc, found.input) == ("stack.transformers", before)
+        assert found.msg == (
+            f"transformers {before} does not have the model's activation function, {name}: use {since} or later"
+        )
+        assert estimate(parse_request(body(since, {**config, "hidden_act": name}))).memory.phases
+
+
+def test_later_activation_functions_are_modeled() -> None:
+    assert activations.FIRST.keys() <= ACTIVATIONS.keys()
 
 
 def test_a_frozen_reference_of_an_older_release_on_several_gpus_is_refused() -> None:

@@ -169,9 +169,7 @@ def test_a_file_without_a_section_is_continued(tmp_path):
 
 
 def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):
-    lines = [*summary(Results(tmp_path / "none.json", environment(CPU), SECTIONS))]
-    assert lines[0].endswith("equal in 0 of 0")
-    assert "equal in 0 of 0" in lines[1]
+    assert not [*summary(Results(tmp_path / "none.json", environment(CPU), SECTIONS))]
 
 
 def test_measuring_loads_nothing_of_the_web_stack():

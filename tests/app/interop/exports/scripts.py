@@ -37,7 +37,7 @@ def ran(request, tmp_path, monkeypatch, capsys, *options):
 
 def trained_as_planned(printed):
     """Two steps with a loss, and the planned number of trained parameters."""
-    found = re.search(r"trained parameters: ([\d,]+) \(planned: ([\d,]+)\)", printed)
+    found = re.search(r"trained parameters: ([\d,]+) \(estimated: ([\d,]+)\)", printed)
     assert found[1] == found[2]
     assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
 

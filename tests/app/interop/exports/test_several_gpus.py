@@ -53,7 +53,7 @@ def test_two_processes_train_with_the_script_and_the_configuration_of_fsdp(tmp_p
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert re.findall(r"step (\d): loss \d+\.\d+", ran.stdout) == ["1", "2"]
-    assert "trained parameters: 8,960 (planned: 8,960)" in ran.stdout
+    assert "trained parameters: 8,960 (estimated: 8,960)" in ran.stdout
     assert (saved / "adapter_model.safetensors").exists()
 
 

@@ -81,7 +81,7 @@ def test_the_script_of_a_task_trains_what_is_planned(request_body, tmp_path, mon
     monkeypatch.setattr(sys, "argv", ["train.py", "--steps", "2"])
     runpy.run_path(str(file), run_name="__main__")
     printed = capsys.readouterr().out
-    found = re.search(r"trained parameters: ([\d,]+) \(planned: ([\d,]+)\)", printed)
+    found = re.search(r"trained parameters: ([\d,]+) \(estimated: ([\d,]+)\)", printed)
     assert found[1] == found[2]
     assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
 

@@ -1,0 +1,27 @@
+"""The multiprocessors of a GPU, by which CUDA kernels split their work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.devices.gpus import GPU
+
+#: The threads that a multiprocessor runs at most, by compute capability. Those that are not listed run 2,048.
+#: Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+_THREADS = {"7.5": 1024, "8.6": 1536, "8.7": 1536, "8.9": 1536, "11.0": 1536, "12.0": 1536, "12.1": 1536}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiprocessors:
+    """The number of multiprocessors, and the threads that each runs at most. The defaults are those of an A100."""
+
+    count: int = 108
+    threads: int = 2048
+
+
+def multiprocessors_of(card: GPU | None) -> Multiprocessors:
+    """Return the multiprocessors of a GPU, or those of an A100 if none is named."""
+    capability = None if card is None else card.compute_capability
+    return Multiprocessors() if capability is None else Multiprocessors(threads=_THREADS.get(capability, 2048))

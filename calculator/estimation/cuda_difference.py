@@ -1,0 +1,40 @@
+"""One thing that PyTorch's kernels allocate otherwise on CUDA than in a trace on the meta device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+    from calculator.training_step.step import TrainingStep
+
+
+def _none(_request: Request, _model: Model) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaDifference:
+    """What an answer says about one thing that kernels allocate otherwise on CUDA.
+
+    The engine decides by `Tape.cuda` or `Kernels.cuda` what is allocated. This only finds out whether a step has it.
+    """
+
+    #: Returns the most bytes by which it changes any moment of a step, whatever device.type the step has. 0 if the step
+    #: does not have it. It reads the step's rows, tensors or settings, and interprets nothing.
+    most: Callable[[TrainingStep], int]
+    #: Returns what is allocated otherwise, in a sentence, from a step with device.type cuda.
+    sentence: Callable[[TrainingStep], str]
+    #: Returns how the request avoids it, in a sentence. Empty if it does not.
+    way_out: Callable[[Request, Model], str] = _none
+
+
+def largest(step: TrainingStep, name: str) -> int:
+    """Return the bytes of the largest tensor in a micro-batch whose name ends so. 0 if there is none."""
+    storages = step.run.storages
+    kinds = [kind for kind, key in enumerate(storages.kinds.keys) if key[0].endswith(name)]
+    return max([storages.sizes[storages.kinds.size_of[kind]] for kind in kinds], default=0)
