@@ -1,9 +1,11 @@
-"""The flat tensors in which DistributedDataParallel broadcasts a model's buffers.
+"""The flat tensors in which DistributedDataParallel broadcasts a model's parameters and buffers.
 
-DDP broadcasts them from the first rank before a forward pass, if the pass before was one whose gradients were reduced.
-Buffers of one dtype are copied into a flat tensor, up to a size. A single buffer is broadcast without a copy.
+When it is made, DDP broadcasts all of them from the first rank. It broadcasts the buffers again before a forward pass,
+if the pass before was one whose gradients were reduced. Tensors of one dtype are copied into a flat tensor, up to a
+size. A single tensor is broadcast without a copy.
 
-Source: torch/nn/parallel/distributed.py (_pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
+Source: torch/nn/parallel/distributed.py (__init__, _pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
+torch/distributed/utils.py (_sync_module_states);
 torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced); torch/csrc/utils/tensor_flatten.h (flatten_dense_tensors).
 """
 
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements, named
 from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE
+from calculator.resident.parameter_order import named_parameters
 from calculator.resident.tensor import ResidentTensor
 from calculator.resident.tensors import layer_buffers, outer_buffers
 from calculator.sharding.ddp import Bucket
@@ -68,6 +71,12 @@ def broadcasts(prepared: PreparedModel) -> Broadcasts:
     if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in of_dtype.items()):
         return tuple(_bucket(joined, dtype) for dtype, joined in of_dtype.items())
     return _of_limited_size(sizes)
+
+
+def of_construction(prepared: PreparedModel) -> Broadcasts:
+    """Return the broadcasts of parameters and buffers when DDP is made."""
+    parameters = ((_elements(parameter), parameter.dtype) for parameter in named_parameters(prepared))
+    return _of_limited_size([*parameters, *_sizes(prepared)])
 
 
 def broadcast(tape: Tape, flat: Broadcasts) -> None:
@@ -140,6 +149,13 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
             yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
             outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
     yield from _each(outer)
+
+
+def _elements(parameter: ResidentTensor) -> int:
+    """Return the elements of a parameter as it is stored. Several weights in 4 bits share one."""
+    if parameter.packed:
+        return parameter.bytes // parameter.count // ITEMSIZE[parameter.dtype]
+    return elements(parameter.shape)
 
 
 def _is_buffer(added: ResidentTensor) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from calculator.estimation.request import Request
+    from calculator.inputs.sharding import QuantStorage
 
 
 @contextmanager
@@ -40,7 +41,9 @@ def save_checkpoint(request: Request, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def loaded(request: Request, folder: Path, device: torch.device) -> ReferenceModel:
+def loaded(
+    request: Request, folder: Path, device: torch.device, quant_storage: QuantStorage = "uint8"
+) -> ReferenceModel:
     """Load a checkpoint onto a device as `from_pretrained` does, in 4 bits if the request's method stores it so."""
     quantization = request.method.base_quantization(request.training)
     options: dict[str, Any] = {}
@@ -50,6 +53,7 @@ def loaded(request: Request, folder: Path, device: torch.device) -> ReferenceMod
             bnb_4bit_quant_type=quantization.quant_type,
             bnb_4bit_use_double_quant=quantization.double_quant,
             bnb_4bit_compute_dtype=getattr(torch, request.training.dtype),
+            bnb_4bit_quant_storage=quant_storage,
         )
     model = language_model_of(request).from_pretrained(
         folder, dtype=getattr(torch, request.training.dtype), device_map={"": device}, **options

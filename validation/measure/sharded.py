@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
@@ -15,11 +17,11 @@ import torch
 from calculator.estimation.estimate import estimate
 from calculator.estimation.sharded_request import parse_sharded_request
 from validation.comparison.show import fullest_rank
-from validation.measure.checkpoint import without_values
+from validation.measure.checkpoint import loaded, save_checkpoint, without_values
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import every_block_split, meter_of
 from validation.measure.step import PHASES, emptied, release
-from validation.reference.build import build_model
+from validation.reference.build import adapted, build_model
 from validation.sharding.on_cuda import one_rank_on_cuda
 from validation.sharding.streams import Streams
 from validation.sharding.trace import ENGINES
@@ -107,12 +109,15 @@ class ShardedRun:
 
 
 def _model(sharded: ShardedRequest, device: torch.device) -> ReferenceModel:
-    """Build the model where the libraries get it: on the GPU if it is replicated or in 4 bits, else on the host."""
+    """Load the model where the libraries get it: on the GPU if it is replicated or in 4 bits, else on the host."""
     request = sharded.request
-    on_gpu = sharded.sharding.name == "ddp" or request.method.facts.quantizes_base
+    if sharded.sharding.name == "ddp" or request.method.facts.quantizes_base:
+        with TemporaryDirectory() as folder:
+            save_checkpoint(request, Path(folder))
+            base = loaded(request, Path(folder), device, sharded.sharding.quant_storage)
+        return adapted(base, request, device)
     with without_values() if on_stub() else nullcontext():
-        where = device if on_gpu else torch.device("cpu")
-        return build_model(request, where, quant_storage=sharded.sharding.quant_storage)
+        return build_model(request, torch.device("cpu"))
 
 
 def measured(case: StepCase, device: torch.device) -> dict[str, Any]:
