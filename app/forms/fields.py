@@ -53,7 +53,8 @@ class Field:
     @property
     def name(self) -> str:
         """The field's name in the form and in the address."""
-        name = self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
+        own = self.declared.setting.field_name or self.declared.name
+        name = own.replace("_bytes", "_gib") if self.sized else own
         return f"{self.method}_{name}" if self.method else name
 
     @property
@@ -272,11 +273,18 @@ FIELDS: dict[str, Field] = {
 #: The GPU's memory, typed in GiB.
 MEMORY = FIELDS["memory_gib"]
 
+#: Whose kernels' tensors are counted.
+DEVICE_TYPE = FIELDS["device_type"]
+
+#: The device type of every form where the address has none. Forms are for a run on a GPU. The API's default is that of
+#: the traces that its answers are compared with.
+DEVICE_TYPE_OF_FORMS = "cuda"
+
 #: The price of an hour of a GPU.
 PRICE = FIELDS["price_per_hour"]
 
 #: The fields that describe a single GPU.
-CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib"))
+CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib", "device_type"))
 
 #: The releases of the libraries that `generate` runs.
 SERVED_STACK = tuple(

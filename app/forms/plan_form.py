@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
 from app.forms import tool_fields
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, set_at, value_at, without_commas
+from app.forms.fields import (
+    CHOICES,
+    DEVICE,
+    DEVICE_TYPE,
+    DEVICE_TYPE_OF_FORMS,
+    FIELDS,
+    METHOD,
+    STACK,
+    TRAINING,
+    Field,
+    set_at,
+    value_at,
+    without_commas,
+)
 from app.forms.typed_form import TypedForm
 from app.http.bodies import parse_json
 from app.tools import tool_of
@@ -28,6 +41,7 @@ FIRST_PLAN: dict[str, str] = {
     "model": "meta-llama/Llama-3.1-8B",
     "config": "",
     "gpu": "rtx-4090",
+    "device_type": DEVICE_TYPE_OF_FORMS,
     "method": "qlora",
     "r": "16",
     "target_modules": "all-linear",
@@ -175,11 +189,15 @@ def typed_fields(
 
 
 def filled(request: Mapping[str, Any], tool: str = "") -> Form:
-    """Return the form of a request body, options of its own included. The device is the first plan's."""
+    """Return the form of a request body of the API, options of its own included.
+
+    The device is the first plan's, except for its type, which is the body's.
+    """
     model, method, training = request["model"], request["method"], request.get("training", {})
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
     typed[tool_fields.TOOL] = tool
+    typed[DEVICE_TYPE.name] = request.get("device", {}).get("type", DEVICE_TYPE.declared.default)
     for fields, values in (
         (METHOD[method["name"]], method),
         (TRAINING, training),

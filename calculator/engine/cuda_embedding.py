@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape
 
+#: The name of the tensor of the sums.
+PARTIAL_ROWS = "partial sums of rows"
+
 #: Up to this many ids, a kernel adds up the rows of equal ids without temporaries.
 _UNSORTED = 3072
 #: The rows that a warp adds up (NROWS_PER_THREAD).
@@ -31,4 +34,4 @@ def add_rows_of_equal_ids(tape: Tape, ids: int, weight: Shape) -> None:
     _of_segments = [tape.scratch((segments,), "int64", f"partial sums of segments{name}") for name in ("", ", added")]
     _counts = [tape.scratch((), "int64", f"number of {name}") for name in ("segments", "partial sums")]
     _starts = tape.scratch((sums,), "int64", "starts of partial sums")
-    _sums = tape.scratch((sums, weight[1]), "float32", "partial sums of rows")
+    _sums = tape.scratch((sums, weight[1]), "float32", PARTIAL_ROWS)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from calculator.devices.multiprocessors import Multiprocessors
     from calculator.engine.tape import Tape
 
+#: The name of the buffer of a split sum.
+PARTIAL_SUMS = "partial sums of thread blocks"
+
 #: Threads of a block and of a warp, and the values that a thread adds up at least and at most.
 _THREADS, _WARP = 512, 32
 _LEAST_VALUES, _MOST_VALUES = 16, 256
@@ -177,5 +180,5 @@ def _layout(given: list[int], kept: list[int]) -> Layout:
 
 def _allocate(tape: Tape, partial: int, semaphores: int) -> None:
     if partial:
-        _partial = tape.scratch((partial,), "float32", "partial sums of thread blocks")
+        _partial = tape.scratch((partial,), "float32", PARTIAL_SUMS)
         _semaphores = tape.scratch((semaphores,), "int32", "semaphores of thread blocks")

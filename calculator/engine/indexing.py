@@ -1,16 +1,18 @@
 """Indexing operations: rows by index, top-k, gather, masks, and grouped matrix products.
 
 Source: tools/autograd/derivatives.yaml; torch/csrc/autograd/FunctionsManual.cpp, index_backward and
-value_selecting_reduction_backward. These write the gradient into zeros, out of place under a dispatch mode.
+value_selecting_reduction_backward. These write the gradient into zeros, out of place on the meta device.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.cuda_indexing import add_rows_of_equal_indices
 from calculator.engine.tape import StridedTensor, Tensor
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """Return x[indices], one row of x for each index. The indices are saved."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _index_back, (x.edge,), (x.shape, elements(indices.shape))) if x.edge else None
     if node is not None:
         node.save(indices)
     return x.tape.new((*indices.shape, *x.shape[1:]), x.dtype, name, node)
@@ -29,7 +31,7 @@ def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
 
 def index_pairs(x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
     """Return x[first, second], one vector of x for each pair of indices. The indices are saved."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _index_back, (x.edge,), (x.shape, elements(first.shape))) if x.edge else None
     if node is not None:
         node.save(first)
         node.save(second)
@@ -38,7 +40,7 @@ def index_pairs(x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
 
 def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
     """Return x[mask], the `count` rows of x where the mask is true. The mask is saved."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _index_back, (x.edge,), (x.shape, count)) if x.edge else None
     if node is not None:
         node.save(mask)
     return x.tape.new((count, *x.shape[len(mask.shape) :]), x.dtype, name, node)
@@ -115,16 +117,28 @@ def _masked_scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Scatter the gradient into zeros."""
-    zeros = grad.tape.new(node.context, grad.dtype, "zeros")
-    out = grad.tape.new(node.context, grad.dtype, "gradient, scattered")
-    del zeros
+    return (_scattered(grad, node.context),)
+
+
+def _index_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    shape, indices = node.context
+    out = _scattered(grad, shape)
+    if grad.tape.cuda:
+        add_rows_of_equal_indices(grad.tape, indices, shape[0])
     return (out,)
+
+
+def _scattered(grad: Tensor, shape: Shape) -> Tensor:
+    """Return zeros into which a gradient is scattered: in place on CUDA."""
+    zeros = None if grad.tape.cuda else grad.tape.new(shape, grad.dtype, "zeros")
+    out = grad.tape.new(shape, grad.dtype, "gradient, scattered")
+    del zeros
+    return out
 
 
 def reorder(x: Tensor, name: str) -> Tensor:
     """Return x[order], the rows of x in another order. The order is not allocated here."""
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _index_back, (x.edge,), (x.shape, x.shape[0])) if x.edge else None
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
@@ -136,7 +150,7 @@ def index_list(x: Tensor, shape: Shape, numbers: int, name: str) -> Tensor:
     Source: torch/csrc/autograd/python_variable_indexing.cpp, sequenceToVariable.
     """
     indices = x.tape.new((numbers,), "int64", f"{name}: indices")
-    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _index_back, (x.edge,), (x.shape, numbers)) if x.edge else None
     if node is not None:
         node.save(indices)
     return x.tape.new(shape, x.dtype, name, node)

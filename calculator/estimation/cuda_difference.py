@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.architecture.model import Model
+    from calculator.engine.kinds import Storages
     from calculator.estimation.request import Request
     from calculator.training_step.step import TrainingStep
 
@@ -35,6 +36,10 @@ class CudaDifference:
 
 def largest(step: TrainingStep, name: str) -> int:
     """Return the bytes of the largest tensor in a micro-batch whose name ends so. 0 if there is none."""
-    storages = step.run.storages
+    return largest_of(step.run.storages, name)
+
+
+def largest_of(storages: Storages, name: str) -> int:
+    """Return the bytes of the largest storage whose name ends so. 0 if there is none."""
     kinds = [kind for kind, key in enumerate(storages.kinds.keys) if key[0].endswith(name)]
     return max([storages.sizes[storages.kinds.size_of[kind]] for kind in kinds], default=0)

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.engine.softmax import SOFTMAX_GRADIENT, SOFTMAX_TEMPORARY
 from calculator.estimation.compatibility import flash_problems
-from calculator.estimation.cuda_difference import CudaDifference, largest
+from calculator.estimation.cuda_difference import CudaDifference, largest, largest_of
 from calculator.families import forward_of
 from calculator.layers.math_attention import MASKED_SCORES, RETURNED_COPY
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
+    from calculator.engine.kinds import Storages
     from calculator.estimation.request import Request
     from calculator.training_step.step import TrainingStep
 
 IN_BACKWARD = "The backward pass of softmax allocates one more tensor of its gradient's size"
+
+IN_MATH_KERNEL = "The math kernel's forward pass allocates a float32 matrix of scores less"
 
 
 def _in_backward(step: TrainingStep) -> str:
@@ -39,7 +42,12 @@ def _matrix_of_scores(step: TrainingStep) -> int:
 
 def _in_math_kernel(step: TrainingStep) -> str:
     copy = ", and a copy in half precision" if largest(step, RETURNED_COPY) else ""
-    return f"The math kernel's forward pass allocates a float32 matrix of scores less{copy}."
+    return f"{IN_MATH_KERNEL}{copy}."
+
+
+def runs_math_kernel(storages: Storages) -> bool:
+    """Return whether a pass runs the math kernel."""
+    return largest_of(storages, MASKED_SCORES) > 0
 
 
 def _way_out(request: Request, model: Model) -> str:

@@ -11,6 +11,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace, workspaces
 from calculator.devices.verdict import card_of
 from calculator.estimation import compatibility, positions, several_gpus
+from calculator.estimation.cuda_remarks import of_passes as of_cuda
 from calculator.estimation.estimate import model_of, model_summary
 from calculator.estimation.ledger import components
 from calculator.estimation.memory_and_fit import overhead_row
@@ -72,7 +73,10 @@ def inference(request: InferenceRequest) -> Inference:
         fit=verdict,
         reserved="rule" if replay is None else "replay",
         reserved_reason=reason,
-        assumptions=assumptions(request, model, plan, verdict, replayed=replay is not None, reason=reason),
+        assumptions=(
+            *assumptions(request, model, plan, verdict, replayed=replay is not None, reason=reason),
+            *of_cuda(request.device, (peak.ran.recording.storages for peak in passes)),
+        ),
         warnings=warnings(request, model, plan, merge, usable, passes[0].ran.cache)
         + (caveats(card) if card is not None else ()),
     )

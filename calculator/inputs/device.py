@@ -63,9 +63,10 @@ class Device:
     )
     type: DeviceType = setting(
         "meta",
-        label="Kernels",
-        help="Whose tensors are counted where kernels differ. meta counts those of a trace on PyTorch's meta device. "
-        "cuda counts what PyTorch's CUDA kernels allocate, too: temporaries, workspaces and other layouts.",
+        label="Device type",
+        help="cuda counts every tensor that PyTorch's kernels allocate on a GPU. meta counts those of a trace on its "
+        "meta device, which lacks some temporaries and copies of kernels.",
+        field_name="device_type",
     )
     alloc_conf: str | None = setting(
         None,

@@ -37,6 +37,8 @@ class Setting:
     empty: str = "none"
     #: Whether forms and the command line have a field for this input.
     form: bool = True
+    #: The name of that field, if the input's own name says too little outside of its object. Empty otherwise.
+    field_name: str = ""
     #: Whether the method has a form field of its own for this input, as the value means something else in other
     #: methods.
     has_field_of_its_own: bool = False
@@ -55,6 +57,7 @@ def setting(
     example: Any = None,
     empty: str = "none",
     form: bool = True,
+    field_name: str = "",
     has_field_of_its_own: bool = False,
     instead: Mapping[str, str] | None = None,
 ) -> Any:
@@ -68,6 +71,7 @@ def setting(
         example=example,
         empty=empty,
         form=form,
+        field_name=field_name,
         has_field_of_its_own=has_field_of_its_own,
         instead=instead or {},
     )

@@ -56,8 +56,9 @@ def estimate(request: Request) -> Snapshot:
     model = model_of(request.model)
     request = within_positions(request, model)
     check(request, model)
-    # The trace runs a current GPU's kernels, whatever GPU the request names.
-    step = training_step(replace(request, device=replace(request.device, gpu=None, memory_bytes=None)))
+    # The trace runs a current GPU's kernels on the meta device, whatever device the request names.
+    device = replace(request.device, gpu=None, memory_bytes=None, type="meta")
+    step = training_step(replace(request, device=device))
     return snapshot.estimated(step, asdict(parameter_counts(step.resident.whole)))
 
 

@@ -63,7 +63,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 def machine(found: dict[str, Any]) -> dict[str, Any]:
     """Return the `device` and the `stack` of a request for the machine of an environment.
 
-    A release of PyTorch that the calculator does not know counts as the default one.
+    On a GPU, the figures count what kernels allocate on CUDA. A release of PyTorch that the calculator does not know
+    counts as the default one.
     """
     device = {"gpu": found["card"], "type": "cuda"} if found["card"] else {}
     stack = {"torch": found["versions"]["torch"].partition("+")[0]}

@@ -21,6 +21,7 @@ from validation.published.measurement import BUCKETS
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimation.request import Request
+    from calculator.inputs.device import DeviceType
     from validation.published.measurement import Measurement
 
 
@@ -36,13 +37,15 @@ class Prediction:
     blocks: int | None = None
 
 
-def predicted(measured: Measurement) -> Prediction:
-    """Return the calculator's figure for a measurement with a request.
+def predicted(measured: Measurement, device_type: DeviceType | None = None) -> Prediction:
+    """Return the calculator's figure for a measurement with a request. `device_type` replaces that of the request.
 
     Raises:
         PlanError: if the calculator refuses the request.
     """
     request = parse_request(measured.run.request)
+    if device_type is not None:
+        request = replace(request, device=replace(request.device, type=device_type))
     model = model_of(request.model)
     check(request, model)
     with patched(measured.run.protocol):

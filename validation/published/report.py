@@ -108,13 +108,14 @@ def _expressed(rows: list[Result]) -> str:
 
 
 def _errors(summary: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"{'':38} figures  configurations  median    lowest   highest"
+    yield f"{'':38} figures  configurations  median    lowest   highest  with device.type cuda: other figures, median"
     for line in summary:
         if line["median_absolute_error"] is None:
             continue
         name = line["name"] if line["by"] == "all" else f"{line['by']}: {line['name']}"
         errors = f"{line['median_absolute_error']:8.3%} {line['lowest_error']:+9.3%} {line['highest_error']:+9.3%}"
-        yield f"{name:38} {line['figures']:7} {line['configurations']:15} {errors}"
+        on_cuda = f"{line['cuda_figures']:38} {line['cuda_median_absolute_error']:8.3%}"
+        yield f"{name:38} {line['figures']:7} {line['configurations']:15} {errors} {on_cuda}"
 
 
 def _process_memory(lines: list[dict[str, Any]]) -> Iterator[str]:

@@ -56,6 +56,8 @@ def result(measured: Measurement) -> Result:
         "error": None,
         "blocks_bytes": None,
         "blocks_error": None,
+        "cuda_bytes": None,
+        "cuda_error": None,
         "peers": _peer_answers(measured),
     }
     if measured.run.request is None:
@@ -72,6 +74,9 @@ def result(measured: Measurement) -> Result:
         if prediction.blocks is not None:
             row["blocks_bytes"] = prediction.blocks
             row["blocks_error"] = round(prediction.blocks / measured.bytes - 1, 8)
+        on_cuda = predicted(measured, "cuda").bytes
+        if on_cuda != prediction.bytes:
+            row["cuda_bytes"], row["cuda_error"] = on_cuda, round(on_cuda / measured.bytes - 1, 6)
     return {**row, **verdicts.run_verdict(measured)}
 
 
@@ -157,6 +162,7 @@ def _grouped_by(group: str, rows: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _line(group: str, name: str, rows: Sequence[Result]) -> dict[str, Any]:
     errors = [row["error"] for row in rows]
+    on_cuda = [row["error"] if row["cuda_error"] is None else row["cuda_error"] for row in rows]
     return {
         "by": group,
         "name": name,
@@ -165,6 +171,8 @@ def _line(group: str, name: str, rows: Sequence[Result]) -> dict[str, Any]:
         "median_absolute_error": round(median(map(abs, errors)), 6) if errors else None,
         "lowest_error": min(errors, default=None),
         "highest_error": max(errors, default=None),
+        "cuda_figures": sum(row["cuda_error"] is not None for row in rows),
+        "cuda_median_absolute_error": round(median(map(abs, on_cuda)), 6) if errors else None,
     }
 
 

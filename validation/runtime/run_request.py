@@ -237,6 +237,7 @@ def _device(args: TrainingArguments) -> dict[str, Any]:
         device = {"count": args.world_size, "sharding": "ddp"}
     if args.device.type != "cuda":
         return device
+    device["type"] = "cuda"
     name = torch.cuda.get_device_name(args.device)
     try:
         return {**device, "gpu": gpu(name).id}

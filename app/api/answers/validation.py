@@ -31,6 +31,10 @@ class SummaryAnswer(Answer):
     median_absolute_error: float | None = described("The median of the absolute errors.", 0.00381)
     lowest_error: float | None = described("The lowest error; negative if the estimate is too low.", -0.01346)
     highest_error: float | None = described("The highest error.", 0.00403)
+    cuda_figures: int = described("How many of their estimates differ with device.type cuda.", 8)
+    cuda_median_absolute_error: float | None = described(
+        "The median of the absolute errors with device.type cuda.", 0.00379
+    )
 
 
 class ErrorRange(Answer):
@@ -131,6 +135,8 @@ class PublishedRow(Answer):
         None,
     )
     blocks_error: float | None = described("The error of blocks_bytes.", None)
+    cuda_bytes: int | None = described("The estimate with device.type cuda; null if it is predicted_bytes.", None)
+    cuda_error: float | None = described("The error of cuda_bytes.", None)
     verdict: str | None = described(
         "The verdict on the run's own GPU, on which it ran; null without a request or a known GPU.", "fits"
     )
@@ -159,6 +165,8 @@ EMPTY: dict[str, Any] = {
     "error": None,
     "blocks_bytes": None,
     "blocks_error": None,
+    "cuda_bytes": None,
+    "cuda_error": None,
     "verdict": None,
     "usable_bytes": None,
     "minimum_bytes": None,

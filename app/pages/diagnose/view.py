@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from app.api.answers.diagnose import not_reproduced
 from app.api.diagnose import Diagnosed, ReadCase, read_case
-from app.forms.fields import FIELDS, PHASES, RUN
+from app.forms.fields import DEVICE_TYPE, FIELDS, PHASES, RUN
 from app.forms.plan_form import FILE, Form, filled, non_default, read, typed_request
 from app.pages.hidden import with_hidden
 from app.presentation.changes import OFFLOADS
@@ -147,7 +147,8 @@ def shown(case: Case, as_read: ReadCase) -> ShownDiagnosis:
     """
     found, form = as_read.diagnosed(), case.plan
     if found.imported is not None:
-        form = filled(found.imported.request, found.imported.tool).changed(gpu=case.plan.typed["gpu"])
+        device = {name: case.plan.typed[name] for name in ("gpu", DEVICE_TYPE.name)}
+        form = filled(found.imported.request, found.imported.tool).changed(**device)
     return ShownDiagnosis(diagnosed=found, form=form)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
-from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVED_STACK, SERVING
+from app.forms.fields import CARD, DEVICE_TYPE_OF_FORMS, INFERENCE_FIELDS, METHOD, RESERVED, SERVED_STACK, SERVING
 from app.forms.layout import MODEL_LABELS
 from app.forms.plan_form import Form, non_default, typed_fields, typed_model
 from app.forms.typed_form import TypedForm
@@ -22,6 +22,7 @@ FIRST: dict[str, str] = {
     "model": "meta-llama/Llama-3.1-8B",
     "config": "",
     "gpu": "rtx-4090",
+    "device_type": DEVICE_TYPE_OF_FORMS,
     "method": "lora",
     "r": "16",
     "target_modules": "all-linear",
@@ -84,8 +85,12 @@ def read(pairs: Iterable[tuple[str, str]]) -> InferenceForm:
 
 def address_of(plan: Form, **serving: str) -> str:
     """Return the address of the page for what a plan trains, on its GPU, with serving fields."""
-    names = ("model", "config", "gpu", "memory_gib", "method", *(field.name for field in METHOD.get(plan.method, ())))
-    typed = {**DEFAULTS, **{name: plan.typed[name] for name in names}, **serving}
+    card, method = (field.name for field in CARD), (field.name for field in METHOD.get(plan.method, ()))
+    typed = {
+        **DEFAULTS,
+        **{name: plan.typed[name] for name in ("model", "config", "method", *card, *method)},
+        **serving,
+    }
     return f"/inference{InferenceForm(typed=typed).address()}"
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, FIELDS, MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER
+from app.forms.fields import (
+    DEVICE,
+    DEVICE_TYPE,
+    DEVICE_TYPE_OF_FORMS,
+    FIELDS,
+    MEMORY,
+    NEEDS,
+    PRICE,
+    RESERVED,
+    STACK,
+    TRAINER,
+)
 from app.forms.plan_form import non_default, typed_fields, typed_model
 from app.forms.typed_form import TypedForm
 from app.pages.inference import form as inference_form
@@ -30,6 +41,7 @@ DEFAULTS: dict[str, str] = {
     "config": "",
     "gpu": "rtx-4090",
     "memory_gib": "",
+    "device_type": DEVICE_TYPE_OF_FORMS,
     "price_per_hour": "",
     "gpus": "",
     **{field.name: field.text(field.declared.default) for field in SEVERAL},
@@ -44,6 +56,7 @@ LABELS: dict[str, str] = {
     "config": "config.json",
     "gpu": "GPU",
     "memory_gib": MEMORY.declared.setting.label,
+    "device_type": DEVICE_TYPE.declared.setting.label,
     "price_per_hour": PRICE.declared.setting.label,
     "gpus": "Other GPUs",
     **{field.name: field.declared.setting.label for field in SEVERAL},
@@ -94,6 +107,8 @@ class NeedsForm(TypedForm):
             return head
         if rest[-1:] == ["memory_bytes"]:
             return "memory_gib"
+        if rest[-1:] == ["type"]:
+            return DEVICE_TYPE.name
         if rest and rest[-1] in ("price_per_hour", *(field.name for field in SEVERAL)):
             return rest[-1]
         if loc == "devices":
@@ -115,7 +130,7 @@ class NeedsForm(TypedForm):
         device = {name: value for name, value in first.items() if value is not None}
         price = PRICE.value(self.typed["price_per_hour"])
         priced = {} if price is None else {"price_per_hour": price}
-        several = self._several()
+        several = {**non_default((DEVICE_TYPE,), self.typed), **self._several()}
         more = [name.strip() for name in re.split(r"[,\n]", self.typed["gpus"]) if name.strip()]
         one = [("gpu" if "gpu" in device else "memory_gib", {**device, **several, **priced})] if device else []
         return [*one, *(("gpus", {"gpu": name, **several}) for name in more)]
@@ -142,6 +157,7 @@ def address_of(plan: plan_form.Form, request: Request) -> str:
         "config",
         "gpu",
         "memory_gib",
+        "device_type",
         "price_per_hour",
         "count",
         "nodes",

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from fastapi.responses import Response
 
 from app.api import plan
-from app.forms.fields import MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER, Field
+from app.forms.fields import DEVICE_TYPE, MEMORY, NEEDS, PRICE, RESERVED, STACK, TRAINER, Field
 from app.forms.layout import gpu_choices
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.pages.form_routes import form_routes
@@ -39,6 +39,7 @@ def plan_page(form: NeedsForm) -> Response:
         "plan_text": plan_text,
         "price_field": PRICE,
         "speed_text": speed_text,
+        "device_type_field": DEVICE_TYPE,
         "reserved_field": RESERVED[0],
         "trainer_fields": TRAINER,
         "stack_fields": STACK,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.forms.fields import FIELDS, METHOD
-from app.forms.plan_form import DEFAULTS, field_of, read, typed_request
+from app.forms.plan_form import DEFAULTS, field_of, filled, read, typed_request
 from app.http.bodies import decode_form
 from calculator.estimation.request import parse_request
 from calculator.methods import USUAL_METHODS
@@ -43,7 +43,7 @@ def test_an_unticked_checkbox_is_false_if_the_form_was_sent_and_usual_if_it_was_
 def test_an_empty_number_is_absent_or_null_if_it_is_nullable():
     assert typed("sequence_length=").estimate()["training"] == {"gradient_checkpointing": True}
     assert typed("max_grad_norm=").estimate()["training"]["max_grad_norm"] is None
-    assert typed("gpu=").estimate()["device"] == {}
+    assert typed("gpu=").estimate()["device"] == {"type": "cuda"}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,22 @@ def test_lists_are_typed_with_commas_or_spaces():
 
 
 def test_memory_is_typed_in_gib():
-    assert typed("gpu=&memory_gib=24").estimate()["device"] == {"memory_bytes": 24 << 30}
-    assert typed("gpu=&memory_gib=23.5").estimate()["device"] == {"memory_bytes": 47 << 29}
+    assert typed("gpu=&memory_gib=24").estimate()["device"]["memory_bytes"] == 24 << 30
+    assert typed("gpu=&memory_gib=23.5").estimate()["device"]["memory_bytes"] == 47 << 29
+
+
+def test_a_form_counts_what_cuda_allocates_unless_its_address_says_meta():
+    assert typed("").estimate()["device"]["type"] == "cuda"
+    assert typed("device_type=meta").estimate()["device"] == {"gpu": "rtx-4090"}
+    assert typed("device_type=meta").address() == "?device_type=meta"
+    assert typed("device_type=cuda").address() == ""
+    assert field_of("device.type") == "device_type"
+
+
+def test_a_request_of_the_api_keeps_its_device_type():
+    request = {"model": "gpt2", "method": {"name": "full"}}
+    assert "device_type=meta" in filled(request).address()
+    assert "device_type" not in filled({**request, "device": {"type": "cuda"}}).address()
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "inf", "1e999", "−3", "24 GB", "1;2"])

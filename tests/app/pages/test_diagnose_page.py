@@ -5,6 +5,9 @@ from html import unescape
 
 from tests.app.api.test_diagnose_api import EVALUATION, IN_EVALUATION, MESSAGE, RUN, YAML, run_snapshot
 
+CUDA = {"device": {"type": "cuda"}}
+ON_CUDA = {**RUN, **CUDA}
+
 PLAN = {
     "model": "openai-community/gpt2",
     "method": "full",
@@ -19,7 +22,7 @@ PLAN = {
 
 def test_the_page_states_the_apis_answer(client):
     response = client.post("/diagnose", data={**PLAN, "message": MESSAGE})
-    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": ON_CUDA}).json()
     text = unescape(response.text)
     assert response.status_code == 200
     assert all(sentence in text for sentence in answer["sentences"])
@@ -32,7 +35,7 @@ def test_the_page_states_the_apis_answer(client):
 def test_a_change_links_to_the_changed_plan(client):
     text = unescape(client.post("/diagnose", data={**PLAN, "message": MESSAGE}).text)
     addresses = re.findall(r'<th scope="row"><a href="(/\?[^"]*)">', text)
-    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": ON_CUDA}).json()
     assert len(addresses) == len(answer["changes"])
     saved = [change["request"] for change in answer["changes"]]
     estimate = client.get(f"{addresses[0].replace('/?', '/estimate.json?')}&reserved=rule").json()
@@ -52,7 +55,7 @@ def test_the_page_of_a_plan_keeps_it_in_the_form_and_the_plan_links_to_it(client
 def test_an_error_of_the_evaluation_is_explained_and_its_changes_link_to_the_run(client):
     run = {"eval_strategy": "epoch", "compute_metrics": "true", "eval_samples": "200"}
     text = unescape(client.post("/diagnose", data={**PLAN, **run, "message": IN_EVALUATION}).text)
-    answer = client.post("/api/v1/diagnose", json={"message": IN_EVALUATION, "request": {**RUN, "run": EVALUATION}})
+    answer = client.post("/api/v1/diagnose", json={"message": IN_EVALUATION, "request": {**ON_CUDA, "run": EVALUATION}})
     assert all(sentence in text for sentence in answer.json()["sentences"])
     assert "Tensors of that size outside the steps" in text
     addresses = re.findall(r'<th scope="row"><a href="(/run\?[^"]*)">', text)
@@ -66,7 +69,7 @@ def test_an_error_of_the_evaluation_is_explained_and_its_changes_link_to_the_run
 
 def test_a_file_replaces_the_plan(client):
     response = client.post("/diagnose", data={"message": MESSAGE, "content": YAML, "gpu": ""})
-    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "content": YAML}).json()
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "content": YAML, "request": CUDA}).json()
     assert all(sentence in unescape(response.text) for sentence in answer["sentences"])
 
 

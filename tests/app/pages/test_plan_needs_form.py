@@ -19,7 +19,7 @@ def typed(address):
 
 def test_an_empty_address_is_the_first_plan():
     body = typed("/plan").body()
-    assert body == {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "needs": {}}
+    assert body == {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090", "type": "cuda"}, "needs": {}}
     assert parse_plan(body).needs.order == ("quality", "speed", "memory")
     assert typed("/plan").address() == ""
 
@@ -33,9 +33,9 @@ def test_needs_are_typed_as_the_api_names_them():
 def test_several_models_and_gpus_are_a_shortlist():
     body = typed("?model=gpt2,+distilgpt2&gpus=L4,+RTX+5090").body()
     assert body["models"] == ["gpt2", "distilgpt2"]
-    assert body["devices"] == [{"gpu": "rtx-4090"}, {"gpu": "L4"}, {"gpu": "RTX 5090"}]
-    assert typed("?gpu=&gpus=L4").body()["device"] == {"gpu": "L4"}
-    assert typed("?gpu=&memory_gib=16").body()["device"] == {"memory_bytes": 16 << 30}
+    assert body["devices"] == [{"gpu": name, "type": "cuda"} for name in ("rtx-4090", "L4", "RTX 5090")]
+    assert typed("?gpu=&gpus=L4&device_type=meta").body()["device"] == {"gpu": "L4"}
+    assert typed("?gpu=&memory_gib=16").body()["device"] == {"memory_bytes": 16 << 30, "type": "cuda"}
     assert typed("?gpu=").body()["device"] == {}
 
 
@@ -53,6 +53,7 @@ def test_several_models_and_gpus_are_a_shortlist():
         ("?gpus=L4", "devices.0.gpu", "gpu"),
         ("?gpus=L4", "devices.1.gpu", "gpus"),
         ("", "device.memory_bytes", "memory_gib"),
+        ("?gpus=L4", "devices.1.type", "device_type"),
         ("", "", ""),
     ],
 )
@@ -112,8 +113,10 @@ def test_a_trainer_and_its_settings_go_into_the_request_and_the_address():
 
 def test_several_gpus_are_of_every_gpu_and_have_a_sharding_only_if_it_is_typed():
     body = typed("?gpus=L4&count=4&nodes=2").body()
-    assert body["devices"] == [{"gpu": "rtx-4090", "count": 4, "nodes": 2}, {"gpu": "L4", "count": 4, "nodes": 2}]
-    assert typed("?count=4&sharding=fsdp").body()["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp"}
+    several = {"count": 4, "nodes": 2, "type": "cuda"}
+    assert body["devices"] == [{"gpu": "rtx-4090", **several}, {"gpu": "L4", **several}]
+    device = typed("?count=4&sharding=fsdp").body()["device"]
+    assert device == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp", "type": "cuda"}
 
 
 def test_a_plan_of_an_estimate_on_several_gpus_keeps_them_and_its_whole_batch():
@@ -121,5 +124,5 @@ def test_a_plan_of_an_estimate_on_several_gpus_keeps_them_and_its_whole_batch():
         typed={**form.DEFAULTS, "count": "4", "sharding": "fsdp", "micro_batch_size": "2"},
     )
     body = typed(needs_form.address_of(plan_form, parse_request(plan_form.estimate()))).body()
-    assert body["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp"}
+    assert body["device"] == {"gpu": "rtx-4090", "count": 4, "sharding": "fsdp", "type": "cuda"}
     assert body["needs"]["effective_batch_size"] == 8

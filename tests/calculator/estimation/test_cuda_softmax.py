@@ -5,10 +5,12 @@ import pytest
 from calculator.engine.softmax import softmax_gradient
 from calculator.engine.tape import Tape
 from calculator.estimation import cuda_remarks
-from calculator.estimation.cuda_remarks import COUNTED, of_trace
+from calculator.estimation.cuda_remarks import COUNTED, NOT_IN_TRACE, of_trace
 from calculator.estimation.estimate import estimate, training_step
 from calculator.estimation.request import parse_request
 from calculator.estimation.series import SeriesCache
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
@@ -150,3 +152,15 @@ def test_a_step_without_a_difference_is_interpreted_once(monkeypatch):
 def test_an_answer_from_a_trace_says_that_eager_attention_needs_more():
     assert [*of_trace(parse_request(body(**EAGER)))]
     assert not [*of_trace(parse_request(body()))]
+    assert NOT_IN_TRACE in of_trace(typed("cuda"))
+
+
+def test_passes_of_generate_on_the_math_kernel_differ_on_cuda():
+    served = {"model": {"config": LLAMA}, "method": {"name": "lora"}, "serving": {"context_length": 1024}}
+    meta, cuda = (
+        inference(parse_inference({**served, "device": {"gpu": T4, "type": kind}})) for kind in ("meta", "cuda")
+    )
+    assert meta.memory.peak_allocated_bytes > cuda.memory.peak_allocated_bytes
+    assert [line for line in meta.assumptions if "math kernel" in line and "device.type cuda" in line]
+    assert COUNTED in cuda.assumptions
+    assert not [line for line in meta.assumptions if line == COUNTED]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from calculator.estimation.cuda_remarks import COUNTED
 from calculator.estimation.estimate import estimate
 from calculator.estimation.request import parse_request
 
@@ -62,6 +63,14 @@ def peaks(request):
 )
 def test_each_phase_of_a_step_is_that_of_pytorchs_cuda_code(case, measured):
     assert peaks(request_of(*case)) == measured
+
+
+def test_an_answer_names_the_sums_that_it_counts():
+    request = request_of("google/gemma-3-270m", "full", {}, (4, 1024), {"gradient_checkpointing": True})
+    (remark,) = [line for line in estimate(request).assumptions if line.startswith(COUNTED)]
+    assert "whose thread blocks have a buffer of up to" in remark
+    on_meta = replace(request, device=replace(request.device, type="meta"))
+    assert not [line for line in estimate(on_meta).assumptions if "thread blocks" in line]
 
 
 def test_a_trace_on_the_meta_device_has_no_workspace_of_norms():

@@ -107,7 +107,7 @@ def test_a_device_is_found_in_the_catalogue_by_its_name_or_else_by_its_generatio
 @pytest.mark.parametrize(("torch", "stack"), [("2.9.1+cu128", {"torch": "2.9.1"}), ("2.99.0.dev20270101", {})])
 def test_requests_name_the_gpu_and_the_release_of_pytorch_if_the_calculator_knows_it(torch, stack):
     found = {"card": "l4", "versions": {"torch": torch}}
-    assert machine(found) == {"device": {"gpu": "l4"}, "stack": stack}
+    assert machine(found) == {"device": {"gpu": "l4", "type": "cuda"}, "stack": stack}
 
 
 def test_the_report_has_peaks_out_of_memory_and_wrong_verdicts():

@@ -95,7 +95,10 @@ def test_the_median_error_of_rows_expressed_as_a_whole_is_under_one_per_cent():
 
 
 def test_the_summary_is_computed_from_the_rows():
-    rows = [{**dict.fromkeys(("error", "phase", "protocol")), "differs": [], **row} for row in COMMITTED["rows"]]
+    rows = [
+        {**dict.fromkeys(("error", "phase", "protocol", "cuda_error")), "differs": [], **row}
+        for row in COMMITTED["rows"]
+    ]
     assert summary(rows) == COMMITTED["summary"]
     assert {line["by"] for line in COMMITTED["summary"]} == {"all", *GROUPS}
 

@@ -1,0 +1,36 @@
+"""The temporaries of the gradient of indexing on CUDA, whose equal indices are added up.
+
+Source: aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel; cub/device/dispatch/dispatch_radix_sort.cuh.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import ceil_div
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tape
+
+#: Up to this many pairs are sorted without a workspace. A block of a larger sort has as many as the second figure.
+#: Source: cub/device/dispatch/tuning/tuning_radix_sort.cuh, for pairs of 64-bit numbers and compute capability 8.0.
+_SINGLE_TILE, _TILE = 2304, 3840
+#: The digits of a pass, the bytes of its bins and of the histograms of a block, and of alignment.
+_DIGIT, _BINS, _HISTOGRAMS, _ALIGNED = 1 << 8, 2048, 1024, 256
+
+
+def add_rows_of_equal_indices(tape: Tape, indices: int, rows: int) -> None:
+    """Allocate and free what sorts indices of rows, while the zeros exist to which their gradients are added."""
+    names = ("indices", "order", "indices, sorted", "numbers")
+    _sorted = [tape.scratch((indices,), "int64", f"{name} of the gradient") for name in names]
+    _workspace = tape.scratch((sort_bytes(indices, rows),), "uint8", "workspace of the sort")
+
+
+def sort_bytes(pairs: int, largest: int) -> int:
+    """Return the bytes with which cub sorts pairs of 64-bit numbers, by keys that are smaller than `largest`."""
+    if pairs <= _SINGLE_TILE:
+        return 1
+    passes = 1 + sum(largest > _DIGIT**digits for digits in (1, 2, 3))
+    buffer = ceil_div(pairs * 8, _ALIGNED) * _ALIGNED if passes > 1 else 0
+    # The pointer is aligned, too.
+    return 2 * buffer + passes * _BINS + ceil_div(pairs, _TILE) * _HISTOGRAMS + 2 * _ALIGNED - 1
