@@ -25,9 +25,9 @@ class GPU:
     """A GPU. Each known figure has a source.
 
     Memory: `memory_gb` from the data sheet (in GiB, though data sheets write GB), `memory_driver_mib` from nvidia-smi,
-    `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux.
-    Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS. `origin` links the
-    row that the GPU comes from, with its float32 rate.
+    `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux. `multiprocessors` are those
+    of an NVIDIA GPU. Speeds: `bandwidth_gbs` in GB/s; dense tensor rates, and float32 without tensor cores, in TFLOPS.
+    `origin` links the row that the GPU comes from, with its float32 rate.
     """
 
     id: str
@@ -37,6 +37,8 @@ class GPU:
     architecture: str
     segment: str
     compute_capability: str | None
+    multiprocessors: int | None
+    multiprocessors_source: str | None
     memory_gb: int
     memory_type: str
     memory_driver_mib: int | None
@@ -158,7 +160,13 @@ def has_inline_ecc(card: GPU) -> bool:
 
 def _card(row: dict[str, Any], texts: dict[str, str]) -> GPU:
     figures = {f.name: row[f.name] for f in fields(GPU)}
-    for key in ("memory_driver_source", "memory_torch_source", "bandwidth_source", "tflops_source"):
+    for key in (
+        "multiprocessors_source",
+        "memory_driver_source",
+        "memory_torch_source",
+        "bandwidth_source",
+        "tflops_source",
+    ):
         figures[key] = texts[row[key]] if row[key] else None
     figures["origin"] = texts.get(row["origin"], row["origin"])
     return GPU(**{**figures, "aliases": tuple(row["aliases"])})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.devices.gpus import gpu
-from calculator.devices.multiprocessors import Multiprocessors, multiprocessors_of
+from calculator.devices.multiprocessors import ASSUMED, Multiprocessors, multiprocessors_of
 from calculator.devices.overhead import product_workspace
 from calculator.stack.changes import older_behavior
 from calculator.stack.releases import release
@@ -57,8 +57,20 @@ class Kernels:
     cuda: bool = False
     #: Whether torch._foreach_norm allocates a norm for each chunk of each tensor, before PyTorch 2.15.
     norms_of_chunks: bool = False
-    #: Those of the GPU, by which CUDA kernels split their work.
-    multiprocessors: Multiprocessors = field(default_factory=Multiprocessors)
+    #: The multiprocessors over which kernels split their work on CUDA.
+    multiprocessors: Multiprocessors = ASSUMED
+    #: The compute capability whose kernels run on CUDA. Without a named GPU it is 8.0.
+    capability: tuple[int, int] = (8, 0)
+    #: Whether the memory-efficient kernel runs at all.
+    efficient: bool = True
+
+    def flash_trains(self, head_dim: int, *, drops: bool) -> bool:
+        """Return whether flash can train heads of a size on CUDA.
+
+        Source: sdp_utils.cpp, check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120.
+        """
+        small = (8, 6) <= self.capability <= (8, 9) or self.capability[0] == 12
+        return not small or head_dim <= 192 or (head_dim > 224 and not drops)
 
 
 #: The first release of PyTorch with a grouped product for compute capability 9.0, and the first for 8.0 and above.
@@ -72,9 +84,13 @@ FLOAT32_PRODUCTS = (2, 8)
 #: The first release of PyTorch whose flash kernel has the state of its dropout on the GPU.
 _FLASH_STATE_ON_GPU = (2, 7)
 
-#: The first release whose memory-efficient kernel counts with its seed and offset on the GPU. Those of 2.14 are there
-#: too, but the default figures are those of its steps on the meta device of 2.13.
-EFFICIENT_STATE_ON_GPU = (2, 15)
+#: The first release whose memory-efficient kernel counts with its seed and offset on the GPU, by the device. Those of
+#: 2.14 are there too, but the default figures are those of its steps on the meta device of 2.13.
+#: Source: aten/src/ATen/native/transformers/cuda/attention.cu, Note [Seed and Offset Device].
+EFFICIENT_STATE_ON_GPU: dict[DeviceType, Release] = {"meta": (2, 15), "cuda": (2, 14)}
+
+#: The first major compute capability that older fused kernels do not support, and the first release that does.
+_BLACKWELL, _FUSED_ON_BLACKWELL = 10, (2, 7)
 
 #: The first release of PyTorch whose torch._foreach_norm has no workspace. Source: ForeachReduceOp.cu.
 _NORMS_WITHOUT_CHUNKS = (2, 15)
@@ -104,7 +120,7 @@ def kernels_of(device: Device, stack: StackVersions, packages: Collection[str] |
 def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla: bool) -> Kernels:
     card, torch = None if name is None else gpu(name), release(stack.torch)[:2]
     large = fla and card is not None and card.compute_capability in _LARGE_SHARED_MEMORY
-    return Kernels(
+    kernels = Kernels(
         flash=card is None or card.has_flash,
         efficient_bfloat16=card is None or card.has_flash,
         delta_rule_block=128 if large else 64,
@@ -112,12 +128,27 @@ def _kernels_of(name: str | None, kind: DeviceType, stack: StackVersions, *, fla
         grouped_mm=_has_grouped_mm(card, torch),
         product_workspace=product_workspace(card, stack),
         flash_state_on_gpu=torch >= _FLASH_STATE_ON_GPU,
-        efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU,
+        efficient_state_on_gpu=torch >= EFFICIENT_STATE_ON_GPU[kind],
         grouped_efficient="math_kernel_for_float32_groups" not in older_behavior(stack),
         cuda=kind == "cuda",
         norms_of_chunks=kind == "cuda" and torch < _NORMS_WITHOUT_CHUNKS,
-        multiprocessors=multiprocessors_of(card),
     )
+    return replace(kernels, **_of_cuda(card, torch)) if kind == "cuda" else kernels
+
+
+def _of_cuda(card: GPU | None, torch: Release) -> dict[str, Any]:
+    """Return the fields of kernels that only figures on CUDA depend on.
+
+    Before 2.7, PyTorch has no fused kernel for compute capability 10.0 and above. Source: sdp_utils.cpp,
+    check_flash_attention_hardware_support and check_mem_efficient_hardware_support.
+    """
+    found: dict[str, Any] = {"multiprocessors": multiprocessors_of(card)}
+    if card is not None and card.compute_capability is not None:
+        major, minor = map(int, card.compute_capability.split("."))
+        found["capability"] = (major, minor)
+        if major >= _BLACKWELL and torch < _FUSED_ON_BLACKWELL:
+            found |= {"flash": False, "efficient": False}
+    return found
 
 
 def _has_grouped_mm(card: GPU | None, torch: Release) -> bool:

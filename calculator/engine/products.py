@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
 
+#: The name of the gradient of an embedding's weight.
+EMBEDDING_GRADIENT = "embedding: gradient"
+
 
 def matmul(
     x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str, *, turns: bool = True
@@ -229,7 +232,7 @@ def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
     edge = node.edges[0]
     if edge is None:
         return (None,)
-    out = grad.tape.new(edge[2], grad.dtype, "embedding: gradient")
+    out = grad.tape.new(edge[2], grad.dtype, EMBEDDING_GRADIENT)
     if grad.tape.cuda:
         add_rows_of_equal_ids(grad.tape, elements(node.saved[0].shape), edge[2])
     return (out,)

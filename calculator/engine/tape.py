@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, DType, allocated
-from calculator.devices.multiprocessors import Multiprocessors
+from calculator.devices.multiprocessors import ASSUMED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +91,7 @@ class Tape:
         "added",
         "autocast",
         "calls_modules",
+        "capability",
         "component",
         "cuda",
         "efficient_state_on_gpu",
@@ -148,8 +149,11 @@ class Tape:
         #: Whether calls of modules are marked, and linear layers run as DeepSpeed's stage 3 replaces them
         #: (module_calls.py).
         self.calls_modules = False
-        #: Whether kernels allocate what they do on CUDA and not in traces, and the GPU's multiprocessors.
-        self.cuda, self.multiprocessors = cuda, Multiprocessors()
+        #: Whether kernels allocate what they do on CUDA and not in traces, and over which multiprocessors they split
+        #: their work (devices/kernels.py).
+        self.cuda, self.multiprocessors = cuda, ASSUMED
+        #: The compute capability of the GPU whose kernels run on CUDA.
+        self.capability = (8, 0)
         #: Whether a checkpoint is recomputed, whose graph never runs backward.
         self.recomputes = False
         #: Whether a checkpoint repeats the events of its first run if it can, instead of running again.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.architecture.model import Model
+    from calculator.common.names import PhaseName
     from calculator.engine.kinds import Storages
     from calculator.estimation.request import Request
     from calculator.training_step.step import TrainingStep
@@ -28,8 +29,10 @@ class CudaDifference:
     #: Returns the most bytes by which it changes any moment of a step, whatever device.type the step has. 0 if the step
     #: does not have it. It reads the step's rows, tensors or settings, and interprets nothing.
     most: Callable[[TrainingStep], int]
-    #: Returns what is allocated otherwise, in a sentence, from a step with device.type cuda.
+    #: Returns what is allocated otherwise, in a sentence, from a step with device.type cuda. Empty if that has none.
     sentence: Callable[[TrainingStep], str]
+    #: The phases whose peaks it can change.
+    phases: tuple[PhaseName, ...] = ("forward", "backward")
     #: Returns how the request avoids it, in a sentence. Empty if it does not.
     way_out: Callable[[Request, Model], str] = _none
 

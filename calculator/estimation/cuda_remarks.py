@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.estimation.cuda_attention import KEYS, LAYOUT
 from calculator.estimation.cuda_softmax import IN_BACKWARD, IN_MATH_KERNEL, MATH_KERNEL, SOFTMAX, runs_math_kernel
 from calculator.estimation.cuda_sums import EMBEDDING, SUMS
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from calculator.architecture.model import Model
     from calculator.engine.kinds import Storages
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from calculator.inputs.device import Device
 
 #: Everything that kernels allocate otherwise on CUDA, in the order of the sentences.
-DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, SUMS, EMBEDDING)
+DIFFERENCES: tuple[CudaDifference, ...] = (SOFTMAX, MATH_KERNEL, LAYOUT, KEYS, SUMS, EMBEDDING)
 
-#: The part of a peak below which differences are not mentioned.
-_SHARE = 1000
+#: The part of a peak below which a difference is not mentioned, and below which one is not that changes no peak.
+_SHARE, _SMALL = 1000, 100
 
 #: The beginning of the sentence of an answer that counts the differences.
 COUNTED = "With device.type cuda, the figures count what kernels allocate on CUDA and traces on the meta device lack."
+
+#: What an answer says whose peak is the same on CUDA.
+_ELSEWHERE = "On CUDA, kernels allocate otherwise, but the peak of allocated memory is the same, at another moment."
 
 #: What an answer from a trace says about device.type cuda.
 NOT_IN_TRACE = "The figures are those of a trace on the meta device: device.type cuda adds nothing to them."
@@ -34,22 +38,34 @@ NOT_IN_TRACE = "The figures are those of a trace on the meta device: device.type
 def remarks(request: Request, model: Model, step: TrainingStep) -> Iterator[str]:
     """Yield by how much the peak differs on CUDA, or that the figures count it because device.type is cuda.
 
-    Differences are named, and a second step is interpreted, only if they are more than a thousandth of the peak.
+    Differences are named if they are more than a thousandth of the peak.
     """
-    counted, peak = request.device.type == "cuda", _peak(step)
-    found = [] if step.resident.trainer.is_interval else [each for each in DIFFERENCES if each.most(step)]
-    if sum([difference.most(step) for difference in found]) * _SHARE <= peak:
-        found = []
-    if counted:
-        yield " ".join([COUNTED, *[difference.sentence(step) for difference in found]])
-    if counted or not found:
-        return
+    peaks = {peak.phase: peak.bytes for peak in step.deciding_peaks()}
+    peak = max(peaks.values())
+    found = [] if step.resident.trainer.is_interval else [(each, each.most(step)) for each in DIFFERENCES]
+    found = [(difference, most) for difference, most in found if most * _SHARE > peak]
+    if request.device.type == "cuda":
+        yield " ".join(filter(None, [COUNTED, *[difference.sentence(step) for difference, _ in found]]))
+    elif any(max([peaks[phase] for phase in difference.phases]) + most > peak for difference, most in found):
+        yield from _compared(request, model, step, found)
+    elif sum([most for _, most in found]) * _SMALL > peak:
+        yield _ELSEWHERE
+
+
+def _compared(
+    request: Request, model: Model, step: TrainingStep, found: Sequence[tuple[CudaDifference, int]]
+) -> Iterator[str]:
+    """Yield by how much the peak differs on CUDA. An equal one is mentioned if differences are not small."""
     on_cuda = TrainingStep(ResidentState(step.resident.prepared.on_cuda))
+    peak = _peak(step)
     higher = _peak(on_cuda) - peak
-    sentences = [_opening(higher), *[difference.sentence(on_cuda) for difference in found]]
-    if higher > 0:
-        sentences += [difference.way_out(request, model) for difference in found]
-    yield " ".join(filter(None, sentences))
+    if higher:
+        sentences = [_opening(higher), *[difference.sentence(on_cuda) for difference, _ in found]]
+        if higher > 0:
+            sentences += [difference.way_out(request, model) for difference, _ in found]
+        yield " ".join(filter(None, sentences))
+    elif sum([most for _, most in found]) * _SMALL > peak:
+        yield _ELSEWHERE
 
 
 def of_passes(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
@@ -73,7 +89,5 @@ def _peak(step: TrainingStep) -> int:
 
 
 def _opening(higher: int) -> str:
-    if higher == 0:
-        return "On CUDA, kernels allocate otherwise, but the peak of allocated memory is the same, at another moment."
     difference = f"{abs(higher):,} bytes {'higher' if higher > 0 else 'lower'}"
     return f"On CUDA, the peak of allocated memory is {difference}; with device.type cuda, the figures count it."

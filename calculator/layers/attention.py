@@ -14,7 +14,8 @@ from calculator.engine import autocast, products
 from calculator.engine import operations as ops
 from calculator.engine.layout import by_heads, by_positions, columns_of, mergeable
 from calculator.layers.dropout import dropout
-from calculator.layers.kernels import Samples, efficient, flash
+from calculator.layers.flash import BY_POSITIONS, follows_queries, named_inputs, run_flash
+from calculator.layers.kernels import Samples, efficient
 from calculator.layers.math_attention import math_attention
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ def attend(
     else:
         value, width = _widened(query, value), value.shape[-1]
         if query.dtype == "float32":
-            query, key, value = (half_precision(context, t, n) for t, n in _named(query, key, value))
-        out = _cut(_flash(query, key, value, samples or samples_of(context)), width)
+            query, key, value = (half_precision(context, t, n) for t, n in named_inputs(query, key, value))
+        out = _cut(
+            run_flash(query, key, value, samples or samples_of(context), dropout=context.attention_dropout), width
+        )
+        out = by_positions(out, BY_POSITIONS) if follows_queries(query) else out
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
 
@@ -91,12 +95,20 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
             return _packed(context, query, key, value)
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
     if "contiguous_queries" in context.older:
-        query, key, value = (_contiguous_heads(t, name) for t, name in _named(query, key, value))
+        query, key, value = (_contiguous_heads(t, name) for t, name in named_inputs(query, key, value))
     out = run_kernel(context, query, key, value, partial(_kernel, context))
     # Flash's output has the layout of the queries. It is copied after autocast's copies of the inputs are freed.
-    if "contiguous_queries" in context.older and _runs_flash(context, query, value):
-        return by_positions(out, "attention output, by positions")
+    if _is_by_heads(context, query) and _runs_flash(context, query, key, value):
+        return by_positions(out, BY_POSITIONS)
     return out
+
+
+def _is_by_heads(context: Context, query: Tensor) -> bool:
+    """Return whether the output of flash is contiguous by heads, as the queries are, until it is copied.
+
+    In a trace it is not, unless an older release copies the queries.
+    """
+    return "contiguous_queries" in context.older or follows_queries(query)
 
 
 def _contiguous_heads(x: Tensor, name: str) -> Tensor:
@@ -116,8 +128,9 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    if _runs_flash(context, query, value):
-        return _flash(query, key, value, as_queries="contiguous_queries" in context.older)
+    if _runs_flash(context, query, key, value):
+        as_queries = _is_by_heads(context, query)
+        return run_flash(query, key, value, as_queries=as_queries, dropout=context.attention_dropout)
     return _efficient(context, query, key, value, mask)
 
 
@@ -151,18 +164,20 @@ def _cut(out: Tensor, width: int) -> Tensor:
     return ops.contiguous(ops.narrow(out, shape, merged=False), "attention output, cut back")
 
 
-def _runs_flash(context: Context, query: Tensor, value: Tensor) -> bool:
+def _runs_flash(context: Context, query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Return whether sdpa runs flash: half precision, no mask, one head size up to 256, and a GPU that supports it.
+
+    On CUDA, some GPUs do not train large heads with it.
 
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
     """
     fits = query.shape[-1] == value.shape[-1] <= 256
     dtype = query.dtype if query.tape.autocast is None else query.tape.autocast.dtype
-    return fits and context.mask is None and dtype in _HALF and context.kernels.flash
-
-
-def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
-    return (query, "query"), (key, "key"), (value, "value")
+    runs = fits and context.mask is None and dtype in _HALF and context.kernels.flash
+    if not runs or not context.kernels.cuda or not any(x.edge for x in (query, key, value)):
+        return runs
+    drops = bool(context.attention_dropout) and query.tape.trains
+    return context.kernels.flash_trains(query.shape[-1], drops=drops)
 
 
 def samples_of(context: Context) -> Samples | None:
@@ -182,35 +197,6 @@ def samples_of(context: Context) -> Samples | None:
     return Samples(training.samples, bounds)
 
 
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None, *, as_queries: bool = False
-) -> Tensor:
-    """Run FlashAttention.
-
-    Head sizes that are not a multiple of 8 are padded, and the result is cut back.
-    """
-    head_dim = query.shape[-1]
-    if head_dim % 8 == 0:
-        return flash(query, key, value, samples, as_queries=as_queries)
-    out = ops.narrow(_flash_of_padded(query, key, value, samples, as_queries=as_queries), (*query.shape[:-1], head_dim))
-    return ops.contiguous(out, "attention output, cut back")
-
-
-def _flash_of_padded(query: Tensor, key: Tensor, value: Tensor, samples: Samples | None, *, as_queries: bool) -> Tensor:
-    """Run FlashAttention on padded heads, which are freed before the caller copies a part of the result.
-
-    Source: aten/src/ATen/native/transformers/attention.cpp, post_process_flash_output.
-    """
-    query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
-    return flash(query, key, value, samples, as_queries=as_queries)
-
-
-def _padded(x: Tensor, name: str) -> Tensor:
-    """Pad the last dimension to a multiple of 8. Its gradient is a copy of a slice."""
-    shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
-    return ops.pad(x, shape, f"{name}, padded")
-
-
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Run the memory-efficient kernel if it supports the heads, else the math kernel.
 
@@ -228,7 +214,9 @@ def runs_efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) 
     kernels = context.kernels
     grouped = key.shape[1] != query.shape[1]
     dtype_runs = query.dtype != "bfloat16" or kernels.efficient_bfloat16
-    return dtype_runs and is_aligned(query, value) and (kernels.grouped_efficient or not grouped)
+    if not kernels.efficient or not dtype_runs or (grouped and not kernels.grouped_efficient):
+        return False
+    return is_aligned(query, value) or (kernels.cuda and _needs_no_alignment(query, kernels.capability))
 
 
 def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:
@@ -239,6 +227,11 @@ def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:
 def is_aligned(query: Tensor, value: Tensor) -> bool:
     """Return whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
     return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
+
+
+def _needs_no_alignment(query: Tensor, capability: tuple[int, int]) -> bool:
+    """Return whether no tensor cores multiply the inputs, which may then have any size (minimum_gemm_alignment)."""
+    return capability < ((7, 0) if query.dtype in _HALF else (8, 0))
 
 
 def repeat_kv(query: Tensor, x: Tensor, name: str) -> Tensor:

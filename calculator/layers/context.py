@@ -47,7 +47,7 @@ def _set_up(tape: Tape, prepared: Prepared, hooks: Hooks) -> None:
     # The package flash-attn has a kernel of its own.
     tape.flash_state_on_gpu = kernels.flash_state_on_gpu or prepared.training.attention == "flash_attention_2"
     tape.efficient_state_on_gpu, tape.product_workspace = kernels.efficient_state_on_gpu, kernels.product_workspace
-    tape.multiprocessors = kernels.multiprocessors
+    tape.multiprocessors, tape.capability = kernels.multiprocessors, kernels.capability
 
 
 class Context(BatchState):

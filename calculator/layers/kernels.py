@@ -9,6 +9,14 @@ from calculator.engine.autograd import Node
 from calculator.engine.layout import by_heads
 from calculator.engine.offloading import OffloadedActivations
 from calculator.engine.tape import StridedTensor, Tensor
+from calculator.layers.efficient_kernels import (
+    Kernel,
+    accumulates_output,
+    backward_kernel,
+    computes_delta,
+    workspace_bytes,
+)
+from calculator.layers.split_kv import accumulators
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -31,11 +39,18 @@ _FLASH_STATE: tuple[tuple[Shape, str], ...] = (((2,), "attention: rng state"), (
 
 
 def flash(
-    query: Tensor, key: Tensor, value: Tensor, samples: Samples | None = None, *, as_queries: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    samples: Samples | None = None,
+    *,
+    as_queries: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Run FlashAttention 2. Grouped key/value heads are not repeated. It attends within each of `samples`.
 
     `as_queries`: whether the queries are contiguous by heads, and the output is too. Its backward pass copies it then.
+    On CUDA, few blocks of queries split the keys too.
 
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd; of Dao-AILab's
     flash-attention, csrc/flash_attn/flash_api.cpp, mha_varlen_bwd, and flash_attn_interface.py, FlashAttnVarlenFunc.
@@ -48,11 +63,20 @@ def flash(
         _save_inputs(node, key, query, value)
     out = tape.new(query.shape, query.dtype, "attention output", node)
     kept = [tape.new(query.shape[:3], "float32", "attention: logsumexp"), out if node is None else by_heads(out)]
+    drops = tape.cuda and _drops(tape, dropout)
+    splits = accumulators(query, key, _padded_width(query)) if tape.cuda and not drops and samples is None else []
     kept += [_state(tape, shape, name, on_gpu=tape.flash_state_on_gpu) for shape, name in _FLASH_STATE]
+    if drops:
+        kept[-2] = _state(tape, *_FLASH_STATE[0], on_gpu=tape.flash_state_on_gpu)
+    del splits
     if node is not None:
         for tensor in (*kept, *((samples.bounds,) if samples is not None else ())):
             node.save(tensor)
     return out
+
+
+def _drops(tape: Tape, dropout: float) -> bool:
+    return bool(dropout) and tape.trains
 
 
 def _state(tape: Tape, shape: Shape, name: str, *, on_gpu: bool) -> Tensor:
@@ -64,6 +88,13 @@ def _save_inputs(node: Node, *inputs: Tensor) -> None:
     """Save the inputs in the order of their names (tools/autograd/gen_variable_type.py)."""
     for tensor in inputs:
         node.save(by_heads(tensor))
+
+
+def _padded_width(query: Tensor) -> int:
+    """Return the size of a head in a kernel's float32 results. Figures on CUDA count that of PyTorch before 2.7."""
+    tape, head_dim = query.tape, query.shape[-1]
+    is_older = tape.cuda and not tape.flash_state_on_gpu
+    return _multiple(head_dim, 32 if head_dim <= 128 or is_older else 64)
 
 
 def _flash_back_by_heads(node: Node, grad: Tensor) -> list[Tensor | None]:
@@ -79,7 +110,7 @@ def _flash_back(node: Node, grad: Tensor, *, of_heads: bool = False) -> list[Ten
     tape = grad.tape
     batch, heads, length, head_dim = query.shape
     rows = _multiple(length, 128) if node.context is None else length + 128 * node.context
-    width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
+    width = _padded_width(query)
     grads = [_empty_like(query, "query"), _empty_like(key, "key"), _empty_like(value, "value")]
     turned = grad.merged and heads > 1
     scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
@@ -115,7 +146,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *,
     tape = query.tape
     trained = () if bias is None or bias.edge is None else (bias,)
     edges = tuple([argument.edge for argument in (query, key, value, *trained)])
-    node = Node(tape, _efficient_back, edges) if any(edges) else None
+    node = Node(tape, _efficient_back, edges, tape.cuda and _drops(tape, dropout)) if any(edges) else None
     if node is not None:
         tape.reads_graph = True
         if bias is not None:
@@ -127,6 +158,8 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *,
     out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node)
     summed = _multiple(length, 32) if node is not None else 0
     kept = [tape.new((batch, heads, summed), "float32", "attention: logsumexp"), by_heads(out), *state]
+    if accumulates_output(value):
+        tape.scratch(out.shape, "float32", "memory-efficient attention: output in float32")
     if node is not None:
         for tensor in kept:
             node.save(tensor)
@@ -144,28 +177,54 @@ def _for_every_head(bias: Tensor, query: Tensor) -> Tensor:
 def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     key, query, value = node.saved[-7:-4]
     tape = grad.tape
-    batch, heads, length, _ = query.shape
+    batch, heads, *_ = query.shape
+    grouped, kernel = key.shape[1] != heads, backward_kernel(query, value, drops=node.context)
     query_grad = _empty_like(query, "query")
+    if grouped and tape.cuda:
+        narrow = [_empty_like(key, "key"), _empty_like(value, "value")]
     wide = [
         tape.new((batch, heads, *t.shape[2:]), t.dtype, f"{name}: gradient")
         for t, name in ((key, "key"), (value, "value"))
     ]
     trained_bias = [_gradient_of_bias(node.edges[3], query, key)] if len(node.edges) > 3 else []
-    if query.dtype == "float32":
-        product = tape.scratch(
-            (*query.shape[:-1], value.shape[-1]), "float32", "memory-efficient attention: output · gradient"
-        )
-        delta = tape.scratch((batch, length, heads), "float32", "memory-efficient attention: delta, summed")
-        del product
-    delta = tape.scratch((batch, heads, length), "float32", "memory-efficient attention: delta")
-    workspace = tape.scratch((_workspace_bytes(query, key, value),), "uint8", "memory-efficient attention: workspace")
+    delta = _delta(query, value, kernel)
+    size = workspace_bytes(query, key, value, kernel)
+    workspace = tape.scratch((size,), "uint8", "memory-efficient attention: workspace")
     del delta, workspace
-    if key.shape[1] == heads:
+    if not grouped:
         return [query_grad, *wide, *trained_bias]
+    if tape.cuda:
+        return [query_grad, *narrow, *trained_bias]
     key_grad = _empty_like(key, "key")
     wide[0] = value
     value_grad = _empty_like(value, "value")
     return [query_grad, key_grad, value_grad, *trained_bias]
+
+
+def _delta(query: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
+    """Return the sums of the output times its gradient: the kernel's, or those of operations before it."""
+    tape, (batch, heads, length, _) = query.tape, query.shape
+    if not computes_delta(query, kernel):
+        return _summed_delta(query, value)
+    return tape.scratch((batch, heads, length), "float32", "memory-efficient attention: delta")
+
+
+def _summed_delta(query: Tensor, value: Tensor) -> Tensor:
+    """Compute delta before the kernel. On CUDA, the expression's temporary tensors are freed at its end."""
+    tape, (batch, heads, length, _) = query.tape, query.shape
+    whole = (batch, heads, length, value.shape[-1])
+    casts = [
+        tape.scratch(whole, "float32", f"memory-efficient attention: {name} in float32")
+        for name in ("gradient", "output")
+        if query.dtype != "float32"
+    ]
+    product = [tape.scratch(whole, "float32", "memory-efficient attention: output · gradient")]
+    delta = tape.scratch((batch, length, heads), "float32", "memory-efficient attention: delta, summed")
+    if not tape.cuda:
+        product.clear()
+    delta = tape.scratch((batch, heads, length), "float32", "memory-efficient attention: delta")
+    del product, casts
+    return delta
 
 
 def _gradient_of_bias(edge: Edge | None, query: Tensor, key: Tensor) -> Tensor:
@@ -179,23 +238,3 @@ def _gradient_of_bias(edge: Edge | None, query: Tensor, key: Tensor) -> Tensor:
     grad = Tensor(query.tape, whole.storage, shape, edge[3], None)
     grad.viewed = width != shape[3]
     return grad
-
-
-def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Return the bytes of the backward kernel's workspace on compute capability 8.0 and up.
-
-    Source: mem_eff_attention/kernels/generate_kernels.py (which kernel runs) and kernel_backward.h,
-    Params::workspace_size.
-    """
-    batch, heads, length, head_dim = query.shape
-    half, value_dim = query.dtype != "float32", value.shape[-1]
-    largest = next(k for k in (32, 64, 128, 1 << 16) if max(head_dim, value_dim) <= k)
-    block_i = 128 if largest > 64 else 64
-    in_registers = half and largest <= block_i
-    block_j = 128 if in_registers and largest > 64 else 64
-    tile = 4 + block_i * block_j
-    elements = -(-length // block_i) * -(-head_dim // block_j) * tile
-    if half and not in_registers:
-        splits = max(1, min(-(-key.shape[2] // block_j), 200 // (batch * heads)))
-        elements += splits * block_j * (_multiple(head_dim, block_i) + _multiple(value_dim, block_i))
-    return batch * heads * _multiple(elements, 4) * 4

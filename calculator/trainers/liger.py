@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.devices.kernels import kernels_of
 from calculator.families import forward_of
 from calculator.families.gemma4.forward import Gemma4Layer
 from calculator.families.qwen3_5.forward import apart, gated_attention, mixer
@@ -17,7 +18,6 @@ from calculator.layers import mlp as plain_mlp
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.liger import mlp, norms, rope
-from calculator.layers.liger.norms import MULTIPROCESSORS
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, norm_each_projection
 from calculator.stack.releases import release
 from calculator.trainers import adapted_head
@@ -233,9 +233,12 @@ def problems(prepared: Subject) -> Iterator[Problem]:
         yield from adapted_head.problems(prepared, message, "use_liger_kernel false, or leave the tokens out")
 
 
-def assumption(model: Model, training: Training) -> Iterator[str]:
+def assumption(prepared: Subject) -> Iterator[str]:
     """Yield the assumption about Liger."""
+    model, training = prepared.model, prepared.training
     if is_patched(model, training):
-        yield f"Gradients of trained norms are summed by {MULTIPROCESSORS:,} multiprocessors, as many as an A100 has."
+        multiprocessors = kernels_of(prepared.device, prepared.stack, None).multiprocessors
+        count, whose = multiprocessors.count, "an A100" if multiprocessors.assumed else "the GPU"
+        yield f"Gradients of trained norms are summed by {count:,} multiprocessors, as many as {whose} has."
     elif training.use_liger_kernel:
         yield f"Liger patches no {model.model_type} model: use_liger_kernel changes nothing."

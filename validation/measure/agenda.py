@@ -10,6 +10,7 @@ from validation.measure import history, layer, load, served, sharded, step, step
 from validation.measure.child import in_child
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
 from validation.measure.load_cases import load_cases
+from validation.measure.random_cases import random_cases
 from validation.measure.served_cases import served_cases
 from validation.measure.sharded_cases import sharded_cases
 from validation.measure.trainer_cases import trainer_cases
@@ -65,6 +66,11 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_loads(load_cases(machine), device),
         *_served(served_cases(machine), device),
     ]
+
+
+def random_agenda(seed: int, count: int, device: torch.device, machine: dict[str, Any]) -> list[Entry]:
+    """Return random steps of a seed."""
+    return [*_steps(random_cases(seed, count, machine), device)]
 
 
 def _layers(cases: Iterable[LayerCase], device: torch.device) -> Iterator[Entry]:

@@ -35,6 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="measure one layer size and one small model, with every method"
     )
+    parser.add_argument("--seed", type=int, help="measure random steps of this seed only, on a GPU or a stub")
+    parser.add_argument("--count", type=int, default=20, help="how many random steps to draw (20)")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="start no case after this many minutes")
     parser.add_argument(
         "--only",
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     import torch  # noqa: PLC0415  (takes seconds to import)
 
-    from validation.measure.agenda import SECTIONS, agenda  # noqa: PLC0415
+    from validation.measure.agenda import SECTIONS, agenda, random_agenda  # noqa: PLC0415
     from validation.measure.environment import environment, machine  # noqa: PLC0415
     from validation.measure.report import summary  # noqa: PLC0415
     from validation.measure.results import AnotherEnvironmentError, Results  # noqa: PLC0415
@@ -75,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
     except AnotherEnvironmentError as error:
         print(f"--results: {error}", file=sys.stderr)
         return 2
-    entries = [
-        entry
-        for entry in agenda(device, machine(found), quick=args.quick)
-        if entry.section in (args.only or SECTIONS) and args.match in entry.name
-    ]
+    if args.seed is None:
+        drawn = agenda(device, machine(found), quick=args.quick)
+    else:
+        drawn = random_agenda(args.seed, args.count, device, machine(found))
+    entries = [entry for entry in drawn if entry.section in (args.only or SECTIONS) and args.match in entry.name]
     results.write()
     left = _measure(entries, results, args.budget)
     print("\n".join(summary(results)))
@@ -94,6 +96,7 @@ def _on_stub(args: argparse.Namespace) -> int:
     command = ["measure", "--device", "cuda", "--results", str(args.results), "--match", args.match]
     command += ["--quick"] if args.quick else []
     command += ["--budget", str(args.budget)] if args.budget is not None else []
+    command += ["--seed", str(args.seed), "--count", str(args.count)] if args.seed is not None else []
     return run_on_stub(args, [*command, "--only", *args.only] if args.only else command)
 
 

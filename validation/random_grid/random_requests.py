@@ -211,7 +211,7 @@ def random_request(
 ) -> dict[str, Any]:
     """Return the body of one request, of any method or of one."""
     rng = random.Random(f"{seed} {number}")
-    config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
+    config, model = random_model(rng, FAMILIES[_family(f"{seed} {number}", families)])
     (drawn,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
     name = method_name or _method(f"{seed} {number}", drawn)
     method = random_method(rng, f"{seed} {number}", model, name, is_alone=method_name is not None)
@@ -347,7 +347,7 @@ def _feedforward(rng: random.Random, targets: Any) -> dict[str, Any]:
     return {"feedforward_modules": rng.sample(targets, rng.randint(1, len(targets)))}
 
 
-def _model(rng: random.Random, family: Family) -> tuple[dict[str, Any], Model]:
+def random_model(rng: random.Random, family: Family) -> tuple[dict[str, Any], Model]:
     """Return a config and its model: a real one with fewer layers, or a random one."""
     while True:
         real = _real(family.model_type)

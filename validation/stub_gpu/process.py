@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError
 from calculator.devices import gpu
+from calculator.devices.multiprocessors import multiprocessors_of
 from validation.stub_gpu.library import NoStubError, build, environment
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool = False) ->
         "--stub-gpu", metavar="GPU", required=required, help="run on a stub of this GPU of the catalogue, e.g. h100"
     )
     parser.add_argument(
-        "--multiprocessors", type=int, default=108, help="the stub's multiprocessors (108, those of an A100)"
+        "--multiprocessors", type=int, help="the stub's multiprocessors (default: those of the GPU, or of an A100)"
     )
 
 
@@ -32,7 +33,8 @@ def run_on_stub(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     with TemporaryDirectory() as folder:
         try:
             card = gpu(args.stub_gpu)
-            environ = environment(build(Path(folder)), card, args.multiprocessors)
+            count = args.multiprocessors or multiprocessors_of(card).count
+            environ = environment(build(Path(folder)), card, count)
         except PlanError:
             print(
                 f"--stub-gpu {args.stub_gpu}: it is not in calculator/catalogue/gpus.json, which lists the names",

@@ -176,7 +176,29 @@ cudaError_t cudaGetDriverEntryPoint(const char *wanted, void **function, u64 fla
     return cudaGetDriverEntryPointByVersion(wanted, function, 0, flags, status);
 }
 
-/* The device. */
+/* The device. Source of its limits: CUDA C++ Programming Guide, technical specifications per compute capability. */
+
+static int is_capability(int of_major, int of_minor) { return major == of_major && minor == of_minor; }
+
+/* Return the KiB of shared memory of a multiprocessor. */
+static int shared_memory(void) {
+    if (major == 9 || major == 10) return 228;
+    if (is_capability(8, 0) || is_capability(8, 7)) return 164;
+    if (major == 8 || major > 10) return 100;
+    if (is_capability(7, 5) || is_capability(6, 0)) return 64;
+    return 96;
+}
+
+/* Return the KiB of shared memory that a block can have. */
+static int shared_memory_of_block(void) {
+    if (major >= 8) return shared_memory() - 1;
+    return major == 7 ? shared_memory() : 48;
+}
+
+static int threads(void) {
+    if (is_capability(7, 5)) return 1024;
+    return (major == 8 && minor) || major > 10 ? 1536 : 2048;
+}
 
 cudaError_t cudaGetDeviceCount(int *devices) {
     *devices = 1;
@@ -199,10 +221,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device) {
     found->multiProcessorCount = multiprocessors;
     found->warpSize = 32;
     found->maxThreadsPerBlock = 1024;
-    found->maxThreadsPerMultiProcessor = 2048;
+    found->maxThreadsPerMultiProcessor = threads();
     found->sharedMemPerBlock = 48 << 10;
-    found->sharedMemPerBlockOptin = 99 << 10;
-    found->sharedMemPerMultiprocessor = 100 << 10;
+    found->sharedMemPerBlockOptin = (size_t)shared_memory_of_block() << 10;
+    found->sharedMemPerMultiprocessor = (size_t)shared_memory() << 10;
     found->regsPerBlock = found->regsPerMultiprocessor = 1 << 16;
     found->maxThreadsDim[0] = found->maxThreadsDim[1] = 1024;
     found->maxThreadsDim[2] = 64;

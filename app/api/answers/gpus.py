@@ -13,6 +13,8 @@ class GPUAnswer(Answer):
     architecture: str = described("The GPU architecture.", "Ada Lovelace")
     segment: str = described("The market segment.", "consumer")
     compute_capability: str | None = described("CUDA compute capability; null for other vendors.", "8.9")
+    multiprocessors: int | None = described("Streaming multiprocessors of an NVIDIA GPU; null if unknown.", 128)
+    multiprocessors_source: str | None = described("Source of multiprocessors.", "the GPU database's page of it")
     memory_gb: int = described("Memory on the data sheet, which writes GB but means GiB.", 24)
     memory_type: str = described("The type of memory.", "GDDR6X")
     memory_driver_mib: int | None = described("Total memory that nvidia-smi shows, in MiB; null if unknown.", 24_564)

@@ -17,9 +17,6 @@ from calculator.layers.norms import as_module
 if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
 
-#: The number of streaming multiprocessors of an A100. Each of them sums a gradient of the weight.
-MULTIPROCESSORS = Dim(108, "SMs")
-
 
 def _rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool) -> Tensor:
     """Return weight · (x normalized), in the dtype of x.
@@ -51,7 +48,8 @@ def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | No
     per_block = None
     if weight_edge:
         width = weight_edge[2]
-        per_block = tape.scratch((MULTIPROCESSORS, *width), "float32", "weight: gradient by multiprocessor")
+        rows = Dim(tape.multiprocessors.count, "SMs")
+        per_block = tape.scratch((rows, *width), "float32", "weight: gradient by multiprocessor")
     x_grad = Tensor(tape, grad.storage, grad.shape, grad.dtype, None) if node.context else None
     if x_grad is None:
         x_grad = tape.new(grad.shape, grad.dtype, "gradient")

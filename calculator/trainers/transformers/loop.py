@@ -91,7 +91,7 @@ class Transformers(Loop):
             yield f"The rows of the dataset have {', '.join(names[:-1])} and {names[-1]}, and nothing else."
         if prepared.training.has_images:
             yield "The batches of the step before, with their pixels, stay in memory until all of a step are fetched."
-        yield from liger.assumption(prepared.model, prepared.training)
+        yield from liger.assumption(prepared)
         yield from flattened.assumptions(prepared.training)
         yield from cut_cross_entropy.assumption(prepared.training, self.facts.label)
 

@@ -52,7 +52,7 @@ def test_each_configuration_opens_on_the_page_that_checks_it(client):
 def test_the_pages_json_equals_the_apis_answer(client):
     body = {
         "model": "meta-llama/Llama-3.2-1B",
-        "device": {"gpu": "t4"},
+        "device": {"gpu": "t4", "type": "cuda"},
         "needs": {"tasks": 4, "switch_per_request": True},
     }
     as_json = client.get("/plan.json?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=4&switch_per_request=true").json()
@@ -206,7 +206,8 @@ def test_a_plan_by_cost_without_a_price_names_the_field(client):
 
 def test_several_gpus_without_a_sharding_have_a_table_of_shardings(client):
     address = "?model=meta-llama/Llama-3.2-1B&count=2&reserved=rule"
-    body = {"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "rtx-4090", "count": 2}, "reserved": "rule"}
+    device = {"gpu": "rtx-4090", "count": 2, "type": "cuda"}
+    body = {"model": "meta-llama/Llama-3.2-1B", "device": device, "reserved": "rule"}
     answer = client.get(f"/plan.json{address}").json()
     assert answer == client.post("/api/v1/plan", json=body).json()
     (part,) = answer["plans"]

@@ -23,6 +23,7 @@ def request_of(model, name, options, size, training):
             "method": {"name": name, **options},
             "training": {"micro_batch_size": batch, "sequence_length": length, **training},
             "device": CUDA,
+            "stack": {"torch": "2.13"},
         }
     )
 

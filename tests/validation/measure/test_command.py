@@ -11,7 +11,7 @@ import validation.measure
 from calculator.estimation.sharded_request import parse_sharded_request
 from calculator.inference.request import parse_inference
 from validation.__main__ import main
-from validation.measure.agenda import SECTIONS, agenda
+from validation.measure.agenda import SECTIONS, agenda, random_agenda
 from validation.measure.environment import card_named, environment, machine
 from validation.measure.load_cases import load_cases
 from validation.measure.report import (
@@ -216,3 +216,11 @@ def test_requests_of_the_cases_are_for_cuda_and_name_the_machine(cases):
         assert (case.body["device"]["gpu"], case.body["device"]["type"]) == ("l4", "cuda")
         assert case.body["stack"] == {"torch": "2.13.0"}
         (parse_inference if "serving" in case.body else parse_sharded_request)(case.body)
+
+
+def test_random_steps_of_a_seed_are_reproducible_and_are_what_the_calculator_models():
+    found = {"device": "NVIDIA A100-SXM4-80GB", "card": "a100-sxm4-80gb", "versions": {"torch": "2.14.1+cu130"}}
+    drawn = [[entry.name for entry in random_agenda(5, 12, CUDA, machine(found))] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert 6 <= len(drawn[0]) <= 12
+    assert all(name.startswith("seed 5, ") for name in drawn[0])
