@@ -1,6 +1,7 @@
 """The allocations that load a model which DistributedDataParallel replicates.
 
 DDP is made after the load. It broadcasts the parameters and buffers in flat tensors, of which two are alive at once.
+Their blocks serve the steps, so that the rule for reserved memory leaves them out.
 
 Source: torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced, BroadcastWork).
 """
@@ -8,24 +9,15 @@ Source: torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced, BroadcastWork
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from calculator.allocator.loading import Loading
-from calculator.allocator.segments import segment_bytes
 from calculator.sharding.ddp_buffers import IN_FLIGHT, of_construction
 
 if TYPE_CHECKING:
-    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.resident_state import ResidentState
 
 NAME = "DistributedDataParallel: parameters and buffers, joined"
-
-
-def most_broadcast(prepared: PreparedModel) -> int:
-    """Return the most bytes of segments for the flat tensors that are alive at once."""
-    sizes = [0 if flat is None else segment_bytes(flat.bytes) for flat in of_construction(prepared)]
-    return max(map(sum, pairwise((0, *sizes))), default=0)
 
 
 class ReplicatedLoading(Loading):

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from calculator.allocator.replicated_loading import most_broadcast
 from calculator.allocator.segments import (
     LARGE_SEGMENT,
     OWN_SEGMENT,
@@ -65,8 +64,6 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
         of_step = max(of_step, _of_loaded_whole(resident))
-    if resident.prepared.device.sharding == "ddp":
-        of_step = max(of_step, _of_replicated(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
@@ -124,15 +121,6 @@ def _of_loaded_whole(resident: ResidentState) -> int:
     outputs = [unit.all_gather_output for unit, _ in units_of(resident.prepared)]
     gathered = sum(segment_bytes(elements(shape) * ITEMSIZE[dtype]) for shape, dtype in outputs)
     return whole_segments(loaded) + gathered
-
-
-def _of_replicated(resident: ResidentState) -> int:
-    """Return the rule's estimate while DDP is made, which broadcasts the loaded model in flat tensors."""
-    key = "segments of broadcasts"
-    found: dict[Hashable, int] = resident.known
-    if key not in found:
-        found[key] = most_broadcast(resident.prepared)
-    return whole_segments(resident.loaded_bytes) + found[key]
 
 
 def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from calculator.architecture.model import Stack
@@ -26,27 +26,37 @@ def state_dict(prepared: PreparedModel, stored: Stored) -> Iterator[tuple[str, R
     A shared parameter comes once for each of its names. A model with virtual tokens has the embeddings again under a
     name of their own (peft/peft_model.py, _setup_prompt_encoder). `stored` returns parameters as they are kept.
     """
+    return chain.from_iterable(_by_part(prepared, stored))
+
+
+def named_parameters(prepared: PreparedModel) -> list[list[ResidentTensor]]:
+    """Return every parameter once, by layer and outer module. Equal layers have the same list."""
+    aliases, parts = {*prepared.model.tied, WORD_EMBEDDINGS}, [*_by_part(prepared, list)]
+    of_part = {id(part): [parameter for name, parameter in part if name not in aliases] for part in parts}
+    return [*map(of_part.__getitem__, map(id, parts))]
+
+
+def _by_part(prepared: PreparedModel, stored: Stored) -> Iterator[list[tuple[str, ResidentTensor]]]:
+    """Yield the named parameters of each layer and outer module. Equal layers have the same list."""
     model = prepared.model
     outer = stored(outer_parameters(prepared))
     by_name = {parameter.name: parameter for parameter in outer}
     for part in model.parts:
         if isinstance(part, Stack):
-            of = {layer: _in_order(stored(layer_parameters(prepared, layer, part.name))) for layer, _ in part.distinct}
-            yield from ((parameter.name, parameter) for layer in part.layers for parameter in of[layer])
+            of = {layer: _named(stored(layer_parameters(prepared, layer, part.name))) for layer, _ in part.distinct}
+            yield from map(of.__getitem__, part.layers)
             continue
-        yield from ((parameter.name, parameter) for parameter in outer if parameter.name.startswith(f"{part.name}."))
+        own = [(parameter.name, parameter) for parameter in outer if parameter.name.startswith(f"{part.name}.")]
         aliases = (alias for alias in model.tied if alias.rpartition(".")[0] == part.name)
-        yield from ((alias, by_name[model.tied[alias]]) for alias in aliases)
+        yield own + [(alias, by_name[model.tied[alias]]) for alias in aliases]
     names = tuple(f"{name}." for name in model.outer)
-    yield from ((parameter.name, parameter) for parameter in outer if not parameter.name.startswith(names))
+    yield [(parameter.name, parameter) for parameter in outer if not parameter.name.startswith(names)]
     if prepared.method.virtual_tokens:
-        yield WORD_EMBEDDINGS, by_name[f"{model.embedding.name}.weight"]
+        yield [(WORD_EMBEDDINGS, by_name[f"{model.embedding.name}.weight"])]
 
 
-def named_parameters(prepared: PreparedModel) -> Iterator[ResidentTensor]:
-    """Yield every parameter once."""
-    aliases = {*prepared.model.tied, WORD_EMBEDDINGS}
-    yield from (parameter for name, parameter in state_dict(prepared, list) if name not in aliases)
+def _named(parameters: list[ResidentTensor]) -> list[tuple[str, ResidentTensor]]:
+    return [(parameter.name, parameter) for parameter in _in_order(parameters)]
 
 
 def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
