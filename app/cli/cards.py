@@ -14,7 +14,9 @@ from app.forms.card_query import CARD_QUERY, query_of
 from app.presentation import card_text
 from app.presentation.format import gib, number, parameters
 from calculator.cards.settings import CARD_METHODS, SETTINGS
+from calculator.common.errors import PlanError, refusal
 from calculator.devices import gpu
+from calculator.devices.gpus import INSTEAD
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.api.answers.cards import CardAnswer, CardList
+    from calculator.devices import GPU
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +41,22 @@ def run(args: argparse.Namespace) -> int:
         cards = card_list(query.q)
         request.print_answer(args, cards, "\n".join(_overview(cards)))
         return int(not cards.cards)
-    answer = card_answer(gpu(args.card, "GPU"), query)
+    answer = card_answer(_card(args.card), query)
     request.print_answer(args, answer, "\n".join(_lines(answer)))
     return int(not answer.rows)
+
+
+def _card(name: str) -> GPU:
+    """Return the GPU with a name.
+
+    Raises:
+        PlanError: if the catalogue lacks it.
+    """
+    try:
+        return gpu(name, "GPU")
+    except PlanError as error:
+        message = error.problems[0].msg.replace(INSTEAD, "leave it out to list all GPUs")
+        raise refusal("GPU", message, name) from error
 
 
 def _overview(answer: CardList) -> Iterator[str]:

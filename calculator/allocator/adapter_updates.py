@@ -16,15 +16,38 @@ tensors are placed:
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.allocator.flat_pool import FlatPool, Places
 
+    #: Events that are divided at updates: each update, and the events after the last one.
+    Divided = tuple[list["Update"], Sequence[int]]
+
 #: The number of events of an update.
 EVENTS = 8
+
+
+class Update(NamedTuple):
+    """An update, and the events between the previous one and it.
+
+    Attributes:
+        before: The events before it.
+        events: Its own events.
+        size: The size of the update's tensors.
+        wanted: The size of an output.
+        freed: The row of the old output.
+        output: The row of the new one.
+    """
+
+    before: Sequence[int]
+    events: Sequence[int]
+    size: int
+    wanted: int
+    freed: int
+    output: int
 
 
 def updates(events: Sequence[int], sizes: Sequence[int]) -> list[int]:
@@ -68,6 +91,32 @@ def play_updates(
             addresses[output], end_addresses[output] = address, end
             at = begin + EVENTS
     pool.play(events[at:], sizes, places)
+
+
+def divided(events: Sequence[int], sizes: Sequence[int], starts: Iterable[int]) -> Divided:
+    """Divide events at updates, which begin at `starts`."""
+    found, at = list[Update](), 0
+    for start in starts:
+        own = events[start : start + EVENTS]
+        freed, output = ~own[5], own[6]
+        found.append(Update(events[at:start], own, sizes[own[0]], sizes[freed], freed, output))
+        at = start + EVENTS
+    return found, events[at:]
+
+
+def play_divided(pool: FlatPool, sizes: Sequence[int], places: Places, events: Divided) -> None:
+    """Play events as `play_updates` does."""
+    addresses, end_addresses = places
+    found, after = events
+    for before, own, size, wanted, freed, output in found:
+        if before:
+            pool.play(before, sizes, places)
+        address, end = addresses[freed], end_addresses[freed]
+        if _takes_its_place(pool, size, wanted, address, end):
+            addresses[output], end_addresses[output] = address, end
+        else:
+            pool.play(own, sizes, places)
+    pool.play(after, sizes, places)
 
 
 def _takes_its_place(pool: FlatPool, size: int, wanted: int, address: int, end: int) -> bool:

@@ -90,16 +90,16 @@ class Chunk:
 
     @property
     def freed(self) -> list[int]:
-        """The rows that the chunk frees before it allocates them, if it does.
+        """The rows that are alive at the start of the chunk and that it may free.
 
         The chunk must be complete when this is first read.
         """
         if self._freed is None:
-            events = [*self.gap, *self.placed]
-            events.reverse()
+            events = [*reversed(self.placed)]
             # The first event of a row comes last here, and replaces the others.
             first = dict(zip(map(max, events, map(invert, events)), events, strict=True))
-            self._freed = [row for row, event in first.items() if event < 0]
+            placed = [row for row, event in first.items() if event < 0]
+            self._freed = [*self.carried, *map(invert, self.frees), *placed]
         return self._freed
 
 

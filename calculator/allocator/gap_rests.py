@@ -14,11 +14,12 @@ from bisect import bisect_left, bisect_right
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.adapter_updates import EVENTS, play_updates, updates
+from calculator.allocator.adapter_updates import EVENTS, divided, play_divided, updates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.allocator.adapter_updates import Divided
     from calculator.allocator.chunks import Chunk
     from calculator.allocator.flat_pool import FlatPool, Places, Saved
     from calculator.allocator.transients import Item
@@ -63,6 +64,7 @@ class GapRests:
 
     __slots__ = (
         "_births",
+        "_divided",
         "_first",
         "_frees",
         "_gap",
@@ -72,7 +74,6 @@ class GapRests:
         "_shifted",
         "_sizes",
         "_updates",
-        "_updates_between",
         "_waste",
     )
 
@@ -113,21 +114,22 @@ class GapRests:
         self._needs: dict[int, list[_Need]] = {}
         #: Where updates of adapters begin (see `adapter_updates`).
         self._updates = [len(gap) + start for start in updates(gap, sizes)]
-        #: The updates between two events, counted from the second one, once they are read.
-        self._updates_between: dict[tuple[int, int], list[int]] = {}
+        #: The events between two indices, divided at updates, once they are read.
+        self._divided: dict[tuple[int, int], Divided] = {}
         #: The number of the first rest to try, or None in the first repetition.
         self._first: int | None = None
 
     def play(self, pool: FlatPool, item: Item, sizes: Sequence[int], places: Places) -> None:
         """Play the events of a repetition, without the rest of the gap if that is certain to fit."""
-        saved, events, at = pool.save(), self._gap, 0
+        saved, at = pool.save(), 0
         regions: list[int] = []
         first = self._first_of(pool) if self._first is None else self._first
         for number in range(first, len(self._rests)):
             start = self._rests[number].start
-            if start > self._shifted and events is self._gap:
-                events = item.played(skips=False)
-            play_updates(pool, sizes, places, events[at:start], self._between(at, start))
+            if start <= self._shifted:
+                play_divided(pool, sizes, places, self._between(at, start, sizes))
+            else:
+                pool.play(item.played(skips=False)[at:start], sizes, places)
             at = start
             if not self._may_serve(pool, number):
                 continue
@@ -140,12 +142,13 @@ class GapRests:
                 return
         pool.play(item.played(skips=False)[at:], sizes, places)
 
-    def _between(self, start: int, end: int) -> list[int]:
-        """Return where updates between two events begin, counted from the second one."""
+    def _between(self, start: int, end: int, sizes: Sequence[int]) -> Divided:
+        """Return the events between two indices."""
         key = start, end
-        if key not in self._updates_between:
-            self._updates_between[key] = [at - end for at in self._updates if start <= at <= end - EVENTS]
-        return self._updates_between[key]
+        if key not in self._divided:
+            starts = [at - start for at in self._updates if start <= at <= end - EVENTS]
+            self._divided[key] = divided(self._gap[start:end], sizes, starts)
+        return self._divided[key]
 
     def _first_of(self, pool: FlatPool) -> int:
         """Return the number of the first rest that may be certain to fit if no large block is used before it."""

@@ -17,6 +17,9 @@ GIB = 1 << 30
 #: What a request can state instead of a GPU that is not in the catalogue.
 INSTEAD = "give its size as device.memory_bytes"
 
+#: A memory size, after a name or instead of it: "RTX 4090 24GB", "24 GB".
+_SIZED = re.compile(r"(|.*[^0-9.])(\d{1,4})\s*gi?b", re.IGNORECASE)
+
 _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generation)\b")
 
 
@@ -84,7 +87,14 @@ class Usable:
 
 @lru_cache(maxsize=256)
 def _gpu_named(name: str) -> GPU | None:
-    return _index().get(_key(name))
+    return _index().get(_key(name)) or _gpu_with_size(name)
+
+
+def _gpu_with_size(name: str) -> GPU | None:
+    """Return the GPU of a name that its memory size follows."""
+    sized = _SIZED.fullmatch(name.strip())
+    found = _index().get(_key(sized[1])) if sized else None
+    return found if sized and found and found.memory_gb == int(sized[2]) else None
 
 
 def gpu(name: str, loc: str = "device.gpu") -> GPU:
@@ -190,5 +200,8 @@ def _key(name: str) -> str:
 def _suggestion(name: str) -> str:
     names = {_key(card.name): card.name for card in gpus()}
     key = _key(name)
-    near = [names[alias] for alias in names if key and key in alias] or [names[k] for k in closest(key, list(names))]
+    size = _SIZED.fullmatch(name.strip())
+    near = [card.name for card in gpus() if size and not size[1] and card.memory_gb == int(size[2])]
+    near = near or [names[alias] for alias in names if key and key in alias]
+    near = near or [names[k] for k in closest(key, list(names))]
     return f"did you mean {', '.join(near[:6])}? Or {INSTEAD}" if near else INSTEAD

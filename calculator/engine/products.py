@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import elements
 from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.cuda_embedding import add_rows_of_equal_ids
+from calculator.engine.cuda_reductions import sum_to
 from calculator.engine.layout import strided
 from calculator.engine.operations import VIEW, contiguous, permute, result_type, view
 from calculator.engine.tape import SlicedTensor, WeightView
@@ -136,7 +137,11 @@ def _linear_of_stage_3(x: Tensor, weight: Tensor, bias: Tensor | None, out_featu
 
 
 def _linear_of_stage_3_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return _gradients(node, grad, "linear: gradient")
+    """The bias's gradient is a sum over the rows."""
+    grads = _gradients(node, grad, "linear: gradient")
+    if grads[2] is not None and grad.tape.cuda:
+        sum_to(grad.tape, grad.shape, grads[2].shape, grad.dtype)
+    return grads
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, name: str) -> Tensor:

@@ -16,7 +16,7 @@ from calculator.estimation.estimate import model_of, model_summary
 from calculator.estimation.ledger import components
 from calculator.estimation.memory_and_fit import overhead_row
 from calculator.estimation.request import Request
-from calculator.families import has_no_length
+from calculator.families import forward_of, has_no_length
 from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory
 from calculator.inference.costs import Costs
 from calculator.inference.merging import merging
@@ -47,7 +47,7 @@ def inference(request: InferenceRequest) -> Inference:
     Raises:
         PlanError: if the model is not known, or the real libraries refuse the combination.
     """
-    model = model_of(request.model)
+    model = _served_model(request)
     request = _within_positions(request, model)
     serving = request.serving
     plan = served(request.method, serving)
@@ -152,6 +152,20 @@ def _memory(
         replayed=replay.outcome if replay else None,
     )
     return memory, verdict
+
+
+def _served_model(request: InferenceRequest) -> Model:
+    """Return the model of a request.
+
+    Raises:
+        PlanError: if it is not known, or no language model.
+    """
+    model = model_of(request.model)
+    try:
+        forward_of(model)
+    except PlanError as error:
+        raise PlanError(*map(_at_serving, error.problems)) from error
+    return model
 
 
 def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
@@ -262,7 +276,8 @@ def _at_serving(problem: Problem) -> Problem:
     """Return a problem of a training setting, with the setting's place in this request."""
     part, _, name = problem.loc.partition(".")
     if part == "task":
-        return Problem(loc="model", msg="only models of causal_lm are served: use another model", input=problem.input)
+        message = "inference is modeled for language models (task causal_lm): use another model"
+        return Problem(loc="model", msg=message, input=problem.input)
     if part != "training":
         return problem
     return Problem(loc=f"serving.{_SERVING_NAMES.get(name, name)}", msg=problem.msg, input=problem.input)

@@ -188,7 +188,7 @@ def _with_request_path(problem: Problem, places: dict[str, str]) -> Problem:
         msg = f"{rest} is {problem.input}: {problem.msg}"
         return Problem(loc="needs.effective_batch_size", msg=msg, input=problem.input)
     if head == "task":
-        msg = "a plan's task is causal_lm: use another model, or estimate this one with its own task"
+        msg = "plan is for language models (task causal_lm): use another model, or estimate this one with its own task"
         return Problem(loc=places["model"], msg=msg, input=problem.input)
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 

@@ -61,8 +61,8 @@ def are_likely(prepared: PreparedModel) -> bool:
     sequences = training.micro_batch_size * prepared.sequences_per_row
     labels, tokens = sequences * labeled, sequences * training.sequence_length
     modules = prepared.model.decoder.layers[0].modules
-    wide = max([module.out_features for module in modules if module.kind in ("linear", "conv1d")], default=0)
-    hidden_size = prepared.model.output.in_features
+    wide = max([+module.out_features for module in modules if module.kind in ("linear", "conv1d")], default=0)
+    hidden_size = +prepared.model.output.in_features
     tile = min(labels, TOKEN_CHUNK_SIZE) * VOCAB_CHUNK_SIZE
     return tokens * (3 * wide + 2 * hidden_size) > tile + 4 * labels * hidden_size
 

@@ -227,6 +227,8 @@ class Periods:
         events = self.events[start:end]
         if self.skipped:
             events = [event for event in events if event not in self.skipped]
+        if before is None and self.middle.isdisjoint(events):
+            return [*self._shifted(events, self.base + 2 * self.stride, self.more)]
         for of_middle, group in groupby(events, self.middle.__contains__):
             rows = list(group)
             if not of_middle:

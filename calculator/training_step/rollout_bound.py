@@ -86,10 +86,10 @@ class RolloutBound:
 
     def __init__(self, blocks: PassBlocks, run: Run, training: Training, prompt: int) -> None:
         """Take the blocks of a pass, and the run of a micro-batch. `prompt` is the number of tokens of a prompt."""
-        self._blocks, self._run, self._prompt = blocks, run, prompt
+        self._blocks, self._run, self._prompt = blocks, run, +prompt
         self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
         #: The bound that counts each storage of the forward pass. None if sizes were symbolic.
-        self.total = blocks.of_each(run, self._batch, prompt) if run.storages.digits is None else None
+        self.total = blocks.of_each(run, self._batch, self._prompt) if run.storages.digits is None else None
         self._quick = self._lower = None
 
     @classmethod
@@ -144,9 +144,9 @@ class PassBlocks:
         self._widths, self._head_dim = widths, model.config["head_dim"]
         self._is_sdpa, self._is_float32 = prepared.training.attention == "sdpa", prepared.hidden_dtype == "float32"
         of_types = (model.config.get("rotary_dim_by_type") or {}).values()
-        scores = max(model.output.out_features, model.output.in_features)
+        scores = +max(model.output.out_features, model.output.in_features)
         #: The bytes of what else than storages of the forward pass a token of the pass, any token and a sequence have.
-        self._others = 4 * max(self._head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
+        self._others = 4 * +max(self._head_dim, *of_types, 0), 8 * forward_of(model).positions_of_token, 4 * scores
         #: The number of small tensors.
         self._small = _SMALL + _OF_WINDOWS * len(model.decoder.layers)
         #: The blocks of the trained forward pass. None until they are read.

@@ -197,6 +197,30 @@ def test_no_table_scrolls_sideways_on_a_laptop_or_tablet(open_page, name):
         assert page.evaluate(SCROLLED) == [], width
 
 
+#: The words of labels and of the first column of tables that are on two lines although they have no hyphen or slash.
+BROKEN_WORDS = r"""() => [...document.querySelectorAll('label, .stacked tbody th')].flatMap((element) => {
+  const found = [], texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    for (const word of texts.currentNode.data.matchAll(/[^\s\/-]+/g)) {
+      const range = document.createRange();
+      range.setStart(texts.currentNode, word.index);
+      range.setEnd(texts.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((line) => Math.round(line.top))).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+})"""
+
+
+def test_no_word_of_a_label_or_of_a_change_is_broken(open_page):
+    page = open_page(f"{PAGES['plan']}?reserved=rule", viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    page.wait_for_load_state("networkidle")
+    open_folds(page)
+    for width in (320, 480, 768, 1024, 1180, 1280, 1345, 1440, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(BROKEN_WORDS) == [], width
+
+
 def test_a_chart_follows_its_box_in_a_window_that_keeps_its_width(open_page):
     page = open_page("/validation")
     wait_for_charts(page)

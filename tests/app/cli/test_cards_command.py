@@ -31,4 +31,6 @@ def test_the_status_is_1_if_nothing_matches(capsys):
 
 def test_an_unknown_gpu_is_refused(capsys):
     assert main(["cards", "rtx-4061"]) == 2
-    assert capsys.readouterr().err.startswith("GPU: 'rtx-4061' is not in the catalogue")
+    error = capsys.readouterr().err
+    assert error.startswith("GPU: 'rtx-4061' is not in the catalogue")
+    assert error.rstrip().endswith("Or leave it out to list all GPUs")

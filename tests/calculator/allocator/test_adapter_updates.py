@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from calculator.allocator.adapter_updates import EVENTS, play_updates, updates
+from calculator.allocator.adapter_updates import EVENTS, divided, play_divided, play_updates, updates
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.transients import MicroBatch
 from calculator.estimation.estimate import resident_state
@@ -42,8 +42,13 @@ class RandomPool:
         return max(self.least, self.unit * random.choice((*SIZES, random.randint(1, 16))))
 
 
+def _play_divided(pool, sizes, places, events, starts):
+    play_divided(pool, sizes, places, divided(events, sizes, [len(events) + start for start in starts]))
+
+
+@pytest.mark.parametrize("play_all", [play_updates, _play_divided])
 @pytest.mark.parametrize("small", [True, False])
-def test_an_update_leaves_what_its_events_leave_one_by_one(small, monkeypatch):
+def test_an_update_leaves_what_its_events_leave_one_by_one(play_all, small, monkeypatch):
     played, play = [], FlatPool.play
     monkeypatch.setattr(
         FlatPool, "play", lambda self, events, *args: played.append(events) or play(self, events, *args)
@@ -53,12 +58,19 @@ def test_an_update_leaves_what_its_events_leave_one_by_one(small, monkeypatch):
         case = RandomPool(Random(seed), small=small)
         other, places = case.pool.copied(), tuple(of_rows.copy() for of_rows in case.places)
         played.clear()
-        play_updates(other, case.sizes, places, case.events, updates(case.events, case.sizes))
+        play_all(other, case.sizes, places, case.events, updates(case.events, case.sizes))
         skipped += not any(played)
         play(case.pool, case.events, case.sizes, case.places)
         assert all(getattr(other, slot) == getattr(case.pool, slot) for slot in FlatPool.__slots__), seed
         assert [of_rows[case.cast] for of_rows in places] == [of_rows[case.cast] for of_rows in case.places], seed
     assert skipped > 500
+
+
+def test_events_are_divided_at_updates():
+    update, sizes = [1, 2, ~1, 3, ~2, ~0, 4, ~3], [1, 2, 2, 2, 1, 1]
+    (own,), after = divided([0, *update, 5], sizes, [1])
+    assert (own.before, own.events, after) == ([0], update, [5])
+    assert (own.size, own.wanted, own.freed, own.output) == (2, 1, 0, 4)
 
 
 def test_updates_are_counted_from_the_end():

@@ -25,6 +25,8 @@ GIB = 1 << 30
         ("GeForce RTX 4090", "rtx-4090"),
         ("rtx4090", "rtx-4090"),
         ("4070 ti super", "rtx-4070-ti-super"),
+        ("RTX 4090 24GB", "rtx-4090"),
+        ("L4 24 GB", "l4"),
         ("A100 80GB", "a100-sxm4-80gb"),
         ("a100-80gb", "a100-sxm4-80gb"),
         ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
@@ -42,6 +44,18 @@ GIB = 1 << 30
 )
 def test_a_gpu_is_found_by_every_spelling_of_its_name(name, identifier):
     assert gpu(name).id == identifier
+
+
+@pytest.mark.parametrize(("name", "named"), [("24 GB", "GeForce RTX 4090"), ("80GB", "A100 SXM4 80 GB")])
+def test_a_size_names_the_gpus_with_that_memory(name, named):
+    with pytest.raises(PlanError, match=f"did you mean .*{named}.*? Or give its size as device.memory_bytes"):
+        gpu(name)
+
+
+@pytest.mark.parametrize("name", ["RTX 4090 48GB", "RTX 4090 24", "GB", "4090GB"])
+def test_another_size_than_the_gpus_is_refused(name):
+    with pytest.raises(PlanError, match="is not in the catalogue"):
+        gpu(name)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from calculator.devices import gpu
 from calculator.devices.multiprocessors import multiprocessors_of
-from calculator.engine import cuda_reductions
+from calculator.engine import cuda_reductions, products
+from calculator.engine.autograd import AccumulateGrad
+from calculator.engine.backward import backward
 from calculator.engine.cuda_embedding import add_rows_of_equal_ids
 from calculator.engine.cuda_layer_norm import sum_gradients
 from calculator.engine.cuda_reductions import sum_to
@@ -120,3 +122,15 @@ def test_a_layer_norm_of_many_rows_sums_gradients_of_blocks(rows, width, dtype, 
 def test_every_function_of_sizes_is_one_object_for_all_callers():
     multiprocessors = multiprocessors_of(None)
     assert cuda_reductions._of_rows(2, multiprocessors) is cuda_reductions._of_rows(2, multiprocessors)
+
+
+def test_a_linear_layer_of_stage_3_sums_its_biass_gradient():
+    tape = Tape(cuda=True)
+    tape.calls_modules = True
+    shapes = {"x": (1, 4096, 64), "weight": (2048, 64), "bias": (2048,)}
+    x, weight, bias = (
+        Tensor(tape, None, shape, "bfloat16", AccumulateGrad(tape, name)) for name, shape in shapes.items()
+    )
+    out = products.matmul(x, weight, bias, 2048, "output")
+    backward(tape, out, Tensor(tape, None, out.shape, "bfloat16", None))
+    assert allocated(tape)[-2:] == [67_108_864, 64]

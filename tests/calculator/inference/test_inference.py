@@ -216,6 +216,12 @@ def test_the_cost_of_generates_own_position_ids_is_stated():
     assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
 
 
+def test_a_model_of_another_task_is_refused():
+    request = parse_inference({"model": "openai/whisper-tiny", "method": {"name": "lora"}})
+    with pytest.raises(PlanError, match=r"model: inference is modeled for language models \(task causal_lm\)"):
+        inference(request)
+
+
 def test_a_router_loss_with_padding_is_refused():
     mixtral = {
         "model_type": "mixtral",
