@@ -19,8 +19,8 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import FSDPConfig
 from calculator.methods.compared import is_second
-from calculator.resident.parameter_order import state_dict
 from calculator.sharding.fsdp.parameters import shard_shape, stored
+from calculator.sharding.parameter_order import state_dict
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape

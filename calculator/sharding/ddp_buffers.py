@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements, named
 from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE
-from calculator.resident.parameter_order import named_parameters
 from calculator.resident.tensor import ResidentTensor
 from calculator.resident.tensors import layer_buffers, outer_buffers
 from calculator.sharding.ddp import Bucket
+from calculator.sharding.parameter_order import named_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
