@@ -3,8 +3,8 @@
 Source: accelerate/utils/fsdp_utils.py (fsdp2_prepare_model); torch/distributed/fsdp/_fully_shard/_fully_shard.py
 (fully_shard) and _fsdp_init.py (_move_states_to_device), which move a unit's whole parameters to the GPU one by one,
 and _fsdp_param.py (_init_sharded_param), which copies this rank's part of each. The whole parameters are freed when
-`fully_shard` returns, except the weights of the embeddings and of the head, which locals of fsdp2_prepare_model refer
-to.
+`fully_shard` returns, except the weights of the embeddings and of the head and the last parameter, which locals of
+fsdp2_prepare_model refer to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
 from calculator.methods.compared import is_second
 from calculator.sharding.fsdp.parameters import is_sharded, shard_shape
-from calculator.sharding.fsdp.units import ROOT, layer_unit, outer_units, tower_stacks
+from calculator.sharding.fsdp.units import ROOT, last_parameter, layer_unit, outer_units, tower_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,6 +61,23 @@ def in_order(prepared: PreparedModel) -> Iterator[UnitParameters]:
     yield from (unit for unit in (outer.embeddings, outer.tail, outer.root) if unit is not None)
 
 
+def with_referred(prepared: PreparedModel) -> Iterator[tuple[UnitParameters, list[str]]]:
+    """Yield the units with the names of the whole parameters that locals refer to until all units are sharded.
+
+    The last layer has the last parameter if no module comes after the layers. A trained copy of a module returns its
+    own weight (peft, utils/other.py, ModulesToSaveWrapper).
+    """
+    model, units, last = prepared.model, [*in_order(prepared)], last_parameter(prepared)
+    outer = [model.embedding, *([model.output] if outer_units(prepared).has_head else [])]
+    copies = [prepared.module_spec(module.name, module).copied for module in outer]
+    weights = [
+        ".".join(filter(None, (module.name, copy, "weight"))) for module, copy in zip(outer, copies, strict=True)
+    ]
+    having = [number for number, unit in enumerate(units) if any(tensor.name == last for tensor in unit.parameters)]
+    for number, unit in enumerate(units):
+        yield unit, [*weights, last] if number in having[-1:] else weights
+
+
 class LoadedOnHost(HostLoading):
     """A model that is read into host memory.
 
@@ -72,9 +89,8 @@ class LoadedOnHost(HostLoading):
     def __init__(self, resident: ResidentState) -> None:
         prepared = resident.prepared
         super().__init__(prepared)
-        referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
         kept: list[int] = []
-        for unit in in_order(prepared):
+        for unit, referred in with_referred(prepared):
             whole = [(parameter, self._add(parameter.name, _size(parameter))) for parameter in unit.parameters]
             if unit.name == ROOT:
                 self._stay(tensor for tensor in resident.whole if not tensor.parameters and not is_second(tensor))

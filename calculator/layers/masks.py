@@ -44,6 +44,23 @@ def window_tensors(context: Context) -> list[Tensor]:
     return [context.tape.new((), "int64", "window") for _ in range(context.model.decoder.windows)]
 
 
+def given_windows(context: Context) -> list[Tensor] | None:
+    """Return the windows of a cache that are allocated before the layers run, or None if each layer allocates its own.
+
+    A layer allocates its window when it appends its first keys. If a layer with a window is interpreted for layers
+    without one, the windows are allocated before all layers, of which the last one mostly has none.
+
+    Source: transformers.cache_utils.DynamicSlidingWindowLayer.lazy_initialization.
+    """
+    if "windows_without_counters" in context.older:
+        return []
+    have_windows = context.model.decoder.windows == len(context.layers)
+    if have_windows or sliding_masks_differ(context) or context.hooks.couples_layers:
+        return None
+    # For a model with images, the text model allocates the cache, after the vision tower.
+    return [] if context.images else window_tensors(context)
+
+
 def by_attention_type(context: Context) -> dict[MixerType, Tensor | None]:
     """Return the mask of each attention type for which the family creates one, full attention first."""
     context.set_scope("model.attention mask: ")

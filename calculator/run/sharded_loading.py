@@ -1,10 +1,11 @@
 """The peak bytes on a GPU while a model that is loaded on the host is sharded over several GPUs.
 
 Sources: accelerate 1.15, utils/fsdp_utils.py (fsdp2_prepare_model), whose locals refer to the whole weights of the
-embeddings and of the output head to its end; PyTorch 2.13, torch/distributed/fsdp/_fully_shard/_fully_shard.py
-(fully_shard), which moves a unit to the GPU, and _fsdp_param.py (_init_sharded_param); deepspeed 0.19.8,
-runtime/engine.py (_configure_distributed_model), runtime/zero/stage_1_and_2.py (__init__, initialize_optimizer_states)
-and, of stage 3, runtime/zero/partition_parameters.py (_partition_param) and stage3.py (__init__).
+embeddings and of the output head, and to the whole last parameter, to its end; PyTorch 2.13,
+torch/distributed/fsdp/_fully_shard/_fully_shard.py (fully_shard), which moves a unit to the GPU, and _fsdp_param.py
+(_init_sharded_param); deepspeed 0.19.8, runtime/engine.py (_configure_distributed_model),
+runtime/zero/stage_1_and_2.py (__init__, initialize_optimizer_states) and, of stage 3,
+runtime/zero/partition_parameters.py (_partition_param) and stage3.py (__init__).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import accumulate, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from calculator.allocator.sharded_loading import CODE_BOOK, in_order
+from calculator.allocator.sharded_loading import CODE_BOOK, with_referred
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import offloads_optimizer
 from calculator.run.zero_init_loading import LoadingUnderZeroInit, gathered
@@ -57,9 +58,8 @@ def _fully_sharded(resident: ResidentState) -> Iterator[tuple[Alive, str]]:
         yield [*_named(resident.whole), *books, *_shards(sharded, prepared)], "fully_shard"
         return
     buffers = [tensor for tensor in resident.whole if not tensor.parameters]
-    referred = (f"{prepared.model.embedding.name}.weight", f"{prepared.model.head}.weight")
     kept: Alive = []
-    for unit in in_order(prepared):
+    for unit, referred in with_referred(prepared):
         unit_shards = [_one(parameter) for parameter in unit.parameters]
         shards = _shards(unit_shards, prepared)
         uploaded = [max(shards, key=itemgetter(1))] if offloads and shards else shards

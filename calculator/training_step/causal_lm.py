@@ -97,11 +97,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
         and not uncached
     )
     if context.caches and context.forward.is_causal:
-        if context.hooks.couples_layers:
-            context.cache = Cache(windowed=True)
-        else:
-            # For a model with images, the text model allocates the cache, after the vision tower.
-            context.cache = Cache(windowed=True, given=[] if context.images else masks.window_tensors(context))
+        context.cache = Cache(windowed=True, given=masks.given_windows(context))
     if context.prepared.layer_outputs == "hidden states":
         context.hidden_states = []
     context.method.before_forward(context)
@@ -118,7 +114,7 @@ def _model(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[T
     del of_routers
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
-        context.skipped_layer.note_cache(context.cache.kept)
+        context.skipped_layer.note_cache([*context.cache.kept, context.cache.windows])
     context.router_logits, context.forward_locals, context.passed_labels = None, [], None
     context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     context.past = 0 if context.model.encoder_layers else context.past

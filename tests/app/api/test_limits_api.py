@@ -69,7 +69,8 @@ def test_a_refused_limit_names_its_field(limits, changes, loc):
 def test_the_page_shows_the_limits_that_the_api_answers(client, plan):
     text = client.get("/limits").text
     limits = client.get("/limits.json").json()["limits"]
-    assert limits[0] == client.post("/api/v1/limits", json={**plan, "solve_for": limits[0]["solve_for"]}).json()
+    body = {**plan, "device": {**plan["device"], "type": "cuda"}, "solve_for": limits[0]["solve_for"]}
+    assert limits[0] == client.post("/api/v1/limits", json=body).json()
     for limit in limits:
         name, value = limit["solve_for"], limit["value"]
         assert f'<a href="/?{name}={value}">{value:,}</a>' in text
@@ -116,7 +117,7 @@ def test_the_fewest_gpus_are_the_same_on_the_api_and_the_page(client):
         "model": "meta-llama/Llama-3.2-1B",
         "method": {"name": "full"},
         "training": {"gradient_checkpointing": True},
-        "device": {"memory_bytes": 8 << 30, "sharding": "fsdp"},
+        "device": {"memory_bytes": 8 << 30, "sharding": "fsdp", "type": "cuda"},
         "reserved": "rule",
         "solve_for": "count",
     }

@@ -30,7 +30,7 @@ def test_every_format_is_a_link_to_the_file_that_the_api_answers(client, name):
         "model": "meta-llama/Llama-3.1-8B",
         "method": {"name": "lora", "r": 4, "target_modules": "all-linear"},
         "training": {"gradient_checkpointing": True},
-        "device": {"gpu": "rtx-4090"},
+        "device": {"gpu": "rtx-4090", "type": "cuda"},
     }
     answer = client.post("/api/v1/export", json={**request, "format": name}).json()
     assert response.text == answer["content"]
