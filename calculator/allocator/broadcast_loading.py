@@ -11,30 +11,22 @@ Source: accelerate 1.15, utils/fsdp_utils.py (fsdp2_load_full_state_dict); torch
 
 from __future__ import annotations
 
-from itertools import accumulate
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.allocator.host_loading import HostLoading
 from calculator.architecture.dimension import elements
-from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import FSDPConfig
 from calculator.methods.compared import is_second
-from calculator.resident.tensors import layer_parameters, outer_parameters
 from calculator.sharding.fsdp.parameters import shard_shape, stored
+from calculator.sharding.parameter_order import state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.model import Layer
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.tensor import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
-
-
-#: The second name under which PEFT stores the embeddings of a model with virtual tokens.
-WORD_EMBEDDINGS = "word_embeddings.weight"
 
 
 def broadcasts(prepared: PreparedModel) -> bool:
@@ -54,7 +46,7 @@ class LoadedByBroadcast(HostLoading):
         self._count, self._tied = prepared.device.count, prepared.model.tied
         whole: int | None = None
         shards: dict[int, tuple[str, ResidentTensor]] = {}
-        for name, tensor in state_dict(prepared):
+        for name, tensor in state_dict(prepared, partial(stored, method=prepared.method, training=prepared.training)):
             added = self._add(tensor.name, _bytes(tensor.shape, tensor))
             self._free(() if whole is None else (whole,))
             shards[self._shard(tensor)] = name, tensor
@@ -95,44 +87,6 @@ class LoadedByBroadcast(HostLoading):
 
     def _shard_size(self, tensor: ResidentTensor) -> int:
         return _bytes(shard_shape(tensor.shape, self._count), tensor)
-
-
-def state_dict(prepared: PreparedModel) -> Iterator[tuple[str, ResidentTensor]]:
-    """Yield every parameter in the order and with the names of the state dict.
-
-    A shared parameter comes once for each of its names. A model with virtual tokens has the embeddings again under a
-    name of their own (peft/peft_model.py, _setup_prompt_encoder).
-    """
-    model = prepared.model
-    outer = stored(outer_parameters(prepared), prepared.method, prepared.training)
-    by_name = {parameter.name: parameter for parameter in outer}
-    for part in model.parts:
-        if isinstance(part, Stack):
-            of = {layer: _in_order(stored_layer(prepared, layer, part.name)) for layer, _ in part.distinct}
-            yield from ((parameter.name, parameter) for layer in part.layers for parameter in of[layer])
-            continue
-        yield from ((parameter.name, parameter) for parameter in outer if parameter.name.startswith(f"{part.name}."))
-        aliases = (alias for alias in model.tied if alias.rpartition(".")[0] == part.name)
-        yield from ((alias, by_name[model.tied[alias]]) for alias in aliases)
-    names = tuple(f"{name}." for name in model.outer)
-    yield from ((parameter.name, parameter) for parameter in outer if not parameter.name.startswith(names))
-    if prepared.method.virtual_tokens:
-        yield WORD_EMBEDDINGS, by_name[f"{model.embedding.name}.weight"]
-
-
-def _in_order(parameters: list[ResidentTensor]) -> list[ResidentTensor]:
-    """Return the parameters of a layer. Those that a method adds to a module follow the module's own."""
-    first: dict[str, int] = {}
-    paths = {parameter: [*accumulate(parameter.name.split("."), "{}.{}".format)] for parameter in parameters}
-    for number, parameter in enumerate(parameters):
-        for path in paths[parameter]:
-            first.setdefault(path, number)
-    return sorted(parameters, key=lambda parameter: [first[path] for path in paths[parameter]])
-
-
-def stored_layer(prepared: PreparedModel, layer: Layer, stack: str) -> list[ResidentTensor]:
-    """Return the parameters of a layer as accelerate stores them."""
-    return stored(layer_parameters(prepared, layer, stack), prepared.method, prepared.training)
 
 
 def _bytes(shape: Shape, tensor: ResidentTensor) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.broadcast_loading import LoadedByBroadcast, broadcasts
 from calculator.allocator.host_loading import HostLoading
 from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.replicated_loading import ReplicatedLoading
 from calculator.allocator.zero_loading import FlattenedLoading, PartitionedLoading
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated, rounded
@@ -41,10 +42,11 @@ def loading_of(resident: ResidentState) -> Loading:
     if resident.partitioned is not None:
         return PartitionedLoading(resident, resident.partitioned)
     if prepared.device.sharding != "fsdp":
-        known = resident.known
-        if "loading" not in known:
-            known["loading"] = Loading(resident.tensors, prepared.training)
-        found: Loading = known["loading"]
+        known, replicated = resident.known, prepared.device.sharding == "ddp"
+        key = "replicated loading" if replicated else "loading"
+        if key not in known:
+            known[key] = ReplicatedLoading(resident) if replicated else Loading(resident.tensors, prepared.training)
+        found: Loading = known[key]
         return found
     if broadcasts(prepared):
         return LoadedByBroadcast(resident)

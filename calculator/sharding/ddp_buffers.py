@@ -1,15 +1,20 @@
-"""The flat tensors in which DistributedDataParallel broadcasts a model's buffers.
+"""The flat tensors in which DistributedDataParallel broadcasts a model's parameters and buffers.
 
-DDP broadcasts them from the first rank before a forward pass, if the pass before was one whose gradients were reduced.
-Buffers of one dtype are copied into a flat tensor, up to a size. A single buffer is broadcast without a copy.
+When it is made, DDP broadcasts all of them from the first rank. It broadcasts the buffers again before a forward pass,
+if the pass before was one whose gradients were reduced. Tensors of one dtype are copied into a flat tensor, up to a
+size. A single tensor is broadcast without a copy.
 
-Source: torch/nn/parallel/distributed.py (_pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
+Source: torch/nn/parallel/distributed.py (__init__, _pre_forward, _post_forward, _sync_buffers, broadcast_bucket_size);
+torch/distributed/utils.py (_sync_module_states);
 torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced); torch/csrc/utils/tensor_flatten.h (flatten_dense_tensors).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict, deque
+from itertools import accumulate, chain, compress
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import elements, named
@@ -18,6 +23,7 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.resident.tensor import ResidentTensor
 from calculator.resident.tensors import layer_buffers, outer_buffers
 from calculator.sharding.ddp import Bucket
+from calculator.sharding.parameter_order import named_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +48,7 @@ MARK = "broadcasts"
 
 #: The elements and the dtype of a buffer.
 _Size = tuple["Dim | int", "DType"]
+_ELEMENTS, _DTYPE = itemgetter(0), itemgetter(1)
 
 
 class _Joined(NamedTuple):
@@ -68,6 +75,13 @@ def broadcasts(prepared: PreparedModel) -> Broadcasts:
     if all(joined.elements * ITEMSIZE[dtype] < LIMIT for dtype, joined in of_dtype.items()):
         return tuple(_bucket(joined, dtype) for dtype, joined in of_dtype.items())
     return _of_limited_size(sizes)
+
+
+def of_construction(prepared: PreparedModel) -> Broadcasts:
+    """Return the broadcasts of parameters and buffers when DDP is made."""
+    parts = named_parameters(prepared)
+    of_part = {id(part): [*map(_stored_size, part)] for part in parts}
+    return _of_limited_size([*chain.from_iterable(map(of_part.__getitem__, map(id, parts))), *_sizes(prepared)])
 
 
 def broadcast(tape: Tape, flat: Broadcasts) -> None:
@@ -102,17 +116,18 @@ def at_once(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
 
 
 def _of_limited_size(sizes: Sequence[_Size]) -> Broadcasts:
-    """Join buffers in order until their bytes reach the limit, separately for each dtype."""
-    complete: list[tuple[_Joined, DType]] = []
-    left: dict[DType, _Joined] = {}
-    for place, (size, dtype) in enumerate(sizes):
-        joined = left.pop(dtype, _Joined()).with_next(place, size)
-        if joined.elements * ITEMSIZE[dtype] >= LIMIT:
-            complete.append((joined, dtype))
-        else:
-            left[dtype] = joined
-    complete += [(joined, dtype) for dtype, joined in left.items()]
-    return tuple(_bucket(joined, dtype) for joined, dtype in sorted(complete))
+    """Join tensors in order until their bytes reach the limit, separately for each dtype."""
+    joined: list[tuple[_Joined, DType]] = []
+    counts, dtypes = [*map(_ELEMENTS, sizes)], [*map(_DTYPE, sizes)]
+    for dtype in dict.fromkeys(dtypes):
+        places = [*compress(range(len(dtypes)), map(dtype.__eq__, dtypes))]
+        filled = [*accumulate(map(counts.__getitem__, places))]
+        before = start = 0
+        while start < len(filled):
+            last = min(bisect_left(filled, before - (-LIMIT // ITEMSIZE[dtype]), start), len(filled) - 1)
+            joined.append((_Joined(places[start], last + 1 - start, filled[last] - before), dtype))
+            before, start = filled[last], last + 1
+    return tuple(_bucket(found, dtype) for found, dtype in sorted(joined))
 
 
 def _bucket(joined: _Joined, dtype: DType) -> Bucket | None:
@@ -140,6 +155,13 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
             yield from _each(buffer for buffer in outer if buffer.name.startswith(f"{part.name}."))
             outer = [buffer for buffer in outer if not buffer.name.startswith(f"{part.name}.")]
     yield from _each(outer)
+
+
+def _stored_size(parameter: ResidentTensor) -> _Size:
+    """Return the elements of a parameter as it is stored. Several weights in 4 bits share one."""
+    if parameter.packed:
+        return parameter.bytes // parameter.count // ITEMSIZE[parameter.dtype], parameter.dtype
+    return elements(parameter.shape), parameter.dtype
 
 
 def _is_buffer(added: ResidentTensor) -> bool:

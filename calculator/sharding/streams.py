@@ -9,6 +9,8 @@ and all stages reduce on another. Without it, everything runs on the stream of t
 (`zero/replayed.py`). DeepSpeed calls `record_stream`, which delays the free of a block by an unknown time, and so
 does TRL's manager of offloaded activations. The block counts as free when its tensor is.
 
+On a stub of a GPU, the real libraries reserve the same on each of these streams (validation/measure/sharded.py).
+
 Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py (foreach_all_gather, foreach_all_gather_copy_out,
 foreach_reduce) and _fsdp_param_group.py (FSDPCommContext.lazy_init); torch/csrc/distributed/c10d/reducer.cpp
 (initialize_buckets).

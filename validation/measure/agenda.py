@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from validation.measure import history, layer, step, step_cases, trainer, verdict
+from validation.measure import history, layer, load, served, sharded, step, step_cases, trainer, verdict
+from validation.measure.child import in_child
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+from validation.measure.load_cases import load_cases
 from validation.measure.random_cases import random_cases
+from validation.measure.served_cases import served_cases
+from validation.measure.sharded_cases import sharded_cases
 from validation.measure.trainer_cases import trainer_cases
 
 if TYPE_CHECKING:
@@ -17,11 +21,12 @@ if TYPE_CHECKING:
     import torch
 
     from validation.measure.layer_cases import LayerCase
+    from validation.measure.served_cases import ServedCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts", "histories", "trainers"]
+Section = Literal["layers", "steps", "verdicts", "histories", "trainers", "sharded", "loads", "served"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories", "trainers")
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,9 @@ def agenda(device: torch.device, machine: dict[str, Any], *, quick: bool) -> lis
         *_steps(rest, device),
         *_verdicts(rounds[2][:6], device),
         *_trainers(trainer_cases(machine), device),
+        *_sharded(sharded_cases(machine), device),
+        *_loads(load_cases(machine), device),
+        *_served(served_cases(machine), device),
     ]
 
 
@@ -88,6 +96,21 @@ def _histories(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entr
 def _trainers(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
         yield Entry(section="trainers", name=case.name, measure=partial(trainer.measured, case, device))
+
+
+def _sharded(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="sharded", name=case.name, measure=partial(in_child, sharded.measured, case, device))
+
+
+def _loads(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="loads", name=case.name, measure=partial(in_child, load.measured, case, device))
+
+
+def _served(cases: Iterable[ServedCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="served", name=case.name, measure=partial(in_child, served.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes. Steps are
 whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
-above, close to and below the prediction, histories of micro-batches that differ in length, and the `train()` of real
-trainers. On the CPU only storages are compared, because it has no caching allocator to read peaks from.
+above, close to and below the prediction, histories of micro-batches that differ in length, the `train()` of real
+trainers, one rank's steps of runs on several GPUs, whose other ranks are missing, loads by `from_pretrained` with the
+steps after them, and `generate`. On the CPU only storages are compared, because it has no caching allocator to read
+peaks from.
 
 With --stub-gpu, no GPU is needed: PyTorch's CUDA code runs on a stub of the CUDA runtime (see `stub_gpu`).
 """
@@ -40,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         nargs="+",
         metavar="SECTION",
-        choices=("layers", "steps", "verdicts", "histories", "trainers"),
+        choices=("layers", "steps", "verdicts", "histories", "trainers", "sharded", "loads", "served"),
         default=None,
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this text")

@@ -71,12 +71,62 @@ def peak_differences(row: dict[str, Any]) -> dict[str, int]:
     return {phase: difference for phase, difference in found.items() if difference}
 
 
+def sharded_line(row: dict[str, Any]) -> str:
+    """Return a sharded step: measured minus predicted bytes, by phase, and the error of what is reserved."""
+    measured = row["measured"]
+    if measured is None:
+        return f"{row['name']:72} out of memory in {row['out_of_memory']['phase']}"
+    found = sharded_differences(row)
+    changes = ", ".join(f"{phase} {difference:+,}" for phase, difference in found.items())
+    return f"{row['name']:72} allocated: {changes or 'equal to the byte'}; reserved: {reserved_error(row):+.2%}"
+
+
+def sharded_differences(row: dict[str, Any]) -> dict[str, int]:
+    """Return measured minus predicted bytes of the phases of a sharded step, without 0."""
+    measured = row["measured"]["phases"]
+    found = {phase: measured[phase] - predicted for phase, predicted in row["predicted"]["phases"].items()}
+    return {phase: difference for phase, difference in found.items() if difference}
+
+
+def reserved_error(row: dict[str, Any]) -> float:
+    """Return the relative error of the bytes that the replay of a step reserves."""
+    return float(row["predicted"]["reserved_replay"] / row["measured"]["peak_reserved"] - 1)
+
+
+def load_line(row: dict[str, Any]) -> str:
+    """Return a load and the steps after it: the error of what is reserved after each."""
+    errors = [f"{predicted / found - 1:+.2%}" for predicted, found in _stages(row)]
+    return f"{row['name']:56} reserved: load {errors[0]}, steps {', '.join(errors[1:])}"
+
+
+def served_line(row: dict[str, Any]) -> str:
+    """Return a run of `generate`: measured minus predicted bytes, by pass, and the error of what is reserved."""
+    found = served_differences(row)
+    changes = ", ".join(f"{name} {difference:+,}" for name, difference in found.items())
+    return f"{row['name']:56} allocated: {changes or 'equal to the byte'}; reserved: {reserved_error(row):+.2%}"
+
+
+def served_differences(row: dict[str, Any]) -> dict[str, int]:
+    """Return measured minus predicted bytes of the passes of `generate`, without 0."""
+    measured = row["measured"]["passes"]
+    found = {name: measured[name] - predicted for name, predicted in row["predicted"]["passes"].items()}
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def _stages(row: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """Yield what is predicted and measured after a load and after each step."""
+    yield from zip(row["predicted"], row["measured"], strict=True)
+
+
 LINES = {
     "layers": layer_line,
     "steps": step_line,
     "verdicts": verdict_line,
     "histories": history_line,
     "trainers": trainer_line,
+    "sharded": sharded_line,
+    "loads": load_line,
+    "served": served_line,
 }
 
 
@@ -121,6 +171,20 @@ def summary(results: Results) -> Iterator[str]:
         exact = sum(not peak_differences(row) for row in trainers)
         errors = [max(row["predicted"].values()) / max(row["measured"].values()) - 1 for row in trainers]
         yield f"trainers: allocated bytes equal in {exact} of {len(trainers)}, {_errors(errors)}"
+    sharded = [row for row in results.rows("sharded") if row["measured"] is not None]
+    if sharded:
+        exact = sum(not sharded_differences(row) for row in sharded)
+        errors = [reserved_error(row) for row in sharded]
+        yield f"sharded: allocated bytes equal in {exact} of {len(sharded)}; reserved: {_errors(errors)}"
+    stages = [predicted / found - 1 for row in results.rows("loads") for predicted, found in _stages(row)]
+    if stages:
+        exact = sum(not error for error in stages)
+        yield f"loads: reserved bytes equal in {exact} of {len(stages)} stages, {_errors(stages)}"
+    served = results.rows("served")
+    if served:
+        exact = sum(not served_differences(row) for row in served)
+        errors = [reserved_error(row) for row in served]
+        yield f"served: allocated bytes equal in {exact} of {len(served)}; reserved: {_errors(errors)}"
 
 
 def _is_equal(row: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from validation.stub_gpu.values import one_sequence_per_row
 
 if TYPE_CHECKING:
     from calculator.estimation.request import Request
+    from validation.reference.build import ReferenceModel
 
 PHASES = ("forward", "backward", "optimizer_step")
 
@@ -30,15 +31,17 @@ TIMED = 3
 
 
 class Run:
-    """A training run of a request on a device."""
+    """A training run of a request on a device, with a model that is loaded, or else one with random weights."""
 
-    def __init__(self, request: Request, device: torch.device, meter: Meter) -> None:
+    def __init__(
+        self, request: Request, device: torch.device, meter: Meter, model: ReferenceModel | None = None
+    ) -> None:
         self.training = request.training
         self.device = device
         self.meter = meter
         self.phase = "load"
         self.phases: dict[str, Reading] = {}
-        model = build_model(request, device)
+        model = model or build_model(request, device)
         self.model = model.model
         self.trainable = list(model.trainable().values())
         self.optimizer = optimizer_for(self.training.optimizer, self.trainable)
@@ -191,7 +194,7 @@ def _largest(figures: Any) -> int | None:
     return max(measured) if measured else None
 
 
-def release(run: Run | None) -> None:
+def release(run: object | None) -> None:
     """Drop a run's attributes, so that an exception's frames do not keep its tensors alive."""
     if run is not None:
         vars(run).clear()

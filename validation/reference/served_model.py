@@ -10,6 +10,8 @@ from validation.reference import methods
 from validation.reference.build import META, build_model
 
 if TYPE_CHECKING:
+    import torch
+
     from calculator.estimation.request import ModelReference
     from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
@@ -22,10 +24,21 @@ def build_served_model(model: ModelReference, served: ServedMethod, serving: Ser
     Raises:
         PlanError: if transformers or PEFT refuses the request.
     """
-    method = Full() if served.merged else served.method
-    request = Request(model=model, method=method, training=serving.training)
-    reference = build_model(request, quantization=served.quantization)
-    _add_adapters(reference, served, serving)
+    reference = build_model(served_request(model, served, serving), quantization=served.quantization)
+    return as_served(reference, served, serving, META)
+
+
+def served_request(model: ModelReference, served: ServedMethod, serving: Serving) -> Request:
+    """Return the request of a model with the method that it is served with."""
+    return Request(model=model, method=Full() if served.merged else served.method, training=serving.training)
+
+
+def as_served(
+    reference: ReferenceModel, served: ServedMethod, serving: Serving, device: torch.device
+) -> ReferenceModel:
+    """Return a model in eval mode, with the adapters of further tasks on its device."""
+    with device:
+        _add_adapters(reference, served, serving)
     reference.model.eval()
     for config in getattr(reference.model, "peft_config", {}).values():
         config.inference_mode = True
@@ -35,7 +48,6 @@ def build_served_model(model: ModelReference, served: ServedMethod, serving: Ser
 def _add_adapters(reference: ReferenceModel, served: ServedMethod, serving: Serving) -> None:
     """Add the adapters of the second and later tasks as PEFT loads them, and cast their parameters."""
     for task in range(1, serving.tasks):
-        with META:
-            reference.model.add_adapter(f"task {task}", reference.model.peft_config["default"])
+        reference.model.add_adapter(f"task {task}", reference.model.peft_config["default"])
     if not served.merged:
         methods.cast(reference.model, serving.adapter_dtype)

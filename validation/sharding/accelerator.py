@@ -113,7 +113,24 @@ def posing_as_cuda(device: str, streams: Streams, backend: str) -> Iterator[None
         if device == "meta":
             # PEFT names the current device for the rows that other ranks than the first get.
             stack.enter_context(mock.patch.object(torch.cuda, "current_device", return_value=0))
-            # Rank 0 sends lists whose values the other ranks compare with their own.
-            stack.enter_context(mock.patch.object(zero_utils, "get_lst_from_rank0", lambda values: values))
-            stack.enter_context(mock.patch.object(zero_utils, "assert_lst_len_same_as_other_ranks"))
+            stack.enter_context(_lists_not_compared())
+        yield
+
+
+@contextmanager
+def cuda_alone() -> Iterator[None]:
+    """Make DeepSpeed use CUDA, with the process group that exists, inside the context."""
+    accelerator = cuda_accelerator.CUDA_Accelerator()
+    accelerator._communication_backend_name = "fake"
+    with mock.patch.object(real_accelerator, "ds_accelerator", accelerator), _lists_not_compared():
+        yield
+
+
+@contextmanager
+def _lists_not_compared() -> Iterator[None]:
+    """Keep a rank from comparing lists with those of rank 0, whose values it does not receive."""
+    with (
+        mock.patch.object(zero_utils, "get_lst_from_rank0", lambda values: values),
+        mock.patch.object(zero_utils, "assert_lst_len_same_as_other_ranks"),
+    ):
         yield

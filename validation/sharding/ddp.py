@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.reference.optimizers import optimizer_of
 from validation.sharding.engine import Engine
+from validation.stub_gpu.values import received_as_sent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,24 @@ class RecordedDDP(parallel.DistributedDataParallel):
         self.register_comm_hook(self.buckets, hook)
 
 
+class OneRankDDP(parallel.DistributedDataParallel):
+    """DistributedDataParallel on CUDA without other ranks.
+
+    It compares no shapes with theirs, and reduces buckets in a hook: the reducer's own result is None on the `fake`
+    process group.
+    """
+
+    def __init__(self, module: torch.nn.Module, **options: Any) -> None:
+        with mock.patch.object(parallel.distributed, "_verify_param_shape_across_processes"):
+            super().__init__(module, device_ids=[0], output_device=0, **options)
+        self.register_comm_hook(None, lambda _, bucket: _all_reduced(bucket))
+
+    def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Rebuild the buckets in their own order, where that is due."""
+        with received_as_sent():
+            return super()._pre_forward(*inputs, **kwargs)
+
+
 @contextmanager
 def _unsynchronized() -> Iterator[dict[str, Any]]:
     """The option with which DDP neither compares nor broadcasts what it wraps. PyTorch 2.6 has none."""
@@ -83,14 +102,22 @@ class DDPEngine(Engine):
     step it only learns the graph. The next step is the first that is like all later ones.
     """
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
-        super().__init__(reference, training, sharding, streams)
+    def __init__(
+        self,
+        reference: ReferenceModel,
+        training: Training,
+        sharding: Sharding,
+        streams: Streams,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(reference, training, sharding, streams, device)
         self.warm_up_steps = 3 if sharding.ddp.static_graph else 2
 
     def build(self) -> None:
         """Wrap the model and create its optimizer."""
         config = self._sharding.ddp
-        self.model = RecordedDDP(
+        kind = OneRankDDP if self._device == "cuda" else RecordedDDP
+        self.model = kind(
             self.reference.model,
             gradient_as_bucket_view=config.gradient_as_bucket_view,
             find_unused_parameters=config.find_unused_parameters,
@@ -119,6 +146,11 @@ class DDPEngine(Engine):
 def _reduced(buckets: dict[int, torch.Tensor], bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """Return a bucket, reduced in place; its index and tensor are kept in `buckets`."""
     buckets[bucket.index()] = bucket.buffer()
+    return _all_reduced(bucket)
+
+
+def _all_reduced(bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """Return a bucket, reduced in place."""
     dist.all_reduce(bucket.buffer())
     future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     future.set_result(bucket.buffer())

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Engine:
     """A sharded model with its optimizer; each library overrides what it changes.
 
-    `build` makes them for the reference's loop, and `adopt` takes those that a trainer has made.
+    `build` makes them for the reference's loop, and `adopt` takes those that a trainer has made. `device` is the device
+    of the run, by default that of the model. A model on the host is moved there.
     """
 
     #: Steps before the traced one: after them the states exist, and the library has learned the model's order.
@@ -41,10 +42,17 @@ class Engine:
     #: Classes of tensors that wrap the tensors on this rank.
     wrappers: tuple[type, ...] = ()
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+    def __init__(
+        self,
+        reference: ReferenceModel,
+        training: Training,
+        sharding: Sharding,
+        streams: Streams,
+        device: torch.device | None = None,
+    ) -> None:
         self.reference, self.training, self._sharding, self._streams = reference, training, sharding, streams
         self.model: Any = reference.model
-        self._device = next(reference.model.parameters()).device.type
+        self._device = (device or next(reference.model.parameters()).device).type
 
     @abstractmethod
     def build(self) -> None:
@@ -108,6 +116,9 @@ class Engine:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
+
+    def close(self) -> None:
+        """Drop what keeps the model alive after the run."""
 
     def settle(self) -> None:
         """Let an optimizer whose later steps differ from its second make one of those next."""

@@ -37,8 +37,15 @@ class FSDPEngine(Engine):
 
     wrappers = (DTensor,)
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
-        super().__init__(reference, training, sharding, streams)
+    def __init__(
+        self,
+        reference: ReferenceModel,
+        training: Training,
+        sharding: Sharding,
+        streams: Streams,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(reference, training, sharding, streams, device)
         # DTensor finds out where an operation's results are when it first runs, with tensors that a trace would see.
         # RAdam normalizes gradients after the first steps.
         self.warm_up_steps = 2 if training.optimizer == "schedule_free_radam" else 1

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from validation.sharding.engine import Engine
 
 
-def _zero(*arguments: Any) -> Engine:
+def _zero(*arguments: Any, **options: Any) -> Engine:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
     try:
         from validation.sharding.zero import ZeROEngine  # noqa: PLC0415  (DeepSpeed is optional)
     except ImportError as error:
         raise refusal("device.sharding", "needs DeepSpeed: pip install deepspeed==0.19.8") from error
-    return ZeROEngine(*arguments)
+    return ZeROEngine(*arguments, **options)
 
 
 #: The engine of each sharding.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import torch
 from deepspeed.runtime.zero import partitioned_param_coordinator
 
 from validation.reference.optimizers import states
-from validation.sharding.accelerator import forget_groups, posing_as_cuda
+from validation.sharding.accelerator import cuda_alone, forget_groups, posing_as_cuda
 from validation.sharding.engine import Engine
 from validation.sharding.survivors import Survivors
 
@@ -106,8 +106,15 @@ class ZeROEngine(Engine):
 
     steps_in_backward = True
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
-        super().__init__(reference, training, sharding, streams)
+    def __init__(
+        self,
+        reference: ReferenceModel,
+        training: Training,
+        sharding: Sharding,
+        streams: Streams,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(reference, training, sharding, streams, device)
         self.warm_up_steps = 2 if sharding.stage == 3 else 1
         self._survivors = Survivors(self._device)
 
@@ -131,11 +138,13 @@ class ZeROEngine(Engine):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let DeepSpeed run on the device as on CUDA."""
-        backend = "fake" if self._device == "meta" else "gloo"
+        """Let DeepSpeed run on the device as on CUDA, or on CUDA itself."""
         in_order = mock.patch.object(partitioned_param_coordinator, "set", InOrder, create=True)
-        with posing_as_cuda(self._device, self._streams, backend), in_order:
+        with cuda_alone() if self._device == "cuda" else self._posing(), in_order:
             yield
+
+    def _posing(self) -> AbstractContextManager[None]:
+        return posing_as_cuda(self._device, self._streams, "fake" if self._device == "meta" else "gloo")
 
     @contextmanager
     def warming_up(self) -> Iterator[None]:
@@ -178,6 +187,13 @@ class ZeROEngine(Engine):
     def update(self) -> None:
         """Clip, update and drop the gradients, all of which `step` does."""
         self.model.step()
+
+    def close(self) -> None:
+        """Drop the tensors of DeepSpeed's optimizer and of partitions, to which hooks of the graph still refer."""
+        parameters = [*self.reference.model.parameters()]
+        self.model.destroy()
+        for owner in (self._zero, self.optimizer, *parameters):
+            vars(owner).clear()
 
     def zero_grad(self) -> None:
         """Do nothing: `step` has dropped the gradients."""

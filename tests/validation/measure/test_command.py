@@ -8,11 +8,25 @@ import torch
 from jsonschema import Draft202012Validator
 
 import validation.measure
+from calculator.estimation.sharded_request import parse_sharded_request
+from calculator.inference.request import parse_inference
 from validation.__main__ import main
 from validation.measure.agenda import SECTIONS, agenda, random_agenda
 from validation.measure.environment import card_named, environment, machine
-from validation.measure.report import history_line, step_line, summary, trainer_line, verdict_line
+from validation.measure.load_cases import load_cases
+from validation.measure.report import (
+    history_line,
+    load_line,
+    served_line,
+    sharded_line,
+    step_line,
+    summary,
+    trainer_line,
+    verdict_line,
+)
 from validation.measure.results import AnotherEnvironmentError, Results
+from validation.measure.served_cases import served_cases
+from validation.measure.sharded_cases import sharded_cases
 
 SCHEMA = json.loads((Path(validation.measure.__file__).parent / "schema.json").read_text())
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -65,7 +79,7 @@ def test_an_agenda_for_a_gpu_starts_with_every_method_and_verdicts():
     quick = agenda(CUDA, {"device": {"gpu": "h100-sxm5-80gb"}}, quick=True)
     whole = agenda(CUDA, {"device": {"gpu": "h100-sxm5-80gb"}}, quick=False)
     assert [entry.name for entry in whole[: len(quick)]] == [entry.name for entry in quick]
-    assert {entry.section for entry in quick} == {*SECTIONS} - {"trainers"}
+    assert {entry.section for entry in quick} == {*SECTIONS} - {"trainers", "sharded", "loads", "served"}
     assert {entry.section for entry in whole} == {*SECTIONS}
     assert len({(entry.section, entry.name) for entry in whole}) == len(whole)
 
@@ -161,6 +175,47 @@ def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):
 def test_measuring_loads_nothing_of_the_web_stack():
     listing = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120, check=True)
     assert listing.stdout.split() == []
+
+
+def test_the_report_has_the_differences_of_a_sharded_step(tmp_path):
+    predicted = {"phases": {"forward": 1000, "backward": 2000}, "reserved_replay": 4040}
+    measured = {"phases": {"forward": 1000, "backward": 2000}, "peak_reserved": 4000}
+    row = {"name": "a", "predicted": predicted, "measured": measured}
+    off = {**row, "name": "b", "measured": {**measured, "phases": {"forward": 1512, "backward": 2000}}}
+    assert sharded_line(row).split(maxsplit=1) == ["a", "allocated: equal to the byte; reserved: +1.00%"]
+    assert sharded_line(off).split(maxsplit=1) == ["b", "allocated: forward +512; reserved: +1.00%"]
+    failed = {"name": "c", "measured": None, "out_of_memory": {"phase": "load"}}
+    assert sharded_line(failed).endswith("out of memory in load")
+    results = Results(tmp_path / "measured.json", environment(CPU), SECTIONS)
+    for found in (row, off, failed):
+        results.add("sharded", found)
+    assert [*summary(results)][-1].startswith(
+        "sharded: allocated bytes equal in 1 of 2; reserved: median |error| 1.000%"
+    )
+
+
+def test_the_report_has_the_stages_of_a_load_and_the_passes_of_generate(tmp_path):
+    load = {"name": "a", "predicted": [100, 303, 303], "measured": [100, 300, 300]}
+    predicted = {"passes": {"prefill": 1000}, "reserved_replay": 2000}
+    served = {"name": "b", "predicted": predicted, "measured": {"passes": {"prefill": 1024}, "peak_reserved": 2000}}
+    assert load_line(load).split(maxsplit=1) == ["a", "reserved: load +0.00%, steps +1.00%, +1.00%"]
+    assert served_line(served).split(maxsplit=1) == ["b", "allocated: prefill +24; reserved: +0.00%"]
+    results = Results(tmp_path / "measured.json", environment(CPU), SECTIONS)
+    results.add("loads", load)
+    results.add("served", served)
+    *_, of_loads, of_served = summary(results)
+    assert of_loads.startswith("loads: reserved bytes equal in 1 of 3 stages, median |error| 1.000%")
+    assert of_served.startswith("served: allocated bytes equal in 0 of 1; reserved: median |error| 0.000%")
+
+
+@pytest.mark.parametrize("cases", [sharded_cases, load_cases, served_cases])
+def test_requests_of_the_cases_are_for_cuda_and_name_the_machine(cases):
+    found = [*cases({"device": {"gpu": "l4"}, "stack": {"torch": "2.13.0"}})]
+    assert len({case.name for case in found}) == len(found)
+    for case in found:
+        assert (case.body["device"]["gpu"], case.body["device"]["type"]) == ("l4", "cuda")
+        assert case.body["stack"] == {"torch": "2.13.0"}
+        (parse_inference if "serving" in case.body else parse_sharded_request)(case.body)
 
 
 def test_random_steps_of_a_seed_are_reproducible_and_are_what_the_calculator_models():

@@ -47,6 +47,40 @@ def test_a_trainer_on_the_stub_allocates_what_the_calculator_states(tmp_path):
     assert row["measured"] == row["predicted"]
 
 
+@needs_stub
+@pytest.mark.parametrize(
+    ("section", "match"),
+    [
+        ("sharded", "ddp on 2, llama, full"),
+        ("sharded", "fsdp on 2, llama, lora"),
+        ("sharded", "zero2 on 2, llama, lora"),
+        ("sharded", "zero3 on 2, llama, full"),
+    ],
+)
+def test_a_rank_of_several_on_the_stub_allocates_what_the_calculator_states(section, match, tmp_path):
+    if match.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    path = tmp_path / "measured.json"
+    command = ["measure", "--stub-gpu", "a100-sxm4-80gb", "--only", section, "--match", match]
+    child = [sys.executable, "-m", "validation", *command, "--results", str(path)]
+    subprocess.run(child, capture_output=True, text=True, timeout=600, check=True)
+    (row,) = json.loads(path.read_text())[section]
+    assert row["measured"]["phases"] == row["predicted"]["phases"]
+    assert row["measured"]["peak_reserved"] == pytest.approx(row["predicted"]["reserved_replay"], rel=0.02)
+
+
+@needs_stub
+def test_a_load_on_the_stub_and_its_steps_reserve_what_their_replay_does(tmp_path):
+    path = tmp_path / "measured.json"
+    command = ["measure", "--stub-gpu", "a100-sxm4-80gb", "--only", "loads", "served", "--match", "qwen3, lora"]
+    child = [sys.executable, "-m", "validation", *command, "--results", str(path)]
+    subprocess.run(child, capture_output=True, text=True, timeout=600, check=True)
+    found = json.loads(path.read_text())
+    assert [row["measured"] for row in found["loads"]] == [row["predicted"] for row in found["loads"]]
+    (served,) = found["served"]
+    assert served["measured"]["peak_reserved"] == served["predicted"]["reserved_replay"]
+
+
 @pytest.mark.skipif(IS_CUDA_BUILD, reason="torch is a CUDA build")
 @pytest.mark.parametrize("command", ["allocator", "measure"])
 def test_a_stub_without_a_cuda_build_of_torch_is_refused(command, capsys):

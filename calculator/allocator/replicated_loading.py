@@ -1,0 +1,37 @@
+"""The allocations that load a model which DistributedDataParallel replicates.
+
+DDP is made after the load. It broadcasts the parameters and buffers in flat tensors, of which two are alive at once.
+Their blocks serve the steps, so that the rule for reserved memory leaves them out.
+
+Source: torch/csrc/distributed/c10d/comm.cpp (broadcast_coalesced, BroadcastWork).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from calculator.allocator.loading import Loading
+from calculator.sharding.ddp_buffers import IN_FLIGHT, of_construction
+
+if TYPE_CHECKING:
+    from calculator.training_step.resident_state import ResidentState
+
+NAME = "DistributedDataParallel: parameters and buffers, joined"
+
+
+class ReplicatedLoading(Loading):
+    """A model that is loaded onto the GPU as that of a single GPU is, and then broadcast."""
+
+    __slots__ = ()
+
+    def __init__(self, resident: ResidentState) -> None:
+        super().__init__(resident.tensors, resident.prepared.training)
+        in_flight: deque[int | None] = deque()
+        for flat in (*of_construction(resident.prepared), *[None] * IN_FLIGHT):
+            row = in_flight.popleft() if len(in_flight) == IN_FLIGHT else None
+            if row is not None:
+                self.add_events([~row])
+            if flat is not None:
+                self._request([NAME], [flat.bytes])
+            in_flight.append(None if flat is None else len(self.sizes) - 1)
