@@ -1,6 +1,6 @@
 """The work of a first estimate on one GPU, by the rule: executed lines and distinct functions of Python.
 
-The limits are 2 % above the counts. `validation bench` prints the time.
+The limits are at most 2 % above the counts. `validation bench` prints the time.
 """
 
 import pytest
@@ -16,9 +16,9 @@ LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
 @pytest.mark.parametrize(
     ("size", "method", "checkpointed", "lines", "functions"),
     [
-        ("8B", LORA, False, 28_650, 650),
-        ("8B", LORA, True, 29_750, 644),
-        ("70B", {**LORA, "name": "qlora"}, False, 32_600, 687),
+        ("8B", LORA, False, 28_650, 660),
+        ("8B", LORA, True, 29_750, 652),
+        ("70B", {**LORA, "name": "qlora"}, False, 32_600, 707),
     ],
 )
 def test_a_first_estimate_executes_few_lines_and_functions(size, method, checkpointed, lines, functions):
