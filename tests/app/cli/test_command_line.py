@@ -247,7 +247,7 @@ def test_a_limit_that_no_value_meets_exits_with_1(capsys):
     assert main(["limits", "--solve_for", "micro_batch_size", *plan]) == 1
     assert "No micro_batch_size fits." in capsys.readouterr().out
     assert main(["limits", *plan]) == 2
-    assert "solve_for: must be one of r" in capsys.readouterr().err
+    assert "--solve_for: is required, one of r, " in capsys.readouterr().err
 
 
 def test_the_fewest_gpus_are_printed_with_the_run_on_one_fewer(capsys):
