@@ -158,7 +158,7 @@ def _sizes(prepared: PreparedModel) -> Iterator[_Size]:
 
 
 def _stored_size(parameter: ResidentTensor) -> _Size:
-    """Return the elements of a parameter as it is stored. Several weights in 4 bits share one."""
+    """Return the number of stored elements and their dtype. Elements of 4-bit weights are packed."""
     if parameter.packed:
         return parameter.bytes // parameter.count // ITEMSIZE[parameter.dtype], parameter.dtype
     return elements(parameter.shape), parameter.dtype

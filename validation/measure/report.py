@@ -66,9 +66,7 @@ def trainer_line(row: dict[str, Any]) -> str:
 
 def peak_differences(row: dict[str, Any]) -> dict[str, int]:
     """Return measured minus predicted bytes of the phases of a trainer's step, without 0."""
-    measured = row["measured"]
-    found = {phase: measured[phase] - predicted for phase, predicted in row["predicted"].items()}
-    return {phase: difference for phase, difference in found.items() if difference}
+    return _differences(row["measured"], row["predicted"])
 
 
 def sharded_line(row: dict[str, Any]) -> str:
@@ -83,9 +81,7 @@ def sharded_line(row: dict[str, Any]) -> str:
 
 def sharded_differences(row: dict[str, Any]) -> dict[str, int]:
     """Return measured minus predicted bytes of the phases of a sharded step, without 0."""
-    measured = row["measured"]["phases"]
-    found = {phase: measured[phase] - predicted for phase, predicted in row["predicted"]["phases"].items()}
-    return {phase: difference for phase, difference in found.items() if difference}
+    return _differences(row["measured"]["phases"], row["predicted"]["phases"])
 
 
 def reserved_error(row: dict[str, Any]) -> float:
@@ -108,8 +104,11 @@ def served_line(row: dict[str, Any]) -> str:
 
 def served_differences(row: dict[str, Any]) -> dict[str, int]:
     """Return measured minus predicted bytes of the passes of `generate`, without 0."""
-    measured = row["measured"]["passes"]
-    found = {name: measured[name] - predicted for name, predicted in row["predicted"]["passes"].items()}
+    return _differences(row["measured"]["passes"], row["predicted"]["passes"])
+
+
+def _differences(measured: dict[str, int], predicted: dict[str, int]) -> dict[str, int]:
+    found = {name: measured[name] - size for name, size in predicted.items()}
     return {name: difference for name, difference in found.items() if difference}
 
 

@@ -19,11 +19,7 @@ from validation.stub_gpu.values import received_as_sent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.inputs.sharding import Sharding
-    from calculator.inputs.training import Training
-    from validation.reference.build import ReferenceModel
     from validation.sharding.engine import Record
-    from validation.sharding.streams import Streams
 
 
 #: The cap at which accelerate passes none (`KwargsHandler.to_kwargs`): then the first bucket is DDP's 1 MiB.
@@ -102,16 +98,10 @@ class DDPEngine(Engine):
     step it only learns the graph. The next step is the first that is like all later ones.
     """
 
-    def __init__(
-        self,
-        reference: ReferenceModel,
-        training: Training,
-        sharding: Sharding,
-        streams: Streams,
-        device: torch.device | None = None,
-    ) -> None:
-        super().__init__(reference, training, sharding, streams, device)
-        self.warm_up_steps = 3 if sharding.ddp.static_graph else 2
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps before the traced one."""
+        return 3 if self._sharding.ddp.static_graph else 2
 
     def build(self) -> None:
         """Wrap the model and create its optimizer."""

@@ -33,9 +33,6 @@ class Engine:
     of the run, by default that of the model. A model on the host is moved there.
     """
 
-    #: Steps before the traced one: after them the states exist, and the library has learned the model's order.
-    warm_up_steps = 1
-
     #: Whether a trainer's backward pass ends with the optimizer's step.
     steps_in_backward = False
 
@@ -53,6 +50,11 @@ class Engine:
         self.reference, self.training, self._sharding, self._streams = reference, training, sharding, streams
         self.model: Any = reference.model
         self._device = (device or next(reference.model.parameters()).device).type
+
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps before the traced one: after them the states exist, and the library has learned the model's order."""
+        return 1
 
     @abstractmethod
     def build(self) -> None:

@@ -21,11 +21,7 @@ from validation.sharding.streams import name_streams
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calculator.inputs.sharding import Sharding
-    from calculator.inputs.training import Training
-    from validation.reference.build import ReferenceModel
     from validation.sharding.engine import Record
-    from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
 
 #: accelerate's names of `training.autocast`.
@@ -37,18 +33,12 @@ class FSDPEngine(Engine):
 
     wrappers = (DTensor,)
 
-    def __init__(
-        self,
-        reference: ReferenceModel,
-        training: Training,
-        sharding: Sharding,
-        streams: Streams,
-        device: torch.device | None = None,
-    ) -> None:
-        super().__init__(reference, training, sharding, streams, device)
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps before the traced one."""
         # DTensor finds out where an operation's results are when it first runs, with tensors that a trace would see.
         # RAdam normalizes gradients after the first steps.
-        self.warm_up_steps = 2 if training.optimizer == "schedule_free_radam" else 1
+        return 2 if self.training.optimizer == "schedule_free_radam" else 1
 
     def build(self) -> None:
         """Shard the model and create its optimizer."""

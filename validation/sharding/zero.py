@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
-    from validation.reference.build import ReferenceModel
     from validation.sharding.engine import Record
-    from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
 
 
@@ -106,17 +105,14 @@ class ZeROEngine(Engine):
 
     steps_in_backward = True
 
-    def __init__(
-        self,
-        reference: ReferenceModel,
-        training: Training,
-        sharding: Sharding,
-        streams: Streams,
-        device: torch.device | None = None,
-    ) -> None:
-        super().__init__(reference, training, sharding, streams, device)
-        self.warm_up_steps = 2 if sharding.stage == 3 else 1
-        self._survivors = Survivors(self._device)
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps before the traced one."""
+        return 2 if self._sharding.stage == 3 else 1
+
+    @cached_property
+    def _survivors(self) -> Survivors:
+        return Survivors(self._device)
 
     def build(self) -> None:
         """Partition the model and its optimizer."""
