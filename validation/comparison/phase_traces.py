@@ -155,7 +155,7 @@ def _traced(name: str, case: Case) -> Case:
 
 def body_of_step(case: Case) -> Case:
     """Return the request of a step of the run's trainer."""
-    return {name: value for name, value in with_trainer(case["request"]).items() if name != "reserved"}
+    return {name: value for name, value in with_trainer(case["request"]).items() if name not in ("run", "reserved")}
 
 
 def _loading(case: Case) -> Case:
