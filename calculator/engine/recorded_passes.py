@@ -66,7 +66,7 @@ class _Pass(NamedTuple):
         own, earlier = bisect_left(ordered, -row), bisect_left(ordered, 0)
         return own == earlier and min(rows, default=row) >= row and len(ordered) - 2 * own == len(rows)
 
-    def of_sizes(self, sizes: Container[int]) -> _Pass:
+    def only_sizes(self, sizes: Container[int]) -> _Pass:
         """Return the pass with its outputs and the rows of some sizes in bytes alone, without marks."""
         first = self.start[0]
         outputs = {output.row for output in self.outputs}
@@ -143,7 +143,7 @@ class RecordedPasses:
         if known is not None and known.is_closed:
             more = None if lists_all else self._more_alive(own, tape)
             if more is not None:
-                return known.of_sizes(more).on(tape, name), None
+                return known.only_sizes(more).on(tape, name), None
             outputs = known.on(tape, name)
             self._places[own] = _place(tape, outputs)
             return outputs, known.layers

@@ -129,7 +129,7 @@ class CheckpointedLayers:
             return None
         return cls(context)
 
-    def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
+    def like_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
         """Return the layers that are like a layer, or None if all of them are interpreted."""
         own = _class(context, number)
         if own not in self._last:
