@@ -95,7 +95,7 @@ class _Pass(NamedTuple):
         tape.marks += [(at + place, name + label) for place, label in self.marks]
         tape.marked_rows.update((name + label, row + number) for label, number in self.marked_rows)
         numbers = {output.row for output in self.outputs if output.row is not None}
-        storages = {number: Storage.of_row(row + number, tape.events) for number in numbers}
+        storages = {number: Storage.from_row(row + number, tape.events) for number in numbers}
         tape.events += [event + row if event >= 0 else event - row for event in self.events]
         tape.component = self.component or tape.component
         tensors = []
