@@ -156,10 +156,11 @@ class Request:
         return self.model.task.problem_type
 
 
-def parse_request(body: Any, *, catalogued: bool = True) -> Request:
+def parse_request(body: Any, *, catalogued: bool = True, others: tuple[str, ...] = ()) -> Request:
     """Parse an estimate's request from decoded JSON.
 
-    `catalogued`: whether the names of its model and its GPU must be in the catalogues.
+    `catalogued`: whether the names of its model and its GPU must be in the catalogues. `others`: the fields of the body
+    that the caller parses.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -167,7 +168,8 @@ def parse_request(body: Any, *, catalogued: bool = True) -> Request:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     fields = known_fields()
-    problems = [Problem(loc=key, msg=unknown_field(key, fields), input=body[key]) for key in body if key not in fields]
+    known = (*fields, *others)
+    problems = [Problem(loc=key, msg=unknown_field(key, known), input=body[key]) for key in body if key not in known]
 
     def checked(build: Any, *arguments: Any, **options: Any) -> Any:
         try:
