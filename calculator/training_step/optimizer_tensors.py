@@ -36,7 +36,7 @@ def states(
     overrides = trainer.embeddings_in_32_bits and not (optimizer.projects or optimizer.is_like_parameters)
     overrides = overrides and not method.steps_copies and "embeddings_in_8_bits" not in prepared.older
     in_32_bits = embeddings(prepared.model, tensors) if overrides else ()
-    of_groups = _of_groups(optimizer) if trainer.moves_states else ()
+    of_groups = _group_tensors(optimizer) if trainer.moves_states else ()
     if optimizer.early and trainer.moves_states and not optimizer.in_backward:
         optimizer = replace(optimizer, step_on_device=True)
     statistics = method.statistics(tensors, prepared.training)
@@ -46,7 +46,7 @@ def states(
     return (*of_optimizer(optimized, optimizer, in_32_bits), *apart, *of_groups, *statistics)
 
 
-def _of_groups(optimizer: Optimizer) -> Iterator[ResidentTensor]:
+def _group_tensors(optimizer: Optimizer) -> Iterator[ResidentTensor]:
     """Yield the tensors that exist per parameter group: learning rates on the device, and the scheduler's copies.
 
     Source: accelerate/optimizer.py, AcceleratedOptimizer.__init__; torch/optim/lr_scheduler.py.
