@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import BitsAndBytesConfig
 
 from calculator.methods import Full
 from calculator.resident.quantization import Quantization
 from validation.reference.build import ReferenceModel, build_base, language_model_of
+from validation.reference.uninitialized import without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
-
-
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Leave weights as they are allocated, and tie them, inside the context."""
-    tied = mock.patch.object(PreTrainedModel, "init_weights", lambda model: model.tie_weights(recompute_mapping=False))
-    with no_init_weights(), tied:
-        yield
 
 
 def save_checkpoint(request: Request, folder: Path) -> None:
