@@ -22,7 +22,6 @@ MIB = 1 << 20
 PACKED = 4096
 
 #: Settings that neither a request nor one of the protocols has.
-FUSED_LORA = "fused LoRA operations (foak) of 4-bit layers"
 PADDING_FREE = "padding-free batches of unequal length, whose longest is not stated"
 LENGTH = "the longest sequence is not stated"
 
@@ -31,7 +30,7 @@ AT_REST = f"the longest sequence: {PACKED:,} tokens, on which nothing that is al
 
 #: Explanations of errors of readings of nvidia-smi.
 LOGITS_SEGMENTS = (
-    "1.4 to 4 GB more than the replayed allocator and the CUDA context; the same runs with Liger's fused head, which"
+    "0.6 to 4.1 GB more than the replayed allocator and the CUDA context; the same runs with Liger's fused head, which"
     " has no logits of all tokens, agree within 1 %: the real allocator has more segments for logits than the replay"
 )
 LOGITS_REUSE_BLOCKS = (
@@ -133,8 +132,6 @@ def _run(row: Row, statistic: Statistic) -> Run:
 
 def _differs_in_steps(row: Row) -> Iterator[str]:
     """Yield the tensors of a step that a request does not have; none is alive between steps."""
-    if "foak" in row["framework_config"] and row["method"] == "QLoRA":
-        yield FUSED_LORA
     if "padding-free" in row["framework_config"]:
         yield PADDING_FREE
     elif not row.get("seq_len"):
