@@ -8,6 +8,7 @@ import pytest
 
 from calculator.engine.cuda_reductions import SUMS_OF_TOKENS
 from calculator.engine.pooling import sum_of_tokens
+from calculator.engine.sym_sizes import SymSizes
 from calculator.engine.symbolic_sizes import ShapeEnv
 from calculator.engine.tape import Tape, Tensor
 
@@ -31,12 +32,13 @@ def test_a_sum_of_few_tokens_has_none():
     assert not buffers((4, 512, 768))
 
 
-def test_the_buffer_of_symbolic_sizes_holds_for_others():
-    env = ShapeEnv()
-    batch, length = env.create_symint(2), env.create_symint(1024)
+def test_the_buffer_of_symbolic_sizes_is_that_of_their_values():
+    shape_env = ShapeEnv()
+    batch, length = shape_env.create_symint(2), shape_env.create_symint(1024)
     tape = Tape(cuda=True)
+    tape.sizes = SymSizes(shape_env)
     sum_of_tokens(Tensor(tape, None, (batch, length, 768), "bfloat16", None))
-    ((_, shape, *_),) = [row for row in tape.rows if row[0] == SUMS_OF_TOKENS]
-    values = env.evaluate([4, 2048])
+    ((partial,),) = (shape for name, shape, *_ in tape.rows if name == SUMS_OF_TOKENS)
+    values = shape_env.evaluate([4, 2048])
     assert values is not None
-    assert values[shape[0].index] == 12_582_912
+    assert partial.evaluate(values) == 12_582_912
