@@ -154,8 +154,9 @@ class FastReplay:
         sizes = [*map(floordiv, self.loading.sizes, repeat(BLOCK))]
         places = [0] * len(sizes), [0] * len(sizes)
         small, large, *_ = self.pools
-        for pool, parts in zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True):
-            load(pool, parts, sizes, places)
+        by_pool = zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True)
+        before = sum(load(pool, parts, sizes, places, self.loading.parts_before) for pool, parts in by_pool) * BLOCK
+        self.loading.most_reserved = max(self.loading.most_reserved, before)
         return small, large
 
     def step(self) -> None:
