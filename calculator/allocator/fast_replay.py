@@ -103,7 +103,7 @@ class FastReplay:
         self.temporaries = _layers(resident.replayed_temporaries)
         self.fetching = _layers(resident.while_fetching)
         self.temporary_sizes = [*map(_sizes, self.temporaries)]
-        self.needs = [*map(Need.of_sizes, self.temporary_sizes)]
+        self.needs = [*map(Need.from_sizes, self.temporary_sizes)]
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
         #: them.
