@@ -100,7 +100,8 @@ class Loading:
         reads = {tensor: self._read_of(tensor) for tensor in base}
         by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
-        self.parts_before = len(self.parts) if empties else None
+        if empties:
+            self.parts_before = len(self.parts)
         for group, count in layers(tensor for tensor in state if not tensor.base):
             self._request([tensor.name for tensor in group], [rounded(_size(tensor)) for tensor in group], count)
 
