@@ -101,7 +101,7 @@ class Loading:
         by_name: list[ResidentTensor] = sorted(base, key=self._key)
         self._recast(base, reads, self._read(by_name, reads))
         if empties:
-            self.parts_before = len(self.parts)
+            self._empty_cache()
         for group, count in layers(tensor for tensor in state if not tensor.base):
             self._request([tensor.name for tensor in group], [rounded(_size(tensor)) for tensor in group], count)
 
@@ -128,6 +128,10 @@ class Loading:
             self.parts.append(EqualLayers([], 0, 1))
         self.parts[-1].events.extend(events)
         self._events = None
+
+    def _empty_cache(self) -> None:
+        """Empty the cache after the events so far."""
+        self.parts_before = len(self.parts)
 
     @property
     def warmup(self) -> int:
