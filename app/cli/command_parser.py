@@ -54,14 +54,17 @@ def _close_options(message: str, usage: str) -> str:
         return ""
     options = sorted({*_OPTION.findall(usage)})
     given = [option.replace("-", "_").lstrip("_") for option in _OPTION.findall(message)]
-    found = [meant for name in given if (meant := _meant(name) or _close(name, options))]
+    found = [meant for name in given if (meant := _meant(name, options) or _close(name, options))]
     return f": did you mean {' and '.join(found)}?" if found else ""
 
 
-def _meant(name: str) -> str | None:
+def _meant(name: str, options: list[str]) -> str | None:
     """Return the option of a field that has another name in other libraries, with its value if it has one."""
     meant = suggested_field(name)
-    return f"--{meant.field.rpartition('.')[2]} {meant.value}".rstrip() if meant is not None else None
+    if meant is None:
+        return None
+    option = f"--{meant.field.rpartition('.')[2]} {meant.value}".rstrip()
+    return f"{option} of the command run" if meant.is_of_a_run and option not in options else option
 
 
 def _close(name: str, options: list[str]) -> str | None:

@@ -21,10 +21,10 @@ def _for_experts(step: TrainingStep) -> int:
     return max(*sorts, largest(step, SCATTERED)) if sorts else 0
 
 
-def _of_experts(step: TrainingStep) -> str:
+def _experts_sentence(step: TrainingStep) -> str:
     if not _for_experts(step):
         return ""
     return "Experts sort their rows in a workspace, and the gradient of selected rows is added up in place."
 
 
-EXPERTS = CudaDifference(most=_for_experts, sentence=_of_experts)
+EXPERTS = CudaDifference(most=_for_experts, sentence=_experts_sentence)

@@ -63,7 +63,7 @@ def _for_embedding(step: TrainingStep) -> int:
     )
 
 
-def _of_embedding(step: TrainingStep) -> str:
+def _embedding_sentence(step: TrainingStep) -> str:
     size = largest(step, PARTIAL_ROWS)
     summed = "The gradient of an embedding adds up the rows of equal ids, in a temporary tensor of"
     return f"{summed} up to {size:,} bytes here." if size else ""
@@ -79,7 +79,7 @@ def _for_sums(step: TrainingStep) -> int:
     return max(of_each, default=0)
 
 
-def _of_sums(step: TrainingStep) -> str:
+def _sums_sentence(step: TrainingStep) -> str:
     size = largest(step, PARTIAL_SUMS)
     summed = "The gradient of a norm or a bias is a sum over tokens, whose thread blocks have a buffer of"
     return f"{summed} up to {size:,} bytes here." if size else ""
@@ -95,7 +95,7 @@ def _for_pooling(step: TrainingStep) -> int:
     return max(of_each, default=0)
 
 
-def _of_pooling(step: TrainingStep) -> str:
+def _pooling_sentence(step: TrainingStep) -> str:
     size = largest(step, SUMS_OF_TOKENS)
     return f"The mean over tokens is a sum whose thread blocks have a buffer of {size:,} bytes here." if size else ""
 
@@ -114,15 +114,15 @@ def _means(tape: Tape, shape: tuple[int, ...]) -> None:
         sum_to(tape, shape, kept, "float32", PARTIAL_MEANS)
 
 
-def _of_means(step: TrainingStep) -> str:
+def _means_sentence(step: TrainingStep) -> str:
     size = _for_means(step)
     return f"The optimizer's means of a matrix have a buffer of up to {size:,} bytes here." if size else ""
 
 
-EMBEDDING = CudaDifference(most=_for_embedding, sentence=_of_embedding, phases=("backward",))
+EMBEDDING = CudaDifference(most=_for_embedding, sentence=_embedding_sentence, phases=("backward",))
 
-SUMS = CudaDifference(most=_for_sums, sentence=_of_sums, phases=("backward",))
+SUMS = CudaDifference(most=_for_sums, sentence=_sums_sentence, phases=("backward",))
 
-POOLING = CudaDifference(most=_for_pooling, sentence=_of_pooling, phases=("forward",))
+POOLING = CudaDifference(most=_for_pooling, sentence=_pooling_sentence, phases=("forward",))
 
-MEANS = CudaDifference(most=_for_means, sentence=_of_means, phases=("backward", "optimizer_step"))
+MEANS = CudaDifference(most=_for_means, sentence=_means_sentence, phases=("backward", "optimizer_step"))

@@ -173,6 +173,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         ("--per_device_train_batch_size 4", "--micro_batch_size"),
         ("--bf16 true", "--autocast bfloat16"),
         ("--load_in_4bit", "--method qlora"),
+        ("--epochs 3", "--num_train_epochs of the command run"),
+        ("--save_steps 3", "--save_steps of the command run"),
     ],
 )
 def test_an_unknown_option_names_the_one_that_was_probably_meant(arguments, meant, capsys):

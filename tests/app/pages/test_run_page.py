@@ -24,7 +24,14 @@ def test_the_page_names_the_phase_and_lists_the_files(client):
     shown = text(page.text)
     assert as_json["ended_in"] == "evaluation"
     assert as_json["sentence"] in shown
-    for words in ("Phase by phase", "Evaluation", "gathered logits", "adapter_model.safetensors", "optimizer.pt"):
+    for words in (
+        "LoRA · Qwen/Qwen2.5-0.5B · GeForce RTX 4060",
+        "Phase by phase",
+        "Evaluation",
+        "gathered logits",
+        "adapter_model.safetensors",
+        "optimizer.pt",
+    ):
         assert words in shown
     assert f"{as_json['files'][0]['bytes']:,}" in shown
 
