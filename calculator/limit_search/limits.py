@@ -147,7 +147,7 @@ def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) 
         bound=upper,
         at=search.point(value),
         above=above,
-        guarantee=f"{value * probes.unit:,} fits, and no larger value was tried.",
+        guarantee=f"{value * probes.unit:,} fits. The limit is not memory, so larger values were not searched.",
         running=unknown() if isinstance(search, Probes) else Deferred(lambda: value * probes.unit),
     )
 
