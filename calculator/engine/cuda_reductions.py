@@ -116,7 +116,7 @@ def sum_to(tape: Tape, given: Shape, shape: Shape, dtype: DType) -> None:
 
 def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
     """Allocate and free the buffers of a sum over the rows of a matrix. Its sizes may be symbolic."""
-    of_rows = _of_rows(ITEMSIZE[dtype], tape.multiprocessors)
+    of_rows = _row_functions(ITEMSIZE[dtype], tape.multiprocessors)
     partial, semaphores = (_applied(function, rows, outputs) for function in of_rows)
     parts = _applied(_parts(ITEMSIZE[dtype]), rows, outputs)
     # A sum in half precision is accumulated in float32 over the parts.
@@ -149,7 +149,7 @@ def _parts(itemsize: int) -> Callable[[int, int], int]:
 
 
 @cache
-def _of_rows(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Callable[[int, int], int], ...]:
+def _row_functions(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Callable[[int, int], int], ...]:
     """Return the functions of rows and outputs that compute the buffers of a sum, for the largest part of the rows."""
     parts = _parts(itemsize)
 

@@ -68,7 +68,7 @@ def _compared(
         yield _ELSEWHERE
 
 
-def of_passes(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
+def passes_remarks(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
     """Yield how the passes of `generate` differ on CUDA, or that the figures count it because device.type is cuda."""
     if device.type == "cuda":
         yield COUNTED
@@ -76,7 +76,7 @@ def of_passes(device: Device, passes: Iterable[Storages]) -> Iterator[str]:
         yield f"{IN_MATH_KERNEL} on CUDA. With device.type cuda, the figures count it."
 
 
-def of_trace(request: Request) -> Iterator[str]:
+def trace_remarks(request: Request) -> Iterator[str]:
     """Yield that a traced step has no tensors of CUDA, and which one it lacks if its attention is eager."""
     if request.device.type == "cuda":
         yield NOT_IN_TRACE

@@ -61,7 +61,7 @@ def _for_embedding(step: TrainingStep) -> int:
     )
 
 
-def _of_embedding(step: TrainingStep) -> str:
+def _embedding_sentence(step: TrainingStep) -> str:
     size = largest(step, PARTIAL_ROWS)
     summed = "The gradient of an embedding adds up the rows of equal ids, in a temporary tensor of"
     return f"{summed} up to {size:,} bytes here." if size else ""
@@ -77,12 +77,12 @@ def _for_sums(step: TrainingStep) -> int:
     return max(of_each, default=0)
 
 
-def _of_sums(step: TrainingStep) -> str:
+def _sums_sentence(step: TrainingStep) -> str:
     size = largest(step, PARTIAL_SUMS)
     summed = "The gradient of a norm or a bias is a sum over tokens, whose thread blocks have a buffer of"
     return f"{summed} up to {size:,} bytes here." if size else ""
 
 
-EMBEDDING = CudaDifference(most=_for_embedding, sentence=_of_embedding, phases=("backward",))
+EMBEDDING = CudaDifference(most=_for_embedding, sentence=_embedding_sentence, phases=("backward",))
 
-SUMS = CudaDifference(most=_for_sums, sentence=_of_sums, phases=("backward",))
+SUMS = CudaDifference(most=_for_sums, sentence=_sums_sentence, phases=("backward",))

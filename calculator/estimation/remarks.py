@@ -28,7 +28,7 @@ from calculator.sharding.fsdp import sentences as fsdp
 from calculator.sharding.zero import sentences as zero
 from calculator.stack.changes import OF_ROWS, OF_TRAINERS, older_behavior
 from calculator.stack.sentences import differences, named
-from calculator.stack.torch_releases import of_memory
+from calculator.stack.torch_releases import memory_remarks
 from calculator.stack.trainers import untraced_trainer
 from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
@@ -114,7 +114,7 @@ def assumptions(request: Request, model: Model, prepared: PreparedModel) -> tupl
         *untraced(request.stack, model.model_type, request.method.name),
         *untraced_trainer(request.stack, request.training.trainer),
         _reserved(request),
-        *of_memory(request.stack, request.device.alloc_conf),
+        *memory_remarks(request.stack, request.device.alloc_conf),
         *_histories(request),
         *(() if trainer.facts.is_interval else (ACCURACY,)),
         *trainer.assumptions(prepared),
@@ -157,12 +157,12 @@ def _reserved(request: Request) -> str:
     return REPLAY if request.reserved == "replay" else RULE
 
 
-def of_verdict(verdict: Fit | None) -> tuple[str, ...]:
+def verdict_assumptions(verdict: Fit | None) -> tuple[str, ...]:
     """Return the assumptions of the verdict."""
     return (verdict.assumption,) if verdict is not None and verdict.assumption else ()
 
 
-def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
+def rank_assumptions(flat: FlatPeaks | None) -> tuple[str, ...]:
     """Return which rank the figures belong to, if ranks differ."""
     if flat is None:
         return ()

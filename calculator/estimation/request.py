@@ -185,7 +185,7 @@ def parse_request(body: Any, *, catalogued: bool = True, others: tuple[str, ...]
     stack = checked(parse_stack, body.get("stack", {}))
     switches = checked(_options, Choices, body, fields[len(OBJECTS) :])
     if switches is not None:
-        problems += _of_classifiers(switches, body)
+        problems += _classifier_problems(switches, body)
     if problems:
         raise PlanError(*problems)
     task = Task(
@@ -213,7 +213,7 @@ def known_fields() -> tuple[str, ...]:
     return (*OBJECTS, *(field.name for field in declared(Choices)))
 
 
-def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
+def _classifier_problems(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
     """Yield settings of a classifier in a request for another task."""
     if choices.num_labels != 2 and choices.task not in ("seq_cls", "token_cls", "image_cls"):
         message = "only classifiers have num_labels: set task seq_cls, token_cls or image_cls, or leave it out"

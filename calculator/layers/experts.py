@@ -82,7 +82,7 @@ def _run(
     proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
     sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
-    unknown = _of_no_expert(context, count)
+    unknown = _mask_without_expert(context, count)
     weight = named[first]
     biases = _biases(named, first, expert_ids_g)
     proj_in = proj_in if unknown is None else in_place.masked_fill_(proj_in, unknown)
@@ -157,7 +157,7 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
-def _of_no_expert(context: Context, count: int) -> Tensor | None:
+def _mask_without_expert(context: Context, count: int) -> Tensor | None:
     """Return the mask of the rows of no expert, which older releases fill with zeros."""
     if "rows_of_no_expert" not in context.older:
         return None

@@ -36,7 +36,7 @@ def parse_run(body: Any) -> RunRequest:
     problems: list[Problem] = []
     request = run = None
     try:
-        request = parse_request(_with_trainer(body), others=("run",))
+        request = parse_request(with_trainer(body), others=("run",))
     except PlanError as error:
         problems += error.problems
     try:
@@ -48,7 +48,7 @@ def parse_run(body: Any) -> RunRequest:
     return RunRequest(estimate=request, run=run)
 
 
-def _with_trainer(body: dict[str, Any]) -> dict[str, Any]:
+def with_trainer(body: dict[str, Any]) -> dict[str, Any]:
     """Return the request with transformers' Trainer if none is named."""
     training = body.get("training", {})
     if isinstance(training, dict) and training.get("trainer") is None:
