@@ -129,7 +129,7 @@ def sum_rows(tape: Tape, rows: int, outputs: int, dtype: DType) -> None:
 def sum_sequences(tape: Tape, shape: Shape, dtype: DType) -> None:
     """Allocate and free the buffers of x.sum(1) of a tensor (batch, sequence, width). Its sizes may be symbolic."""
     batch, length, width = shape
-    of_sequences = _of_sequences(int(width), ITEMSIZE[dtype], tape.multiprocessors)
+    of_sequences = _sequence_functions(int(width), ITEMSIZE[dtype], tape.multiprocessors)
     partial, semaphores = (_applied(function, batch, length) for function in of_sequences)
     _allocate(tape, partial, semaphores, SUMS_OF_TOKENS)
 
@@ -171,7 +171,9 @@ def _row_functions(itemsize: int, multiprocessors: Multiprocessors) -> tuple[Cal
 
 
 @cache
-def _of_sequences(width: int, itemsize: int, multiprocessors: Multiprocessors) -> tuple[Callable[[int, int], int], ...]:
+def _sequence_functions(
+    width: int, itemsize: int, multiprocessors: Multiprocessors
+) -> tuple[Callable[[int, int], int], ...]:
     """Return the functions of the batch and the length that compute the buffers of x.sum(1)."""
 
     def found(batch: int, length: int) -> Buffers:
