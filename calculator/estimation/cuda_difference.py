@@ -46,6 +46,7 @@ def allocated(step: TrainingStep, allocate: Callable[[Tape], None]) -> int:
     """Return the bytes that a kernel allocates at once on the GPU of a step."""
     tape = Tape(cuda=True)
     tape.multiprocessors = multiprocessors_of(card_of(step.resident.prepared.device))
+    tape.capability = step.resident.prepared.kernels.capability
     allocate(tape)
     return sum([size for *_, size in tape.rows])
 
