@@ -166,7 +166,7 @@ class AnswerReplay:
     def load(self) -> None:
         """Load the model onto the device, and allocate the workspace."""
         loading, workspace = self.run.answer.loading, self.run.answer.workspace // BLOCK
-        requested, events = loading.on(self.total)
+        requested, (events,) = loading.on(self.total)
         sizes = [size // BLOCK for size in requested]
         if workspace:
             events, sizes = [*events, len(requested)], [*sizes, workspace]

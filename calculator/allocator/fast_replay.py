@@ -103,7 +103,7 @@ class FastReplay:
         self.temporaries = _layers(resident.replayed_temporaries)
         self.fetching = _layers(resident.while_fetching)
         self.temporary_sizes = [*map(_sizes, self.temporaries)]
-        self.needs = [*map(Need.of_sizes, self.temporary_sizes)]
+        self.needs = [*map(Need.from_sizes, self.temporary_sizes)]
         found = resident.buckets
         #: The sizes of DDP's buckets in each pool: those of the first step, and those of later steps if DDP rebuilds
         #: them.
@@ -154,8 +154,9 @@ class FastReplay:
         sizes = [*map(floordiv, self.loading.sizes, repeat(BLOCK))]
         places = [0] * len(sizes), [0] * len(sizes)
         small, large, *_ = self.pools
-        for pool, parts in zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True):
-            load(pool, parts, sizes, places)
+        by_pool = zip((small, large), parts_by_pool(self.loading.parts, sizes), strict=True)
+        before = sum(load(pool, parts, sizes, places, self.loading.parts_before) for pool, parts in by_pool) * BLOCK
+        self.loading.most_reserved = max(self.loading.most_reserved, before)
         return small, large
 
     def step(self) -> None:

@@ -64,7 +64,7 @@ class Need:
         return False
 
     @classmethod
-    def of_sizes(cls, sizes: Sequence[int]) -> Need:
+    def from_sizes(cls, sizes: Sequence[int]) -> Need:
         """Return the need of requests of which none is freed before the last.
 
         Each is placed at the start of a free block. So what is left of a free block is one part at its end. If no part

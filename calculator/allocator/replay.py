@@ -235,8 +235,12 @@ class Replay:
 
     def load(self) -> None:
         """Load the model onto the GPU."""
-        sizes, loaded = self.loading.on(self.allocator.total)
-        self._loaded(sizes, self.loading.names).play(loaded)
+        sizes, (first, *rest) = self.loading.on(self.allocator.total)
+        loaded = self._loaded(sizes, self.loading.names)
+        loaded.play(first)
+        for events in rest:
+            self.allocator.empty_cache()
+            loaded.play(events)
         if self.resident.buckets is not None:
             self._create(self.resident.buckets.first)
         self.phase = "forward"

@@ -48,48 +48,48 @@ if TYPE_CHECKING:
 SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 
-def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
+def estimate_reserved(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
     workspaces = tuple(workspaces)
     if step.flat is not None:
-        return _of_rank(step, step.flat, workspaces)
+        return _flat_zero_bytes(step, step.flat, workspaces)
     if step.partitioned is not None:
-        return _of_partitions(step, step.partitioned, workspaces)
+        return _zero3_bytes(step, step.partitioned, workspaces)
     resident = step.resident
     accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
     steps = _in_steps(step)
     largest = max(steps)
     left = _left_by_layers(step) + total_bytes(resident.kept_gradients)
     again = segment_bytes(largest) if left >= largest else 0
-    of_step = _of_kept(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
+    of_step = _kept_bytes(resident, workspaces, gradients=accumulated) + in_segments(steps) + again
     if resident.prepared.device.sharding == "fsdp" and resident.prepared.method.facts.quantizes_base:
-        of_step = max(of_step, _of_loaded_whole(resident))
+        of_step = max(of_step, _loaded_4bit_bytes(resident))
     if replaced := sizes(resident.while_fetching):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(replaced))
     if accumulated and (broadcast := resident.broadcast):
         of_step = max(of_step, between_steps(resident, workspaces) + in_segments(sizes(broadcast)))
-    return max(of_step, of_generation(step, workspaces, of_step)) if step.generates else of_step
+    return max(of_step, generation_bytes(step, workspaces, of_step)) if step.generates else of_step
 
 
-def _of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
+def _kept_bytes(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> int:
     """Return the bytes of the segments for loaded tensors and for tensors that stay on the device.
 
     All but the tensors of the loop are the same for every batch and length.
     """
-    if not resident.of_loop:
+    if not resident.loop_tensors:
         others, small = _without_loop(resident, workspaces, gradients=gradients)
         return others + whole_segments(small)
     key = ("kept", workspaces, gradients)
     found: dict[Hashable, int] = resident.known_of_run
     if key not in found:
-        of_loop = sizes(resident.of_loop)
-        if max(of_loop) > SMALL_REQUEST:
-            kept = Counter(of_loop)
+        loop_tensors = sizes(resident.loop_tensors)
+        if max(loop_tensors) > SMALL_REQUEST:
+            kept = Counter(loop_tensors)
             kept.update(_sizes_of_kept(resident, workspaces, gradients=gradients))
             found[key] = whole_segments(resident.loaded_bytes) + in_segments(kept)
         else:
             others, small = _without_loop(resident, workspaces, gradients=gradients)
-            small += sum([size * count for size, count in of_loop.items()])
+            small += sum([size * count for size, count in loop_tensors.items()])
             found[key] = others + whole_segments(small)
     return found[key]
 
@@ -112,7 +112,7 @@ def _sizes_of_kept(resident: ResidentState, workspaces: tuple[int, ...], *, grad
     return kept
 
 
-def _of_loaded_whole(resident: ResidentState) -> int:
+def _loaded_4bit_bytes(resident: ResidentState) -> int:
     """Return the rule's estimate for a 4-bit model, which is whole on the GPU until FSDP2 has sharded all of it.
 
     The blocks that it leaves cached belong to the first stream. So no output of an all-gather can use them.
@@ -123,7 +123,7 @@ def _of_loaded_whole(resident: ResidentState) -> int:
     return whole_segments(loaded) + gathered
 
 
-def of_generation(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
+def generation_bytes(step: TrainingStep, workspaces: Iterable[int], least: int = 0) -> int:
     """Return the rule's estimate while a trainer generates, in bytes.
 
     It counts what the run keeps, and the blocks of the passes or of the gather before them. If it is at most `least`,
@@ -210,12 +210,12 @@ def _kept_in_generation(step: TrainingStep, workspaces: Iterable[int]) -> int:
 def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate for what a run keeps from step to step, without cached blocks, in bytes."""
     if resident.flat is None:
-        return _of_kept(resident, tuple(workspaces), gradients=False)
-    kept = _kept_by_rank((*resident.flat.divided, *resident.of_loop), workspaces)
+        return _kept_bytes(resident, tuple(workspaces), gradients=False)
+    kept = _kept_by_rank((*resident.flat.divided, *resident.loop_tensors), workspaces)
     return whole_segments(_frozen_bytes(resident)) + in_segments(kept)
 
 
-def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
+def _flat_zero_bytes(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate for the fullest rank under ZeRO, in bytes.
 
     It counts what the rank keeps, and the blocks of its reductions and of its update.
@@ -226,7 +226,7 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
     of_step = max(flattened, of_step)
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
+    return max(of_step, generation_bytes(step, workspaces, of_step) if step.generates else 0)
 
 
 def _frozen_bytes(resident: ResidentState) -> int:
@@ -243,7 +243,7 @@ def _kept_by_rank(tensors: Iterable[ResidentTensors], workspaces: Iterable[int])
     return kept
 
 
-def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
+def _zero3_bytes(step: TrainingStep, partitioned: PartitionedPeaks, workspaces: Iterable[int]) -> int:
     """Return the rule's estimate under ZeRO-3, in bytes.
 
     It counts what a rank keeps, the most that it gathers and reduces, and the blocks of its update.
@@ -251,14 +251,14 @@ def _of_partitions(step: TrainingStep, partitioned: PartitionedPeaks, workspaces
     kept = _kept_by_rank(partitioned.resident_tensors, workspaces)
     kept.update(sizes(partitioned.blocks))
     of_step = whole_segments(_buffer_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))
-    return max(of_step, of_generation(step, workspaces, of_step) if step.generates else 0)
+    return max(of_step, generation_bytes(step, workspaces, of_step) if step.generates else 0)
 
 
 def _buffer_bytes(resident: ResidentState) -> int:
     return sum(tensor.bytes for tensor in resident.tensors if not tensor.parameters)
 
 
-def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
+def inference_bytes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
     """Return the rule's estimate for inference, in bytes.
 
     It counts the resident tensors and the blocks of the pass that needs the most.

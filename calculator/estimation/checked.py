@@ -84,7 +84,7 @@ def checked_by_sizes(
         return checked(request, model)
     plain, traced = partial(checked, request, model, prepared), partial(CheckedTrace, request, model)
     try:
-        found = cache.of_settings(request.training, request.method, plain, traced)
+        found = cache.for_settings(request.training, request.method, plain, traced)
     except PlanError:
         # The request is checked again below, because the sizes in this refusal may be symbolic.
         found = None

@@ -42,11 +42,11 @@ def _cached_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     """
     cached: Timeline | None = step.known.get(Timeline)
     if cached is None:
-        cached = step.known[Timeline] = _of_layers(step, peaks)
+        cached = step.known[Timeline] = _layer_timeline(step, peaks)
     return cached
 
 
-def _of_layers(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
+def _layer_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
     whole = step.whole
     *generation, before, after, optimizer = step.with_generation(peaks) if whole is step else whole.every_peak()
     earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last

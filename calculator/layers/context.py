@@ -323,7 +323,7 @@ class Context(BatchState):
             return Tensor(self.tape, None, (self.batch, length), "int64", None)
         return self.tape.new((1, length), "int64", "position_ids")
 
-    def exit_layer(self, position_tables: tuple[Tensor, ...], given: masks.OfLayer) -> None:
+    def exit_layer(self, position_tables: tuple[Tensor, ...], given: masks.LayerMasks) -> None:
         """Drop the local variables of a layer, except attention weights that it returns to the decoder."""
         self.position_tables, (self.mask, self.recurrent_mask) = position_tables, given
         returns = self.forward.returns_weights and bool(self.masks)

@@ -269,7 +269,7 @@ def _layer(
     unit = context.hooks.layer(layer)
     context.parameters.layer = number
     first_leaf = len(context.parameters.leaves)
-    alike = None if checkpointed is None else checkpointed.of_layer(context, number, hidden_states)
+    alike = None if checkpointed is None else checkpointed.like_layer(context, number, hidden_states)
     if alike is not None and alike.is_known(number):
         return unit.after(alike.again(context, unit.before(hidden_states)))
     modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
@@ -361,6 +361,6 @@ def _types(context: Context, position: int) -> AbstractSet[MixerType]:
     return masks.attention_types(context.layers[:end])
 
 
-def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.OfLayer]:
+def _shared(context: Context, attention: MixerType) -> tuple[tuple[Tensor, ...], masks.LayerMasks]:
     """Return the position tables and the masks that the layers of an attention type receive."""
-    return context.forward.tables_for(context.position_tables, attention), masks.of_layer(context, attention)
+    return context.forward.tables_for(context.position_tables, attention), masks.layer_masks(context, attention)

@@ -91,7 +91,7 @@ class _Backward(NamedTuple):
         for row in self.frees:
             before[row].events = []  # the free is recorded
         left = {gradient.row for gradient in (self.of_input, *self.of_leaves) if gradient is not None}
-        storages = {row: before[row] if row in before else Storage.of_row(row + ahead, tape.events) for row in left}
+        storages = {row: before[row] if row in before else Storage.from_row(row + ahead, tape.events) for row in left}
         for leaf, own in zip(leaves, self.of_leaves, strict=True):
             leaf.grad = None if own is None else own.on(tape, storages[own.row])
         return self.of_input.on(tape, storages[self.of_input.row])
@@ -129,7 +129,7 @@ class CheckpointedLayers:
             return None
         return cls(context)
 
-    def of_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
+    def like_layer(self, context: Context, number: int, x: Tensor) -> EqualLayers | None:
         """Return the layers that are like a layer, or None if all of them are interpreted."""
         own = _class(context, number)
         if own not in self._last:

@@ -24,7 +24,7 @@ from calculator.training_step.derived_passes import (
 )
 from calculator.training_step.first_period import leave_out
 from calculator.training_step.like_trained_pass import may_generate_alike
-from calculator.training_step.repeated_layers import of_repeated_period
+from calculator.training_step.repeated_layers import with_repeated_period
 from calculator.training_step.skipped_passes import may_be_skipped
 from calculator.training_step.skipped_references import decides_no_peak, has_known_peak, may_follow
 
@@ -113,7 +113,7 @@ class ModelPasses:
             known = prepared.recorded_passes
             outputs, layers = known.run(tape, name, (prepared.training, key), run, lists_all=outer.unrolls)
         if layers is not None:
-            outer.passes.append((name, of_repeated_period(layers) if outer.repeats_layers else layers))
+            outer.passes.append((name, with_repeated_period(layers) if outer.repeats_layers else layers))
         return outputs
 
     def _begin(self) -> None:

@@ -167,7 +167,7 @@ class TrainedPass(NamedTuple):
 
     def _own(self, layer: DerivedLayer, *, is_base: bool) -> int | None:
         """Return the same for the trained model with its adapters or without."""
-        both = self._of_base() if is_base else (self.sizes, self.sizes)
+        both = self._base_changes() if is_base else (self.sizes, self.sizes)
         if both is None:
             return None
         allocated, freed = both
@@ -176,7 +176,7 @@ class TrainedPass(NamedTuple):
         most = max(alive[self.first : self.last + 1]) + (self.more if layer.keeps_input else 0)
         return most if most >= max(alive) else None
 
-    def _of_base(self) -> tuple[list[int], list[int]] | None:
+    def _base_changes(self) -> tuple[list[int], list[int]] | None:
         """Return what each row adds when it is allocated and frees later without adapters, or None if that is unknown.
 
         The output of a frozen module then lives as long as the sum of it and the update.

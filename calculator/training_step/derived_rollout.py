@@ -117,7 +117,7 @@ class _Decoder(NamedTuple):
         if lifetimes.freed(range(decoder.first_row), start, end):
             return None
         rows, layer = _Rows(run, prepared, decoder.layer.input_row), lifetimes.next_row(start)
-        if rows.of_heads(lifetimes.allocated(cached.at, freed)) > 1:
+        if rows.count_head_tensors(lifetimes.allocated(cached.at, freed)) > 1:
             return None
         alive = lifetimes.surviving(decoder.start, start)
         before = [*map(rows.formula_before, [*alive, *lifetimes.freed(range(decoder.first_row, layer), 0, start)])]
@@ -258,7 +258,7 @@ class _Rows:
                 return None
         return found
 
-    def of_heads(self, rows: range) -> int:
+    def count_head_tensors(self, rows: range) -> int:
         """Return the number of tensors of heads among rows.
 
         One is the output of attention. If there are others, they may have all tokens that are attended to.
@@ -320,7 +320,7 @@ class _Passes:
         third = self._peak(of_token, 1, last)
         if first is None or second is None or third is None:
             return None
-        others = self._of_loop(1, last) + self._of_choice(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
+        others = self._loop_bytes(1, last) + self._choice_bytes(last + 1) + 2 * self._layers * sum(self._pair(last + 1))
         others += of_prompts.before + of_prompts.input
         allocated = sum([of_prompts.sizes[number] * count for number, count in decoder.most().items()])
         sizes = len(decoder.formulas) + len(decoder.before) + _OTHER_SIZES
@@ -335,35 +335,35 @@ class _Passes:
         if alive.until_freed + alive.input + growth > most:
             return None
         most += (self._layers - 1) * growth + (alive.input if self._decoder.keeps_input and self._layers > 1 else 0)
-        after = max(alive.after, alive.end + self._of_choice(past + tokens)) + self._layers * growth
+        after = max(alive.after, alive.end + self._choice_bytes(past + tokens)) + self._layers * growth
         if max(alive.before, after) > most:
             return None
-        return self._of_loop(tokens, past) + self._layers * (keys_before + values_before) + most
+        return self._loop_bytes(tokens, past) + self._layers * (keys_before + values_before) + most
 
     def _pair(self, tokens: int) -> tuple[int, int]:
         """Return the bytes of a layer's cached keys and of its cached values of some tokens."""
         keys, values = self._decoder.pair
         return rounded(self._rows * tokens * keys), rounded(self._rows * tokens * values)
 
-    def _of_loop(self, tokens: int, past: int) -> int:
+    def _loop_bytes(self, tokens: int, past: int) -> int:
         """Return the bytes that the loop around the passes has while layers run (see `next_token.Sampling`)."""
-        prompts, inputs, of_one = map(self._of_tokens, (self._prompt, tokens, 1))
+        prompts, inputs, of_one = map(self._token_bytes, (self._prompt, tokens, 1))
         positions = self._forward.positions_of_token if self._forward.takes_positions else 0
         size = 2 * prompts + ALLOCATION_ROUNDING * len(self._forward.special_tokens) + of_one + inputs
         if positions:
-            size += self._of_tokens(self._prompt * positions)
+            size += self._token_bytes(self._prompt * positions)
         if not past:
             return size
-        size += self._of_tokens(past + 1) + of_one + 2 * self._of_scores
+        size += self._token_bytes(past + 1) + of_one + 2 * self._of_scores
         if positions:
-            size += self._of_tokens((past + 1) * positions) + self._of_tokens(tokens * positions)
+            size += self._token_bytes((past + 1) * positions) + self._token_bytes(tokens * positions)
         return size
 
-    def _of_choice(self, tokens: int) -> int:
+    def _choice_bytes(self, tokens: int) -> int:
         """Return no fewer bytes than are alive in addition to that while the head runs and a token is chosen."""
-        of_tokens = self._of_tokens((tokens + 1) * self._forward.positions_of_token)
+        of_tokens = self._token_bytes((tokens + 1) * self._forward.positions_of_token)
         return _OF_SCORES * self._of_scores + _OF_TOKENS * of_tokens + _SMALL * ALLOCATION_ROUNDING
 
-    def _of_tokens(self, count: int) -> int:
+    def _token_bytes(self, count: int) -> int:
         """Return the bytes of numbers for some tokens of each sequence."""
         return rounded(self._rows * count * ITEMSIZE["int64"])

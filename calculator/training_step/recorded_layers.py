@@ -259,7 +259,7 @@ def again(context: Context, known: RecordedLayer) -> Tensor:
     def made(left: _Left) -> Tensor:
         storage = storages.get(left.row)
         if storage is None:
-            storage = storages[left.row] = Storage.of_row(left.row + ahead, tape.events)
+            storage = storages[left.row] = Storage.from_row(left.row + ahead, tape.events)
         tensor = Tensor(tape, storage, left.shape, left.dtype, None)
         tensor.merged = left.merged
         return tensor

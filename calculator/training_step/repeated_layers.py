@@ -36,7 +36,7 @@ class _Left(NamedTuple):
     stays: list[int]
 
 
-def of_repeated_period(layers: Repetition) -> Repetition:
+def with_repeated_period(layers: Repetition) -> Repetition:
     """Return the same layers to interpret, with the repeated period marked for `with_every_layer`."""
     if not layers.copies:
         return layers

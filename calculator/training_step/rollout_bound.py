@@ -89,7 +89,7 @@ class RolloutBound:
         self._blocks, self._run, self._prompt = blocks, run, +prompt
         self._batch = Batch(training.micro_batch_size, training.micro_batches, training.sequence_length)
         #: The bound that counts each storage of the forward pass. None if sizes were symbolic.
-        self.total = blocks.of_each(run, self._batch, self._prompt) if run.storages.digits is None else None
+        self.total = blocks.bound_without_frees(run, self._batch, self._prompt) if run.storages.digits is None else None
         self._quick = self._lower = None
 
     @classmethod
@@ -107,7 +107,7 @@ class RolloutBound:
     def quick(self) -> QuickNeed:
         """The bound that counts the storages of each formula."""
         if self._quick is None:
-            self._quick = self._blocks.of_passes(self._run, self._batch, self._prompt)
+            self._quick = self._blocks.quick_bound(self._run, self._batch, self._prompt)
         return self._quick
 
     def is_below(self, size: int) -> bool:
@@ -119,7 +119,7 @@ class RolloutBound:
     def sizes_above(self, limit: int) -> int:
         """Return no fewer sizes than are above a limit in any pass."""
         batch = self._batch
-        blocks = self._blocks.of_pass(self._run, batch, self._prompt, batch.length).blocks
+        blocks = self._blocks.pass_bound(self._run, batch, self._prompt, batch.length).blocks
         return sum([size > limit for size, _ in blocks])
 
     @property
@@ -129,8 +129,8 @@ class RolloutBound:
         No later token attends to the prompts' own tensors, and one token has few.
         """
         if self._lower is None:
-            of_pass, run, batch = self._blocks.of_pass, self._run, self._batch
-            self._lower = of_pass(run, batch, self._prompt, self._prompt), of_pass(run, batch, 1, batch.length)
+            pass_bound, run, batch = self._blocks.pass_bound, self._run, self._batch
+            self._lower = pass_bound(run, batch, self._prompt, self._prompt), pass_bound(run, batch, 1, batch.length)
         return self._lower
 
 
@@ -170,7 +170,7 @@ class PassBlocks:
             self._cached = self._cached_with(self._forward)
         return self._forward
 
-    def of_each(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
+    def bound_without_frees(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
         """Return no less than the need of any pass after a prompt, from each storage of a run whose sizes are known.
 
         A number of a key or a value has at most 4 bytes.
@@ -178,33 +178,33 @@ class PassBlocks:
         copies, rows = run.copies, batch.times * batch.rows
         count = copies.lifetimes.next_row(copies.marks["backward"])
         total = batch.times * sum(map(itemgetter(4), copies.tape.rows[:count]))
-        others = sum([size * number for size, number in self._of_generate(rows, prompt, batch.length)])
+        others = sum([size * number for size, number in self._generate_blocks(rows, prompt, batch.length)])
         cached = [(rounded(rows * batch.length * 4 * width), n + 1) for pair, n in self._widths for width in pair]
         of_cache = sum([size * number for size, number in cached])
         sizes = count + _OTHER_SIZES + 2 * len(cached)
         return QuickNeed(total + others + of_cache, total + others + 2 * of_cache, sizes)
 
-    def of_pass(self, run: Run, batch: Batch, tokens: int, attended: int) -> Need:
+    def pass_bound(self, run: Run, batch: Batch, tokens: int, attended: int) -> Need:
         """Return the need of a pass over some tokens of each sequence, which attends to some or all of them."""
         forward, rows = self._read(run, batch), batch.times * batch.rows
         blocks = forward.blocks(run.storages.sizes, batch.times, (tokens, attended, batch.length))
         cached = [(rounded(rows * attended * size), count) for size, count in self._cached]
-        blocks += self._of_generate(rows, tokens, attended) + cached
+        blocks += self._generate_blocks(rows, tokens, attended) + cached
         alive = sum([size * count for size, count in blocks])
         # Keys and values with a token have another size than those before it.
         if tokens == attended:
             return Need(alive, alive, blocks)
         return Need(alive, alive + sum([size * count for size, count in cached]), blocks + cached)
 
-    def of_passes(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
-        """Return no less than the need of any pass after a prompt, in fewer steps than `of_pass` takes."""
+    def quick_bound(self, run: Run, batch: Batch, prompt: int) -> QuickNeed:
+        """Return no less than the need of any pass after a prompt, in fewer steps than `pass_bound` takes."""
         forward, rows, length = self._read(run, batch), batch.times * batch.rows, batch.length
         total, count = forward.most(run.storages.sizes, batch.times, (prompt, length, length))
         of_cache = sum([rounded(rows * length * size) * number for size, number in self._cached])
-        alive = total + sum([size * number for size, number in self._of_generate(rows, prompt, length)]) + of_cache
+        alive = total + sum([size * number for size, number in self._generate_blocks(rows, prompt, length)]) + of_cache
         return QuickNeed(alive, alive + of_cache, count + _OTHER_SIZES + 2 * len(self._cached))
 
-    def _of_generate(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
+    def _generate_blocks(self, rows: int, tokens: int, attended: int) -> list[Blocks]:
         """Return what only `generate` has in a pass, without what it has cached."""
         of_position, of_token, of_row = self._others
         sizes = rows * tokens * of_position, rows * (attended + 1) * of_token, rows * of_row, ALLOCATION_ROUNDING

@@ -117,7 +117,7 @@ class RolloutLayout:
         """Return the layout of a pass. `names` and `sizes` are those of its rows."""
         return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
 
-    def of_prompts(self, none: int) -> RolloutLayout:
+    def prompts_layout(self, none: int) -> RolloutLayout:
         """Return the same for the pass of the prompts, which has no tensors of earlier passes.
 
         Its ids are freed before the next token is chosen. `none` is the index of a size of no bytes.
@@ -151,10 +151,10 @@ class RolloutLayout:
     def _changes(self, values: Sequence[int] | None) -> list[int]:
         """Return the bytes that each event adds, with sizes of these values."""
         if values is None:
-            return _of_events(self.sizes, neg, self._events)
+            return _event_values(self.sizes, neg, self._events)
         if self._indices is None:
-            self._indices = _of_events(self.sizes, invert, self._events)
-        return _of_events(values, neg, self._indices)
+            self._indices = _event_values(self.sizes, invert, self._events)
+        return _event_values(values, neg, self._indices)
 
     def _bytes_of_bound(self, values: Sequence[int] | None, limit: int | None) -> tuple[int, int]:
         """Return the number of sizes and the bytes of the bound (see `StepPass`), or more of both without a limit."""
@@ -207,7 +207,7 @@ class RolloutLayout:
             yield lifetimes.freed(lifetimes.allocated(start, end), start, end)
 
 
-def _of_events(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
+def _event_values(values: Sequence[int], freed: Callable[[int], int], events: Sequence[int]) -> list[int]:
     """Return the value of each event's index, and `freed` of the value of an inverted index."""
     both = [*values, *map(freed, reversed(values))]
     return [*itemgetter(*events)(both)]

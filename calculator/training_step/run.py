@@ -254,7 +254,7 @@ def _decoder(context: Context) -> TrainedDecoder | None:
     return found
 
 
-def of_no_grad_passes(context: Context) -> Run:
+def no_grad_run(context: Context) -> Run:
     """Return the run of a tape that has no-grad passes alone."""
     tape = expanded(context.tape)
     marks = {label: position for position, label in tape.marks}

@@ -72,7 +72,7 @@ class TrainingStep:
         self.first: MicroBatchRun | None = None
         if resident.has_longer_first:
             reduces = not resident.differs_before_last
-            traces = self.traces.of_first
+            traces = self.traces.first_batch_cache
             self.first = self._interpreted(
                 resident.prepared.first_micro_batch, whole=whole, reduces=reduces, traces=traces
             )
@@ -98,11 +98,11 @@ class TrainingStep:
     def _flat(self, state: FlatState) -> FlatPeaks:
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
         fetching = sum([tensor.bytes for tensor in self.resident.while_fetching])
-        of_loop = self.resident.of_loop
-        return kind(state, self.run, self.recording, self.left, self.carried, of_loop, self.first, fetching)
+        loop_tensors = self.resident.loop_tensors
+        return kind(state, self.run, self.recording, self.left, self.carried, loop_tensors, self.first, fetching)
 
     def _partitioned(self, state: PartitionedState) -> PartitionedPeaks:
-        return PartitionedPeaks(state, self.last, self.left, self.carried, self.resident.of_loop, self.first)
+        return PartitionedPeaks(state, self.last, self.left, self.carried, self.resident.loop_tensors, self.first)
 
     def _interpreted(
         self, prepared: PreparedModel, *, whole: bool, reduces: bool = True, traces: TraceCache | None = None

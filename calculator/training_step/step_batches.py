@@ -45,7 +45,7 @@ def step_batches(resident: ResidentState, unrolled: Callable[..., Unrolled] | No
     `unrolled` interprets a micro-batch without a cache.
     """
     if resident.flat is not None or resident.partitioned is not None:
-        return StepBatches(resident.unrolled.of_step(resident.prepared, lambda: unrolled_step(resident)))
+        return StepBatches(resident.unrolled.for_step(resident.prepared, lambda: unrolled_step(resident)))
     prepared, unrolled = resident.prepared, unrolled or resident.unrolled.of
     steps = prepared.training.gradient_accumulation_steps
     if not resident.differs_before_last:

@@ -218,7 +218,7 @@ class TraceCache:
         self._of_first: TraceCache | None = None
 
     @property
-    def of_first(self) -> TraceCache:
+    def first_batch_cache(self) -> TraceCache:
         """The runs of the first micro-batches of the same requests, if these differ from the others."""
         if self._of_first is None:
             self._of_first = TraceCache(traces_first=self.traces_first)

@@ -48,7 +48,7 @@ class UnrolledCache:
         plain, traced = partial(unrolled, reduces=reduces), partial(UnrolledTrace, reduces=reduces)
         return by_sizes.of(prepared, plain, traced) or plain(prepared)
 
-    def of_step(self, prepared: PreparedModel, listed: Callable[[], Unrolled]) -> Unrolled:
+    def for_step(self, prepared: PreparedModel, listed: Callable[[], Unrolled]) -> Unrolled:
         """Return the step of a request under ZeRO, which `listed` lists as one micro-batch.
 
         A step with the events of the last one, for other sizes, shares what depends on its events alone.

@@ -33,7 +33,7 @@ def whole_tape(prepared: PreparedModel) -> tuple[Tape, Repetition]:
     shortened = context.repetition
     count = len(shortened.numbers) + shortened.copies * (shortened.end - shortened.start)
     repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
-    return _of_periods(prepared) or _interpreted(prepared, repetition), repetition
+    return _repeat_third_period(prepared) or _interpreted(prepared, repetition), repetition
 
 
 def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
@@ -47,7 +47,7 @@ def _interpreted(prepared: PreparedModel, repetition: Repetition) -> Tape:
     return tape
 
 
-def _of_periods(prepared: PreparedModel) -> Tape | None:
+def _repeat_third_period(prepared: PreparedModel) -> Tape | None:
     """Interpret four periods, and repeat the third.
 
     Return None if the model has no more, or if layers run under no_grad or get no gradient.

@@ -50,7 +50,7 @@ def problems(prepared: Subject, trainer: str) -> Iterator[Problem]:
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
-def of_step(prepared: Subject) -> list[BatchTensor]:
+def shared_tensors(prepared: Subject) -> list[BatchTensor]:
     """Return what is one tensor for all micro-batches: a shuffle copies it, and each micro-batch has a part of it."""
     if not prepared.training.has_images:
         return []
@@ -59,7 +59,7 @@ def of_step(prepared: Subject) -> list[BatchTensor]:
     return [row for row in whole if row[0] not in split]
 
 
-def of_micro_batch(prepared: Subject) -> list[BatchTensor]:
+def copied_tensors(prepared: Subject) -> list[BatchTensor]:
     """Return what each micro-batch has a copy of, joined from the images of its rows."""
     if not prepared.training.has_images:
         return []

@@ -160,7 +160,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def fetched(self, prepared: Subject) -> list[tuple[str, Shape, DType]]:
         """Return the images of each micro-batch, which its part of the generation batch has. A batch is texts."""
-        return generated_images.of_micro_batch(prepared)
+        return generated_images.copied_tensors(prepared)
 
     def while_fetching(self, prepared: Subject) -> list[tuple[str, Shape, DType, int]]:  # noqa: ARG002  a hook's signature
         """Return nothing, because texts and images are on the host."""
@@ -179,7 +179,7 @@ class GeneratingTrainer(ComparingTrainer):
 
     def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
         """Return what is kept of a step's generation batch in addition to its tokens."""
-        return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.of_step(prepared)]
+        return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.shared_tensors(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:
         """Return the completions of a step, which `generate` creates at once, or None if vLLM creates them."""
@@ -237,7 +237,7 @@ class GeneratingTrainer(ComparingTrainer):
         tape.component = "logits_and_loss"
         context.set_scope("loss: ")
         logps, entropies = (
-            generated.of_completions(context, output, name) for output, name in zip(outputs, _NAMES, strict=False)
+            generated.completion_values(context, output, name) for output, name in zip(outputs, _NAMES, strict=False)
         )
         aux_loss = None
         if context.model.adds_router_loss:

@@ -93,8 +93,8 @@ def problems(prepared: Subject, sharding: ShardingName) -> Iterator[Problem]:
         return
     checkpointed = training.gradient_checkpointing
     saves_inputs = saves_inputs_only(prepared)
-    unknown = None if saves_inputs else _of_unknown_layout(prepared)
-    viewed = None if saves_inputs or sharding in KEEP_STORAGES else _of_unknown_views(prepared)
+    unknown = None if saves_inputs else _unknown_layouts(prepared)
+    viewed = None if saves_inputs or sharding in KEEP_STORAGES else _unknown_views(prepared)
     without, way_out = _without_checkpoints(prepared)
     reasons = {
         f"{without} is not modeled for {unknown}, whose saved tensors have other layouts: {way_out}": (
@@ -164,7 +164,7 @@ def _trains_head(prepared: Subject) -> bool:
     return prepared.training.trainer != "trl-reward" and bool(prepared.module_spec(output.name, output).trained)
 
 
-def _of_unknown_views(prepared: Subject) -> str | None:
+def _unknown_views(prepared: Subject) -> str | None:
     """Return what saves views of weights that are not modeled, or None."""
     method = prepared.method
     if "experts" in prepared.model.kinds:
@@ -174,7 +174,7 @@ def _of_unknown_views(prepared: Subject) -> str | None:
     return "DoRA" if getattr(method, "use_dora", False) else None
 
 
-def _of_unknown_layout(prepared: Subject) -> str | None:
+def _unknown_layouts(prepared: Subject) -> str | None:
     """Return what saves tensors in layouts that are not modeled, or None."""
     model, method = prepared.model, prepared.method
     if any(layer.kind.attention in (*RECURRENT_TYPES, "hybrid") for layer in model.decoder.layers):

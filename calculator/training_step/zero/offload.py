@@ -56,7 +56,7 @@ class OffloadedPeaks(FlatPeaks):
         large = self._large.get(number, [])
         if self._earlier is not None:
             yield self._earlier.intervals[0], ()
-        for start, end, kept in self._of_earlier(number):
+        for start, end, kept in self._earlier_intervals(number):
             yield _with_large(max(intervals[start:end], key=_SIZE), kept), ()
         after = [copy.interval + 1 for copy in copies] + [gradient.interval + 1 for gradient in large]
         cuts = sorted({0, len(intervals), *after})
@@ -84,7 +84,7 @@ class OffloadedPeaks(FlatPeaks):
         if self._state.dtype != "float32":
             yield row("gradient in float32", elements, "gradient", "float32")
 
-    def _of_earlier(self, number: int) -> Iterator[tuple[int, int, int]]:
+    def _earlier_intervals(self, number: int) -> Iterator[tuple[int, int, int]]:
         """Yield the intervals of earlier micro-batches of stage 2.
 
         Each comes with the bytes of large gradients that the rank keeps.
@@ -100,7 +100,7 @@ class OffloadedPeaks(FlatPeaks):
     def line(self) -> list[int]:
         """Return the fullest rank's peak in each part of the backward pass: head, layers, code before layers."""
         number = self.fullest.number
-        copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
+        copies, kept = self._reduction.copies.get(number, []), [*self._earlier_intervals(number)]
         large = self._large.get(number, [])
         shared = sum(tensor.bytes for tensor in self._kept)
         norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]

@@ -124,10 +124,10 @@ class PartitionedPeaks:
     def line(self, spans: Sequence[tuple[int, int]], *, backward: bool) -> list[int]:
         """Return the peak of each span of a pass. Spans of repeated layers have one peak per copy."""
         rest = sum([tensor.bytes for tensor in self._kept]) + (0 if backward else self._carried.bytes)
-        return [rest + size for size in line(self._of_layers, spans, self._windows, backward=backward)]
+        return [rest + size for size in line(self._passes_with_moments, spans, self._windows, backward=backward)]
 
     @cached_property
-    def _of_layers(self) -> Passes:
+    def _passes_with_moments(self) -> Passes:
         """The passes with all of their moments."""
         state = self._state
         return Passes(self.gathering, self._curve, self._first, state.sizes, state.dtype, keeps_moments=True)

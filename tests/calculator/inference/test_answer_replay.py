@@ -60,7 +60,7 @@ class Played:
 
     def oracle(self, conf=DEFAULT, device=None):
         allocator = CachingAllocator(conf, capacity=device and device.capacity, total=device and device.total)
-        sizes, events = self.loading.on(device and device.total)
+        sizes, (events,) = self.loading.on(device and device.total)
         rows = [row[4] for row in self.tape.rows]
         tensor = None
         try:

@@ -27,7 +27,7 @@ def test_the_trace_that_gave_the_last_result_is_tried_first():
     def of(length):
         tried.clear()
         training = Training(sequence_length=length)
-        found = cache.of_settings(training, Full(), lambda: None, traced)
+        found = cache.for_settings(training, Full(), lambda: None, traced)
         return found, [*tried]
 
     assert of(64) == (0, [0])
