@@ -57,7 +57,7 @@ def _layer_timeline(step: TrainingStep, peaks: tuple[Peak, ...]) -> Timeline:
         forward = whole.partitioned.line(ahead, backward=False)
         backward = whole.partitioned.line(back, backward=True)
     else:
-        forward = _with_left_out(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
+        forward = _with_skipped_passes(_line(earlier.recording.curve, before.throughout, ahead), earlier, before, ahead)
         backward = whole.flat.line() if whole.flat is not None else []
     backward = backward or _line(later.recording.curve, after.throughout, back)
     if is_bound:
@@ -101,13 +101,13 @@ def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
     return peaks
 
 
-def _with_left_out(line: list[int], of: MicroBatchRun, peak: Peak, spans: list[Span]) -> list[int]:
+def _with_skipped_passes(line: list[int], of: MicroBatchRun, peak: Peak, spans: list[Span]) -> list[int]:
     """Return the peaks of the spans of a forward pass, with passes that are not interpreted.
 
     These run before the first layer and after the last one.
     """
     for place in (0, -1) if of.passes else ():
-        line[place] = max(line[place], peak.throughout + of.most_left_out(*spans[place]))
+        line[place] = max(line[place], peak.throughout + of.most_skipped_bytes(*spans[place]))
     return line
 
 

@@ -262,7 +262,7 @@ class ModelLoading:
 
 def _peak_of(loading: Loading, usable: int | None) -> PhasePeak:
     """Return the peak of some allocations."""
-    sizes, stages = loading.on(usable)
+    sizes, stages = loading.for_device(usable)
     events = [*chain.from_iterable(stages)]
     alive = [*accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in events)]
     at = max(range(len(alive)), key=alive.__getitem__)

@@ -8,7 +8,7 @@ from calculator.common.errors import Problem
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.releases import dotted, listed, release
 from calculator.stack.trainers import OLDER_TRAINERS
-from calculator.trainers.trl_sft.eras import needed
+from calculator.trainers.trl_sft.releases import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

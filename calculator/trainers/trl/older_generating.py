@@ -22,7 +22,7 @@ from calculator.stack.verified import passes_problems
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl import generated, qlora
 from calculator.trainers.trl.trainer import in_4_bits
-from calculator.trainers.trl_sft.eras import ENTROPY_OF_ROWS
+from calculator.trainers.trl_sft.releases import ENTROPY_OF_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ from calculator.common.errors import Problem
 from calculator.methods.lora.method import LoRA
 from calculator.resident.quantization import Quantization
 from calculator.stack.changes import CHANGES, older_behavior
-from calculator.trainers.unsloth.eras import (
+from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
+from calculator.trainers.unsloth.releases import (
     COMPILES_LAYERS,
     FLOAT32_PRODUCTS,
     PREFERS_SDPA,
@@ -16,7 +17,6 @@ from calculator.trainers.unsloth.eras import (
     is_rewritten,
     torch_is,
 )
-from calculator.trainers.unsloth.families import UNSLOTH_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

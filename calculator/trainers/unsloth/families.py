@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.trainers.unsloth.eras import is_rewritten
+from calculator.trainers.unsloth.releases import is_rewritten
 
 if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
