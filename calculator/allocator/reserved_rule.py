@@ -216,12 +216,12 @@ def between_steps(resident: ResidentState, workspaces: Iterable[int]) -> int:
 
 
 def _flat_zero_bytes(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
-    """Return the rule's estimate for the fullest rank under ZeRO, in bytes.
+    """Return the rule's estimate for the rank with the highest peak under ZeRO, in bytes.
 
     It counts what the rank keeps, and the blocks of its reductions and of its update.
     """
     kept = _kept_by_rank(flat.resident_tensors, workspaces)
-    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
+    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.peak_rank.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
     flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
     of_step = whole_segments(_frozen_bytes(step.resident)) + in_segments(kept) + in_segments(_peak_counts(step))

@@ -8,5 +8,5 @@ Terms:
     Period: The shortest sequence of layers that a model repeats. It is often a single layer.
     Window: The events of the repeated period in one pass: the forward or the backward pass.
     Copy: A layer, or a period, that is not interpreted because it repeats the events of a window.
-    Moment: An event in one of the copies, with the bytes alive after it. The fullest moment is the peak.
+    Moment: An event in one of the copies, with the bytes alive after it. The peak moment has the most bytes.
 """

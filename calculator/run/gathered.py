@@ -113,7 +113,7 @@ class Gathered:
             yield Moment(kept=kept, batch=self.rows, in_forward=False, is_first=is_first, number=int(not is_first))
 
     def _later(self, group: int) -> list[int]:
-        """Return the numbers of later batches that may be the fullest.
+        """Return the numbers of later batches that may have the peak.
 
         They are the last of a group, and those that find other things on the GPUs. From the last one that is followed
         on, it is the last of a group again, or the last of all.

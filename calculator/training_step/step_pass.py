@@ -1,4 +1,4 @@
-"""A pass of `generate` in a step: its fullest moment, and its recording, made when it is read."""
+"""A pass of `generate` in a step: its peak moment, and its recording, made when it is read."""
 
 from __future__ import annotations
 
