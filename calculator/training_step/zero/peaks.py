@@ -203,7 +203,7 @@ class FlatPeaks:
         return self._peak_points[key]
 
     def _highest_point(self, points: list[tuple[Point, _Alive]], large: list[Large], share: _Share) -> PeakPoint:
-        """Return the peak point among some points, those of an earlier micro-batch, and the end of the backward pass."""
+        """Return the peak point of some points, of an earlier micro-batch, and of the end of the backward pass."""
         earlier = [] if self._earlier is None else [(self._earlier.intervals[0], _NOTHING)]
         every = (*earlier, *points, (self._done(large), share.reduced))
         found = [(point.bytes + alive.bytes, point, alive.tensors) for point, alive in every]
