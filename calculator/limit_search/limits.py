@@ -149,7 +149,7 @@ def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) 
         bound=upper,
         at=search.point(value),
         above=above,
-        guarantee=f"{value * probes.unit:,} fits, and no larger value was tried.",
+        guarantee=f"{value * probes.unit:,} fits. The limit is not memory, so larger values were not searched.",
         running=unknown() if isinstance(search, Probes) else Deferred(lambda: value * probes.unit),
     )
 
@@ -157,7 +157,7 @@ def _at_bound(search: Probes | Replays, upper: Bound, value: int, maximum: int) 
 def _memory(above: ProbeResult) -> Bound:
     fit, required = above.estimate.fit, above.estimate.memory.required_bytes
     assert fit is not None
-    reason = f"{above.value:,} would require {excess_of(required, fit.usable_bytes, 'the card')}"
+    reason = f"{above.value:,} would require {excess_of(required, fit.usable_bytes, 'the GPU')}"
     return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
 
 
