@@ -55,7 +55,7 @@ class CappedGenerateReplays:
                 self._states.append(state)
         self._peak = run.allocator.reserved * BLOCK
 
-    def unlimited_bytes(self, device_of: Callable[[int], DeviceMemory]) -> int:  # noqa: ARG002  as its like
+    def unlimited_bytes(self, device_of: Callable[[int], DeviceMemory]) -> int:  # noqa: ARG002  the interface of CappedReplays
         """Return the bytes that the call needs on an unlimited device, in whole pages."""
         return whole_pages(max(self.peak_reserved_bytes, self._call.loading.warmup))
 

@@ -95,7 +95,7 @@ def _kept_bytes(resident: ResidentState, workspaces: tuple[int, ...], *, gradien
 
 
 def _without_loop(resident: ResidentState, workspaces: tuple[int, ...], *, gradients: bool) -> tuple[int, int]:
-    """Return the same without the tensors of the loop, but the bytes of small blocks instead of their segments."""
+    """Return the bytes of `_kept_bytes` without the loop's tensors: those of large segments, and of small blocks."""
     key = ("kept without the loop", workspaces, gradients)
     found: dict[Hashable, tuple[int, int]] = resident.known
     if key not in found:

@@ -140,6 +140,6 @@ def _place(shape: Shape, length: int, tokens: int) -> int:
 
 
 def _symbolic_place(shape: Shape) -> int:
-    """Return the same for a symbolic shape, which has one formula."""
+    """Return the result of `_place` for a symbolic shape, which has one formula."""
     places = [place for place, dim in enumerate(shape) if isinstance(dim, Dim) and dim.is_named(LENGTH)]
     return places[0] if len(places) == 1 and len(shape) > 2 else _NONE

@@ -114,7 +114,7 @@ def _with_skipped_passes(line: list[int], of: MicroBatchRun, peak: Peak, spans: 
 def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout: int) -> list[int]:
     """Return the window's spans once for each copy.
 
-    Each copy has the window's growth more alive than the one before.
+    The live bytes grow by the window's growth from one copy to the next.
     """
     growth = curve.growth[curve.windows.index(window)]
     first = [throughout + curve.peak_of_copy(low, high, window, 0) for low, high in repeated]

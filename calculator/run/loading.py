@@ -58,7 +58,7 @@ _SOURCE = "transformers/core_model_loading.py; safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPeak:
-    """What a phase adds to the resident set of the process, the part that is in mapped files, and the source.
+    """The bytes that a phase adds to the resident set of the process, those in mapped files, and the source.
 
     `of_first`: whether the other processes of the node add nothing.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_below_peak(recording: Recording) -> bool:
-    """Return whether the first layer's backward pass has at most as many bytes alive as the rest of the step.
+    """Return whether the live bytes in the first layer's backward pass are at most those in the rest of the step.
 
     It is compared first with the layer whose backward pass comes first, then with the peak of the whole backward pass.
     """

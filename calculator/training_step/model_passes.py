@@ -188,7 +188,7 @@ def _is_skipped(
 
 
 class _Recorded(NamedTuple):
-    """What is on a tape before a pass."""
+    """The counts of rows, events and marks on a tape before a pass."""
 
     rows: int
     events: int

@@ -134,7 +134,7 @@ def _adapter_rows(run: Run) -> list[int]:
 
 
 def _most_of_base(run: Run, start: int, end: int, sizes: set[int]) -> dict[int, int]:
-    """Return the largest number of storages of some sizes that the base model has alive between two positions."""
+    """Return the peak number of live storages of the base model between two positions, for some sizes."""
     copies, added = run.copies, {*_adapter_rows(run)}
     events, size_events = copies.lifetimes.events[start:end], copies.kinds.size_events[start:end]
     left_out, counted = added.union(map(invert, added)), sizes.union(map(invert, sizes))

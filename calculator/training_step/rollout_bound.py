@@ -109,7 +109,7 @@ class RolloutBound:
         return self._quick
 
     def is_below(self, size: int) -> bool:
-        """Return whether all passes are certain to have fewer bytes alive."""
+        """Return whether the live bytes of all passes are certain to stay below a size."""
         if self.total is not None and self.total.bytes < size:
             return True
         return self.quick.bytes < size or max([need.bytes for need in self.lower]) < size

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CopiedLayers(NamedTuple):
-    """What each copy of the repeated layers changes.
+    """The changes that each copy of the repeated layers makes.
 
     Attributes:
         window: The events that they repeat. None without copies.
@@ -67,7 +67,7 @@ class CopiedLayers(NamedTuple):
         return [(size, copies * count) for size, count in self.growth.items() if count > 0]
 
     def without(self, lost: Iterable[int]) -> CopiedLayers:
-        """Return the same without frees of storages of some sizes."""
+        """Return the changes without frees of storages of some sizes."""
         growth = {**self.growth}
         for size in lost:
             growth[size] += 1
@@ -118,7 +118,7 @@ class RolloutLayout:
         return cls(ran, names, sizes, ran.interpretation.tape.events, CopiedLayers.of(ran, names, sizes))
 
     def prompts_layout(self, none: int) -> RolloutLayout:
-        """Return the same for the pass of the prompts, which has no tensors of earlier passes.
+        """Return the layout of the pass of the prompts, which has no tensors of earlier passes.
 
         Its ids are freed before the next token is chosen. `none` is the index of a size of no bytes.
         """

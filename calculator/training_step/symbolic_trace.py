@@ -187,7 +187,7 @@ class SymbolicTrace:
 
 
 class _Shared(NamedTuple):
-    """What runs share in which the same shapes are equal.
+    """Results shared by runs in which the same shapes are equal.
 
     `kinds` has, for each kind of a run, the first kind of the trace that is equal to it.
     """

@@ -178,7 +178,7 @@ class GeneratingTrainer(ComparingTrainer):
         )
 
     def _scored(self, prepared: Subject, rows: int) -> list[tuple[str, Shape, DType]]:
-        """Return what is kept of a step's generation batch in addition to its tokens."""
+        """Return the tensors of a step's generation batch that are kept in addition to its tokens."""
         return [("advantages", (rows,), "float32"), *self.scores(prepared), *generated_images.shared_tensors(prepared)]
 
     def generation(self, training: Training) -> GenerationBatch | None:

@@ -66,7 +66,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 
 def _older(prepared: Subject) -> Iterator[Problem]:
-    """Yield what releases before 2026.10 do not have."""
+    """Yield settings that releases before 2026.10 do not have."""
     tokens = prepared.training.completion_tokens
     if tokens is not None:
         message = (
@@ -76,7 +76,7 @@ def _older(prepared: Subject) -> Iterator[Problem]:
 
 
 def _rewritten(prepared: Subject) -> Iterator[Problem]:
-    """Yield what is not modeled of 2026.10, and the releases of PyTorch that it refuses.
+    """Yield settings of 2026.10 that are not modeled, and the releases of PyTorch that it refuses.
 
     Source: unsloth/models/llama.py, _legacy_block_compile; unsloth/utils/attention_dispatch.py, _sdpa_packed_segments.
     """

@@ -60,7 +60,7 @@ class _Alive(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """What a rank has that follows from what it owns.
+    """The tensors of a rank that follow from the parameters that it owns.
 
     Attributes:
         accumulated: The tensors that earlier micro-batches of the step left for the forward pass.
@@ -175,7 +175,7 @@ class FlatPeaks:
         return self._shares[alike]
 
     def _equivalence_key(self, number: int) -> Hashable:
-        """Return what determines a rank's share."""
+        """Return the key of a rank's share: ranks with equal keys have equal shares."""
         return self._state.equivalence_keys[number]
 
     def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
@@ -326,7 +326,7 @@ class FlatPeaks:
 
     @cached_property
     def _earlier_line(self) -> list[list[tuple[int, int]]]:
-        """The same of an earlier micro-batch."""
+        """The interval and the bytes of every point of an earlier micro-batch, in each part of the backward pass."""
         earlier = self._state.earlier_plan
         return [] if earlier is None else Reduction(earlier, keeps_line=True).earlier(self._passed).line
 
