@@ -39,7 +39,7 @@ def temporaries(
     drops_states: bool,
     kernels: Kernels,
 ) -> Moment:
-    """Return what is alive at the peak of the step besides weights, copies and kept states, with the gradients.
+    """Return the tensors at the peak of the step, gradients included. Weights, copies and kept states do not count.
 
     `trained` are the block's parameters in order. `drops_states` means that each step changes the block: it creates and
     drops the states. For the other arguments, see `optimizer_step.temporaries`.
